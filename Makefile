@@ -1,0 +1,50 @@
+# Everything a developer or CI runs; CI calls the same targets with CI=true (.ci/run).
+
+# The first interpreter that is new enough; `make PYTHON=... setup` names another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+# The application `make dev` serves, and what is checked for layout.
+APP ?= examples.cohort.app:rindle
+# More arguments for pytest: make test ARGS="-k tus"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dev test check format bench docs clean
+
+help: ## print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## virtualenv, pinned packages and test servers; a second run costs nothing
+	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) scripts/setup.py
+
+demo: setup ## upload a picture, wait for its variants, look at them
+	$(BIN)/python -m examples.cohort.demo
+
+dev: setup ## the example application with its worker and a Temporal server, until Ctrl-C
+	$(BIN)/rindle dev --app $(APP)
+
+test: check ## set-up, checks and the whole test suite
+	@mkdir -p var/reports
+	$(BIN)/python -m pytest --junitxml=var/reports/junit.xml $(ARGS)
+
+check: setup ## layout, lint, types and import layers
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## put the layout right and mend what lint can mend
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+bench: setup ## measure the budgets beside their peers
+	$(BIN)/python -m benchmarks
+
+docs: setup ## build the documentation into var/site; a broken link fails
+	$(BIN)/mkdocs build --strict --site-dir var/site
+
+clean: ## remove what make has made; the data of `make dev` stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist var/reports var/site var/setup.lock
+	find rindle tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,65 @@
+"""Rindle: everything after the upload button, durable on Temporal, queryable in your own database.
+
+Importing this package loads neither FastAPI nor boto3, pyvips or libmagic.
+"""
+
+from __future__ import annotations
+
+from rindle.app import Rindle
+from rindle.attachments import UNCHECKED
+from rindle.db.models import (
+    MediaAsset,
+    MediaAttachment,
+    MediaEvent,
+    MediaOutbox,
+    MediaProcessingRun,
+    MediaUploadSession,
+    MediaVariant,
+)
+from rindle.errors import RindleError
+from rindle.owners import OwnerRef
+from rindle.profile import (
+    AudioVariant,
+    DeliveryPolicy,
+    FrameVariant,
+    ImageVariant,
+    Profile,
+    VideoVariant,
+    WaveformVariant,
+)
+from rindle.protocols import Quarantine
+from rindle.settings import Settings
+from rindle.states import AssetState, MediaKind, OutputKind, SessionState, VariantState
+from rindle.temporal_client import TemporalConnection
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "UNCHECKED",
+    "AssetState",
+    "AudioVariant",
+    "DeliveryPolicy",
+    "FrameVariant",
+    "ImageVariant",
+    "MediaAsset",
+    "MediaAttachment",
+    "MediaEvent",
+    "MediaKind",
+    "MediaOutbox",
+    "MediaProcessingRun",
+    "MediaUploadSession",
+    "MediaVariant",
+    "OutputKind",
+    "OwnerRef",
+    "Profile",
+    "Quarantine",
+    "Rindle",
+    "RindleError",
+    "SessionState",
+    "Settings",
+    "TemporalConnection",
+    "VariantState",
+    "VideoVariant",
+    "WaveformVariant",
+    "__version__",
+]

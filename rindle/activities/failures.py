@@ -1,0 +1,68 @@
+"""RindleError to ApplicationError, for all activities at once, and back again for callers.
+
+The message is already fit for strangers; the cause and its stack trace stay in this process, because Temporal stores failures
+in clear and SDK exceptions contain signed URLs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, TemporalError
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from rindle.errors import RindleError, StateConflict, StorageTransient, error_of
+from rindle.security.redaction import scrub
+
+log = logging.getLogger(__name__)
+
+#: Longest failure text that enters a Temporal history.
+MAX_FAILURE_CHARS = 500
+#: Outcomes that are part of normal life: they stay out of error metrics and logs.
+_EXPECTED = (StateConflict, StorageTransient)
+
+
+def to_application_error(error: RindleError) -> ApplicationError:
+    """Return the failure that crosses Temporal for ``error``."""
+    return ApplicationError(
+        scrub(error.message)[:MAX_FAILURE_CHARS],
+        type=error.code,
+        non_retryable=not error.retryable,
+        next_retry_delay=None if error.retry_after is None else timedelta(seconds=error.retry_after),
+        category=ApplicationErrorCategory.BENIGN
+        if isinstance(error, _EXPECTED)
+        else ApplicationErrorCategory.UNSPECIFIED,
+    )
+
+
+def from_update_error(error: WorkflowUpdateFailedError) -> RindleError | None:
+    """Return the RindleError behind a failed update, or ``None`` when the failure is not one of ours."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError) and cause.type:
+        return error_of(cause.type, cause.message)
+    return None
+
+
+class FailureInterceptor(Interceptor):
+    """Turns what activities raise into typed failures without secrets."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Translate(next)
+
+
+class _Translate(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        try:
+            return await self.next.execute_activity(input)
+        except (TemporalError, asyncio.CancelledError):
+            raise
+        except RindleError as error:
+            log.info("activity failed", extra={"action": "activity_failed", "code": error.code})
+            raise to_application_error(error) from None
+        except Exception as error:
+            log.exception("activity failed", extra={"action": "activity_failed", "error": type(error).__name__})
+            raise ApplicationError(f"unexpected {type(error).__name__}", type="unexpected") from None

@@ -1,0 +1,130 @@
+"""What a purge does outside its workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from rindle import messages, telemetry
+from rindle.activities.liveness import heartbeating
+from rindle.activities.source_cache import SourceCache
+from rindle.crash_points import crash_point
+from rindle.db import purge as rows
+from rindle.db.models import MediaAsset, MediaVariant
+from rindle.errors import UnknownProfile
+from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StopOrder
+from rindle.security import variant_key
+from rindle.services import Services
+from rindle.workflows import ids
+
+log = logging.getLogger(__name__)
+
+ClientOf = Callable[[], Awaitable[Client]]
+
+
+class PurgeActivities:
+    """Activities of ``PurgeWorkflow``.
+
+    Args:
+        services: the application's collaborators.
+        client: gives the Temporal client, to end running work of the asset.
+        sources: the host's cache of originals, whose copy goes too.
+    """
+
+    def __init__(self, services: Services, *, client: ClientOf, sources: SourceCache) -> None:
+        self._services = services
+        self._database = services.database
+        self._client = client
+        self._sources = sources
+
+    def all(self) -> list[Callable[..., Any]]:
+        """Return the activities to register."""
+        return [self.begin_purge, self.stop_asset_work, self.delete_asset]
+
+    @activity.defn(name=messages.BEGIN_PURGE)
+    async def begin_purge(self, order: PurgeInput) -> PurgeDecision:
+        """Tombstone the asset, unless an owner holds it: both sides take the row's lock, so no attach slips between."""
+        decision = await self._database.write(rows.begin, order.asset_id)
+        crash_point("purge.tombstoned")
+        return decision
+
+    @activity.defn(name=messages.STOP_ASSET_WORK)
+    async def stop_asset_work(self, order: StopOrder) -> None:
+        """Cancel the asset's running workflows and wait for them, but not for ever: the rows fence off their output."""
+        prefix = self._services.settings.workflow_id_prefix
+        wanted = [
+            *(ids.variants_id(order.asset_id, group, prefix=prefix) for group in order.groups),
+            *(ids.upload_id(session_id, prefix=prefix) for session_id in order.session_ids),
+        ]
+        client = await self._client()
+        async with heartbeating():
+            handles = [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
+            limit = self._services.settings.purge_settle_seconds
+            try:
+                async with asyncio.timeout(limit):
+                    await asyncio.gather(*(_end(handle) for handle in handles))
+            except TimeoutError:
+                log.warning("purge goes on beside running work", extra={"asset_id": order.asset_id})
+
+    @activity.defn(name=messages.DELETE_ASSET)
+    async def delete_asset(self, order: PurgeInput) -> PurgeResult:
+        """Delete every object the rows know, then the rows: never a row while its object may remain.
+
+        Raises:
+            StorageError: an object could not be deleted; everything already deleted is skipped by the next attempt.
+        """
+        found = await self._database.read(rows.purgeable, order.asset_id)
+        if found is None:
+            return PurgeResult(asset_id=order.asset_id, outcome="gone")
+        asset, variants, session_keys = found
+        keys = self._keys(asset, variants, session_keys)
+        storage = self._services.storage(asset.profile)
+        async with heartbeating():
+            for key in keys:
+                await storage.delete(key)
+                crash_point("purge.object_deleted")
+            crash_point("purge.objects_deleted")
+            await self._sources.evict(self._services.storage_name(asset.profile), asset.storage_key)
+        result = await self._database.write(
+            rows.finish, order.asset_id, objects=len(keys), variants=len(variants)
+        )
+        crash_point("purge.row_deleted")
+        telemetry.emit(
+            "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(keys), "variants": len(variants)}
+        )
+        return result
+
+    def _keys(
+        self, asset: MediaAsset, variants: Sequence[MediaVariant], session_keys: Sequence[str]
+    ) -> list[str]:
+        """Return every key that may hold an object: also those of builds that stored but did not come to record."""
+        keys = {asset.storage_key, *session_keys}
+        keys |= {asset.superseded_key} if asset.superseded_key else set()
+        try:
+            declared = self._services.profile(asset.profile).variants
+        except UnknownProfile:
+            declared = {}
+        for row in variants:
+            keys |= {key for key in (row.storage_key, row.superseded_key) if key}
+            if row.name in declared:
+                extension = declared[row.name].extension
+                keys.add(variant_key(asset.profile, asset.id, row.name, row.recipe_digest, extension))
+        return sorted(keys)
+
+
+async def _end(handle: WorkflowHandle[Any, Any]) -> None:
+    """Request cancellation of a run and wait until it has ended, however it ends."""
+    try:
+        await handle.cancel()
+        await handle.result()
+    except WorkflowFailureError:
+        return
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:  # closed already, or never started
+            raise

@@ -1,0 +1,343 @@
+"""What building variants does outside the workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+from temporalio import activity
+
+from rindle import messages
+from rindle.activities.liveness import heartbeating, scratch_directory
+from rindle.activities.source_cache import SourceCache
+from rindle.crash_points import crash_point
+from rindle.db import variants as rows
+from rindle.db.models import MediaAsset
+from rindle.db.transitions import lock_asset
+from rindle.db.variants import Claim, ClaimedGroup
+from rindle.errors import (
+    ObjectChanged,
+    OutputMissing,
+    ProcessorCapabilityMissing,
+    ProcessTimeout,
+    RenderFailed,
+    RindleError,
+    StorageError,
+    StorageNotFound,
+    Unexpected,
+    VariantSourceNotFound,
+    describe,
+)
+from rindle.media.render_pool import Rendered, RenderOrder, RenderPool
+from rindle.messages import GroupOrder, GroupStanding, VariantInput
+from rindle.profile import ImageVariant, Profile
+from rindle.protocols import Probe, Processor, Storage
+from rindle.services import Services
+from rindle.settings import PIXEL_CEILING
+from rindle.states import DELIVERABLE, AssetState, VariantState
+
+log = logging.getLogger(__name__)
+
+#: Attempts of failures that repeat in practice: once more, then final.
+_ONE_RETRY = (ProcessTimeout,)
+
+
+class VariantActivities:
+    """Activities of ``VariantWorkflow``.
+
+    Args:
+        services: the application's collaborators.
+        sources: the host's cache of originals.
+        pool: warm render children.
+        probe: reads the size of what a profile's own processor made.
+    """
+
+    def __init__(self, services: Services, *, sources: SourceCache, pool: RenderPool, probe: Probe) -> None:
+        self._services = services
+        self._database = services.database
+        self._sources = sources
+        self._pool = pool
+        self._probe = probe
+
+    def all(self) -> list[Callable[..., Any]]:
+        """Return the activities to register on the workflows' queue."""
+        return [self.render_images, self.read_group, self.requeue_group, self.cancel_group, self.fail_group]
+
+    def renders(self) -> list[Callable[..., Any]]:
+        """Return the activities of a split image queue."""
+        return [self.render_images]
+
+    @activity.defn(name=messages.RENDER_IMAGES)
+    async def render_images(self, order: VariantInput) -> GroupStanding:
+        """Build all queued variants of the group from one decode; running it again is harmless.
+
+        Keys hold the recipe digest, so a retry overwrites only its own output; the final compare-and-set requires the
+        generation noted at the claim, so a result that comes too late changes nothing and its object is deleted.
+
+        Raises:
+            StorageTransient: the store did not answer; retried within the policy's budget.
+            RenderFailed: some variants are to be tried again; the others are done.
+        """
+        crash_point("render.before")
+        claimed = await self._database.write(
+            rows.claim_group, order.asset_id, order.group, self._services.profile, _run_facts()
+        )
+        crash_point("render.claimed")
+        if claimed is None or not (claimed.claims or claimed.superseded):
+            return await self._standing(order)
+        storage = self._services.storage(claimed.asset.profile)
+        async with heartbeating():
+            await self._delete_superseded(storage, claimed.superseded)
+            retry = await self._build(storage, claimed) if claimed.claims else None
+        if retry is not None:
+            raise retry
+        return await self._standing(order)
+
+    async def _build(self, storage: Storage, claimed: ClaimedGroup) -> RindleError | None:
+        """Build the claims; returns the error to raise when some of them are to be tried again."""
+        asset, claims = claimed.asset, claimed.claims
+        profile = self._services.profile(asset.profile)
+        try:
+            async with (
+                self._sources.borrow(
+                    storage,
+                    self._services.storage_name(profile),
+                    asset.storage_key,
+                    asset.stored_etag,
+                    asset.byte_size,
+                ) as source,
+                scratch_directory(self._services.settings.scratch) as scratch,
+            ):
+                crash_point("render.fetched")
+                results = await self._render(source, asset, profile, claims, scratch)
+                crash_point("render.rendered")
+                # One after the other: renders are the long part, and rows then become ready in order of name.
+                retries = [await self._settle(storage, asset, claim, made) for claim, made in results]
+        except (StorageNotFound, ObjectChanged) as error:
+            gone = VariantSourceNotFound(
+                "the original is gone from its store or is no longer the one that was judged; upload it again",
+                detail={"asset_id": asset.id},
+            )
+            await self._fail_all(claims, gone)
+            log.warning("variant source lost", extra={"asset_id": asset.id, "code": error.code})
+            return None
+        except StorageError as error:
+            await self._give_back(claims, error)
+            raise
+        except asyncio.CancelledError:
+            # Asked to stop: rows that are still ours go back to the queue, unless a cancel has already moved them.
+            await asyncio.shield(self._give_back(claims, None))
+            raise
+        return next((error for error in retries if error is not None), None)
+
+    async def _render(
+        self, source: Path, asset: MediaAsset, profile: type[Profile], claims: Sequence[Claim], scratch: Path
+    ) -> list[tuple[Claim, Rendered]]:
+        if profile.processor is not None:
+            return [
+                (claim, await self._process(profile.processor, source, profile, claim, scratch)) for claim in claims
+            ]
+        buildable = {c.name: spec for c in claims if isinstance(spec := profile.variants[c.name], ImageVariant)}
+        orders = [
+            RenderOrder(name=name, recipe=recipe, dest=scratch / f"{name}{recipe.extension}")
+            for name, recipe in buildable.items()
+        ]
+        max_pixels = min(profile.max_pixels or PIXEL_CEILING, PIXEL_CEILING)
+        made = {}
+        if orders:
+            done = await self._pool.render(source, asset.content_type or "", orders, max_pixels=max_pixels)
+            made = {result.name: result for result in done}
+        return [(claim, made.get(claim.name) or _not_buildable(claim, profile)) for claim in claims]
+
+    async def _process(
+        self, processor: Processor, source: Path, profile: type[Profile], claim: Claim, scratch: Path
+    ) -> Rendered:
+        """Build one variant with the profile's own processor."""
+        spec = profile.variants[claim.name]
+        missing = spec.required_capabilities - processor.capabilities
+        if missing:
+            return _failed(
+                claim,
+                ProcessorCapabilityMissing(
+                    f"the processor {type(processor).__name__} of profile {profile.name!r} cannot build variant "
+                    f"{claim.name!r}: it needs {', '.join(sorted(missing))}",
+                    detail={
+                        "processor": type(processor).__name__,
+                        "required": sorted(spec.required_capabilities),
+                        "declared": sorted(processor.capabilities),
+                        "variant": claim.name,
+                        "profile": profile.name,
+                    },
+                ),
+            )
+        dest = scratch / f"{claim.name}{spec.extension}"
+        stop = asyncio.Event()
+        try:
+            build = processor.process
+            options: dict[str, Any] = {"progress": lambda percent: None, "cancelled": stop.is_set}
+            if inspect.iscoroutinefunction(build):
+                await build(source, spec, dest, **options)
+            else:
+                answer = await asyncio.to_thread(build, source, spec, dest, **options)
+                if inspect.isawaitable(answer):
+                    await answer
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+        except RindleError as error:
+            return _failed(claim, error)
+        except Exception as error:
+            log.exception("processor failed", extra={"variant": claim.name, "error": type(error).__name__})
+            return _failed(claim, Unexpected(f"the processor failed with {type(error).__name__}"))
+        size = await asyncio.to_thread(lambda: dest.stat().st_size if dest.is_file() else 0)
+        if size == 0:
+            return _failed(claim, OutputMissing(f"the processor left no output for variant {claim.name!r}"))
+        width, height = await self._size_of(dest)
+        return Rendered(claim.name, dest, width, height, size, spec.content_type, None)
+
+    async def _size_of(self, made: Path) -> tuple[int | None, int | None]:
+        """Return the pixel size of a processor's output, when it is a picture."""
+        try:
+            answer = self._probe.probe(made)
+            facts = await answer if inspect.isawaitable(answer) else answer
+        except RindleError:
+            return None, None
+        return facts.width, facts.height
+
+    async def _settle(
+        self, storage: Storage, asset: MediaAsset, claim: Claim, made: Rendered
+    ) -> RindleError | None:
+        """Store one result and record it; returns the error when the variant is to be tried again."""
+        if made.error is not None:
+            return await self._record_failure(claim, made.error)
+        assert made.path is not None
+        await storage.store(claim.key, made.path, content_type=made.content_type)
+        crash_point("render.stored")
+        unwanted = await self._database.write(
+            rows.record_ready,
+            asset.storage_key,
+            claim,
+            byte_size=made.byte_size,
+            content_type=made.content_type,
+            width=made.width,
+            height=made.height,
+        )
+        crash_point("render.recorded")
+        if unwanted is not None:
+            await storage.delete(unwanted)
+            crash_point("render.superseded_deleted")
+            await self._database.write(rows.clear_superseded, claim.variant_id, unwanted)
+        return None
+
+    async def _record_failure(self, claim: Claim, error: RindleError) -> RindleError | None:
+        failures = claim.attempts + 1
+        allowed = 2 if isinstance(error, _ONE_RETRY) else self._services.settings.variant_attempts
+        final = not error.retryable or failures >= allowed
+        code, reason = describe(error)
+        await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=final)
+        return None if final else RenderFailed(error.message, detail={"variant": claim.name, "code": code})
+
+    async def _fail_all(self, claims: Sequence[Claim], error: RindleError) -> None:
+        code, reason = describe(error)
+        for claim in claims:
+            await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=True)
+
+    async def _give_back(self, claims: Sequence[Claim], error: RindleError | None) -> None:
+        """Return rows that are still ours to the queue, without counting an attempt."""
+        code, reason = ("interrupted", "the worker stopped") if error is None else describe(error)
+        for claim in claims:
+            await self._database.write(
+                rows.record_failure, claim, code=code, reason=reason, final=False, counted=False
+            )
+
+    async def _delete_superseded(self, storage: Storage, superseded: Sequence[tuple[str, str]]) -> None:
+        for variant_id, key in superseded:
+            await storage.delete(key)
+            await self._database.write(rows.clear_superseded, variant_id, key)
+
+    async def _standing(self, order: VariantInput | GroupOrder, *, moved: int = 0) -> GroupStanding:
+        return await self._database.read(rows.standing, order.asset_id, order.group, moved=moved)
+
+    # -- SQL steps of the signals ---------------------------------------------------------------------------------
+
+    @activity.defn(name=messages.READ_GROUP)
+    async def read_group(self, order: GroupOrder) -> GroupStanding:
+        """Count the states of the group's rows."""
+        return await self._standing(order)
+
+    @activity.defn(name=messages.REQUEUE_GROUP)
+    async def requeue_group(self, order: GroupOrder) -> GroupStanding:
+        """Move the group's failed and cancelled rows (or the named ones) to ``queued``."""
+        moved = await self._database.write(_requeue, order, self._services)
+        crash_point("requeue.moved")
+        return await self._standing(order, moved=moved)
+
+    @activity.defn(name=messages.CANCEL_GROUP)
+    async def cancel_group(self, order: GroupOrder) -> GroupStanding:
+        """Move the group's open rows (or the named ones) to ``cancelled``."""
+        moved = await self._database.write(_cancel, order)
+        crash_point("cancel.moved")
+        return await self._standing(order, moved=moved)
+
+    @activity.defn(name=messages.FAIL_GROUP)
+    async def fail_group(self, order: GroupOrder) -> GroupStanding:
+        """Fail the group's open rows after its build gave up."""
+        failure = order.failure or messages.Failure(code="unexpected")
+        moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure)
+        return await self._standing(order, moved=moved)
+
+
+def _run_facts() -> dict[str, Any]:
+    info = activity.info()
+    return {
+        "worker": info.activity_type,
+        "attempt": info.attempt,
+        "workflow_id": info.workflow_id,
+        # One audit row per attempt: rounds of one run are told apart by the activity's id.
+        "run_id": f"{info.workflow_run_id}:{info.activity_id}"[:64],
+    }
+
+
+def _failed(claim: Claim, error: RindleError) -> Rendered:
+    return Rendered(claim.name, None, None, None, None, "", error)
+
+
+def _not_buildable(claim: Claim, profile: type[Profile]) -> Rendered:
+    return _failed(
+        claim,
+        ProcessorCapabilityMissing(
+            f"no bundled processor builds variant {claim.name!r} of profile {profile.name!r}",
+            detail={"variant": claim.name, "profile": profile.name},
+        ),
+    )
+
+
+def _named(order: GroupOrder, asset: MediaAsset, session: Session) -> list[Any]:
+    found = rows.rows_of_group(session, asset, order.group)
+    return found if order.names is None else [row for row in found if row.name in order.names]
+
+
+def _requeue(session: Session, order: GroupOrder, services: Services) -> int:
+    asset = lock_asset(session, order.asset_id)
+    if asset is None or AssetState(asset.state) not in DELIVERABLE:
+        return 0
+    profile = services.profile(asset.profile)
+    repairable = {VariantState.FAILED, VariantState.CANCELLED}
+    if order.names is not None:
+        repairable |= {VariantState.STALE, VariantState.MISSING}
+    wanted = [
+        row
+        for row in _named(order, asset, session)
+        if row.state in repairable and row.name in profile.variants
+    ]
+    return len(rows.requeue_rows(session, asset, wanted, profile))
+
+
+def _cancel(session: Session, order: GroupOrder) -> int:
+    asset = lock_asset(session, order.asset_id)
+    return 0 if asset is None else len(rows.cancel_rows(session, asset, _named(order, asset, session)))

@@ -1,0 +1,461 @@
+"""``Rindle``: every public call, in the order of the guide."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from markupsafe import Markup
+from pydantic import SecretStr
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from rindle import attachments, telemetry
+from rindle.attachments import UNCHECKED, Unchecked
+from rindle.db import events as event_rows
+from rindle.db import models as model_rows
+from rindle.db.database import Database
+from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
+from rindle.db.uploads import Upload
+from rindle.delivery import markup, urls
+from rindle.errors import Misconfigured, NotFound
+from rindle.operations import repair, settle
+from rindle.operations.doctor import DoctorReport, doctor
+from rindle.operations.repair import RegenerateReport, RequeueReport
+from rindle.operations.runtime_status import runtime_status
+from rindle.outbox import Relay
+from rindle.owners import OwnerTypes
+from rindle.profile import Profile, ProfileRegistry
+from rindle.protocols import Storage
+from rindle.security import check_secrets
+from rindle.services import Services
+from rindle.settings import Settings
+from rindle.temporal_client import TemporalConnection
+from rindle.uploads import direct, server_side
+from rindle.uploads.direct import SignedUpload
+
+#: A caller's own transaction.
+AnySession = Session | AsyncSession
+
+
+class Rindle:
+    """Everything after the upload button, on the application's own database.
+
+    Args:
+        engine: the application's SQLAlchemy engine, sync or async; Rindle's tables live beside the application's.
+        profiles: the :class:`Profile` classes this application works with.
+        storages: adapters by name; profiles name them. A profile that brings its own instance needs no entry.
+        secrets: signing secrets, at least 32 bytes each: the first signs, all verify.
+        settings: tuning; read from ``RINDLE_*`` variables when left out.
+        temporal: a connection to use instead of one made from ``TEMPORAL_*`` variables.
+
+    Use it as ``async with rindle:`` (or through the router's lifespan): that runs the relay which hands committed work
+    to Temporal. Without it only workers' relays dispatch. No call needs Temporal to be up.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine | AsyncEngine,
+        profiles: Iterable[type[Profile]],
+        storages: Mapping[str, Storage] | None = None,
+        secrets: Sequence[str | SecretStr] = (),
+        settings: Settings | None = None,
+        temporal: TemporalConnection | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.secrets = tuple(secrets) or self.settings.secrets
+        if self.secrets:
+            check_secrets(self.secrets)
+        self.database = Database(engine, threads=self.settings.sync_threads)
+        registry = ProfileRegistry(profiles)
+        self.services = Services(self.database, self.settings, registry, _storages(registry, storages or {}))
+        for profile in registry:
+            self.services.storage(profile)  # a profile without its storage fails at start, not on the first user
+        telemetry.register_adapters({profile.name: self.services.adapter(profile) for profile in registry})
+        self.owner_types = OwnerTypes()
+        self.temporal = temporal or TemporalConnection(connect_seconds=self.settings.temporal_connect_seconds)
+        self._relay: Relay | None = None
+
+    @property
+    def profiles(self) -> ProfileRegistry:
+        """The registered profiles."""
+        return self.services.profiles
+
+    @property
+    def storages(self) -> Mapping[str, Storage]:
+        """The registered storages by name."""
+        return self.services.storages
+
+    async def __aenter__(self) -> Self:
+        if self._relay is None:
+            self._relay = Relay(self.database, self.temporal, self.settings)
+            await self._relay.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop the relay and release threads; the engine and its connections stay the application's."""
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            await relay.stop()
+        for storage in self.storages.values():
+            await storage.close()
+        self.database.close()
+
+    # -- uploads --------------------------------------------------------------------------------------------------
+
+    async def initiate_upload(
+        self,
+        profile: str | type[Profile],
+        *,
+        filename: str = "unknown",
+        size: int | None = None,
+        content_type: str | None = None,
+        expires_in: int | None = None,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+        auto_verify: bool = False,
+    ) -> MediaUploadSession:
+        """Open an upload session and its asset (``staged``); the bytes are not here yet.
+
+        Args:
+            filename: the client's name for the file; only its cleaned extension reaches the storage key.
+            size: bytes the client announces; bound into the signature and checked at verification.
+            content_type: what the client says it sends; signed where the store can, decides nothing.
+            expires_in: life of the session in seconds, 60 to 604800; the setting (86400) when left out.
+            actor: who uploads; recorded as ``uploaded_by`` and checked again by ``attach``.
+            idempotency_key: a repeated call of the same actor with this key returns the first session.
+            auto_verify: let the workflow look for the object by itself, so that a browser that dies after its PUT
+                still gets an asset.
+
+        Raises:
+            UploadRejected: extension or announced size are refused by the profile; no row was made.
+            CapabilityUnsupported: the profile's storage takes no direct uploads.
+            UnknownProfile: the profile is not registered.
+        """
+        return await direct.initiate_upload(
+            self.services,
+            profile,
+            filename=filename,
+            size=size,
+            content_type=content_type,
+            expires_in=expires_in,
+            actor=actor,
+            idempotency_key=idempotency_key,
+            auto_verify=auto_verify,
+        )
+
+    async def sign_url(self, session_id: str, *, expires_in: int | None = None) -> SignedUpload:
+        """Sign a PUT for a live session; signing again returns a fresh URL.
+
+        The URL writes once and is bound to the announced size and type where the store can. Its life is
+        ``expires_in`` seconds (3600), capped at what is left of the session.
+
+        Raises:
+            NotFound: no such session.
+            InvalidTransition: the session has ended.
+            UploadSessionExpired: its time is over.
+        """
+        return await direct.sign_url(self.services, session_id, expires_in=expires_in)
+
+    async def verify_completion(self, session_id: str) -> Upload:
+        """Prove that the object arrived; returns the session (``completed``) and the asset (``validating``).
+
+        Idempotent: a second call, also a concurrent one, returns the same. Judgement and variants follow in the
+        background; until the asset is ``available`` nothing of it is served.
+
+        Raises:
+            StorageObjectMissing: no object yet; send the bytes and call again.
+            UploadRejected: empty, too large or not of the announced size; the session is ``failed``.
+            UploadSessionExpired: the session's time was over and no object had come.
+            UploadCancelled: the session was cancelled.
+            InvalidTransition: the session was never signed.
+            StorageTransient: the store did not answer; verification goes on by itself.
+        """
+        return await direct.verify_completion(self.services, session_id)
+
+    async def cancel_upload(self, session_id: str) -> MediaUploadSession:
+        """Abort a live session; what it left in the store is removed in the background. Ended sessions are returned as
+        they are.
+
+        Raises:
+            UploadAlreadyCompleted: the bytes were verified already.
+            NotFound: no such session.
+        """
+        return await direct.cancel_upload(self.services, session_id)
+
+    async def upload(
+        self,
+        profile: str | type[Profile],
+        source: str | os.PathLike[str] | BinaryIO | AsyncIterator[bytes] | Any,
+        *,
+        filename: str,
+        actor: str | None = None,
+    ) -> MediaAsset:
+        """Take in bytes on the server: a path, binary file object, Starlette ``UploadFile`` or async iterator of bytes.
+
+        Spooled to disk in pieces of 1 MiB, stopping one byte over the limit; passes the byte gate and the scanner
+        before anything is stored or any row exists. The asset is returned ``analyzing``.
+
+        Raises:
+            UploadRejected: the policy refuses the file; nothing was stored.
+            ScannerUnavailable: no verdict; nothing was stored, try again.
+            StorageError: the store refused; the session expires and is cleaned.
+        """
+        return await server_side.upload(self.services, profile, source, filename=filename, actor=actor)
+
+    async def upload_session(self, session_id: str) -> MediaUploadSession:
+        """Return an upload session.
+
+        Raises:
+            NotFound: no such session.
+        """
+        return await direct.get_session(self.services, session_id)
+
+    # -- assets ---------------------------------------------------------------------------------------------------
+
+    async def asset(self, asset_id: str) -> MediaAsset:
+        """Return an asset with its variants loaded.
+
+        Raises:
+            NotFound: no such asset.
+        """
+        found = await self.database.read(_asset_with_variants, asset_id)
+        if found is None:
+            raise NotFound("could not find the asset: not found", detail={"entity": "asset"})
+        return found
+
+    async def settled(self, asset_id: str, *, timeout: float = 30.0) -> MediaAsset:  # noqa: ASYNC109 - public name
+        """Wait until an asset has come to rest (``ready``, ``degraded``, ``quarantined`` or gone) and return it.
+
+        Raises:
+            TimeoutError: it has not within ``timeout`` seconds; nothing stops because of that.
+            NotFound: it was purged.
+        """
+        return await settle.settled(self.services, asset_id, timeout_seconds=timeout)
+
+    async def timeline(self, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
+        """Return what happened to an asset, oldest first: events with an id above ``after``, at most ``limit``."""
+        return await self.database.read(event_rows.timeline, asset_id, after=after, limit=limit)
+
+    # -- attachments ----------------------------------------------------------------------------------------------
+
+    def register_owner_type(self, name: str, owner_class: type[Any]) -> None:
+        """Give a mapped class the stable owner type ``name``, so that renaming it does not orphan its media.
+
+        Raises:
+            OwnerTypeConflict: another class has that name.
+        """
+        self.owner_types.register(name, owner_class)
+
+    async def attach(
+        self,
+        asset: MediaAsset | str,
+        owner: Any,
+        slot: str,
+        *,
+        uploaded_by: str | Unchecked | None = UNCHECKED,
+        session: AnySession | None = None,
+    ) -> MediaAttachment:
+        """Put an asset into an owner's slot, replacing (and later purging) what was there.
+
+        With ``session`` everything joins the caller's transaction and is not committed here: the purge of a replaced
+        asset exists only if the caller commits. Attaching the asset that is there already changes nothing.
+
+        Args:
+            owner: an instance of a mapped class, an ``OwnerRef``, a ``(type, id)`` tuple, or an object with
+                ``__rindle_owner__()``.
+            slot: 1 to 255 characters.
+            uploaded_by: who must have uploaded the asset; ``None`` means an anonymous upload. Left out: unchecked, for
+                trusted code. Pass it whenever the asset id came from a browser.
+
+        Raises:
+            NotFound: unknown or purged asset, or somebody else's upload.
+            Quarantined: the asset was condemned.
+            StateConflict: another transaction was first; roll back and repeat.
+        """
+        return await self.database.within(
+            session,
+            attachments.attach,
+            asset,
+            owner,
+            slot,
+            uploaded_by=uploaded_by,
+            owners=self.owner_types,
+            settings=self.settings,
+        )
+
+    async def detach(self, owner: Any, slot: str, *, session: AnySession | None = None) -> None:
+        """Empty an owner's slot and queue the purge of its asset; an empty slot is fine.
+
+        The purge itself leaves the asset alone while anybody else holds it.
+        """
+        await self.database.within(
+            session, attachments.detach, owner, slot, owners=self.owner_types, settings=self.settings
+        )
+
+    async def attachment_for(
+        self, owner: Any, slot: str, *, load: Iterable[str] = ("asset",), session: AnySession | None = None
+    ) -> MediaAttachment | None:
+        """Return what is in an owner's slot, or ``None``; one query, never writes.
+
+        ``load`` names what comes along: ``"asset"``, ``"variants"``; ``()`` loads nothing.
+        """
+        options: dict[str, Any] = {"load": tuple(load), "owners": self.owner_types}
+        if session is None:
+            return await self.database.read(attachments.attachment_for, owner, slot, **options)
+        return await self.database.within(session, attachments.attachment_for, owner, slot, **options)
+
+    async def ready_variants_for(self, asset: MediaAsset | str) -> list[MediaVariant]:
+        """Return the ready variants of an asset, by name."""
+        return await self.database.read(attachments.ready_variants_for, asset)
+
+    async def purge_asset(self, asset: MediaAsset | str) -> None:
+        """Delete an asset nobody uses: its objects and rows, in the background.
+
+        Raises:
+            StillAttached: an owner holds it; detach it first.
+            NotFound: no such asset.
+        """
+        await repair.purge_asset(self.services, asset)
+
+    # -- delivery -------------------------------------------------------------------------------------------------
+
+    async def url(
+        self,
+        profile: str | type[Profile],
+        asset_or_key: MediaAsset | str,
+        *,
+        actor: Any = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+        allow_unvalidated: bool = False,
+    ) -> str:
+        """Return a URL of an original; see :func:`rindle.delivery.urls.url`."""
+        return await urls.url(
+            self.services,
+            profile,
+            asset_or_key,
+            actor=actor,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            allow_unvalidated=allow_unvalidated,
+        )
+
+    async def variant_url(
+        self,
+        profile: str | type[Profile],
+        asset: MediaAsset,
+        variant: MediaVariant | str,
+        *,
+        actor: Any = None,
+        stale_mode: str = "fallback_original",
+        fallback: str = "original",
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+    ) -> str:
+        """Return a URL of a variant, or of its fallback; see :func:`rindle.delivery.urls.variant_url`."""
+        return await urls.variant_url(
+            self.services,
+            profile,
+            asset,
+            variant,
+            actor=actor,
+            stale_mode=stale_mode,
+            fallback=fallback,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+        )
+
+    async def picture_tag(
+        self, profile: str | type[Profile], asset: MediaAsset | None, variants: Sequence[Any] = (), **options: Any
+    ) -> Markup:
+        """Return ``<picture>`` markup of an asset; see :func:`rindle.delivery.markup.picture_tag`."""
+        return await markup.picture_tag(self.services, profile, asset, variants, **options)
+
+    # -- repair and operations ------------------------------------------------------------------------------------
+
+    async def requeue_variants(
+        self,
+        asset: MediaAsset | str,
+        variant_names: Iterable[str] | None = None,
+        *,
+        actor: str | None = None,
+        **options: Any,
+    ) -> RequeueReport:
+        """Build failed and cancelled variants again, or the named ones.
+
+        Returns:
+            A report: how many were selected, enqueued, skipped (already queued or running) and refused, with reasons.
+
+        Raises:
+            UnknownVariantNames: a name is no variant of the asset; nothing was done.
+            NotFound: no such asset.
+        """
+        return await repair.requeue_variants(self.services, asset, variant_names, actor=actor, **options)
+
+    async def cancel_processing(self, asset: MediaAsset | str, *, actor: str | None = None) -> dict[str, Any]:
+        """Stop all open builds of an asset: rows are ``cancelled`` when this returns, processes gone within 3 s.
+
+        Returns:
+            ``{"asset_id": ..., "cancelled": count}``.
+
+        Raises:
+            NotProcessing: nothing is active, or no such asset.
+        """
+        return await repair.cancel_processing(self.services, asset, actor=actor)
+
+    async def regenerate_variants(
+        self, profile: str | None = None, variant_name: str | None = None, **filters: Any
+    ) -> RegenerateReport:
+        """Mark ready variants whose recipe changed as stale, plan newly declared ones, and build both."""
+        return await repair.regenerate_variants(self.services, profile=profile, variant_name=variant_name, **filters)
+
+    async def resume(self, asset_id: str) -> None:
+        """Let a promotion that gave up (scanner or store away for too long) go on from where its rows stand."""
+        await direct.resume(self.services, asset_id)
+
+    async def doctor(self, **options: Any) -> DoctorReport:
+        """Check everything Rindle needs; see :func:`rindle.operations.doctor.doctor`."""
+        return await doctor(self.services, self.temporal, **options)
+
+    async def runtime_status(self, **filters: Any) -> dict[str, Any]:
+        """Report stuck or degraded work; see :func:`rindle.operations.runtime_status.runtime_status`."""
+        return await runtime_status(self.services, self.temporal, **filters)
+
+
+def _asset_with_variants(session: Session, asset_id: str) -> MediaAsset | None:
+    found = session.get(MediaAsset, asset_id) if model_rows.is_id(asset_id) else None
+    if found is not None:
+        _ = found.variants  # loaded while the session is open
+    return found
+
+
+def _storages(profiles: Iterable[type[Profile]], named: Mapping[str, Storage]) -> dict[str, Storage]:
+    """Collect the storages: the named ones and those that profiles bring themselves."""
+    found = dict(named)
+    for profile in profiles:
+        declared = profile.storage
+        if isinstance(declared, str) or any(storage is declared for storage in found.values()):
+            continue
+        if isinstance(declared, type):
+            if any(type(storage) is declared for storage in found.values()):
+                continue
+            raise Misconfigured(
+                f"profile {profile.name!r} names the storage class {declared.__name__}, of which no instance is "
+                "registered; pass one as Rindle(storages={...})"
+            )
+        found[f"{profile.name}.storage"] = declared
+    return found

@@ -1,0 +1,207 @@
+"""Joining assets to the application's objects: plain functions on ``Session``, for the caller's own transaction.
+
+The asset row is locked before its state is read, so an attach and a purge cannot pass each other; the purge of a replaced or
+detached asset is an outbox row of the same transaction and exists only if the caller commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Final
+
+from sqlalchemy import Select, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import Session, joinedload
+
+from rindle import outbox
+from rindle.db.database import conflict_of
+from rindle.db.events import record_event
+from rindle.db.models import MediaAsset, MediaAttachment, MediaVariant, is_id, utc_now
+from rindle.db.transitions import lock_asset
+from rindle.errors import InvalidArgument, NotFound, Quarantined, StateConflict
+from rindle.owners import OwnerRef, OwnerTypes, check_slot
+from rindle.settings import Settings
+from rindle.states import AssetState, VariantState
+
+
+class Unchecked(Enum):
+    """Type of :data:`UNCHECKED`."""
+
+    UNCHECKED = "unchecked"
+
+
+#: ``uploaded_by`` left out: trusted server code that has checked the asset itself.
+UNCHECKED: Final = Unchecked.UNCHECKED
+
+_DEFAULT_TYPES = OwnerTypes()
+
+
+def attach(
+    session: Session,
+    asset: MediaAsset | str,
+    owner: Any,
+    slot: str,
+    *,
+    uploaded_by: str | Unchecked | None = UNCHECKED,
+    owners: OwnerTypes | None = None,
+    settings: Settings | None = None,
+) -> MediaAttachment:
+    """Put ``asset`` into an owner's slot, in the caller's transaction; see ``Rindle.attach``.
+
+    Raises:
+        NotFound: unknown or purged asset, or one that ``uploaded_by`` did not upload.
+        Quarantined: the asset was condemned.
+        StateConflict: another transaction was first; roll back and repeat.
+    """
+    ref = (owners or _DEFAULT_TYPES).ref(owner)
+    check_slot(slot)
+    asset_id = asset if isinstance(asset, str) else asset.id
+    try:
+        locked = _attachable(session, asset_id, uploaded_by)
+        return _place(session, locked, ref, slot, settings or Settings())
+    except DBAPIError as error:
+        conflict = conflict_of(error)
+        if conflict is None:
+            raise
+        raise conflict from error
+
+
+def _attachable(session: Session, asset_id: str, uploaded_by: str | Unchecked | None) -> MediaAsset:
+    found = lock_asset(session, asset_id, "share") if is_id(asset_id) else None
+    foreign = found is not None and uploaded_by is not UNCHECKED and found.uploaded_by != uploaded_by
+    if found is None or foreign or found.state == AssetState.DELETED:
+        raise NotFound("could not attach the asset: not found", detail={"entity": "asset"})
+    if found.state == AssetState.QUARANTINED:
+        raise Quarantined(
+            "the asset was condemned and cannot be attached; upload another file",
+            detail={"reason": found.error_code, "asset_id": found.id},
+        )
+    return found
+
+
+def _place(
+    session: Session, asset: MediaAsset, ref: OwnerRef, slot: str, settings: Settings
+) -> MediaAttachment:
+    for _ in range(2):
+        # Locked: of two replacements at once the second must see, and purge, what the first put there.
+        statement = _slot(ref, slot).with_for_update().execution_options(populate_existing=True)
+        present = session.scalars(statement).one_or_none()
+        if present is not None:
+            return _replace(session, present, asset, settings)
+        made = MediaAttachment(asset_id=asset.id, owner_type=ref.type, owner_id=ref.id, slot=slot)
+        try:
+            with session.begin_nested():  # a concurrent insert must not cost the caller his transaction
+                session.add(made)
+        except IntegrityError:
+            continue
+        _note(session, asset, slot, "attached")
+        return made
+    raise StateConflict(f"slot {slot!r} is being filled by another transaction; repeat the call")
+
+
+def _replace(
+    session: Session, present: MediaAttachment, asset: MediaAsset, settings: Settings
+) -> MediaAttachment:
+    if present.asset_id == asset.id:
+        return present
+    replaced = present.asset_id
+    present.asset_id, present.updated_at = asset.id, utc_now()
+    session.flush()
+    session.expire(present, ["asset"])
+    _note(session, asset, present.slot, "replaced")
+    _purge_later(session, replaced, settings)
+    return present
+
+
+def detach(
+    session: Session,
+    owner: Any,
+    slot: str,
+    *,
+    owners: OwnerTypes | None = None,
+    settings: Settings | None = None,
+) -> None:
+    """Empty an owner's slot, in the caller's transaction; an empty slot is fine. See ``Rindle.detach``."""
+    ref = (owners or _DEFAULT_TYPES).ref(owner)
+    check_slot(slot)
+    try:
+        present = session.scalars(_slot(ref, slot).with_for_update()).one_or_none()
+        if present is None:
+            return
+        asset = session.get(MediaAsset, present.asset_id)
+        session.delete(present)
+        session.flush()
+        if asset is not None:
+            _note(session, asset, slot, "detached")
+        _purge_later(session, present.asset_id, settings or Settings())
+    except DBAPIError as error:
+        conflict = conflict_of(error)
+        if conflict is None:
+            raise
+        raise conflict from error
+
+
+def attachment_for(
+    session: Session,
+    owner: Any,
+    slot: str,
+    *,
+    load: Iterable[str] = ("asset",),
+    owners: OwnerTypes | None = None,
+) -> MediaAttachment | None:
+    """Return what is in an owner's slot, or ``None``; one query, never writes.
+
+    Args:
+        load: what comes with it: ``"asset"``, ``"variants"`` (the asset and its variants); ``()`` loads nothing.
+    """
+    ref = (owners or _DEFAULT_TYPES).ref(owner)
+    check_slot(slot)
+    statement = _slot(ref, slot).order_by(MediaAttachment.inserted_at.desc()).limit(1)
+    for part in load:
+        if part == "asset":
+            statement = statement.options(joinedload(MediaAttachment.asset))
+        elif part == "variants":
+            statement = statement.options(joinedload(MediaAttachment.asset).joinedload(MediaAsset.variants))
+        else:
+            raise InvalidArgument(
+                f"load knows 'asset' and 'variants', not {part!r}", detail={"option": "load", "found": part}
+            )
+    return session.scalars(statement).unique().first()
+
+
+def ready_variants_for(session: Session, asset: MediaAsset | str) -> list[MediaVariant]:
+    """Return the ready variants of an asset by name."""
+    asset_id = asset if isinstance(asset, str) else asset.id
+    statement = select(MediaVariant).where(
+        MediaVariant.asset_id == asset_id,
+        MediaVariant.state == VariantState.READY,
+        MediaVariant.dynamic.is_(False),
+    )
+    return list(session.scalars(statement.order_by(MediaVariant.name)))
+
+
+def _slot(ref: OwnerRef, slot: str) -> Select[tuple[MediaAttachment]]:
+    return select(MediaAttachment).where(
+        MediaAttachment.owner_type == ref.type,
+        MediaAttachment.owner_id == ref.id,
+        MediaAttachment.slot == slot,
+    )
+
+
+def _purge_later(session: Session, asset_id: str, settings: Settings) -> None:
+    asset = session.get(MediaAsset, asset_id)
+    outbox.start_purge(session, settings, asset_id, asset.profile if asset is not None else None)
+
+
+def _note(session: Session, asset: MediaAsset, slot: str, change: str) -> None:
+    record_event(
+        session,
+        "attachment_changed",
+        scope=("asset", asset.id),
+        payload={"asset_id": asset.id, "change": change, "slot": slot},
+        asset_id=asset.id,
+        profile=asset.profile,
+        audit=True,
+    )
+    session.flush()

@@ -1,0 +1,201 @@
+"""Putting a worker together: the one place that picks concrete adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from functools import partial
+
+from temporalio.client import Client
+from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from rindle import workflows
+from rindle.activities.failures import FailureInterceptor
+from rindle.activities.purge import PurgeActivities
+from rindle.activities.source_cache import SourceCache
+from rindle.activities.uploads import UploadActivities
+from rindle.activities.variants import VariantActivities
+from rindle.app import Rindle
+from rindle.errors import InvalidArgument, TemporalUnavailable
+from rindle.media.render_pool import ImageProbe, RenderPool
+from rindle.outbox import Relay
+from rindle.settings import PIXEL_CEILING, Settings
+from rindle.uploads.direct import verify_completion
+
+log = logging.getLogger(__name__)
+
+#: Seconds running work gets to finish after SIGTERM, on the queues of this release.
+GRACE_SECONDS = 60
+#: Seconds between attempts to reach Temporal while a worker starts.
+_CONNECT_PAUSE_SECONDS = 1.0
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """Return the sandbox every worker and replayer uses: ours is passed through, since it holds no mutable globals."""
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("rindle"))
+
+
+def queues_of(settings: Settings) -> list[str]:
+    """Return the task queues of this release, in the order a worker lists them."""
+    return list(dict.fromkeys([settings.queue(), settings.image_queue]))
+
+
+def render_pool(settings: Settings) -> RenderPool:
+    """Return the pool of render children that ``settings`` describe (not started)."""
+    return RenderPool(
+        settings.render_children,
+        wall_seconds=settings.render_wall_seconds,
+        memory_bytes=settings.render_memory_bytes,
+    )
+
+
+class FleetMember:
+    """One worker process: its task queues, its relay, its render children.
+
+    Args:
+        rindle: the application.
+        queues: task queues to poll; all of them when left out.
+        grace_seconds: time that running work gets to finish when the member stops.
+    """
+
+    def __init__(
+        self, rindle: Rindle, *, queues: Sequence[str] | None = None, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
+        self.rindle = rindle
+        self.settings = rindle.settings
+        known = queues_of(self.settings)
+        unknown = sorted(set(queues or ()) - set(known))
+        if unknown:
+            raise InvalidArgument(
+                f"unknown task queue {', '.join(unknown)}; this application has {', '.join(known)}",
+                detail={"option": "queues", "found": unknown, "known": known},
+            )
+        self.queues = [queue for queue in known if queues is None or queue in queues]
+        self._grace = timedelta(seconds=grace_seconds)
+        self.relay = Relay(rindle.database, rindle.temporal, self.settings, eager=self.settings.queue() in self.queues)
+        #: Whether all pollers are up.
+        self.is_polling = False
+        #: ``time.monotonic()`` of the last sign of life of the event loop.
+        self.last_beat = time.monotonic()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set, then finish or hand back what is running."""
+        settings = self.settings
+        settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        pool = render_pool(settings)
+        await asyncio.to_thread(pool.start)
+        sources = SourceCache(
+            settings.tmp_dir / "rindle.sources",
+            max_bytes=settings.source_cache_bytes,
+            max_age_seconds=settings.source_cache_age_seconds,
+        )
+        beat = asyncio.create_task(self._beat(), name="rindle-beat")
+        try:
+            client = await self._connect(stop)
+            if client is None:
+                return
+            async with contextlib.AsyncExitStack() as stack:
+                for worker in self._workers(client, sources, pool):
+                    await stack.enter_async_context(worker)
+                await stack.enter_async_context(self._relaying())
+                self.is_polling = True
+                log.info("worker is polling", extra={"action": "worker_up", "queues": self.queues})
+                await stop.wait()
+                self.is_polling = False
+                log.info("worker is stopping", extra={"action": "worker_stopping"})
+        finally:
+            beat.cancel()
+            await pool.close()
+            await sources.close()
+            await self.rindle.close()
+
+    async def _connect(self, stop: asyncio.Event) -> Client | None:
+        """Wait for Temporal as long as it takes: a worker that dies because the server is late helps nobody."""
+        told = False
+        while not stop.is_set():
+            try:
+                client = await self.rindle.temporal.client()
+                if self.settings.search_attributes:
+                    await self.rindle.temporal.register_search_attributes()
+                return client
+            except TemporalUnavailable as error:
+                if not told:
+                    log.warning("waiting for Temporal", extra={"action": "worker_waits", "code": error.code})
+                told = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _CONNECT_PAUSE_SECONDS)
+        return None
+
+    def _workers(self, client: Client, sources: SourceCache, pool: RenderPool) -> list[Worker]:
+        services = self.rindle.services
+        variants = VariantActivities(services, sources=sources, pool=pool, probe=ImageProbe(pool, PIXEL_CEILING))
+        made = []
+        for queue in self.queues:
+            if queue == self.settings.queue():
+                uploads = UploadActivities(
+                    services,
+                    verify=partial(verify_completion, services),
+                    sources=sources,
+                    bundled_probe=partial(ImageProbe, pool),
+                )
+                purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=sources)
+                made.append(
+                    Worker(
+                        client,
+                        task_queue=queue,
+                        workflows=workflows.ALL,
+                        activities=[*uploads.all(), *variants.all(), *purge.all()],
+                        workflow_runner=workflow_runner(),
+                        interceptors=[FailureInterceptor()],
+                        max_concurrent_workflow_tasks=50,
+                        max_concurrent_activities=100,
+                        workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
+                        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+                        graceful_shutdown_timeout=self._grace,
+                        max_heartbeat_throttle_interval=timedelta(seconds=1),
+                    )
+                )
+            else:
+                made.append(
+                    Worker(
+                        client,
+                        task_queue=queue,
+                        activities=variants.renders(),
+                        interceptors=[FailureInterceptor()],
+                        # Fixed: children are not visible to a tuner before they have eaten the machine.
+                        max_concurrent_activities=2 * self.settings.render_children,
+                        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+                        graceful_shutdown_timeout=self._grace,
+                        max_heartbeat_throttle_interval=timedelta(seconds=1),
+                    )
+                )
+        return made
+
+    @contextlib.asynccontextmanager
+    async def _relaying(self) -> AsyncIterator[None]:
+        await self.relay.start()
+        try:
+            yield
+        finally:
+            await self.relay.stop()
+
+    async def _beat(self) -> None:
+        while True:
+            self.last_beat = time.monotonic()
+            await asyncio.sleep(1)
+
+    async def is_ready(self) -> bool:
+        """Whether pollers are up and both the database and Temporal answer."""
+        if not self.is_polling or not await self.rindle.temporal.healthy():
+            return False
+        try:
+            await self.rindle.database.read(lambda session: session.connection().exec_driver_sql("SELECT 1").scalar())
+        except Exception as error:
+            log.warning("database does not answer", extra={"error": type(error).__name__})
+            return False
+        return True

@@ -1,0 +1,204 @@
+"""Finding a Temporal CLI, whose ``server start-dev`` is the embedded Temporal server; getting one where there is none.
+
+Looked for in this order: ``RINDLE_TEMPORAL_CLI``, ``temporal`` on ``PATH``, our cache; then fetched by the SDK's own
+download or built by ``go install``. ``rindle dev`` and the test suite use the same code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from rindle.errors import Misconfigured, SetupIncomplete
+
+#: Environment variable that names the Temporal CLI: a path, or a command on ``PATH``.
+CLI_VARIABLE = "RINDLE_TEMPORAL_CLI"
+#: The newest release that ``go install`` accepts: every later one has ``replace`` directives in its go.mod.
+CLI_MODULE = "github.com/temporalio/cli/cmd/temporal@v1.5.1"
+
+#: Dynamic configuration of a dev server: eager activities and one partition per queue, because one worker on the same
+#: machine serves it. Measured 1.5 times the throughput of the server's defaults on two cores.
+DYNAMIC_CONFIG = {
+    "system.enableActivityEagerExecution": "true",
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
+    "history.transferProcessorMaxPollInterval": '"1s"',
+}
+#: The same as arguments of ``temporal server start-dev``.
+DEV_SERVER_ARGS = tuple(
+    part for key, value in DYNAMIC_CONFIG.items() for part in ("--dynamic-config-value", f"{key}={value}")
+)
+
+#: Seconds the SDK's download may take before Go is tried instead.
+DOWNLOAD_SECONDS = 120.0
+#: Seconds between two lines of progress while Go compiles.
+PROGRESS_SECONDS = 15.0
+
+Report = Callable[[str], object]
+
+
+def cache_directory() -> Path:
+    """Return ``rindle`` below the user's cache directory: ``$XDG_CACHE_HOME``, or ``~/.cache``.
+
+    Source: XDG Base Directory Specification; a relative ``XDG_CACHE_HOME`` is invalid and ignored.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "rindle"
+
+
+def find_program(name: str) -> Path | None:
+    """Return the program ``name`` from ``PATH`` or, as an earlier call left it there, from our cache."""
+    found = shutil.which(name) or shutil.which(cache_directory() / "bin" / name)
+    return Path(found) if found else None
+
+
+def find_temporal_cli() -> Path | None:
+    """Return the Temporal CLI of this machine without fetching anything, or ``None``.
+
+    Raises:
+        Misconfigured: ``RINDLE_TEMPORAL_CLI`` is set and names no program. It is never passed over silently.
+    """
+    if asked := os.environ.get(CLI_VARIABLE):
+        found = shutil.which(asked)
+        if found is None:
+            raise Misconfigured(f"{CLI_VARIABLE} does not name a program that can be run")
+        return Path(found)
+    return find_program("temporal")
+
+
+def ensure_temporal_cli(*, report: Report) -> Path:
+    """Return a Temporal CLI, fetching or building one into our cache when this machine has none.
+
+    The first time can take minutes; later calls return at once. Processes that call it together wait for one another.
+
+    Args:
+        report: called with one line of text at a time: what is being done, how long it takes, how long it has taken.
+
+    Raises:
+        Misconfigured: ``RINDLE_TEMPORAL_CLI`` names no program.
+        SetupIncomplete: there is none, and it could neither be downloaded nor built.
+    """
+    if found := find_temporal_cli():
+        return found
+    with _one_at_a_time("temporal", report):
+        # Somebody else may have fetched it while we waited for the lock.
+        found = find_temporal_cli() or _download("temporal", report)
+        return found or go_install("temporal", CLI_MODULE, takes="about 4 minutes", report=report)
+
+
+def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> Path:
+    """Return the program ``name`` from ``PATH`` or our cache, built from the Go ``module`` when it is in neither.
+
+    Args:
+        name: file name of the program.
+        module: what ``go install`` gets, with its version.
+        takes: how long a first build takes, for the reader of ``report``.
+        report: called with one line of text at a time.
+
+    Raises:
+        SetupIncomplete: it is missing and cannot be built.
+    """
+    if found := find_program(name):
+        return found
+    with _one_at_a_time(name, report):
+        return find_program(name) or go_install(name, module, takes=takes, report=report)
+
+
+def go_install(name: str, module: str, *, takes: str, report: Report) -> Path:
+    """Build ``module`` with Go and put the program ``name`` into our cache, whole or not at all.
+
+    Raises:
+        SetupIncomplete: Go is missing, or the build failed; Go's own words have gone to standard error.
+    """
+    go = shutil.which("go")
+    if go is None:
+        raise SetupIncomplete(
+            f"{name} is missing and Go is not installed to build it: install {name} so that it is on PATH, or Go",
+            detail={"program": name, "module": module},
+        )
+    programs = _programs_directory()
+    report(f"building {name} with go install {module}: {takes}, once")
+    # Beside the target, so that the last step is one atomic rename.
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=programs) as scratch:
+        began = time.monotonic()
+        # GOBIN and a build for another platform exclude each other: build for this machine.
+        environment = {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH")}
+        with subprocess.Popen([go, "install", module], env={**environment, "GOBIN": scratch}) as build:  # noqa: S603 - fixed arguments
+            try:
+                while (status := _wait(build, PROGRESS_SECONDS)) is None:
+                    report(f"building {name}: {time.monotonic() - began:.0f} s")
+            except BaseException:
+                build.terminate()  # Ctrl-C must not leave a compiler behind
+                raise
+        if status != 0:
+            raise SetupIncomplete(
+                f"go install could not build {name} (exit status {status}); its output says why",
+                detail={"program": name, "module": module, "exit_status": status},
+            )
+        (Path(scratch) / name).replace(programs / name)
+    report(f"built {name} in {time.monotonic() - began:.0f} s")
+    return programs / name
+
+
+def _download(name: str, report: Report) -> Path | None:
+    """Return the CLI the SDK downloads for itself, moved into our cache, or ``None`` when it cannot be reached."""
+    report("looking for a Temporal CLI to download")
+    programs = _programs_directory()
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=programs) as scratch:
+        # On a thread with a loop of its own: the caller may be inside a running loop.
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                thread.submit(asyncio.run, _start_downloaded(scratch)).result()
+            except (RuntimeError, TimeoutError):
+                report("no download reachable")
+                return None
+        fetched = [file for file in Path(scratch).iterdir() if file.is_file() and os.access(file, os.X_OK)]
+        if len(fetched) != 1:
+            return None
+        fetched[0].replace(programs / name)
+    return programs / name
+
+
+async def _start_downloaded(directory: str) -> None:
+    # Imported here because looking for a program, which every test run does, should not load the SDK.
+    from temporalio.testing import WorkflowEnvironment
+
+    # The SDK has no call that only downloads; starting its server once also proves that the program runs here.
+    environment = await asyncio.wait_for(
+        WorkflowEnvironment.start_local(download_dest_dir=directory), timeout=DOWNLOAD_SECONDS
+    )
+    await environment.shutdown()
+
+
+def _programs_directory() -> Path:
+    directory = cache_directory() / "bin"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+@contextmanager
+def _one_at_a_time(name: str, report: Report) -> Iterator[None]:
+    """Hold the lock of one program; the kernel lets go of it when its holder dies."""
+    with (_programs_directory() / f".{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"waiting for another process that sets up {name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

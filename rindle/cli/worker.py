@@ -1,0 +1,172 @@
+"""``python worker.py``: one member of the fleet, until SIGTERM or SIGINT.
+
+The first signal lets running work finish within the grace period or hands it back; the second leaves at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import click
+from temporalio.runtime import LoggingConfig, LoggingFormat, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
+
+from rindle.bootstrap import GRACE_SECONDS, FleetMember
+from rindle.cli.application import load_application
+from rindle.errors import RindleError
+from rindle.process import leave
+from rindle.security import RedactingFilter
+from rindle.settings import Settings
+
+log = logging.getLogger("rindle.worker")
+
+#: Seconds without a beat after which the event loop counts as stuck.
+_STUCK_SECONDS = 15.0
+#: Seconds beyond the grace period after which a worker that does not stop leaves all the same.
+_WATCHDOG_SECONDS = 30.0
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, message and every extra field."""
+
+    _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{key: value for key, value in vars(record).items() if key not in self._STANDARD},
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            line["error_class"] = record.exc_info[0].__name__
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def configure_logging() -> None:
+    """Write redacted JSON lines to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(RedactingFilter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _runtime(settings: Settings) -> Runtime:
+    """Make Temporal's runtime, before anything connects: metrics made later would miss the client's."""
+    prometheus = None
+    if settings.metrics_address:
+        prometheus = PrometheusConfig(
+            bind_address=settings.metrics_address,
+            counters_total_suffix=True,
+            unit_suffix=True,
+            durations_as_seconds=True,
+        )
+    core_logs = LoggingConfig(
+        filter=TelemetryFilter(core_level="WARN", other_level="ERROR"), format=LoggingFormat.JSON
+    )
+    return Runtime(telemetry=TelemetryConfig(logging=core_logs, metrics=prometheus))
+
+
+def _serve_health(address: str, member: FleetMember, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
+    """Answer ``/livez`` (the loop runs, the relay ticks) and ``/readyz`` (pollers, database, Temporal) from a thread."""
+
+    def live() -> bool:
+        return time.monotonic() - member.last_beat < _STUCK_SECONDS
+
+    def ready() -> bool:
+        if not live():
+            return False
+        return asyncio.run_coroutine_threadsafe(member.is_ready(), loop).result(timeout=5)
+
+    checks: dict[str, Callable[[], bool]] = {"/livez": live, "/readyz": ready}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            check = checks.get(self.path)
+            try:
+                status = 404 if check is None else 200 if check() else 503
+            except Exception as error:
+                log.warning("health check failed", extra={"error": type(error).__name__})
+                status = 503
+            body = {200: b"ok\n", 404: b"not found\n", 503: b"not ready\n"}[status]
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Probes every few seconds are no news."""
+
+    host, _, port = address.rpartition(":")
+    server = ThreadingHTTPServer((host or "127.0.0.1", int(port)), Handler)
+    threading.Thread(target=server.serve_forever, name="rindle-health", daemon=True).start()
+    return server
+
+
+async def _work(app: str | None, queues: list[str] | None, grace_seconds: float) -> None:
+    rindle = load_application(app)
+    rindle.temporal.use_runtime(_runtime(rindle.settings))
+    member = FleetMember(rindle, queues=queues, grace_seconds=grace_seconds)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def asked_to_stop() -> None:
+        if stop.is_set():
+            log.warning("second signal: leaving at once")
+            leave(1)
+        stop.set()
+        watchdog = threading.Timer(grace_seconds + _WATCHDOG_SECONDS, leave, args=(1,))
+        watchdog.daemon = True
+        watchdog.start()
+
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(wanted, asked_to_stop)
+    health = None
+    if rindle.settings.health_address:
+        health = _serve_health(rindle.settings.health_address, member, loop)
+    try:
+        await member.run(stop)
+    finally:
+        if health is not None:
+            health.shutdown()
+
+
+@click.command(name="worker")
+@click.option("--app", default=None, help="The application as package.module:rindle; RINDLE_APP when left out.")
+@click.option("--queues", default=None, help="Task queues to poll, separated by commas; all of them when left out.")
+@click.option(
+    "--grace", "grace_seconds", default=GRACE_SECONDS, show_default=True, help="Seconds to finish after SIGTERM."
+)
+def worker(app: str | None, queues: str | None, grace_seconds: float) -> None:
+    """Run uploads, image renders and purges until told to stop."""
+    configure_logging()
+    chosen = None if queues is None else [name.strip() for name in queues.split(",") if name.strip()]
+    try:
+        asyncio.run(_work(app, chosen, grace_seconds))
+    except RindleError as error:
+        log.error(error.message, extra={"action": "worker_failed", "code": error.code})
+        leave(1)
+    except Exception as error:
+        log.exception("worker failed", extra={"action": "worker_failed", "error": type(error).__name__})
+        leave(1)
+    leave(0)
+
+
+def main() -> None:
+    """Entry point of ``worker.py``."""
+    worker.main(standalone_mode=True)
+
+
+if __name__ == "__main__":
+    main()

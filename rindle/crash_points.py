@@ -1,0 +1,57 @@
+"""Named places at which a test can make this process die as if its machine had lost power.
+
+``RINDLE_CRASH_AT=<name>`` kills the process with SIGKILL the first time it passes the point; with
+``RINDLE_CRASH_LOG=<file>`` the visit is recorded first. Without the variables a point costs one dictionary look-up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+#: Every crash point: before, inside and after each side effect.
+CRASH_POINTS: tuple[str, ...] = (
+    "server_upload.begun",
+    "server_upload.stored",
+    "relay.sent",
+    "upload.release.before",
+    "upload.release.deleted",
+    "admit.before",
+    "admit.fetched",
+    "admit.gated",
+    "admit.probed",
+    "admit.promoted",
+    "scan.before",
+    "scan.judged",
+    "render.before",
+    "render.claimed",
+    "render.fetched",
+    "render.rendered",
+    "render.stored",
+    "render.recorded",
+    "render.superseded_deleted",
+    "purge.tombstoned",
+    "purge.object_deleted",
+    "purge.objects_deleted",
+    "purge.row_deleted",
+    "requeue.moved",
+    "cancel.moved",
+)
+
+_WANTED = os.environ.get("RINDLE_CRASH_AT")
+
+
+def crash_point(name: str) -> None:
+    """Die here when ``RINDLE_CRASH_AT`` names this point."""
+    if _WANTED is None or _WANTED != name:
+        return
+    if name not in CRASH_POINTS:
+        raise ValueError(f"crash point {name!r} is not listed in CRASH_POINTS")
+    log_file = os.environ.get("RINDLE_CRASH_LOG")
+    if log_file:
+        with Path(log_file).open("a", encoding="utf-8") as log:
+            log.write(f"{name}\n")
+            log.flush()
+            os.fsync(log.fileno())
+    os.kill(os.getpid(), signal.SIGKILL)

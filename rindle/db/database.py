@@ -1,0 +1,126 @@
+"""One small object that runs ``Session`` functions on the application's engine, sync or async.
+
+Every SQL step of Rindle is a plain function on ``sqlalchemy.orm.Session``. This object opens the transaction, runs the
+function where the engine can (``run_sync`` on an async engine, a bounded thread pool on a sync one), commits, and
+translates what databases say when transactions meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session, sessionmaker
+
+from rindle import sqlite
+from rindle.errors import StateConflict
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: PostgreSQL's serialization_failure and deadlock_detected; 55P03 is lock_not_available.
+_CONFLICT_STATES = frozenset({"40001", "40P01", "55P03"})
+
+
+def conflict_of(error: BaseException) -> StateConflict | None:
+    """Return the ``state_conflict`` that ``error`` stands for, or ``None`` when it is something else."""
+    if not isinstance(error, DBAPIError):
+        return None
+    state = getattr(error.orig, "sqlstate", None)
+    text = str(error.orig).lower()
+    busy = isinstance(error, OperationalError) and ("database is locked" in text or "database table is locked" in text)
+    if state in _CONFLICT_STATES or busy:
+        return StateConflict(
+            "another transaction changed the same rows first; roll back and repeat the transaction",
+            detail={"reason": state or "sqlite_busy"},
+        )
+    return None
+
+
+class Database:
+    """Runs functions of the form ``fn(session, *args)`` in a transaction of their own.
+
+    Args:
+        engine: the application's own engine. Its configuration is left alone, except that a SQLite engine gets
+            :func:`rindle.sqlite.configure`.
+        threads: size of the thread pool used with a sync engine.
+    """
+
+    def __init__(self, engine: Engine | AsyncEngine, *, threads: int = 8) -> None:
+        sqlite.configure(engine)
+        self.engine = engine
+        self._async = isinstance(engine, AsyncEngine)
+        self.dialect = engine.dialect.name
+        self._threads = None if self._async else ThreadPoolExecutor(threads, thread_name_prefix="rindle-sql")
+        writing: dict[str, Any] = {sqlite.WRITE_OPTION: True}
+        self._writers = self._sessions(engine.execution_options(**writing))
+        self._readers = self._sessions(engine)
+
+    @staticmethod
+    def _sessions(engine: Engine | AsyncEngine) -> Callable[[], Any]:
+        if isinstance(engine, AsyncEngine):
+            return partial(AsyncSession, engine, expire_on_commit=False)
+        return sessionmaker(engine, expire_on_commit=False)
+
+    async def write(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``fn`` in a transaction that may write, and commit it.
+
+        Raises:
+            StateConflict: deadlock, serialization failure or a busy SQLite file; nothing was written.
+        """
+        return await self._run(self._writers, fn, *args, **kwargs)
+
+    async def read(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``fn`` in a transaction that only reads (on SQLite it takes no write lock)."""
+        return await self._run(self._readers, fn, *args, **kwargs)
+
+    async def _run(
+        self, factory: Callable[[], Any], fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            if self._threads is None:
+                async with factory() as session, session.begin():
+                    result: T = await session.run_sync(fn, *args, **kwargs)
+                    return result
+            work = partial(self._blocking, factory, fn, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except DBAPIError as error:
+            conflict = conflict_of(error)
+            if conflict is None:
+                raise
+            raise conflict from error
+
+    @staticmethod
+    def _blocking(
+        factory: Callable[[], Session], fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        with factory() as session, session.begin():
+            return fn(session, *args, **kwargs)
+
+    async def within(
+        self, session: Session | AsyncSession | None, fn: Callable[Concatenate[Session, P], T], *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run ``fn`` in the caller's transaction when ``session`` is given (not committed here), else in one of its own."""
+        if session is None:
+            return await self.write(fn, *args, **kwargs)
+        try:
+            if isinstance(session, AsyncSession):
+                return await session.run_sync(fn, *args, **kwargs)
+            return fn(session, *args, **kwargs)
+        except DBAPIError as error:
+            conflict = conflict_of(error)
+            if conflict is None:
+                raise
+            raise conflict from error
+
+    def close(self) -> None:
+        """Stop the thread pool; the engine stays the application's."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)

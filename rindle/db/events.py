@@ -1,0 +1,87 @@
+"""Durable events: rows of ``media_events``, written in the transaction of what they report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant
+from rindle.events import EVENT_TYPES
+
+
+def record_event(
+    session: Session,
+    event_type: str,
+    *,
+    scope: tuple[str, str],
+    payload: Mapping[str, Any],
+    asset_id: str | None,
+    profile: str | None = None,
+    actor: str | None = None,
+    audit: bool = False,
+) -> None:
+    """Add one event row under its narrowest scope.
+
+    The caller holds the asset's row lock when the type is streamed, so that ids are ordered per asset.
+    """
+    if event_type not in EVENT_TYPES:
+        raise ValueError(f"event type {event_type!r} is not registered in rindle.events")
+    session.add(
+        MediaEvent(
+            type=event_type,
+            scope_key=scope[0],
+            scope_id=scope[1],
+            asset_id=asset_id,
+            payload=dict(payload),
+            profile=profile,
+            actor=actor,
+            audit=audit,
+        )
+    )
+
+
+def asset_payload(asset: MediaAsset, came_from: str) -> dict[str, Any]:
+    """Payload of ``asset_state_changed``."""
+    return {
+        "asset_id": asset.id,
+        "from": came_from,
+        "state": asset.state,
+        "kind": asset.kind,
+        "profile": asset.profile,
+    }
+
+
+def variant_payload(variant: MediaVariant) -> dict[str, Any]:
+    """Payload of the variant events."""
+    return {
+        "asset_id": variant.asset_id,
+        "variant_id": variant.id,
+        "variant_name": variant.name,
+        "state": variant.state,
+        "progress": variant.progress,
+    }
+
+
+def session_payload(upload: MediaUploadSession) -> dict[str, Any]:
+    """Payload of the upload session events."""
+    return {
+        "session_id": upload.id,
+        "asset_id": upload.asset_id,
+        "state": upload.state,
+        "upload_strategy": upload.upload_strategy,
+        "resumable_protocol": upload.resumable_protocol,
+    }
+
+
+def timeline(session: Session, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
+    """Return the events of an asset after event id ``after``, oldest first."""
+    found = session.scalars(
+        select(MediaEvent)
+        .where(MediaEvent.asset_id == asset_id, MediaEvent.id > after)
+        .order_by(MediaEvent.id)
+        .limit(limit)
+    )
+    return found.all()

@@ -1,0 +1,155 @@
+"""SQL of the outbox: written in the caller's transaction, claimed and settled by relays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session, aliased
+
+from rindle.db.models import MediaOutbox, utc_now
+from rindle.states import OutboxState
+
+#: Postgres channel on which a commit wakes the relays.
+CHANNEL = "rindle_outbox"
+#: How long a claimed row stays invisible to other relays.
+LEASE = timedelta(seconds=30)
+#: How many rows one claim takes.
+BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxBacklog:
+    """What waits in the outbox: rows that are due or put off, rows given up, age of the oldest due row in seconds."""
+
+    pending: int
+    parked: int
+    oldest_age_seconds: float
+
+
+def insert(
+    session: Session,
+    *,
+    workflow_type: str,
+    workflow_id: str,
+    task_queue: str,
+    payload: Mapping[str, Any],
+    signal: str | None = None,
+    priority: int = 3,
+    available_at: datetime | None = None,
+) -> None:
+    """Add a row that starts a workflow, or with ``signal`` signals it (starting it if need be).
+
+    Rows are never deduplicated here: a wake-up absorbed by a pending row that is sent before this transaction commits
+    would be lost. The relay coalesces what it has claimed.
+    """
+    session.add(
+        MediaOutbox(
+            kind="signal" if signal else "start",
+            workflow_type=workflow_type,
+            workflow_id=workflow_id,
+            task_queue=task_queue,
+            signal=signal,
+            payload=dict(payload),
+            priority=priority,
+            available_at=available_at or utc_now(),
+        )
+    )
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))  # delivered by the commit, dropped by a rollback
+
+
+def claim(session: Session, *, limit: int = BATCH) -> Sequence[MediaOutbox]:
+    """Take up to ``limit`` due rows, oldest first, for :data:`LEASE`; several relays never take the same row.
+
+    A row waits while an older row of the same workflow is claimed elsewhere or put off, so that each workflow hears
+    things in order.
+    """
+    now = utc_now()
+    older = aliased(MediaOutbox)
+    blocked = (
+        select(older.id)
+        .where(
+            older.workflow_id == MediaOutbox.workflow_id,
+            older.state == OutboxState.PENDING,
+            older.id < MediaOutbox.id,
+            older.available_at > now,
+        )
+        .exists()
+    )
+    due = (
+        select(MediaOutbox.id)
+        .where(MediaOutbox.state == OutboxState.PENDING, MediaOutbox.available_at <= now, ~blocked)
+        .order_by(MediaOutbox.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    taken = (
+        update(MediaOutbox)
+        .where(MediaOutbox.id.in_(due.scalar_subquery()))
+        .values(available_at=now + LEASE, updated_at=now)
+        .returning(MediaOutbox)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    rows = session.scalars(taken).all()
+    for row in rows:
+        session.expunge(row)
+    return sorted(rows, key=lambda row: row.id)
+
+
+def mark_dispatched(session: Session, row_ids: Iterable[int]) -> None:
+    """Note that the rows were sent."""
+    now = utc_now()
+    _set(session, row_ids, state=OutboxState.DISPATCHED.value, dispatched_at=now, last_error=None)
+
+
+def put_off(session: Session, row_ids: Iterable[int], *, seconds: float, error: str) -> None:
+    """Try the rows again after ``seconds``."""
+    _set(
+        session,
+        row_ids,
+        available_at=utc_now() + timedelta(seconds=seconds),
+        attempts=MediaOutbox.attempts + 1,
+        last_error=error,
+    )
+
+
+def park(session: Session, row_ids: Iterable[int], *, error: str) -> None:
+    """Give the rows up: the server refused them as invalid. They stay until an operator drains them."""
+    _set(session, row_ids, state=OutboxState.PARKED.value, attempts=MediaOutbox.attempts + 1, last_error=error)
+
+
+def backlog(session: Session) -> OutboxBacklog:
+    """Return what waits."""
+    now = utc_now()
+    counts = dict(
+        session.execute(
+            select(MediaOutbox.state, func.count())
+            .where(MediaOutbox.state.in_([OutboxState.PENDING, OutboxState.PARKED]))
+            .group_by(MediaOutbox.state)
+        )
+        .tuples()
+        .all()
+    )
+    # A purge that waits out its grace period is not late: age counts from when the row was first due.
+    oldest = session.scalar(
+        select(func.min(MediaOutbox.inserted_at)).where(
+            MediaOutbox.state == OutboxState.PENDING,
+            (MediaOutbox.available_at <= now) | (MediaOutbox.attempts > 0),
+        )
+    )
+    age = 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
+    return OutboxBacklog(
+        pending=counts.get(OutboxState.PENDING.value, 0),
+        parked=counts.get(OutboxState.PARKED.value, 0),
+        oldest_age_seconds=age,
+    )
+
+
+def _set(session: Session, row_ids: Iterable[int], **values: Any) -> None:
+    wanted = list(row_ids)
+    statement = update(MediaOutbox).where(MediaOutbox.id.in_(wanted), MediaOutbox.state == OutboxState.PENDING)
+    session.execute(statement.values(**values, updated_at=utc_now()).execution_options(synchronize_session=False))

@@ -1,0 +1,74 @@
+"""SQL of the purge: the decision under the lock, the list of objects, the end of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from rindle.db.events import record_event
+from rindle.db.models import MediaAsset, MediaAttachment, MediaUploadSession, MediaVariant, is_id
+from rindle.db.transitions import lock_asset, tombstone
+from rindle.db.variants import group_of
+from rindle.messages import PurgeDecision, PurgeResult
+from rindle.states import AssetState
+
+
+def attachment_count(session: Session, asset_id: str) -> int:
+    """Return how many owners' slots hold the asset."""
+    statement = select(func.count()).select_from(MediaAttachment).where(MediaAttachment.asset_id == asset_id)
+    return session.scalar(statement) or 0
+
+
+def begin(session: Session, asset_id: str) -> PurgeDecision:
+    """Tombstone the asset unless it is attached, under the lock that attach also needs."""
+    asset = lock_asset(session, asset_id, "exclusive") if is_id(asset_id) else None
+    if asset is None:
+        return PurgeDecision(outcome="gone")
+    if asset.state != AssetState.DELETED:
+        attached = attachment_count(session, asset_id)
+        if attached:
+            return PurgeDecision(outcome="still_attached", attachments=attached)
+        tombstone(session, asset)
+    variants = session.scalars(select(MediaVariant).where(MediaVariant.asset_id == asset_id)).all()
+    sessions = session.scalars(select(MediaUploadSession.id).where(MediaUploadSession.asset_id == asset_id)).all()
+    return PurgeDecision(
+        outcome="purge",
+        groups=tuple(sorted({group_of(asset.kind, row) for row in variants})),
+        session_ids=tuple(sorted(sessions)),
+    )
+
+
+def purgeable(session: Session, asset_id: str) -> tuple[MediaAsset, Sequence[MediaVariant], Sequence[str]] | None:
+    """Return a tombstoned asset with all its variants and its sessions' keys; ``None`` when it is not to be deleted."""
+    asset = session.get(MediaAsset, asset_id, populate_existing=True)
+    if asset is None or asset.state != AssetState.DELETED:
+        return None
+    variants = session.scalars(
+        select(MediaVariant).where(MediaVariant.asset_id == asset_id).order_by(MediaVariant.name)
+    ).all()
+    keys = session.scalars(
+        select(MediaUploadSession.upload_key).where(MediaUploadSession.asset_id == asset_id)
+    ).all()
+    return asset, variants, keys
+
+
+def finish(session: Session, asset_id: str, *, objects: int, variants: int) -> PurgeResult:
+    """Delete the rows (events stay) and write the audit event."""
+    asset = lock_asset(session, asset_id, "exclusive")
+    if asset is None:
+        return PurgeResult(asset_id=asset_id, outcome="gone")
+    record_event(
+        session,
+        "asset.purged",
+        scope=("asset", asset_id),
+        payload={"asset_id": asset_id, "objects": objects, "variants": variants},
+        asset_id=asset_id,
+        profile=asset.profile,
+        audit=True,
+    )
+    session.flush()
+    session.expunge(asset)
+    session.execute(delete(MediaAsset).where(MediaAsset.id == asset_id).execution_options(synchronize_session=False))
+    return PurgeResult(asset_id=asset_id, outcome="purged", objects=objects, variants=variants)

@@ -1,0 +1,169 @@
+"""SQL of upload sessions and of the asset each one brings in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from rindle.db.events import record_event, session_payload
+from rindle.db.models import MediaAsset, MediaUploadSession, is_id, utc_now
+from rindle.db.transitions import lock_asset, move_asset, move_session, set_fields
+from rindle.errors import NotFound
+from rindle.states import ENDED_SESSIONS, AssetState, SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A session and its asset, as they stood when they were read."""
+
+    session: MediaUploadSession
+    asset: MediaAsset
+
+
+def insert_upload(session: Session, asset: MediaAsset, upload: MediaUploadSession) -> Upload:
+    """Add a new asset and the session that brings it in, with their event."""
+    upload.asset_id = asset.id
+    session.add(asset)
+    session.flush()  # the session's foreign key needs the asset
+    session.add(upload)
+    session.flush()
+    record_event(
+        session,
+        "upload_session_initialized",
+        scope=("upload_session", upload.id),
+        payload=session_payload(upload),
+        asset_id=asset.id,
+        profile=asset.profile,
+        actor=upload.actor,
+    )
+    return Upload(upload, asset)
+
+
+def find_upload(session: Session, session_id: str) -> Upload | None:
+    """Return a session and its asset, or ``None``."""
+    return _pair(session, MediaUploadSession.id == session_id) if is_id(session_id) else None
+
+
+def find_by_asset(session: Session, asset_id: str) -> Upload | None:
+    """Return the upload that brought an asset in, or ``None``."""
+    return _pair(session, MediaUploadSession.asset_id == asset_id) if is_id(asset_id) else None
+
+
+def find_by_key(session: Session, key: str) -> Upload | None:
+    """Return the upload whose object is at ``key``, or ``None``."""
+    return _pair(session, MediaUploadSession.upload_key == key)
+
+
+def find_by_idempotency_key(session: Session, actor: str | None, key: str) -> Upload | None:
+    """Return the upload an actor already initiated under an idempotency key."""
+    same_actor = MediaUploadSession.actor.is_(None) if actor is None else MediaUploadSession.actor == actor
+    return _pair(session, same_actor & (MediaUploadSession.idempotency_key == key))
+
+
+def lock_upload(session: Session, session_id: str) -> Upload:
+    """Lock the asset, then read the session as it is now.
+
+    Raises:
+        NotFound: no such session, or its asset was purged.
+    """
+    if not is_id(session_id):
+        raise no_such_upload()
+    asset_id = session.scalar(select(MediaUploadSession.asset_id).where(MediaUploadSession.id == session_id))
+    asset = None if asset_id is None else lock_asset(session, asset_id)
+    upload = session.get(MediaUploadSession, session_id, populate_existing=True)
+    if asset is None or upload is None:
+        raise no_such_upload()
+    return Upload(upload, asset)
+
+
+def no_such_upload() -> NotFound:
+    """Return the error for an unknown session id."""
+    return NotFound("could not find the upload session: not found", detail={"entity": "upload_session"})
+
+
+def note_signed(session: Session, session_id: str, url_expires_at: datetime) -> Upload:
+    """Move a fresh session to ``signed`` and remember until when its newest URL works."""
+    found = lock_upload(session, session_id)
+    known = found.session.url_expires_at
+    latest = url_expires_at if known is None else max(known, url_expires_at)
+    if found.session.state == SessionState.INITIALIZED:
+        move_session(session, found.session, SessionState.SIGNED, url_expires_at=latest)
+    elif found.session.state in (SessionState.SIGNED, SessionState.UPLOADING):
+        set_fields(session, found.session, url_expires_at=latest)
+    else:
+        move_session(session, found.session, SessionState.SIGNED)  # raises: the table has no such move
+    return found
+
+
+def complete_upload(
+    session: Session, session_id: str, *, size: int, etag: str, content_type: str | None
+) -> tuple[Upload, bool]:
+    """Record that the bytes arrived; returns the upload and whether this call was the one that recorded it."""
+    found = lock_upload(session, session_id)
+    if found.session.state == SessionState.COMPLETED:
+        return found, False
+    move_session(session, found.session, SessionState.VERIFYING)
+    move_session(
+        session, found.session, SessionState.COMPLETED, verified_at=utc_now(), verified_etag=etag, failure_reason=None
+    )
+    move_asset(
+        session, found.asset, AssetState.VALIDATING, byte_size=size, stored_etag=etag, content_type=content_type
+    )
+    return found, True
+
+
+def reject_upload(session: Session, session_id: str, *, code: str, reason: str) -> tuple[Upload, bool]:
+    """Fail a session and quarantine its asset with the same code."""
+    found = lock_upload(session, session_id)
+    if found.session.state in (SessionState.COMPLETED, SessionState.FAILED):
+        return found, False
+    move_session(session, found.session, SessionState.VERIFYING)
+    move_session(session, found.session, SessionState.FAILED, error_code=code, failure_reason=reason)
+    move_asset(session, found.asset, AssetState.QUARANTINED, error_code=code, error_reason=reason)
+    return found, True
+
+
+def abort_upload(session: Session, session_id: str) -> tuple[Upload, bool]:
+    """Abort a live session; returns whether this call did it. Sessions that ended are left as they are."""
+    found = lock_upload(session, session_id)
+    if found.session.state in ENDED_SESSIONS:
+        return found, False
+    move_session(session, found.session, SessionState.ABORTED)
+    return found, True
+
+
+def expire_upload(session: Session, session_id: str, *, now: datetime | None = None) -> tuple[Upload, bool]:
+    """Expire a session whose time is over; an extended or ended one is left as it is."""
+    found = lock_upload(session, session_id)
+    ended = found.session.state in ENDED_SESSIONS or found.session.state == SessionState.VERIFYING
+    if ended or found.session.expires_at > (now or utc_now()):
+        return found, False
+    move_session(session, found.session, SessionState.EXPIRED, error_code="upload_session_expired")
+    return found, True
+
+
+def note_released(session: Session, session_id: str) -> None:
+    """Record that nothing of an ended upload is left in the store now."""
+    upload = session.get(MediaUploadSession, session_id, populate_existing=True)
+    if upload is not None:
+        set_fields(session, upload, backing_released_at=utc_now(), session_uri=None)
+
+
+def live_seconds(upload: MediaUploadSession, *, now: datetime | None = None) -> float:
+    """Return the seconds until a session expires; zero or less when its time is over."""
+    return (upload.expires_at - (now or utc_now())) / timedelta(seconds=1)
+
+
+def _pair(session: Session, condition: Any) -> Upload | None:
+    statement = (
+        select(MediaUploadSession, MediaAsset)
+        .join(MediaAsset, MediaAsset.id == MediaUploadSession.asset_id)
+        .where(condition)
+        .execution_options(populate_existing=True)
+    )
+    row = session.execute(statement).tuples().one_or_none()
+    return None if row is None else Upload(*row)

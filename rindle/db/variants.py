@@ -1,0 +1,419 @@
+"""SQL of variants: planning, claiming, recording and repairing them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from rindle.db.events import record_event
+from rindle.db.models import MediaAsset, MediaProcessingRun, MediaVariant, utc_now
+from rindle.db.transitions import lock_asset, move_asset, move_variant, recompute, set_fields
+from rindle.errors import StateConflict
+from rindle.messages import IMAGES_GROUP, Failure, GroupStanding
+from rindle.profile import Profile
+from rindle.security import variant_key
+from rindle.states import DELIVERABLE, OPEN_VARIANTS, AssetState, MediaKind, OutputKind, RunState, VariantState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One variant row a build has taken: what to make, and the fence its result must pass."""
+
+    variant_id: str
+    name: str
+    generation: int
+    digest: str
+    key: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedGroup:
+    """The asset as it was when its rows were claimed, the claims, and objects earlier builds replaced."""
+
+    asset: MediaAsset
+    claims: tuple[Claim, ...]
+    superseded: tuple[tuple[str, str], ...]
+
+
+def group_of(asset_kind: str, variant: MediaVariant) -> str:
+    """Return the build group of a row: all image variants of an image asset together, AV work by its name."""
+    if asset_kind == MediaKind.IMAGE and variant.output_kind == OutputKind.IMAGE:
+        return IMAGES_GROUP
+    return variant.name
+
+
+def variants_of(session: Session, asset_id: str) -> Sequence[MediaVariant]:
+    """Return the variants of an asset by name, without the rows of dynamic transforms."""
+    statement = (
+        select(MediaVariant)
+        .where(MediaVariant.asset_id == asset_id, MediaVariant.dynamic.is_(False))
+        .order_by(MediaVariant.name)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(statement).all()
+
+
+def rows_of_group(session: Session, asset: MediaAsset, group: str) -> list[MediaVariant]:
+    """Return the rows of one group by name."""
+    return [row for row in variants_of(session, asset.id) if group_of(asset.kind, row) == group]
+
+
+def plan_variants(session: Session, asset: MediaAsset, profile: type[Profile]) -> list[str]:
+    """Insert and queue the rows a profile declares and the asset lacks; returns the groups with queued rows."""
+    applicable, skipped = profile.applicable(asset.kind, asset.has_video_track, asset.has_audio_track)
+    for name, reason in skipped.items():
+        log.info("variant_skipped", extra={"asset_id": asset.id, "variant": name, "reason": reason})
+    existing = {row.name: row for row in variants_of(session, asset.id)}
+    for name in applicable:
+        if name in existing:
+            continue
+        row = MediaVariant(
+            asset_id=asset.id,
+            name=name,
+            recipe_digest=profile.recipe_digest(name),
+            output_kind=profile.variants[name].output_kind,
+            state=VariantState.PLANNED.value,
+            generation=0,
+            attempts=0,
+            progress=0,
+            dynamic=False,
+        )
+        session.add(row)
+        session.flush()
+        move_variant(session, row, VariantState.QUEUED)
+        existing[name] = row
+    set_fields(session, asset, recipe_digest=profile.profile_digest())
+    return sorted({group_of(asset.kind, row) for row in existing.values() if row.state == VariantState.QUEUED})
+
+
+def open_groups(session: Session, asset_id: str) -> list[str]:
+    """Return the groups of an asset that have queued or processing rows."""
+    asset = session.get(MediaAsset, asset_id, populate_existing=True)
+    if asset is None:
+        return []
+    wanted = (VariantState.QUEUED, VariantState.PROCESSING)
+    return sorted({group_of(asset.kind, row) for row in variants_of(session, asset_id) if row.state in wanted})
+
+
+def standing(session: Session, asset_id: str, group: str, *, moved: int = 0) -> GroupStanding:
+    """Count the states of a group's rows."""
+    asset = session.get(MediaAsset, asset_id, populate_existing=True)
+    if asset is None:
+        return GroupStanding(asset_id=asset_id, group=group, moved=moved)
+    states = [row.state for row in rows_of_group(session, asset, group)]
+    return GroupStanding(
+        asset_id=asset_id,
+        group=group,
+        asset_state=asset.state,
+        queued=states.count(VariantState.QUEUED),
+        processing=states.count(VariantState.PROCESSING),
+        ready=states.count(VariantState.READY),
+        failed=states.count(VariantState.FAILED),
+        cancelled=states.count(VariantState.CANCELLED),
+        moved=moved,
+    )
+
+
+def claim_group(
+    session: Session, asset_id: str, group: str, profile_of: Any, run: Mapping[str, Any]
+) -> ClaimedGroup | None:
+    """Take the queued rows of a group for a build; ``None`` when the asset is gone or must not be built.
+
+    A row left ``processing`` by a lost attempt goes through ``queued`` first, which bumps its generation: whatever the
+    lost attempt may still deliver misses its compare-and-set. One open workflow per group makes that safe.
+    """
+    asset = lock_asset(session, asset_id)
+    if asset is None or AssetState(asset.state) not in DELIVERABLE:
+        return None
+    profile: type[Profile] = profile_of(asset.profile)
+    claims, superseded = [], []
+    for row in rows_of_group(session, asset, group):
+        if row.superseded_key:
+            superseded.append((row.id, row.superseded_key))
+        if row.state == VariantState.PROCESSING:
+            move_variant(session, row, VariantState.QUEUED, recipe_digest=_digest(profile, row))
+        if row.state != VariantState.QUEUED:
+            continue
+        if row.name not in profile.variants:
+            move_variant(session, row, VariantState.CANCELLED, generation=row.generation, error_code="stale_source")
+            continue
+        move_variant(session, row, VariantState.PROCESSING, recipe_digest=_digest(profile, row))
+        claims.append(claim_of(asset, row, profile))
+        _note_run(session, asset_id, row, run)
+    recompute(session, asset_id)
+    return ClaimedGroup(asset, tuple(claims), tuple(superseded))
+
+
+def _digest(profile: type[Profile], row: MediaVariant) -> str:
+    return profile.recipe_digest(row.name) if row.name in profile.variants else row.recipe_digest
+
+
+def claim_of(asset: MediaAsset, row: MediaVariant, profile: type[Profile]) -> Claim:
+    """Describe what a build of ``row`` makes."""
+    extension = profile.variants[row.name].extension
+    key = variant_key(asset.profile, asset.id, row.name, row.recipe_digest, extension)
+    return Claim(row.id, row.name, row.generation, row.recipe_digest, key, row.attempts)
+
+
+def record_ready(session: Session, source_key: str, claim: Claim, **facts: Any) -> str | None:
+    """Record a finished object if the row still wants it; returns the key that is to be deleted now, if any.
+
+    The compare-and-set requires state, generation and digest, the asset locked, its source unchanged and not condemned.
+    On a miss the object just uploaded is returned for deletion, unless the row still wants that very key.
+    """
+    variant = session.get(MediaVariant, claim.variant_id, populate_existing=True)
+    if variant is None:
+        return claim.key
+    asset = lock_asset(session, variant.asset_id)
+    session.refresh(variant)
+    if asset is None or AssetState(asset.state) in (AssetState.QUARANTINED, AssetState.DELETED):
+        return claim.key
+    fresh = variant.generation == claim.generation and variant.state == VariantState.PROCESSING
+    if fresh and asset.storage_key == source_key and variant.recipe_digest == claim.digest:
+        old = variant.storage_key
+        replaced = old if old and old != claim.key else variant.superseded_key
+        move_variant(
+            session,
+            variant,
+            VariantState.READY,
+            generation=claim.generation,
+            storage_key=claim.key,
+            generated_at=utc_now(),
+            superseded_key=replaced,
+            **facts,
+        )
+        _end_run(session, variant, RunState.SUCCEEDED)
+        recompute(session, asset.id)
+        return replaced
+    if fresh:
+        changed = "asset_changed" if asset.storage_key != source_key else "recipe_changed"
+        move_variant(
+            session,
+            variant,
+            VariantState.CANCELLED,
+            generation=claim.generation,
+            error_code="stale_source",
+            error_reason=changed,
+        )
+        _end_run(session, variant, RunState.CANCELLED, code="stale_source", reason=changed)
+        recompute(session, asset.id)
+    still_wanted = variant.state in (
+        VariantState.QUEUED,
+        VariantState.PROCESSING,
+        VariantState.READY,
+        VariantState.STALE,
+    )
+    wants_key = still_wanted and (variant.recipe_digest == claim.digest or variant.storage_key == claim.key)
+    return None if wants_key else claim.key
+
+
+def clear_superseded(session: Session, variant_id: str, key: str) -> None:
+    """Note that a replaced object is gone."""
+    variant = session.get(MediaVariant, variant_id, populate_existing=True)
+    if variant is not None and variant.superseded_key == key:
+        set_fields(session, variant, superseded_key=None)
+
+
+def record_failure(
+    session: Session, claim: Claim, *, code: str, reason: str, final: bool, counted: bool = True
+) -> bool:
+    """Record a failed attempt: ``failed`` when it was the last, else back to ``queued``; ``True`` when it moved."""
+    variant = session.get(MediaVariant, claim.variant_id, populate_existing=True)
+    if variant is None or lock_asset(session, variant.asset_id) is None:
+        return False
+    session.refresh(variant)
+    if variant.generation != claim.generation or variant.state != VariantState.PROCESSING:
+        return False  # somebody else owns the row by now
+    attempts = variant.attempts + (1 if counted else 0)
+    _end_run(session, variant, RunState.FAILED, code=code, reason=reason)
+    if final:
+        move_variant(
+            session,
+            variant,
+            VariantState.FAILED,
+            generation=claim.generation,
+            attempts=attempts,
+            error_code=code,
+            error_reason=reason,
+        )
+        recompute(session, variant.asset_id)
+    else:
+        move_variant(session, variant, VariantState.QUEUED, generation=claim.generation, attempts=attempts)
+    return True
+
+
+def cancel_rows(
+    session: Session, asset: MediaAsset, rows: Iterable[MediaVariant], *, actor: str | None = None
+) -> list[str]:
+    """Move open rows to ``cancelled``, fence off their builds, and write the audit event; returns the names."""
+    names = []
+    for row in rows:
+        if VariantState(row.state) not in OPEN_VARIANTS:
+            continue
+        if row.state == VariantState.PROCESSING:
+            _end_run(session, row, RunState.CANCELLED, code="variant_processing_cancelled", reason="cancelled")
+        move_variant(
+            session,
+            row,
+            VariantState.CANCELLED,
+            generation=row.generation,
+            **{"error_code": "variant_processing_cancelled", "error_reason": "cancelled on request"},
+        )
+        set_fields(session, row, generation=row.generation + 1)
+        names.append(row.name)
+    if names:
+        _audit(session, asset, "variants.cancelled", names, actor)
+        recompute(session, asset.id)
+    return names
+
+
+def requeue_rows(
+    session: Session,
+    asset: MediaAsset,
+    rows: Iterable[MediaVariant],
+    profile: type[Profile],
+    *,
+    actor: str | None = None,
+) -> list[str]:
+    """Move rows to ``queued`` under the current recipe and write the audit event; returns the names."""
+    names = []
+    for row in rows:
+        move_variant(session, row, VariantState.QUEUED, recipe_digest=profile.recipe_digest(row.name))
+        names.append(row.name)
+    if names:
+        _audit(session, asset, "variants.requeued", names, actor)
+        recompute(session, asset.id)
+    return names
+
+
+def detect_drift(session: Session, asset: MediaAsset, profile: type[Profile]) -> list[str]:
+    """Move ready rows whose recipe changed to ``stale``; returns the names. Undeclared rows are left alone."""
+    names = []
+    for row in variants_of(session, asset.id):
+        declared = row.name in profile.variants
+        if declared and row.state == VariantState.READY and row.recipe_digest != profile.recipe_digest(row.name):
+            move_variant(session, row, VariantState.STALE)
+            names.append(row.name)
+    if names:
+        recompute(session, asset.id)
+    return names
+
+
+def fail_group(session: Session, asset_id: str, group: str, failure: Failure) -> int:
+    """Fail the open rows of a group whose build gave up; returns how many."""
+    asset = lock_asset(session, asset_id)
+    if asset is None:
+        return 0
+    moved = 0
+    for row in rows_of_group(session, asset, group):
+        if row.state == VariantState.QUEUED:
+            move_variant(session, row, VariantState.PROCESSING)
+        if row.state == VariantState.PROCESSING:
+            _end_run(session, row, RunState.FAILED, code=failure.code, reason=failure.message)
+            move_variant(
+                session, row, VariantState.FAILED, error_code=failure.code, error_reason=failure.message
+            )
+            moved += 1
+    if moved:
+        recompute(session, asset_id)
+    return moved
+
+
+def promote(session: Session, asset_id: str, profile: type[Profile], **facts: Any) -> list[str]:
+    """Make a judged asset available and queue its variants, in one step; returns the groups to build."""
+    asset = lock_asset(session, asset_id)
+    if asset is None or asset.state != AssetState.ANALYZING:
+        raise StateConflict("the asset moved while it was being judged", detail={"entity": "asset"})
+    move_asset(session, asset, AssetState.PROMOTING, **facts)
+    move_asset(session, asset, AssetState.AVAILABLE, error_code=None, error_reason=None)
+    groups = plan_variants(session, asset, profile)
+    recompute(session, asset_id)
+    return groups
+
+
+def undeclared(rows: Iterable[MediaVariant], names: Collection[str]) -> list[str]:
+    """Return the names of rows no profile declares any more."""
+    return sorted(row.name for row in rows if row.name not in names)
+
+
+def _audit(session: Session, asset: MediaAsset, event_type: str, names: list[str], actor: str | None) -> None:
+    record_event(
+        session,
+        event_type,
+        scope=("asset", asset.id),
+        payload={"asset_id": asset.id, "names": sorted(names)},
+        asset_id=asset.id,
+        profile=asset.profile,
+        actor=actor,
+        audit=True,
+    )
+
+
+def _note_run(session: Session, asset_id: str, row: MediaVariant, run: Mapping[str, Any]) -> None:
+    known = session.scalar(
+        select(MediaProcessingRun.id).where(
+            MediaProcessingRun.run_id == run["run_id"],
+            MediaProcessingRun.worker == run["worker"],
+            MediaProcessingRun.variant_name == row.name,
+            MediaProcessingRun.attempt == run["attempt"],
+        )
+    )
+    if known is None:
+        session.add(
+            MediaProcessingRun(
+                asset_id=asset_id,
+                variant_name=row.name,
+                state=RunState.PROCESSING.value,
+                started_at=utc_now(),
+                **run,
+            )
+        )
+
+
+def _end_run(
+    session: Session, row: MediaVariant, state: RunState, *, code: str | None = None, reason: str | None = None
+) -> None:
+    latest = session.scalar(
+        select(MediaProcessingRun)
+        .where(
+            MediaProcessingRun.asset_id == row.asset_id,
+            MediaProcessingRun.variant_name == row.name,
+            MediaProcessingRun.state == RunState.PROCESSING,
+        )
+        .order_by(MediaProcessingRun.started_at.desc())
+        .limit(1)
+    )
+    if latest is not None:
+        latest.state, latest.finished_at = state.value, utc_now()
+        latest.error_code, latest.error_reason = code, reason
+
+
+__all__ = [
+    "Claim",
+    "ClaimedGroup",
+    "cancel_rows",
+    "claim_group",
+    "claim_of",
+    "clear_superseded",
+    "detect_drift",
+    "fail_group",
+    "group_of",
+    "open_groups",
+    "plan_variants",
+    "promote",
+    "record_failure",
+    "record_ready",
+    "requeue_rows",
+    "rows_of_group",
+    "standing",
+    "undeclared",
+    "variants_of",
+]

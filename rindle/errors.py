@@ -1,0 +1,627 @@
+"""Every error Rindle raises, drawn once.
+
+::
+
+    RindleError
+    ├── LifecycleError      not_found · invalid_transition · state_conflict · invalid_start_state · quarantined ·
+    │                       still_attached · unexpected
+    ├── BadCall             invalid_profile · unknown_profile · unknown_variant · unknown_variant_names ·
+    │                       unknown_options · unknown_filters · invalid_filter · invalid_argument · invalid_owner ·
+    │                       owner_not_persisted · owner_type_conflict · invalid_slot
+    ├── AccessError         unauthorized · unauthenticated
+    ├── UploadError         UploadRejected (several codes) · scanner_unavailable · storage_object_missing ·
+    │                       upload_session_expired · upload_cancelled · upload_already_completed
+    ├── StorageError        storage_not_found · storage_transient · storage_unauthorized · storage_permanent ·
+    │                       storage_conflict · object_changed · invalid_key · missing_bucket ·
+    │                       storage_adapter_exception · invalid_storage_response · CapabilityUnsupported (two codes)
+    ├── MediaError          probe_failed · processor_capability_missing · variant_source_not_found · stale_source ·
+    │                       variant_processing_cancelled · not_processing · process_timeout · render_failed ·
+    │                       output_missing · decode_failed
+    ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
+    └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured
+
+Codes are stable API, messages are not. A message may be read by a stranger: it names profiles, limits and options, never
+credentials, signed URLs, file contents or absolute paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+#: Longest message that leaves the process (logs, rows, HTTP, Temporal).
+MAX_MESSAGE_CHARS = 2048
+#: Longest ``error_reason`` a row keeps.
+MAX_REASON_CHARS = 4096
+
+
+class RindleError(Exception):
+    """Base of every error of this library.
+
+    Attributes:
+        code: stable identifier in snake case.
+        message: sentence a stranger may read; also ``str(error)``.
+        detail: facts such as the limit, the value found and the state; JSON-compatible, nothing secret.
+        retryable: whether the same call may succeed later without anybody changing anything.
+        action: what the caller can do about it, or ``None`` when the message already says it.
+        retry_after: seconds after which a retry makes sense, when the other side said so.
+    """
+
+    code: str = "unexpected"
+    http_status: int = 500
+    retryable: bool = False
+    #: Codes of a class that carries several reasons, with their HTTP status.
+    codes: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+        retryable: bool | None = None,
+        action: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.message = message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 1] + "…"
+        super().__init__(self.message)
+        if code is not None:
+            self.code = code
+            self.http_status = type(self).codes.get(code, type(self).http_status)
+        if retryable is not None:
+            self.retryable = retryable
+        self.detail: dict[str, Any] = dict(detail or {})
+        self.action = action
+        self.retry_after = retry_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``{code, message, detail}`` as HTTP and the command line show it; the cause is never included."""
+        return {"code": self.code, "message": self.message, "detail": self.detail}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(code={self.code!r}, message={self.message!r})"
+
+
+# --- lifecycle ---------------------------------------------------------------------------------------------------
+
+
+class LifecycleError(RindleError):
+    """A row is not where the call needs it."""
+
+    http_status = 409
+
+
+class NotFound(LifecycleError):
+    """The asset, session, variant or attachment does not exist, or is not the caller's."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class InvalidTransition(LifecycleError):
+    """The state machine has no such move; nothing was written."""
+
+    code = "invalid_transition"
+
+
+class StateConflict(LifecycleError):
+    """Somebody else moved the row first, or the database asked for the transaction to be repeated."""
+
+    code = "state_conflict"
+    retryable = True
+
+
+class InvalidStartState(LifecycleError):
+    """Promotion was asked for an asset that is not waiting for it."""
+
+    code = "invalid_start_state"
+
+
+class Quarantined(LifecycleError):
+    """The content was judged unsafe or unusable; ``detail['reason']`` is the verdict."""
+
+    code = "quarantined"
+    http_status = 422
+
+
+class StillAttached(LifecycleError):
+    """A purge was asked for an asset that an owner still uses."""
+
+    code = "still_attached"
+
+
+class Unexpected(LifecycleError):
+    """Anything unforeseen, reduced to its class name at the border of the library."""
+
+    code = "unexpected"
+    http_status = 500
+    retryable = True
+
+
+# --- bad calls ---------------------------------------------------------------------------------------------------
+
+
+class BadCall(RindleError):
+    """The arguments cannot be meant; nothing was done."""
+
+    http_status = 422
+
+
+class ProfileError(BadCall, ValueError):
+    """A profile declaration is wrong; the message lists every problem of the class at once."""
+
+    code = "invalid_profile"
+
+
+class UnknownProfile(BadCall):
+    """No profile of that name is registered in this process."""
+
+    code = "unknown_profile"
+
+
+class UnknownVariant(BadCall):
+    """The profile declares no variant of that name."""
+
+    code = "unknown_variant"
+
+
+class UnknownVariantNames(BadCall):
+    """Some of the variant names given are not rows of this asset; nothing was done."""
+
+    code = "unknown_variant_names"
+
+
+class UnknownOptions(BadCall):
+    """An option is not known to the call; options are refused, never ignored."""
+
+    code = "unknown_options"
+
+
+class UnknownFilters(BadCall):
+    """A filter is not known to the call; ignoring it would match everything."""
+
+    code = "unknown_filters"
+
+
+class InvalidFilter(BadCall):
+    """A filter of the status report has a wrong value; ``code`` names the filter."""
+
+    code = "invalid_filter"
+    codes: ClassVar[Mapping[str, int]] = {
+        "invalid_older_than": 422,
+        "invalid_limit": 422,
+        "invalid_format": 422,
+    }
+
+
+class InvalidArgument(BadCall, ValueError):
+    """An argument is outside its documented range; ``detail['option']`` names it."""
+
+    code = "invalid_argument"
+    http_status = 400
+
+
+class InvalidOwner(BadCall):
+    """The owner is neither an OwnerRef, nor mapped by SQLAlchemy, nor does it say who it is."""
+
+    code = "invalid_owner"
+
+
+class OwnerNotPersisted(BadCall):
+    """The owner has no primary key yet; flush it first."""
+
+    code = "owner_not_persisted"
+
+
+class OwnerTypeConflict(BadCall):
+    """Two classes claim one owner type name."""
+
+    code = "owner_type_conflict"
+
+
+class InvalidSlot(BadCall):
+    """A slot is 1 to 255 characters without control characters."""
+
+    code = "invalid_slot"
+
+
+# --- access ------------------------------------------------------------------------------------------------------
+
+
+class AccessError(RindleError):
+    """The actor may not do this."""
+
+
+class Unauthorized(AccessError):
+    """The Authorizer said no. An Authorizer may raise it with a code of its own."""
+
+    code = "unauthorized"
+    http_status = 403
+
+    def __init__(self, message: str = "not allowed", **facts: Any) -> None:
+        super().__init__(message, **facts)
+
+
+class Unauthenticated(AccessError):
+    """The route needs to know who is calling."""
+
+    code = "unauthenticated"
+    http_status = 401
+
+
+# --- uploads -----------------------------------------------------------------------------------------------------
+
+
+class UploadError(RindleError):
+    """Bytes did not come in."""
+
+    http_status = 422
+
+
+class UploadRejected(UploadError):
+    """The profile's policy refuses this upload; ``code`` is the reason."""
+
+    code = "upload_rejected"
+    codes: ClassVar[Mapping[str, int]] = {
+        "unknown_mime": 422,
+        "mime_not_allowed": 422,
+        "extension_not_allowed": 422,
+        "extension_mime_mismatch": 422,
+        "missing_extension": 422,
+        "max_bytes_exceeded": 413,
+        "size_mismatch": 422,
+        "empty_upload": 422,
+        "scanner_rejected": 422,
+    }
+
+
+class ScannerUnavailable(UploadError):
+    """The scanner raised or timed out. Fails closed: never clean, never a verdict, tried again."""
+
+    code = "scanner_unavailable"
+    http_status = 503
+    retryable = True
+
+
+class StorageObjectMissing(UploadError):
+    """Verification found no object; upload it and verify again."""
+
+    code = "storage_object_missing"
+    http_status = 409
+
+
+class UploadSessionExpired(UploadError):
+    """The session's time is over; start a new upload."""
+
+    code = "upload_session_expired"
+    http_status = 410
+
+
+class UploadCancelled(UploadError):
+    """The session was cancelled; start a new upload."""
+
+    code = "upload_cancelled"
+    http_status = 409
+
+
+class UploadAlreadyCompleted(UploadError):
+    """A completed upload cannot be cancelled; purge the asset instead."""
+
+    code = "upload_already_completed"
+    http_status = 409
+
+
+# --- storage -----------------------------------------------------------------------------------------------------
+
+
+class StorageError(RindleError):
+    """A store refused, failed or did not answer.
+
+    Attributes:
+        key: storage key concerned, or ``None``.
+        adapter: name of the adapter.
+    """
+
+    http_status = 502
+
+    def __init__(self, message: str, *, key: str | None = None, adapter: str | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.key = key
+        self.adapter = adapter
+
+
+class StorageNotFound(StorageError):
+    """Nothing is stored at the key."""
+
+    code = "storage_not_found"
+    http_status = 404
+
+
+class StorageTransient(StorageError):
+    """The store did not answer or asked to come back; the same call may succeed later."""
+
+    code = "storage_transient"
+    http_status = 503
+    retryable = True
+
+
+class StorageUnauthorized(StorageError):
+    """The store refused our credentials."""
+
+    code = "storage_unauthorized"
+
+
+class StoragePermanent(StorageError):
+    """The store refused for a reason that will not go away by itself."""
+
+    code = "storage_permanent"
+
+
+class StorageConflict(StorageError):
+    """The key is taken and the write was to create it."""
+
+    code = "storage_conflict"
+    http_status = 409
+
+
+class ObjectChanged(StorageConflict):
+    """The object is no longer the one that was pinned (its ETag differs)."""
+
+    code = "object_changed"
+
+
+class InvalidKey(StorageError):
+    """The storage key is not one that Rindle makes; nothing was touched."""
+
+    code = "invalid_key"
+    http_status = 400
+
+
+class StorageMisconfigured(StorageError):
+    """The adapter cannot work as configured."""
+
+    code = "missing_bucket"
+    http_status = 500
+
+
+class StorageAdapterException(StorageError):
+    """A third-party adapter raised something that is not a StorageError (class name in ``detail``)."""
+
+    code = "storage_adapter_exception"
+    retryable = True
+
+
+class InvalidStorageResponse(StorageError):
+    """A third-party adapter broke its contract (adapter and operation in ``detail``)."""
+
+    code = "invalid_storage_response"
+
+
+class CapabilityUnsupported(StorageError):
+    """The adapter does not offer what the call needs; no other lane is chosen silently.
+
+    Attributes:
+        capability: the missing capability's name.
+    """
+
+    code = "upload_unsupported"
+    http_status = 422
+    codes: ClassVar[Mapping[str, int]] = {"upload_unsupported": 422, "delivery_unsupported": 422}
+
+    def __init__(self, message: str, *, capability: str, code: str = "upload_unsupported", **facts: Any) -> None:
+        facts["detail"] = {"capability": capability, **(facts.get("detail") or {})}
+        super().__init__(message, code=code, **facts)
+        self.capability = capability
+
+
+# --- media -------------------------------------------------------------------------------------------------------
+
+
+class MediaError(RindleError):
+    """Reading or building media went wrong."""
+
+
+class ProbeFailed(MediaError):
+    """The technical facts could not be read."""
+
+    code = "probe_failed"
+    http_status = 422
+
+
+class ProcessorCapabilityMissing(MediaError):
+    """The processor or its libraries cannot build this variant."""
+
+    code = "processor_capability_missing"
+
+
+class VariantSourceNotFound(MediaError):
+    """The original is gone from its store."""
+
+    code = "variant_source_not_found"
+    http_status = 409
+
+
+class StaleSource(MediaError):
+    """The original or the recipe changed while the variant was being built; the result was thrown away."""
+
+    code = "stale_source"
+    http_status = 409
+
+
+class VariantProcessingCancelled(MediaError):
+    """The build was cancelled."""
+
+    code = "variant_processing_cancelled"
+    http_status = 409
+
+
+class NotProcessing(MediaError):
+    """There is nothing to cancel."""
+
+    code = "not_processing"
+    http_status = 409
+
+
+class ProcessTimeout(MediaError):
+    """The build took longer than its limit and was ended."""
+
+    code = "process_timeout"
+    retryable = True
+
+
+class RenderFailed(MediaError):
+    """The image library could not produce the variant, or its process died."""
+
+    code = "render_failed"
+    retryable = True
+
+
+class OutputMissing(MediaError):
+    """The processor ended well but left no usable file."""
+
+    code = "output_missing"
+    retryable = True
+
+
+class Condemned(MediaError):
+    """A verdict about the content; promotion quarantines the asset with ``code`` as the reason."""
+
+    code = "decode_failed"
+    http_status = 422
+    codes: ClassVar[Mapping[str, int]] = {
+        "decode_failed": 422,
+        "max_pixels_exceeded": 422,
+        "media_too_long": 422,
+        "no_probe_for_mime": 422,
+        "object_changed_after_verify": 422,
+        "strip_unsupported": 422,
+    }
+
+
+# --- delivery ----------------------------------------------------------------------------------------------------
+
+
+class DeliveryError(RindleError):
+    """No URL for this."""
+
+    http_status = 409
+
+
+class AssetNotDeliverable(DeliveryError):
+    """The asset is not judged yet, quarantined or deleted (``.state``)."""
+
+    code = "asset_not_deliverable"
+
+    def __init__(self, message: str, *, state: str, **facts: Any) -> None:
+        facts["detail"] = {"state": state, **(facts.get("detail") or {})}
+        super().__init__(message, **facts)
+        self.state = state
+
+
+class VariantNotReady(DeliveryError):
+    """The variant has no object to serve and no fallback was wanted."""
+
+    code = "variant_not_ready"
+
+
+class ProfileMismatch(DeliveryError):
+    """The asset belongs to another profile than the one named."""
+
+    code = "profile_mismatch"
+    http_status = 422
+
+
+class RangeUnparseable(DeliveryError):
+    """The Range header cannot be parsed and strict parsing is on."""
+
+    code = "range_unparseable"
+    http_status = 416
+
+
+# --- operations --------------------------------------------------------------------------------------------------
+
+
+class OperationsError(RindleError):
+    """Rindle's own surroundings are not in order."""
+
+    http_status = 503
+
+
+class TemporalUnavailable(OperationsError):
+    """Temporal cannot be reached and this call needs it. Calls that only write the outbox never raise it."""
+
+    code = "temporal_unavailable"
+    retryable = True
+
+
+class SetupIncomplete(OperationsError):
+    """Tables or migrations are missing; run ``rindle doctor``."""
+
+    code = "setup_incomplete"
+
+
+class InspectionFailed(OperationsError):
+    """The database could not be read."""
+
+    code = "inspection_failed"
+    retryable = True
+
+
+class Misconfigured(OperationsError):
+    """A setting or constructor argument cannot work."""
+
+    code = "misconfigured"
+    http_status = 500
+
+
+def _classes(base: type[RindleError]) -> Iterator[type[RindleError]]:
+    for child in base.__subclasses__():
+        yield child
+        yield from _classes(child)
+
+
+def _catalogue() -> dict[str, type[RindleError]]:
+    found: dict[str, type[RindleError]] = {}
+    for cls in _classes(RindleError):
+        own = [*cls.codes] if cls.codes else ([cls.__dict__["code"]] if "code" in cls.__dict__ else [])
+        for code in own:
+            if code in found:
+                raise RuntimeError(f"error code {code!r} is claimed by {found[code].__name__} and {cls.__name__}")
+            found[code] = cls
+    return found
+
+
+#: Every code and the class that carries it.
+CODES: Mapping[str, type[RindleError]] = _catalogue()
+
+#: Verdicts about content: what an asset can be quarantined for.
+QUARANTINE_REASONS: frozenset[str] = frozenset({*UploadRejected.codes, *Condemned.codes})
+
+
+def http_status_of(code: str) -> int:
+    """Return the HTTP status that goes with ``code``; 500 for a code of somebody else's making."""
+    cls = CODES.get(code)
+    return 500 if cls is None else cls.codes.get(code, int(cls.http_status))
+
+
+def error_of(code: str, message: str, detail: Mapping[str, Any] | None = None) -> RindleError:
+    """Rebuild the error that ``code`` names, as it comes back from a row or from Temporal.
+
+    An unknown code becomes :class:`Unexpected` carrying that code in ``detail``.
+    """
+    cls = CODES.get(code)
+    facts = dict(detail or {})
+    if cls is None:
+        return Unexpected(message, detail={**facts, "code": code})
+    if issubclass(cls, CapabilityUnsupported):
+        return cls(message, capability=str(facts.get("capability", "")), code=code, detail=facts)
+    if issubclass(cls, AssetNotDeliverable):
+        return cls(message, state=str(facts.get("state", "")), detail=facts)
+    return cls(message, code=code, detail=facts)
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Return ``(code, reason)`` as a row stores them; a foreign exception is reduced to its class name."""
+    if isinstance(error, RindleError):
+        return error.code, error.message[:MAX_REASON_CHARS]
+    return "unexpected", f"unexpected {type(error).__name__}"

@@ -1,0 +1,109 @@
+"""Names and payloads of public events: a contract like the error codes.
+
+Two families. **Telemetry** (:data:`PUBLIC_EVENTS`) goes to handlers, metrics and traces after commit. **Durable events**
+(:data:`EVENT_TYPES`) are rows of ``media_events`` written with the state change they report. Renaming needs a major
+version; fields may be added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rindle.states import AssetState, SessionState, VariantState
+
+
+@dataclass(frozen=True, slots=True)
+class EventContract:
+    """Metadata keys an event always carries and the numeric measurements it may carry."""
+
+    metadata: tuple[str, ...]
+    measurements: tuple[str, ...] = ()
+    #: Keys that may be present beside the required ones.
+    optional: tuple[str, ...] = ()
+
+
+#: Every telemetry event by name. Emitting an unknown one, or one without its keys, raises in tests and logs elsewhere.
+PUBLIC_EVENTS: Mapping[str, EventContract] = {
+    "rindle.upload.start": EventContract(("profile", "adapter", "session_id")),
+    "rindle.upload.stop": EventContract(("profile", "adapter", "session_id", "asset_id")),
+    "rindle.asset.state_change": EventContract(("profile", "adapter", "from", "to")),
+    "rindle.variant.state_change": EventContract(("profile", "adapter", "from", "to")),
+    "rindle.delivery.signed": EventContract(("profile", "adapter", "mode")),
+    "rindle.delivery.range_request": EventContract(("profile", "adapter"), ("offset", "length", "file_size")),
+    "rindle.delivery.range_fallback": EventContract(("profile", "adapter", "reason")),
+    "rindle.repair.start": EventContract(("operation", "scope", "result", "dry_run")),
+    "rindle.repair.stop": EventContract(
+        ("operation", "scope", "result", "dry_run"), ("duration_us", "selected", "enqueued", "skipped", "errors")
+    ),
+    "rindle.repair.exception": EventContract(("operation", "scope", "result", "dry_run"), ("duration_us",)),
+    "rindle.runtime.refusal": EventContract(("surface", "reason", "mode")),
+    "rindle.runtime.check.stop": EventContract(("check", "status", "component"), ("duration_us",)),
+    "rindle.asset.purged": EventContract(("profile",), ("objects", "variants")),
+    "rindle.promotion.stop": EventContract(("profile", "outcome"), ("duration_us",)),
+    "rindle.outbox.delivered": EventContract(("kind",), ("count",)),
+    "rindle.outbox.lag": EventContract((), ("seconds", "pending", "parked")),
+}
+
+#: Keys that may become metric attributes; ids never do (cardinality).
+METRIC_ATTRIBUTES = frozenset({"profile", "adapter", "from", "to", "kind", "code", "operation", "worker"})
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """One type of ``media_events`` row: the scopes it is found under, its payload keys, whether it is streamed."""
+
+    scopes: tuple[str, ...]
+    payload: tuple[str, ...]
+    streamed: bool = True
+
+
+_VARIANT = ("asset_id", "variant_id", "variant_name", "state", "progress")
+_SESSION = ("session_id", "asset_id", "state", "upload_strategy", "resumable_protocol")
+_SESSION_SCOPES = ("upload_session", "asset")
+_VARIANT_SCOPES = ("asset", "variant")
+
+#: Every durable event type by name.
+EVENT_TYPES: Mapping[str, EventType] = {
+    "asset_state_changed": EventType(("asset",), ("asset_id", "from", "state", "kind", "profile")),
+    "variant_started": EventType(_VARIANT_SCOPES, _VARIANT),
+    "variant_ready": EventType(_VARIANT_SCOPES, _VARIANT),
+    "variant_failed": EventType(_VARIANT_SCOPES, (*_VARIANT, "error_code")),
+    "variant_cancelled": EventType(_VARIANT_SCOPES, _VARIANT),
+    "variant_state_changed": EventType(_VARIANT_SCOPES, (*_VARIANT, "from"), streamed=False),
+    "upload_session_initialized": EventType(_SESSION_SCOPES, _SESSION),
+    "upload_session_signed": EventType(_SESSION_SCOPES, _SESSION),
+    "upload_session_uploading": EventType(_SESSION_SCOPES, (*_SESSION, "offset")),
+    "upload_session_completed": EventType(_SESSION_SCOPES, _SESSION),
+    "upload_session_cancelled": EventType(_SESSION_SCOPES, _SESSION),
+    "upload_session_expired": EventType(_SESSION_SCOPES, (*_SESSION, "error_code")),
+    "upload_session_failed": EventType(_SESSION_SCOPES, (*_SESSION, "error_code")),
+    "upload_session_state_changed": EventType(_SESSION_SCOPES, (*_SESSION, "from"), streamed=False),
+    "attachment_changed": EventType(("asset",), ("asset_id", "change", "slot"), streamed=False),
+    "asset.purged": EventType(("asset",), ("asset_id", "objects", "variants"), streamed=False),
+    "variants.requeued": EventType(("asset",), ("asset_id", "names"), streamed=False),
+    "variants.cancelled": EventType(("asset",), ("asset_id", "names"), streamed=False),
+}
+
+#: Event type of a variant's move into a state; other moves write ``variant_state_changed``.
+VARIANT_EVENTS: Mapping[VariantState, str] = {
+    VariantState.PROCESSING: "variant_started",
+    VariantState.READY: "variant_ready",
+    VariantState.FAILED: "variant_failed",
+    VariantState.CANCELLED: "variant_cancelled",
+}
+
+#: Event type of a session's move into a state; other moves write ``upload_session_state_changed``.
+SESSION_EVENTS: Mapping[SessionState, str] = {
+    SessionState.SIGNED: "upload_session_signed",
+    SessionState.UPLOADING: "upload_session_uploading",
+    SessionState.COMPLETED: "upload_session_completed",
+    SessionState.ABORTED: "upload_session_cancelled",
+    SessionState.EXPIRED: "upload_session_expired",
+    SessionState.FAILED: "upload_session_failed",
+}
+
+#: Asset states that end a story for a page that follows it.
+TERMINAL_ASSET_STATES = frozenset(
+    {AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED}
+)

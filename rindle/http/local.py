@@ -1,0 +1,274 @@
+"""Serving and receiving the objects of a ``LocalStorage`` over HTTP: the only route of Rindle that moves bytes.
+
+``GET`` and ``HEAD`` follow RFC 9110 (one range, conditional requests), ``PUT`` redeems upload grants. The token in the
+path is the whole authorisation: the application decided when it asked for the URL. Errors are answered in plain text.
+
+CORS headers are the application's business (its middleware), as are rate limits. Other stores serve their own bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from rindle.capabilities import require_delivery
+from rindle.errors import (
+    InvalidKey,
+    RindleError,
+    StorageConflict,
+    StorageNotFound,
+    Unauthorized,
+    UploadRejected,
+)
+from rindle.http.ranges import ByteRange, NoRange, parse_range
+from rindle.security.mime import is_active_content, mime_of_extension
+
+if TYPE_CHECKING:
+    from rindle.storage.disk import OpenObject
+    from rindle.storage.local import LocalStorage
+
+#: Bytes read from the disk and sent at a time.
+CHUNK_BYTES = 64 * 1024
+#: Seconds a shared cache may keep a public object; public keys are never written twice.
+PUBLIC_MAX_AGE_SECONDS = 3600
+
+#: Takes ``(name, metadata, measurements)``, such as ``rindle.telemetry.emit``.
+Emit = Callable[[str, Mapping[str, Any], Mapping[str, float]], object]
+
+_DEFAULT_TYPE = "application/octet-stream"
+# On every answer, also errors: never sniffed, never run, no address leaked to what a document links to.
+_GUARDS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-site",
+}
+
+
+def local_router(
+    storage: LocalStorage,
+    *,
+    is_public: Callable[[str], bool] | None = None,
+    emit: Emit | None = None,
+    strict_range_parsing: bool = False,
+) -> APIRouter:
+    """Return the routes behind the URLs of ``storage``; mount them at its ``base_url``.
+
+    ``GET|HEAD|PUT /{token}``, and ``GET|HEAD /p/{profile_segment}/{key}`` when the storage has a ``public_base_url``
+    (which is then the address of ``/p``) and ``is_public`` is given.
+
+    Args:
+        storage: made with ``base_url`` and ``secrets``.
+        is_public: says for a storage key whether its profile is public; a key it denies is answered like a missing one.
+        emit: receives ``rindle.delivery.range_request`` and ``rindle.delivery.range_fallback``.
+        strict_range_parsing: answer 416 instead of the whole file to a malformed or multiple range.
+
+    Raises:
+        CapabilityUnsupported: ``delivery_unsupported``: the storage has no ``base_url``.
+    """
+    require_delivery(storage, "signed_url")
+    endpoint = _Endpoint(storage, is_public or (lambda key: False), emit, strict_range_parsing)
+    router = APIRouter(include_in_schema=False)
+    if is_public is not None and "public_url" in storage.capabilities():
+        router.add_api_route("/p/{profile_segment}/{key:path}", endpoint.public, methods=["GET", "HEAD"])
+    router.add_api_route("/", endpoint.signed, methods=["GET", "HEAD", "PUT"])
+    router.add_api_route("/{token}", endpoint.signed, methods=["GET", "HEAD", "PUT"])
+    return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """How one object is to be answered, whatever allowed it."""
+
+    key: str
+    content_type: str
+    disposition: str | None
+    cache_control: str
+
+
+class _Endpoint:
+    def __init__(
+        self, storage: LocalStorage, is_public: Callable[[str], bool], emit: Emit | None, strict: bool
+    ) -> None:
+        self._storage = storage
+        self._is_public = is_public
+        self._emit_to = emit
+        self._strict = strict
+
+    async def signed(self, request: Request, token: str = "") -> Response:
+        try:
+            grant = self._storage.grant_of(token, request.method)
+            if request.method == "PUT":
+                grant.check_content_type(request.headers.get("content-type"))
+                grant.check_body_size(_announced_bytes(request), complete="content-length" in request.headers)
+                stored = await self._storage.receive(request.stream(), grant)
+                return Response(headers={**_GUARDS, "ETag": f'"{stored.etag}"'})
+            served = _Served(
+                grant.key,
+                grant.mime or _DEFAULT_TYPE,
+                grant.disposition,
+                f"private, max-age={max(0, grant.expires_at - int(time()))}",
+            )
+            return await self._serve(request, served)
+        except ClientDisconnect:
+            return _refusal(400, "incomplete body")  # nobody reads it
+        except RindleError as error:
+            return _answer_to(error)
+
+    async def public(self, request: Request, profile_segment: str, key: str) -> Response:
+        full_key = f"{profile_segment}/{key}"
+        if not self._is_public(full_key):
+            return _refusal(404, "not found")
+        _, dot, extension = full_key.rpartition("/")[2].rpartition(".")
+        content_type = (mime_of_extension(extension) if dot else None) or _DEFAULT_TYPE
+        served = _Served(full_key, content_type, None, f"public, max-age={PUBLIC_MAX_AGE_SECONDS}")
+        try:
+            return await self._serve(request, served)
+        except RindleError as error:
+            return _answer_to(error)
+
+    async def _serve(self, request: Request, served: _Served) -> Response:
+        opened = await self._storage.open(served.key)
+        response: Response | None = None
+        try:
+            response = self._respond(request, served, opened)
+            return response
+        finally:
+            if not isinstance(response, _ObjectResponse):  # only that one sends bytes, and closes when it has
+                await opened.close()
+
+    def _respond(self, request: Request, served: _Served, opened: OpenObject) -> Response:
+        headers = {
+            **_GUARDS,
+            "Accept-Ranges": "bytes",
+            "Cache-Control": served.cache_control,
+            "ETag": f'"{opened.etag}"',
+            "Last-Modified": format_datetime(datetime.fromtimestamp(opened.modified_at, UTC), usegmt=True),
+        }
+        if _is_unchanged(request, opened):
+            return Response(status_code=304, headers=headers)
+        headers["Content-Type"] = served.content_type
+        disposition = _safe_disposition(served)
+        if disposition is not None:
+            headers["Content-Disposition"] = disposition
+        status, first, length = 200, 0, opened.size
+        asked = self._range_of(request, served.key, opened)
+        if asked is NoRange.UNSATISFIABLE or (asked is NoRange.UNPARSEABLE and self._strict):
+            refusal = _refusal(416, "range_unparseable" if asked is NoRange.UNPARSEABLE else "range not satisfiable")
+            refusal.headers["Content-Range"] = f"bytes */{opened.size}"
+            return refusal
+        if isinstance(asked, ByteRange):
+            status, first, length = 206, asked.first, asked.length
+            headers["Content-Range"] = asked.content_range(opened.size)
+        headers["Content-Length"] = str(length)
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers)
+        return _ObjectResponse(opened, first, length, status, headers)
+
+    def _range_of(self, request: Request, key: str, opened: OpenObject) -> ByteRange | NoRange:
+        """Return the range to answer, and tell telemetry about it."""
+        lines = request.headers.getlist("range")
+        # Range means nothing with another method (RFC 9110 section 14.2), or when If-Range names another version.
+        if request.method != "GET" or not lines or not _if_range_holds(request, opened):
+            return NoRange.WHOLE
+        asked = parse_range(", ".join(lines), opened.size)
+        facts = {"profile": key.partition("/")[0], "adapter": self._storage.adapter_name}
+        if isinstance(asked, ByteRange):
+            numbers = {"offset": asked.first, "length": asked.length, "file_size": opened.size}
+            self._emit("rindle.delivery.range_request", facts, numbers)
+        elif asked is NoRange.UNPARSEABLE:
+            self._emit("rindle.delivery.range_fallback", {**facts, "reason": str(asked)}, {})
+        return asked
+
+    def _emit(self, name: str, metadata: Mapping[str, Any], measurements: Mapping[str, float]) -> None:
+        if self._emit_to is not None:
+            self._emit_to(name, metadata, measurements)
+
+
+class _ObjectResponse(StreamingResponse):
+    """A part of an open object, closed when sent; a client that goes away ends it quietly."""
+
+    def __init__(self, opened: OpenObject, first: int, length: int, status: int, headers: Mapping[str, str]) -> None:
+        self._opened = opened
+        pieces: AsyncIterator[bytes] = opened.pieces(first, length, CHUNK_BYTES)
+        super().__init__(pieces, status_code=status, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        finally:
+            await self._opened.close()
+
+
+def _is_unchanged(request: Request, opened: OpenObject) -> bool:
+    """Whether the client's copy is still good (RFC 9110 section 13.2.2: the date counts only without an ETag)."""
+    tags = request.headers.getlist("if-none-match")
+    if tags:
+        named = [tag.strip() for line in tags for tag in line.split(",")]
+        return any(tag == "*" or tag.removeprefix("W/") == f'"{opened.etag}"' for tag in named)
+    since = _moment(request.headers.get("if-modified-since"))
+    return since is not None and opened.modified_at <= since
+
+
+def _if_range_holds(request: Request, opened: OpenObject) -> bool:
+    """Whether ``If-Range`` is absent or names exactly this version (RFC 9110 section 13.1.5: weak tags never match)."""
+    condition = request.headers.get("if-range")
+    if condition is None:
+        return True
+    if condition.strip().startswith(('"', "W/")):
+        return condition.strip() == f'"{opened.etag}"'
+    return _moment(condition) == opened.modified_at
+
+
+def _moment(http_date: str | None) -> int | None:
+    """Return an HTTP date as seconds since the epoch; ``None`` when it is missing or unreadable."""
+    try:
+        parsed = None if http_date is None else parsedate_to_datetime(http_date)
+        # A date without a zone is GMT, as every HTTP date (RFC 9110 section 5.6.7).
+        return None if parsed is None else int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _safe_disposition(served: _Served) -> str | None:
+    """Return the disposition to send: HTML, SVG, XML and scripts are never shown in place, whatever the token says."""
+    if not is_active_content(served.content_type):
+        return served.disposition
+    _, semicolon, parameters = (served.disposition or "").partition(";")
+    return f"attachment{semicolon}{parameters}"
+
+
+def _announced_bytes(request: Request) -> int:
+    """Return ``Content-Length``, so that a body of the wrong size is refused before it is sent; 0 when unknown."""
+    announced = request.headers.get("content-length", "0")
+    return int(announced) if announced.isascii() and announced.isdigit() else 0
+
+
+def _answer_to(error: RindleError) -> Response:
+    if isinstance(error, StorageNotFound):
+        return _refusal(404, "not found")
+    if isinstance(error, Unauthorized | InvalidKey):
+        refusal = _refusal(403, "forbidden")
+        if error.detail.get("reason") == "expired":
+            refusal.headers["X-Rindle-Reason"] = "expired"
+        return refusal
+    if isinstance(error, UploadRejected):
+        return _refusal(413 if error.code == "max_bytes_exceeded" else 400, error.code)
+    if isinstance(error, StorageConflict):
+        return _refusal(412, error.code)
+    return _refusal(503 if error.retryable else 500, error.code)
+
+
+def _refusal(status: int, text: str) -> Response:
+    return PlainTextResponse(text, status, headers={**_GUARDS, "Cache-Control": "no-store"})

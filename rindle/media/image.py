@@ -1,0 +1,574 @@
+"""The image engine: one decode, an ordered list of small steps, several outputs.
+
+This module runs in the child processes of :mod:`rindle.media.render_pool` only and is never imported by the worker
+itself: importing it loads libvips. A picture walks through these steps::
+
+    open by sniffed type -> read the header -> check pixels -> decode (shrink on load)
+    -> upright, sRGB, scaled -> 8 bit -> crop or pad by gravity -> flatten
+    -> drop metadata -> save under a temporary name -> open again -> rename
+
+Only six fuzzed loaders of libvips are open (JPEG, PNG, WebP, GIF, AVIF, TIFF) and each is called by name for the type
+that was sniffed, so the bytes never choose their own decoder. HEIC is decoded by pi-heif and handed over as pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# libvips reads these when it is loaded: loaders that are not fuzzed stay shut whatever the process was started with,
+# one thread per child because there is one child per core, and no GLib warnings that would print paths.
+os.environ["VIPS_BLOCK_UNTRUSTED"] = "1"
+os.environ["VIPS_CONCURRENCY"] = "1"
+os.environ["VIPS_WARNING"] = "0"
+
+import pi_heif
+import pyvips
+
+from rindle.errors import (
+    Condemned,
+    MediaError,
+    Misconfigured,
+    OutputMissing,
+    ProbeFailed,
+    ProcessorCapabilityMissing,
+    RenderFailed,
+    RindleError,
+)
+from rindle.media.image_formats import (
+    LIBVIPS_FLOOR,
+    MAX_FRAMES,
+    READABLE_TYPES,
+    ImageFeatures,
+)
+from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
+from rindle.media.render_pool import Rendered, RenderOrder
+from rindle.profile import ImageVariant
+from rindle.protocols import ProbeResult
+from rindle.states import MediaKind
+
+log = logging.getLogger(__name__)
+
+_HEIC_TYPES = frozenset({"image/heic", "image/heif"})
+_ANIMATED_TYPES = frozenset({"image/gif", "image/webp"})
+_LOADERS = {
+    "image/jpeg": "jpegload_source",
+    "image/png": "pngload_source",
+    "image/webp": "webpload_source",
+    "image/gif": "gifload_source",
+    "image/avif": "heifload_source",
+    "image/tiff": "tiffload_source",
+}
+_LOADER_CLASSES = ("Jpeg", "Png", "Webp", "Nsgif", "Heif", "Tiff")
+_SAVERS = {"jpeg": "jpegsave", "png": "pngsave", "webp": "webpsave", "avif": "heifsave"}
+
+#: Longer side of the picture that a probe decodes to, in pixels.
+PROBE_SIDE = 64
+#: Longest placeholder data URI, in characters.
+MAX_PLACEHOLDER_CHARS = 700
+#: Longer side in pixels and WebP quality of the placeholder: the first that fits is taken.
+_PLACEHOLDER_TRIES = ((32, 45), (32, 20), (24, 20), (16, 20), (8, 10))
+#: Quality where the recipe names none (the original's 80; AVIF's scale is another one).
+_DEFAULT_QUALITY = {"jpeg": 80, "webp": 80, "avif": 50}
+#: Fields of a libvips image that say what its pixels are; everything else is metadata and never reaches an output.
+_PIXEL_FIELDS = frozenset({"page-height", "delay", "loop"})
+_RGB = frozenset({"srgb", "rgb", "rgb16"})
+#: ISO/IEC 23091-2 colour primaries code of Display P3.
+_P3_PRIMARIES = 12
+
+pyvips.cache_set_max(0)
+if pyvips.at_least_libvips(*LIBVIPS_FLOOR):
+    pyvips.operation_block_set("VipsForeignLoad", True)
+    for _name in _LOADER_CLASSES:
+        pyvips.operation_block_set(f"VipsForeignLoad{_name}", False)
+
+
+# --- what the pool calls -----------------------------------------------------------------------------------------
+
+
+def require_safe_libvips() -> None:
+    """Refuse to work with a libvips whose untrusted loaders cannot be shut.
+
+    Raises:
+        Misconfigured: libvips is older than 8.13.
+    """
+    if not pyvips.at_least_libvips(*LIBVIPS_FLOOR):
+        floor = ".".join(map(str, LIBVIPS_FLOOR))
+        raise Misconfigured(
+            f"libvips {_libvips_version()} cannot block untrusted loaders; install {floor} or newer",
+            detail={"found": _libvips_version(), "required": floor},
+        )
+
+
+def features() -> ImageFeatures:
+    """Say what the image libraries can do; encoders and the block are tried, not looked up."""
+    heif = pi_heif.libheif_info()
+    readable = {mime for mime, loader in _LOADERS.items() if pyvips.type_find("VipsOperation", loader)}
+    if heif["HEIF"] or heif["decoders"]:
+        readable |= _HEIC_TYPES
+    return ImageFeatures(
+        libvips=_libvips_version(),
+        pyvips=pyvips.__version__,
+        pi_heif=pi_heif.__version__,
+        libheif=heif["libheif"],
+        readable=frozenset(readable),
+        writable=frozenset(name for name in _SAVERS if _can_write(name)),
+        untrusted_blocked=_untrusted_is_blocked(),
+    )
+
+
+def probe_image(path: Path, mime: str | None, max_pixels: int) -> ProbeResult:
+    """Read the facts of the picture at ``path``, header first, then decode all of it once into 64 pixels.
+
+    ``mime`` is the sniffed type; ``None`` sniffs here. Width and height are pixels after orientation. The metadata
+    holds ``format``, ``has_alpha``, ``orientation`` (the EXIF number found, 1 to 8), ``has_icc_profile`` and, for
+    animations, ``pages`` and ``page_height``; never anything the camera wrote.
+
+    Raises:
+        Condemned: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height) or
+            ``decode_failed`` (damaged, cut off, or not what its type says).
+        ProbeFailed: the file cannot be read or memory ran out; says nothing about the content, so retryable.
+    """
+    require_safe_libvips()
+    if mime is None:
+        from rindle.security.mime import sniff  # libmagic is not needed where the type is known
+
+        mime = sniff(path)
+    with _judging(path):
+        picture = Picture(path, mime)
+        picture.check_pixels(max_pixels, frames=picture.pages)
+        side = ImageVariant(mode="fit", width=PROBE_SIDE, height=PROBE_SIDE)
+        thumbnail = picture.scaled(frame_of(side, picture.width, picture.height))
+        placeholder = _placeholder(thumbnail)
+    animation = {"pages": picture.pages, "page_height": picture.height} if picture.pages > 1 else {}
+    return ProbeResult(
+        kind=MediaKind.IMAGE,
+        width=picture.width,
+        height=picture.height,
+        metadata={
+            "format": mime.removeprefix("image/"),
+            "has_alpha": picture.has_alpha,
+            "has_icc_profile": picture.has_icc_profile,
+            "orientation": picture.orientation,
+            **animation,
+        },
+        placeholder=placeholder,
+    )
+
+
+def render_images(source: Path, mime: str, orders: list[RenderOrder], max_pixels: int) -> list[Rendered]:
+    """Build every order from the picture at ``source``; an order that cannot be built fails alone.
+
+    The largest output is decoded from the file. A smaller one is made from the smallest whole picture already at hand
+    that is at least twice as large and shows the same frames, else from the file again with its own shrink on load.
+
+    Returns:
+        one result per order, in the order given; ``error`` is set where nothing was written to ``dest``.
+    """
+    require_safe_libvips()
+    try:
+        picture = Picture(source, mime)
+        picture.check_pixels(max_pixels)
+    except RindleError as error:
+        return [failed(order, error) for order in orders]
+    except pyvips.Error as error:
+        refusal = RenderFailed(
+            "the header of the original cannot be read", detail={"reason": _reason(error, source)}, retryable=False
+        )
+        return [failed(order, refusal) for order in orders]
+    results: dict[str, Rendered] = {}
+    wholes: list[_Whole] = []
+    # Largest first, so that the later ones find something to be made from.
+    for order in sorted(orders, key=lambda order: _area(order.recipe, picture), reverse=True):
+        try:
+            results[order.name] = _render(picture, order, wholes, max_pixels)
+        except RindleError as error:
+            results[order.name] = failed(order, error)
+        except (pyvips.Error, OSError, MemoryError) as error:
+            reason = _reason(error, source, order.dest)
+            log.warning("variant cannot be rendered", extra={"variant": order.name, "reason": reason})
+            results[order.name] = failed(
+                order, RenderFailed(f"variant {order.name!r} cannot be rendered", detail={"reason": reason})
+            )
+    return [results[order.name] for order in orders]
+
+
+def failed(order: RenderOrder, error: RindleError) -> Rendered:
+    """Return the result of an order that wrote nothing."""
+    return Rendered(order.name, None, None, None, None, order.recipe.content_type, error)
+
+
+# --- the source --------------------------------------------------------------------------------------------------
+
+
+class Picture:
+    """A source whose header has been read; its pixels are decoded when asked for.
+
+    Attributes:
+        width: pixels after orientation, of one frame.
+        height: pixels after orientation, of one frame.
+        pages: frames of an animation, 1 otherwise.
+        orientation: EXIF orientation, 1 to 8; 1 where the container has turned the pixels itself.
+        has_alpha, has_icc_profile, has_rgb_profile: what the header says of the pixels.
+    """
+
+    def __init__(self, path: Path, mime: str) -> None:
+        if mime not in READABLE_TYPES:
+            raise Condemned(
+                f"files of type {mime} are not read as images", code="no_probe_for_mime", detail={"mime": mime}
+            )
+        self._path = path
+        self._mime = mime
+        self._heic_pixels: pyvips.Image | None = None
+        if mime in _HEIC_TYPES:
+            # libheif applies the container's own rotation; EXIF orientation is informative only (ISO/IEC 23008-12).
+            heic = self._open_heic()
+            self.width, self.height = heic.size
+            self.pages = self.orientation = 1
+            self.has_alpha = bool(heic.has_alpha)
+            self.has_icc_profile = self.has_rgb_profile = "icc_profile" in heic.info
+            return
+        header = self._load(access="sequential")
+        self.pages = _number(header, "n-pages", 1) if mime in _ANIMATED_TYPES else 1
+        # An animation is one tall strip of frames, which cannot be turned as a whole.
+        self.orientation = _number(header, "orientation", 1) if self.pages == 1 else 1
+        sideways = 5 <= self.orientation <= 8
+        self.width, self.height = (header.height, header.width) if sideways else (header.width, header.height)
+        self.has_alpha = bool(header.hasalpha())
+        self.has_icc_profile = header.get_typeof("icc-profile-data") != 0
+        self.has_rgb_profile = self.has_icc_profile and header.interpretation in _RGB
+
+    def check_pixels(self, max_pixels: int, *, frames: int = 1) -> None:
+        """Refuse a picture that would be too large to decode.
+
+        Raises:
+            Condemned: ``max_pixels_exceeded``.
+        """
+        found = self.width * self.height * min(frames, MAX_FRAMES)
+        if found > max_pixels:
+            raise Condemned(
+                f"the picture has {found} pixels, more than the {max_pixels} allowed",
+                code="max_pixels_exceeded",
+                detail={"limit": max_pixels, "found": found, "width": self.width, "height": self.height},
+            )
+
+    def scaled(self, frame: Frame, *, frames: int = 1, own_colours: bool = False) -> pyvips.Image:
+        """Decode and return the whole picture in memory: upright, 8 bit RGB, of the frame's scaled size.
+
+        The pixels are sRGB, or with ``own_colours`` those of the embedded RGB profile, which stays attached.
+        """
+        shrink = decoder_shrink(self.width, self.height, frame)
+        return _scaled(self._decoded(shrink, frames), frame, upright=self.pages > 1, own_colours=own_colours)
+
+    def _decoded(self, shrink: int, frames: int) -> pyvips.Image:
+        if self._mime in _HEIC_TYPES:
+            if self._heic_pixels is None:
+                self._heic_pixels = _heic_image(self._open_heic())
+            return self._heic_pixels
+        options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
+        if self._mime == "image/jpeg":
+            options["shrink"] = shrink
+        elif self._mime == "image/webp" and self.pages == 1:
+            options["scale"] = 1 / shrink
+        elif self._mime in _ANIMATED_TYPES:
+            options["n"] = frames
+        return self._load(**options)
+
+    def _load(self, **options: Any) -> pyvips.Image:
+        # A source is opened as a plain file: a name that ends in "[...]" is no option string here.
+        source = pyvips.Source.new_from_file(str(self._path))
+        return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
+
+    def _open_heic(self) -> pi_heif.HeifFile:
+        try:
+            return pi_heif.open_heif(str(self._path), convert_hdr_to_8bit=True)
+        except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
+            raise Condemned("the HEIC container cannot be read") from error
+
+
+def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
+    """Decode a HEIC picture into a libvips image with its colour profile; libheif has already turned it upright."""
+    width, height = heic.size
+    bands = 4 if heic.has_alpha else 3
+    try:
+        pixels = heic.data
+    except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
+        raise Condemned("the HEIC picture cannot be decoded: it is damaged or cut off") from error
+    # Rows may be padded: read them as bytes, cut the padding off, then group the bytes into bands.
+    rows = pyvips.Image.new_from_memory(pixels, heic.stride, height, 1, "uchar")
+    image = rows.crop(0, 0, width * bands, height).bandfold(factor=bands).copy(interpretation="srgb")
+    if heic.premultiplied_alpha:
+        image = image.unpremultiply().cast("uchar")
+    profile = heic.info.get("icc_profile")
+    if profile is None and heic.info.get("nclx_profile", {}).get("color_primaries") == _P3_PRIMARIES:
+        profile = pyvips.Operation.call("profile_load", "p3")
+    # The pixels belong to ``heic`` and are freed with it, so they are copied while it is alive.
+    image = image.copy_memory()
+    if profile:
+        image = image.copy()  # fields are set in place
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    return image
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _render(picture: Picture, order: RenderOrder, wholes: list[_Whole], max_pixels: int) -> Rendered:
+    recipe = order.recipe
+    if not _can_write(recipe.format):
+        raise ProcessorCapabilityMissing(
+            f"this libvips has no encoder for {recipe.format}", detail={"format": recipe.format}
+        )
+    animated = recipe.animated and recipe.format == "webp"
+    frames = min(picture.pages, MAX_FRAMES) if animated else 1
+    picture.check_pixels(max_pixels, frames=frames)
+    frame = frame_of(recipe, picture.width, picture.height)
+    if frame.scaled_width * frame.scaled_height * frames > max_pixels:
+        raise RenderFailed(
+            f"variant {order.name!r} would need more than {max_pixels} pixels on the way",
+            detail={"limit": max_pixels, "width": frame.scaled_width, "height": frame.scaled_height},
+            retryable=False,
+        )
+    image = _whole(picture, recipe, frame, frames, wholes)
+    for step in (_place, _flatten, _without_metadata):
+        image = step(image, recipe, frame)
+    return _saved(image, order, frame)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A whole picture in memory from which a smaller output may be made, when it shows the same."""
+
+    image: pyvips.Image
+    shows: tuple[int, bool]
+
+
+def _whole(picture: Picture, recipe: ImageVariant, frame: Frame, frames: int, wholes: list[_Whole]) -> pyvips.Image:
+    """Return the whole picture at its scaled size, from a larger one at hand or from the file."""
+    own_colours = recipe.keep_icc and picture.has_rgb_profile
+    shows = (frames, own_colours)
+    fitting = [
+        whole.image
+        for whole in wholes
+        if whole.shows == shows
+        and whole.image.width >= 2 * frame.scaled_width
+        and whole.image.get_page_height() >= 2 * frame.scaled_height
+    ]
+    if fitting:
+        nearest = min(fitting, key=lambda image: image.width)
+        image = _scaled(nearest, frame, upright=True, own_colours=own_colours)
+    else:
+        image = picture.scaled(frame, frames=frames, own_colours=own_colours)
+    if recipe.mode != "stretch":  # distorted: nothing else may be made from it
+        wholes.append(_Whole(image, shows))
+    return image
+
+
+def _scaled(image: pyvips.Image, frame: Frame, *, upright: bool, own_colours: bool) -> pyvips.Image:
+    profile = {} if own_colours else {_OUTPUT_PROFILE: "srgb"}
+    image = image.thumbnail_image(
+        frame.scaled_width, height=frame.scaled_height, size="force", no_rotate=upright, linear=False, **profile
+    )
+    return _to_rgb8(image).copy_memory()
+
+
+def _to_rgb8(image: pyvips.Image) -> pyvips.Image:
+    """Grey, CMYK, 16 bit and float pictures become 8 bit RGB with 3 bands, or 4 with alpha."""
+    if image.interpretation != "srgb":
+        image = image.colourspace("srgb")
+    if image.bands not in (3, 4):
+        image = image.extract_band(0, n=3) if image.bands > 4 else image.colourspace("srgb")
+    return image if image.format == "uchar" else image.cast("uchar")
+
+
+def _place(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
+    """Cut the picture to the box, or put it into the middle of a larger one."""
+    if recipe.mode == "pad":
+        return _padded(image, recipe, frame)
+    if (frame.width, frame.height) == (frame.scaled_width, frame.scaled_height):
+        return image
+    left, top = _offset(image, recipe.gravity, frame)
+    return _each_page(image, lambda page: page.crop(left, top, frame.width, frame.height))
+
+
+def _offset(image: pyvips.Image, gravity: str, frame: Frame) -> tuple[int, int]:
+    free_x, free_y = frame.scaled_width - frame.width, frame.scaled_height - frame.height
+    if gravity in ("attention", "entropy"):
+        # One window for all frames, chosen on the first: a window per frame would jump.
+        first = image.crop(0, 0, frame.scaled_width, frame.scaled_height)
+        window = first.smartcrop(frame.width, frame.height, interesting=gravity)
+        return -window.xoffset, -window.yoffset
+    left = {"west": 0, "east": free_x}.get(gravity, free_x // 2)
+    top = {"north": 0, "south": free_y}.get(gravity, free_y // 2)
+    return left, top
+
+
+def _padded(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
+    if recipe.background is None and recipe.format != "jpeg":
+        image = image if image.hasalpha() else image.addalpha()
+        colour = [0, 0, 0, 0]
+    else:
+        image, colour = _flatten(image, recipe, frame, always=True), _rgb(recipe.background)
+    return _each_page(
+        image,
+        lambda page: page.gravity("centre", frame.width, frame.height, extend="background", background=colour),
+    )
+
+
+def _flatten(image: pyvips.Image, recipe: ImageVariant, frame: Frame, *, always: bool = False) -> pyvips.Image:
+    """JPEG has no alpha: put the picture on the background colour."""
+    if image.hasalpha() and (always or recipe.format == "jpeg"):
+        return image.flatten(background=_rgb(recipe.background))
+    return image
+
+
+def _without_metadata(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
+    """Drop EXIF, GPS, XMP, IPTC, thumbnails and comments; with ``keep_icc`` the profile of the pixels stays."""
+    kept = _PIXEL_FIELDS | {"icc-profile-data"} if recipe.keep_icc else _PIXEL_FIELDS
+    bare = image.copy()  # fields are removed in place
+    for field in image.get_fields():
+        if field not in kept:
+            bare.remove(field)
+    return bare
+
+
+def _saved(image: pyvips.Image, order: RenderOrder, frame: Frame) -> Rendered:
+    """Write under a temporary name, open the result again, then rename it to ``order.dest``."""
+    draft = order.dest.with_name(f".{order.dest.name}.{os.getpid()}.part")
+    try:
+        pyvips.Operation.call(_SAVERS[order.recipe.format], image, str(draft), **_save_options(order.recipe))
+        if not draft.exists() or draft.stat().st_size == 0:
+            raise OutputMissing(f"variant {order.name!r} was saved without content")
+        written = Picture(draft, order.recipe.content_type)
+        if (written.width, written.height) != (frame.width, frame.height):
+            raise RenderFailed(
+                f"variant {order.name!r} has {written.width} x {written.height} pixels "
+                f"instead of {frame.width} x {frame.height}",
+                retryable=False,
+            )
+        byte_size = draft.stat().st_size
+        draft.replace(order.dest)
+    finally:
+        draft.unlink(missing_ok=True)
+    return Rendered(order.name, order.dest, frame.width, frame.height, byte_size, order.recipe.content_type, None)
+
+
+def _save_options(recipe: ImageVariant) -> dict[str, Any]:
+    quality = recipe.quality or _DEFAULT_QUALITY.get(recipe.format)
+    by_format: dict[str, dict[str, Any]] = {
+        "jpeg": {"Q": quality, "optimize_coding": True, "interlace": True, "subsample_mode": "on"},
+        "png": {"compression": 6},
+        "webp": {"Q": quality, "effort": 4, "lossless": recipe.lossless},
+        "avif": {"Q": quality, "effort": 4, "compression": "av1", "lossless": recipe.lossless},
+    }
+    return {**by_format[recipe.format], **_keep_options(icc=recipe.keep_icc)}
+
+
+def _keep_options(*, icc: bool) -> dict[str, Any]:
+    """Tell the saver what may stay, in the words of this libvips (``keep`` since 8.15, ``strip`` before)."""
+    if pyvips.at_least_libvips(8, 15):
+        return {"keep": "icc" if icc else "none"}
+    return {"strip": not icc}  # with icc the fields were removed one by one, only the profile is left
+
+
+# --- small parts -------------------------------------------------------------------------------------------------
+
+#: The option of ``thumbnail_image`` that names the profile of the result (renamed in libvips 8.15).
+_OUTPUT_PROFILE = "output_profile" if pyvips.at_least_libvips(8, 15) else "export_profile"
+
+
+def _each_page(image: pyvips.Image, step: Callable[[pyvips.Image], pyvips.Image]) -> pyvips.Image:
+    if _frames(image) == 1:
+        return step(image)
+    pages = [step(page) for page in image.pagesplit()]
+    joined = pyvips.Image.arrayjoin(pages, across=1).copy()
+    joined.set_type(pyvips.GValue.gint_type, "page-height", pages[0].height)
+    return joined
+
+
+def _frames(image: pyvips.Image) -> int:
+    # Not ``get_n_pages``, which counts what the file has rather than what was loaded.
+    return int(image.height // image.get_page_height())
+
+
+def _placeholder(thumbnail: pyvips.Image) -> str | None:
+    """Return a WebP data URI of at most 700 characters that a page can show before the picture has arrived."""
+    for side, quality in _PLACEHOLDER_TRIES:
+        small = thumbnail.thumbnail_image(side, height=side, size="down", no_rotate=True)
+        data = small.webpsave_buffer(Q=quality, effort=4, **_keep_options(icc=False))
+        uri = "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
+        if len(uri) <= MAX_PLACEHOLDER_CHARS:
+            return uri
+    return None
+
+
+def _area(recipe: ImageVariant, picture: Picture) -> int:
+    frame = frame_of(recipe, picture.width, picture.height)
+    return frame.scaled_width * frame.scaled_height
+
+
+def _rgb(colour: str | None) -> list[int]:
+    return list(bytes.fromhex((colour or "#ffffff").removeprefix("#")))
+
+
+def _number(image: pyvips.Image, field: str, default: int) -> int:
+    return int(image.get(field)) if image.get_typeof(field) else default
+
+
+def _libvips_version() -> str:
+    return ".".join(str(pyvips.version(part)) for part in range(3))
+
+
+@functools.cache
+def _can_write(image_format: str) -> bool:
+    """Whether the encoder really works: the operation may exist without the codec behind it (AVIF)."""
+    try:
+        sample = pyvips.Image.black(16, 16, bands=3).copy(interpretation="srgb")
+        options = _save_options(ImageVariant(mode="fit", width=16, format=image_format))
+        return bool(pyvips.Operation.call(f"{_SAVERS[image_format]}_buffer", sample, **options))
+    except pyvips.Error:
+        return False
+
+
+def _untrusted_is_blocked() -> bool:
+    try:
+        pyvips.Operation.call("svgload_buffer", b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>')
+    except pyvips.Error:
+        return True  # shut, or not even there
+    return False
+
+
+@contextmanager
+def _judging(path: Path) -> Iterator[None]:
+    """Turn a decoder's complaint into a verdict, and anything about the machine into something to try again."""
+    try:
+        with path.open("rb"):
+            yield
+    except MediaError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise ProbeFailed("the file cannot be read here", retryable=True) from error
+    except pyvips.Error as error:
+        reason = _reason(error, path)
+        if "out of memory" in reason or "unix error" in reason:
+            raise ProbeFailed("the file cannot be read here", detail={"reason": reason}, retryable=True) from None
+        raise Condemned(
+            "the image cannot be decoded: it is damaged, cut off, or not what it claims to be",
+            detail={"reason": reason},
+        ) from None
+
+
+def _reason(error: BaseException, *paths: Path) -> str:
+    """Return a library's complaint in one line without the paths it names."""
+    text = str(error.detail) if isinstance(error, pyvips.Error) and error.detail else str(error)
+    for path in paths:
+        text = text.replace(str(path), "file").replace(str(path.parent), "")
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())[:200]

@@ -1,0 +1,61 @@
+"""Which size a picture gets: pure arithmetic on pixels after orientation, no picture is touched here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rindle.profile import ImageVariant
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How an output is made from the whole picture.
+
+    ``scaled_*`` is the size the **whole** picture is brought to; ``width`` and ``height`` are those of the output,
+    smaller where something is cut off and larger where bars are added.
+    """
+
+    scaled_width: int
+    scaled_height: int
+    width: int
+    height: int
+
+
+def frame_of(recipe: ImageVariant, width: int, height: int) -> Frame:
+    """Return the sizes of ``recipe`` for a picture of ``width`` x ``height`` pixels.
+
+    ``fit`` stays inside the box and keeps the aspect ratio, a single dimension decides alone, and it enlarges only
+    with ``upscale``; ``fill`` and ``crop`` cover the box exactly, enlarging when needed; ``fill`` with one dimension
+    is ``fit``; ``pad`` is ``fit`` with bars up to the exact box; ``stretch`` is the exact box.
+    """
+    box = (recipe.width, recipe.height)
+    if box[0] is None or box[1] is None:
+        fitted = _inside(box, width, height, recipe.upscale)
+        return Frame(*fitted, *fitted)
+    exact = (box[0], box[1])
+    if recipe.mode == "stretch":
+        return Frame(*exact, *exact)
+    if recipe.mode in ("fill", "crop"):
+        scale = max(exact[0] / width, exact[1] / height)
+        # Rounding must never leave the cover one pixel short of the box.
+        return Frame(max(exact[0], round(width * scale)), max(exact[1], round(height * scale)), *exact)
+    fitted = _inside(exact, width, height, recipe.upscale)
+    return Frame(*fitted, *(exact if recipe.mode == "pad" else fitted))
+
+
+def decoder_shrink(width: int, height: int, frame: Frame) -> int:
+    """Return the factor (1, 2, 4, 8) that a JPEG or WebP decoder itself may shrink by.
+
+    At least a factor of two is left to the real resampler, because the decoder's own block average sharpens
+    (the rule of libvips' ``thumbnail``).
+    """
+    factor = min(width / frame.scaled_width, height / frame.scaled_height)
+    return next((shrink for shrink in (8, 4, 2) if factor >= 2 * shrink), 1)
+
+
+def _inside(box: tuple[int | None, int | None], width: int, height: int, upscale: bool) -> tuple[int, int]:
+    scale = min(limit / size for limit, size in zip(box, (width, height), strict=True) if limit is not None)
+    if not upscale:
+        scale = min(scale, 1.0)
+    wanted = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return (min(wanted[0], box[0] or wanted[0]), min(wanted[1], box[1] or wanted[1]))

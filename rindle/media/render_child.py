@@ -1,0 +1,133 @@
+"""What happens in a render child before and around a task: limits, signals, and an end when the worker ends.
+
+Runs in child processes only. The engine is named by its module, so the worker never has to import libvips.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib
+import logging
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rindle.errors import Misconfigured, RenderFailed, RindleError
+
+log = logging.getLogger(__name__)
+
+#: Seconds that the child's own alarm comes after the parent's limit: it only acts when the parent cannot.
+ALARM_GRACE_SECONDS = 2
+#: CPU seconds allowed per second of wall limit; decoding and encoding overlap in two threads.
+CPU_PER_WALL_SECOND = 2
+#: prctl(2): signal to receive when the parent, here the forkserver, dies.
+_PR_SET_PDEATHSIG = 1
+
+
+def enter(memory_bytes: int) -> None:
+    """Prepare a fresh child, once: bounded memory, no core dumps, killable at once, never left behind.
+
+    Args:
+        memory_bytes: limit of the address space (RLIMIT_AS).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the worker decides
+    # pebble's own handler waits until libvips returns to Python; the default action does not.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_AS, memory_bytes)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_the_worker, name="rindle-parent-watch", daemon=True).start()
+
+
+def call(engine: str, function: str, wall_seconds: float, busy: Path | None, arguments: tuple[Any, ...]) -> Any:
+    """Run ``function`` of the module ``engine`` within its limits.
+
+    Args:
+        engine: module with the functions ``probe_image``, ``render_images``, ``features``, ``require_safe_libvips``.
+        function: the one to call.
+        wall_seconds: the parent's limit; the child's own alarm is a little later.
+        busy: directory that stays locked (flock) while the task runs, so that the parent can tell when nothing writes
+            into it any more.
+        arguments: picklable arguments.
+
+    Raises:
+        RindleError: as the function raised it. Anything else becomes ``render_failed``, because the parent could not
+            unpickle an exception of a library that it does not import.
+    """
+    try:
+        with _alarmed(wall_seconds), _locked(busy):
+            return getattr(_engine(engine), function)(*arguments)
+    except RindleError:
+        raise
+    except Exception as error:
+        # Not the message: a library's complaint may hold paths and what a stranger wrote into the file.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        log.error(
+            "render task failed: %s in %s, line %s",
+            type(error).__name__,
+            where.name,
+            where.lineno,
+            extra={"task": function},
+        )
+        raise RenderFailed(f"the image engine failed ({type(error).__name__})") from None
+
+
+def _engine(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = error.name or "libvips"
+        raise Misconfigured(
+            f"images cannot be processed: {missing} is missing", action="install pyvips with libvips 8.13 and pi-heif"
+        ) from None
+
+
+@contextmanager
+def _alarmed(wall_seconds: float) -> Iterator[None]:
+    """Let the kernel end this process when it runs for too long, even when the worker is gone and libvips hangs."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + CPU_PER_WALL_SECOND * wall_seconds) + 1)
+    signal.setitimer(signal.ITIMER_REAL, wall_seconds + ALARM_GRACE_SECONDS)
+    try:
+        yield
+    finally:
+        # Off before the answer is sent: a child killed while it holds the pool's pipe would block the others.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def _locked(directory: Path | None) -> Iterator[None]:
+    if directory is None:
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lower(limit: int, value: int) -> None:
+    """Set a soft limit, never above the hard one that the machine's owner has set."""
+    _, hard = resource.getrlimit(limit)
+    soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(limit, (soft, hard))
+
+
+def _end_with_the_worker() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)

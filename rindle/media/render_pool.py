@@ -1,0 +1,380 @@
+"""Image work in warm child processes, as the worker sees it.
+
+libvips cannot be stopped inside a thread, and a decoder that crashes would take the worker with it. So pictures are
+opened in children that are forked from a server with libvips already loaded, are killed when they take too long or are
+not wanted any more, and are replaced after ``max_tasks`` pictures. This module never imports libvips.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import CancelledError as FutureCancelled
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pebble
+
+from rindle.errors import MediaError, Misconfigured, ProbeFailed, ProcessTimeout, RenderFailed, RindleError
+from rindle.media import render_child
+from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
+from rindle.profile import ImageVariant
+from rindle.protocols import ProbeResult
+
+log = logging.getLogger(__name__)
+
+#: Wall limit of one task, in seconds.
+WALL_SECONDS = 120.0
+#: Address space of one child, in bytes.
+MEMORY_BYTES = 2 << 30
+#: Tasks after which a child is replaced, so that a library's leaks stay small.
+MAX_TASKS = 500
+#: Module that holds the image functions; loaded in the children only.
+ENGINE = "rindle.media.image"
+#: Seconds that starting the first child may take.
+START_SECONDS = 60.0
+#: Seconds that a cancelled caller waits at most until its child is gone; a kill takes a tenth of one.
+_GONE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOrder:
+    """One output to build: the variant's name, its recipe, and the file to write (its directory exists)."""
+
+    name: str
+    recipe: ImageVariant
+    dest: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What became of one order.
+
+    ``error`` is ``None`` when ``path`` holds the variant; then ``width`` and ``height`` are its pixels (of one frame)
+    and ``byte_size`` its length. Otherwise ``error`` says why and nothing lies at the order's ``dest``.
+    """
+
+    name: str
+    path: Path | None
+    width: int | None
+    height: int | None
+    byte_size: int | None
+    content_type: str | None
+    error: RindleError | None
+
+
+class RenderPool:
+    """Warm children that probe and render images, one per core.
+
+    Use it from one event loop. Every call may be cancelled: the child is killed and, for a render, the call returns
+    only when the child is gone and its files are removed.
+
+    Args:
+        workers: children; defaults to the cores this process may use.
+        wall_seconds: limit of one task.
+        memory_bytes: address space of one child.
+        max_tasks: tasks after which a child is replaced.
+        engine: module with ``probe_image``, ``render_images``, ``features`` and ``require_safe_libvips``.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        wall_seconds: float = WALL_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+        max_tasks: int = MAX_TASKS,
+        engine: str = ENGINE,
+    ) -> None:
+        self._workers = workers or _usable_cores()
+        self._wall_seconds = wall_seconds
+        self._memory_bytes = memory_bytes
+        self._max_tasks = max_tasks
+        self._engine = engine
+        self._pool: pebble.ProcessPool | None = None
+        self._pool_guard = threading.Lock()
+        # pebble hands every task to its pipe at once, where it can no longer be taken back; so no more are handed
+        # over than there are children.
+        self._slots = asyncio.Semaphore(self._workers)
+        self._running: set[Future[Any]] = set()
+        self._closed = False
+        # Ending a pool joins threads and processes; that is done here, off the loop.
+        self._undertaker = ThreadPoolExecutor(1, thread_name_prefix="rindle-render-close")
+
+    def start(self) -> None:
+        """Start the children and check their libraries. Blocks for about half a second; call it once at startup.
+
+        Raises:
+            Misconfigured: libvips is missing or older than 8.13, or no child comes up.
+        """
+        with self._pool_guard:
+            if self._closed:
+                raise Misconfigured("the render pool is closed")
+            if self._pool is not None:
+                return
+            self._pool = self._new_pool()
+        try:
+            self._schedule("require_safe_libvips", None, ()).result(timeout=START_SECONDS)
+        except Exception as error:
+            pool, self._pool = self._pool, None
+            _end(pool)
+            if isinstance(error, RindleError):
+                raise
+            raise Misconfigured("no render child could be started; the worker's log holds its last words") from error
+
+    async def probe(self, path: Path, mime: str | None = None, *, max_pixels: int) -> ProbeResult:
+        """Return the facts of the picture at ``path``; ``mime`` is its sniffed type, ``None`` sniffs in the child.
+
+        Raises:
+            Condemned: ``no_probe_for_mime``, ``max_pixels_exceeded`` or ``decode_failed``.
+            UploadRejected: ``unknown_mime``, only when the type was to be sniffed.
+            ProcessTimeout: the decoder took longer than the limit and was killed; retryable.
+            ProbeFailed: the child died or the file could not be read; retryable.
+        """
+        try:
+            found = await self._run("probe_image", None, path, mime, max_pixels)
+        except _ChildLost as lost:
+            if isinstance(lost.error, ProcessTimeout):
+                raise lost.error from None
+            raise ProbeFailed(
+                "the process that read the image died", detail=lost.error.detail, retryable=True
+            ) from None
+        assert isinstance(found, ProbeResult)  # noqa: S101 - narrows what came through a pipe
+        return found
+
+    async def render(
+        self, source: Path, mime: str, orders: Sequence[RenderOrder], *, max_pixels: int
+    ) -> list[Rendered]:
+        """Build all ``orders`` from one decode of ``source``; names are unique, all ``dest`` on one file system.
+
+        An order that cannot be built fails alone, in its ``error``. When the child dies or takes too long, the orders
+        are tried again with a child for each, so that only the culprit fails (``render_failed``, ``process_timeout``).
+        When the call raises or is cancelled, no file of it is left.
+
+        Returns:
+            one result per order, in the order given.
+
+        Raises:
+            Misconfigured: the pool is not started or its libraries cannot work.
+        """
+        if not orders:
+            return []
+        try:
+            return await self._render_together(source, mime, orders, max_pixels)
+        except _ChildLost as lost:
+            if len(orders) == 1:
+                return [_failed(orders[0], lost.error)]
+            log.warning("render child lost; trying its variants one by one", extra={"code": lost.error.code})
+        except MediaError as error:
+            return [_failed(order, error) for order in orders]
+        async with asyncio.TaskGroup() as singly:
+            retries = [singly.create_task(self._render_alone(source, mime, order, max_pixels)) for order in orders]
+        return [retry.result() for retry in retries]
+
+    async def features(self) -> ImageFeatures:
+        """Say what the image libraries can really do, tried in a child (for ``rindle doctor``)."""
+        found = await self._run("features", None)
+        assert isinstance(found, ImageFeatures)  # noqa: S101 - narrows what came through a pipe
+        return found
+
+    async def close(self) -> None:
+        """Kill what is running, end the children and wait for them. Callers that still wait get ``render_failed``."""
+        with self._pool_guard:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        for future in list(self._running):
+            future.cancel()
+        if pool is not None:
+            await asyncio.get_running_loop().run_in_executor(self._undertaker, _end, pool)
+        self._undertaker.shutdown(wait=False)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _render_alone(self, source: Path, mime: str, order: RenderOrder, max_pixels: int) -> Rendered:
+        try:
+            return (await self._render_together(source, mime, [order], max_pixels))[0]
+        except _ChildLost as lost:
+            return _failed(order, lost.error)
+        except RindleError as error:
+            return _failed(order, error)
+
+    async def _render_together(
+        self, source: Path, mime: str, orders: Sequence[RenderOrder], max_pixels: int
+    ) -> list[Rendered]:
+        """Render in a directory of this call's own and move what was made to its place."""
+        try:
+            workshop = Path(tempfile.mkdtemp(prefix=".rindle-render-", dir=orders[0].dest.parent))
+        except OSError as error:
+            raise RenderFailed("the scratch directory cannot be written", detail={"errno": error.errno}) from error
+        drafts = [
+            replace(order, dest=workshop / f"{number}{order.recipe.extension}") for number, order in enumerate(orders)
+        ]
+        try:
+            made = await self._run("render_images", workshop, source, mime, drafts, max_pixels)
+            return [_moved(result, order) for result, order in zip(made, orders, strict=True)]
+        finally:
+            try:
+                async with _idle(workshop):
+                    shutil.rmtree(workshop, ignore_errors=True)
+            except asyncio.CancelledError:  # cancelled once more while waiting
+                shutil.rmtree(workshop, ignore_errors=True)
+                raise
+
+    async def _run(self, function: str, busy: Path | None, *arguments: Any) -> Any:
+        async with self._slots:
+            try:
+                return await self._result(function, busy, arguments)
+            except (BrokenProcessPool, RuntimeError):
+                # The pool broke under us (pebble gives up when an idle child is killed). A fresh one gets one try.
+                log.warning("render pool broke; starting another")
+            if busy is not None:
+                async with _idle(busy):
+                    pass  # the broken pool's child must be gone before another works there
+            try:
+                return await self._result(function, busy, arguments)
+            except (BrokenProcessPool, RuntimeError) as error:
+                raise RenderFailed("the render pool broke twice in a row") from error
+
+    async def _result(self, function: str, busy: Path | None, arguments: tuple[Any, ...]) -> Any:
+        future = self._schedule(function, busy, arguments)
+        self._running.add(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except (TimeoutError, pebble.ProcessExpired) as error:
+            raise _ChildLost(_loss(error, self._wall_seconds)) from error
+        except (asyncio.CancelledError, FutureCancelled):
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise RenderFailed("the render pool was closed") from None
+            raise
+        finally:
+            self._running.discard(future)
+
+    def _schedule(self, function: str, busy: Path | None, arguments: tuple[Any, ...]) -> Future[Any]:
+        with self._pool_guard:
+            if self._closed or self._pool is None:
+                raise Misconfigured("the render pool is not running")
+            if not self._pool.active:
+                self._undertaker.submit(_end, self._pool)
+                self._pool = self._new_pool()
+            task = (self._engine, function, self._wall_seconds, busy, arguments)
+            scheduled: Future[Any] = self._pool.schedule(render_child.call, args=task, timeout=self._wall_seconds)
+            return scheduled
+
+    def _new_pool(self) -> pebble.ProcessPool:
+        context = multiprocessing.get_context("forkserver")
+        # Only the first forkserver of a process reads this; without it children import the engine themselves.
+        context.set_forkserver_preload([self._engine, render_child.__name__, "pebble.pool.process"])
+        return pebble.ProcessPool(
+            max_workers=self._workers,
+            max_tasks=self._max_tasks,
+            initializer=render_child.enter,
+            initargs=(self._memory_bytes,),
+            context=context,
+        )
+
+
+class ImageProbe:
+    """The bundled :class:`rindle.protocols.Probe` for pictures.
+
+    Args:
+        pool: started pool in which pictures are opened.
+        max_pixels: frames times width times height at most.
+    """
+
+    def __init__(self, pool: RenderPool, max_pixels: int) -> None:
+        self._pool = pool
+        self._max_pixels = max_pixels
+
+    def accepts(self, mime: str) -> bool:
+        """Whether pictures of the sniffed type ``mime`` are read."""
+        return mime in READABLE_TYPES
+
+    async def probe(self, path: Path) -> ProbeResult:
+        """Sniff and read the picture at ``path``; raises what :meth:`RenderPool.probe` raises."""
+        return await self._pool.probe(path, max_pixels=self._max_pixels)
+
+
+class _ChildLost(Exception):
+    """Says inside this module that the child is gone; never leaves it."""
+
+    def __init__(self, error: MediaError) -> None:
+        super().__init__(error.code)
+        self.error = error
+
+
+def _loss(error: BaseException, wall_seconds: float) -> MediaError:
+    """Say why a child is gone: out of time by our clock or the kernel's, or dead for a reason of its own."""
+    code = error.exitcode if isinstance(error, pebble.ProcessExpired) else None
+    if code is None or code in (-signal.SIGALRM, -signal.SIGXCPU):
+        return ProcessTimeout(
+            f"image work took longer than {wall_seconds:g} seconds and was ended", detail={"limit": wall_seconds}
+        )
+    cause = {"signal": signal.Signals(-code).name} if code < 0 else {"exit_code": code}
+    return RenderFailed("the process that rendered the variant died", detail=cause)
+
+
+def _failed(order: RenderOrder, error: RindleError) -> Rendered:
+    return Rendered(order.name, None, None, None, None, order.recipe.content_type, error)
+
+
+def _moved(result: Rendered, order: RenderOrder) -> Rendered:
+    if result.path is None:
+        return result
+    try:
+        result.path.replace(order.dest)
+    except OSError as error:
+        return _failed(order, RenderFailed("the variant cannot be put into place", detail={"errno": error.errno}))
+    return replace(result, path=order.dest)
+
+
+@asynccontextmanager
+async def _idle(directory: Path) -> AsyncIterator[None]:
+    """Wait until no child works in ``directory``, and keep any other from starting there within the block.
+
+    A child holds the directory's lock from before it opens a picture until it answers or dies.
+    """
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield
+        return
+    try:
+        deadline = asyncio.get_running_loop().time() + _GONE_SECONDS
+        while not _locked_now(handle):
+            if asyncio.get_running_loop().time() > deadline:
+                log.error("a render child did not go away in time")
+                break
+            await asyncio.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked_now(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end(pool: pebble.ProcessPool) -> None:
+    pool.stop()  # type: ignore[no-untyped-call]
+    pool.join()

@@ -1,0 +1,210 @@
+"""What crosses Temporal: inputs, answers and the wire names of workflows, signals and activities.
+
+Only ids and small facts; never keys, URLs, filenames or bytes. Frozen, and unknown fields are ignored so that an old worker
+can read what a new one wrote: changes are additive. Names are permanent.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+# --- wire names --------------------------------------------------------------------------------------------------
+
+UPLOAD_WORKFLOW = "rindle.UploadWorkflow"
+VARIANT_WORKFLOW = "rindle.VariantWorkflow"
+PURGE_WORKFLOW = "rindle.PurgeWorkflow"
+
+READ_UPLOAD = "rindle.read_upload"
+ADMIT = "rindle.admit"
+SCAN = "rindle.scan"
+VERIFY_UPLOAD = "rindle.verify_upload"
+EXPIRE_UPLOAD = "rindle.expire_upload"
+RELEASE_UPLOAD = "rindle.release_upload"
+FAIL_PROMOTION = "rindle.fail_promotion"
+
+RENDER_IMAGES = "rindle.render_images"
+READ_GROUP = "rindle.read_group"
+REQUEUE_GROUP = "rindle.requeue_group"
+CANCEL_GROUP = "rindle.cancel_group"
+FAIL_GROUP = "rindle.fail_group"
+
+BEGIN_PURGE = "rindle.begin_purge"
+STOP_ASSET_WORK = "rindle.stop_asset_work"
+DELETE_ASSET = "rindle.delete_asset"
+
+#: Name of the variant group that holds every image variant of an image asset.
+IMAGES_GROUP = "images"
+
+
+class Message(BaseModel):
+    """Base of everything that crosses Temporal."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StatusView(Message):
+    """Answer of the query ``status`` of every workflow."""
+
+    kind: str
+    state: str
+    stage: str
+    attempts: int = 0
+    last_error_code: str | None = None
+    started_at: datetime | None = None
+
+
+class Failure(Message):
+    """Why an activity gave up, as the closing activity records it on the rows."""
+
+    code: str
+    message: str = ""
+
+
+# --- uploads -----------------------------------------------------------------------------------------------------
+
+
+class UploadInput(Message):
+    """Input of ``UploadWorkflow``."""
+
+    session_id: str
+
+
+class UploadStep(StrEnum):
+    """What the rows of an upload ask for next."""
+
+    WAIT = "wait"  #: nothing yet; until the timer or a signal
+    VERIFY = "verify"  #: look for the object now
+    PROMOTE = "promote"  #: bytes are proven: judge them
+    SCAN = "scan"  #: the byte gate passed: let the scanner judge before any decoder does
+    RELEASE = "release"  #: the upload ended badly: remove what it left in the store
+    DONE = "done"  #: nothing is left to do
+
+
+class GroupStart(Message):
+    """One variant build to be started as a child."""
+
+    workflow_id: str
+    group: str
+    task_queue: str
+
+
+class UploadStanding(Message):
+    """Where the rows of an upload stand and what they ask for next.
+
+    ``wait_seconds`` is the time until the session expires or is looked at again; ``poll`` says that the timer is to
+    verify rather than to expire. ``outcome`` names the end (a session or asset state) for the timeline.
+    """
+
+    step: UploadStep
+    asset_id: str | None = None
+    profile: str | None = None
+    outcome: str = ""
+    wait_seconds: float = 0.0
+    poll: bool = False
+    groups: tuple[GroupStart, ...] = ()
+
+
+class UploadResult(Message):
+    """Result of ``UploadWorkflow``: the last outcome, for the reader of the timeline."""
+
+    session_id: str
+    asset_id: str | None
+    outcome: str
+
+
+class PromotionFailure(Message):
+    """Input of ``fail_promotion``: the promotion gave up for a reason that is not the content's."""
+
+    session_id: str
+    failure: Failure
+
+
+class VerifyAnswer(Message):
+    """Answer of the Update ``verify``."""
+
+    session_id: str
+    session_state: str
+    asset_id: str
+    asset_state: str
+
+
+# --- variants ----------------------------------------------------------------------------------------------------
+
+
+class VariantInput(Message):
+    """Input of ``VariantWorkflow``: one group of one asset; ``task_queue`` runs its build activity."""
+
+    asset_id: str
+    group: str = IMAGES_GROUP
+    task_queue: str = ""
+
+
+class GroupOrder(Message):
+    """Input of the group's SQL activities; ``names`` of ``None`` means all that qualify."""
+
+    asset_id: str
+    group: str
+    names: tuple[str, ...] | None = None
+    failure: Failure | None = None
+
+
+class GroupStanding(Message):
+    """How many variants of a group are in which state; ``asset_state`` is ``None`` when the asset is gone."""
+
+    asset_id: str
+    group: str
+    asset_state: str | None = None
+    queued: int = 0
+    processing: int = 0
+    ready: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    #: Rows this call moved.
+    moved: int = 0
+
+    @property
+    def summary(self) -> str:
+        """One word for the timeline."""
+        if self.asset_state is None:
+            return "gone"
+        if self.queued or self.processing:
+            return "open"
+        return "failed" if self.failed else "cancelled" if self.cancelled else "ready"
+
+
+# --- purge -------------------------------------------------------------------------------------------------------
+
+
+class PurgeInput(Message):
+    """Input of ``PurgeWorkflow``."""
+
+    asset_id: str
+
+
+class PurgeDecision(Message):
+    """Answer of ``begin_purge``: ``purge``, ``still_attached`` or ``gone``."""
+
+    outcome: str
+    attachments: int = 0
+    groups: tuple[str, ...] = ()
+    session_ids: tuple[str, ...] = ()
+
+
+class StopOrder(Message):
+    """Input of ``stop_asset_work``: the workflows whose work on the asset must end first."""
+
+    asset_id: str
+    groups: tuple[str, ...] = ()
+    session_ids: tuple[str, ...] = ()
+
+
+class PurgeResult(Message):
+    """Result of ``PurgeWorkflow``."""
+
+    asset_id: str
+    outcome: str
+    objects: int = 0
+    variants: int = 0

@@ -1,0 +1,1 @@
+"""What an operator calls: doctor, runtime status, repair."""

@@ -1,0 +1,247 @@
+"""Repairing variants: queue again, cancel, rebuild after drift; purge and resume of one asset.
+
+Rows change first and the workflow is woken afterwards, in one transaction: the same rows, events and audit as when an operator
+signals the workflow with nothing but the Temporal CLI.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from rindle import outbox, telemetry
+from rindle.db import purge as purge_rows
+from rindle.db import variants as rows
+from rindle.db.models import MediaAsset, MediaVariant, is_id
+from rindle.db.transitions import lock_asset
+from rindle.errors import NotFound, NotProcessing, StillAttached, UnknownFilters, UnknownOptions, UnknownVariantNames
+from rindle.services import Services
+from rindle.states import DELIVERABLE, OPEN_VARIANTS, AssetState, VariantState
+
+_REPAIRABLE = frozenset({VariantState.FAILED, VariantState.CANCELLED})
+#: States a variant that was named explicitly may be queued from.
+_REPAIRABLE_BY_NAME = _REPAIRABLE | {VariantState.STALE, VariantState.MISSING}
+_UNDER_WAY = frozenset({VariantState.PLANNED, VariantState.QUEUED, VariantState.PROCESSING})
+
+
+@dataclass(slots=True)
+class RequeueReport:
+    """Outcome of ``requeue_variants``; ``failures`` says why a selected variant was not queued."""
+
+    asset_id: str
+    selected: int = 0
+    enqueued: int = 0
+    skipped: int = 0
+    errors: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON shows it."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class RegenerateReport:
+    """Outcome of ``regenerate_variants``."""
+
+    enqueued: int = 0
+    skipped: int = 0
+    errors: int = 0
+
+
+async def requeue_variants(
+    services: Services,
+    asset: MediaAsset | str,
+    variant_names: Iterable[str] | None = None,
+    *,
+    actor: str | None = None,
+    **options: Any,
+) -> RequeueReport:
+    """Build failed and cancelled variants again; see ``Rindle.requeue_variants``."""
+    if options:
+        raise UnknownOptions(
+            f"requeue_variants knows no option {', '.join(sorted(options))}", detail={"options": sorted(options)}
+        )
+    asset_id = asset if isinstance(asset, str) else asset.id
+    names = None if variant_names is None else sorted(set(variant_names))
+    started = time.monotonic()
+    facts = {"operation": "requeue", "scope": "asset", "dry_run": False}
+    telemetry.emit("rindle.repair.start", {**facts, "result": "started"})
+
+    def requeue(session: Session) -> RequeueReport:
+        return _requeue(session, services, asset_id, names, actor)
+
+    try:
+        report = await services.database.write(requeue)
+    except Exception:
+        telemetry.emit("rindle.repair.exception", {**facts, "result": "exception"}, _took(started))
+        raise
+    result = "ok" if not report.errors else "partial" if report.enqueued else "error"
+    counters = {
+        "selected": report.selected,
+        "enqueued": report.enqueued,
+        "skipped": report.skipped,
+        "errors": report.errors,
+    }
+    telemetry.emit("rindle.repair.stop", {**facts, "result": result}, {**_took(started), **counters})
+    return report
+
+
+def _took(started: float) -> dict[str, float]:
+    return {"duration_us": (time.monotonic() - started) * 1e6}
+
+
+def _requeue(
+    session: Session, services: Services, asset_id: str, names: list[str] | None, actor: str | None
+) -> RequeueReport:
+    report = RequeueReport(asset_id=asset_id)
+    if names == []:
+        return report
+    asset = _asset(session, asset_id)
+    profile = services.profile(asset.profile)
+    present = {row.name: row for row in rows.variants_of(session, asset_id)}
+    unknown = sorted(set(names or ()) - present.keys())
+    if unknown:
+        raise UnknownVariantNames(
+            f"asset {asset_id} has no variant {', '.join(unknown)}; it has {', '.join(present) or 'none'}",
+            detail={"unknown": unknown, "known": sorted(present)},
+        )
+    if names is None:
+        selected = [row for row in present.values() if row.state in _REPAIRABLE]
+    else:
+        selected = [present[name] for name in names]
+    report.selected = len(selected)
+    wanted = []
+    for row in selected:
+        if row.state in _UNDER_WAY:
+            report.skipped += 1
+        elif row.name not in profile.variants:
+            _refuse(
+                report, row, "configuration", "variant_definition_missing", "the profile no longer declares this variant"
+            )
+        elif row.state not in _REPAIRABLE_BY_NAME or AssetState(asset.state) not in DELIVERABLE:
+            _refuse(report, row, "state_conflict", "state_not_repairable", f"a variant that is {row.state} needs no repair")
+        else:
+            wanted.append(row)
+    report.enqueued = len(rows.requeue_rows(session, asset, wanted, profile, actor=actor))
+    for group in sorted({rows.group_of(asset.kind, row) for row in wanted}):
+        outbox.wake_group(session, services.settings, asset, group)
+    return report
+
+
+def _refuse(report: RequeueReport, row: MediaVariant, failure_class: str, reason: str, message: str) -> None:
+    report.errors += 1
+    report.failures.append(
+        {
+            "asset_id": row.asset_id,
+            "variant_id": row.id,
+            "variant_name": row.name,
+            "state": row.state,
+            "failure_class": failure_class,
+            "reason": reason,
+            "message": message,
+        }
+    )
+
+
+async def cancel_processing(
+    services: Services, asset: MediaAsset | str, *, actor: str | None = None
+) -> dict[str, Any]:
+    """Stop all open builds of an asset; see ``Rindle.cancel_processing``."""
+    asset_id = asset if isinstance(asset, str) else asset.id
+
+    def cancel(session: Session) -> int:
+        found = lock_asset(session, asset_id) if is_id(asset_id) else None
+        present = [] if found is None else rows.variants_of(session, asset_id)
+        active = [row for row in present if VariantState(row.state) in OPEN_VARIANTS]
+        if found is None or not active:
+            raise NotProcessing("nothing is being processed for this asset", detail={"asset_id": asset_id})
+        rows.cancel_rows(session, found, active, actor=actor)
+        for group in sorted({rows.group_of(found.kind, row) for row in active}):
+            outbox.wake_group(session, services.settings, found, group)
+        return len(active)
+
+    return {"asset_id": asset_id, "cancelled": await services.database.write(cancel)}
+
+
+async def regenerate_variants(
+    services: Services, *, profile: str | None = None, variant_name: str | None = None, **filters: Any
+) -> RegenerateReport:
+    """Detect drift, plan missing declarations, queue stale and missing variants; see ``Rindle.regenerate_variants``."""
+    if filters:
+        raise UnknownFilters(
+            f"regenerate_variants knows no filter {', '.join(sorted(filters))}", detail={"filters": sorted(filters)}
+        )
+    wanted = [services.profile(profile)] if profile is not None else list(services.profiles)
+    report = RegenerateReport()
+    for chosen in wanted:
+        if variant_name is not None and profile is not None:
+            chosen.spec(variant_name)
+        after = ""
+        while page := await services.database.read(_page, chosen.name, after):
+            after = page[-1]
+            for asset_id in page:
+                await _regenerate_one(services, asset_id, variant_name, report)
+    return report
+
+
+async def _regenerate_one(
+    services: Services, asset_id: str, variant_name: str | None, report: RegenerateReport
+) -> None:
+    def regenerate(session: Session) -> tuple[int, int]:
+        asset = lock_asset(session, asset_id)
+        if asset is None or AssetState(asset.state) not in DELIVERABLE:
+            return 0, 1
+        profile = services.profile(asset.profile)
+        rows.detect_drift(session, asset, profile)
+        planned = rows.plan_variants(session, asset, profile)
+        repairable = (VariantState.STALE, VariantState.MISSING)
+        wanted = [
+            row
+            for row in rows.variants_of(session, asset_id)
+            if row.state in repairable and row.name in profile.variants and variant_name in (None, row.name)
+        ]
+        queued = rows.requeue_rows(session, asset, wanted, profile)
+        for group in sorted({*planned, *(rows.group_of(asset.kind, row) for row in wanted)}):
+            outbox.wake_group(session, services.settings, asset, group)
+        return len(queued) + len(planned), 0 if queued or planned else 1
+
+    enqueued, skipped = await services.database.write(regenerate)
+    report.enqueued += enqueued
+    report.skipped += skipped
+
+
+def _page(session: Session, profile: str, after: str, limit: int = 500) -> Sequence[str]:
+    statement = select(MediaAsset.id).where(MediaAsset.profile == profile).order_by(MediaAsset.id).limit(limit)
+    if after:
+        statement = statement.where(MediaAsset.id > after)
+    return session.scalars(statement).all()
+
+
+async def purge_asset(services: Services, asset: MediaAsset | str) -> None:
+    """Purge an asset nobody uses; see ``Rindle.purge_asset``."""
+    asset_id = asset if isinstance(asset, str) else asset.id
+
+    def purge(session: Session) -> None:
+        found = _asset(session, asset_id)
+        attached = purge_rows.attachment_count(session, asset_id)
+        if attached:
+            raise StillAttached(
+                f"the asset is attached in {attached} place(s); detach it first",
+                detail={"asset_id": asset_id, "attachments": attached},
+            )
+        outbox.start_purge(session, services.settings, asset_id, found.profile)
+
+    await services.database.write(purge)
+
+
+def _asset(session: Session, asset_id: str) -> MediaAsset:
+    found = lock_asset(session, asset_id) if is_id(asset_id) else None
+    if found is None or found.state == AssetState.DELETED:
+        raise NotFound("could not find the asset: not found", detail={"entity": "asset"})
+    return found

@@ -1,0 +1,125 @@
+"""Who owns an attachment: any object the application can name."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import inspect as sqlalchemy_inspect
+from sqlalchemy.exc import NoInspectionAvailable
+
+from rindle.errors import InvalidOwner, InvalidSlot, OwnerNotPersisted, OwnerTypeConflict
+
+_MAX_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRef:
+    """An owner as rows store it: a registered type name and an id, both strings of 1 to 255 characters."""
+
+    type: str
+    id: str
+
+
+class OwnerTypes:
+    """Type names of mapped classes: registered ones, else the class name of the base mapper.
+
+    Register them (``rindle.register_owner_type("user", User)``): a class that is renamed would otherwise lose its media.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[type[Any], str] = {}
+        self._classes: dict[str, type[Any]] = {}
+
+    def register(self, name: str, owner_class: type[Any]) -> None:
+        """Give ``owner_class`` (and its single-table children) the stable type ``name``.
+
+        Raises:
+            OwnerTypeConflict: another class has that name.
+        """
+        base = _base_class(owner_class)
+        self._claim(name, base)
+        self._names[base] = name
+
+    def ref(self, owner: Any) -> OwnerRef:
+        """Return the reference of an owner.
+
+        Accepts an ``OwnerRef``, a ``(type, id)`` tuple, an object with ``__rindle_owner__()`` returning such a tuple,
+        or an instance of a class mapped by SQLAlchemy (expired and detached ones too; nothing is loaded).
+
+        Raises:
+            OwnerNotPersisted: the instance has no primary key yet; flush it first.
+            InvalidOwner: anything else, or an empty or overlong type or id.
+            OwnerTypeConflict: two classes would share one type name, and so one person's media.
+        """
+        if isinstance(owner, OwnerRef):
+            return _checked(owner.type, owner.id)
+        if hasattr(owner, "__rindle_owner__"):
+            owner = owner.__rindle_owner__()
+        if isinstance(owner, tuple) and len(owner) == 2:
+            return _checked(owner[0], owner[1])
+        try:
+            state = sqlalchemy_inspect(owner)
+        except NoInspectionAvailable as error:
+            raise _not_an_owner(owner) from error
+        if not hasattr(state, "identity") or not hasattr(state, "mapper"):
+            raise _not_an_owner(owner)
+        if state.identity is None:
+            raise OwnerNotPersisted(
+                f"this {type(owner).__name__} has no primary key yet: flush the session before attaching to it"
+            )
+        base = state.mapper.base_mapper.class_
+        name = self._names.get(base, base.__name__)
+        self._claim(name, base)
+        parts = [_text(part) for part in state.identity]
+        identity = parts[0] if len(parts) == 1 else json.dumps(parts, separators=(",", ":"))
+        return _checked(name, identity)
+
+    def _claim(self, name: str, base: type[Any]) -> None:
+        known = self._classes.setdefault(name, base)
+        if known is not base:
+            raise OwnerTypeConflict(
+                f"{known.__module__}.{known.__qualname__} and {base.__module__}.{base.__qualname__} both have the owner "
+                f"type {name!r}. To fix: register one of them under another name with register_owner_type",
+                detail={"type": name},
+            )
+
+
+def check_slot(slot: str) -> str:
+    """Return ``slot`` when it is 1 to 255 characters without control characters.
+
+    Raises:
+        InvalidSlot: it is not.
+    """
+    if not isinstance(slot, str) or not 1 <= len(slot) <= _MAX_CHARS or any(ord(c) < 32 or ord(c) == 127 for c in slot):
+        raise InvalidSlot("a slot is 1 to 255 characters without control characters, for example 'avatar'")
+    return slot
+
+
+def _base_class(owner_class: type[Any]) -> type[Any]:
+    try:
+        mapper = sqlalchemy_inspect(owner_class)
+    except NoInspectionAvailable:
+        return owner_class
+    base: type[Any] = mapper.base_mapper.class_
+    return base
+
+
+def _text(part: Any) -> str:
+    return str(part).lower() if isinstance(part, uuid.UUID) else str(part)
+
+
+def _checked(owner_type: Any, owner_id: Any) -> OwnerRef:
+    name, identity = str(owner_type or ""), "" if owner_id is None else _text(owner_id)
+    if not 1 <= len(name) <= _MAX_CHARS or not 1 <= len(identity) <= _MAX_CHARS:
+        raise InvalidOwner("an owner has a type and an id of 1 to 255 characters each")
+    return OwnerRef(name, identity)
+
+
+def _not_an_owner(owner: Any) -> InvalidOwner:
+    return InvalidOwner(
+        f"a {type(owner).__name__} is no owner: pass an instance of a mapped class, an OwnerRef, a (type, id) tuple, or "
+        "an object with __rindle_owner__()"
+    )

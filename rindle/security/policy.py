@@ -1,0 +1,157 @@
+"""Whether an upload is what its profile allows: first by what is declared, later by its bytes.
+
+Nothing a client declares speaks for a file. A declaration can only be refused early, the bytes decide.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rindle.errors import InvalidArgument, UploadRejected
+from rindle.security.filename import normalize_extension, sanitize_filename
+from rindle.security.mime import canonical_mime, extension_matches, mime_allowed, sniff
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPolicy:
+    """What one profile lets in.
+
+    Attributes:
+        profile: name of the profile, for messages.
+        allow_mime: sniffed types let in, families such as ``image/*`` included; empty lets in every type but active
+            content (SVG, HTML, XML, scripts), which must always be named.
+        allow_extensions: extensions let in, with their dot; empty lets in every extension and none.
+        max_bytes: largest size, or ``None`` for no limit.
+    """
+
+    profile: str
+    allow_mime: tuple[str, ...] = ()
+    allow_extensions: tuple[str, ...] = ()
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "allow_mime", tuple(map(canonical_mime, self.allow_mime)))
+        object.__setattr__(self, "allow_extensions", tuple(map(normalize_extension, self.allow_extensions)))
+
+
+def check_declared(policy: UploadPolicy, filename: str | None, size: int | None) -> None:
+    """Refuse an upload by its declared name and size, before any row exists or any URL is signed.
+
+    Args:
+        policy: the profile's policy.
+        filename: name as the client sent it; ``None`` counts as a name without extension.
+        size: declared size in bytes, or ``None`` when the client does not say.
+
+    Raises:
+        UploadRejected: ``missing_extension``, ``extension_not_allowed`` or ``max_bytes_exceeded``, in this order.
+        InvalidArgument: the size is negative or no whole number.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
+        raise InvalidArgument("size must be a whole number of bytes, 0 or more", detail={"option": "size"})
+    _check_extension(policy, _extension(filename))
+    if size is not None:
+        _check_size(policy, size)
+
+
+def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy) -> str:
+    """Judge the file at ``path`` by its bytes and return its canonical MIME type.
+
+    Pixels, frames and duration are not looked at here; promotion measures them.
+
+    Args:
+        path: the whole upload on local disk.
+        filename: name the client gave it, or ``None``.
+        policy: the profile's policy.
+
+    Raises:
+        UploadRejected: the first that applies of ``empty_upload``, ``unknown_mime``, ``mime_not_allowed``,
+            ``missing_extension`` (only where the profile lists extensions), ``extension_not_allowed``,
+            ``extension_mime_mismatch`` and ``max_bytes_exceeded``.
+        Misconfigured: libmagic is not installed.
+        OSError: the disk failed; no verdict about the file.
+    """
+    size = _size_of(path)
+    if size == 0:
+        raise _rejected(policy, "empty_upload", "the upload has no content; send the file again", found=0)
+    mime = sniff(path)
+    if not mime_allowed(mime, policy.allow_mime or (_family(mime),)):
+        allowed = ", ".join(policy.allow_mime) or "any type but active content"
+        raise _rejected(
+            policy,
+            "mime_not_allowed",
+            f"profile {policy.profile!r} does not accept files of type {mime}; it accepts: {allowed}",
+            limit=list(policy.allow_mime),
+            found=mime,
+        )
+    extension = _extension(filename)
+    _check_extension(policy, extension)
+    if extension and not extension_matches(extension, mime):
+        raise _rejected(
+            policy,
+            "extension_mime_mismatch",
+            f"profile {policy.profile!r} refuses a file named {extension} whose content is {mime}; "
+            "give it the extension of its content",
+            limit=mime,
+            found=extension,
+        )
+    if size is not None:
+        _check_size(policy, size)
+    return mime
+
+
+def _extension(filename: str | None) -> str:
+    """Return the extension of the sanitised name as written, lower case with its dot; ``""`` for none."""
+    _, dot, suffix = sanitize_filename(filename or "").rpartition(".")
+    return f".{suffix.lower()}" if dot else ""
+
+
+def _size_of(path: Path | str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None  # sniff calls it unknown_mime
+
+
+def _family(mime: str) -> str:
+    return f"{mime.partition('/')[0]}/*"
+
+
+def _check_extension(policy: UploadPolicy, extension: str) -> None:
+    allowed = policy.allow_extensions
+    if not allowed or extension in allowed:
+        return
+    listed = ", ".join(allowed)
+    if not extension:
+        raise _rejected(
+            policy,
+            "missing_extension",
+            f"profile {policy.profile!r} needs a file name that ends in one of: {listed}",
+            limit=list(allowed),
+            found="",
+        )
+    raise _rejected(
+        policy,
+        "extension_not_allowed",
+        f"profile {policy.profile!r} does not accept files named {extension[:32]}; it accepts: {listed}",
+        limit=list(allowed),
+        found=extension[:32],
+    )
+
+
+def _check_size(policy: UploadPolicy, size: int) -> None:
+    if policy.max_bytes is not None and size > policy.max_bytes:
+        raise _rejected(
+            policy,
+            "max_bytes_exceeded",
+            f"profile {policy.profile!r} accepts files of at most {policy.max_bytes} bytes and this one has {size}; "
+            "send a smaller one",
+            limit=policy.max_bytes,
+            found=size,
+        )
+
+
+def _rejected(policy: UploadPolicy, code: str, message: str, **facts: Any) -> UploadRejected:
+    return UploadRejected(message, code=code, detail={"profile": policy.profile, **facts})

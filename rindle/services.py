@@ -1,0 +1,62 @@
+"""The collaborators that flows and activities share, chosen once and passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rindle.db.database import Database
+from rindle.errors import Misconfigured
+from rindle.profile import Profile, ProfileRegistry
+from rindle.protocols import Storage
+from rindle.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """One application's database, profiles, storages and settings.
+
+    ``storages`` maps registered names to adapters; a profile names one of them or brings its own instance.
+    """
+
+    database: Database
+    settings: Settings
+    profiles: ProfileRegistry
+    storages: Mapping[str, Storage]
+
+    def profile(self, profile: str | type[Profile]) -> type[Profile]:
+        """Return the registered profile class for a class or a stable name.
+
+        Raises:
+            UnknownProfile: it was not given to this ``Rindle``; rows never choose code to load.
+        """
+        return self.profiles.get(profile)
+
+    def storage_name(self, profile: str | type[Profile]) -> str:
+        """Return the registered name of a profile's storage."""
+        declared = self.profile(profile).storage
+        if isinstance(declared, str):
+            return declared
+        for name, storage in self.storages.items():
+            if storage is declared or (isinstance(declared, type) and type(storage) is declared):
+                return name
+        raise Misconfigured(f"the storage of profile {self.profile(profile).name!r} is not registered")
+
+    def storage(self, profile: str | type[Profile]) -> Storage:
+        """Return the adapter of a profile."""
+        name = self.storage_name(profile)
+        if name not in self.storages:
+            raise Misconfigured(
+                f"profile {self.profile(profile).name!r} names the storage {name!r}, which is not among "
+                f"{sorted(self.storages)}; pass it as Rindle(storages={{{name!r}: ...}})"
+            )
+        return self.storages[name]
+
+    def adapter(self, profile: str | type[Profile]) -> str:
+        """Return the adapter's name for events."""
+        return adapter_name(self.storage(profile))
+
+
+def adapter_name(storage: Storage) -> str:
+    """Return the name an adapter has in events and error texts."""
+    return storage.adapter_name or type(storage).__name__

@@ -1,0 +1,103 @@
+"""Settings: environment variables with the prefix ``RINDLE_``, validated once.
+
+Temporal's connection is not among them: it comes from ``temporalio.envconfig`` (``TEMPORAL_ADDRESS``,
+``TEMPORAL_NAMESPACE``, ``TEMPORAL_PROFILE``, TLS and API key), which Temporal users already know.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+#: Seconds of seven days: the longest life of a signed URL and of an upload session.
+SEVEN_DAYS = 604_800
+#: Pixels of an image no profile may exceed (``max_pixels`` of ``None`` still means this).
+PIXEL_CEILING = 100_000_000
+
+
+class Settings(BaseSettings):
+    """Everything that can be tuned. Durations are seconds unless the name says otherwise.
+
+    Every field is read from ``RINDLE_<FIELD NAME>`` and can be given to the constructor instead.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RINDLE_", extra="ignore", frozen=True)
+
+    #: Directory of everything embedded: database, media, Temporal's file, secret.
+    home: Path = Path("var/rindle")
+    #: Scratch space of workers; run directories live below ``<tmp_dir>/rindle.tmp``.
+    tmp_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
+    #: Signing secrets of local URLs, separated by commas: the first signs, all verify. At least 32 bytes each.
+    secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+
+    upload_session_ttl_seconds: int = Field(86_400, ge=1, le=SEVEN_DAYS)
+    presigned_put_ttl_seconds: int = Field(3_600, ge=1, le=SEVEN_DAYS)
+    signed_url_ttl_seconds: int = Field(900, ge=1, le=SEVEN_DAYS)
+    #: Grace period between detaching and purging.
+    purge_delay_seconds: float = Field(0, ge=0)
+    #: How long a purge waits for running work of its asset before it deletes all the same.
+    purge_settle_seconds: float = Field(60, ge=0)
+    #: First pause between HEAD requests when a session verifies itself; doubles up to ``auto_verify_max_seconds``.
+    auto_verify_initial_seconds: float = Field(5, gt=0)
+    auto_verify_max_seconds: float = Field(300, gt=0)
+    #: How long after the last signed URL expired a session that verifies itself goes on looking.
+    auto_verify_grace_seconds: float = Field(60, ge=0)
+
+    #: Application prefix of task queues and workflow ids: two applications may share a namespace.
+    task_queue_prefix: str = Field("rindle", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    workflow_id_prefix: str = Field("rindle", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    #: Queue for image renders; ``None`` keeps them on the workflows' own queue (eager activities work only there).
+    image_task_queue: str | None = None
+    search_attributes: bool = True
+
+    #: First pause before a failed activity is tried again; the spec's value per class when ``None``.
+    retry_initial_seconds: float | None = Field(None, gt=0)
+    #: Render children per worker; ``None`` means one per core.
+    render_workers: int | None = Field(None, ge=1)
+    render_wall_seconds: int = Field(120, ge=1)
+    render_memory_bytes: int = Field(2 << 30, ge=256 << 20)
+    source_cache_bytes: int = Field(10 << 30, ge=0)
+    source_cache_age_seconds: int = Field(3_600, ge=0)
+    #: Classified failures of one variant before it is ``failed``.
+    variant_attempts: int = Field(5, ge=1)
+    scanner_timeout_seconds: float = Field(600, gt=0)
+
+    relay_poll_seconds: float = Field(1.0, gt=0)
+    relay_idle_poll_seconds: float = Field(5.0, gt=0)
+    temporal_connect_seconds: float = Field(2.0, gt=0)
+    sync_threads: int = Field(8, ge=1)
+
+    #: Address of the worker's ``/livez``, ``/readyz`` and of Temporal's Prometheus metrics; ``None`` switches off.
+    health_address: str | None = None
+    metrics_address: str | None = None
+
+    @field_validator("secrets", mode="before")
+    @classmethod
+    def _split_secrets(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def scratch(self) -> Path:
+        """Root of all run directories (mode 0700)."""
+        return self.tmp_dir / "rindle.tmp"
+
+    def queue(self, kind: str = "") -> str:
+        """Return a task queue's name: ``queue()`` is the main one, ``queue("maintenance")`` a suffixed one."""
+        return f"{self.task_queue_prefix}-{kind}" if kind else self.task_queue_prefix
+
+    @property
+    def image_queue(self) -> str:
+        """Task queue of image renders."""
+        return self.image_task_queue or self.queue()
+
+    @property
+    def render_children(self) -> int:
+        """How many render children a worker keeps."""
+        return self.render_workers or os.cpu_count() or 1

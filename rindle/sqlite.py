@@ -1,0 +1,51 @@
+"""What an application's SQLite engine needs to share its file with workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+#: Execution option that makes a transaction take SQLite's write lock when it begins.
+WRITE_OPTION = "rindle_write"
+
+_PRAGMAS = (
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA busy_timeout=10000",
+    "PRAGMA synchronous=NORMAL",
+)
+
+
+def configure(engine: Engine | AsyncEngine) -> None:
+    """Prepare a SQLite engine for several processes; does nothing for other databases and nothing twice.
+
+    Per connection: foreign keys on, write-ahead log, 10 s busy timeout, ``synchronous=NORMAL``. Transactions are begun
+    explicitly: ``BEGIN IMMEDIATE`` for Rindle's writers, ``BEGIN`` for the application's. A transaction that has read
+    and writes after another process wrote fails at once, whatever the timeout (SQLITE_BUSY_SNAPSHOT); Rindle's calls
+    report that as ``state_conflict``: roll back and run the transaction again.
+
+    Source: SQLite "Write-Ahead Logging" and "Result codes" (SQLITE_BUSY_SNAPSHOT).
+    """
+    sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    if sync_engine.dialect.name != "sqlite" or event.contains(sync_engine, "connect", _on_connect):
+        return
+    event.listen(sync_engine, "connect", _on_connect)
+    event.listen(sync_engine, "begin", _on_begin)
+
+
+def _on_connect(dbapi_connection: Any, _record: Any) -> None:
+    # The driver would otherwise open transactions by its own rules, late and always deferred.
+    dbapi_connection.isolation_level = None
+    cursor = dbapi_connection.cursor()
+    try:
+        for pragma in _PRAGMAS:
+            cursor.execute(pragma)
+    finally:
+        cursor.close()
+
+
+def _on_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITE_OPTION, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,152 @@
+"""Every state of the read model and the moves each machine allows.
+
+The tables are the contract: ``db/transitions.py`` refuses what they do not list, the documentation draws its
+diagrams from them, and the database's CHECK constraints are made from the enums. Members equal the stored strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class AssetState(StrEnum):
+    """Where an original stands between its ticket and its end."""
+
+    STAGED = "staged"
+    VALIDATING = "validating"
+    ANALYZING = "analyzing"
+    PROMOTING = "promoting"
+    AVAILABLE = "available"
+    PROCESSING = "processing"
+    TRANSCODING = "transcoding"
+    READY = "ready"
+    DEGRADED = "degraded"
+    QUARANTINED = "quarantined"
+    DELETED = "deleted"
+
+
+class VariantState(StrEnum):
+    """Where one derived object stands."""
+
+    PLANNED = "planned"
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    READY = "ready"
+    STALE = "stale"
+    MISSING = "missing"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PURGED = "purged"
+
+
+class SessionState(StrEnum):
+    """Where one attempt to bring bytes in stands."""
+
+    INITIALIZED = "initialized"
+    SIGNED = "signed"
+    RESUMING = "resuming"
+    UPLOADING = "uploading"
+    UPLOADED = "uploaded"
+    VERIFYING = "verifying"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+
+class RunState(StrEnum):
+    """Outcome of one attempt in the audit table ``media_processing_runs``."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class OutboxState(StrEnum):
+    """Where one outbox row stands: to be sent, sent, or refused by the server for good."""
+
+    PENDING = "pending"
+    DISPATCHED = "dispatched"
+    PARKED = "parked"
+
+
+class MediaKind(StrEnum):
+    """What an asset is; a waveform is an output kind only."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+class OutputKind(StrEnum):
+    """What a variant is."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+    WAVEFORM = "waveform"
+
+
+_A, _V, _S = AssetState, VariantState, SessionState
+
+#: Moves of an asset. Purge and force delete are not lifecycle edges: they tombstone through ``db.transitions.tombstone``.
+ASSET_MOVES: Mapping[AssetState, frozenset[AssetState]] = {
+    _A.STAGED: frozenset({_A.VALIDATING, _A.QUARANTINED}),
+    _A.VALIDATING: frozenset({_A.ANALYZING, _A.QUARANTINED}),
+    _A.ANALYZING: frozenset({_A.PROMOTING, _A.QUARANTINED}),
+    _A.PROMOTING: frozenset({_A.AVAILABLE}),
+    _A.AVAILABLE: frozenset({_A.PROCESSING, _A.TRANSCODING, _A.READY, _A.DEGRADED, _A.QUARANTINED}),
+    _A.PROCESSING: frozenset({_A.READY, _A.DEGRADED, _A.QUARANTINED}),
+    _A.TRANSCODING: frozenset({_A.READY, _A.DEGRADED, _A.QUARANTINED}),
+    _A.READY: frozenset({_A.DEGRADED, _A.PROCESSING, _A.TRANSCODING, _A.QUARANTINED, _A.DELETED}),
+    _A.DEGRADED: frozenset({_A.READY, _A.PROCESSING, _A.TRANSCODING, _A.QUARANTINED, _A.DELETED}),
+    _A.QUARANTINED: frozenset({_A.DELETED, _A.VALIDATING}),
+    _A.DELETED: frozenset(),
+}
+
+#: Moves of a variant.
+VARIANT_MOVES: Mapping[VariantState, frozenset[VariantState]] = {
+    _V.PLANNED: frozenset({_V.QUEUED, _V.CANCELLED}),
+    _V.QUEUED: frozenset({_V.PROCESSING, _V.CANCELLED}),
+    _V.PROCESSING: frozenset({_V.READY, _V.FAILED, _V.CANCELLED, _V.QUEUED}),
+    _V.READY: frozenset({_V.STALE, _V.MISSING, _V.PURGED}),
+    _V.STALE: frozenset({_V.QUEUED, _V.PURGED}),
+    _V.MISSING: frozenset({_V.QUEUED, _V.PURGED, _V.READY}),
+    _V.FAILED: frozenset({_V.QUEUED, _V.PURGED}),
+    _V.CANCELLED: frozenset({_V.QUEUED}),
+    _V.PURGED: frozenset(),
+}
+
+#: Moves of an upload session (spec of the upload lanes; ``uploading`` from ``initialized`` is the server-side lane).
+SESSION_MOVES: Mapping[SessionState, frozenset[SessionState]] = {
+    _S.INITIALIZED: frozenset({_S.SIGNED, _S.UPLOADING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
+    _S.SIGNED: frozenset(
+        {_S.RESUMING, _S.UPLOADING, _S.UPLOADED, _S.VERIFYING, _S.ABORTED, _S.EXPIRED, _S.FAILED}
+    ),
+    _S.RESUMING: frozenset({_S.UPLOADING, _S.UPLOADED, _S.VERIFYING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
+    _S.UPLOADING: frozenset({_S.UPLOADED, _S.VERIFYING, _S.RESUMING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
+    _S.UPLOADED: frozenset({_S.VERIFYING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
+    _S.VERIFYING: frozenset({_S.COMPLETED, _S.FAILED}),
+    _S.COMPLETED: frozenset(),
+    _S.ABORTED: frozenset(),
+    _S.EXPIRED: frozenset(),
+    _S.FAILED: frozenset(),
+}
+
+#: Asset states in which the original and its ready variants may be served. Nothing is served in the others.
+DELIVERABLE = frozenset({_A.AVAILABLE, _A.PROCESSING, _A.TRANSCODING, _A.READY, _A.DEGRADED})
+
+#: Asset states before the judgement ended: a page shows its placeholder.
+UNJUDGED = frozenset({_A.STAGED, _A.VALIDATING, _A.ANALYZING, _A.PROMOTING})
+
+#: Asset states whose ``ready``/``degraded``/``processing`` the aggregate rule decides.
+AGGREGATED = DELIVERABLE
+
+#: Variant states that a build has still to work on.
+OPEN_VARIANTS = frozenset({_V.PLANNED, _V.QUEUED, _V.PROCESSING})
+
+#: Session states in which nothing more happens.
+ENDED_SESSIONS = frozenset({_S.COMPLETED, _S.ABORTED, _S.EXPIRED, _S.FAILED})

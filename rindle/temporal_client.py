@@ -1,0 +1,125 @@
+"""The process's one Temporal client: made when first needed, bounded in time, behind a circuit breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from typing import Any
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime
+from temporalio.service import RPCError, RPCStatusCode
+
+from rindle.errors import TemporalUnavailable
+from rindle.workflows import ids
+
+log = logging.getLogger(__name__)
+
+#: Longest pause of the circuit breaker between attempts to connect.
+_MAX_PAUSE_SECONDS = 5.0
+
+
+class TemporalConnection:
+    """Connects as ``temporalio.envconfig`` says (``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, ``TEMPORAL_PROFILE``, ...).
+
+    Args:
+        connect_seconds: limit of one attempt to connect.
+        client: an existing client to use instead; it must have been made with the pydantic data converter.
+    """
+
+    def __init__(
+        self, *, connect_seconds: float = 2.0, client: Client | None = None, runtime: Runtime | None = None
+    ) -> None:
+        self._connect_seconds = connect_seconds
+        self._client = client
+        self._runtime = runtime
+        self._lock = asyncio.Lock()
+        self._pause_seconds = 0.25
+        self._closed_until = 0.0
+        #: ``None`` until it is known whether the namespace has our search attributes.
+        self.has_search_attributes: bool | None = None
+
+    def use_runtime(self, runtime: Runtime) -> None:
+        """Connect through ``runtime`` (metrics, core logs); takes effect only before the first connection."""
+        self._runtime = runtime
+
+    async def client(self) -> Client:
+        """Return the client, connecting if need be.
+
+        Raises:
+            TemporalUnavailable: no connection within the limit, or the breaker is still open from the last attempt.
+        """
+        if self._client is not None:
+            return self._client
+        async with self._lock:
+            if self._client is None:
+                if time.monotonic() < self._closed_until:
+                    raise _unavailable("it did not answer a moment ago")
+                try:
+                    self._client = await asyncio.wait_for(self._connect(), self._connect_seconds)
+                except (TimeoutError, RuntimeError, OSError, RPCError) as error:
+                    self._closed_until = time.monotonic() + self._pause_seconds
+                    self._pause_seconds = min(self._pause_seconds * 2, _MAX_PAUSE_SECONDS)
+                    raise _unavailable("no connection could be made") from error
+                self._pause_seconds = 0.25
+        return self._client
+
+    async def _connect(self) -> Client:
+        config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
+        config.setdefault("target_host", "localhost:7233")
+        config.setdefault("identity", f"{socket.gethostname()}:{os.getpid()}:{os.environ.get('RINDLE_BUILD_ID', 'dev')}")
+        if self._runtime is not None:
+            config["runtime"] = self._runtime
+        return await Client.connect(**config, data_converter=pydantic_data_converter)
+
+    async def healthy(self) -> bool:
+        """Whether the server answers its health check right now."""
+        try:
+            client = await self.client()
+            return await asyncio.wait_for(client.service_client.check_health(), self._connect_seconds)
+        except (TemporalUnavailable, RPCError, TimeoutError):
+            return False
+
+    async def register_search_attributes(self) -> bool:
+        """Make sure that the namespace has our search attributes; ``False`` when it has not and will not.
+
+        Managed clusters refuse the registration: runs then start without them.
+        """
+        client = await self.client()
+        try:
+            listed = await client.operator_service.list_search_attributes(
+                ListSearchAttributesRequest(namespace=client.namespace)
+            )
+            missing = [key.name for key in ids.SEARCH_ATTRIBUTES if key.name not in listed.custom_attributes]
+            if missing:
+                keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+                await client.operator_service.add_search_attributes(
+                    AddSearchAttributesRequest(
+                        namespace=client.namespace, search_attributes=dict.fromkeys(missing, keyword)
+                    )
+                )
+        except RPCError as error:
+            if error.status is not RPCStatusCode.ALREADY_EXISTS:
+                log.warning(
+                    "search attributes could not be registered; runs start without them",
+                    extra={"action": "search_attributes", "status": error.status.name},
+                )
+                self.has_search_attributes = False
+                return False
+        self.has_search_attributes = True
+        return True
+
+
+def _unavailable(why: str) -> TemporalUnavailable:
+    return TemporalUnavailable(
+        f"Temporal cannot be reached: {why}. To fix: 1. start the server or check TEMPORAL_ADDRESS and "
+        "TEMPORAL_NAMESPACE; 2. verify with: rindle doctor",
+        retry_after=5,
+    )

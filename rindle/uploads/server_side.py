@@ -1,0 +1,182 @@
+"""Server-side uploads: the application hands over the bytes, which pass the whole byte gate before anything is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy.orm import Session
+
+from rindle import outbox, telemetry
+from rindle.crash_points import crash_point
+from rindle.db import uploads as rows
+from rindle.db.models import MediaAsset, utc_now
+from rindle.db.transitions import move_asset, move_session
+from rindle.errors import InvalidArgument, UploadRejected
+from rindle.profile import Profile
+from rindle.protocols import StoredObject
+from rindle.scanning import scan
+from rindle.security import check_declared, validate_upload
+from rindle.services import Services
+from rindle.states import AssetState, SessionState
+from rindle.uploads.direct import new_upload
+
+#: Bytes moved at a time, whatever the source: memory stays flat.
+CHUNK_BYTES = 1 << 20
+
+
+async def upload(
+    services: Services,
+    profile: str | type[Profile],
+    source: str | os.PathLike[str] | BinaryIO | AsyncIterator[bytes] | Any,
+    *,
+    filename: str,
+    actor: str | None = None,
+) -> MediaAsset:
+    """Take in the bytes of ``source``; see ``Rindle.upload``."""
+    chosen = services.profile(profile)
+    storage = services.storage(chosen)
+    policy = chosen.upload_policy()
+    check_declared(policy, filename, None)
+    spool = await asyncio.to_thread(_spool_directory, services.settings.scratch)
+    try:
+        path = spool / "source"
+        size, checksum = await _spool(source, path, chosen.name, policy.max_bytes)
+        mime = await asyncio.to_thread(validate_upload, path, filename, policy)
+        if chosen.scanner is not None:
+            timeout = services.settings.scanner_timeout_seconds
+            await scan(chosen.scanner, path, asset=None, timeout_seconds=timeout)
+        return await _store(services, chosen, storage, path, filename, actor, mime, size, checksum)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, spool, ignore_errors=True)
+
+
+async def _store(
+    services: Services,
+    profile: type[Profile],
+    storage: Any,
+    path: Path,
+    filename: str,
+    actor: str | None,
+    mime: str,
+    size: int,
+    checksum: str,
+) -> MediaAsset:
+    asset, session_row = new_upload(
+        profile,
+        filename=filename,
+        actor=actor,
+        strategy="server",
+        ttl_seconds=services.settings.upload_session_ttl_seconds,
+    )
+    session_row.expected_size = size
+
+    def begin(session: Session) -> rows.Upload:
+        made = rows.insert_upload(session, asset, session_row)
+        move_session(session, made.session, SessionState.UPLOADING)
+        # The workflow is there from the start: if this process dies now, its timer expires the session and cleans up.
+        outbox.wake_upload(session, services.settings, made.session, profile.name)
+        return made
+
+    made = await services.database.write(begin)
+    crash_point("server_upload.begun")
+    telemetry.emit("rindle.upload.start", {"profile": profile.name, "session_id": made.session.id})
+    stored: StoredObject = await storage.store(made.asset.storage_key, path, content_type=mime, if_absent=False)
+    crash_point("server_upload.stored")
+    scanned = stored.etag if profile.scanner is not None else None
+
+    def finish(session: Session) -> MediaAsset:
+        found = rows.lock_upload(session, made.session.id)
+        move_session(session, found.session, SessionState.UPLOADED, last_known_offset=size)
+        move_session(session, found.session, SessionState.VERIFYING)
+        move_session(
+            session, found.session, SessionState.COMPLETED, verified_at=utc_now(), verified_etag=stored.etag
+        )
+        facts = {
+            "byte_size": size,
+            "content_type": mime,
+            "stored_etag": stored.etag,
+            "scanned_etag": scanned,
+            "checksum_sha256": checksum,
+        }
+        move_asset(session, found.asset, AssetState.VALIDATING, **facts)
+        move_asset(session, found.asset, AssetState.ANALYZING)
+        outbox.wake_upload(session, services.settings, found.session, profile.name, signal="verified")
+        return found.asset
+
+    done = await services.database.write(finish)
+    telemetry.emit(
+        "rindle.upload.stop", {"profile": profile.name, "session_id": made.session.id, "asset_id": done.id}
+    )
+    return done
+
+
+def _spool_directory(scratch: Path) -> Path:
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Path(tempfile.mkdtemp(prefix="upload-", dir=scratch))
+
+
+async def _spool(source: Any, path: Path, profile: str, max_bytes: int | None) -> tuple[int, str]:
+    """Copy the source to ``path``; returns its size and SHA-256. Stops at one byte over the limit."""
+    digest = hashlib.sha256()
+    size = 0
+    target = await asyncio.to_thread(path.open, "wb")
+    try:
+        async for chunk in _chunks(source):
+            size += len(chunk)
+            if max_bytes is not None and size > max_bytes:
+                raise UploadRejected(
+                    f"the upload is larger than profile {profile!r} allows (max_bytes={max_bytes})",
+                    code="max_bytes_exceeded",
+                    detail={"limit": max_bytes},
+                )
+            await asyncio.to_thread(_append, target, digest, chunk)
+    finally:
+        await asyncio.to_thread(target.close)
+    return size, digest.hexdigest()
+
+
+def _append(target: BinaryIO, digest: Any, chunk: bytes) -> None:
+    digest.update(chunk)
+    target.write(chunk)
+
+
+async def _chunks(source: Any) -> AsyncIterator[bytes]:
+    if isinstance(source, str | os.PathLike):
+        opened = await asyncio.to_thread(Path(source).open, "rb")
+        try:
+            async for chunk in _read_all(opened):
+                yield chunk
+        finally:
+            await asyncio.to_thread(opened.close)
+    elif hasattr(source, "__aiter__"):
+        async for piece in source:
+            for start in range(0, len(piece), CHUNK_BYTES):
+                yield bytes(piece[start : start + CHUNK_BYTES])
+    elif hasattr(source, "read"):
+        async for chunk in _read_all(source):
+            yield chunk
+    else:
+        raise InvalidArgument(
+            f"source is a {type(source).__name__}: pass a path, a binary file object, an UploadFile or an async "
+            "iterator of bytes",
+            detail={"option": "source"},
+        )
+
+
+async def _read_all(source: Any) -> AsyncIterator[bytes]:
+    """Read a file object or an UploadFile (whose ``read`` is a coroutine) piece by piece."""
+    is_async = asyncio.iscoroutinefunction(source.read)
+    while True:
+        chunk = await source.read(CHUNK_BYTES) if is_async else await asyncio.to_thread(source.read, CHUNK_BYTES)
+        if not chunk:
+            return
+        if not isinstance(chunk, bytes):
+            raise InvalidArgument("source yields text: open it in binary mode", detail={"option": "source"})
+        yield chunk

@@ -1,0 +1,74 @@
+"""Every timeout and retry policy, in one place, with its reason. Every backoff doubles.
+
+Workflows have neither a retry policy nor an execution timeout: a timeout terminates without cleaning up, and a workflow
+that fails is a bug to look at, not to repeat.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType, ActivityConfig
+
+#: How long infrastructure may be away before work gives up.
+BUDGET = timedelta(hours=24)
+HEARTBEAT = timedelta(seconds=30)
+
+
+def _retry(initial_seconds: float, max_seconds: float) -> RetryPolicy:
+    # No attempt limit: a rolling deploy costs attempts too (WorkerShutdown), so time bounds the work and the rows count
+    # the failures that are the work's own.
+    return RetryPolicy(
+        initial_interval=timedelta(seconds=initial_seconds),
+        maximum_interval=timedelta(seconds=max_seconds),
+        backoff_coefficient=2.0,
+    )
+
+
+#: Pure SQL: quick, and worth waiting a day for a database.
+DB_STEP = ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=10),
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(0.2, 10),
+)
+
+#: A HEAD or a listing, with the row it moves.
+STORAGE_HEAD = ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=30),
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(1, 300),
+)
+
+#: Deleting what must be gone: no budget, it is reported as stuck instead of given up.
+DELETION = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=_retry(5, 300),
+)
+
+#: Fetch once, sniff, probe, analyse.
+ADMIT = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=15),
+    heartbeat_timeout=HEARTBEAT,
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(2, 300),
+)
+
+#: A scanner that is away must never let a file through; it is asked again for a day.
+SCAN = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=15),
+    heartbeat_timeout=HEARTBEAT,
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(5, 300),
+)
+
+#: Waiting for a render child included; one render has its own limit inside the pool. The workflow writes ``cancelled``
+#: only when the children are really gone, hence the cancellation type.
+RENDER_IMAGES = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=30),
+    heartbeat_timeout=HEARTBEAT,
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(5, 300),
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+)

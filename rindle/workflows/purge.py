@@ -1,0 +1,78 @@
+"""Deleting an asset that nobody uses any more."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from rindle import messages
+    from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StatusView, StopOrder
+    from rindle.workflows import ids, policies
+
+
+@workflow.defn(name=messages.PURGE_WORKFLOW)
+class PurgeWorkflow:
+    """Tombstones an unattached asset, stops its work, deletes every object its rows know, then the rows.
+
+    The row decides under its lock whether anything may be deleted at all: an asset that is attached again by then is
+    left alone. Storage errors are retried without end; a row is never dropped while its object may remain.
+    """
+
+    @workflow.init
+    def __init__(self, order: PurgeInput) -> None:
+        self._order = order
+        self._woken = False
+        self._stage = "starting"
+        self._outcome = "open"
+
+    @workflow.signal
+    def wake(self) -> None:
+        """Another detach asked for this purge: look again before closing."""
+        self._woken = True
+
+    @workflow.query
+    def status(self) -> StatusView:
+        """Where this run stands, for operators."""
+        return StatusView(
+            kind="purge", state=self._outcome, stage=self._stage, started_at=workflow.info().start_time
+        )
+
+    @workflow.run
+    async def run(self, order: PurgeInput) -> PurgeResult:
+        """Purge, or find out why not; a request that lands meanwhile gets its round."""
+        while True:
+            self._woken = False
+            result = await self._purge(order)
+            self._outcome = result.outcome
+            if not self._woken or result.outcome in ("purged", "gone"):
+                workflow.set_current_details(f"**{result.outcome}** · {result.objects} objects")
+                if len(workflow.info().typed_search_attributes) > 0:
+                    workflow.upsert_search_attributes([ids.STATE.value_set(result.outcome)])
+                return result
+
+    async def _purge(self, order: PurgeInput) -> PurgeResult:
+        self._stage = "deciding"
+        decision = await workflow.execute_activity(
+            messages.BEGIN_PURGE,
+            order,
+            result_type=PurgeDecision,
+            summary="tombstone unless attached",
+            **policies.DB_STEP,
+        )
+        if decision.outcome != "purge":
+            return PurgeResult(asset_id=order.asset_id, outcome=decision.outcome)
+        self._stage = "stopping work"
+        await workflow.execute_activity(
+            messages.STOP_ASSET_WORK,
+            StopOrder(asset_id=order.asset_id, groups=decision.groups, session_ids=decision.session_ids),
+            summary="end running work of the asset",
+            **policies.DELETION,
+        )
+        self._stage = "deleting"
+        return await workflow.execute_activity(
+            messages.DELETE_ASSET,
+            order,
+            result_type=PurgeResult,
+            summary="delete objects, then rows",
+            **policies.DELETION,
+        )

@@ -1,0 +1,250 @@
+"""The life of one upload, from ticket through judgement to the start of its variant builds."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey
+from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from rindle import messages
+    from rindle.messages import (
+        Failure,
+        GroupStart,
+        PromotionFailure,
+        StatusView,
+        UploadInput,
+        UploadResult,
+        UploadStanding,
+        UploadStep,
+        VariantInput,
+        VerifyAnswer,
+    )
+    from rindle.workflows import ids, policies
+    from rindle.workflows.endings import failure_of
+
+#: Session states in which verification makes sense; the Update's validator refuses the others.
+_OVER = frozenset({"aborted", "expired"})
+
+
+@workflow.defn(name=messages.UPLOAD_WORKFLOW)
+class UploadWorkflow:
+    """Waits for the bytes, has them judged, starts the variant builds and closes.
+
+    Everything is decided from the rows: each round asks an activity where the upload stands and does the next thing.
+    Signals only wake the workflow; their names tell the reader of the timeline why. A signal that lands while the
+    closing task runs gets a round of its own.
+    """
+
+    @workflow.init
+    def __init__(self, order: UploadInput) -> None:
+        self._order = order
+        self._woken = False
+        #: What the last signal suggests doing before the rows are asked.
+        self._hint: UploadStep | None = None
+        self._standing: UploadStanding | None = None
+        self._stage = "starting"
+        self._last_error: str | None = None
+        self._verifying = asyncio.Lock()
+
+    # -- signals, queries, updates --------------------------------------------------------------------------------
+
+    @workflow.signal
+    def verified(self) -> None:
+        """The bytes are proven (also: resume, release from quarantine): promote."""
+        self._wake(UploadStep.PROMOTE)
+
+    @workflow.signal
+    def complete(self) -> None:
+        """All bytes were sent: verify them."""
+        self._wake(UploadStep.VERIFY)
+
+    @workflow.signal
+    def cancel(self) -> None:
+        """The session was aborted: release what it left."""
+        self._wake(None)
+
+    @workflow.signal
+    def touch(self) -> None:
+        """The rows changed otherwise: look again."""
+        self._wake(None)
+
+    def _wake(self, hint: UploadStep | None) -> None:
+        self._hint = hint or self._hint
+        self._woken = True
+
+    @workflow.query
+    def status(self) -> StatusView:
+        """Where this run stands, for operators; programs read the rows."""
+        return StatusView(
+            kind="upload",
+            state=self._standing.outcome if self._standing else "open",
+            stage=self._stage,
+            last_error_code=self._last_error,
+            started_at=workflow.info().start_time,
+        )
+
+    @workflow.update
+    async def verify(self) -> VerifyAnswer:
+        """Verify on behalf of a caller that holds only a Temporal client; the rules are those of ``verify_completion``."""
+        async with self._verifying:  # one at a time: two could otherwise interleave between their awaits
+            try:
+                standing = await workflow.execute_activity(
+                    messages.VERIFY_UPLOAD,
+                    self._order,
+                    result_type=UploadStanding,
+                    summary="verify on request",
+                    **policies.STORAGE_HEAD,
+                )
+            except ActivityError as error:
+                failure = failure_of(error)
+                raise ApplicationError(failure.message, type=failure.code, non_retryable=True) from error
+        if standing.step is UploadStep.WAIT:
+            raise ApplicationError(
+                "no object has arrived for this upload; send the bytes and verify again",
+                type="storage_object_missing",
+                non_retryable=True,
+            )
+        self._standing = standing
+        self._wake(standing.step)
+        return VerifyAnswer(
+            session_id=self._order.session_id,
+            session_state="completed",
+            asset_id=standing.asset_id or "",
+            asset_state=standing.outcome,
+        )
+
+    @verify.validator
+    def _refuse_when_over(self) -> None:
+        outcome = self._standing.outcome if self._standing else ""
+        if outcome in _OVER:
+            code = "upload_cancelled" if outcome == "aborted" else "upload_session_expired"
+            raise ApplicationError(f"the upload is {outcome}; start a new one", type=code, non_retryable=True)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    @workflow.run
+    async def run(self, order: UploadInput) -> UploadResult:
+        """Do what the rows ask for until they ask for nothing and nobody has called meanwhile."""
+        while True:
+            self._woken = False
+            standing = await self._look()
+            while standing.step in (UploadStep.PROMOTE, UploadStep.VERIFY, UploadStep.SCAN, UploadStep.RELEASE):
+                standing = await self._do(standing.step)
+            self._standing = standing
+            if standing.step is UploadStep.WAIT:
+                await self._wait(standing)
+                continue
+            if standing.groups:
+                await self._start_builds(standing)
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            if not self._woken:
+                self._tell("finished", standing.outcome)
+                return UploadResult(
+                    session_id=order.session_id, asset_id=standing.asset_id, outcome=standing.outcome
+                )
+
+    async def _look(self) -> UploadStanding:
+        hint, self._hint = self._hint, None
+        if hint is not None:  # the rows are read by the step itself: no need to ask twice
+            return UploadStanding(step=hint)
+        return await workflow.execute_activity(
+            messages.READ_UPLOAD,
+            self._order,
+            result_type=UploadStanding,
+            summary="where does the upload stand",
+            **policies.DB_STEP,
+        )
+
+    async def _do(self, step: UploadStep) -> UploadStanding:
+        self._stage = step.value
+        name, summary, policy = {
+            UploadStep.PROMOTE: (messages.ADMIT, "judge the bytes", policies.ADMIT),
+            UploadStep.SCAN: (messages.SCAN, "ask the scanner", policies.SCAN),
+            UploadStep.VERIFY: (messages.VERIFY_UPLOAD, "look for the object", policies.STORAGE_HEAD),
+            UploadStep.RELEASE: (messages.RELEASE_UPLOAD, "remove what is left", policies.DELETION),
+        }[step]
+        workflow.set_current_details(f"**{step.value}**: {summary}")
+        try:
+            return await workflow.execute_activity(
+                name, self._order, result_type=UploadStanding, summary=summary, **policy
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            failure = failure_of(error)
+            self._last_error = failure.code
+            return await self._give_up(failure)
+
+    async def _give_up(self, failure: Failure) -> UploadStanding:
+        """Note on the rows why promotion stopped; the asset stays where it is and a resume continues from there."""
+        return await workflow.execute_activity(
+            messages.FAIL_PROMOTION,
+            PromotionFailure(session_id=self._order.session_id, failure=failure),
+            result_type=UploadStanding,
+            summary="note why it stopped",
+            **policies.DB_STEP,
+        )
+
+    async def _wait(self, standing: UploadStanding) -> None:
+        self._stage = "waiting"
+        workflow.set_current_details("**waiting** for the bytes")
+        try:
+            await workflow.wait_condition(
+                lambda: self._woken,
+                timeout=timedelta(seconds=max(0.001, standing.wait_seconds)),
+                timeout_summary="look again" if standing.poll else "upload ttl",
+            )
+        except TimeoutError:
+            if standing.poll:
+                self._hint = UploadStep.VERIFY
+                return
+            # The row decides: an upload that was extended meanwhile gets its remaining time.
+            await workflow.execute_activity(
+                messages.EXPIRE_UPLOAD,
+                self._order,
+                result_type=UploadStanding,
+                summary="expire if its time is over",
+                **policies.DB_STEP,
+            )
+
+    async def _start_builds(self, standing: UploadStanding) -> None:
+        self._stage = "starting builds"
+        for group in standing.groups:
+            await self._start_build(standing, group)
+
+    async def _start_build(self, standing: UploadStanding, group: GroupStart) -> None:
+        order = VariantInput(asset_id=standing.asset_id or "", group=group.group, task_queue=group.task_queue)
+        has_attributes = len(workflow.info().typed_search_attributes) > 0
+        attributes = ids.attributes(
+            "variants", state="open", profile=standing.profile, asset_id=standing.asset_id
+        )
+        while True:
+            try:
+                # Abandoned: cancelling this run later must not end processing, and nobody waits for the builds.
+                await workflow.start_child_workflow(
+                    messages.VARIANT_WORKFLOW,
+                    order,
+                    id=group.workflow_id,
+                    parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                    search_attributes=attributes if has_attributes else None,
+                    static_summary=f"variants {group.group} of {standing.profile}",
+                )
+                return
+            except WorkflowAlreadyStartedError:
+                running = workflow.get_external_workflow_handle(group.workflow_id)
+                try:
+                    await running.signal("wake")
+                    return
+                except ApplicationError:
+                    continue  # it closed meanwhile: start it again
+
+    def _tell(self, stage: str, outcome: str) -> None:
+        self._stage = stage
+        workflow.set_current_details(f"**{outcome or stage}**")
+        if len(workflow.info().typed_search_attributes) > 0:
+            state: SearchAttributeKey[str] = ids.STATE
+            workflow.upsert_search_attributes([state.value_set(outcome or stage)])

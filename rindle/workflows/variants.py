@@ -1,0 +1,159 @@
+"""Building the variants of an asset, one group per workflow."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, CancelledError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from rindle import messages
+    from rindle.messages import GroupOrder, GroupStanding, StatusView, VariantInput
+    from rindle.workflows import ids, policies
+    from rindle.workflows.endings import failure_of, uninterrupted
+
+
+@workflow.defn(name=messages.VARIANT_WORKFLOW)
+class VariantWorkflow:
+    """Builds every queued variant of one group of one asset, until none is queued.
+
+    The rows say what there is to do. The facade changes rows first and sends ``wake``; the signals ``requeue`` and
+    ``cancel``, and Request Cancellation in the UI, do the whole job by themselves, so an operator needs nothing but
+    the Temporal CLI. Late, repeated and reordered signals are harmless.
+    """
+
+    @workflow.init
+    def __init__(self, order: VariantInput) -> None:
+        self._order = order
+        self._woken = False
+        self._again = False
+        self._requeues: list[tuple[str, ...] | None] = []
+        self._cancels: list[tuple[str, ...] | None] = []
+        self._cancel_noticed = False
+        self._stage = "starting"
+        self._builds = 0
+        self._last_error: str | None = None
+        self._standing = GroupStanding(asset_id=order.asset_id, group=order.group)
+
+    @workflow.signal
+    def wake(self) -> None:
+        """The rows have changed: look at them again."""
+        self._woken = True
+
+    @workflow.signal
+    def requeue(self, names: list[str] | None = None) -> None:
+        """Build the failed and cancelled variants of the group again, or the named ones."""
+        self._requeues.append(None if names is None else tuple(names))
+        self._woken = True
+
+    @workflow.signal
+    def cancel(self, names: list[str] | None = None) -> None:
+        """Stop the open variants of the group, or the named ones."""
+        self._cancels.append(None if names is None else tuple(names))
+        self._woken = True
+
+    @workflow.query
+    def status(self) -> StatusView:
+        """Where this run stands, for operators; programs read the rows."""
+        return StatusView(
+            kind="variants",
+            state=self._standing.summary,
+            stage=self._stage,
+            attempts=self._builds,
+            last_error_code=self._last_error,
+            started_at=workflow.info().start_time,
+        )
+
+    @workflow.run
+    async def run(self, order: VariantInput) -> GroupStanding:
+        """Drain the group; a signal that lands while the last build ends gets its round."""
+        while True:
+            self._woken = self._again = False
+            await self._apply_requests()
+            self._standing = await self._build()
+            if not (self._woken or self._again or self._requests_wait()):
+                return self._close()
+
+    def _close(self) -> GroupStanding:
+        self._stage = "finished"
+        workflow.set_current_details(f"**{self._standing.summary}** · {self._standing.ready} ready")
+        if len(workflow.info().typed_search_attributes) > 0:
+            workflow.upsert_search_attributes([ids.STATE.value_set(self._standing.summary)])
+        if self._cancel_noticed and self._standing.summary == "cancelled":
+            raise CancelledError("cancelled on request")
+        return self._standing
+
+    def _requests_wait(self) -> bool:
+        return bool(self._requeues or self._cancels)
+
+    def _on_cancel_request(self) -> None:
+        """Request Cancellation asks for the same as the signal ``cancel``."""
+        if not self._cancel_noticed:
+            self._cancel_noticed = True
+            self._cancels.append(None)
+
+    async def _apply_requests(self) -> None:
+        if workflow.cancellation_reason() is not None:  # a request may arrive without its exception being seen
+            self._on_cancel_request()
+        while self._requests_wait():
+            if self._cancels:
+                await self._step(messages.CANCEL_GROUP, self._cancels.pop(0), "cancel open variants")
+            else:
+                await self._step(messages.REQUEUE_GROUP, self._requeues.pop(0), "queue variants again")
+
+    async def _build(self) -> GroupStanding:
+        """Run one build of the queued rows, and watch for reasons to stop it."""
+        self._stage = "building"
+        self._builds += 1
+        workflow.set_current_details(f"**building** {self._order.group}, round {self._builds}")
+        building = workflow.start_activity(
+            messages.RENDER_IMAGES,
+            self._order,
+            result_type=GroupStanding,
+            task_queue=self._order.task_queue or None,
+            summary=f"build {self._order.group}",
+            **policies.RENDER_IMAGES,
+        )
+        while not building.done():
+            try:
+                await workflow.wait_condition(lambda: building.done() or self._woken)
+            except asyncio.CancelledError:
+                self._on_cancel_request()
+            if building.done():
+                break
+            await self._look_while(building)
+        return await self._ending(building)
+
+    async def _look_while(self, building: workflow.ActivityHandle[GroupStanding]) -> None:
+        """Something was said during a build: apply it, and stop the build when its rows are no longer its own."""
+        self._woken = False
+        if self._requests_wait() or workflow.cancellation_reason() is not None:
+            await self._apply_requests()
+        standing = await self._step(messages.READ_GROUP, None, "look at the rows again")
+        if not building.done() and standing.processing == 0:
+            building.cancel()  # the policy waits until the children are really gone
+        if standing.queued:
+            self._again = True  # rows queued during a build need a round of their own
+
+    async def _ending(self, building: workflow.ActivityHandle[GroupStanding]) -> GroupStanding:
+        try:
+            return await uninterrupted(building, self._on_cancel_request)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                return await self._step(messages.READ_GROUP, None, "look at the rows again")
+            failure = failure_of(error)
+            self._last_error = failure.code
+            order = GroupOrder(asset_id=self._order.asset_id, group=self._order.group, failure=failure)
+            return await self._run_step(messages.FAIL_GROUP, order, "record the failure")
+
+    async def _step(self, name: str, names: tuple[str, ...] | None, summary: str) -> GroupStanding:
+        order = GroupOrder(asset_id=self._order.asset_id, group=self._order.group, names=names)
+        return await self._run_step(name, order, summary)
+
+    async def _run_step(self, name: str, order: GroupOrder, summary: str) -> GroupStanding:
+        handle = workflow.start_activity(
+            name, order, result_type=GroupStanding, summary=summary, **policies.DB_STEP
+        )
+        self._standing = await uninterrupted(handle, self._on_cancel_request)
+        return self._standing

@@ -1,0 +1,1 @@
+"""Rindle's tests; a package so that ``tests.servers`` always means ours."""

@@ -1,0 +1,192 @@
+"""What every test may ask for: real servers, each started once per run when the first test needs it.
+
+A missing server skips the test on a laptop and fails it under ``CI=true``, where a skip of any kind fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pytest
+
+from rindle import process
+from tests.servers import Unavailable, chromium, minio, postgres, temporal, version_of
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+#: Variables of the developer's shell that tests do read; every other one with our prefix or of an SDK is hidden.
+KEPT_VARIABLES = ("RINDLE_CORPUS", "RINDLE_TEMPORAL_CLI", minio.PROGRAM_VARIABLE, chromium.PROGRAM_VARIABLE)
+
+_session = pytest.StashKey[pytest.Session]()
+Server = TypeVar("Server")
+
+
+# --- the run ------------------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the run independent of the shell it is started from."""
+    for name in [*os.environ]:
+        if name.startswith(("RINDLE_", "TEMPORAL_", "AWS_")) and name not in KEPT_VARIABLES:
+            del os.environ[name]
+    # Without this boto3 looks for credentials on a cloud's metadata address, slowly.
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    # The servers are here; a proxy for the rest of the world cannot reach them.
+    loopback = "127.0.0.1,localhost"
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), loopback)))
+    corpus = REPOSITORY.parent / "shared" / "corpus"
+    if corpus.is_dir():
+        os.environ.setdefault("RINDLE_CORPUS", str(corpus))
+
+
+def pytest_report_header() -> list[str]:
+    """Print the versions of everything outside Python that this run uses."""
+    libvips = "import pyvips; print('.'.join(str(pyvips.version(part)) for part in range(3)))"
+    tools: dict[str, Callable[[], str]] = {
+        "Temporal server": temporal.server_version,
+        f"postgresql+psycopg {version('psycopg')}, Postgres": lambda: version_of(
+            postgres.program("postgres"), "--version"
+        ),
+        f"sqlite+aiosqlite {version('aiosqlite')}, SQLite": lambda: sqlite3.sqlite_version,
+        "MinIO": minio.server_version,
+        # Not imported into this process: the library never does that either.
+        "libvips": lambda: version_of(Path(sys.executable), "-c", libvips),
+        "Chromium": lambda: version_of(chromium.program(), "--version"),
+    }
+
+    def tell(name: str) -> str:
+        try:
+            return f"{name} {tools[name]()}"
+        except Unavailable as missing:
+            return f"{name} missing: {missing}"
+
+    with ThreadPoolExecutor(len(tools)) as threads:
+        return [f"servers: {line}" for line in threads.map(tell, tools)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Close the network to unit tests; unix sockets stay open, because asyncio's own loop is made of them."""
+    for item in items:
+        if item.path.is_relative_to(REPOSITORY / "tests" / "unit"):
+            item.add_marker(pytest.mark.disable_socket)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember the session: its exit status is known only when everything has been reported."""
+    session.config.stash[_session] = session
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in CI that skipped anything: what was not run was not tested."""
+    if _skips(session.config) and IN_CI and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why a run without a failure is red; pytest's own summary line follows as the last one."""
+    skips = _skips(terminalreporter.config)
+    if skips and IN_CI:
+        terminalreporter.write_line(f"CI: {skips} skipped, which fails the run", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave before the interpreter shuts down, which Temporal's runtime does not always survive.
+
+    By now the fixtures are torn down and the reports are written; where no session ran (``--help``) nothing needs it.
+    """
+    if _session in config.stash:
+        process.leave(int(config.stash[_session].exitstatus))
+
+
+def _skips(config: pytest.Config) -> int:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return 0 if reporter is None else len(reporter.stats.get("skipped", ()))
+
+
+# --- servers ------------------------------------------------------------------------------------------------------
+
+
+def _without(missing: Unavailable) -> NoReturn:
+    if IN_CI:
+        pytest.fail(str(missing), pytrace=False)
+    pytest.skip(str(missing))
+
+
+@contextmanager
+def _started(running: AbstractContextManager[Server]) -> Iterator[Server]:
+    """Enter ``running``, whose refusal to start skips or fails the test; what the test raises passes through."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running)
+        except Unavailable as missing:
+            _without(missing)
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def temporal_server() -> AsyncIterator[temporal.TemporalServer]:
+    """A Temporal dev server all tests share; use task queues and ids of your own."""
+    async with AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(temporal.running_temporal())
+        except Unavailable as missing:
+            _without(missing)
+        yield server
+
+
+@pytest.fixture
+async def stoppable_temporal(tmp_path: Path) -> AsyncIterator[temporal.StoppableTemporal]:
+    """A running Temporal dev server of one test, which may stop, kill and restart it."""
+    async with temporal.StoppableTemporal(tmp_path / "temporal.db") as server:
+        try:
+            await server.start()
+        except Unavailable as missing:
+            _without(missing)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """A Postgres server all tests share; each takes a database of its own."""
+    with _started(postgres.running_postgres()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", name="minio")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[minio.MinioServer]:
+    """An S3 server all tests share; each takes a bucket of its own."""
+    with _started(minio.running_minio(tmp_path_factory.mktemp("minio"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", name="chromium")
+def chromium_path() -> Path:
+    """The browser's program, for Playwright's ``executable_path``; launch it with ``chromium.ARGUMENTS``."""
+    try:
+        return chromium.program()
+    except Unavailable as missing:
+        _without(missing)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The SQLAlchemy URL of an empty database of this test alone: one run on SQLite, one on Postgres."""
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'rindle.db'}"
+        return
+    server: postgres.PostgresServer = request.getfixturevalue("postgres_server")
+    url = server.new_database()
+    yield url
+    server.drop_database(url)

@@ -1,0 +1,116 @@
+"""The storage contract against every store that is shipped, over real HTTP and a real MinIO."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+
+import pytest
+from fastapi import FastAPI
+
+from rindle.errors import RindleError, StorageConflict
+from rindle.http.local import local_router
+from rindle.protocols import Presigned, Storage
+from rindle.storage.local import LocalStorage
+from rindle.storage.memory import MemoryStorage
+from rindle.storage.s3 import S3Storage
+from rindle.testing.flaky import FlakyStorage
+from rindle.testing.storage_contract import Answer, Send, StorageContract
+from tests.contract.serving import listening, serving
+from tests.servers.minio import MinioServer
+
+SECRET = "contract-secret-of-at-least-32-bytes"
+
+
+@pytest.fixture(scope="module")
+def bucket(minio: MinioServer) -> str:
+    """One bucket for all tests: the contract's keys are unique."""
+    return minio.new_bucket()
+
+
+class TestLocalStorage(StorageContract):
+    @pytest.fixture
+    def storage(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStorage]:
+        with listening() as (listener, address):
+            storage = LocalStorage(
+                tmp_path_factory.mktemp("media"),
+                base_url=address,
+                secrets=[SECRET],
+                public_base_url=f"{address}/p",
+            )
+            app = FastAPI()
+            app.include_router(local_router(storage))
+            with serving(app, listener):
+                yield storage
+
+
+class TestLocalStorageWithoutUrls(StorageContract):
+    @pytest.fixture
+    def storage(self, tmp_path_factory: pytest.TempPathFactory) -> LocalStorage:
+        return LocalStorage(tmp_path_factory.mktemp("media"), fsync=False)
+
+
+class TestMemoryStorage(StorageContract):
+    holds_objects_in_memory = True
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return MemoryStorage()
+
+    @pytest.fixture
+    def send(self, storage: Storage) -> Send:
+        memory = storage.inner if isinstance(storage, FlakyStorage) else storage
+        assert isinstance(memory, MemoryStorage)
+
+        async def send(
+            grant: Presigned | str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        ) -> Answer:
+            """Redeem a ``memory://`` URL and answer as HTTP would."""
+            try:
+                if isinstance(grant, str):
+                    found, found_headers = memory.get(grant)
+                    return Answer(200, found_headers, found)
+                memory.put(grant, body or b"", headers)
+            except StorageConflict:
+                return Answer(412)
+            except RindleError as error:
+                return Answer(error.http_status)
+            return Answer(200)
+
+        return send
+
+
+class TestFlakyStorageWithoutFaults(TestMemoryStorage):
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return FlakyStorage(MemoryStorage())
+
+
+@pytest.mark.external
+class TestMinio(StorageContract):
+    @pytest.fixture
+    async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
+        storage = S3Storage(
+            bucket,
+            endpoint_url=minio.endpoint_url,
+            access_key_id=minio.access_key,
+            secret_access_key=minio.secret_key,
+        )
+        yield storage
+        await storage.close()
+
+
+@pytest.mark.external
+class TestMinioWithPrefix(StorageContract):
+    @pytest.fixture
+    async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
+        storage = S3Storage(
+            bucket,
+            endpoint_url=minio.endpoint_url,
+            access_key_id=minio.access_key,
+            secret_access_key=minio.secret_key,
+            key_prefix="tenant/media",
+            public_base_url="https://cdn.example.com",
+            write_once=False,
+        )
+        yield storage
+        await storage.close()

@@ -1,0 +1,63 @@
+"""The real servers the tests talk to, each on a free loopback port and ended by the id of its own process.
+
+``python -m tests.servers`` installs what is missing; the fixtures of ``tests/conftest.py`` only use what is there.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+#: Seconds a server may take until it answers: a loaded box with two cores needs more than the usual five.
+STARTUP_SECONDS = 60.0
+#: Seconds between two looks at a server that is starting.
+POLL_SECONDS = 0.1
+
+
+class Unavailable(Exception):
+    """A server's program is not on this machine, or does not run; the message says what to install."""
+
+
+def free_port() -> int:
+    """Return a loopback TCP port nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def version_of(program: Path, *arguments: str, pattern: str = r"(\d+(?:\.\d+)+)") -> str:
+    """Run ``program`` and return what the group in ``pattern`` first matches in its output, or ``unknown``."""
+    with suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)
+        if found := re.search(pattern, told.stdout):
+            return found.group(1)
+    return "unknown"
+
+
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Wait one :data:`POLL_SECONDS` for ``process`` and say whether it is gone; the pause of every readiness loop."""
+    try:
+        process.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+@contextmanager
+def ending(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> Iterator[None]:
+    """Signal ``process`` to end when the block is left, and kill it when it has not within ten seconds."""
+    try:
+        yield
+    finally:
+        process.send_signal(how)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

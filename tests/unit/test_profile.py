@@ -1,0 +1,597 @@
+"""Profiles: recipes, digests, and everything a declaration can get wrong."""
+
+# ruff: noqa: RUF012 - this is how profiles are declared, and nothing ever changes the lists
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rindle.errors import ProfileError, UnknownProfile, UnknownVariant, UploadRejected
+from rindle.profile import (
+    AudioVariant,
+    DeliveryPolicy,
+    FrameVariant,
+    ImageVariant,
+    Profile,
+    ProfileRegistry,
+    VariantSpec,
+    VideoVariant,
+    WaveformVariant,
+    is_av_work,
+    parse_variant,
+    recipe_digest,
+)
+from rindle.protocols import Storage
+from rindle.security import UploadPolicy
+from rindle.states import MediaKind, OutputKind
+
+
+class Shelf(Storage):
+    """A store that is only named here, never used."""
+
+
+class Guard:
+    """An authorizer."""
+
+    def authorize(self, actor: Any, action: str, subject: Any) -> None:
+        """Allow."""
+
+
+class CleanScanner:
+    """A scanner."""
+
+    def scan(self, path: Path, *, asset: Any) -> None:
+        """Find nothing."""
+
+
+class Lesson(Profile):
+    """One profile with a variant of every kind."""
+
+    name = "lesson"
+    storage = "main"
+    allow_mime = ["IMAGE/jpg", "video/*", "audio/x-m4a"]
+    allow_extensions = ["JPG", " .Mp4 "]
+    max_bytes = 1000
+    delivery = {"signed_url_ttl_seconds": 60}
+    variants = {
+        "wave": {"kind": "waveform", "preset": "overview"},
+        "thumb": {"mode": "fit", "width": 64, "height": 64},
+        "sound": AudioVariant("m4a_128k"),
+        "web": {"kind": "video", "preset": "web_720p"},
+        "poster": {"kind": "image", "preset": "video_poster_scene"},
+        "large": ImageVariant("fit", width=1024),
+    }
+
+
+def problems_of(**attributes: Any) -> list[str]:
+    """Declare a profile with these attributes and return what is wrong with it."""
+    with pytest.raises(ProfileError) as caught:
+        type("Bad", (Profile,), {"storage": "main", "variants": {}, "name": "bad"} | attributes)
+    found: list[str] = caught.value.detail["problems"]
+    assert all(problem in caught.value.message for problem in found)
+    return found
+
+
+def variant_problems(**options: Any) -> list[str]:
+    """Parse one variant and return what is wrong with it."""
+    with pytest.raises(ProfileError) as caught:
+        parse_variant(options)
+    found: list[str] = caught.value.detail["problems"]
+    return found
+
+
+# --- digests -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "digest"),
+    [
+        (
+            {"mode": "fit", "width": 64, "height": 64},
+            "3a9ab2f60b2d26217471f22cc329252acba546c6341111a3ef89a8d9978d30a7",
+        ),
+        (
+            {"kind": "video", "preset": "web_720p"},
+            "7adba05438de4278fad4a4e708b2bfe66b1f35cbf1e80469258fcc886d5725b8",
+        ),
+        (
+            {"kind": "image", "preset": "video_poster_scene"},
+            "db97d75dfcc0b3e2a4f935bb1b027b54d3b4d5ed4d0942be7e4ebd47411a2e50",
+        ),
+        (
+            {"kind": "audio", "preset": "m4a_128k"},
+            "c3c6fdc6f3880830a1ae59dedfc7f639e1e7d87959ad09e6bd10aa8e9fa37cd7",
+        ),
+        (
+            {"kind": "waveform", "preset": "overview"},
+            "e90e9ae2ae6459537c222ce9188798d31fcb22e033f7ac9c45147beb02439a75",
+        ),
+    ],
+)
+def test_the_published_digests_hold_for_ever(declared: dict[str, Any], digest: str) -> None:
+    assert recipe_digest(parse_variant(declared)) == digest
+
+
+@pytest.mark.parametrize(
+    "spelled_out",
+    [
+        {"kind": "image", "mode": "fit", "width": 64, "height": 64, "format": "jpeg"},
+        {"mode": "fit", "width": 64, "height": 64, "quality": None, "upscale": None},
+        {"mode": "fit", "width": 64, "height": 64, "upscale": False, "gravity": "centre", "background": "#FFFFFF"},
+        {"mode": "fit", "width": 64, "height": 64, "animated": False, "keep_icc": False, "lossless": False},
+    ],
+)
+def test_defaults_spelled_out_do_not_change_a_digest(spelled_out: dict[str, Any]) -> None:
+    assert recipe_digest(parse_variant(spelled_out)) == recipe_digest(ImageVariant("fit", 64, 64))
+
+
+def test_every_option_that_changes_bytes_changes_the_digest() -> None:
+    base: dict[str, Any] = {"mode": "fit", "width": 64, "height": 64, "format": "webp"}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"mode": "fill"},
+        {"width": 65},
+        {"height": None},
+        {"format": "avif"},
+        {"quality": 80},
+        {"quality": 81},
+        {"upscale": True},
+        {"gravity": "north"},
+        {"background": "#000000"},
+        {"background": None},
+        {"animated": True},
+        {"keep_icc": True},
+        {"lossless": True},
+    ]
+    recipes: list[dict[str, Any]] = [base | change for change in changes]
+    recipes += [
+        {"kind": "image", "preset": "video_poster_scene"},
+        {"kind": "image", "preset": "video_thumbnail_strip"},
+        {"kind": "video", "preset": "web_720p"},
+        {"kind": "video", "preset": "web_480p"},
+        {"kind": "video", "preset": "web_720p", "faststart": False},
+        {"kind": "video", "preset": "web_720p", "frame": "pad"},
+        {"kind": "audio", "preset": "m4a_128k"},
+        {"kind": "audio", "preset": "mp3_128k"},
+        {"kind": "audio", "preset": "m4a_128k", "channels": 1},
+        {"kind": "audio", "preset": "m4a_128k", "normalize": True},
+        {"kind": "audio", "preset": "m4a_128k", "normalize": True, "two_pass": True},
+        {"kind": "waveform", "preset": "overview"},
+    ]
+    digests = [recipe_digest(parse_variant(recipe)) for recipe in recipes]
+    assert len(set(digests)) == len(recipes)
+
+
+def test_a_raised_recipe_revision_enters_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = recipe_digest(ImageVariant("fit", 64, 64))
+    monkeypatch.setattr(ImageVariant, "recipe_revision", 2)
+    normal = '[["format","jpeg"],["height",64],["mode","fit"],["recipe_revision",2],["width",64]]'
+    assert recipe_digest(ImageVariant("fit", 64, 64)) == hashlib.sha256(normal.encode()).hexdigest() != before
+
+
+@given(
+    st.sampled_from(["fit", "fill", "crop", "pad", "stretch"]),
+    st.integers(1, 20_000),
+    st.integers(1, 20_000),
+    st.sampled_from(["jpeg", "png", "webp", "avif"]),
+    st.none() | st.integers(1, 100),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_options_never_matters(
+    mode: str, width: int, height: int, output: str, quality: int | None, random: Any
+) -> None:
+    options = {"mode": mode, "width": width, "height": height, "format": output, "quality": quality}
+    shuffled = list(options.items())
+    random.shuffle(shuffled)
+    typed = ImageVariant(mode, width, height, output, quality)
+    assert parse_variant(dict(shuffled)) == typed
+    assert recipe_digest(parse_variant(dict(shuffled))) == recipe_digest(typed)
+
+
+# --- recipes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "output_kind", "content_type", "extension", "capabilities"),
+    [
+        (ImageVariant("fit", 1), "image", "image/jpeg", ".jpg", {"image_resize"}),
+        (ImageVariant("fit", 1, format="png"), "image", "image/png", ".png", {"image_resize"}),
+        (ImageVariant("fit", 1, format="webp"), "image", "image/webp", ".webp", {"image_resize"}),
+        (ImageVariant("fit", 1, format="avif"), "image", "image/avif", ".avif", {"image_resize"}),
+        (FrameVariant("video_poster_scene"), "image", "image/jpeg", ".jpg", {"video_frame_extract"}),
+        (FrameVariant("video_thumbnail_strip"), "image", "image/jpeg", ".jpg", {"video_thumbnail_strip"}),
+        (VideoVariant("web_480p"), "video", "video/mp4", ".mp4", {"video_transcode"}),
+        (AudioVariant("m4a_128k"), "audio", "audio/mp4", ".m4a", {"audio_transcode"}),
+        (
+            AudioVariant("mp3_128k", normalize=True),
+            "audio",
+            "audio/mpeg",
+            ".mp3",
+            {"audio_transcode", "audio_normalize"},
+        ),
+        (WaveformVariant(), "waveform", "application/json", ".json", {"audio_waveform"}),
+    ],
+)
+def test_a_recipe_says_what_comes_out_and_what_it_takes(
+    spec: VariantSpec, output_kind: str, content_type: str, extension: str, capabilities: set[str]
+) -> None:
+    assert spec.output_kind is OutputKind(output_kind)
+    assert (spec.content_type, spec.extension) == (content_type, extension)
+    assert spec.required_capabilities == capabilities
+    assert is_av_work(spec) is not isinstance(spec, ImageVariant)
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"width": 1}, "mode"),
+        ({"mode": "zoom", "width": 1}, "mode"),
+        ({"mode": ["fit"], "width": 1}, "mode"),
+        ({"mode": "fit"}, "mode"),
+        ({"mode": "fill"}, "mode"),
+        ({"mode": "crop", "width": 1}, "mode"),
+        ({"mode": "pad", "height": 1}, "mode"),
+        ({"mode": "stretch", "height": 1}, "mode"),
+        ({"mode": "fit", "width": 0}, "width"),
+        ({"mode": "fit", "width": -1}, "width"),
+        ({"mode": "fit", "width": True}, "width"),
+        ({"mode": "fit", "width": 1.5}, "width"),
+        ({"mode": "fit", "height": "1"}, "height"),
+        ({"mode": "fit", "width": 1, "format": "gif"}, "format"),
+        ({"mode": "fit", "width": 1, "quality": 0}, "quality"),
+        ({"mode": "fit", "width": 1, "quality": 101}, "quality"),
+        ({"mode": "fit", "width": 1, "gravity": "middle"}, "gravity"),
+        ({"mode": "fit", "width": 1, "background": "white"}, "background"),
+        ({"mode": "fit", "width": 1, "upscale": 1}, "upscale"),
+        ({"mode": "fit", "width": 1, "animated": True}, "animated"),
+        ({"mode": "fit", "width": 1, "lossless": True}, "lossless"),
+        ({"mode": "fit", "width": 1, "from_variant": "large"}, "from_variant"),
+        ({"mode": "fit", "width": 1, "codec": "h264"}, "codec"),
+        ({"kind": "document"}, "kind"),
+        ({"kind": 3}, "kind"),
+        ({"kind": "image", "preset": "poster"}, "preset"),
+        ({"kind": "image", "preset": "video_poster_scene", "width": 10}, "width"),
+        ({"kind": "video"}, "preset"),
+        ({"kind": "video", "preset": "web_4k"}, "preset"),
+        ({"kind": "video", "preset": "web_720p", "bitrate": 1}, "bitrate"),
+        ({"kind": "video", "preset": "web_720p", "faststart": "yes"}, "faststart"),
+        ({"kind": "video", "preset": "web_720p", "frame": "crop"}, "frame"),
+        ({"kind": "audio", "preset": "web_720p"}, "preset"),
+        ({"kind": "audio", "preset": "m4a_128k", "channels": 3}, "channels"),
+        ({"kind": "audio", "preset": "m4a_128k", "two_pass": True}, "two_pass"),
+        ({"kind": "audio", "preset": "m4a_128k", "bitrate_kbps": 192}, "bitrate_kbps"),
+        ({"kind": "waveform", "preset": "detail"}, "preset"),
+        ({"kind": "waveform", "preset": "overview", "peaks": 10}, "peaks"),
+        ({"kind": "waveform", "sample_rate": 8000}, "sample_rate"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], option: str) -> None:
+    assert [problem.partition(":")[0] for problem in variant_problems(**options)] == [option]
+
+
+def test_an_unknown_kind_is_answered_with_the_known_ones() -> None:
+    (problem,) = variant_problems(kind="document")
+    assert "image, video, audio, waveform" in problem
+
+
+def test_a_typed_variant_is_checked_when_it_is_made() -> None:
+    with pytest.raises(ProfileError, match="width"):
+        ImageVariant("crop", width=10)
+    with pytest.raises(ProfileError, match="preset"):
+        VideoVariant("web_1080p")
+
+
+# --- declaration -------------------------------------------------------------------------------------------------
+
+
+def test_a_good_profile_offers_its_checked_form() -> None:
+    assert list(Lesson.variants) == ["large", "poster", "sound", "thumb", "wave", "web"]
+    assert Lesson.variants["thumb"] == ImageVariant("fit", 64, 64)
+    assert Lesson.upload_policy() == UploadPolicy(
+        "lesson", ("image/jpeg", "video/*", "audio/mp4"), (".jpg", ".mp4"), 1000
+    )
+    assert Lesson.delivery_policy() == DeliveryPolicy(signed_url_ttl_seconds=60)
+    assert (Lesson.max_pixels, Lesson.max_duration_seconds, Lesson.placeholder) == (100_000_000, 7200, False)
+    assert Lesson.recipe_digest("web") == "7adba05438de4278fad4a4e708b2bfe66b1f35cbf1e80469258fcc886d5725b8"
+
+
+def test_none_equals_absent() -> None:
+    bare = type(
+        "Bare",
+        (Profile,),
+        {"storage": Shelf, "variants": {}}
+        | dict.fromkeys(
+            [
+                "name",
+                "allow_mime",
+                "allow_extensions",
+                "max_bytes",
+                "max_pixels",
+                "max_duration_seconds",
+                "delivery",
+                "scanner",
+                "analyzer",
+                "processor",
+                "probe",
+                "placeholder",
+            ]
+        ),
+    )
+    assert bare.name == f"{__name__}.Bare"
+    assert bare.upload_policy() == UploadPolicy(bare.name)
+    assert bare.delivery_policy() == DeliveryPolicy()
+    assert (bare.max_pixels, bare.max_duration_seconds, bare.placeholder) == (100_000_000, 7200, False)
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    found = problems_of(
+        storage=None,
+        variants={
+            "Thumb": {"mode": "fit", "width": 1},
+            "all": {"mode": "fit", "width": 1},
+            "dyn_x": {"mode": "fit", "width": 1},
+            "wrong": {"mode": "zoom", "width": 0, "colour": "red"},
+            "odd": 3,
+        },
+        allow_mime="image/png",
+        allow_extensions=["tar.gz", 1],
+        max_bytes=0,
+        max_pixels=-1,
+        max_duration_seconds=1.5,
+        delivery={"public": "yes", "ttl": 1, "signed_url_ttl_seconds": 604_801, "authorizer": object()},
+        scanner=CleanScanner,
+        placeholder="auto",
+        max_byte=5,
+        strip_original_metadata="gps",
+        dynamic=None,
+    )
+    assert [problem.partition(":")[0] for problem in found] == [
+        "max_byte",
+        "strip_original_metadata",
+        "dynamic",
+        "storage",
+        "variants.Thumb",
+        "variants.all",
+        "variants.dyn_x",
+        "variants.wrong.colour",
+        "variants.wrong.mode",
+        "variants.wrong.width",
+        "variants.odd.must be a mapping or a variant object, not int",
+        "allow_mime",
+        "allow_extensions",
+        "allow_extensions",
+        "max_bytes",
+        "max_pixels",
+        "max_duration_seconds",
+        "delivery.ttl",
+        "delivery.signed_url_ttl_seconds",
+        "delivery.public",
+        "delivery.authorizer",
+        "scanner",
+        "placeholder",
+    ]
+
+
+def test_the_error_names_the_profile_and_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match=r"avatar is not valid:\n- variants.thumb.mode: ") as caught:
+        type("Bad", (Profile,), {"name": "avatar", "storage": "s", "variants": {"thumb": {"mode": "x", "width": 1}}})
+    assert isinstance(caught.value, ProfileError)
+    assert caught.value.code == "invalid_profile"
+
+
+def test_storage_and_variants_are_required() -> None:
+    with pytest.raises(ProfileError) as caught:
+        type("Bad", (Profile,), {})
+    assert [problem.partition(":")[0] for problem in caught.value.detail["problems"]] == ["storage", "variants"]
+
+
+@pytest.mark.parametrize("storage", [Shelf(), Shelf, "main"])
+def test_a_storage_is_an_object_a_class_or_a_name(storage: Any) -> None:
+    assert type("P", (Profile,), {"storage": storage, "variants": {}}).storage is storage
+
+
+@pytest.mark.parametrize("storage", [3, object, " ", Guard()])
+def test_anything_else_is_no_storage(storage: Any) -> None:
+    assert [problem.partition(":")[0] for problem in problems_of(storage=storage)] == ["storage"]
+
+
+@pytest.mark.parametrize("name", ["", " ", "a" * 256, "a\nb", 3])
+def test_a_name_is_short_printable_text(name: Any) -> None:
+    assert [problem.partition(":")[0] for problem in problems_of(name=name)] == ["name"]
+
+
+@pytest.mark.parametrize(
+    "name", ["1st", "Thumb", "a-b", "", "a" * 64, "original", "source", "all", "images", "dyn_a", 3]
+)
+def test_reserved_and_malformed_variant_names_are_refused(name: Any) -> None:
+    assert len(problems_of(variants={name: {"mode": "fit", "width": 1}})) == 1
+
+
+@pytest.mark.parametrize("mime", ["image", "*/*", "image/", "*", "image/p*", "image png"])
+def test_a_mime_entry_is_a_type_or_a_family(mime: str) -> None:
+    assert [problem.partition(":")[0] for problem in problems_of(allow_mime=[mime])] == ["allow_mime"]
+
+
+def test_methods_private_names_and_mixins_are_free_but_mixed_in_options_are_checked() -> None:
+    class Mixin:
+        allow_extensions = ["png"]
+        _secret = 1
+
+    class Free(Mixin, Profile):
+        storage = "main"
+        variants: dict[str, Any] = {}
+        _note = "private"
+
+        def method(self) -> None: ...
+
+        @classmethod
+        def made(cls) -> None: ...
+
+        @staticmethod
+        def plain() -> None: ...
+
+        @property
+        def value(self) -> int:
+            return 1
+
+    assert Free.upload_policy().allow_extensions == (".png",)
+
+    class Typo:
+        allow_extension = ["png"]
+
+    with pytest.raises(ProfileError, match="allow_extension: unknown option"):
+        type("Bad", (Typo, Profile), {"storage": "main", "variants": {}})
+
+
+def test_a_subclass_inherits_everything_but_the_name() -> None:
+    class Advanced(Lesson):
+        max_bytes = 2000
+
+    assert Advanced.name != "lesson"
+    assert Advanced.variants == Lesson.variants
+    assert Advanced.delivery_policy() == Lesson.delivery_policy()
+    assert Advanced.upload_policy().max_bytes == 2000
+    assert Lesson.upload_policy().max_bytes == 1000
+
+
+def test_scanner_and_authorizer_objects_are_accepted() -> None:
+    guard, scanner = Guard(), CleanScanner()
+    good = type(
+        "Good", (Profile,), {"storage": "s", "variants": {}, "scanner": scanner, "delivery": {"authorizer": guard}}
+    )
+    assert good.scanner is scanner
+    assert good.delivery_policy().authorizer is guard
+
+
+@pytest.mark.parametrize("mime", ["image/svg+xml", "text/html", "application/xml", "application/javascript"])
+def test_active_content_in_public_needs_an_explicit_flag(mime: str) -> None:
+    (problem,) = problems_of(allow_mime=[mime], delivery={"public": True})
+    assert problem.startswith("allow_mime: ")
+    for delivery in ({"public": False}, {"public": True, "allow_active_content": True}):
+        type("Good", (Profile,), {"storage": "s", "variants": {}, "allow_mime": [mime], "delivery": delivery})
+
+
+@pytest.mark.parametrize("option", ["streaming", "ttl", "provider"])
+def test_unknown_delivery_options_are_refused(option: str) -> None:
+    assert [problem.partition(":")[0] for problem in problems_of(delivery={option: None})] == [f"delivery.{option}"]
+
+
+def test_a_profile_judges_files_by_its_policy(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"<svg/>")
+    with pytest.raises(UploadRejected) as caught:
+        Lesson.validate_upload(path, "a.jpg")
+    assert caught.value.code == "mime_not_allowed"
+
+
+# --- planning ----------------------------------------------------------------------------------------------------
+
+
+def test_image_variants_share_one_group_and_each_av_variant_is_its_own() -> None:
+    groups = {name: Lesson.group_of(name) for name in Lesson.variants}
+    assert groups == {
+        "large": "images",
+        "thumb": "images",
+        "poster": "poster",
+        "sound": "sound",
+        "wave": "wave",
+        "web": "web",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_video", "has_audio", "names"),
+    [
+        (MediaKind.IMAGE, None, None, ["large", "thumb"]),
+        ("video", True, True, ["poster", "sound", "wave", "web"]),
+        ("video", True, False, ["poster", "web"]),
+        ("audio", None, True, ["sound", "wave"]),
+        ("audio", False, None, ["sound", "wave"]),
+    ],
+)
+def test_only_fitting_variants_are_planned(
+    kind: MediaKind | str, has_video: bool | None, has_audio: bool | None, names: list[str]
+) -> None:
+    applicable, skipped = Lesson.applicable(kind, has_video, has_audio)
+    assert applicable == names
+    assert sorted([*applicable, *skipped]) == list(Lesson.variants)
+
+
+def test_a_skipped_variant_says_what_it_needs() -> None:
+    assert Lesson.applicable("audio", False, False)[1] == {
+        "large": "needs_image",
+        "poster": "needs_video_track",
+        "sound": "needs_audio_track",
+        "thumb": "needs_image",
+        "wave": "needs_audio_track",
+        "web": "needs_video_track",
+    }
+
+
+def test_the_profile_digest_follows_names_and_recipes_only() -> None:
+    def digest(variants: dict[str, Any], **options: Any) -> str:
+        return type("P", (Profile,), {"storage": "s", "variants": variants} | options).profile_digest()
+
+    thumb, large = {"mode": "fit", "width": 1}, {"mode": "fit", "width": 2}
+    assert digest({"a": thumb, "b": large}) == digest({"b": large, "a": thumb}, max_bytes=1, name="other")
+    assert len({digest({}), digest({"a": thumb}), digest({"b": thumb}), digest({"a": large})}) == 4
+
+
+def test_unknown_variants_are_an_error_of_their_own() -> None:
+    for call in (Lesson.spec, Lesson.recipe_digest, Lesson.group_of):
+        with pytest.raises(UnknownVariant) as caught:
+            call("missing")
+        assert caught.value.detail == {"profile": "lesson", "variant": "missing"}
+
+
+# --- registry ----------------------------------------------------------------------------------------------------
+
+
+def test_the_registry_finds_by_name_and_by_class() -> None:
+    registry = ProfileRegistry([Lesson])
+    assert registry.get("lesson") is Lesson
+    assert registry.get(Lesson) is Lesson
+    assert registry.names == ["lesson"]
+    assert list(registry) == [Lesson]
+    assert len(registry) == 1
+    assert "lesson" in registry
+    assert "other" not in registry
+
+
+def test_an_unregistered_name_or_class_is_an_unknown_profile() -> None:
+    class Advanced(Lesson):
+        pass
+
+    namesake = type("Namesake", (Lesson,), {"name": "lesson"})
+    registry = ProfileRegistry([Lesson])
+    for unknown in ("os.path", "x" * 1000, Advanced, namesake, Profile):
+        with pytest.raises(UnknownProfile) as caught:
+            registry.get(unknown)
+        assert len(caught.value.message) < 600
+
+
+def test_two_profiles_of_one_name_and_strangers_are_refused_together() -> None:
+    namesake = type("Namesake", (Lesson,), {"name": "lesson"})
+    strangers: list[Any] = [Lesson, namesake, Profile, dict]
+    with pytest.raises(ProfileError) as caught:
+        ProfileRegistry(strangers)
+    assert len(caught.value.detail["problems"]) == 3
+    assert f"{__name__}.Lesson" in caught.value.message
+
+
+def test_importing_profiles_and_security_loads_no_media_library() -> None:
+    code = (
+        "import sys, rindle.profile, rindle.presets, rindle.security;"
+        "bad = {'magic', 'pyvips', 'boto3', 'fastapi', 'sqlalchemy', 'temporalio', 'pi_heif'} & set(sys.modules);"
+        "sys.exit(', '.join(sorted(bad)) or 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,0 +1,9 @@
+"""The worker: settings, then adapters, then task queues until it is told to stop (``rindle.cli.worker``)."""
+
+from __future__ import annotations
+
+# Under a guard because the render pool's children import this file again.
+if __name__ == "__main__":
+    from rindle.cli.worker import main
+
+    main()
