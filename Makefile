@@ -4,7 +4,7 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-# The application `make dev` serves, and what is checked for layout.
+# The application `make dev` serves.
 APP ?= examples.cohort.app:rindle
 # More arguments for pytest: make test ARGS="-k tus"
 ARGS ?=

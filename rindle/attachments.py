@@ -1,7 +1,7 @@
 """Joining assets to the application's objects: plain functions on ``Session``, for the caller's own transaction.
 
-The asset row is locked before its state is read, so an attach and a purge cannot pass each other; the purge of a replaced or
-detached asset is an outbox row of the same transaction and exists only if the caller commits.
+The asset row is locked before its state is read, so an attach and a purge cannot pass each other; the purge of a
+replaced or detached asset is an outbox row of the same transaction and exists only if the caller commits.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def _attachable(session: Session, asset_id: str, uploaded_by: str | Unchecked | 
     return found
 
 
-def _place(
-    session: Session, asset: MediaAsset, ref: OwnerRef, slot: str, settings: Settings
-) -> MediaAttachment:
+def _place(session: Session, asset: MediaAsset, ref: OwnerRef, slot: str, settings: Settings) -> MediaAttachment:
     for _ in range(2):
         # Locked: of two replacements at once the second must see, and purge, what the first put there.
         statement = _slot(ref, slot).with_for_update().execution_options(populate_existing=True)
@@ -100,9 +98,7 @@ def _place(
     raise StateConflict(f"slot {slot!r} is being filled by another transaction; repeat the call")
 
 
-def _replace(
-    session: Session, present: MediaAttachment, asset: MediaAsset, settings: Settings
-) -> MediaAttachment:
+def _replace(session: Session, present: MediaAttachment, asset: MediaAsset, settings: Settings) -> MediaAttachment:
     if present.asset_id == asset.id:
         return present
     replaced = present.asset_id
@@ -181,7 +177,7 @@ def ready_variants_for(session: Session, asset: MediaAsset | str) -> list[MediaV
     return list(session.scalars(statement.order_by(MediaVariant.name)))
 
 
-def _slot(ref: OwnerRef, slot: str) -> Select[tuple[MediaAttachment]]:
+def _slot(ref: OwnerRef, slot: str) -> Select[MediaAttachment]:
     return select(MediaAttachment).where(
         MediaAttachment.owner_type == ref.type,
         MediaAttachment.owner_id == ref.id,

@@ -26,6 +26,7 @@ from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.outbox import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.uploads.direct import verify_completion
+from rindle.workflows.tuning import PolicyTuning
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,10 @@ class FleetMember:
 
     def _workers(self, client: Client, sources: SourceCache, pool: RenderPool) -> list[Worker]:
         services = self.rindle.services
+        tuning = PolicyTuning(
+            heartbeat_seconds=self.settings.heartbeat_seconds,
+            retry_initial_seconds=self.settings.retry_initial_seconds,
+        )
         variants = VariantActivities(services, sources=sources, pool=pool, probe=ImageProbe(pool, PIXEL_CEILING))
         made = []
         for queue in self.queues:
@@ -151,7 +156,7 @@ class FleetMember:
                         workflows=workflows.ALL,
                         activities=[*uploads.all(), *variants.all(), *purge.all()],
                         workflow_runner=workflow_runner(),
-                        interceptors=[FailureInterceptor()],
+                        interceptors=[FailureInterceptor(), tuning],
                         max_concurrent_workflow_tasks=50,
                         max_concurrent_activities=100,
                         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -58,7 +58,7 @@ def capabilities_of(storage: Storage) -> frozenset[str]:
     """
     try:
         claimed = storage.capabilities()
-    except Exception as error:  # noqa: BLE001 - any failure of foreign code means "no capability"
+    except Exception as error:  # any failure of foreign code means "no capability"
         log.warning("storage capabilities could not be read", extra={"error": type(error).__name__})
         return frozenset()
     if isinstance(claimed, str) or not isinstance(claimed, Iterable):

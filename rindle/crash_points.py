@@ -44,7 +44,7 @@ _WANTED = os.environ.get("RINDLE_CRASH_AT")
 
 def crash_point(name: str) -> None:
     """Die here when ``RINDLE_CRASH_AT`` names this point."""
-    if _WANTED is None or _WANTED != name:
+    if _WANTED is None or name != _WANTED:
         return
     if name not in CRASH_POINTS:
         raise ValueError(f"crash point {name!r} is not listed in CRASH_POINTS")

@@ -20,7 +20,8 @@
     ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured
 
-Codes are stable API, messages are not. A message may be read by a stranger: it names profiles, limits and options, never
+Codes are stable API, messages are not. A message may be read by a stranger: it names profiles, limits and options,
+never
 credentials, signed URLs, file contents or absolute paths.
 """
 

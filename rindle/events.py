@@ -1,6 +1,7 @@
 """Names and payloads of public events: a contract like the error codes.
 
-Two families. **Telemetry** (:data:`PUBLIC_EVENTS`) goes to handlers, metrics and traces after commit. **Durable events**
+Two families. **Telemetry** (:data:`PUBLIC_EVENTS`) goes to handlers, metrics and traces after commit. **Durable
+events**
 (:data:`EVENT_TYPES`) are rows of ``media_events`` written with the state change they report. Renaming needs a major
 version; fields may be added.
 """
@@ -104,6 +105,4 @@ SESSION_EVENTS: Mapping[SessionState, str] = {
 }
 
 #: Asset states that end a story for a page that follows it.
-TERMINAL_ASSET_STATES = frozenset(
-    {AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED}
-)
+TERMINAL_ASSET_STATES = frozenset({AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED})

@@ -1,6 +1,7 @@
 """What crosses Temporal: inputs, answers and the wire names of workflows, signals and activities.
 
-Only ids and small facts; never keys, URLs, filenames or bytes. Frozen, and unknown fields are ignored so that an old worker
+Only ids and small facts; never keys, URLs, filenames or bytes. Frozen, and unknown fields are ignored so that an old
+worker
 can read what a new one wrote: changes are additive. Names are permanent.
 """
 

@@ -1,6 +1,7 @@
 """Work that a transaction makes necessary: rows written with it, and the relay that hands them to Temporal.
 
-Nothing is dispatched from memory: a relay sends only committed rows it has read on its own connection. Sending is at least
+Nothing is dispatched from memory: a relay sends only committed rows it has read on its own connection. Sending is at
+least
 once; workflow ids, state-driven workflows and compare-and-set make twice harmless.
 """
 
@@ -54,7 +55,8 @@ _relays: weakref.WeakSet[Relay] = weakref.WeakSet()
 def wake_upload(
     session: Session, settings: Settings, upload: MediaUploadSession, profile: str, *, signal: str | None = None
 ) -> None:
-    """Start the workflow of ``upload`` once this transaction has committed, or signal it (``verified``, ``complete``, ...)."""
+    """Start the workflow of ``upload`` once this transaction has committed, or signal it (``verified``,
+    ``complete``, ...)."""
     _enqueue(
         session,
         workflow_type=messages.UPLOAD_WORKFLOW,
@@ -69,9 +71,7 @@ def wake_upload(
     )
 
 
-def wake_group(
-    session: Session, settings: Settings, asset: MediaAsset, group: str, *, signal: str = "wake"
-) -> None:
+def wake_group(session: Session, settings: Settings, asset: MediaAsset, group: str, *, signal: str = "wake") -> None:
     """Make the workflow of a variant group look at its rows once this transaction has committed."""
     _enqueue(
         session,
@@ -81,9 +81,9 @@ def wake_group(
         signal=signal,
         priority=PRIORITY_REPAIR,
         payload={
-            "input": messages.VariantInput(
-                asset_id=asset.id, group=group, task_queue=settings.image_queue
-            ).model_dump(mode="json"),
+            "input": messages.VariantInput(asset_id=asset.id, group=group, task_queue=settings.image_queue).model_dump(
+                mode="json"
+            ),
             "facts": {"kind": "variants", "profile": asset.profile, "asset_id": asset.id},
         },
     )
@@ -206,7 +206,9 @@ class Relay:
         slots = asyncio.Semaphore(_PARALLEL_SENDS)
         outcomes = await asyncio.gather(*(self._send(client, call, slots) for call in calls))
         crash_point("relay.sent")
-        sent = [row_id for call, outcome in zip(calls, outcomes, strict=True) if outcome is None for row_id in call.row_ids]
+        sent = [
+            row_id for call, outcome in zip(calls, outcomes, strict=True) if outcome is None for row_id in call.row_ids
+        ]
         if sent:
             await self._database.write(rows.mark_dispatched, sent)
             telemetry.emit("rindle.outbox.delivered", {"kind": "batch"}, {"count": len(sent)})
@@ -234,7 +236,8 @@ class Relay:
         """Send one call; ``None`` when Temporal has it, else the gRPC status name."""
         async with slots:
             try:
-                for signal in call.signals or [None]:
+                wanted: list[str | None] = [*call.signals] or [None]
+                for signal in wanted:
                     await self._start(client, call.row, signal)
             except WorkflowAlreadyStartedError:
                 return None

@@ -55,8 +55,10 @@ class Settings(BaseSettings):
     image_task_queue: str | None = None
     search_attributes: bool = True
 
-    #: First pause before a failed activity is tried again; the spec's value per class when ``None``.
+    #: First pause before a failed activity is tried again; the policy's own value when ``None``.
     retry_initial_seconds: float | None = Field(None, gt=0)
+    #: Silence after which a worker counts as lost; the policy's 30 s when ``None``.
+    heartbeat_seconds: float | None = Field(None, ge=1)
     #: Render children per worker; ``None`` means one per core.
     render_workers: int | None = Field(None, ge=1)
     render_wall_seconds: int = Field(120, ge=1)

@@ -92,7 +92,8 @@ class OutputKind(StrEnum):
 
 _A, _V, _S = AssetState, VariantState, SessionState
 
-#: Moves of an asset. Purge and force delete are not lifecycle edges: they tombstone through ``db.transitions.tombstone``.
+#: Moves of an asset. Purge and force delete are not lifecycle edges: they tombstone through
+#: ``db.transitions.tombstone``.
 ASSET_MOVES: Mapping[AssetState, frozenset[AssetState]] = {
     _A.STAGED: frozenset({_A.VALIDATING, _A.QUARANTINED}),
     _A.VALIDATING: frozenset({_A.ANALYZING, _A.QUARANTINED}),
@@ -123,9 +124,7 @@ VARIANT_MOVES: Mapping[VariantState, frozenset[VariantState]] = {
 #: Moves of an upload session (spec of the upload lanes; ``uploading`` from ``initialized`` is the server-side lane).
 SESSION_MOVES: Mapping[SessionState, frozenset[SessionState]] = {
     _S.INITIALIZED: frozenset({_S.SIGNED, _S.UPLOADING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
-    _S.SIGNED: frozenset(
-        {_S.RESUMING, _S.UPLOADING, _S.UPLOADED, _S.VERIFYING, _S.ABORTED, _S.EXPIRED, _S.FAILED}
-    ),
+    _S.SIGNED: frozenset({_S.RESUMING, _S.UPLOADING, _S.UPLOADED, _S.VERIFYING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
     _S.RESUMING: frozenset({_S.UPLOADING, _S.UPLOADED, _S.VERIFYING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
     _S.UPLOADING: frozenset({_S.UPLOADED, _S.VERIFYING, _S.RESUMING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
     _S.UPLOADED: frozenset({_S.VERIFYING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),

@@ -1,6 +1,7 @@
 """Telemetry events after commit: handlers, and OpenTelemetry metrics where its API is installed.
 
-Durable events are rows (``rindle.db.events``); what lives here is allowed to be lost. Handlers are added the way logging
+Durable events are rows (``rindle.db.events``); what lives here is allowed to be lost. Handlers are added the way
+logging
 handlers are, for the process, and a handler that raises is logged and never disturbs the caller.
 """
 
@@ -41,9 +42,7 @@ def add_handler(handler: Handler) -> Callable[[], None]:
     return remove
 
 
-def emit(
-    name: str, metadata: Mapping[str, Any] | None = None, measurements: Mapping[str, float] | None = None
-) -> None:
+def emit(name: str, metadata: Mapping[str, Any] | None = None, measurements: Mapping[str, float] | None = None) -> None:
     """Hand one event to all handlers and metrics.
 
     An unknown name or a missing key is a programming error: it raises under ``RINDLE_STRICT_EVENTS=1`` (tests) and is

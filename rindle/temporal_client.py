@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -27,19 +28,26 @@ _MAX_PAUSE_SECONDS = 5.0
 
 
 class TemporalConnection:
-    """Connects as ``temporalio.envconfig`` says (``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, ``TEMPORAL_PROFILE``, ...).
+    """Connects as ``temporalio.envconfig`` says (``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, ``TEMPORAL_PROFILE``,
+    ...).
 
     Args:
         connect_seconds: limit of one attempt to connect.
         client: an existing client to use instead; it must have been made with the pydantic data converter.
+        environment: variables to read instead of the process's own.
     """
 
     def __init__(
-        self, *, connect_seconds: float = 2.0, client: Client | None = None, runtime: Runtime | None = None
+        self,
+        *,
+        connect_seconds: float = 2.0,
+        client: Client | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._connect_seconds = connect_seconds
         self._client = client
-        self._runtime = runtime
+        self._environment = environment
+        self._runtime: Runtime | None = None
         self._lock = asyncio.Lock()
         self._pause_seconds = 0.25
         self._closed_until = 0.0
@@ -72,9 +80,15 @@ class TemporalConnection:
         return self._client
 
     async def _connect(self) -> Client:
-        config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
+        config: dict[str, Any] = dict(
+            ClientConfig.load_client_connect_config(
+                override_env_vars=None if self._environment is None else dict(self._environment)
+            )
+        )
         config.setdefault("target_host", "localhost:7233")
-        config.setdefault("identity", f"{socket.gethostname()}:{os.getpid()}:{os.environ.get('RINDLE_BUILD_ID', 'dev')}")
+        config.setdefault(
+            "identity", f"{socket.gethostname()}:{os.getpid()}:{os.environ.get('RINDLE_BUILD_ID', 'dev')}"
+        )
         if self._runtime is not None:
             config["runtime"] = self._runtime
         return await Client.connect(**config, data_converter=pydantic_data_converter)

@@ -19,6 +19,7 @@ import pytest
 
 from rindle import process
 from tests.servers import Unavailable, chromium, minio, postgres, temporal, version_of
+from tests.stage import Stage, staged
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
@@ -71,14 +72,29 @@ def pytest_report_header() -> list[str]:
             return f"{name} missing: {missing}"
 
     with ThreadPoolExecutor(len(tools)) as threads:
-        return [f"servers: {line}" for line in threads.map(tell, tools)]
+        servers = [f"servers: {line}" for line in threads.map(tell, tools)]
+    return [*servers, "corpus: present" if os.environ.get("RINDLE_CORPUS") else "corpus: none, its tests are left out"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Close the network to unit tests; unix sockets stay open, because asyncio's own loop is made of them."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Close the network to unit tests, and leave out what needs the corpus where there is none.
+
+    Unix sockets stay open, because asyncio's own loop is made of them. The corpus is extra material that no clone
+    contains: without it its tests are deselected, not skipped, so that they do not count as a skip in CI.
+    """
     for item in items:
         if item.path.is_relative_to(REPOSITORY / "tests" / "unit"):
             item.add_marker(pytest.mark.disable_socket)
+    if not os.environ.get("RINDLE_CORPUS"):
+        unmet = [item for item in items if _needs_corpus(item)]
+        items[:] = [item for item in items if item not in unmet]
+        config.hook.pytest_deselected(items=unmet)
+
+
+def _needs_corpus(item: pytest.Item) -> bool:
+    """Say whether ``item`` asks to be skipped without the corpus, or was to be made once for each of its files."""
+    reasons = [str(mark.kwargs.get("reason")) for mark in item.iter_markers() if mark.name in ("skip", "skipif")]
+    return any("RINDLE_CORPUS" in reason or reason.startswith("got empty parameter set") for reason in reasons)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -190,3 +206,20 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     url = server.new_database()
     yield url
     server.drop_database(url)
+
+
+# --- stages -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, database_url: str, temporal_server: temporal.TemporalServer) -> AsyncIterator[Stage]:
+    """The test application on both databases, local storage, the shared Temporal server; no worker runs yet."""
+    async with staged(tmp_path, database_url, temporal_server.target) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def lite_stage(tmp_path: Path, temporal_server: temporal.TemporalServer) -> AsyncIterator[Stage]:
+    """The same on SQLite alone, for behaviour that no database can change."""
+    async with staged(tmp_path, f"sqlite+aiosqlite:///{tmp_path}/stage.db", temporal_server.target) as ready:
+        yield ready

@@ -1,6 +1,7 @@
 """RindleError to ApplicationError, for all activities at once, and back again for callers.
 
-The message is already fit for strangers; the cause and its stack trace stay in this process, because Temporal stores failures
+The message is already fit for strangers; the cause and its stack trace stay in this process, because Temporal stores
+failures
 in clear and SDK exceptions contain signed URLs.
 """
 

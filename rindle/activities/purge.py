@@ -91,18 +91,14 @@ class PurgeActivities:
                 crash_point("purge.object_deleted")
             crash_point("purge.objects_deleted")
             await self._sources.evict(self._services.storage_name(asset.profile), asset.storage_key)
-        result = await self._database.write(
-            rows.finish, order.asset_id, objects=len(keys), variants=len(variants)
-        )
+        result = await self._database.write(rows.finish, order.asset_id, objects=len(keys), variants=len(variants))
         crash_point("purge.row_deleted")
         telemetry.emit(
             "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(keys), "variants": len(variants)}
         )
         return result
 
-    def _keys(
-        self, asset: MediaAsset, variants: Sequence[MediaVariant], session_keys: Sequence[str]
-    ) -> list[str]:
+    def _keys(self, asset: MediaAsset, variants: Sequence[MediaVariant], session_keys: Sequence[str]) -> list[str]:
         """Return every key that may hold an object: also those of builds that stored but did not come to record."""
         keys = {asset.storage_key, *session_keys}
         keys |= {asset.superseded_key} if asset.superseded_key else set()

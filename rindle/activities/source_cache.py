@@ -167,7 +167,8 @@ class SourceCache:
             os.close(handle)
 
     async def _download(self, entry: _Entry, storage: Storage, key: str, etag: str | None, size: int) -> None:
-        draft = entry.draft()
+        workshop = entry.workshop()
+        draft = workshop / "original"
         try:
             try:
                 await storage.download(key, draft, max_bytes=size, if_match=etag)
@@ -184,7 +185,7 @@ class SourceCache:
             await self._in_thread(lambda: entry.publish(draft))
         finally:
             # At once and not in a thread, so that a cancelled download leaves nothing either.
-            draft.unlink(missing_ok=True)
+            shutil.rmtree(workshop, ignore_errors=True)
 
     async def _make_room(self, size: int) -> None:
         def make() -> None:
@@ -255,7 +256,7 @@ class SourceCache:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One original: its file, the lock beside it, and drafts of it while it is being downloaded."""
+    """One original: its file, the lock beside it, and a directory in which it is downloaded."""
 
     SIDE_FILES = frozenset({".lock", ".part"})
 
@@ -269,7 +270,8 @@ class _Entry:
     def stem(storage_name: str, key: str) -> str:
         return _digest(f"{storage_name}\0{key}")[:40]
 
-    def draft(self) -> Path:
+    def workshop(self) -> Path:
+        # A directory, because an adapter may write to a temporary name of its own beside the one it is given.
         return self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.part")
 
     def open_lock(self) -> int:
@@ -299,7 +301,7 @@ class _Entry:
         draft.replace(self.path)
 
     def discard(self) -> bool:
-        """Remove the entry, its drafts and its lock unless somebody holds it."""
+        """Remove the entry, what is left of its downloads and its lock, unless somebody holds it."""
         try:
             handle = self.open_lock()
         except OSError:
@@ -308,8 +310,8 @@ class _Entry:
             if not _try_lock(handle, fcntl.LOCK_EX) or not self.lock_is(handle):
                 return False
             self.path.unlink(missing_ok=True)
-            for draft in self.path.parent.glob(f"{self.path.name}.*.part"):
-                draft.unlink(missing_ok=True)
+            for workshop in self.path.parent.glob(f"{self.path.name}.*.part"):
+                shutil.rmtree(workshop, ignore_errors=True)
             self._lock.unlink(missing_ok=True)
             return True
         finally:

@@ -68,7 +68,8 @@ class UploadActivities:
         bundled_probe: makes the bundled probe for a pixel limit; a profile's own probe goes first.
     """
 
-    def __init__(self, services: Services, *, verify: Verify, sources: SourceCache, bundled_probe: Callable[[int], Probe]
+    def __init__(
+        self, services: Services, *, verify: Verify, sources: SourceCache, bundled_probe: Callable[[int], Probe]
     ) -> None:
         self._services = services
         self._database = services.database
@@ -231,7 +232,9 @@ class UploadActivities:
         except Exception as error:
             log.exception("promotion failed", extra={"asset_id": asset.id, "error": type(error).__name__})
             last = activity.info().attempt >= _UNEXPECTED_ATTEMPTS
-            raise Unexpected(f"unexpected {type(error).__name__} while judging the upload", retryable=not last) from error
+            raise Unexpected(
+                f"unexpected {type(error).__name__} while judging the upload", retryable=not last
+            ) from error
         if standing.step is UploadStep.DONE:
             telemetry.emit(
                 "rindle.promotion.stop",
@@ -272,7 +275,7 @@ class UploadActivities:
                 self._services.storage_name(profile),
                 asset.storage_key,
                 asset.stored_etag,
-                asset.byte_size,
+                asset.byte_size or 0,
             ),
             profile.name,
         )
@@ -413,8 +416,7 @@ def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
     longest = profile.max_duration_seconds
     if longest is not None and result.duration_ms is not None and result.duration_ms > longest * 1000:
         raise Condemned(
-            f"the media lasts {result.duration_ms} ms, profile {profile.name!r} allows "
-            f"max_duration_seconds={longest}",
+            f"the media lasts {result.duration_ms} ms, profile {profile.name!r} allows max_duration_seconds={longest}",
             code="media_too_long",
             detail={"limit": longest * 1000, "found": result.duration_ms},
         )
@@ -437,9 +439,7 @@ def _pass_gate(session: Session, asset_id: str, mime: str) -> None:
 def _quarantine(session: Session, asset_id: str, code: str, reason: str) -> None:
     asset = lock_asset(session, asset_id)
     if asset is not None and asset.state in (AssetState.VALIDATING, AssetState.ANALYZING):
-        move_asset(
-            session, asset, AssetState.QUARANTINED, error_code=code, error_reason=reason[:MAX_REASON_CHARS]
-        )
+        move_asset(session, asset, AssetState.QUARANTINED, error_code=code, error_reason=reason[:MAX_REASON_CHARS])
 
 
 def _note_clean(session: Session, asset_id: str, etag: str | None) -> None:
@@ -455,5 +455,3 @@ def _note_failure(session: Session, session_id: str, code: str, reason: str) -> 
     asset = lock_asset(session, found.asset.id)
     if asset is not None and AssetState(asset.state) not in DELIVERABLE and asset.state != AssetState.QUARANTINED:
         set_fields(session, asset, error_code=code, error_reason=reason[:MAX_REASON_CHARS])
-
-

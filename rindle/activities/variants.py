@@ -109,7 +109,7 @@ class VariantActivities:
                     self._services.storage_name(profile),
                     asset.storage_key,
                     asset.stored_etag,
-                    asset.byte_size,
+                    asset.byte_size or 0,
                 ) as source,
                 scratch_directory(self._services.settings.scratch) as scratch,
             ):
@@ -209,13 +209,11 @@ class VariantActivities:
             return None, None
         return facts.width, facts.height
 
-    async def _settle(
-        self, storage: Storage, asset: MediaAsset, claim: Claim, made: Rendered
-    ) -> RindleError | None:
+    async def _settle(self, storage: Storage, asset: MediaAsset, claim: Claim, made: Rendered) -> RindleError | None:
         """Store one result and record it; returns the error when the variant is to be tried again."""
         if made.error is not None:
             return await self._record_failure(claim, made.error)
-        assert made.path is not None
+        assert made.path is not None  # noqa: S101 - a result without an error has a file
         await storage.store(claim.key, made.path, content_type=made.content_type)
         crash_point("render.stored")
         unwanted = await self._database.write(
@@ -251,9 +249,7 @@ class VariantActivities:
         """Return rows that are still ours to the queue, without counting an attempt."""
         code, reason = ("interrupted", "the worker stopped") if error is None else describe(error)
         for claim in claims:
-            await self._database.write(
-                rows.record_failure, claim, code=code, reason=reason, final=False, counted=False
-            )
+            await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=False, counted=False)
 
     async def _delete_superseded(self, storage: Storage, superseded: Sequence[tuple[str, str]]) -> None:
         for variant_id, key in superseded:
@@ -330,11 +326,7 @@ def _requeue(session: Session, order: GroupOrder, services: Services) -> int:
     repairable = {VariantState.FAILED, VariantState.CANCELLED}
     if order.names is not None:
         repairable |= {VariantState.STALE, VariantState.MISSING}
-    wanted = [
-        row
-        for row in _named(order, asset, session)
-        if row.state in repairable and row.name in profile.variants
-    ]
+    wanted = [row for row in _named(order, asset, session) if row.state in repairable and row.name in profile.variants]
     return len(rows.requeue_rows(session, asset, wanted, profile))
 
 

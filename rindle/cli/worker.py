@@ -16,10 +16,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import click
+from rindle.cli.application import load_application
 from temporalio.runtime import LoggingConfig, LoggingFormat, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from rindle.bootstrap import GRACE_SECONDS, FleetMember
-from rindle.cli.application import load_application
 from rindle.errors import RindleError
 from rindle.process import leave
 from rindle.security import RedactingFilter
@@ -71,14 +71,13 @@ def _runtime(settings: Settings) -> Runtime:
             unit_suffix=True,
             durations_as_seconds=True,
         )
-    core_logs = LoggingConfig(
-        filter=TelemetryFilter(core_level="WARN", other_level="ERROR"), format=LoggingFormat.JSON
-    )
+    core_logs = LoggingConfig(filter=TelemetryFilter(core_level="WARN", other_level="ERROR"), format=LoggingFormat.JSON)
     return Runtime(telemetry=TelemetryConfig(logging=core_logs, metrics=prometheus))
 
 
 def _serve_health(address: str, member: FleetMember, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
-    """Answer ``/livez`` (the loop runs, the relay ticks) and ``/readyz`` (pollers, database, Temporal) from a thread."""
+    """Answer ``/livez`` (the loop runs, the relay ticks) and ``/readyz`` (pollers, database, Temporal) from a
+    thread."""
 
     def live() -> bool:
         return time.monotonic() - member.last_beat < _STUCK_SECONDS

@@ -1,6 +1,7 @@
 """Do something once the outermost transaction of a session has really committed.
 
-SQLAlchemy's ``after_commit`` also fires when a SAVEPOINT is released; what was asked for inside a savepoint or transaction
+SQLAlchemy's ``after_commit`` also fires when a SAVEPOINT is released; what was asked for inside a savepoint or
+transaction
 that rolls back must not happen.
 """
 

@@ -104,10 +104,14 @@ class Database:
             return fn(session, *args, **kwargs)
 
     async def within(
-        self, session: Session | AsyncSession | None, fn: Callable[Concatenate[Session, P], T], *args: P.args,
+        self,
+        session: Session | AsyncSession | None,
+        fn: Callable[Concatenate[Session, P], T],
+        *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run ``fn`` in the caller's transaction when ``session`` is given (not committed here), else in one of its own."""
+        """Run ``fn`` in the caller's transaction when ``session`` is given (not committed here), else in one of its
+        own."""
         if session is None:
             return await self.write(fn, *args, **kwargs)
         try:

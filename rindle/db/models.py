@@ -1,6 +1,7 @@
 """The public read model: SQLAlchemy classes of the ``media_*`` tables.
 
-Applications may query them (``select(MediaAsset).where(...)``) and join them to their own tables; they never write them.
+Applications may query them (``select(MediaAsset).where(...)``) and join them to their own tables; they never write
+them.
 State columns move only through ``rindle.db.transitions``. Every timestamp is aware UTC; sizes are bytes; ``width`` and
 ``height`` are pixels after orientation is applied.
 """
@@ -8,7 +9,7 @@ State columns move only through ``rindle.db.transitions``. Every timestamp is aw
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import uuid_utils
@@ -96,7 +97,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime}
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name, None)!r}" for name in self._shown())

@@ -125,15 +125,12 @@ def park(session: Session, row_ids: Iterable[int], *, error: str) -> None:
 def backlog(session: Session) -> OutboxBacklog:
     """Return what waits."""
     now = utc_now()
-    counts = dict(
-        session.execute(
-            select(MediaOutbox.state, func.count())
-            .where(MediaOutbox.state.in_([OutboxState.PENDING, OutboxState.PARKED]))
-            .group_by(MediaOutbox.state)
-        )
-        .tuples()
-        .all()
-    )
+    rows = session.execute(
+        select(MediaOutbox.state, func.count())
+        .where(MediaOutbox.state.in_([OutboxState.PENDING, OutboxState.PARKED]))
+        .group_by(MediaOutbox.state)
+    ).all()
+    counts: dict[str, int] = {state: count for state, count in rows}
     # A purge that waits out its grace period is not late: age counts from when the row was first due.
     oldest = session.scalar(
         select(func.min(MediaOutbox.inserted_at)).where(

@@ -48,9 +48,7 @@ def purgeable(session: Session, asset_id: str) -> tuple[MediaAsset, Sequence[Med
     variants = session.scalars(
         select(MediaVariant).where(MediaVariant.asset_id == asset_id).order_by(MediaVariant.name)
     ).all()
-    keys = session.scalars(
-        select(MediaUploadSession.upload_key).where(MediaUploadSession.asset_id == asset_id)
-    ).all()
+    keys = session.scalars(select(MediaUploadSession.upload_key).where(MediaUploadSession.asset_id == asset_id)).all()
     return asset, variants, keys
 
 

@@ -1,6 +1,7 @@
 """The only writer of state columns: compare-and-set and event row in one transaction.
 
-A move is ``UPDATE ... WHERE id = :id AND state = :from [AND generation = :g]`` with the event row beside it. Metrics are
+A move is ``UPDATE ... WHERE id = :id AND state = :from [AND generation = :g]`` with the event row beside it. Metrics
+are
 emitted after commit, so a change that rolls back is never counted. Lock order everywhere: asset, variants by name,
 sessions, attachments; several assets by id.
 """
@@ -36,7 +37,7 @@ from rindle.states import (
 #: ``share`` for attach, ``update`` for transitions and events, ``exclusive`` for purge and erasure.
 LockMode = Literal["share", "update", "exclusive"]
 
-_LOCKS: Mapping[str, Mapping[str, bool]] = {
+_LOCKS: Mapping[str, dict[str, Any]] = {
     "share": {"read": True, "key_share": True},  # FOR KEY SHARE
     "update": {"key_share": True},  # FOR NO KEY UPDATE
     "exclusive": {},  # FOR UPDATE
@@ -56,9 +57,7 @@ def lock_asset(session: Session, asset_id: str, mode: LockMode = "update") -> Me
     return session.scalars(statement.execution_options(populate_existing=True)).one_or_none()
 
 
-def move_asset(
-    session: Session, asset: MediaAsset, to: AssetState, *, actor: str | None = None, **values: Any
-) -> bool:
+def move_asset(session: Session, asset: MediaAsset, to: AssetState, *, actor: str | None = None, **values: Any) -> bool:
     """Move an asset and set ``values`` with it; see :func:`_move` for the promise."""
     came_from = asset.state
     if not _move(session, asset, ASSET_MOVES, AssetState(came_from), to, values):
@@ -159,7 +158,8 @@ def recompute(session: Session, asset_id: str) -> AssetState | None:
     """Apply the aggregate rule to an asset and return its state (``None`` when it is gone).
 
     Runs in the transaction that changed a variant, after locking the asset row: two variants that finish together would
-    otherwise each see the other running and the asset would hang. Only assets that were promoted are touched; purged and
+    otherwise each see the other running and the asset would hang. Only assets that were promoted are touched; purged
+    and
     dynamic variants do not count.
     """
     asset = lock_asset(session, asset_id)
@@ -182,9 +182,7 @@ def recompute(session: Session, asset_id: str) -> AssetState | None:
     return target
 
 
-def aggregate(
-    current: AssetState, kind: MediaKind, variants: list[tuple[VariantState, OutputKind]]
-) -> AssetState:
+def aggregate(current: AssetState, kind: MediaKind, variants: list[tuple[VariantState, OutputKind]]) -> AssetState:
     """Return the state an asset of ``kind`` in ``current`` should have, given its ``variants``; first match wins."""
     states = [state for state, _ in variants]
     if not states:
@@ -246,9 +244,7 @@ def _write(session: Session, row: Any, condition: list[ColumnElement[bool]], val
         written["lock_version"] = row.lock_version + 1
     session.flush()
     statement = update(model).where(model.id == row.id, *condition).values(**written)
-    done = cast(
-        "CursorResult[Any]", session.execute(statement.execution_options(synchronize_session=False))
-    )
+    done = cast("CursorResult[Any]", session.execute(statement.execution_options(synchronize_session=False)))
     if done.rowcount != 1:
         return False
     for name, value in written.items():

@@ -110,9 +110,7 @@ def complete_upload(
     move_session(
         session, found.session, SessionState.COMPLETED, verified_at=utc_now(), verified_etag=etag, failure_reason=None
     )
-    move_asset(
-        session, found.asset, AssetState.VALIDATING, byte_size=size, stored_etag=etag, content_type=content_type
-    )
+    move_asset(session, found.asset, AssetState.VALIDATING, byte_size=size, stored_etag=etag, content_type=content_type)
     return found, True
 
 
@@ -165,5 +163,5 @@ def _pair(session: Session, condition: Any) -> Upload | None:
         .where(condition)
         .execution_options(populate_existing=True)
     )
-    row = session.execute(statement).tuples().one_or_none()
+    row = session.execute(statement).one_or_none()
     return None if row is None else Upload(*row)

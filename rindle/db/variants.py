@@ -163,7 +163,7 @@ def claim_of(asset: MediaAsset, row: MediaVariant, profile: type[Profile]) -> Cl
     return Claim(row.id, row.name, row.generation, row.recipe_digest, key, row.attempts)
 
 
-def record_ready(session: Session, source_key: str, claim: Claim, **facts: Any) -> str | None:
+def record_ready(session: Session, /, source_key: str, claim: Claim, **facts: Any) -> str | None:
     """Record a finished object if the row still wants it; returns the key that is to be deleted now, if any.
 
     The compare-and-set requires state, generation and digest, the asset locked, its source unchanged and not condemned.
@@ -318,16 +318,14 @@ def fail_group(session: Session, asset_id: str, group: str, failure: Failure) ->
             move_variant(session, row, VariantState.PROCESSING)
         if row.state == VariantState.PROCESSING:
             _end_run(session, row, RunState.FAILED, code=failure.code, reason=failure.message)
-            move_variant(
-                session, row, VariantState.FAILED, error_code=failure.code, error_reason=failure.message
-            )
+            move_variant(session, row, VariantState.FAILED, error_code=failure.code, error_reason=failure.message)
             moved += 1
     if moved:
         recompute(session, asset_id)
     return moved
 
 
-def promote(session: Session, asset_id: str, profile: type[Profile], **facts: Any) -> list[str]:
+def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts: Any) -> list[str]:
     """Make a judged asset available and queue its variants, in one step; returns the groups to build."""
     asset = lock_asset(session, asset_id)
     if asset is None or asset.state != AssetState.ANALYZING:

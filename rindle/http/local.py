@@ -80,7 +80,7 @@ def local_router(
     router = APIRouter(include_in_schema=False)
     if is_public is not None and "public_url" in storage.capabilities():
         router.add_api_route("/p/{profile_segment}/{key:path}", endpoint.public, methods=["GET", "HEAD"])
-    router.add_api_route("/", endpoint.signed, methods=["GET", "HEAD", "PUT"])
+    router.add_api_route("/", endpoint.without_token, methods=["GET", "HEAD", "PUT"])
     router.add_api_route("/{token}", endpoint.signed, methods=["GET", "HEAD", "PUT"])
     return router
 
@@ -104,7 +104,10 @@ class _Endpoint:
         self._emit_to = emit
         self._strict = strict
 
-    async def signed(self, request: Request, token: str = "") -> Response:
+    async def without_token(self) -> Response:
+        return _refusal(403, "forbidden")
+
+    async def signed(self, request: Request, token: str) -> Response:
         try:
             grant = self._storage.grant_of(token, request.method)
             if request.method == "PUT":

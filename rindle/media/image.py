@@ -17,6 +17,7 @@ import base64
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ os.environ["VIPS_BLOCK_UNTRUSTED"] = "1"
 os.environ["VIPS_CONCURRENCY"] = "1"
 os.environ["VIPS_WARNING"] = "0"
 
+# In this order: a libvips of the system brings its own libheif, which must not stand in for the one of pi-heif.
 import pi_heif
 import pyvips
 
@@ -75,11 +77,15 @@ PROBE_SIDE = 64
 MAX_PLACEHOLDER_CHARS = 700
 #: Longer side in pixels and WebP quality of the placeholder: the first that fits is taken.
 _PLACEHOLDER_TRIES = ((32, 45), (32, 20), (24, 20), (16, 20), (8, 10))
+#: A decoded picture up to this many bytes is held in memory for all outputs; a larger one is streamed to each.
+MEMORY_DECODE_BYTES = 512 << 20
+_BYTES_PER_BAND = {"uchar": 1, "char": 1, "ushort": 2, "short": 2, "uint": 4, "int": 4, "float": 4}
 #: Quality where the recipe names none (the original's 80; AVIF's scale is another one).
 _DEFAULT_QUALITY = {"jpeg": 80, "webp": 80, "avif": 50}
 #: Fields of a libvips image that say what its pixels are; everything else is metadata and never reaches an output.
 _PIXEL_FIELDS = frozenset({"page-height", "delay", "loop"})
 _RGB = frozenset({"srgb", "rgb", "rgb16"})
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s:]+")
 #: ISO/IEC 23091-2 colour primaries code of Display P3.
 _P3_PRIMARIES = 12
 
@@ -166,23 +172,21 @@ def probe_image(path: Path, mime: str | None, max_pixels: int) -> ProbeResult:
 def render_images(source: Path, mime: str, orders: list[RenderOrder], max_pixels: int) -> list[Rendered]:
     """Build every order from the picture at ``source``; an order that cannot be built fails alone.
 
-    The largest output is decoded from the file. A smaller one is made from the smallest whole picture already at hand
-    that is at least twice as large and shows the same frames, else from the file again with its own shrink on load.
+    The file is decoded once, for the largest output. A smaller one is made from the smallest whole output picture that
+    is at least twice as large and shows the same frames and colours, else from the decoded pixels.
 
     Returns:
         one result per order, in the order given; ``error`` is set where nothing was written to ``dest``.
     """
     require_safe_libvips()
     try:
-        picture = Picture(source, mime)
-        picture.check_pixels(max_pixels)
+        with _judging(source):
+            picture = Picture(source, mime)
+            picture.check_pixels(max_pixels)
+    except ProbeFailed as error:
+        return [failed(order, RenderFailed(error.message, detail=error.detail)) for order in orders]
     except RindleError as error:
         return [failed(order, error) for order in orders]
-    except pyvips.Error as error:
-        refusal = RenderFailed(
-            "the header of the original cannot be read", detail={"reason": _reason(error, source)}, retryable=False
-        )
-        return [failed(order, refusal) for order in orders]
     results: dict[str, Rendered] = {}
     wholes: list[_Whole] = []
     # Largest first, so that the later ones find something to be made from.
@@ -208,6 +212,13 @@ def failed(order: RenderOrder, error: RindleError) -> Rendered:
 # --- the source --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    image: pyvips.Image
+    shrink: int
+    frames: int
+
+
 class Picture:
     """A source whose header has been read; its pixels are decoded when asked for.
 
@@ -226,7 +237,7 @@ class Picture:
             )
         self._path = path
         self._mime = mime
-        self._heic_pixels: pyvips.Image | None = None
+        self._pixels: _Pixels | None = None
         if mime in _HEIC_TYPES:
             # libheif applies the container's own rotation; EXIF orientation is informative only (ISO/IEC 23008-12).
             heic = self._open_heic()
@@ -260,26 +271,38 @@ class Picture:
             )
 
     def scaled(self, frame: Frame, *, frames: int = 1, own_colours: bool = False) -> pyvips.Image:
-        """Decode and return the whole picture in memory: upright, 8 bit RGB, of the frame's scaled size.
+        """Return the whole picture in memory: upright, 8 bit RGB, of the frame's scaled size.
 
         The pixels are sRGB, or with ``own_colours`` those of the embedded RGB profile, which stays attached.
         """
-        shrink = decoder_shrink(self.width, self.height, frame)
-        return _scaled(self._decoded(shrink, frames), frame, upright=self.pages > 1, own_colours=own_colours)
+        image = self._decoded(decoder_shrink(self.width, self.height, frame), frames)
+        # Without a profile the pixels are sRGB already; telling libvips the target anyway costs a trip through Lab.
+        convert = not own_colours and image.get_typeof("icc-profile-data") != 0
+        return _scaled(image, frame, convert=convert, no_rotate=self.pages > 1)
 
     def _decoded(self, shrink: int, frames: int) -> pyvips.Image:
+        """Decode, once for all outputs that want no more pixels than the first one did."""
+        if self._pixels is not None and self._pixels.frames == frames and self._pixels.shrink <= shrink:
+            return self._pixels.image
         if self._mime in _HEIC_TYPES:
-            if self._heic_pixels is None:
-                self._heic_pixels = _heic_image(self._open_heic())
-            return self._heic_pixels
-        options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
-        if self._mime == "image/jpeg":
-            options["shrink"] = shrink
-        elif self._mime == "image/webp" and self.pages == 1:
-            options["scale"] = 1 / shrink
-        elif self._mime in _ANIMATED_TYPES:
-            options["n"] = frames
-        return self._load(**options)
+            image, shrink = _heic_image(self._open_heic()), 1
+        else:
+            options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
+            if self._mime == "image/jpeg":
+                options["shrink"] = shrink
+            elif self._mime == "image/webp" and self.pages == 1:
+                options["scale"] = 1 / shrink
+            else:
+                shrink = 1
+                if self._mime in _ANIMATED_TYPES:
+                    options["n"] = frames
+            image = self._load(**options)
+            if image.width * image.height * image.bands * _BYTES_PER_BAND.get(image.format, 8) > MEMORY_DECODE_BYTES:
+                return image  # streamed through the resampler, and decoded again for the next output
+            # Decoding as a whole and resampling from memory takes a third of the time of libvips' strip by strip.
+            image = image.copy_memory()
+        self._pixels = _Pixels(image, shrink, frames)
+        return image
 
     def _load(self, **options: Any) -> pyvips.Image:
         # A source is opened as a plain file: a name that ends in "[...]" is no option string here.
@@ -287,10 +310,30 @@ class Picture:
         return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
 
     def _open_heic(self) -> pi_heif.HeifFile:
+        # libheif fills tiles whose data is missing with grey and calls that success.
+        _require_whole_boxes(self._path)
         try:
             return pi_heif.open_heif(str(self._path), convert_hdr_to_8bit=True)
         except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
             raise Condemned("the HEIC container cannot be read") from error
+
+
+def _require_whole_boxes(path: Path) -> None:
+    """Refuse an ISO media file one of whose top-level boxes reaches past its end (ISO/IEC 14496-12, 4.2)."""
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        start = 0
+        while start < end:
+            file.seek(start)
+            head = file.read(16)
+            size = int.from_bytes(head[:4])
+            if size == 1:  # a 64-bit size follows the type
+                size = int.from_bytes(head[8:16])
+            elif size == 0:  # to the end of the file
+                return
+            if size < 8 or start + size > end:
+                raise Condemned("the HEIC file is cut off")
+            start += size
 
 
 def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
@@ -326,8 +369,7 @@ def _render(picture: Picture, order: RenderOrder, wholes: list[_Whole], max_pixe
         raise ProcessorCapabilityMissing(
             f"this libvips has no encoder for {recipe.format}", detail={"format": recipe.format}
         )
-    animated = recipe.animated and recipe.format == "webp"
-    frames = min(picture.pages, MAX_FRAMES) if animated else 1
+    frames = min(picture.pages, MAX_FRAMES) if recipe.animated else 1
     picture.check_pixels(max_pixels, frames=frames)
     frame = frame_of(recipe, picture.width, picture.height)
     if frame.scaled_width * frame.scaled_height * frames > max_pixels:
@@ -363,7 +405,7 @@ def _whole(picture: Picture, recipe: ImageVariant, frame: Frame, frames: int, wh
     ]
     if fitting:
         nearest = min(fitting, key=lambda image: image.width)
-        image = _scaled(nearest, frame, upright=True, own_colours=own_colours)
+        image = _scaled(nearest, frame, convert=False, no_rotate=True)
     else:
         image = picture.scaled(frame, frames=frames, own_colours=own_colours)
     if recipe.mode != "stretch":  # distorted: nothing else may be made from it
@@ -371,10 +413,10 @@ def _whole(picture: Picture, recipe: ImageVariant, frame: Frame, frames: int, wh
     return image
 
 
-def _scaled(image: pyvips.Image, frame: Frame, *, upright: bool, own_colours: bool) -> pyvips.Image:
-    profile = {} if own_colours else {_OUTPUT_PROFILE: "srgb"}
+def _scaled(image: pyvips.Image, frame: Frame, *, convert: bool, no_rotate: bool) -> pyvips.Image:
+    profile = {_OUTPUT_PROFILE: "srgb"} if convert else {}
     image = image.thumbnail_image(
-        frame.scaled_width, height=frame.scaled_height, size="force", no_rotate=upright, linear=False, **profile
+        frame.scaled_width, height=frame.scaled_height, size="force", no_rotate=no_rotate, linear=False, **profile
     )
     return _to_rgb8(image).copy_memory()
 
@@ -431,12 +473,7 @@ def _flatten(image: pyvips.Image, recipe: ImageVariant, frame: Frame, *, always:
 
 def _without_metadata(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
     """Drop EXIF, GPS, XMP, IPTC, thumbnails and comments; with ``keep_icc`` the profile of the pixels stays."""
-    kept = _PIXEL_FIELDS | {"icc-profile-data"} if recipe.keep_icc else _PIXEL_FIELDS
-    bare = image.copy()  # fields are removed in place
-    for field in image.get_fields():
-        if field not in kept:
-            bare.remove(field)
-    return bare
+    return _bare(image, _PIXEL_FIELDS | {"icc-profile-data"} if recipe.keep_icc else _PIXEL_FIELDS)
 
 
 def _saved(image: pyvips.Image, order: RenderOrder, frame: Frame) -> Rendered:
@@ -484,6 +521,14 @@ def _keep_options(*, icc: bool) -> dict[str, Any]:
 _OUTPUT_PROFILE = "output_profile" if pyvips.at_least_libvips(8, 15) else "export_profile"
 
 
+def _bare(image: pyvips.Image, kept: frozenset[str] = frozenset()) -> pyvips.Image:
+    bare = image.copy()  # fields are removed in place
+    for field in image.get_fields():
+        if field not in kept:
+            bare.remove(field)
+    return bare
+
+
 def _each_page(image: pyvips.Image, step: Callable[[pyvips.Image], pyvips.Image]) -> pyvips.Image:
     if _frames(image) == 1:
         return step(image)
@@ -500,6 +545,7 @@ def _frames(image: pyvips.Image) -> int:
 
 def _placeholder(thumbnail: pyvips.Image) -> str | None:
     """Return a WebP data URI of at most 700 characters that a page can show before the picture has arrived."""
+    thumbnail = _bare(thumbnail)
     for side, quality in _PLACEHOLDER_TRIES:
         small = thumbnail.thumbnail_image(side, height=side, size="down", no_rotate=True)
         data = small.webpsave_buffer(Q=quality, effort=4, **_keep_options(icc=False))
@@ -566,9 +612,10 @@ def _judging(path: Path) -> Iterator[None]:
 
 
 def _reason(error: BaseException, *paths: Path) -> str:
-    """Return a library's complaint in one line without the paths it names."""
+    """Return a library's complaint in one line, without any path: libvips adds what earlier pictures left unsaid."""
     text = str(error.detail) if isinstance(error, pyvips.Error) and error.detail else str(error)
     for path in paths:
-        text = text.replace(str(path), "file").replace(str(path.parent), "")
+        text = text.replace(str(path), "file")
+    text = _ABSOLUTE_PATH.sub("file", text)
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())[:200]

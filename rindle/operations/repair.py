@@ -1,6 +1,7 @@
 """Repairing variants: queue again, cancel, rebuild after drift; purge and resume of one asset.
 
-Rows change first and the workflow is woken afterwards, in one transaction: the same rows, events and audit as when an operator
+Rows change first and the workflow is woken afterwards, in one transaction: the same rows, events and audit as when
+an operator
 signals the workflow with nothing but the Temporal CLI.
 """
 
@@ -122,10 +123,16 @@ def _requeue(
             report.skipped += 1
         elif row.name not in profile.variants:
             _refuse(
-                report, row, "configuration", "variant_definition_missing", "the profile no longer declares this variant"
+                report,
+                row,
+                "configuration",
+                "variant_definition_missing",
+                "the profile no longer declares this variant",
             )
         elif row.state not in _REPAIRABLE_BY_NAME or AssetState(asset.state) not in DELIVERABLE:
-            _refuse(report, row, "state_conflict", "state_not_repairable", f"a variant that is {row.state} needs no repair")
+            _refuse(
+                report, row, "state_conflict", "state_not_repairable", f"a variant that is {row.state} needs no repair"
+            )
         else:
             wanted.append(row)
     report.enqueued = len(rows.requeue_rows(session, asset, wanted, profile, actor=actor))
@@ -149,9 +156,7 @@ def _refuse(report: RequeueReport, row: MediaVariant, failure_class: str, reason
     )
 
 
-async def cancel_processing(
-    services: Services, asset: MediaAsset | str, *, actor: str | None = None
-) -> dict[str, Any]:
+async def cancel_processing(services: Services, asset: MediaAsset | str, *, actor: str | None = None) -> dict[str, Any]:
     """Stop all open builds of an asset; see ``Rindle.cancel_processing``."""
     asset_id = asset if isinstance(asset, str) else asset.id
 

@@ -460,16 +460,16 @@ class LocalStorage(Storage):
     def _open(self, key: str, if_match: str | None) -> tuple[IO[bytes], os.stat_result]:
         with self._translated(key):
             # O_NOFOLLOW: a link put there since the check; O_NONBLOCK: opening a FIFO would wait for its writer.
-            file = os.fdopen(os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+            handle = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            status = os.fstat(file.fileno())
+            status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise StorageNotFound("nothing is stored at the key", key=key, adapter="local")
             _check_match(key, status, if_match)
+            return os.fdopen(handle, "rb"), status
         except BaseException:
-            file.close()
+            os.close(handle)
             raise
-        return file, status
 
     @contextmanager
     def _draft(self) -> Iterator[Draft]:

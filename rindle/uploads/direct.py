@@ -68,7 +68,9 @@ async def initiate_upload(
         if known is not None:
             return known.session
     check_declared(chosen.upload_policy(), filename, size)
-    asset, upload = new_upload(chosen, filename=filename, actor=actor, strategy="presigned_put", ttl_seconds=ttl_seconds)
+    asset, upload = new_upload(
+        chosen, filename=filename, actor=actor, strategy="presigned_put", ttl_seconds=ttl_seconds
+    )
     upload.expected_size = size
     upload.client_content_type = content_type
     upload.idempotency_key = idempotency_key
@@ -244,9 +246,7 @@ async def _reject(services: Services, session_id: str, refusal: UploadRejected) 
         raise refusal
 
 
-def _complete_and_wake(
-    session: Session, settings: Settings, session_id: str, head: ObjectHead
-) -> tuple[Upload, bool]:
+def _complete_and_wake(session: Session, settings: Settings, session_id: str, head: ObjectHead) -> tuple[Upload, bool]:
     found = rows.lock_upload(session, session_id)
     if found.session.state in ENDED_SESSIONS:  # a second call, a cancel or the timer was first
         return found, False
@@ -343,4 +343,3 @@ def _ended(upload: MediaUploadSession) -> RindleError:
     if upload.state == SessionState.ABORTED:
         return UploadCancelled("the upload was cancelled; start a new one")
     return error_of(upload.error_code or "upload_rejected", upload.failure_reason or "the upload was refused")
-

@@ -1,4 +1,5 @@
-"""Server-side uploads: the application hands over the bytes, which pass the whole byte gate before anything is stored."""
+"""Server-side uploads: the application hands over the bytes, which pass the whole byte gate before anything is
+stored."""
 
 from __future__ import annotations
 
@@ -95,10 +96,8 @@ async def _store(
         found = rows.lock_upload(session, made.session.id)
         move_session(session, found.session, SessionState.UPLOADED, last_known_offset=size)
         move_session(session, found.session, SessionState.VERIFYING)
-        move_session(
-            session, found.session, SessionState.COMPLETED, verified_at=utc_now(), verified_etag=stored.etag
-        )
-        facts = {
+        move_session(session, found.session, SessionState.COMPLETED, verified_at=utc_now(), verified_etag=stored.etag)
+        facts: dict[str, Any] = {
             "byte_size": size,
             "content_type": mime,
             "stored_etag": stored.etag,
@@ -111,9 +110,7 @@ async def _store(
         return found.asset
 
     done = await services.database.write(finish)
-    telemetry.emit(
-        "rindle.upload.stop", {"profile": profile.name, "session_id": made.session.id, "asset_id": done.id}
-    )
+    telemetry.emit("rindle.upload.stop", {"profile": profile.name, "session_id": made.session.id, "asset_id": done.id})
     return done
 
 

@@ -1,6 +1,7 @@
 """Workflow ids, task queues and search attributes: made here and nowhere else.
 
-Ids come from the thing worked on, so starting twice is harmless. They are visible in clear in the Temporal UI: no owners,
+Ids come from the thing worked on, so starting twice is harmless. They are visible in clear in the Temporal UI: no
+owners,
 filenames or addresses in them.
 """
 

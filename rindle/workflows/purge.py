@@ -8,6 +8,7 @@ with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StatusView, StopOrder
     from rindle.workflows import ids, policies
+    from rindle.workflows.steps import start_step
 
 
 @workflow.defn(name=messages.PURGE_WORKFLOW)
@@ -33,9 +34,7 @@ class PurgeWorkflow:
     @workflow.query
     def status(self) -> StatusView:
         """Where this run stands, for operators."""
-        return StatusView(
-            kind="purge", state=self._outcome, stage=self._stage, started_at=workflow.info().start_time
-        )
+        return StatusView(kind="purge", state=self._outcome, stage=self._stage, started_at=workflow.info().start_time)
 
     @workflow.run
     async def run(self, order: PurgeInput) -> PurgeResult:
@@ -52,27 +51,17 @@ class PurgeWorkflow:
 
     async def _purge(self, order: PurgeInput) -> PurgeResult:
         self._stage = "deciding"
-        decision = await workflow.execute_activity(
-            messages.BEGIN_PURGE,
-            order,
-            result_type=PurgeDecision,
-            summary="tombstone unless attached",
-            **policies.DB_STEP,
+        decision = await start_step(
+            messages.BEGIN_PURGE, order, PurgeDecision, policies.DB_STEP, "tombstone unless attached"
         )
         if decision.outcome != "purge":
             return PurgeResult(asset_id=order.asset_id, outcome=decision.outcome)
         self._stage = "stopping work"
-        await workflow.execute_activity(
-            messages.STOP_ASSET_WORK,
-            StopOrder(asset_id=order.asset_id, groups=decision.groups, session_ids=decision.session_ids),
-            summary="end running work of the asset",
-            **policies.DELETION,
+        running = StopOrder(asset_id=order.asset_id, groups=decision.groups, session_ids=decision.session_ids)
+        await start_step(
+            messages.STOP_ASSET_WORK, running, type(None), policies.DELETION, "end running work of the asset"
         )
         self._stage = "deleting"
-        return await workflow.execute_activity(
-            messages.DELETE_ASSET,
-            order,
-            result_type=PurgeResult,
-            summary="delete objects, then rows",
-            **policies.DELETION,
+        return await start_step(
+            messages.DELETE_ASSET, order, PurgeResult, policies.DELETION, "delete objects, then rows"
         )

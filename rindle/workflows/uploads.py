@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
         VerifyAnswer,
     )
     from rindle.workflows import ids, policies
-    from rindle.workflows.endings import failure_of
+    from rindle.workflows.steps import failure_of, start_step
 
 #: Session states in which verification makes sense; the Update's validator refuses the others.
 _OVER = frozenset({"aborted", "expired"})
@@ -89,15 +89,12 @@ class UploadWorkflow:
 
     @workflow.update
     async def verify(self) -> VerifyAnswer:
-        """Verify on behalf of a caller that holds only a Temporal client; the rules are those of ``verify_completion``."""
+        """Verify on behalf of a caller that holds only a Temporal client; the rules are those of
+        ``verify_completion``."""
         async with self._verifying:  # one at a time: two could otherwise interleave between their awaits
             try:
-                standing = await workflow.execute_activity(
-                    messages.VERIFY_UPLOAD,
-                    self._order,
-                    result_type=UploadStanding,
-                    summary="verify on request",
-                    **policies.STORAGE_HEAD,
+                standing = await start_step(
+                    messages.VERIFY_UPLOAD, self._order, UploadStanding, policies.STORAGE_HEAD, "verify on request"
                 )
             except ActivityError as error:
                 failure = failure_of(error)
@@ -143,20 +140,14 @@ class UploadWorkflow:
             await workflow.wait_condition(workflow.all_handlers_finished)
             if not self._woken:
                 self._tell("finished", standing.outcome)
-                return UploadResult(
-                    session_id=order.session_id, asset_id=standing.asset_id, outcome=standing.outcome
-                )
+                return UploadResult(session_id=order.session_id, asset_id=standing.asset_id, outcome=standing.outcome)
 
     async def _look(self) -> UploadStanding:
         hint, self._hint = self._hint, None
         if hint is not None:  # the rows are read by the step itself: no need to ask twice
             return UploadStanding(step=hint)
-        return await workflow.execute_activity(
-            messages.READ_UPLOAD,
-            self._order,
-            result_type=UploadStanding,
-            summary="where does the upload stand",
-            **policies.DB_STEP,
+        return await start_step(
+            messages.READ_UPLOAD, self._order, UploadStanding, policies.DB_STEP, "where does the upload stand"
         )
 
     async def _do(self, step: UploadStep) -> UploadStanding:
@@ -169,9 +160,7 @@ class UploadWorkflow:
         }[step]
         workflow.set_current_details(f"**{step.value}**: {summary}")
         try:
-            return await workflow.execute_activity(
-                name, self._order, result_type=UploadStanding, summary=summary, **policy
-            )
+            return await start_step(name, self._order, UploadStanding, policy, summary)
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
@@ -181,13 +170,8 @@ class UploadWorkflow:
 
     async def _give_up(self, failure: Failure) -> UploadStanding:
         """Note on the rows why promotion stopped; the asset stays where it is and a resume continues from there."""
-        return await workflow.execute_activity(
-            messages.FAIL_PROMOTION,
-            PromotionFailure(session_id=self._order.session_id, failure=failure),
-            result_type=UploadStanding,
-            summary="note why it stopped",
-            **policies.DB_STEP,
-        )
+        order = PromotionFailure(session_id=self._order.session_id, failure=failure)
+        return await start_step(messages.FAIL_PROMOTION, order, UploadStanding, policies.DB_STEP, "note why it stopped")
 
     async def _wait(self, standing: UploadStanding) -> None:
         self._stage = "waiting"
@@ -203,12 +187,8 @@ class UploadWorkflow:
                 self._hint = UploadStep.VERIFY
                 return
             # The row decides: an upload that was extended meanwhile gets its remaining time.
-            await workflow.execute_activity(
-                messages.EXPIRE_UPLOAD,
-                self._order,
-                result_type=UploadStanding,
-                summary="expire if its time is over",
-                **policies.DB_STEP,
+            await start_step(
+                messages.EXPIRE_UPLOAD, self._order, UploadStanding, policies.DB_STEP, "expire if its time is over"
             )
 
     async def _start_builds(self, standing: UploadStanding) -> None:
@@ -219,9 +199,7 @@ class UploadWorkflow:
     async def _start_build(self, standing: UploadStanding, group: GroupStart) -> None:
         order = VariantInput(asset_id=standing.asset_id or "", group=group.group, task_queue=group.task_queue)
         has_attributes = len(workflow.info().typed_search_attributes) > 0
-        attributes = ids.attributes(
-            "variants", state="open", profile=standing.profile, asset_id=standing.asset_id
-        )
+        attributes = ids.attributes("variants", state="open", profile=standing.profile, asset_id=standing.asset_id)
         while True:
             try:
                 # Abandoned: cancelling this run later must not end processing, and nobody waits for the builds.

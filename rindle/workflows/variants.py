@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import GroupOrder, GroupStanding, StatusView, VariantInput
     from rindle.workflows import ids, policies
-    from rindle.workflows.endings import failure_of, uninterrupted
+    from rindle.workflows.steps import failure_of, start_step, uninterrupted
 
 
 @workflow.defn(name=messages.VARIANT_WORKFLOW)
@@ -107,13 +107,13 @@ class VariantWorkflow:
         self._stage = "building"
         self._builds += 1
         workflow.set_current_details(f"**building** {self._order.group}, round {self._builds}")
-        building = workflow.start_activity(
+        building = start_step(
             messages.RENDER_IMAGES,
             self._order,
-            result_type=GroupStanding,
-            task_queue=self._order.task_queue or None,
-            summary=f"build {self._order.group}",
-            **policies.RENDER_IMAGES,
+            GroupStanding,
+            policies.RENDER_IMAGES,
+            f"build {self._order.group}",
+            task_queue=self._order.task_queue,
         )
         while not building.done():
             try:
@@ -152,8 +152,6 @@ class VariantWorkflow:
         return await self._run_step(name, order, summary)
 
     async def _run_step(self, name: str, order: GroupOrder, summary: str) -> GroupStanding:
-        handle = workflow.start_activity(
-            name, order, result_type=GroupStanding, summary=summary, **policies.DB_STEP
-        )
+        handle = start_step(name, order, GroupStanding, policies.DB_STEP, summary)
         self._standing = await uninterrupted(handle, self._on_cancel_request)
         return self._standing

@@ -18,6 +18,8 @@ import yaml
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 
+from rindle.bootstrap import GRACE_SECONDS
+from rindle.settings import Settings
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
 from tests.servers.minio import MinioServer
 from tests.servers.postgres import USER, PostgresServer
@@ -30,13 +32,10 @@ EXAMPLE = dict(
 )
 #: ``${NAME}``, ``${NAME:-default}`` and ``${NAME:?message}``.
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::[-?](?P<rest>[^}]*))?\}")
-#: Seconds running activities get when a worker is told to stop, by the queue that needs longest (temporal.md, 9).
-GRACEFUL_SHUTDOWN_SECONDS = {"rindle-worker": 60, "rindle-worker-av": 300}
-#: Seconds on top: the SDK's plugins, and time to spare (temporal.md, 9).
+#: Seconds a stopping worker may need on top of its grace period: the SDK's plugins, and time to spare.
 PLUGIN_AND_SPARE_SECONDS = 60 + 30
 ONE_SHOTS = ("temporal-schema", "temporal-bootstrap", "rindle-bucket", "rindle-migrate")
 SERVERS = ("postgresql", "temporal", "minio")
-WORKERS = ("rindle-worker", "rindle-worker-av")
 
 
 def compose() -> dict[str, Any]:
@@ -56,7 +55,7 @@ def seconds(duration: str) -> int:
 
 
 def test_every_part_of_the_stack_is_there() -> None:
-    assert set(SERVICES) == {*ONE_SHOTS, *SERVERS, *WORKERS, "temporal-ui", "prometheus"}
+    assert set(SERVICES) == {*ONE_SHOTS, *SERVERS, "rindle-worker", "temporal-ui", "prometheus"}
 
 
 def test_every_variable_is_explained_in_the_example_environment() -> None:
@@ -135,8 +134,8 @@ def test_one_shots_run_once_and_gate_what_needs_them() -> None:
     assert {("temporal-schema", "postgresql"), ("temporal", "temporal-schema"), ("temporal-bootstrap", "temporal")} <= {
         *gates
     }
-    for worker in WORKERS:
-        assert {(worker, "temporal-bootstrap"), (worker, "rindle-migrate"), (worker, "rindle-bucket")} <= {*gates}
+    before_work = {"temporal-bootstrap", "rindle-migrate", "rindle-bucket"}
+    assert {name for (waiting, name) in gates if waiting == "rindle-worker"} == before_work
 
 
 def test_temporal_is_configured_for_postgres_metrics_and_real_shards() -> None:
@@ -170,33 +169,32 @@ def test_dynamic_configuration_holds_what_rindle_relies_on() -> None:
     assert "system.forceSearchAttributesCacheRefreshOnRead" not in values
 
 
-@pytest.mark.parametrize("name", WORKERS)
-def test_workers_may_finish_what_they_run_before_they_are_killed(name: str) -> None:
-    grace = seconds(SERVICES[name]["stop_grace_period"])
+def test_workers_may_finish_what_they_run_before_they_are_killed() -> None:
+    worker = SERVICES["rindle-worker"]
 
-    assert grace >= GRACEFUL_SHUTDOWN_SECONDS[name] + PLUGIN_AND_SPARE_SECONDS
-    assert SERVICES[name]["init"] is True, "SIGTERM must reach Python"
-    assert SERVICES[name]["command"][:2] == ["python", "worker.py"]
+    assert seconds(worker["stop_grace_period"]) >= GRACE_SECONDS + PLUGIN_AND_SPARE_SECONDS
+    assert worker["init"] is True, "SIGTERM must reach Python"
+    assert worker["command"] == ["python", "worker.py"]
+    assert worker["healthcheck"]["test"]
 
 
-@pytest.mark.parametrize("name", WORKERS)
-def test_workers_are_confined(name: str) -> None:
-    worker = SERVICES[name]
+def test_workers_are_confined() -> None:
+    worker = SERVICES["rindle-worker"]
 
     assert worker["read_only"] is True
     assert worker["cap_drop"] == ["ALL"]
-    assert any(mount.startswith("/scratch:") for mount in worker["tmpfs"])
+    scratch_gib = int(re.search(r"^/scratch:.*\bsize=(\d+)g", worker["tmpfs"][0])[1])  # type: ignore[index]
+    assert int(worker["environment"]["RINDLE_SOURCE_CACHE_BYTES"]) <= scratch_gib * 2**30 / 2
     assert worker["environment"]["RINDLE_TMP_DIR"] == "/scratch"
     assert worker["deploy"]["replicas"] >= 1
     assert set(worker["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
     assert re.search(r"^USER [1-9]\d*", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 
 
-def test_queues_are_split_between_the_workers_without_overlap() -> None:
-    queues = [queue for name in WORKERS for queue in SERVICES[name]["command"][-1].split(",")]
+def test_the_environment_is_one_the_settings_read() -> None:
+    given = {name for name in SERVICES["rindle-worker"]["environment"] if name.startswith("RINDLE_")} - {"RINDLE_APP"}
 
-    assert sorted(queues) == ["rindle", "rindle-av", "rindle-maintenance", "rindle-provider"]
-    assert SERVICES["rindle-worker-av"]["profiles"] == ["av"]
+    assert given <= {f"RINDLE_{field.upper()}" for field in Settings.model_fields}
 
 
 def test_prometheus_is_optional_and_reads_temporal_and_the_workers() -> None:

@@ -58,6 +58,21 @@ def test_the_status_and_the_last_line(
     assert (suite.get("skipped"), suite.get("failures")) == (str(int("skip" in text)), str(int("assert" in text)))
 
 
+def test_tests_of_the_corpus_are_left_out_where_there_is_none(tmp_path: Path) -> None:
+    text = (
+        "import os\nimport pytest\nCORPUS = os.environ.get('RINDLE_CORPUS')\n"
+        + PASSES
+        + "@pytest.mark.skipif(not CORPUS, reason='RINDLE_CORPUS is not set')\ndef test_picture(): pass\n"
+        + "@pytest.mark.parametrize('path', [CORPUS] if CORPUS else [])\ndef test_each(path): pass\n"
+    )
+    without = run(tmp_path, text, CI="true", RINDLE_CORPUS="")
+    having = run(tmp_path, text, CI="true", RINDLE_CORPUS=str(tmp_path))
+
+    assert (without.returncode, having.returncode) == (0, 0), without.stdout + having.stdout
+    assert "1 passed, 2 deselected" in without.stdout.splitlines()[-1]
+    assert "3 passed" in having.stdout.splitlines()[-1]
+
+
 def test_the_header_names_every_server() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "tests/architecture/test_runner.py"],

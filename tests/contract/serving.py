@@ -1,11 +1,13 @@
-"""A FastAPI application on a real port, for tests that speak HTTP to it."""
+"""A FastAPI application on a real port, and a client that may break the rules of HTTP."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
@@ -29,3 +31,21 @@ def serving(app: FastAPI, listener: socket.socket) -> Iterator[None]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+async def send_raw(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> int | None:
+    """Send exactly these headers and bytes and return the status of the answer; ``None`` when there is none.
+
+    ``Content-Length`` may announce more than is sent: then the connection stays open and silent after ``body``.
+    """
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}", *(f"{k}: {v}" for k, v in headers.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        await writer.drain()
+        line = await asyncio.wait_for(reader.readline(), 10)
+        return int(line.split()[1]) if line else None
+    finally:
+        writer.close()

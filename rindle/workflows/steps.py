@@ -1,4 +1,4 @@
-"""How activities end, read by workflows: typed failures, and steps that a cancel request must not tear apart."""
+"""How workflows run activities: one way to start them, typed failures, and steps that a cancel request cannot tear."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
+from temporalio.workflow import ActivityConfig, ActivityHandle
 
 with workflow.unsafe.imports_passed_through():
-    from rindle.messages import Failure
+    from rindle.messages import Failure, Message
 
 T = TypeVar("T")
+
+
+def start_step(
+    name: str,
+    order: Message,
+    result_type: type[T],
+    policy: ActivityConfig,
+    summary: str,
+    *,
+    task_queue: str | None = None,
+) -> ActivityHandle[T]:
+    """Start the activity ``name`` under ``policy``; ``summary`` is what the Temporal UI shows beside it."""
+    options = policy.copy()
+    options["summary"] = summary
+    if task_queue:
+        options["task_queue"] = task_queue
+    handle: ActivityHandle[T] = workflow.start_activity(name, order, result_type=result_type, **options)
+    return handle
 
 
 def failure_of(error: ActivityError) -> Failure:
@@ -44,6 +63,3 @@ async def uninterrupted(handle: asyncio.Future[T], on_cancel: Callable[[], Any])
             if handle.cancelled():
                 raise
             on_cancel()
-
-
-__all__ = ["Failure", "failure_of", "is_cancelled_exception", "uninterrupted"]

@@ -1,0 +1,189 @@
+"""The whole system on this machine: Postgres, a Temporal dev server, worker processes, and this process as the driver.
+
+The servers are those of the test suite. Postgres runs with its own durable defaults here: a benchmark that does not wait
+for the disk would flatter both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import psutil
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from temporalio.client import Client
+
+from benchmarks import application
+from rindle import Rindle, TemporalConnection
+from rindle.db.models import Base, MediaAsset, MediaUploadSession
+from tests.servers import STARTUP_SECONDS, ending, free_port, postgres
+from tests.servers.temporal import running_temporal
+
+ROOT = Path(__file__).resolve().parent.parent
+#: What the tests switch off and a benchmark of durable work must not.
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+
+
+@dataclass
+class Stack:
+    """What is running. ``rindle`` is the application in this process; workers are processes of their own."""
+
+    home: Path
+    database_url: str
+    temporal_target: str
+    client: Client
+    rindle: Rindle
+    base_url: str
+    server_pids: list[int]
+    worker_pids: list[int] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment of a process that runs the application."""
+        return {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("RINDLE_", "TEMPORAL_"))},
+            "BENCH_DATABASE_URL": self.database_url,
+            "BENCH_HOME": str(self.home),
+            "BENCH_BASE_URL": self.base_url,
+            "TEMPORAL_ADDRESS": self.temporal_target,
+            "RINDLE_TMP_DIR": str(self.home / "tmp"),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    @contextmanager
+    def worker(self, **settings: str) -> Iterator[int]:
+        """Run one worker process while the block runs; ``settings`` are further environment variables."""
+        health = f"127.0.0.1:{free_port()}"
+        environment = {**self.environment, "RINDLE_HEALTH_ADDRESS": health, **settings}
+        command = [sys.executable, ROOT / "worker.py", "--app", "benchmarks.application:rindle", "--grace", "5"]
+        with (
+            (self.home / "worker.log").open("ab") as log,
+            subprocess.Popen(command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log) as process,
+            ending(process),
+        ):
+            _wait_until_ok(f"http://{health}/readyz", process)
+            self.worker_pids.append(process.pid)
+            try:
+                yield process.pid
+            finally:
+                self.worker_pids.remove(process.pid)
+
+    @contextmanager
+    def web(self) -> Iterator[int]:
+        """Run the application's web server (:mod:`benchmarks.web`) while the block runs."""
+        host, _, port = self.base_url.removeprefix("http://").partition("/")[0].partition(":")
+        command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.web:create_app"]
+        with (
+            (self.home / "web.log").open("ab") as log,
+            subprocess.Popen(
+                [*command, "--host", host, "--port", port, "--no-access-log"],
+                env=self.environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            ) as process,
+            ending(process),
+        ):
+            _wait_until_ok(f"http://{host}:{port}/up", process)
+            yield process.pid
+
+    async def prepare(self, count: int, source: Path, profile: str = "photo") -> list[MediaUploadSession]:
+        """Open and sign ``count`` uploads and put ``source`` into the store under their keys."""
+        size = source.stat().st_size
+        storage = self.rindle.storages["local"]
+        uploads = []
+        for _ in range(count):
+            opened = await self.rindle.initiate_upload(profile, filename=source.name, size=size, actor="bench")
+            signed = await self.rindle.sign_url(opened.id)
+            await storage.store(signed.session.upload_key, source)
+            uploads.append(signed.session)
+        return uploads
+
+    async def count(self, asset_ids: Sequence[str], states: Sequence[str] = ("ready",)) -> int:
+        """Return how many of the assets are in one of ``states``."""
+        return await self.rindle.database.read(_count, asset_ids, states)
+
+    async def wait_until(self, asset_ids: Sequence[str], *, timeout_seconds: float = 300.0) -> None:
+        """Return when all assets are ready.
+
+        Raises:
+            RuntimeError: they are not in time, or one has come to a bad end.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            if await self.count(asset_ids) == len(asset_ids):
+                return
+            if await self.count(asset_ids, ("degraded", "quarantined")):
+                raise RuntimeError("an asset of the benchmark failed; the worker's log says why")
+            if time.monotonic() > deadline:
+                raise RuntimeError("the assets of the benchmark are not ready in time")
+            await asyncio.sleep(0.05)
+
+
+def _count(session: Session, asset_ids: Sequence[str], states: Sequence[str]) -> int:
+    wanted = select(func.count()).where(MediaAsset.id.in_(asset_ids), MediaAsset.state.in_(states))
+    return session.scalar(wanted) or 0
+
+
+@contextmanager
+def running_database() -> Iterator[postgres.PostgresServer]:
+    """Run a Postgres that keeps its promises, until the block is left."""
+    with patch.dict(postgres.SETTINGS, DURABLE), postgres.running_postgres() as server:
+        yield server
+
+
+@asynccontextmanager
+async def running_stack(*, relay: bool = True) -> AsyncIterator[Stack]:
+    """Run the servers and the application; workers are started by the caller.
+
+    Args:
+        relay: dispatch from this process too, as an application does.
+    """
+    mine = psutil.Process()
+    with ExitStack() as files:
+        home = Path(tempfile.mkdtemp(prefix="rindle-bench-"))
+        files.callback(shutil.rmtree, home, ignore_errors=True)
+        others = {child.pid for child in mine.children()}
+        server = files.enter_context(running_database())
+        async with AsyncExitStack() as stack:
+            temporal = await stack.enter_async_context(running_temporal())
+            servers = [child.pid for child in mine.children() if child.pid not in others]
+            base_url = f"http://127.0.0.1:{free_port()}/local"
+            url = server.new_database()
+            rindle = application.make(
+                database_url=url, home=home, base_url=base_url, temporal=TemporalConnection(client=temporal.client)
+            )
+            stack.push_async_callback(rindle.database.engine.dispose)
+            async with rindle.database.engine.begin() as connection:
+                await connection.run_sync(Base.metadata.create_all)
+            stack.push_async_callback(rindle.close)
+            if relay:
+                await stack.enter_async_context(rindle)
+            yield Stack(home, url, temporal.target, temporal.client, rindle, base_url, servers)
+
+
+def _wait_until_ok(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            if process.poll() is not None:
+                raise RuntimeError(f"a process of the benchmark ended with status {process.returncode}") from None
+            time.sleep(0.1)
+    raise RuntimeError(f"a process of the benchmark did not answer within {STARTUP_SECONDS:.0f} s")

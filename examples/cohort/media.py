@@ -1,0 +1,78 @@
+"""What the site says to Rindle, and all a worker needs to know of it: one profile, one storage, one database.
+
+Read from the environment:
+
+``COHORT_DATABASE_URL`` (or ``DATABASE_URL``)
+    An async SQLAlchemy URL; a SQLite file below ``RINDLE_HOME`` by default.
+``MEDIA_BUCKET``
+    An S3 bucket to keep the photos in; boto3's own variables name the endpoint and the credentials. Without it they are
+    files below ``RINDLE_HOME``.
+``COHORT_MEDIA_URL``
+    Address under which browsers reach local files (``/media/local`` on the site itself by default), or the endpoint
+    under which they reach the bucket, when that is not the one the servers use.
+``RINDLE_SECRETS``
+    Signs local URLs and the session cookie. ``rindle dev`` makes one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+
+from examples.cohort.models import Member
+from rindle import Profile, Rindle, Settings
+from rindle.protocols import Storage
+from rindle.sqlite import WRITE_OPTION
+from rindle.storage.local import LocalStorage
+
+#: The slot of a member's photo, and the profile's name.
+AVATAR = "avatar"
+
+
+class MemberAvatar(Profile):
+    """A portrait: what may be sent, and what is made of it."""
+
+    name = AVATAR
+    storage = "media"
+    allow_mime = ["image/jpeg", "image/png", "image/webp", "image/heic"]
+    allow_extensions = [".jpg", ".jpeg", ".png", ".webp", ".heic"]
+    max_bytes = 15_000_000
+    max_pixels = 60_000_000
+    variants = {
+        "thumb": {"mode": "crop", "width": 96, "height": 96, "gravity": "attention"},
+        "card": {"mode": "fill", "width": 320, "height": 320, "format": "webp"},
+        "card_avif": {"mode": "fill", "width": 320, "height": 320, "format": "avif"},
+        "large": {"mode": "fit", "width": 1024, "height": 1024, "format": "webp"},
+        "large_jpeg": {"mode": "fit", "width": 1024, "height": 1024},
+    }
+
+
+def _database_url(settings: Settings) -> str:
+    given = os.environ.get("COHORT_DATABASE_URL") or os.environ.get("DATABASE_URL")
+    if given:
+        return given
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return f"sqlite+aiosqlite:///{settings.home.resolve() / 'cohort.db'}"
+
+
+def _storage(settings: Settings) -> Storage:
+    if bucket := os.environ.get("MEDIA_BUCKET"):
+        from rindle.storage.s3 import S3Storage  # here, because boto3 is heavy and most runs do without it
+
+        return S3Storage(bucket, public_endpoint=MEDIA_URL)
+    return LocalStorage(settings.home / "media", base_url=MEDIA_URL or "/media/local", secrets=settings.secrets)
+
+
+MEDIA_URL = os.environ.get("COHORT_MEDIA_URL") or None
+settings = Settings()
+engine = create_async_engine(_database_url(settings))
+rindle = Rindle(engine=engine, profiles=[MemberAvatar], storages={"media": _storage(settings)}, settings=settings)
+# Members keep their photos when the class is renamed.
+rindle.register_owner_type("member", Member)
+
+#: Transactions of the pages that read.
+reading = async_sessionmaker(engine, expire_on_commit=False)
+#: Transactions that write. On SQLite they take the write lock when they begin, as Rindle's own do, so that they wait for
+#: one another instead of failing; other databases ignore the option.
+writing = async_sessionmaker(engine.execution_options(**{WRITE_OPTION: True}), expire_on_commit=False)

@@ -1,0 +1,84 @@
+"""Finding the application whose profiles, database and storages a command is about."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rindle.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from rindle.app import Rindle
+
+#: Environment variable that names the application when ``--app`` does not.
+APP_VARIABLE = "RINDLE_APP"
+
+
+def load_application(reference: str | None = None) -> Rindle:
+    """Import the application's :class:`~rindle.app.Rindle` object.
+
+    The working directory is importable, as it is for ``python -m``.
+
+    Args:
+        reference: ``package.module:name``, where ``name`` (dots allowed) is a ``Rindle`` or a function without
+            arguments that returns one; ``RINDLE_APP`` when left out.
+
+    Raises:
+        Misconfigured: none is named, the reference is malformed, the module does not import, or it holds no such
+            object. The message says which, and never repeats what the module's own exception says.
+    """
+    reference = reference or os.environ.get(APP_VARIABLE)
+    if not reference:
+        raise _misnamed("no application is named")
+    module_name, colon, path = reference.partition(":")
+    if not colon or not module_name or not all(part.isidentifier() for part in path.split(".")):
+        raise _misnamed(f"{reference!r} does not name an application")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found: Any = _imported(module_name)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise _misnamed(f"the module {module_name!r} has no {path!r}")
+        found = getattr(found, part)
+    return _instance(found, reference)
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise _misnamed(f"there is no module {name!r} here") from error
+        raise _misnamed(f"the module {name!r} needs {error.name!r}, which is not installed") from error
+    except Exception as error:
+        raise _misnamed(f"the module {name!r} raised {_what_and_where(error)} while it was imported") from error
+
+
+def _instance(found: Any, reference: str) -> Rindle:
+    from rindle.app import Rindle
+
+    if callable(found) and not isinstance(found, Rindle):
+        try:
+            found = found()
+        except Exception as error:
+            raise _misnamed(f"{reference!r} raised {_what_and_where(error)} when it was called") from error
+    if not isinstance(found, Rindle):
+        raise _misnamed(f"{reference!r} is a {type(found).__name__}, neither a Rindle nor a function that returns one")
+    return found
+
+
+def _what_and_where(error: Exception) -> str:
+    """Name class, file and line; the message itself may hold a password of the application's configuration."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+def _misnamed(problem: str) -> Misconfigured:
+    return Misconfigured(
+        f"{problem}. To fix: 1. pass --app package.module:name, or set {APP_VARIABLE}; 2. name the Rindle object of "
+        "your application, or a function without arguments that returns it; 3. run from the directory it is imported from"
+    )

@@ -1,0 +1,204 @@
+"""Bringing Rindle's tables to this release, beside whatever else lives in the application's database.
+
+The migrations are packaged (``rindle/db/migrations``) and need no ``alembic.ini``. They keep their own version table
+and create, change and drop only tables of :data:`rindle.db.models.TABLES`: a host with an Alembic history of its own
+stays untouched. Such a host tells its own ``autogenerate`` to leave our tables alone with :func:`is_ours`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, Inspector, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from rindle import sqlite
+from rindle.db.models import TABLES, Base
+from rindle.errors import SetupIncomplete
+
+if TYPE_CHECKING:  # Alembic is slow to import and only migrations need it
+    from alembic.config import Config
+
+#: Where the applied revision is kept; never the host's ``alembic_version``.
+VERSION_TABLE = "rindle_alembic_version"
+#: How long a migration waits for a table that somebody is using before it gives up (PostgreSQL ``lock_timeout``).
+LOCK_TIMEOUT = "5s"
+#: Key of the PostgreSQL advisory lock under which migrations run, so that deploys that start together do not collide.
+_ADVISORY_LOCK = int.from_bytes(hashlib.sha256(VERSION_TABLE.encode()).digest()[:8], signed=True)
+
+
+def upgrade(bind: Engine | Connection, revision: str = "head") -> None:
+    """Create or upgrade our tables; does nothing when they are at ``revision`` already.
+
+    Safe to run in several processes at once and again. With an engine it runs and commits one transaction; with a
+    connection it joins the caller's transaction, so that a host can call it from a migration of its own.
+
+    Raises:
+        SetupIncomplete: tables with our names are there but nothing says which release made them, or the database
+            belongs to a newer release. Nothing was changed.
+    """
+    with _writing(bind) as connection:
+        _refuse_unknown_catalog(connection)
+        _run(connection, "upgrade", revision)
+
+
+async def async_upgrade(bind: AsyncEngine | AsyncConnection, revision: str = "head") -> None:
+    """Do what :func:`upgrade` does, on an async engine or connection."""
+    if isinstance(bind, AsyncConnection):
+        await bind.run_sync(upgrade, revision)
+        return
+    sqlite.configure(bind)
+    async with bind.execution_options(**{sqlite.WRITE_OPTION: True}).begin() as connection:
+        await connection.run_sync(upgrade, revision)
+
+
+def downgrade(bind: Engine | Connection, revision: str = "base") -> None:
+    """Go back to ``revision``. DESTRUCTIVE: ``base`` drops all our tables with everything in them, and nothing else."""
+    with _writing(bind) as connection:
+        _run(connection, "downgrade", revision)
+
+
+def stamp(bind: Engine | Connection) -> None:
+    """Note that tables which ``Base.metadata.create_all`` made are those of this release.
+
+    Raises:
+        SetupIncomplete: they are not; the message lists what is missing.
+    """
+    with _writing(bind) as connection:
+        if missing := missing_parts(connection):
+            raise SetupIncomplete(
+                f"the tables are not those of this release; missing: {', '.join(missing[:10])}",
+                detail={"missing": missing[:50]},
+            )
+        _run(connection, "stamp", "head")
+
+
+def current(connection: Connection) -> str | None:
+    """Return the revision the database is at, or ``None`` when no migration of ours has run."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - constant
+    return found
+
+
+@lru_cache(maxsize=1)
+def head() -> str:
+    """Return the revision this release needs."""
+    return revisions()[-1]
+
+
+@lru_cache(maxsize=1)
+def revisions() -> tuple[str, ...]:
+    """Return every revision this release knows, oldest first."""
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(_config())
+    return tuple(reversed([one.revision for one in script.walk_revisions()]))
+
+
+def is_ours(table_name: str | None) -> bool:
+    """Whether a table is Rindle's; for ``include_object`` in the Alembic environment of an application."""
+    return table_name == VERSION_TABLE or table_name in TABLES
+
+
+def missing_parts(connection: Connection) -> list[str]:
+    """Return what the database lacks of this release's tables.
+
+    Returns:
+        Sorted names: ``table``, ``table.column``, ``table.column NOT NULL``, ``table unique(column, ...)``,
+        ``table index(column, ...)``.
+    """
+    inspector = inspect(connection)
+    present = set(inspector.get_table_names())
+    missing: list[str] = []
+    for table in Base.metadata.sorted_tables:
+        if table.name not in present:
+            missing.append(table.name)
+            continue
+        columns = {column["name"]: column for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in columns:
+                missing.append(f"{table.name}.{column.name}")
+            elif not column.nullable and columns[column.name]["nullable"]:
+                missing.append(f"{table.name}.{column.name} NOT NULL")
+        missing += _missing_keys(inspector, table)
+    return sorted(missing)
+
+
+def _missing_keys(inspector: Inspector, table: Any) -> Iterator[str]:
+    unique = {tuple(one["column_names"]) for one in inspector.get_unique_constraints(table.name)}
+    indexed = {tuple(one["column_names"]) for one in inspector.get_indexes(table.name)}
+    for constraint in table.constraints:
+        columns = tuple(column.name for column in constraint.columns)
+        if constraint.__visit_name__ == "unique_constraint" and columns not in unique:
+            yield f"{table.name} unique({', '.join(columns)})"
+    for index in table.indexes:
+        columns = tuple(column.name for column in index.columns)
+        if columns not in indexed:
+            yield f"{table.name} index({', '.join(columns)})"
+
+
+# --- inside --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _writing(bind: Engine | Connection) -> Iterator[Connection]:
+    if isinstance(bind, Connection):
+        _take_turns(bind)
+        yield bind
+        return
+    sqlite.configure(bind)
+    with bind.execution_options(**{sqlite.WRITE_OPTION: True}).begin() as connection:
+        _take_turns(connection)
+        yield connection
+
+
+def _take_turns(connection: Connection) -> None:
+    """Let one migration run at a time; on SQLite the immediate transaction does that."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+
+
+def _refuse_unknown_catalog(connection: Connection) -> None:
+    """Refuse tables whose release is not known: creating beside or altering them would do harm."""
+    marker = current(connection)
+    if marker is not None:
+        if marker not in revisions():
+            raise SetupIncomplete(
+                f"the database is at revision {marker[:32]!r}, which this release does not know: it belongs to a newer "
+                "one. To fix: run the release that made it, or restore a backup",
+                detail={"component": "rindle_tables"},
+            )
+        return
+    present = sorted(set(TABLES) & set(inspect(connection).get_table_names()))
+    if present:
+        raise SetupIncomplete(
+            f"{len(present)} of Rindle's {len(TABLES)} tables exist, but {VERSION_TABLE} does not say which release "
+            "made them. To fix: 1. if create_all of this release made them: rindle db stamp; 2. if they are another "
+            "program's: give Rindle a schema of its own by search_path",
+            detail={"component": "rindle_tables", "tables": present},
+        )
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    # Options are interpolated: a percent sign in the path would be read as the start of a variable.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _run(connection: Connection, verb: str, revision: str) -> None:
+    from alembic import command
+
+    config = _config()
+    config.attributes["connection"] = connection
+    run: Callable[[Config, str], None] = getattr(command, verb)
+    run(config, revision)

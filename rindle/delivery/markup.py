@@ -1,0 +1,304 @@
+"""HTML of media: ``picture_tag``, and its registration with Jinja2.
+
+Reads rows and signs URLs; never writes, never touches a store. Every text is escaped exactly once, whoever wrote it.
+Tags for video and audio come with those media.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from rindle.db.models import MediaAsset, MediaVariant
+from rindle.delivery.urls import (
+    FALLBACKS,
+    STALE_MODES,
+    UrlOptions,
+    check_choice,
+    is_servable,
+    issue_url,
+    issue_variant_url,
+    variants_by_name,
+)
+from rindle.errors import InvalidArgument, Misconfigured, RindleError, Unauthorized
+from rindle.profile import Profile
+from rindle.services import Services
+from rindle.states import DELIVERABLE, AssetState
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from rindle.app import Rindle
+
+log = logging.getLogger(__name__)
+
+_ATTRIBUTE = re.compile(r"[A-Za-z_:][A-Za-z0-9_.:-]*")
+#: Attributes the helpers write themselves.
+_OWNED = frozenset({"src", "srcset", "poster"})
+_SOURCE_KEYS = frozenset({"name", "media", "sizes", "type"})
+_ON_DENIED = ("raise", "empty")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One ``<source>`` as asked for: several names are candidates of different widths."""
+
+    names: tuple[str, ...]
+    has_widths: bool
+    media: str | None = None
+    sizes: str | None = None
+    type: str | None = None
+
+
+async def picture_tag(
+    services: Services,
+    profile: str | type[Profile],
+    asset: MediaAsset | None,
+    variants: Sequence[Any] = (),
+    placeholder: str | None = None,
+    width: int | str | bool | None = None,
+    height: int | str | bool | None = None,
+    *,
+    prefer_placeholder: bool = False,
+    actor: Any = None,
+    expires_in: int | None = None,
+    disposition: str | None = None,
+    filename: str | None = None,
+    stale_mode: str = "fallback_original",
+    fallback: str = "original",
+    strict: bool = False,
+    on_denied: str = "raise",
+    attrs: Mapping[str, Any] | None = None,
+    **more_attrs: Any,
+) -> Markup:
+    """Return ``<picture>`` with a ``<source>`` per ready variant and an ``<img>`` of the original.
+
+    Something that cannot be delivered never raises: a variant is left out, the original gives way to the placeholder,
+    or to ``alt`` alone. An asset that is not judged yet, or was condemned, shows nothing of its own. At most one query,
+    when the asset's variants are not loaded.
+
+    Args:
+        asset: ``None`` shows the placeholder.
+        variants: in source order: ``"thumb"``, ``("thumb", "(max-width: 480px)")`` or ``{"name": "thumb", "media": ...,
+            "sizes": ..., "type": ...}``. A list of names gives width candidates: ``srcset="u1 320w, u2 640w"``.
+        placeholder: URL shown instead; ``"auto"`` takes the tiny preview of a profile with ``placeholder=True``.
+        width: attribute of the ``<img>``; the original's width by default, ``False`` for none. Given alone, the height
+            follows in proportion, and is left out with it.
+        height: likewise.
+        prefer_placeholder: show the placeholder even though the original could be delivered.
+        stale_mode: ``"serve_stale"`` also renders variants of an outdated recipe.
+        fallback: ``"none"`` never delivers the original.
+        strict: nothing to a picture; accepted, so that all helpers take the same options.
+        on_denied: what to do when the authorizer denies the original: ``"raise"`` (default), or ``"empty"`` for no
+            markup at all. A denied variant is left out.
+        attrs: attributes of the ``<img>``, as are all further keywords (which win). ``class_`` is ``class``, ``data_x``
+            is ``data-x``, ``aria_x`` is ``aria-x``; ``None`` and ``False`` are left out, ``True`` is bare. A missing
+            ``alt`` becomes ``alt=""``.
+        actor: and ``expires_in``, ``disposition``, ``filename``: see :func:`rindle.delivery.urls.url`; never attributes.
+
+    Raises:
+        Unauthorized: the original was denied and ``on_denied`` is ``"raise"``.
+        InvalidArgument: (a ``ValueError``) an option, a source or the name of an attribute cannot be meant; event
+            handlers and attributes that the helper owns are refused.
+        UnknownProfile: the profile is not registered.
+
+    Source: HTML Living Standard, 4.8.1 (picture), 4.8.4.2 (srcset).
+    """
+    chosen = services.profile(profile)
+    options = UrlOptions(actor, expires_in, disposition, filename)
+    check_choice("stale_mode", stale_mode, STALE_MODES)
+    check_choice("fallback", fallback, FALLBACKS)
+    check_choice("on_denied", on_denied, _ON_DENIED)
+    wanted = [_source(item) for item in variants]
+    attributes = _attributes(attrs, more_attrs)
+    attributes.update(_size(asset, attributes.pop("width", width), attributes.pop("height", height)))
+    if attributes.get("alt") is None:
+        attributes["alt"] = ""
+
+    shown = asset if asset is not None and AssetState(asset.state) in DELIVERABLE else None
+    sources: list[Markup] = []
+    if shown is not None and wanted:
+        present = await variants_by_name(services, shown)
+        servable = {name: row for name, row in present.items() if is_servable(row, stale_mode)}
+        for source in wanted:
+            rows = [servable[name] for name in source.names if name in servable]
+            sources += await _source_tag(services, chosen, shown, source, rows, options, stale_mode)
+
+    instead = _placeholder(asset, placeholder)
+    src = instead if prefer_placeholder else None
+    if src is None and shown is not None and fallback == "original":
+        try:
+            src = (await issue_url(services, chosen, shown, options)).url
+        except Unauthorized:
+            if on_denied == "raise":
+                raise
+            return Markup()
+        except RindleError as error:
+            _note(error, shown)
+    image = _tag("img", {**attributes, "src": src or instead})
+    return Markup("<picture>") + Markup().join(sources) + image + Markup("</picture>")
+
+
+def install_jinja(env: Environment, rindle: Rindle) -> None:
+    """Make ``picture_tag`` a global of a Jinja2 environment: ``{{ picture_tag("avatar", user.avatar, ["thumb"]) }}``.
+
+    Args:
+        env: made with ``enable_async=True``; its templates are rendered with ``render_async``. In synchronous templates
+            await ``rindle.picture_tag(...)`` in the view instead and pass the result.
+        rindle: the application's.
+
+    Raises:
+        Misconfigured: the environment is synchronous and would print a coroutine.
+    """
+    if not env.is_async:
+        raise Misconfigured(
+            "the Jinja2 environment is synchronous: create it with Environment(enable_async=True), or await "
+            "rindle.picture_tag(...) in the view and pass the result to the template"
+        )
+    env.globals["picture_tag"] = rindle.picture_tag
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+def _source(item: Any) -> _Source:
+    """Read one entry of ``variants``."""
+    if isinstance(item, str):
+        item = {"name": item}
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        item = {"name": item[0], "media": item[1]}
+    if not isinstance(item, Mapping) or "name" not in item or item.keys() - _SOURCE_KEYS:
+        raise InvalidArgument(
+            'a source is "name", ("name", "media query") or {"name": ..., "media": ..., "sizes": ..., "type": ...}',
+            detail={"option": "variants"},
+        )
+    name = item["name"]
+    has_widths = not isinstance(name, str)
+    names = tuple(name) if isinstance(name, Iterable) and has_widths else (name,)
+    if not names or not all(isinstance(one, str) for one in names):
+        raise InvalidArgument("the name of a source is a text or a list of texts", detail={"option": "variants"})
+    return _Source(names, has_widths, item.get("media"), item.get("sizes"), item.get("type"))
+
+
+async def _source_tag(
+    services: Services,
+    profile: type[Profile],
+    asset: MediaAsset,
+    source: _Source,
+    rows: Sequence[MediaVariant],
+    options: UrlOptions,
+    stale_mode: str,
+) -> list[Markup]:
+    """Return the ``<source>``, or nothing when none of its variants can be delivered."""
+    candidates: list[str] = []
+    types: set[str | None] = set()
+    for row in rows:
+        if source.has_widths and not row.width:
+            continue  # a candidate without its width would be taken for the 1x image
+        try:
+            issued = await issue_variant_url(
+                services, profile, asset, row, options, stale_mode=stale_mode, fallback="none"
+            )
+        except RindleError as error:
+            _note(error, asset, row.name)
+            continue
+        # Spaces and commas part candidates from each other.
+        address = issued.url.replace(" ", "%20").replace(",", "%2C")
+        candidates.append(f"{address} {row.width}w" if source.has_widths else address)
+        types.add(row.content_type)
+    if not candidates:
+        return []
+    facts = {
+        "media": source.media,
+        "sizes": source.sizes,
+        "srcset": ", ".join(candidates),
+        # One type for all or none: a browser skips the whole source by it.
+        "type": source.type or (types.pop() if len(types) == 1 else None),
+    }
+    return [_tag("source", facts)]
+
+
+def _placeholder(asset: MediaAsset | None, placeholder: str | None) -> str | None:
+    if placeholder != "auto":
+        return placeholder or None
+    # Of a condemned original not even the preview is shown; before the judgement there is none.
+    stored = None if asset is None or AssetState(asset.state) not in DELIVERABLE else asset.media_metadata
+    found = (stored or {}).get("placeholder")
+    return found if isinstance(found, str) and found.startswith("data:image/") else None
+
+
+def _note(error: RindleError, asset: MediaAsset, variant: str | None = None) -> None:
+    facts = {"asset_id": asset.id, "variant": variant, "code": error.code}
+    log.info("not delivered in a picture", extra=facts)
+
+
+# --- attributes --------------------------------------------------------------------------------------------------
+
+
+def _attributes(*given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the attributes under their HTML names, later ones winning."""
+    found: dict[str, Any] = {}
+    for attrs in given:
+        for key, value in (attrs or {}).items():
+            name = _attribute_name(key)
+            if not _ATTRIBUTE.fullmatch(name):
+                raise InvalidArgument(f"{key!r} is no name of an HTML attribute", detail={"option": "attrs"})
+            if name.lower().startswith("on") or name.lower() in _OWNED:
+                raise InvalidArgument(
+                    f"the attribute {name!r} cannot be given: event handlers and src, srcset and poster are refused",
+                    detail={"option": "attrs"},
+                )
+            found[name] = value
+    return found
+
+
+def _attribute_name(key: Any) -> str:
+    name = str(key)
+    if name.startswith(("data_", "aria_")):
+        return name.replace("_", "-")
+    return name[:-1] if name.endswith("_") and len(name) > 1 else name
+
+
+def _size(asset: MediaAsset | None, width: Any, height: Any) -> dict[str, Any]:
+    """Return ``width`` and ``height``: what was asked for, completed from the original so that nothing is distorted."""
+    known = (asset.width, asset.height) if asset is not None and asset.width and asset.height else None
+    if width is None and height is None:
+        return {} if known is None else {"width": known[0], "height": known[1]}
+    if height is None:
+        height = _in_proportion(width, known)
+    elif width is None:
+        width = _in_proportion(height, known and known[::-1])
+    return {"width": width, "height": height}
+
+
+def _in_proportion(side: Any, known: tuple[int, int] | None) -> int | None:
+    if known is None or isinstance(side, bool) or not isinstance(side, int):
+        return None
+    return max(1, round(side * known[1] / known[0]))
+
+
+def _tag(name: str, attributes: Mapping[str, Any]) -> Markup:
+    """Return an empty element; attributes sorted by name, ``src`` last."""
+    parts = [name]
+    for key in sorted(attributes, key=lambda key: (key == "src", key)):
+        value = attributes[key]
+        if value is True:
+            parts.append(key)
+        elif value is not None and value is not False:
+            parts.append(f'{key}="{_escaped(value)}"')
+    # Names have been matched against a pattern, values escaped.
+    return Markup(f"<{' '.join(parts)}>")  # noqa: S704
+
+
+def _escaped(value: Any) -> str:
+    """Return ``value`` for a quoted attribute, escaped exactly once.
+
+    What calls itself markup is taken back to text first: it may be escaped already, and it may hold quotes.
+    """
+    text = Markup(value).unescape() if hasattr(value, "__html__") else str(value)  # noqa: S704
+    return str(escape(text))

@@ -1,0 +1,376 @@
+"""URLs of originals and variants: judged, authorized, then signed, in that order.
+
+Rows decide what may be served and the store only signs: no object is touched. The decision is taken when a URL is made,
+not when it is used, so a short life is how access is taken back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import inspect
+
+from rindle import telemetry
+from rindle.capabilities import capabilities_of, require_delivery
+from rindle.db.models import MediaAsset, MediaVariant, utc_now
+from rindle.db.variants import variants_of
+from rindle.delivery.authorization import authorize
+from rindle.delivery.disposition import content_disposition
+from rindle.errors import (
+    AssetNotDeliverable,
+    CapabilityUnsupported,
+    InvalidArgument,
+    InvalidStorageResponse,
+    ProfileMismatch,
+    RindleError,
+    StorageAdapterException,
+    VariantNotReady,
+)
+from rindle.profile import Profile
+from rindle.protocols import MAX_URL_SECONDS, DeliverySubject, Storage
+from rindle.security import is_active_content, mime_of_extension, validate_key
+from rindle.services import Services, adapter_name
+from rindle.states import DELIVERABLE, UNJUDGED, AssetState, VariantState
+
+#: What ``variant_url`` does with a variant of an outdated recipe.
+STALE_MODES = ("fallback_original", "serve_stale")
+#: What ``variant_url`` does when the variant has nothing to serve.
+FALLBACKS = ("original", "none")
+
+#: Longest ``sub`` a signed URL carries as it is; longer names are digested.
+_MAX_SUBJECT_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedUrl:
+    """A URL as it was made. Signed ones are bearer credentials, so ``repr`` keeps them to itself.
+
+    Attributes:
+        url: absolute URL.
+        expires_at: aware UTC time after which it stops working; ``None`` for a public one.
+    """
+
+    url: str = field(repr=False)
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class UrlOptions:
+    """What a caller wants of a URL; see :func:`url`.
+
+    Raises:
+        InvalidArgument: ``expires_in`` is no whole number from 1 to 604800.
+    """
+
+    actor: Any = None
+    expires_in: int | None = None
+    disposition: str | None = None
+    filename: str | None = None
+
+    def __post_init__(self) -> None:
+        seconds = self.expires_in
+        if seconds is None:
+            return
+        if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= MAX_URL_SECONDS:
+            raise InvalidArgument(
+                f"expires_in of a URL must be a whole number of seconds from 1 to {MAX_URL_SECONDS}",
+                detail={"option": "expires_in", "min": 1, "max": MAX_URL_SECONDS},
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One object that may be served, if the authorizer agrees."""
+
+    key: str
+    content_type: str | None
+    filename: str
+    asset_id: str | None = None
+    variant: str | None = None
+
+
+async def url(
+    services: Services,
+    profile: str | type[Profile],
+    asset_or_key: MediaAsset | str,
+    *,
+    actor: Any = None,
+    expires_in: int | None = None,
+    disposition: str | None = None,
+    filename: str | None = None,
+    allow_unvalidated: bool = False,
+) -> str:
+    """Return a URL of an original: signed, or plain when the profile is public.
+
+    A denial or refusal yields no URL and no event. A private URL is signed or not made at all.
+
+    Args:
+        profile: the asset's own.
+        asset_or_key: an asset, or a storage key, of which only the form is checked.
+        actor: whom the profile's authorizer is asked about; its name also goes into a local URL as audit data.
+        expires_in: life in seconds, 1 to 604800; the profile's ``signed_url_ttl_seconds`` when left out, else the
+            setting of that name (900). Public URLs do not expire.
+        disposition: ``"attachment"`` to make browsers save the file, ``"inline"`` to show it. Content that is not safe
+            to show (SVG, HTML and everything outside common media) is always an attachment.
+        filename: name to save it under; an attachment's default is the asset's own, or the last part of the key.
+        allow_unvalidated: also sign an asset nobody has judged yet. For reviewers' tools, never for pages.
+
+    Raises:
+        Unauthorized: the authorizer said no (its own code, ``unauthorized`` by default).
+        AssetNotDeliverable: not judged yet, quarantined or deleted (``.state``).
+        ProfileMismatch: the asset belongs to another profile.
+        InvalidKey: the raw key has a ``..``, a leading ``/`` or the like.
+        CapabilityUnsupported: ``delivery_unsupported``: the store cannot sign, has no public address, or cannot bind
+            the headers asked for.
+        InvalidArgument: ``expires_in`` is out of range.
+        UnknownProfile: the profile is not registered.
+    """
+    options = UrlOptions(actor, expires_in, disposition, filename)
+    return (await issue_url(services, profile, asset_or_key, options, allow_unvalidated=allow_unvalidated)).url
+
+
+async def issue_url(
+    services: Services,
+    profile: str | type[Profile],
+    asset_or_key: MediaAsset | str,
+    options: UrlOptions,
+    *,
+    allow_unvalidated: bool = False,
+) -> IssuedUrl:
+    """Return the URL of an original with its expiry; see :func:`url`."""
+    chosen = services.profile(profile)
+    if isinstance(asset_or_key, str):
+        key = validate_key(asset_or_key)
+        return await _issue(services, chosen, _Target(key, _type_of_key(key), _basename(key)), options)
+    check_deliverable(chosen, asset_or_key, allow_unvalidated=allow_unvalidated)
+    return await _issue(services, chosen, _original(asset_or_key), options)
+
+
+async def variant_url(
+    services: Services,
+    profile: str | type[Profile],
+    asset: MediaAsset,
+    variant: MediaVariant | str,
+    *,
+    actor: Any = None,
+    stale_mode: str = "fallback_original",
+    fallback: str = "original",
+    expires_in: int | None = None,
+    disposition: str | None = None,
+    filename: str | None = None,
+) -> str:
+    """Return a URL of a variant, or of the original while there is none to serve.
+
+    Only the object really returned is authorized and signed. Reads the asset's variants in one query when they are not
+    loaded.
+
+    Args:
+        variant: its name or its row.
+        stale_mode: ``"serve_stale"`` also serves a variant of an outdated recipe until it is rebuilt;
+            ``"fallback_original"`` (default) does not.
+        fallback: ``"original"`` (default), or ``"none"`` to raise instead.
+        actor: see :func:`url`, as for ``expires_in``, ``disposition`` and ``filename``. An attachment's default name is
+            the asset's own with the variant's extension.
+
+    Raises:
+        VariantNotReady: there is nothing to serve and ``fallback`` is ``"none"``.
+        InvalidArgument: an option has no such value, or ``variant`` is a row of another asset.
+        Unauthorized: and the other refusals of :func:`url`; none of them leads to the fallback.
+    """
+    options = UrlOptions(actor, expires_in, disposition, filename)
+    issued = await issue_variant_url(
+        services, profile, asset, variant, options, stale_mode=stale_mode, fallback=fallback
+    )
+    return issued.url
+
+
+async def issue_variant_url(
+    services: Services,
+    profile: str | type[Profile],
+    asset: MediaAsset,
+    variant: MediaVariant | str,
+    options: UrlOptions,
+    *,
+    stale_mode: str = "fallback_original",
+    fallback: str = "original",
+) -> IssuedUrl:
+    """Return the URL of a variant, or of its fallback, with its expiry; see :func:`variant_url`."""
+    check_choice("stale_mode", stale_mode, STALE_MODES)
+    check_choice("fallback", fallback, FALLBACKS)
+    chosen = services.profile(profile)
+    check_deliverable(chosen, asset)
+    found = await _find(services, asset, variant)
+    if found is not None and is_servable(found, stale_mode):
+        return await _issue(services, chosen, _variant(asset, found), options)
+    if fallback == "none":
+        name = variant if isinstance(variant, str) else variant.name
+        raise VariantNotReady(
+            f"variant {name[:63]!r} of the asset has no object to serve",
+            detail={"variant": name[:63], "state": None if found is None else found.state},
+        )
+    return await _issue(services, chosen, _original(asset), options)
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not among ``choices``.
+
+    Raises:
+        InvalidArgument: naming the option and what it may be.
+    """
+    if value not in choices:
+        raise InvalidArgument(
+            f"{option} must be one of {', '.join(choices)}", detail={"option": option, "choices": list(choices)}
+        )
+
+
+def check_deliverable(profile: type[Profile], asset: MediaAsset, *, allow_unvalidated: bool = False) -> None:
+    """Refuse an asset of another profile, and one whose state forbids serving anything of it.
+
+    Raises:
+        ProfileMismatch: with one profile's rules another profile's files would get out.
+        AssetNotDeliverable: see :data:`rindle.states.DELIVERABLE`.
+    """
+    if asset.profile != profile.name:
+        raise ProfileMismatch(
+            f"the asset belongs to profile {asset.profile!r}, not to {profile.name!r}",
+            detail={"expected": profile.name, "found": asset.profile},
+        )
+    state = AssetState(asset.state)
+    if state not in DELIVERABLE and not (allow_unvalidated and state in UNJUDGED):
+        raise AssetNotDeliverable(f"the asset is {state.value} and nothing of it is served", state=state.value)
+
+
+def is_servable(variant: MediaVariant, stale_mode: str = "fallback_original") -> bool:
+    """Whether a variant has an object that may be served."""
+    served = variant.state == VariantState.READY or (
+        variant.state == VariantState.STALE and stale_mode == "serve_stale"
+    )
+    return served and bool(variant.storage_key)
+
+
+async def variants_by_name(services: Services, asset: MediaAsset) -> dict[str, MediaVariant]:
+    """Return the declared variants of an asset: those it carries, or, when they are not loaded, from one query."""
+    if "variants" in inspect(asset).unloaded:
+        rows = await services.database.read(variants_of, asset.id)
+    else:
+        rows = [row for row in asset.variants if not row.dynamic]
+    return {row.name: row for row in rows}
+
+
+async def _find(services: Services, asset: MediaAsset, variant: MediaVariant | str) -> MediaVariant | None:
+    if isinstance(variant, str):
+        return (await variants_by_name(services, asset)).get(variant)
+    if variant.asset_id != asset.id:
+        # The authorizer would be asked about the one asset and the other one's object handed out.
+        raise InvalidArgument("the variant belongs to another asset", detail={"option": "variant"})
+    return variant
+
+
+def _original(asset: MediaAsset) -> _Target:
+    key = asset.storage_key
+    return _Target(key, asset.content_type or _type_of_key(key), asset.filename or _basename(key), asset.id)
+
+
+def _variant(asset: MediaAsset, variant: MediaVariant) -> _Target:
+    key = variant.storage_key or ""
+    stem = (asset.filename or variant.name).rpartition(".")[0] or asset.filename or variant.name
+    return _Target(key, variant.content_type or _type_of_key(key), stem + _suffix(key), asset.id, variant.name)
+
+
+async def _issue(services: Services, profile: type[Profile], target: _Target, options: UrlOptions) -> IssuedUrl:
+    policy, storage = profile.delivery_policy(), services.storage(profile)
+    mode: Literal["public", "private"] = "public" if policy.public else "private"
+    header = content_disposition(
+        options.disposition,
+        options.filename,
+        default_filename=target.filename,
+        content_type=target.content_type,
+    )
+    subject = DeliverySubject(profile.name, mode, target.key, target.asset_id, target.variant)
+    await authorize(policy.authorizer, options.actor, "deliver", subject)
+    if policy.public:
+        issued = IssuedUrl(await _public(storage, target, options), None)
+    else:
+        seconds = options.expires_in or policy.signed_url_ttl_seconds or services.settings.signed_url_ttl_seconds
+        # Taken before the store takes its own time, so that the URL never dies sooner than said.
+        expires_at = utc_now().replace(microsecond=0) + timedelta(seconds=seconds)
+        issued = IssuedUrl(await _signed(storage, target, options, header, seconds), expires_at)
+    facts = {"profile": profile.name, "adapter": adapter_name(storage), "mode": mode}
+    telemetry.emit("rindle.delivery.signed", facts)
+    return issued
+
+
+async def _public(storage: Storage, target: _Target, options: UrlOptions) -> str:
+    if options.disposition is not None or options.filename is not None:
+        raise _cannot_bind_headers(storage, "an unsigned URL carries no disposition or filename")
+    return await _ask(storage, target.key, public=True)
+
+
+async def _signed(
+    storage: Storage, target: _Target, options: UrlOptions, header: str | None, seconds: int
+) -> str:
+    require_delivery(storage, "signed_url")
+    wanted: dict[str, Any] = {"expires_in": seconds, "subject": _subject_name(options.actor)}
+    if "response_headers" in capabilities_of(storage):
+        # Our type, not the one the client stored the object with: it was sniffed, theirs was claimed.
+        wanted.update(content_disposition=header, content_type=target.content_type)
+    elif options.disposition is not None or options.filename is not None:
+        raise _cannot_bind_headers(storage, "this store's URLs carry no disposition or filename")
+    elif target.content_type is not None and is_active_content(target.content_type):
+        raise _cannot_bind_headers(storage, "this store cannot make browsers save the file instead of running it")
+    return await _ask(storage, target.key, **wanted)
+
+
+def _cannot_bind_headers(storage: Storage, why: str) -> CapabilityUnsupported:
+    return CapabilityUnsupported(
+        f"{why}; leave the option out or deliver privately from a store that can",
+        capability="response_headers",
+        code="delivery_unsupported",
+        adapter=adapter_name(storage),
+    )
+
+
+async def _ask(storage: Storage, key: str, **wanted: Any) -> str:
+    """Call the adapter and hold it to its contract."""
+    facts = {"adapter": adapter_name(storage), "operation": "url"}
+    try:
+        made = await storage.url(key, **wanted)
+    except RindleError:
+        raise
+    except Exception as error:
+        raise StorageAdapterException(
+            f"the storage adapter {facts['adapter']!r} failed to make a URL",
+            adapter=facts["adapter"],
+            detail={**facts, "error": type(error).__name__},
+        ) from error
+    if not isinstance(made, str) or not made:
+        raise InvalidStorageResponse(
+            f"the storage adapter {facts['adapter']!r} returned no URL", adapter=facts["adapter"], detail=facts
+        )
+    return made
+
+
+def _subject_name(actor: Any) -> str | None:
+    """Return who a signed URL is made for: the text itself, ``.id``, else a digest, never a serialised object."""
+    if actor is None:
+        return None
+    name = actor if isinstance(actor, str) else getattr(actor, "id", None)
+    if name is not None and len(str(name)) <= _MAX_SUBJECT_CHARS:
+        return str(name)
+    return hashlib.sha256(repr(actor).encode(errors="surrogatepass")).hexdigest()
+
+
+def _basename(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _suffix(key: str) -> str:
+    _, dot, extension = _basename(key).rpartition(".")
+    return dot + extension if dot else ""
+
+
+def _type_of_key(key: str) -> str | None:
+    return mime_of_extension(_suffix(key))

@@ -1,0 +1,13 @@
+"""Rindle over HTTP: routers for FastAPI, and an ASGI application for everything else.
+
+Needs the extra ``rindle[http]``; ``import rindle`` never loads it.
+"""
+
+from __future__ import annotations
+
+from rindle.http.assets import assets_router
+from rindle.http.local import local_router
+from rindle.http.router import create_asgi_app, create_router
+from rindle.http.uploads import upload_router
+
+__all__ = ["assets_router", "create_asgi_app", "create_router", "local_router", "upload_router"]

@@ -1,0 +1,150 @@
+"""Routes of assets: what became of an upload, its URLs, and the two buttons that help when a build went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from rindle.app import Rindle
+from rindle.db.models import MediaAsset
+from rindle.delivery.urls import UrlOptions, issue_url, issue_variant_url
+from rindle.errors import NotFound
+from rindle.http.errors import NO_STORE, RindleRoute, documented
+from rindle.http.guards import ActorFromRequest, CsrfCheck, Guard, actor_name
+from rindle.http.schemas import CancelReport, FullAssetAnswer, FullAssetJson, Requeue, RequeueAnswer, UrlAnswer
+from rindle.profile import Profile
+from rindle.protocols import Authorizer
+
+_AssetId = Annotated[str, Path(max_length=64, description="Id of an asset.")]
+_VariantName = Annotated[str | None, Query(max_length=63, description="A declared variant; the original when left out.")]
+_Disposition = Annotated[
+    Literal["inline", "attachment"] | None, Query(description="Whether browsers show the file or save it.")
+]
+_Redirect = Annotated[bool, Query(description="Answer 302 to the URL instead of naming it.")]
+
+
+def assets_router(
+    rindle: Rindle,
+    *,
+    profiles: Mapping[str, type[Profile]],
+    actor_from_request: ActorFromRequest | None = None,
+    authorizer: Authorizer | None = None,
+    allow_anonymous: bool = False,
+    csrf: CsrfCheck | None = None,
+) -> APIRouter:
+    """Return ``/assets/{asset_id}`` with its sub-routes; see :class:`rindle.http.guards.Guard` for the arguments.
+
+    The authorizer is asked ``read`` for the first two routes and ``operate`` for the others, with an ``AssetSubject``;
+    a URL needs the consent of the profile's own authorizer (``deliver``) besides.
+
+    Raises:
+        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``.
+    """
+    guard = Guard(
+        rindle,
+        profiles=profiles,
+        actor_from_request=actor_from_request,
+        authorizer=authorizer,
+        allow_anonymous=allow_anonymous,
+        csrf=csrf,
+    )
+    routes = _Assets(rindle, guard)
+    router = APIRouter(route_class=RindleRoute, tags=["assets"])
+    router.add_api_route(
+        "/assets/{asset_id}",
+        routes.show,
+        methods=["GET"],
+        response_model=FullAssetAnswer,
+        operation_id="rindle_get_asset",
+        summary="Show an asset and its variants",
+        responses=documented("not_found"),
+    )
+    router.add_api_route(
+        "/assets/{asset_id}/url",
+        routes.url,
+        methods=["GET"],
+        response_model=UrlAnswer,
+        operation_id="rindle_get_asset_url",
+        summary="Sign a URL of an original or a variant",
+        responses={
+            302: {"description": "To the URL, when `redirect` was asked for."},
+            **documented("not_found", "asset_not_deliverable", "delivery_unsupported", "storage_adapter_exception"),
+        },
+    )
+    router.add_api_route(
+        "/assets/{asset_id}/cancel",
+        routes.cancel,
+        methods=["POST"],
+        status_code=202,
+        response_model=CancelReport,
+        operation_id="rindle_cancel_processing",
+        summary="Stop all builds of an asset",
+        responses=documented("not_found", "not_processing", "state_conflict"),
+    )
+    router.add_api_route(
+        "/assets/{asset_id}/requeue",
+        routes.requeue,
+        methods=["POST"],
+        status_code=202,
+        response_model=RequeueAnswer,
+        operation_id="rindle_requeue_variants",
+        summary="Build failed and cancelled variants again",
+        responses=documented("not_found", "unknown_variant_names", "state_conflict"),
+    )
+    return router
+
+
+class _Assets:
+    def __init__(self, rindle: Rindle, guard: Guard) -> None:
+        self._rindle = rindle
+        self._guard = guard
+
+    async def show(self, request: Request, asset_id: _AssetId) -> FullAssetAnswer:
+        """Return where the asset and each of its variants stand, for pages that poll."""
+        asset = await self._allowed(await self._guard.actor(request), "read", asset_id)
+        return FullAssetAnswer(asset=FullAssetJson.of(asset, self._guard.name_of(asset.profile)))
+
+    async def url(
+        self,
+        request: Request,
+        asset_id: _AssetId,
+        variant: _VariantName = None,
+        disposition: _Disposition = None,
+        redirect: _Redirect = False,
+    ) -> UrlAnswer | Response:
+        """Return a URL and until when it works. While a declared variant is not ready, it is that of the original."""
+        actor = await self._guard.actor(request)
+        asset = await self._allowed(actor, "read", asset_id)
+        options = UrlOptions(actor=actor, disposition=disposition)
+        services = self._rindle.services
+        if variant is None:
+            issued = await issue_url(services, asset.profile, asset, options)
+        elif variant in services.profile(asset.profile).variants:
+            issued = await issue_variant_url(services, asset.profile, asset, variant, options)
+        else:
+            raise NotFound("could not find the variant: not found", detail={"entity": "variant"})
+        if redirect:
+            return RedirectResponse(issued.url, 302, headers={**NO_STORE, "Referrer-Policy": "no-referrer"})
+        return UrlAnswer.of(issued)
+
+    async def cancel(self, request: Request, asset_id: _AssetId) -> CancelReport:
+        """Stop what is being built; rows are `cancelled` when this answers, processes gone seconds later."""
+        await self._guard.check_forgery(request)
+        actor = await self._guard.actor(request)
+        asset = await self._allowed(actor, "operate", asset_id)
+        report = await self._rindle.cancel_processing(asset.id, actor=actor_name(actor))
+        return CancelReport.model_validate(report)
+
+    async def requeue(self, request: Request, asset_id: _AssetId, body: Requeue | None = None) -> RequeueAnswer:
+        """Queue failed and cancelled variants again, or the named ones, stale and missing ones included."""
+        await self._guard.check_forgery(request)
+        actor = await self._guard.actor(request)
+        asset = await self._allowed(actor, "operate", asset_id)
+        names = None if body is None else body.variant_names
+        return RequeueAnswer.of(await self._rindle.requeue_variants(asset.id, names, actor=actor_name(actor)))
+
+    async def _allowed(self, actor: object, action: str, asset_id: str) -> MediaAsset:
+        return await self._guard.allow_asset(actor, action, await self._rindle.asset(asset_id))

@@ -1,0 +1,195 @@
+"""Answering errors: one shape, ``{"error": {"code", "message", "detail"}}``, with the status that goes with the code.
+
+Done by the route class and not by handlers of the application, so that it also works where the router is included into
+somebody else's FastAPI application, whose own error answers stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from rindle.errors import CODES, InspectionFailed, InvalidArgument, RindleError, UploadRejected, http_status_of
+from rindle.security import scrub
+
+log = logging.getLogger(__name__)
+
+#: Largest body of a route that takes JSON: ours are a few hundred bytes, and they are read into memory.
+MAX_JSON_BYTES = 64 * 1024
+#: ``Retry-After`` of an answer that is worth a retry when nobody said how long to wait.
+RETRY_SECONDS = 5
+
+#: Answers belong to one actor and may hold a signed URL.
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+class ErrorFacts(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="Stable identifier of the error, for programs.", examples=["not_found"])
+    message: str = Field(description="Sentence for people; may change.")
+    detail: dict[str, Any] = Field(description="Facts such as the limit, the value found and the state.")
+
+
+class ErrorAnswer(BaseModel):
+    """Body of every answer that is not a success."""
+
+    error: ErrorFacts
+
+
+def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Return the ``responses`` of a route: the codes it answers with, by status, and what any route may answer."""
+    by_status: dict[int, list[str]] = {}
+    for code in (*codes, "invalid_argument", "unauthorized", "unauthenticated", "unexpected", "inspection_failed"):
+        if code not in CODES:
+            raise ValueError(f"unknown error code {code!r}")
+        by_status.setdefault(http_status_of(code), []).append(f"`{code}`")
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in sorted(by_status):
+        described: dict[str, Any] = {"model": ErrorAnswer, "description": ", ".join(by_status[status])}
+        if status == 503:
+            described["headers"] = {
+                "Retry-After": {"description": "Seconds to wait before a retry.", "schema": {"type": "integer"}}
+            }
+        found[status] = described
+    # Also keeps FastAPI from documenting its own 422, which these routes never answer.
+    found["default"] = {"model": ErrorAnswer, "description": "Any other error."}
+    return found
+
+
+def error_response(error: RindleError) -> Response:
+    """Return the answer to an error: its status, its code, message and detail, never its cause."""
+    status = int(error.http_status)
+    headers = dict(NO_STORE)
+    if error.retry_after is not None or (error.retryable and status in (429, 503)):
+        wait = RETRY_SECONDS if error.retry_after is None else error.retry_after
+        headers["Retry-After"] = str(max(1, math.ceil(wait)))
+    return JSONResponse({"error": error.to_dict()}, status, headers)
+
+
+class RindleRoute(APIRoute):
+    """A route whose errors are answered in our shape and whose answers are not cached.
+
+    What the application's own callables raise as ``HTTPException`` is left to the application.
+    """
+
+    #: Largest request body in bytes; ``None`` when the endpoint limits it itself.
+    max_body_bytes: int | None = MAX_JSON_BYTES
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                if self.max_body_bytes is not None:
+                    request = limited(request, self.max_body_bytes)
+                response = await handle(request)
+            except Exception as error:
+                found = _translated(error)
+                if found is None:
+                    raise
+                return error_response(found)
+            response.headers.setdefault("Cache-Control", "no-store")
+            return response
+
+        return answer
+
+
+def limited(request: Request, max_bytes: int) -> Request:
+    """Return ``request`` with a body that ends in ``max_bytes_exceeded`` once it is longer than ``max_bytes``.
+
+    Raises:
+        UploadRejected: ``max_bytes_exceeded``, at once when ``Content-Length`` says so.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit():
+        _check_length(int(announced[:19]), max_bytes)
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        if message["type"] == "http.request":
+            received += len(message.get("body", b""))
+            _check_length(received, max_bytes)
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _check_length(found: int, max_bytes: int) -> None:
+    if found > max_bytes:
+        raise UploadRejected(
+            f"the body of this request is larger than the {max_bytes} bytes allowed",
+            code="max_bytes_exceeded",
+            detail={"limit": max_bytes},
+        )
+
+
+def _translated(error: Exception) -> RindleError | None:
+    """Return the error to answer with, or ``None`` when it is the application's."""
+    if isinstance(error, RindleError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, HTTPException):
+        return _unreadable(error)
+    if isinstance(error, ClientDisconnect):
+        return InvalidArgument("the body is incomplete", detail={"option": "body"})  # nobody reads it
+    _log(error)
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+        return InspectionFailed("the database did not answer; try again")
+    return _Unforeseen(error)
+
+
+class _Unforeseen(RindleError):
+    """The answer to what nobody foresaw: its class, none of its text."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("something unexpected happened", detail={"error": type(error).__name__})
+
+
+def _unreadable(error: HTTPException) -> RindleError | None:
+    """Return what lies behind FastAPI's "error parsing the body", or ``None`` for any other ``HTTPException``."""
+    if error.status_code != 400 or error.detail != "There was an error parsing the body":
+        return None
+    if isinstance(error.__cause__, RindleError):
+        return error.__cause__
+    return InvalidArgument("the body cannot be read", detail={"option": "body"})
+
+
+def _invalid(error: RequestValidationError) -> InvalidArgument:
+    """Name each wrong option and what is wrong with it; values are not repeated, they may be secrets or huge."""
+    problems = [_problem(found) for found in error.errors()[:20]]
+    option = problems[0]["option"] if problems else "body"
+    return InvalidArgument(
+        f"the request is not valid: {'; '.join(f'{one['option']}: {one['problem']}' for one in problems)}",
+        detail={"option": option, "problems": problems},
+    )
+
+
+def _problem(found: Mapping[str, Any]) -> dict[str, str]:
+    where = [str(part) for part in found.get("loc", ())]
+    # The first part says where it was looked for (body, query, path, header).
+    named = where[1:] if len(where) > 1 and found.get("type") != "json_invalid" else where[:1]
+    return {"option": ".".join(named)[:200] or "body", "problem": str(found.get("msg", ""))[:200]}
+
+
+def _log(error: Exception) -> None:
+    # The whole traceback, which an operator needs, without the credentials that a driver may have put into its text.
+    told = scrub("".join(traceback.format_exception(error)))
+    log.error("unexpected error in a route\n%s", told, extra={"error": type(error).__name__})

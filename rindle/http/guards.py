@@ -1,0 +1,197 @@
+"""Who may call: the actor behind a request, the application's authorizer, ownership, and forged requests."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+from fastapi import Request
+
+from rindle.app import Rindle
+from rindle.db.models import MediaAsset
+from rindle.db.uploads import Upload, no_such_upload
+from rindle.delivery.authorization import authorize
+from rindle.errors import Misconfigured, NotFound, Unauthorized, UnknownProfile
+from rindle.profile import Profile
+from rindle.protocols import AssetSubject, Authorizer, UploadSubject
+
+T = TypeVar("T")
+
+#: Says who sends a request: ``None`` for a stranger, else a text, an integer, a UUID or an object with such an ``id``.
+ActorFromRequest = Callable[[Request], Awaitable[Any] | Any]
+#: Says whether a request was meant by the page it seems to come from; returning ``False`` or raising refuses it.
+CsrfCheck = Callable[[Request], Awaitable[bool | None] | bool | None]
+
+#: Header that a form on another site cannot send and a script there only after a CORS preflight.
+CSRF_HEADER = "X-Rindle"
+
+_MAX_ACTOR_CHARS = 255
+
+
+class Guard:
+    """The rules that all routes of one router share.
+
+    Without an authorizer an actor may do what he likes with his own uploads and nothing with those of others, who do
+    not exist for him. With one, the authorizer alone decides, and also about what others have uploaded: the subject
+    says by whom (``token_actor``, ``uploaded_by``).
+
+    Args:
+        profiles: names clients use, and the profiles they mean. Rows of other profiles do not exist for this router.
+        actor_from_request: says who is calling; sync or async, everybody is ``None`` without it. May raise
+            ``rindle.errors.Unauthenticated`` or an ``HTTPException`` of its own.
+        authorizer: decides about ``upload.create``, ``upload.sign``, ``upload.read``, ``upload.verify``,
+            ``upload.cancel``, ``read`` and ``operate``.
+        allow_anonymous: do without an authorizer, on purpose.
+        csrf: accepts requests without the header ``X-Rindle: 1``, such as plain HTML forms, after checking their token.
+
+    Raises:
+        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, or no profile.
+        UnknownProfile: a profile is not registered with ``rindle``.
+    """
+
+    def __init__(
+        self,
+        rindle: Rindle,
+        *,
+        profiles: Mapping[str, type[Profile]],
+        actor_from_request: ActorFromRequest | None = None,
+        authorizer: Authorizer | None = None,
+        allow_anonymous: bool = False,
+        csrf: CsrfCheck | None = None,
+    ) -> None:
+        if authorizer is None and not allow_anonymous:
+            raise Misconfigured(
+                "these routes would be open to everybody: pass authorizer=..., or allow_anonymous=True when that is "
+                "what you want (actors then still reach only their own uploads)"
+            )
+        if not profiles:
+            raise Misconfigured("the router serves no profile: pass profiles={'name': ProfileClass}")
+        self.rindle = rindle
+        self.profiles = {name: rindle.profiles.get(profile) for name, profile in profiles.items()}
+        # The first name wins when a profile is offered under several.
+        self._names = {profile.name: name for name, profile in reversed(self.profiles.items())}
+        self._actor_from_request = actor_from_request
+        self._authorizer = authorizer
+        self._csrf = csrf
+
+    def profile(self, name: str) -> type[Profile]:
+        """Return the profile a client names.
+
+        Raises:
+            UnknownProfile: this router does not offer it.
+        """
+        found = self.profiles.get(name)
+        if found is None:
+            raise UnknownProfile(f"no profile {name[:255]!r} is offered here", detail={"profile": name[:255]})
+        return found
+
+    def offers(self, profile_name: str) -> bool:
+        """Whether rows of the profile of this stable name may be seen through this router."""
+        return profile_name in self._names
+
+    def name_of(self, profile_name: str) -> str:
+        """Return the client's name of a profile."""
+        return self._names[profile_name]
+
+    async def actor(self, request: Request) -> Any:
+        """Return who sends ``request``, as the application describes its users."""
+        return None if self._actor_from_request is None else await _answer(self._actor_from_request(request))
+
+    async def check_forgery(self, request: Request) -> None:
+        """Refuse a state-changing request that another site may have made the browser send.
+
+        Raises:
+            Unauthorized: it has neither the header ``X-Rindle: 1`` nor the approval of ``csrf``.
+        """
+        if request.headers.get(CSRF_HEADER) == "1":
+            return
+        if self._csrf is not None and await _answer(self._csrf(request)) is not False:
+            return
+        raise Unauthorized(
+            f"the request may be forged: send the header {CSRF_HEADER}: 1, or a valid form token",
+            detail={"reason": "csrf"},
+        )
+
+    async def allow(self, actor: Any, action: str, subject: Any) -> None:
+        """Ask the authorizer, if there is one.
+
+        Raises:
+            Unauthorized: it denies.
+        """
+        await authorize(self._authorizer, actor, action, subject)
+
+    async def allow_upload(self, request: Request, actor: Any, action: str, upload: Upload | None) -> Upload:
+        """Return ``upload`` if ``actor`` may do ``action`` to it.
+
+        Raises:
+            NotFound: there is none, or it is another actor's and no authorizer allows it; the two look alike.
+            Unauthorized: it is the actor's own and the authorizer denies.
+        """
+        if upload is None or not self.offers(upload.asset.profile):
+            raise no_such_upload()
+        session, owner = upload.session, upload.session.actor
+        facts = {
+            "id": session.id,
+            "asset_id": session.asset_id,
+            "state": session.state,
+            "upload_strategy": session.upload_strategy,
+            "resumable_protocol": session.resumable_protocol,
+        }
+        subject = UploadSubject(
+            profile=upload.asset.profile,
+            session=facts,
+            filename=upload.asset.filename,
+            size=session.expected_size,
+            method=request.method,
+            token_actor=owner,
+        )
+        await self._allow_row(actor, action, subject, owner, no_such_upload())
+        return upload
+
+    async def allow_asset(self, actor: Any, action: str, asset: MediaAsset) -> MediaAsset:
+        """Return ``asset`` if ``actor`` may do ``action`` to it; as :meth:`allow_upload`."""
+        missing = no_such_asset()
+        if not self.offers(asset.profile):
+            raise missing
+        subject = AssetSubject(asset.profile, asset.id, asset.uploaded_by)
+        await self._allow_row(actor, action, subject, asset.uploaded_by, missing)
+        return asset
+
+    async def _allow_row(self, actor: Any, action: str, subject: Any, owner: str | None, missing: NotFound) -> None:
+        is_own = actor_name(actor) == owner
+        if self._authorizer is None and not is_own:
+            raise missing
+        try:
+            await self.allow(actor, action, subject)
+        except Unauthorized:
+            if is_own:
+                raise
+            raise missing from None  # a denial would tell that it exists
+
+
+def no_such_asset() -> NotFound:
+    """Return the error for an unknown asset id, and for one that is none of the caller's business."""
+    return NotFound("could not find the asset: not found", detail={"entity": "asset"})
+
+
+def actor_name(actor: Any) -> str | None:
+    """Return the text that rows keep of an actor; ``None`` for a stranger.
+
+    Raises:
+        Misconfigured: ``actor_from_request`` returned something that has no lasting name of 1 to 255 characters.
+    """
+    if actor is None:
+        return None
+    named = actor if isinstance(actor, str | int | UUID) else getattr(actor, "id", None)
+    if isinstance(named, str | int | UUID) and not isinstance(named, bool) and 1 <= len(str(named)) <= _MAX_ACTOR_CHARS:
+        return str(named)
+    raise Misconfigured(
+        f"actor_from_request returned a {type(actor).__name__} without a name: return None, a text of 1 to "
+        f"{_MAX_ACTOR_CHARS} characters, an integer, a UUID, or an object whose id is one of them"
+    )
+
+
+async def _answer(given: Awaitable[T] | T) -> T:
+    return await given if inspect.isawaitable(given) else given

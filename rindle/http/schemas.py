@@ -1,0 +1,278 @@
+"""Bodies of requests and answers as JSON and OpenAPI show them.
+
+A row is shown field by field: what is not listed here (upload ids of stores, session URIs, locks, actors) cannot leak.
+Times are RFC 3339 in UTC, sizes bytes, width and height pixels.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+
+from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
+from rindle.delivery.urls import IssuedUrl
+from rindle.operations.repair import RequeueReport
+from rindle.protocols import Presigned
+from rindle.states import AssetState, MediaKind, SessionState, VariantState
+
+#: Largest number a size column holds.
+_MAX_SIZE = 2**63 - 1
+#: Longest file name that is looked at; of it at most 255 bytes are kept.
+MAX_FILENAME_CHARS = 1024
+
+Filename = Annotated[str, StringConstraints(max_length=MAX_FILENAME_CHARS)]
+ProfileName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class _Body(BaseModel):
+    """A request's body: unknown fields are refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# --- requests ----------------------------------------------------------------------------------------------------
+
+
+class NewUpload(_Body):
+    """A ticket to upload one file."""
+
+    profile: ProfileName = Field(description="Name under which this router offers a profile.")
+    filename: Filename = Field(description="The client's name for the file; nothing but its extension is trusted.")
+    size: StrictInt | None = Field(None, ge=0, le=_MAX_SIZE, description="Bytes to come; signed and checked.")
+    content_type: Annotated[str, StringConstraints(max_length=255, pattern=r"^[ -~]*$")] | None = Field(
+        None, description="What the client says the bytes are. A hint: the PUT must repeat it, it decides nothing."
+    )
+    strategy: Literal["presigned_put", "multipart", "resumable", "tus"] = Field(
+        "presigned_put", description="Lane; this release has `presigned_put`, others answer `upload_unsupported`."
+    )
+    expires_in: StrictInt | None = Field(
+        None, description="Life of the session in seconds, 60 to 604800; 86400 by default."
+    )
+
+
+class CompleteUpload(_Body):
+    """The client's word that all bytes were sent."""
+
+    parts: list[Any] | None = Field(None, max_length=10_000, description="Only of a multipart upload.")
+
+
+class VerifyByKey(_Body):
+    """An upload named by the key of its object."""
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class Requeue(_Body):
+    """Which variants to build again."""
+
+    variant_names: list[Annotated[str, StringConstraints(min_length=1, max_length=63)]] | None = Field(
+        None, max_length=1000, description="All failed and cancelled ones when left out."
+    )
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+class SessionJson(BaseModel):
+    """An upload session."""
+
+    id: str
+    asset_id: str | None
+    state: SessionState
+    upload_key: str
+    upload_strategy: str
+    resumable_protocol: str | None
+    upload_length: int | None
+    last_known_offset: int
+    expires_at: datetime
+    verified_at: datetime | None
+    failure_reason: str | None
+
+    @classmethod
+    def of(cls, row: MediaUploadSession) -> SessionJson:
+        """Show a row."""
+        return cls(
+            id=row.id,
+            asset_id=row.asset_id,
+            state=SessionState(row.state),
+            upload_key=row.upload_key,
+            upload_strategy=row.upload_strategy,
+            resumable_protocol=row.resumable_protocol,
+            upload_length=row.upload_length,
+            last_known_offset=row.last_known_offset,
+            expires_at=row.expires_at,
+            verified_at=row.verified_at,
+            failure_reason=row.failure_reason,
+        )
+
+
+class AssetJson(BaseModel):
+    """An asset in short."""
+
+    id: str
+    state: AssetState
+    profile: str = Field(description="Name under which this router offers the profile.")
+    content_type: str | None
+    byte_size: int | None
+    filename: str | None
+
+    @classmethod
+    def of(cls, row: MediaAsset, profile: str) -> AssetJson:
+        """Show a row; ``profile`` is the client's name of its profile."""
+        return cls(
+            id=row.id,
+            state=AssetState(row.state),
+            profile=profile,
+            content_type=row.content_type,
+            byte_size=row.byte_size,
+            filename=row.filename,
+        )
+
+
+class VariantJson(BaseModel):
+    """A variant of an asset."""
+
+    name: str
+    state: VariantState
+    progress: int = Field(description="Per cent, 0 to 100.")
+    width: int | None
+    height: int | None
+    content_type: str | None
+    byte_size: int | None
+    error_code: str | None
+
+    @classmethod
+    def of(cls, row: MediaVariant) -> VariantJson:
+        """Show a row."""
+        return cls(
+            name=row.name,
+            state=VariantState(row.state),
+            progress=row.progress,
+            width=row.width,
+            height=row.height,
+            content_type=row.content_type,
+            byte_size=row.byte_size,
+            error_code=row.error_code,
+        )
+
+
+class FullAssetJson(AssetJson):
+    """An asset with what is known of it and its variants, by name."""
+
+    kind: MediaKind
+    width: int | None
+    height: int | None
+    error_code: str | None = Field(description="Why the asset is quarantined, or what promotion is waiting for.")
+    variants: list[VariantJson]
+
+    @classmethod
+    def of(cls, row: MediaAsset, profile: str) -> FullAssetJson:
+        """Show a row whose variants are loaded."""
+        return cls(
+            **AssetJson.of(row, profile).model_dump(),
+            kind=MediaKind(row.kind),
+            width=row.width,
+            height=row.height,
+            error_code=row.error_code,
+            variants=[VariantJson.of(variant) for variant in row.variants if not variant.dynamic],
+        )
+
+
+class GrantJson(BaseModel):
+    """Permission for one PUT; send ``headers`` exactly as they are. The URL is a credential."""
+
+    url: str
+    method: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+    @classmethod
+    def of(cls, presigned: Presigned) -> GrantJson:
+        """Show a grant."""
+        return cls(
+            url=presigned.url,
+            method=presigned.method,
+            headers=dict(presigned.headers),
+            expires_at=presigned.expires_at,
+        )
+
+
+class SessionAnswer(BaseModel):
+    """An upload session."""
+
+    session: SessionJson
+
+
+class SignedAnswer(BaseModel):
+    """An upload session and where to send its bytes."""
+
+    session: SessionJson
+    upload: GrantJson
+
+
+class CompletedAnswer(BaseModel):
+    """A verified upload and its asset, whose judgement goes on in the background."""
+
+    session: SessionJson
+    asset: AssetJson
+
+
+class AssetAnswer(BaseModel):
+    """An asset in short."""
+
+    asset: AssetJson
+
+
+class FullAssetAnswer(BaseModel):
+    """An asset and its variants."""
+
+    asset: FullAssetJson
+
+
+class UrlAnswer(BaseModel):
+    """Where an object can be had; a signed URL is a credential."""
+
+    url: str
+    expires_at: datetime | None = Field(description="`null` for a public URL.")
+
+    @classmethod
+    def of(cls, issued: IssuedUrl) -> UrlAnswer:
+        """Show an issued URL."""
+        return cls(url=issued.url, expires_at=issued.expires_at)
+
+
+class CancelReport(BaseModel):
+    """How many builds were stopped."""
+
+    asset_id: str
+    cancelled: int
+
+
+class RequeueFailure(BaseModel):
+    """A variant that was not queued, and why."""
+
+    asset_id: str
+    variant_id: str
+    variant_name: str
+    state: VariantState
+    failure_class: str
+    reason: str
+    message: str
+
+
+class RequeueAnswer(BaseModel):
+    """Which variants were queued again."""
+
+    asset_id: str
+    selected: int
+    enqueued: int
+    skipped: int
+    errors: int
+    failures: list[RequeueFailure]
+
+    @classmethod
+    def of(cls, report: RequeueReport) -> RequeueAnswer:
+        """Show a report."""
+        return cls.model_validate(report.to_dict())

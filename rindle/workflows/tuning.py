@@ -1,0 +1,55 @@
+"""A worker's own heartbeat limit and first retry pause, laid over the policies.
+
+Operators shorten them where a lost worker must be noticed sooner, and tests do to run in seconds. Activity options are
+not part of what a replay compares, so workers of one fleet may differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio.worker import (
+    Interceptor,
+    StartActivityInput,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
+)
+from temporalio.workflow import ActivityHandle
+
+
+class PolicyTuning(Interceptor):
+    """Replaces the heartbeat timeout of activities that have one, and the first pause of every retry policy.
+
+    Args:
+        heartbeat_seconds: heartbeat timeout; the policies' own when ``None``.
+        retry_initial_seconds: first pause before an activity is tried again; likewise.
+    """
+
+    def __init__(self, *, heartbeat_seconds: float | None, retry_initial_seconds: float | None) -> None:
+        self._heartbeat_seconds = heartbeat_seconds
+        self._retry_initial_seconds = retry_initial_seconds
+
+    def workflow_interceptor_class(
+        self, input: WorkflowInterceptorClassInput
+    ) -> type[WorkflowInboundInterceptor] | None:
+        """Return an interceptor class with this worker's values in it."""
+        if self._heartbeat_seconds is None and self._retry_initial_seconds is None:
+            return None
+        heartbeat, initial = self._heartbeat_seconds, self._retry_initial_seconds
+
+        class Outbound(WorkflowOutboundInterceptor):
+            def start_activity(self, input: StartActivityInput) -> ActivityHandle[Any]:
+                if heartbeat is not None and input.heartbeat_timeout is not None:
+                    input.heartbeat_timeout = timedelta(seconds=heartbeat)
+                if initial is not None and input.retry_policy is not None:
+                    input.retry_policy = replace(input.retry_policy, initial_interval=timedelta(seconds=initial))
+                return super().start_activity(input)
+
+        class Inbound(WorkflowInboundInterceptor):
+            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+                super().init(Outbound(outbound))
+
+        return Inbound

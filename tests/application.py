@@ -1,0 +1,167 @@
+"""The application the tests run workers for: ``RINDLE_APP=tests.application:make``, everything from the environment.
+
+The test and its worker process build the same object from the same variables, as a web process and its fleet do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from rindle import ImageVariant, MediaAsset, Profile, Quarantine, Rindle, Settings, TemporalConnection
+from rindle.profile import VariantSpec
+from rindle.protocols import Storage
+from rindle.storage.local import LocalStorage
+from rindle.storage.memory import MemoryStorage
+from rindle.storage.s3 import S3Storage
+
+SECRET = "a secret of the tests, long enough to sign with"
+_VARIANTS = {
+    "large": ImageVariant(mode="fit", width=640, height=640, format="webp"),
+    "thumb": ImageVariant(mode="crop", width=96, height=96),
+}
+
+
+class Avatar(Profile):
+    """What most tests upload."""
+
+    name = "avatar"
+    storage = "media"
+    variants = _VARIANTS
+    allow_mime = ("image/*",)
+    max_bytes = 8_000_000
+    placeholder = True
+
+
+class Drifted(Profile):
+    """The same rows under another recipe, chosen by APP_DRIFTED: what a deploy with a changed profile looks like."""
+
+    name = "avatar"
+    storage = "media"
+    variants = {**_VARIANTS, "thumb": ImageVariant(mode="crop", width=64, height=64)}  # noqa: RUF012
+    allow_mime = ("image/*",)
+    max_bytes = 8_000_000
+
+
+class Plain(Profile):
+    """No variants: an asset is ready as soon as it is judged."""
+
+    name = "plain"
+    storage = "media"
+    variants = {}  # noqa: RUF012
+
+
+def _control(name: str) -> str:
+    """Read what a test tells the process's plug-ins: the content of a file it may change while the worker runs."""
+    path = Path(os.environ["APP_HOME"]) / name
+    return path.read_text().strip() if path.is_file() else ""
+
+
+class ControlledScanner:
+    """Clean unless the file ``scanner`` says ``evil`` or ``down``."""
+
+    def scan(self, path: Path, *, asset: MediaAsset | None) -> None:
+        """Obey the control file; every call is counted in the file ``scans``."""
+        with (Path(os.environ["APP_HOME"]) / "scans").open("a") as calls:
+            calls.write("scan\n")
+        match _control("scanner"):
+            case "evil":
+                raise Quarantine("contains a test signature")
+            case "down":
+                raise ConnectionError("scanner is away")
+
+
+class Scanned(Profile):
+    """Judged by a scanner that tests control."""
+
+    name = "scanned"
+    storage = "media"
+    variants = _VARIANTS
+    scanner = ControlledScanner()
+
+
+class ControlledProcessor:
+    """Copies the source; holds, crashes or fails when the file ``processor`` says so."""
+
+    capabilities = frozenset({"image_resize"})
+
+    async def process(
+        self,
+        source: Path,
+        spec: VariantSpec,
+        dest: Path,
+        *,
+        progress: Callable[[int], None],
+        cancelled: Callable[[], bool],
+    ) -> Path:
+        """Obey the control file."""
+        with (Path(os.environ["APP_HOME"]) / "builds").open("a") as calls:
+            calls.write("build\n")
+        while (wanted := _control("processor")) == "hold":
+            await asyncio.sleep(0.05)
+        if wanted == "fail":
+            raise RuntimeError("no picture today")
+        if wanted == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        await asyncio.to_thread(dest.write_bytes, await asyncio.to_thread(source.read_bytes))
+        progress(99)
+        return dest
+
+
+class Held(Profile):
+    """Built by a processor that tests control."""
+
+    name = "held"
+    storage = "media"
+    variants = _VARIANTS
+    processor = ControlledProcessor()
+
+
+def profiles(*, drifted: bool = False) -> list[type[Profile]]:
+    """Return the profiles this process knows."""
+    return [Drifted if drifted else Avatar, Plain, Scanned, Held]
+
+
+def storage(environment: Mapping[str, str]) -> Storage:
+    """Return the storage that APP_STORAGE names."""
+    kind = environment.get("APP_STORAGE", "local")
+    if kind == "local":
+        return LocalStorage(
+            Path(environment["APP_HOME"]) / "media",
+            base_url=environment.get("APP_LOCAL_URL", "http://127.0.0.1:9/local"),
+            secrets=[SECRET],
+            fsync=False,
+        )
+    if kind == "s3":
+        return S3Storage(
+            environment["APP_BUCKET"],
+            endpoint_url=environment["APP_ENDPOINT"],
+            access_key_id=environment["APP_ACCESS_KEY"],
+            secret_access_key=environment["APP_SECRET_KEY"],
+        )
+    if kind == "memory":
+        return MemoryStorage()
+    raise ValueError(f"APP_STORAGE={kind!r}")
+
+
+def make(environment: Mapping[str, str] = os.environ, *, store: Storage | None = None) -> Rindle:
+    """Build the application from an environment; a test may hand in its own storage."""
+    tuning: dict[str, Any] = {
+        name.removeprefix("RINDLE_").lower(): value
+        for name, value in environment.items()
+        if name.removeprefix("RINDLE_").lower() in Settings.model_fields
+    }
+    return Rindle(
+        engine=create_async_engine(environment["APP_DATABASE_URL"]),
+        storages={"media": store or storage(environment)},
+        profiles=profiles(drifted=bool(environment.get("APP_DRIFTED"))),
+        secrets=[SECRET],
+        settings=Settings(**tuning),
+        temporal=TemporalConnection(environment=environment),
+    )

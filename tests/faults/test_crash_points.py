@@ -1,0 +1,217 @@
+"""SIGKILL at every crash point of a real ``python worker.py``, then recovery by another worker.
+
+The databases alternate over the points: each point's SQL is the same function on both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from rindle.crash_points import CRASH_POINTS
+from tests.invariants import everything_holds
+from tests.servers.postgres import PostgresServer
+from tests.servers.temporal import TemporalServer
+from tests.stage import REPOSITORY, Stage, photo, staged, until
+
+#: Prepares, then returns what must be true in the end.
+Scenario = Callable[[Stage], Awaitable[Callable[[], Awaitable[None]]]]
+
+
+async def _upload(stage: Stage, profile: str = "avatar") -> Callable[[], Awaitable[None]]:
+    asset = await stage.verified(profile)
+
+    async def check() -> None:
+        done = await stage.settled(asset.id)
+        assert done.state == "ready"
+        assert {row.name: row.state for row in done.variants} == {"large": "ready", "thumb": "ready"}
+
+    return check
+
+
+async def _scanned_upload(stage: Stage) -> Callable[[], Awaitable[None]]:
+    return await _upload(stage, "scanned")
+
+
+async def _cancelled_upload(stage: Stage) -> Callable[[], Awaitable[None]]:
+    session = await stage.sent()
+    await stage.rindle.cancel_upload(session.id)
+
+    async def check() -> None:
+        async def released() -> bool:
+            return (await stage.session(session.id)).backing_released_at is not None
+
+        await until(released, what="the object to be removed")
+
+    return check
+
+
+async def _purge(stage: Stage) -> Callable[[], Awaitable[None]]:
+    asset = await _ready_by_a_worker_of_its_own(stage)
+    await stage.rindle.purge_asset(asset)
+
+    async def check() -> None:
+        await stage.gone(asset)
+        assert await stage.keys() == set()
+        assert len(await stage.events(asset, "asset.purged")) == 1
+
+    return check
+
+
+async def _rebuild(stage: Stage) -> Callable[[], Awaitable[None]]:
+    asset = await _ready_by_a_worker_of_its_own(stage)
+    stage.environment["APP_DRIFTED"] = "1"
+    await stage.application().regenerate_variants()
+
+    async def check() -> None:
+        async def rebuilt() -> bool:
+            thumb = await stage.variant(asset, "thumb")
+            return (thumb.state, thumb.width, thumb.superseded_key) == ("ready", 64, None)
+
+        await until(rebuilt, what="the thumb to be rebuilt")
+
+    return check
+
+
+async def _requeue_by_signal(stage: Stage) -> Callable[[], Awaitable[None]]:
+    asset = await _ready_by_a_worker_of_its_own(stage, cancelled=True)
+    await _signal(stage, asset, "requeue")
+
+    async def check() -> None:
+        assert (await stage.state(asset, "ready")).state == "ready"
+
+    return check
+
+
+async def _cancel_by_signal(stage: Stage) -> Callable[[], Awaitable[None]]:
+    asset = (await stage.verified("held")).id
+    stage.tell("processor", "hold")
+    worker = await stage.worker()
+    await stage.variant(asset, "thumb", "processing")
+    await worker.kill()
+    await _signal(stage, asset, "cancel")
+
+    async def check() -> None:
+        for name in ("thumb", "large"):
+            assert (await stage.variant(asset, name, "cancelled")).state == "cancelled"
+
+    return check
+
+
+async def _ready_by_a_worker_of_its_own(stage: Stage, *, cancelled: bool = False) -> str:
+    """Return the id of an asset that is ready (or whose variants are cancelled), with no worker left running."""
+    profile = "held" if cancelled else "avatar"
+    if cancelled:
+        stage.tell("processor", "hold")
+    worker = await stage.worker()
+    asset = await stage.verified(profile)
+    if cancelled:
+        await stage.variant(asset.id, "thumb", "processing")
+        await stage.rindle.cancel_processing(asset.id)
+        stage.tell("processor", "")
+        client = await stage.client()
+        await stage.state(asset.id, "degraded")
+        await client.get_workflow_handle(stage.variants_workflow(asset.id)).result()
+    else:
+        await stage.settled(asset.id)
+    await worker.kill()
+    return asset.id
+
+
+async def _signal(stage: Stage, asset_id: str, signal: str) -> None:
+    client = await stage.client()
+    await client.start_workflow(
+        "rindle.VariantWorkflow",
+        {"asset_id": asset_id, "group": "images", "task_queue": ""},
+        id=stage.variants_workflow(asset_id),
+        task_queue=stage.prefix,
+        start_signal=signal,
+    )
+
+
+SCENARIOS: dict[str, Scenario] = {
+    **dict.fromkeys([point for point in CRASH_POINTS if point.startswith(("relay", "admit", "render"))], _upload),
+    **dict.fromkeys(["scan.before", "scan.judged"], _scanned_upload),
+    **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("upload.release")], _cancelled_upload),
+    **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("purge")], _purge),
+    "render.superseded_deleted": _rebuild,
+    "requeue.moved": _requeue_by_signal,
+    "cancel.moved": _cancel_by_signal,
+}
+#: Points that are passed in the application's process, not in a worker's.
+CLIENT_POINTS = ("server_upload.begun", "server_upload.stored")
+
+
+def test_every_crash_point_has_a_scenario() -> None:
+    assert {*SCENARIOS, *CLIENT_POINTS} == set(CRASH_POINTS)
+
+
+@pytest.fixture
+async def crash_stage(
+    request: pytest.FixtureRequest, tmp_path: Path, temporal_server: TemporalServer, postgres_server: PostgresServer
+) -> AsyncIterator[Stage]:
+    """A stage whose database alternates with the crash point."""
+    on_postgres = CRASH_POINTS.index(request.node.callspec.params["point"]) % 2 == 0
+    url = postgres_server.new_database() if on_postgres else f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, temporal_server.target) as ready:
+        yield ready
+    if on_postgres:
+        postgres_server.drop_database(url)
+
+
+@pytest.mark.parametrize("point", [point for point in CRASH_POINTS if point in SCENARIOS])
+async def test_a_worker_killed_at_any_point_loses_and_duplicates_nothing(crash_stage: Stage, point: str) -> None:
+    stage = crash_stage
+    visited = stage.home / "visited"
+    check = await SCENARIOS[point](stage)
+
+    victim = await stage.worker(wait=False, RINDLE_CRASH_AT=point, RINDLE_CRASH_LOG=str(visited))
+    assert await victim.wait() == -9, victim.tail()
+    assert visited.read_text() == f"{point}\n"
+    await stage.worker(wait=False)
+
+    await check()
+    await everything_holds(stage)
+
+
+@pytest.mark.parametrize("point", CLIENT_POINTS)
+async def test_an_application_killed_during_a_server_side_upload_leaves_nothing(crash_stage: Stage, point: str) -> None:
+    stage = crash_stage
+    visited = stage.home / "visited"
+    client = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.client", "upload", str(photo(stage.home / "photo.jpg"))),
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            **stage.environment,
+            "RINDLE_CRASH_AT": point,
+            "RINDLE_CRASH_LOG": str(visited),
+            "RINDLE_UPLOAD_SESSION_TTL_SECONDS": "2",
+        },
+    )
+    assert await client.wait() == -9
+    assert visited.read_text() == f"{point}\n"
+    await stage.worker()
+
+    async def cleaned() -> bool:
+        return await stage.keys() == set() and bool(await stage.read(_expired))
+
+    await until(cleaned, what="the session to expire and its object to be removed")
+    await everything_holds(stage)
+
+
+def _expired(session: object) -> bool:
+    from sqlalchemy import select
+    from sqlalchemy.orm import Session
+
+    from rindle import MediaUploadSession
+
+    assert isinstance(session, Session)
+    rows = session.scalars(select(MediaUploadSession)).all()
+    return [row.state for row in rows] == ["expired"] and rows[0].backing_released_at is not None

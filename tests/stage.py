@@ -1,0 +1,326 @@
+"""A stage for whole-pipeline tests: one database, one storage, queues and ids of its own, and workers to start and kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import skimage.data
+from PIL import Image
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from temporalio.client import Client
+
+from rindle import MediaAsset, MediaEvent, MediaOutbox, MediaUploadSession, MediaVariant, Rindle
+from rindle.bootstrap import FleetMember
+from rindle.db.models import Base
+from rindle.protocols import Storage
+from rindle.workflows import ids
+from tests import application
+from tests.servers import free_port
+
+T = TypeVar("T")
+REPOSITORY = Path(__file__).resolve().parent.parent
+#: Longest wait for anything on a loaded two-core machine; a test that hits it has failed.
+PATIENCE_SECONDS = 60.0
+
+
+async def until(look: Callable[[], Awaitable[T]], *, what: str, timeout_seconds: float = PATIENCE_SECONDS) -> T:
+    """Return the first true answer of ``look``; the one way a test waits."""
+    answer: Any = None
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while not (answer := await look()):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"waited {timeout_seconds:.0f} s for {what}; last seen: {answer!r}") from None
+    return answer
+
+
+def photo(path: Path, *, width: int = 800, height: int = 600) -> Path:
+    """Write a real photograph (scikit-image's) as JPEG."""
+    Image.fromarray(skimage.data.astronaut()).resize((width, height)).save(path, quality=85)
+    return path
+
+
+class WorkerProcess:
+    """A ``python worker.py`` of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, health: str, log: Path) -> None:
+        self.process = process
+        self.health = health
+        self.log = log
+
+    async def ready(self) -> None:
+        """Wait until ``/readyz`` answers 200 or the process has ended (a crash point may be passed at once)."""
+
+        async def look() -> bool:
+            return self.process.returncode is not None or await status_of(f"{self.health}/readyz") == 200
+
+        await until(look, what=f"worker to be ready; log: {self.tail()}")
+
+    async def wait(self) -> int:
+        """Wait for the end and return the exit status (negative: the signal that killed it)."""
+        return await asyncio.wait_for(self.process.wait(), PATIENCE_SECONDS)
+
+    async def kill(self) -> None:
+        """SIGKILL, as if the machine had lost power."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM, and wait for the graceful end."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        return await self.wait()
+
+    def tail(self) -> str:
+        """Return the last lines of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) if self.log.is_file() else ""
+
+
+async def status_of(url: str) -> int | None:
+    """Return the HTTP status ``url`` answers with, or ``None``."""
+
+    def get() -> int | None:
+        try:
+            with urllib.request.urlopen(url, timeout=6) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return None
+
+    return await asyncio.to_thread(get)
+
+
+class Stage:
+    """One application on its stage; see the fixture ``stage``."""
+
+    def __init__(self, home: Path, database_url: str, target: str, environment: dict[str, str]) -> None:
+        self.home = home
+        self.prefix = f"t{uuid.uuid4().hex[:10]}"
+        self.environment = {
+            "APP_HOME": str(home),
+            "APP_DATABASE_URL": database_url,
+            "TEMPORAL_ADDRESS": target,
+            "TEMPORAL_NAMESPACE": "default",
+            "RINDLE_APP": "tests.application:make",
+            "RINDLE_TASK_QUEUE_PREFIX": self.prefix,
+            "RINDLE_WORKFLOW_ID_PREFIX": self.prefix,
+            "RINDLE_TMP_DIR": str(home / "tmp"),
+            "RINDLE_RENDER_WORKERS": "1",
+            "RINDLE_HEARTBEAT_SECONDS": "2",
+            "RINDLE_RETRY_INITIAL_SECONDS": "0.2",
+            "RINDLE_RELAY_POLL_SECONDS": "0.2",
+            "RINDLE_RELAY_IDLE_POLL_SECONDS": "0.5",
+            **environment,
+        }
+        self._workers: list[WorkerProcess] = []
+        self._members: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+        self._applications: list[Rindle] = []
+        self.rindle: Rindle = None  # type: ignore[assignment]
+
+    # -- the application ------------------------------------------------------------------------------------------
+
+    async def open(self, *, store: Storage | None = None) -> None:
+        """Build the application and its tables."""
+        os.environ["APP_HOME"] = str(self.home)  # plug-ins that run in this process read it
+        self.rindle = self.application(store=store)
+        async with self.rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
+            await connection.run_sync(Base.metadata.create_all)
+
+    def application(self, *, store: Storage | None = None, **environment: str) -> Rindle:
+        """Return another process's view of the same application."""
+        made = application.make({**self.environment, **environment}, store=store)
+        self._applications.append(made)
+        return made
+
+    async def close(self) -> None:
+        """End every worker and close the application."""
+        for worker in self._workers:
+            await worker.kill()
+        for stop, task in self._members:
+            stop.set()
+            await task
+        for made in self._applications:
+            await made.close()
+            await made.database.engine.dispose()  # type: ignore[misc]
+
+    @property
+    def storage(self) -> Storage:
+        """The application's store."""
+        return self.rindle.storages["media"]
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    async def worker(self, *arguments: str, wait: bool = True, **environment: str) -> WorkerProcess:
+        """Start ``python worker.py`` and wait until it polls."""
+        port = free_port()
+        log = self.home / f"worker-{len(self._workers)}.log"
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "worker.py",
+                *arguments,
+                cwd=REPOSITORY,
+                env={
+                    **os.environ,
+                    **self.environment,
+                    "RINDLE_HEALTH_ADDRESS": f"127.0.0.1:{port}",
+                    **environment,
+                },
+                stdout=output,
+                stderr=output,
+            )
+        worker = WorkerProcess(process, f"http://127.0.0.1:{port}", log)
+        self._workers.append(worker)
+        if wait:
+            await worker.ready()
+        return worker
+
+    async def member(self, rindle: Rindle | None = None) -> FleetMember:
+        """Run a fleet member inside the test's process: quicker, for tests that kill nothing."""
+        member = FleetMember(rindle or self.rindle, grace_seconds=5)
+        stop = asyncio.Event()
+        task = asyncio.create_task(member.run(stop))
+        self._members.append((stop, task))
+
+        async def polling() -> bool:
+            if task.done():
+                await task
+            return member.is_polling
+
+        await until(polling, what="the fleet member to poll")
+        return member
+
+    def tell(self, name: str, content: str) -> None:
+        """Tell the plug-ins of all processes something; see ``tests/application.py``."""
+        (self.home / name).write_text(content)
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    async def put(self, session_id: str, body: bytes | Path) -> None:
+        """Send bytes to a session's key as its signed URL would."""
+        session = await self.rindle.upload_session(session_id)
+        source = self.home / f"body-{uuid.uuid4().hex}"
+        source.write_bytes(body if isinstance(body, bytes) else body.read_bytes())
+        await self.storage.store(session.upload_key, source)
+
+    async def sent(
+        self, profile: str = "avatar", body: bytes | Path | None = None, **options: Any
+    ) -> MediaUploadSession:
+        """Initiate, sign and send an upload; it is not verified yet."""
+        options.setdefault("filename", "me.jpg")
+        session = await self.rindle.initiate_upload(profile, **options)
+        await self.rindle.sign_url(session.id)
+        await self.put(session.id, body or photo(self.home / "photo.jpg"))
+        return session
+
+    async def verified(self, profile: str = "avatar", body: bytes | Path | None = None, **options: Any) -> MediaAsset:
+        """Send an upload and verify it."""
+        session = await self.sent(profile, body, **options)
+        return (await self.rindle.verify_completion(session.id)).asset
+
+    async def ready(self, profile: str = "avatar", body: bytes | Path | None = None, **options: Any) -> MediaAsset:
+        """Send an upload, verify it and wait until it has come to rest."""
+        asset = await self.verified(profile, body, **options)
+        return await self.settled(asset.id)
+
+    async def settled(self, asset_id: str) -> MediaAsset:
+        """Wait until the asset has come to rest."""
+        return await self.rindle.settled(asset_id, timeout=PATIENCE_SECONDS)
+
+    async def gone(self, asset_id: str) -> None:
+        """Wait until the asset's rows are gone."""
+
+        async def look() -> bool:
+            return await self.read(lambda session: session.get(MediaAsset, asset_id)) is None
+
+        await until(look, what=f"asset {asset_id} to be purged")
+
+    async def state(self, asset_id: str, *states: str) -> MediaAsset:
+        """Wait until the asset is in one of ``states``."""
+
+        async def look() -> MediaAsset | None:
+            asset = await self.rindle.asset(asset_id)
+            return asset if asset.state in states else None
+
+        found = await until(look, what=f"asset {asset_id} to be {states}")
+        assert found is not None
+        return found
+
+    async def variant(self, asset_id: str, name: str, *states: str) -> MediaVariant:
+        """Wait until a variant is in one of ``states`` (any when left out)."""
+
+        async def look() -> MediaVariant | None:
+            for row in (await self.rindle.asset(asset_id)).variants:
+                if row.name == name and (not states or row.state in states):
+                    return row
+            return None
+
+        found = await until(look, what=f"variant {name} to be {states}")
+        assert found is not None
+        return found
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    async def read(self, look: Callable[[Session], T]) -> T:
+        """Run a read on the database."""
+        return await self.rindle.database.read(look)
+
+    async def session(self, session_id: str) -> MediaUploadSession:
+        """Return an upload session as it is now."""
+        return await self.rindle.upload_session(session_id)
+
+    async def events(self, asset_id: str, event_type: str | None = None) -> list[MediaEvent]:
+        """Return the asset's events, oldest first."""
+        found = await self.rindle.timeline(asset_id)
+        return [event for event in found if event_type in (None, event.type)]
+
+    async def outbox(self) -> list[MediaOutbox]:
+        """Return all outbox rows."""
+        return await self.read(lambda session: list(session.scalars(select(MediaOutbox).order_by(MediaOutbox.id))))
+
+    async def keys(self) -> set[str]:
+        """Return every key in the store."""
+        return {found.key for found in (await self.storage.list_keys("")).objects}
+
+    async def client(self) -> Client:
+        """Return the Temporal client."""
+        return await self.rindle.temporal.client()
+
+    def upload_workflow(self, session_id: str) -> str:
+        """Return the id of a session's workflow."""
+        return ids.upload_id(session_id, prefix=self.prefix)
+
+    def variants_workflow(self, asset_id: str, group: str = "images") -> str:
+        """Return the id of a group's workflow."""
+        return ids.variants_id(asset_id, group, prefix=self.prefix)
+
+
+@asynccontextmanager
+async def staged(
+    home: Path, database_url: str, target: str, environment: dict[str, str] | None = None
+) -> AsyncIterator[Stage]:
+    """Open a stage and close it whatever happens."""
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    stage = Stage(home, database_url, target, environment or {})
+    await stage.open()
+    try:
+        yield stage
+    finally:
+        await stage.close()
+
+
+__all__ = ["Stage", "WorkerProcess", "photo", "staged", "until"]

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
+from rindle.profile import ImageVariant
+
+SIDES = st.integers(1, 20_000)
+BOXES = st.integers(1, 4_000)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "expected"),
+    [
+        ({"mode": "fit", "width": 1024}, (4608, 1976), Frame(1024, 439, 1024, 439)),
+        ({"mode": "fit", "height": 100}, (4608, 1976), Frame(233, 100, 233, 100)),
+        ({"mode": "fit", "width": 100, "height": 100}, (200, 400), Frame(50, 100, 50, 100)),
+        ({"mode": "fit", "width": 100, "height": 100}, (20, 40), Frame(20, 40, 20, 40)),
+        ({"mode": "fit", "width": 100, "height": 100, "upscale": True}, (20, 40), Frame(50, 100, 50, 100)),
+        ({"mode": "fit", "width": 10}, (10_000, 1), Frame(10, 1, 10, 1)),
+        ({"mode": "fill", "width": 50}, (100, 80), Frame(50, 40, 50, 40)),
+        ({"mode": "fill", "width": 50}, (20, 10), Frame(20, 10, 20, 10)),
+        ({"mode": "fill", "width": 50, "height": 50}, (100, 80), Frame(62, 50, 50, 50)),
+        ({"mode": "crop", "width": 10, "height": 10}, (1, 1), Frame(10, 10, 10, 10)),
+        ({"mode": "crop", "width": 128, "height": 128}, (4608, 1976), Frame(298, 128, 128, 128)),
+        ({"mode": "pad", "width": 300, "height": 300}, (4608, 1976), Frame(300, 129, 300, 300)),
+        ({"mode": "pad", "width": 300, "height": 300}, (30, 10), Frame(30, 10, 300, 300)),
+        ({"mode": "pad", "width": 300, "height": 300, "upscale": True}, (30, 10), Frame(300, 100, 300, 300)),
+        ({"mode": "stretch", "width": 7, "height": 9}, (100, 10), Frame(7, 9, 7, 9)),
+    ],
+)
+def test_each_mode_has_its_sizes(recipe, size, expected):
+    assert frame_of(ImageVariant(**recipe), *size) == expected
+
+
+@given(width=SIDES, height=SIDES, box_width=BOXES, box_height=BOXES, upscale=st.booleans())
+def test_fit_stays_in_the_box_and_never_enlarges_unasked(width, height, box_width, box_height, upscale):
+    recipe = ImageVariant(mode="fit", width=box_width, height=box_height, upscale=upscale)
+    frame = frame_of(recipe, width, height)
+    assert 1 <= frame.width <= box_width
+    assert 1 <= frame.height <= box_height
+    if upscale:
+        assert frame.width == box_width or frame.height == box_height
+    else:
+        assert frame.width <= width
+        assert frame.height <= height
+
+
+@given(width=SIDES, height=SIDES, box_width=BOXES, box_height=BOXES)
+def test_crop_covers_the_box_exactly_and_no_more_than_needed(width, height, box_width, box_height):
+    frame = frame_of(ImageVariant(mode="crop", width=box_width, height=box_height), width, height)
+    assert (frame.width, frame.height) == (box_width, box_height)
+    assert frame.scaled_width >= box_width
+    assert frame.scaled_height >= box_height
+    assert frame.scaled_width == box_width or frame.scaled_height == box_height
+
+
+@given(width=SIDES, height=SIDES, box=BOXES)
+def test_the_decoder_leaves_a_factor_of_two_to_the_resampler(width, height, box):
+    frame = frame_of(ImageVariant(mode="fit", width=box, height=box), width, height)
+    shrink = decoder_shrink(width, height, frame)
+    assert shrink in (1, 2, 4, 8)
+    assert shrink == 1 or min(width / frame.scaled_width, height / frame.scaled_height) >= 2 * shrink

@@ -1,0 +1,247 @@
+"""One upload's life on a real Temporal server: every end it can take."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from rindle.errors import (
+    InvalidTransition,
+    NotFound,
+    StorageObjectMissing,
+    UploadAlreadyCompleted,
+    UploadCancelled,
+    UploadRejected,
+    UploadSessionExpired,
+)
+from tests.stage import Stage, photo, until
+
+
+async def test_a_photo_becomes_ready_with_all_its_variants(stage: Stage) -> None:
+    await stage.member()
+
+    asset = await stage.ready(actor="alice")
+
+    assert (asset.state, asset.kind, asset.width, asset.height) == ("ready", "image", 800, 600)
+    assert asset.content_type == "image/jpeg"
+    assert asset.uploaded_by == "alice"
+    assert asset.media_metadata["placeholder"].startswith("data:image/webp;base64,")
+    found = {row.name: (row.state, row.width, row.height, row.content_type) for row in asset.variants}
+    assert found == {
+        "large": ("ready", 640, 480, "image/webp"),
+        "thumb": ("ready", 96, 96, "image/jpeg"),
+    }
+    assert await stage.keys() == {asset.storage_key, *(str(row.storage_key) for row in asset.variants)}
+
+
+async def test_the_event_trail_tells_the_whole_story_in_order(stage: Stage) -> None:
+    await stage.member()
+
+    asset = await stage.ready()
+
+    states = [e.payload["state"] for e in await stage.events(asset.id, "asset_state_changed")]
+    assert states == ["validating", "analyzing", "promoting", "available", "processing", "ready"]
+    kinds = [e.type for e in await stage.events(asset.id) if e.type.startswith("upload_session")]
+    assert kinds == [
+        "upload_session_initialized",
+        "upload_session_signed",
+        "upload_session_state_changed",
+        "upload_session_completed",
+    ]
+
+
+async def test_an_upload_costs_two_workflows_three_activities_and_at_most_45_events(lite_stage: Stage) -> None:
+    stage = lite_stage
+    await stage.member()
+    asset = await stage.ready()
+    session = await stage.read(lambda s: asset.id)
+    client = await stage.client()
+    found = (await stage.outbox())[0]
+    events, activities = 0, 0
+    for workflow_id in (found.workflow_id, stage.variants_workflow(session)):
+        handle = client.get_workflow_handle(workflow_id)
+        await handle.result()
+        history = await handle.fetch_history()
+        events += len(history.events)
+        activities += sum(e.HasField("activity_task_scheduled_event_attributes") for e in history.events)
+    assert activities == 3
+    assert events <= 45
+
+
+async def test_verify_twice_and_at_once_promotes_once(stage: Stage) -> None:
+    session = await stage.sent()
+    await stage.member()
+
+    first, second = await asyncio.gather(
+        stage.rindle.verify_completion(session.id), stage.rindle.verify_completion(session.id)
+    )
+    third = await stage.rindle.verify_completion(session.id)
+
+    assert first.asset.id == second.asset.id == third.asset.id
+    assert {first.session.state, second.session.state, third.session.state} == {"completed"}
+    await stage.settled(first.asset.id)
+    assert len(await stage.events(first.asset.id, "upload_session_completed")) == 1
+    verified = [row for row in await stage.outbox() if row.signal == "verified"]
+    assert len(verified) == 1
+
+
+async def test_verifying_too_early_says_what_to_do_and_costs_nothing(stage: Stage) -> None:
+    session = await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    with pytest.raises(InvalidTransition, match="never signed"):
+        await stage.rindle.verify_completion(session.id)
+    await stage.rindle.sign_url(session.id)
+    with pytest.raises(StorageObjectMissing):
+        await stage.rindle.verify_completion(session.id)
+    assert (await stage.session(session.id)).state == "signed"
+    await stage.put(session.id, photo(stage.home / "p.jpg"))
+    assert (await stage.rindle.verify_completion(session.id)).session.state == "completed"
+
+
+async def test_a_wrong_size_is_refused_quarantined_and_its_object_removed(stage: Stage) -> None:
+    await stage.member()
+    session = await stage.sent(body=b"\xff\xd8\xff" + b"x" * 97, size=99)
+
+    with pytest.raises(UploadRejected) as refused:
+        await stage.rindle.verify_completion(session.id)
+    assert (refused.value.code, refused.value.detail) == ("size_mismatch", {"expected": 99, "found": 100})
+    with pytest.raises(UploadRejected, match="99 were announced"):  # again: the recorded reason
+        await stage.rindle.verify_completion(session.id)
+
+    row = await stage.session(session.id)
+    asset = await stage.rindle.asset(str(row.asset_id))
+    assert (row.state, row.error_code) == ("failed", "size_mismatch")
+    assert (asset.state, asset.error_code) == ("quarantined", "size_mismatch")
+
+    async def released() -> bool:
+        return (await stage.session(session.id)).backing_released_at is not None
+
+    await until(released, what="the object to be removed")
+    assert await stage.keys() == set()
+
+
+@pytest.mark.parametrize(("size", "code"), [(0, "empty_upload"), (8_000_001, "max_bytes_exceeded")])
+async def test_empty_and_oversized_objects_are_refused_at_verify(lite_stage: Stage, size: int, code: str) -> None:
+    session = await lite_stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    await lite_stage.rindle.sign_url(session.id)
+    await lite_stage.put(session.id, b"x" * size)
+    with pytest.raises(UploadRejected) as refused:
+        await lite_stage.rindle.verify_completion(session.id)
+    assert refused.value.code == code
+
+
+async def test_cancel_removes_what_was_sent_and_verify_then_refuses(stage: Stage) -> None:
+    await stage.member()
+    session = await stage.sent()
+
+    assert (await stage.rindle.cancel_upload(session.id)).state == "aborted"
+    assert (await stage.rindle.cancel_upload(session.id)).state == "aborted"  # idempotent
+    with pytest.raises(UploadCancelled):
+        await stage.rindle.verify_completion(session.id)
+
+    async def released() -> bool:
+        return (await stage.session(session.id)).backing_released_at is not None
+
+    await until(released, what="the object to be removed")
+    assert await stage.keys() == set()
+
+
+async def test_a_completed_upload_cannot_be_cancelled(lite_stage: Stage) -> None:
+    session = await lite_stage.sent()
+    await lite_stage.rindle.verify_completion(session.id)
+    with pytest.raises(UploadAlreadyCompleted):
+        await lite_stage.rindle.cancel_upload(session.id)
+
+
+async def test_an_abandoned_upload_expires_by_its_timer(tmp_path: Path, stage: Stage) -> None:
+    await stage.member()
+    short = stage.application(RINDLE_UPLOAD_SESSION_TTL_SECONDS="2")
+    session = await short.initiate_upload("avatar", filename="me.jpg")
+    async with short:
+
+        async def expired() -> bool:
+            return (await stage.session(session.id)).state == "expired"
+
+        await until(expired, what="the session to expire")
+    with pytest.raises(UploadSessionExpired):
+        await stage.rindle.verify_completion(session.id)
+    assert (await stage.session(session.id)).error_code == "upload_session_expired"
+
+
+async def test_bytes_that_arrived_before_the_end_are_accepted_after_it(lite_stage: Stage) -> None:
+    """No worker runs, so the row is still live when its time is over: throwing away arrived bytes helps nobody."""
+    short = lite_stage.application(RINDLE_UPLOAD_SESSION_TTL_SECONDS="2")
+    session = await short.initiate_upload("avatar", filename="me.jpg")
+    await short.sign_url(session.id)
+    await lite_stage.put(session.id, photo(lite_stage.home / "p.jpg"))
+
+    async def over() -> bool:
+        from rindle.db.models import utc_now
+
+        return (await lite_stage.session(session.id)).expires_at < utc_now()
+
+    await until(over, what="the session's time to be over")
+    assert (await lite_stage.rindle.verify_completion(session.id)).session.state == "completed"
+
+
+async def test_verify_after_expiry_without_bytes_expires_the_session(lite_stage: Stage) -> None:
+    short = lite_stage.application(RINDLE_UPLOAD_SESSION_TTL_SECONDS="2")
+    session = await short.initiate_upload("avatar", filename="me.jpg")
+    await short.sign_url(session.id)
+
+    async def verify_says_expired() -> bool:
+        try:
+            await lite_stage.rindle.verify_completion(session.id)
+        except StorageObjectMissing:
+            return False
+        except UploadSessionExpired:
+            return True
+        return False
+
+    await until(verify_says_expired, what="verify to expire the session")
+    assert (await lite_stage.session(session.id)).state == "expired"
+
+
+async def test_an_upload_that_verifies_itself_needs_no_call(lite_stage: Stage) -> None:
+    impatient = lite_stage.application(RINDLE_AUTO_VERIFY_INITIAL_SECONDS="0.3", RINDLE_AUTO_VERIFY_MAX_SECONDS="1")
+    await lite_stage.member(impatient)
+    session = await impatient.initiate_upload("avatar", filename="me.jpg", auto_verify=True)
+    await impatient.sign_url(session.id)
+    await lite_stage.put(session.id, photo(lite_stage.home / "p.jpg"))  # and then the browser dies
+
+    assert (await lite_stage.settled(str(session.asset_id))).state == "ready"
+
+
+async def test_one_idempotency_key_is_one_upload_per_actor(stage: Stage) -> None:
+    first = await stage.rindle.initiate_upload("avatar", filename="a.jpg", actor="alice", idempotency_key="k")
+    again = await stage.rindle.initiate_upload("avatar", filename="a.jpg", actor="alice", idempotency_key="k")
+    other = await stage.rindle.initiate_upload("avatar", filename="a.jpg", actor="bob", idempotency_key="k")
+    at_once = await asyncio.gather(
+        *(
+            stage.rindle.initiate_upload("avatar", filename="a.jpg", actor="alice", idempotency_key="k2")
+            for _ in range(4)
+        )
+    )
+    assert first.id == again.id != other.id
+    assert len({session.id for session in at_once}) == 1
+
+
+@pytest.mark.parametrize("session_id", ["0198c0de-0000-7000-8000-000000000000", "not an id", "", "x" * 5000])
+async def test_an_unknown_session_is_not_found_whatever_it_looks_like(stage: Stage, session_id: str) -> None:
+    for call in (
+        stage.rindle.verify_completion,
+        stage.rindle.sign_url,
+        stage.rindle.cancel_upload,
+        stage.rindle.upload_session,
+    ):
+        with pytest.raises(NotFound):
+            await call(session_id)
+
+
+async def test_a_profile_policy_is_checked_before_any_row_exists(stage: Stage) -> None:
+    with pytest.raises(UploadRejected) as refused:
+        await stage.rindle.initiate_upload("avatar", filename="me.jpg", size=9_000_000)
+    assert (refused.value.code, refused.value.http_status) == ("max_bytes_exceeded", 413)
+    assert "8000000" in refused.value.message
+    assert await stage.outbox() == []
