@@ -1,6 +1,7 @@
 """The whole system on this machine: Postgres, a Temporal dev server, worker processes, and this process as the driver.
 
-The servers are those of the test suite. Postgres runs with its own durable defaults here: a benchmark that does not wait
+The servers are those of the test suite. Postgres runs with its own durable defaults here: a benchmark that does not
+wait
 for the disk would flatter both sides.
 """
 

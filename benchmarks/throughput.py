@@ -103,10 +103,7 @@ def _meter(stack: Stack) -> machine.CpuMeter:
             "the worker process": partial(machine.own_cpu_seconds, list(stack.worker_pids)),
             "render children": partial(machine.cpu_seconds, renders),
             "the application": partial(machine.own_cpu_seconds, [os.getpid()]),
-            **{
-                psutil.Process(pid).name(): partial(machine.cpu_seconds, [pid])
-                for pid in stack.server_pids
-            },
+            **{psutil.Process(pid).name(): partial(machine.cpu_seconds, [pid]) for pid in stack.server_pids},
         }
     )
 

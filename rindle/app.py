@@ -429,7 +429,7 @@ class Rindle:
 
     async def doctor(self, **options: Any) -> DoctorReport:
         """Check everything Rindle needs; see :func:`rindle.operations.doctor.doctor`."""
-        return await doctor(self.services, self.temporal, **options)
+        return await doctor(self.services, self.temporal, secrets=self.secrets, **options)
 
     async def runtime_status(self, **filters: Any) -> dict[str, Any]:
         """Report stuck or degraded work; see :func:`rindle.operations.runtime_status.runtime_status`."""

@@ -62,10 +62,16 @@ class FleetMember:
         rindle: the application.
         queues: task queues to poll; all of them when left out.
         grace_seconds: time that running work gets to finish when the member stops.
+        cached_workflows: runs kept in memory between their tasks; with 0 every task is replayed from its history.
     """
 
     def __init__(
-        self, rindle: Rindle, *, queues: Sequence[str] | None = None, grace_seconds: float = GRACE_SECONDS
+        self,
+        rindle: Rindle,
+        *,
+        queues: Sequence[str] | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+        cached_workflows: int = 1_000,
     ) -> None:
         self.rindle = rindle
         self.settings = rindle.settings
@@ -78,6 +84,7 @@ class FleetMember:
             )
         self.queues = [queue for queue in known if queues is None or queue in queues]
         self._grace = timedelta(seconds=grace_seconds)
+        self._cached_workflows = cached_workflows
         self.relay = Relay(rindle.database, rindle.temporal, self.settings, eager=self.settings.queue() in self.queues)
         #: Whether all pollers are up.
         self.is_polling = False
@@ -157,6 +164,7 @@ class FleetMember:
                         activities=[*uploads.all(), *variants.all(), *purge.all()],
                         workflow_runner=workflow_runner(),
                         interceptors=[FailureInterceptor(), tuning],
+                        max_cached_workflows=self._cached_workflows,
                         max_concurrent_workflow_tasks=50,
                         max_concurrent_activities=100,
                         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -106,6 +106,8 @@ class UploadStanding(Message):
     wait_seconds: float = 0.0
     poll: bool = False
     groups: tuple[GroupStart, ...] = ()
+    #: Why a verification was refused; for the caller of the Update.
+    failure: Failure | None = None
 
 
 class UploadResult(Message):

@@ -171,7 +171,7 @@ class Relay:
         _relays.add(self)
         self._tasks = [asyncio.create_task(self._run(), name="rindle-relay")]
         if self._database.dialect == "postgresql" and isinstance(self._database.engine, AsyncEngine):
-            self._tasks.append(asyncio.create_task(self._listen(), name="rindle-relay-listen"))
+            self._tasks.append(asyncio.create_task(self._listen(self._database.engine), name="rindle-relay-listen"))
 
     async def stop(self) -> None:
         """Stop sending; what is not sent stays in the outbox for the next relay."""
@@ -313,10 +313,8 @@ class Relay:
             else:
                 pause = min(pause * 2, self._settings.relay_idle_poll_seconds)
 
-    async def _listen(self) -> None:
+    async def _listen(self, engine: AsyncEngine) -> None:
         """Wake on NOTIFY; polling goes on beside it, so a lost connection costs latency and nothing else."""
-        engine = self._database.engine
-        assert isinstance(engine, AsyncEngine)
         while True:
             try:
                 async with engine.connect() as connection:

@@ -81,8 +81,8 @@ class OwnerTypes:
         known = self._classes.setdefault(name, base)
         if known is not base:
             raise OwnerTypeConflict(
-                f"{known.__module__}.{known.__qualname__} and {base.__module__}.{base.__qualname__} both have the owner "
-                f"type {name!r}. To fix: register one of them under another name with register_owner_type",
+                f"{known.__module__}.{known.__qualname__} and {base.__module__}.{base.__qualname__} both have the "
+                f"owner type {name!r}. To fix: register one of them under another name with register_owner_type",
                 detail={"type": name},
             )
 
@@ -93,7 +93,8 @@ def check_slot(slot: str) -> str:
     Raises:
         InvalidSlot: it is not.
     """
-    if not isinstance(slot, str) or not 1 <= len(slot) <= _MAX_CHARS or any(ord(c) < 32 or ord(c) == 127 for c in slot):
+    controls = isinstance(slot, str) and any(ord(c) < 32 or ord(c) == 127 for c in slot)
+    if not isinstance(slot, str) or not 1 <= len(slot) <= _MAX_CHARS or controls:
         raise InvalidSlot("a slot is 1 to 255 characters without control characters, for example 'avatar'")
     return slot
 
@@ -120,6 +121,6 @@ def _checked(owner_type: Any, owner_id: Any) -> OwnerRef:
 
 def _not_an_owner(owner: Any) -> InvalidOwner:
     return InvalidOwner(
-        f"a {type(owner).__name__} is no owner: pass an instance of a mapped class, an OwnerRef, a (type, id) tuple, or "
-        "an object with __rindle_owner__()"
+        f"a {type(owner).__name__} is no owner: pass an instance of a mapped class, an OwnerRef, a (type, id) tuple, "
+        "or an object with __rindle_owner__()"
     )

@@ -49,7 +49,9 @@ def _known_keys(session: Session) -> set[str]:
     ready = (VariantState.READY, VariantState.STALE)
     for variant in session.scalars(select(MediaVariant)):
         assert variant.superseded_key is None, f"{variant} still carries a replaced object"
-        if variant.storage_key and (variant.state in ready or variant.state in (VariantState.FAILED, VariantState.CANCELLED)):
+        if variant.storage_key and (
+            variant.state in ready or variant.state in (VariantState.FAILED, VariantState.CANCELLED)
+        ):
             keys.add(variant.storage_key)
     return keys
 

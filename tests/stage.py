@@ -1,4 +1,5 @@
-"""A stage for whole-pipeline tests: one database, one storage, queues and ids of its own, and workers to start and kill."""
+"""A stage for whole-pipeline tests: one database, one storage, queues and ids of its own, and workers to start and
+kill."""
 
 from __future__ import annotations
 

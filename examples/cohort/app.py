@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.sessions import SessionMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from examples.cohort import views
 from examples.cohort.media import AVATAR, MEDIA_URL, MemberAvatar, engine, rindle, settings
@@ -20,14 +22,20 @@ from rindle.http import create_router
 
 __all__ = ["app", "rindle"]
 
-STATIC = Path(__file__).parent / "static"
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """Bring the database up to date; the lifespan of Rindle's router then hands committed work to Temporal."""
+    await prepare(engine)
+    yield
+    await engine.dispose()
 
 
-def _content_security_policy() -> str:
+def content_security_policy() -> str:
     """Return a policy that allows our own files and, when photos are in a bucket, the bucket's address."""
     store = ""
-    if MEDIA_URL and urlsplit(MEDIA_URL).netloc:
-        store = " {0.scheme}://{0.netloc}".format(urlsplit(MEDIA_URL))
+    if MEDIA_URL and (at := urlsplit(MEDIA_URL)).netloc:
+        store = f" {at.scheme}://{at.netloc}"
     elif os.environ.get("MEDIA_BUCKET"):
         store = " https:"
     return (
@@ -36,23 +44,36 @@ def _content_security_policy() -> str:
     )
 
 
-POLICY = _content_security_policy()
+class SafeHeaders:
+    """Adds the headers every page should have; what Rindle serves brings stricter ones of its own."""
 
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.added = {
+            "Content-Security-Policy": content_security_policy(),
+            "Referrer-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+        }
 
-@asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Bring the database up to date, and hand committed work to Temporal while the site runs."""
-    await prepare(engine)
-    async with rindle:
-        yield
-    await engine.dispose()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and put the headers on its answer."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self.added.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, answer)
 
 
 app = FastAPI(title="Cohort", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+app.add_middleware(SafeHeaders)
 app.add_middleware(
     SessionMiddleware, secret_key=cookie_secret(settings.secrets), session_cookie="cohort", same_site="lax"
 )
-app.mount("/static", StaticFiles(directory=STATIC), name="static")
+app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
 app.include_router(
     create_router(
         rindle,
@@ -64,13 +85,3 @@ app.include_router(
     prefix="/media",
 )
 views.install(app)
-
-
-@app.middleware("http")
-async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Add the headers every page should have; what Rindle serves brings stricter ones of its own."""
-    response = await proceed(request)
-    response.headers.setdefault("Content-Security-Policy", POLICY)
-    response.headers.setdefault("Referrer-Policy", "same-origin")
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    return response

@@ -39,6 +39,7 @@ class MemberAvatar(Profile):
     allow_extensions = [".jpg", ".jpeg", ".png", ".webp", ".heic"]
     max_bytes = 15_000_000
     max_pixels = 60_000_000
+    placeholder = True
     variants = {
         "thumb": {"mode": "crop", "width": 96, "height": 96, "gravity": "attention"},
         "card": {"mode": "fill", "width": 320, "height": 320, "format": "webp"},
@@ -73,6 +74,6 @@ rindle.register_owner_type("member", Member)
 
 #: Transactions of the pages that read.
 reading = async_sessionmaker(engine, expire_on_commit=False)
-#: Transactions that write. On SQLite they take the write lock when they begin, as Rindle's own do, so that they wait for
-#: one another instead of failing; other databases ignore the option.
+#: Transactions that write. On SQLite they take the write lock when they begin, as Rindle's own do, so that they wait
+#: for one another instead of failing; other databases ignore the option.
 writing = async_sessionmaker(engine.execution_options(**{WRITE_OPTION: True}), expire_on_commit=False)

@@ -1,6 +1,7 @@
 """Who is looking, and whether a form was really ours.
 
-Signing in is a choice from a list: the example is about photos. The choice and the form token live in one signed cookie.
+Signing in is a choice from a list: the example is about photos. The choice and the form token live in one signed
+cookie.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ templates.globals.update(
     TEXTS=TEXTS,
     TOKEN_FIELD=TOKEN_FIELD,
     TOKEN_HEADER=TOKEN_HEADER,
-    accept=",".join([*MemberAvatar.allow_mime or (), *MemberAvatar.allow_extensions or ()]),
+    accept=",".join([*MemberAvatar.allow_mime, *MemberAvatar.allow_extensions]),
     still=still,
     variant_url=rindle.variant_url,
 )

@@ -147,6 +147,7 @@ class SourceCache:
         try:
             if await self._in_thread(lambda: entry.use(size)):
                 return  # somebody else was faster
+            await self._in_thread(entry.sweep)
             await self._make_room(size)
             try:
                 await self._download(entry, storage, key, etag, size)
@@ -300,6 +301,11 @@ class _Entry:
         os.utime(draft)  # an adapter may have set the object's own time
         draft.replace(self.path)
 
+    def sweep(self) -> None:
+        """Remove what downloads left whose process died; only for who holds the exclusive lock."""
+        for workshop in self.path.parent.glob(f"{self.path.name}.*.part"):
+            shutil.rmtree(workshop, ignore_errors=True)
+
     def discard(self) -> bool:
         """Remove the entry, what is left of its downloads and its lock, unless somebody holds it."""
         try:
@@ -310,8 +316,7 @@ class _Entry:
             if not _try_lock(handle, fcntl.LOCK_EX) or not self.lock_is(handle):
                 return False
             self.path.unlink(missing_ok=True)
-            for workshop in self.path.parent.glob(f"{self.path.name}.*.part"):
-                shutil.rmtree(workshop, ignore_errors=True)
+            self.sweep()
             self._lock.unlink(missing_ok=True)
             return True
         finally:

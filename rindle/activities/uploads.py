@@ -32,6 +32,7 @@ from rindle.errors import (
     StorageObjectMissing,
     Unexpected,
     UploadRejected,
+    describe,
 )
 from rindle.messages import (
     GroupStart,
@@ -163,7 +164,11 @@ class UploadActivities:
 
     @activity.defn(name=messages.VERIFY_UPLOAD)
     async def verify_upload(self, order: UploadInput) -> UploadStanding:
-        """Look for the object and complete the session when it is there; not there yet is an answer, not an error."""
+        """Look for the object and complete the session when it is there.
+
+        "Not there yet" and "this upload has ended" are answers (the second with its reason in ``failure``), so that
+        the loop goes on from the rows; only what may still change is an error.
+        """
         try:
             await self._verify(order.session_id)
         except StorageObjectMissing:
@@ -172,11 +177,8 @@ class UploadActivities:
             if error.retryable:
                 raise
             standing = await self._standing(order.session_id)
-            if standing.step is UploadStep.WAIT:
-                raise
-            if activity.info().attempt == 1 and standing.outcome == SessionState.FAILED:
-                raise  # the caller of the Update must hear the reason; the rows already hold it
-            return standing
+            code, reason = describe(error)
+            return standing.model_copy(update={"failure": messages.Failure(code=code, message=reason)})
         return await self._standing(order.session_id)
 
     @activity.defn(name=messages.EXPIRE_UPLOAD)

@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import sys
 import traceback
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rindle.errors import Misconfigured
 
 if TYPE_CHECKING:
     from rindle.app import Rindle
 
+T = TypeVar("T")
+
 #: Environment variable that names the application when ``--app`` does not.
 APP_VARIABLE = "RINDLE_APP"
+
+#: Option of every command that is about an application.
+application_option = click.option(
+    "--app",
+    "application",
+    metavar="MODULE:NAME",
+    help=f"The application's Rindle object; {APP_VARIABLE} when left out.",
+)
+#: Option of every command that reports something.
+format_option = click.option(
+    "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
+)
+
+
+def run(application: str | None, work: Callable[[Rindle], Awaitable[T]]) -> T:
+    """Run ``work`` with the application on an event loop of its own, and close everything afterwards.
+
+    The relay is not started: what a command writes to the outbox is sent by the workers.
+    """
+    rindle = load_application(application)
+
+    async def with_rindle() -> T:
+        try:
+            return await work(rindle)
+        finally:
+            await rindle.close()
+            engine = rindle.database.engine
+            if isinstance(engine, AsyncEngine):
+                await engine.dispose()
+            else:
+                engine.dispose()
+
+    return asyncio.run(with_rindle())
 
 
 def load_application(reference: str | None = None) -> Rindle:
@@ -80,5 +120,5 @@ def _what_and_where(error: Exception) -> str:
 def _misnamed(problem: str) -> Misconfigured:
     return Misconfigured(
         f"{problem}. To fix: 1. pass --app package.module:name, or set {APP_VARIABLE}; 2. name the Rindle object of "
-        "your application, or a function without arguments that returns it; 3. run from the directory it is imported from"
+        "your application, or a function without arguments that returns it; 3. run where it can be imported from"
     )

@@ -122,6 +122,20 @@ def park(session: Session, row_ids: Iterable[int], *, error: str) -> None:
     _set(session, row_ids, state=OutboxState.PARKED.value, attempts=MediaOutbox.attempts + 1, last_error=error)
 
 
+def make_due(session: Session) -> int:
+    """Let relays try parked rows and those put off after a failure at once; returns how many were parked."""
+    now = utc_now()
+    due = {"available_at": now, "updated_at": now}
+    quietly = {"synchronize_session": False}
+    parked = update(MediaOutbox).where(MediaOutbox.state == OutboxState.PARKED)
+    put_off = update(MediaOutbox).where(MediaOutbox.state == OutboxState.PENDING, MediaOutbox.attempts > 0)
+    session.execute(put_off.where(MediaOutbox.available_at > now).values(**due).execution_options(**quietly))
+    freed = session.execute(
+        parked.values(state=OutboxState.PENDING.value, **due).returning(MediaOutbox.id).execution_options(**quietly)
+    )
+    return len(freed.all())
+
+
 def backlog(session: Session) -> OutboxBacklog:
     """Return what waits."""
     now = utc_now()
@@ -130,7 +144,7 @@ def backlog(session: Session) -> OutboxBacklog:
         .where(MediaOutbox.state.in_([OutboxState.PENDING, OutboxState.PARKED]))
         .group_by(MediaOutbox.state)
     ).all()
-    counts: dict[str, int] = {state: count for state, count in rows}
+    counts: dict[str, int] = dict(rows)
     # A purge that waits out its grace period is not late: age counts from when the row was first due.
     oldest = session.scalar(
         select(func.min(MediaOutbox.inserted_at)).where(

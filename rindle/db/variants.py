@@ -66,14 +66,20 @@ def rows_of_group(session: Session, asset: MediaAsset, group: str) -> list[Media
     return [row for row in variants_of(session, asset.id) if group_of(asset.kind, row) == group]
 
 
-def plan_variants(session: Session, asset: MediaAsset, profile: type[Profile]) -> list[str]:
-    """Insert and queue the rows a profile declares and the asset lacks; returns the groups with queued rows."""
+def plan_variants(
+    session: Session, asset: MediaAsset, profile: type[Profile], *, only: str | None = None
+) -> list[MediaVariant]:
+    """Insert and queue the rows a profile declares and the asset lacks, or just the one named ``only``; returns them.
+
+    The caller calls :func:`recompute` in the same transaction.
+    """
     applicable, skipped = profile.applicable(asset.kind, asset.has_video_track, asset.has_audio_track)
     for name, reason in skipped.items():
         log.info("variant_skipped", extra={"asset_id": asset.id, "variant": name, "reason": reason})
-    existing = {row.name: row for row in variants_of(session, asset.id)}
+    existing = {row.name for row in variants_of(session, asset.id)}
+    planned = []
     for name in applicable:
-        if name in existing:
+        if name in existing or only not in (None, name):
             continue
         row = MediaVariant(
             asset_id=asset.id,
@@ -89,9 +95,9 @@ def plan_variants(session: Session, asset: MediaAsset, profile: type[Profile]) -
         session.add(row)
         session.flush()
         move_variant(session, row, VariantState.QUEUED)
-        existing[name] = row
+        planned.append(row)
     set_fields(session, asset, recipe_digest=profile.profile_digest())
-    return sorted({group_of(asset.kind, row) for row in existing.values() if row.state == VariantState.QUEUED})
+    return planned
 
 
 def open_groups(session: Session, asset_id: str) -> list[str]:
@@ -139,6 +145,7 @@ def claim_group(
         if row.superseded_key:
             superseded.append((row.id, row.superseded_key))
         if row.state == VariantState.PROCESSING:
+            _end_run(session, row, RunState.FAILED, code="interrupted", reason="the worker was lost")
             move_variant(session, row, VariantState.QUEUED, recipe_digest=_digest(profile, row))
         if row.state != VariantState.QUEUED:
             continue
@@ -332,9 +339,9 @@ def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts:
         raise StateConflict("the asset moved while it was being judged", detail={"entity": "asset"})
     move_asset(session, asset, AssetState.PROMOTING, **facts)
     move_asset(session, asset, AssetState.AVAILABLE, error_code=None, error_reason=None)
-    groups = plan_variants(session, asset, profile)
+    plan_variants(session, asset, profile)
     recompute(session, asset_id)
-    return groups
+    return open_groups(session, asset_id)
 
 
 def undeclared(rows: Iterable[MediaVariant], names: Collection[str]) -> list[str]:

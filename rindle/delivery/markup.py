@@ -99,7 +99,8 @@ async def picture_tag(
         attrs: attributes of the ``<img>``, as are all further keywords (which win). ``class_`` is ``class``, ``data_x``
             is ``data-x``, ``aria_x`` is ``aria-x``; ``None`` and ``False`` are left out, ``True`` is bare. A missing
             ``alt`` becomes ``alt=""``.
-        actor: and ``expires_in``, ``disposition``, ``filename``: see :func:`rindle.delivery.urls.url`; never attributes.
+        actor: see :func:`rindle.delivery.urls.url`, as for ``expires_in``, ``disposition`` and ``filename``; none of
+            them becomes an attribute.
 
     Raises:
         Unauthorized: the original was denied and ``on_denied`` is ``"raise"``.

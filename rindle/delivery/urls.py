@@ -309,9 +309,7 @@ async def _public(storage: Storage, target: _Target, options: UrlOptions) -> str
     return await _ask(storage, target.key, public=True)
 
 
-async def _signed(
-    storage: Storage, target: _Target, options: UrlOptions, header: str | None, seconds: int
-) -> str:
+async def _signed(storage: Storage, target: _Target, options: UrlOptions, header: str | None, seconds: int) -> str:
     require_delivery(storage, "signed_url")
     wanted: dict[str, Any] = {"expires_in": seconds, "subject": _subject_name(options.actor)}
     if "response_headers" in capabilities_of(storage):

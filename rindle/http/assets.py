@@ -19,7 +19,9 @@ from rindle.profile import Profile
 from rindle.protocols import Authorizer
 
 _AssetId = Annotated[str, Path(max_length=64, description="Id of an asset.")]
-_VariantName = Annotated[str | None, Query(max_length=63, description="A declared variant; the original when left out.")]
+_VariantName = Annotated[
+    str | None, Query(max_length=63, description="A declared variant; the original when left out.")
+]
 _Disposition = Annotated[
     Literal["inline", "attachment"] | None, Query(description="Whether browsers show the file or save it.")
 ]

@@ -175,15 +175,16 @@ def _unreadable(error: HTTPException) -> RindleError | None:
 def _invalid(error: RequestValidationError) -> InvalidArgument:
     """Name each wrong option and what is wrong with it; values are not repeated, they may be secrets or huge."""
     problems = [_problem(found) for found in error.errors()[:20]]
-    option = problems[0]["option"] if problems else "body"
+    told = "; ".join(f"{one['option']}: {one['problem']}" for one in problems)
     return InvalidArgument(
-        f"the request is not valid: {'; '.join(f'{one['option']}: {one['problem']}' for one in problems)}",
-        detail={"option": option, "problems": problems},
+        f"the request is not valid: {told}",
+        detail={"option": problems[0]["option"] if problems else "body", "problems": problems},
     )
 
 
 def _problem(found: Mapping[str, Any]) -> dict[str, str]:
-    where = [str(part) for part in found.get("loc", ())]
+    # A key of a JSON body may hold half a surrogate pair, which no answer could carry.
+    where = [str(part).encode(errors="replace").decode() for part in found.get("loc", ())]
     # The first part says where it was looked for (body, query, path, header).
     named = where[1:] if len(where) > 1 and found.get("type") != "json_invalid" else where[:1]
     return {"option": ".".join(named)[:200] or "body", "problem": str(found.get("msg", ""))[:200]}

@@ -38,9 +38,9 @@ def create_router(
 ) -> APIRouter:
     """Return every route of Rindle; ``app.include_router(create_router(...), prefix="/media")``.
 
-    Its lifespan runs ``async with rindle`` and is merged into that of the application it is included into, a lifespan of
-    the application's own included. An application that only *mounts* it, or serves its routes by other means, writes
-    ``async with rindle:`` into its own lifespan, because servers tell mounted applications nothing.
+    Its lifespan runs ``async with rindle``. FastAPI merges it into that of the application that includes the router,
+    beside a lifespan of the application's own. What is only *mounted* hears nothing of starts and stops: there, write
+    ``async with rindle:`` into the outer application's lifespan.
 
     A ``LocalStorage`` used by one of ``profiles`` is served below the last segment of its ``base_url``: with the prefix
     ``/media``, ``LocalStorage(base_url="https://example.com/media/local")`` and its public files below ``/local/p``.
@@ -55,8 +55,8 @@ def create_router(
         include: which of ``uploads``, ``assets`` and ``local``; all when left out.
 
     Raises:
-        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, ``include`` names an unknown part, or
-            a ``base_url`` has no path of its own.
+        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, ``include`` names an unknown part,
+            or a ``base_url`` has no path of its own.
         UnknownProfile: a profile is not registered with ``rindle``.
     """
     parts = PARTS if include is None else frozenset(include)
@@ -90,8 +90,8 @@ def create_router(
 def create_asgi_app(rindle: Rindle, **options: Any) -> FastAPI:
     """Return :func:`create_router` as an application of its own, for frameworks other than FastAPI.
 
-    Mount it, for example ``Mount("/media", create_asgi_app(rindle, ...))``; a host that does not run the lifespan of what
-    it mounts (Starlette, Django) writes ``async with rindle:`` into its own. Its description is at ``/openapi.json``.
+    Mount it, for example ``Mount("/media", create_asgi_app(rindle, ...))``, and write ``async with rindle:`` into the
+    lifespan of the host, which does not run that of what it mounts. Its description is at ``/openapi.json``.
     """
     app = FastAPI(title="Rindle", docs_url=None, redoc_url=None)
     app.include_router(create_router(rindle, **options))

@@ -75,7 +75,13 @@ _INLINE_BODY = {
     }
 }
 
-_NOT_LIVE = ("invalid_transition", "upload_session_expired", "upload_unsupported", "state_conflict", "storage_transient")
+_NOT_LIVE = (
+    "invalid_transition",
+    "upload_session_expired",
+    "upload_unsupported",
+    "state_conflict",
+    "storage_transient",
+)
 _REFUSED = (
     "unknown_mime",
     "mime_not_allowed",
@@ -227,9 +233,7 @@ class _Uploads:
         self._guard = guard
         self._max_inline_bytes = max_inline_bytes
 
-    async def create(
-        self, request: Request, body: NewUpload, idempotency_key: _IdempotencyKey = None
-    ) -> SignedAnswer:
+    async def create(self, request: Request, body: NewUpload, idempotency_key: _IdempotencyKey = None) -> SignedAnswer:
         """Open an upload session with its asset and sign where the bytes go. Send the headers exactly as they are."""
         await self._guard.check_forgery(request)
         actor = await self._guard.actor(request)
@@ -293,7 +297,7 @@ class _Uploads:
     async def inline(
         self, request: Request, profile: _RawProfile = None, filename: _RawFilename = None
     ) -> AssetAnswer | Response:
-        """Take in a file: a form with `profile`, `file` and perhaps `next`, or a raw body with `profile` and `filename`.
+        """Take in a file: a form with `profile`, `file` and perhaps `next`, or a raw body with the query's two.
 
         Works without scripts; then the form carries the token of the application's CSRF protection. The file is spooled
         to disk piece by piece and judged before anything is stored.

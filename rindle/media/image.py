@@ -36,7 +36,6 @@ import pyvips
 
 from rindle.errors import (
     Condemned,
-    MediaError,
     Misconfigured,
     OutputMissing,
     ProbeFailed,
@@ -54,6 +53,7 @@ from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
 from rindle.media.render_pool import Rendered, RenderOrder
 from rindle.profile import ImageVariant
 from rindle.protocols import ProbeResult
+from rindle.security.mime import sniff
 from rindle.states import MediaKind
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s:]+")
 #: ISO/IEC 23091-2 colour primaries code of Display P3.
 _P3_PRIMARIES = 12
 
+pi_heif.options.DECODE_THREADS = 1
+pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
 pyvips.cache_set_max(0)
 if pyvips.at_least_libvips(*LIBVIPS_FLOOR):
     pyvips.operation_block_set("VipsForeignLoad", True)
@@ -143,11 +145,8 @@ def probe_image(path: Path, mime: str | None, max_pixels: int) -> ProbeResult:
         ProbeFailed: the file cannot be read or memory ran out; says nothing about the content, so retryable.
     """
     require_safe_libvips()
-    if mime is None:
-        from rindle.security.mime import sniff  # libmagic is not needed where the type is known
-
-        mime = sniff(path)
-    with _judging(path):
+    with _judging(path):  # opens the file first: what cannot be read must not look like a file without a type
+        mime = mime or sniff(path)
         picture = Picture(path, mime)
         picture.check_pixels(max_pixels, frames=picture.pages)
         side = ImageVariant(mode="fit", width=PROBE_SIDE, height=PROBE_SIDE)
@@ -597,7 +596,7 @@ def _judging(path: Path) -> Iterator[None]:
     try:
         with path.open("rb"):
             yield
-    except MediaError:
+    except RindleError:
         raise
     except (OSError, MemoryError) as error:
         raise ProbeFailed("the file cannot be read here", retryable=True) from error

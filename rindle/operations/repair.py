@@ -7,6 +7,7 @@ signals the workflow with nothing but the Temporal CLI.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,10 +20,20 @@ from rindle import outbox, telemetry
 from rindle.db import purge as purge_rows
 from rindle.db import variants as rows
 from rindle.db.models import MediaAsset, MediaVariant, is_id
-from rindle.db.transitions import lock_asset
-from rindle.errors import NotFound, NotProcessing, StillAttached, UnknownFilters, UnknownOptions, UnknownVariantNames
+from rindle.db.transitions import lock_asset, recompute
+from rindle.errors import (
+    NotFound,
+    NotProcessing,
+    RindleError,
+    StillAttached,
+    UnknownFilters,
+    UnknownOptions,
+    UnknownVariantNames,
+)
 from rindle.services import Services
 from rindle.states import DELIVERABLE, OPEN_VARIANTS, AssetState, VariantState
+
+log = logging.getLogger(__name__)
 
 _REPAIRABLE = frozenset({VariantState.FAILED, VariantState.CANCELLED})
 #: States a variant that was named explicitly may be queued from.
@@ -48,7 +59,7 @@ class RequeueReport:
 
 @dataclass(slots=True)
 class RegenerateReport:
-    """Outcome of ``regenerate_variants``."""
+    """Outcome of ``regenerate_variants``: variants queued, assets with nothing to rebuild, assets that failed."""
 
     enqueued: int = 0
     skipped: int = 0
@@ -204,19 +215,27 @@ async def _regenerate_one(
             return 0, 1
         profile = services.profile(asset.profile)
         rows.detect_drift(session, asset, profile)
-        planned = rows.plan_variants(session, asset, profile)
+        planned = rows.plan_variants(session, asset, profile, only=variant_name)
         repairable = (VariantState.STALE, VariantState.MISSING)
         wanted = [
             row
             for row in rows.variants_of(session, asset_id)
             if row.state in repairable and row.name in profile.variants and variant_name in (None, row.name)
         ]
-        queued = rows.requeue_rows(session, asset, wanted, profile)
-        for group in sorted({*planned, *(rows.group_of(asset.kind, row) for row in wanted)}):
+        rows.requeue_rows(session, asset, wanted, profile)
+        recompute(session, asset_id)
+        due = [*planned, *wanted]
+        for group in sorted({rows.group_of(asset.kind, row) for row in due}):
             outbox.wake_group(session, services.settings, asset, group)
-        return len(queued) + len(planned), 0 if queued or planned else 1
+        return len(due), 0 if due else 1
 
-    enqueued, skipped = await services.database.write(regenerate)
+    try:
+        enqueued, skipped = await services.database.write(regenerate)
+    except RindleError as error:
+        # One asset that cannot be repaired must not keep the others from it.
+        log.warning("variants not regenerated", extra={"asset_id": asset_id, "code": error.code})
+        report.errors += 1
+        return
     report.enqueued += enqueued
     report.skipped += skipped
 

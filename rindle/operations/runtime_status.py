@@ -161,8 +161,8 @@ async def runtime_status(services: Services, temporal: TemporalConnection, **fil
         ``generated_at``, ``filters``, ``runtime_checks``, ``assets``, ``variants``, ``upload_sessions``, ``outbox``,
         ``purges``, ``temporal`` and ``recommendations``. A finding is ``{class, count, oldest_age_seconds, samples}``;
         findings are ordered by class, samples by age (oldest first), then id. States nobody is in are left out,
-        ``total`` never is. With Temporal away the answer is the same but ``temporal.verified`` is false, and findings that a
-        running workflow might explain say ``reason: unverified``.
+        ``total`` never is. With Temporal away the answer is the same but ``temporal.verified`` is false, and findings
+        that a running workflow might explain say ``reason: unverified``.
 
     Raises:
         UnknownFilters: a filter is not known; ignoring it would match everything.

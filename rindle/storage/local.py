@@ -111,6 +111,11 @@ class LocalStorage(Storage):
     def __repr__(self) -> str:
         return f"LocalStorage({self.root.name!r})"
 
+    @property
+    def base_url(self) -> str | None:
+        """Address at which the router is expected, without a slash at its end; ``None`` without signed URLs."""
+        return self._base_url
+
     def capabilities(self) -> frozenset[str]:
         offered = {"local", "head", "read_range", "write_once"}
         if self._base_url is not None:

@@ -99,6 +99,9 @@ class UploadWorkflow:
             except ActivityError as error:
                 failure = failure_of(error)
                 raise ApplicationError(failure.message, type=failure.code, non_retryable=True) from error
+        if standing.failure is not None:
+            self._wake(None)  # an upload that was refused has to be released
+            raise ApplicationError(standing.failure.message, type=standing.failure.code, non_retryable=True)
         if standing.step is UploadStep.WAIT:
             raise ApplicationError(
                 "no object has arrived for this upload; send the bytes and verify again",
@@ -106,7 +109,7 @@ class UploadWorkflow:
                 non_retryable=True,
             )
         self._standing = standing
-        self._wake(standing.step)
+        self._wake(standing.step if standing.step is UploadStep.PROMOTE else None)
         return VerifyAnswer(
             session_id=self._order.session_id,
             session_state="completed",

@@ -28,8 +28,8 @@ class VariantWorkflow:
         self._order = order
         self._woken = False
         self._again = False
-        self._requeues: list[tuple[str, ...] | None] = []
-        self._cancels: list[tuple[str, ...] | None] = []
+        #: Activity and names of each request, in the order they came: the last word wins.
+        self._requests: list[tuple[str, tuple[str, ...] | None]] = []
         self._cancel_noticed = False
         self._stage = "starting"
         self._builds = 0
@@ -44,13 +44,15 @@ class VariantWorkflow:
     @workflow.signal
     def requeue(self, names: list[str] | None = None) -> None:
         """Build the failed and cancelled variants of the group again, or the named ones."""
-        self._requeues.append(None if names is None else tuple(names))
-        self._woken = True
+        self._ask(messages.REQUEUE_GROUP, names)
 
     @workflow.signal
     def cancel(self, names: list[str] | None = None) -> None:
         """Stop the open variants of the group, or the named ones."""
-        self._cancels.append(None if names is None else tuple(names))
+        self._ask(messages.CANCEL_GROUP, names)
+
+    def _ask(self, step: str, names: list[str] | None) -> None:
+        self._requests.append((step, None if names is None else tuple(names)))
         self._woken = True
 
     @workflow.query
@@ -72,7 +74,7 @@ class VariantWorkflow:
             self._woken = self._again = False
             await self._apply_requests()
             self._standing = await self._build()
-            if not (self._woken or self._again or self._requests_wait()):
+            if not (self._woken or self._again or self._requests):
                 return self._close()
 
     def _close(self) -> GroupStanding:
@@ -84,23 +86,19 @@ class VariantWorkflow:
             raise CancelledError("cancelled on request")
         return self._standing
 
-    def _requests_wait(self) -> bool:
-        return bool(self._requeues or self._cancels)
-
     def _on_cancel_request(self) -> None:
         """Request Cancellation asks for the same as the signal ``cancel``."""
         if not self._cancel_noticed:
             self._cancel_noticed = True
-            self._cancels.append(None)
+            self._requests.append((messages.CANCEL_GROUP, None))
 
     async def _apply_requests(self) -> None:
         if workflow.cancellation_reason() is not None:  # a request may arrive without its exception being seen
             self._on_cancel_request()
-        while self._requests_wait():
-            if self._cancels:
-                await self._step(messages.CANCEL_GROUP, self._cancels.pop(0), "cancel open variants")
-            else:
-                await self._step(messages.REQUEUE_GROUP, self._requeues.pop(0), "queue variants again")
+        while self._requests:
+            step, names = self._requests.pop(0)
+            cancels = step == messages.CANCEL_GROUP
+            await self._step(step, names, "cancel open variants" if cancels else "queue variants again")
 
     async def _build(self) -> GroupStanding:
         """Run one build of the queued rows, and watch for reasons to stop it."""
@@ -128,8 +126,7 @@ class VariantWorkflow:
     async def _look_while(self, building: workflow.ActivityHandle[GroupStanding]) -> None:
         """Something was said during a build: apply it, and stop the build when its rows are no longer its own."""
         self._woken = False
-        if self._requests_wait() or workflow.cancellation_reason() is not None:
-            await self._apply_requests()
+        await self._apply_requests()
         standing = await self._step(messages.READ_GROUP, None, "look at the rows again")
         if not building.done() and standing.processing == 0:
             building.cancel()  # the policy waits until the children are really gone

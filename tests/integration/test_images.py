@@ -361,10 +361,11 @@ async def test_the_active_formats_of_the_corpus_are_no_pictures(pool, tmp_path, 
 
 
 async def test_a_missing_file_is_no_verdict(pool, render, tmp_path):
-    with pytest.raises(ProbeFailed) as failure:
-        await pool.probe(tmp_path / "gone.jpg", "image/jpeg", max_pixels=MAX_PIXELS)
-    assert failure.value.retryable
-    assert str(tmp_path) not in str(failure.value.to_dict())
+    for mime in ("image/jpeg", None):
+        with pytest.raises(ProbeFailed) as failure:
+            await pool.probe(tmp_path / "gone.jpg", mime, max_pixels=MAX_PIXELS)
+        assert failure.value.retryable
+        assert str(tmp_path) not in str(failure.value.to_dict())
     made = await render(tmp_path / "gone.jpg", thumb={"mode": "fit", "width": 10})
     assert made["thumb"].error.code == "render_failed"
     assert made["thumb"].error.retryable

@@ -301,37 +301,42 @@ class FileStorage(Storage):
         self._path = path
 
     async def head(self, key: str) -> ObjectHead:
-        return ObjectHead(self._path.stat().st_size, None, "etag", None)
+        return ObjectHead(len(BODY), None, "etag", None)
 
     async def download(
         self, key: str, dest: Path, *, max_bytes: int | None = None, if_match: str | None = None
     ) -> Path:
+        write(dest, BODY[:10])
         with self._path.with_suffix(".log").open("a") as log:
             log.write(f"{os.getpid()}\n")
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        dest.write_bytes(self._path.read_bytes()[:10])
-        while not self._path.with_suffix(".go").exists():
-            await asyncio.sleep(0.005)
-        dest.write_bytes(self._path.read_bytes())
+        await until(self._path.with_suffix(".go").exists)
+        write(dest, BODY)
         return dest
+
+
+def write(path: Path, body: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def borrow_in_a_process(directory: Path, original: Path) -> None:
     """Borrow, say so, and hold on until told to stop."""
-    size = original.stat().st_size
     original.with_name(f"ready.{os.getpid()}").touch()
-    async with SourceCache(directory).borrow(FileStorage(original), "main", KEY, "etag", size) as path:
-        assert path.read_bytes() == original.read_bytes()
+    async with SourceCache(directory).borrow(FileStorage(original), "main", KEY, "etag", len(BODY)) as path:
+        assert path.read_bytes() == BODY
         original.with_name(f"borrowed.{os.getpid()}").touch()
-        while not original.with_suffix(".stop").exists():
-            await asyncio.sleep(0.005)
+        await until(original.with_suffix(".stop").exists)
 
 
 @pytest.fixture
 def original(tmp_path: Path) -> Path:
-    path = tmp_path / "original"
-    path.write_bytes(BODY)
-    return path
+    return tmp_path / "original"
 
 
 @pytest.fixture
@@ -351,12 +356,6 @@ def process(directory: Path, original: Path) -> Iterator[Callable[[], subprocess
     for one in started:
         one.kill()
         one.wait()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - other processes set no event
-            await asyncio.sleep(0.01)
 
 
 async def test_processes_of_one_host_download_once(process, original, directory):

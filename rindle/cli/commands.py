@@ -1,0 +1,98 @@
+"""All commands, and how they end: exit codes, what an error looks like, and leaving the process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from rindle.cli.cancel import cancel
+from rindle.cli.database import database, migrate
+from rindle.cli.dev import dev
+from rindle.cli.doctor import doctor
+from rindle.cli.explain import explain
+from rindle.cli.outbox import outbox
+from rindle.cli.purge import purge
+from rindle.cli.regenerate_variants import regenerate_variants
+from rindle.cli.requeue import requeue
+from rindle.cli.resume import resume
+from rindle.cli.runtime_status import runtime_status
+from rindle.cli.setup import setup
+from rindle.errors import InspectionFailed, RindleError, TemporalUnavailable
+from rindle.process import leave
+from rindle.security import RedactingFilter
+
+#: Exit codes beside 0: finished with errors or refused; wrong usage; Temporal or database away; interrupted.
+FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 4, 130
+
+
+@click.group(name="rindle", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rindle")
+def rindle() -> None:
+    """Operate Rindle: look at it, repair it, run it.
+
+    The application is named by --app package.module:name or RINDLE_APP. Exit codes: 0 done, 1 finished with errors or
+    refused, 2 wrong usage, 3 --fail-on, 4 Temporal or database unreachable, 130 interrupted.
+    """
+
+
+for command in (
+    cancel,
+    database,
+    dev,
+    doctor,
+    explain,
+    migrate,
+    outbox,
+    purge,
+    regenerate_variants,
+    requeue,
+    resume,
+    runtime_status,
+    setup,
+):
+    rindle.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave the process with its exit code."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RedactingFilter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(levelname)s %(name)s: %(message)s")
+    # Every command, also one that opened no client: the exit code must not depend on what it happened to import.
+    leave(execute(arguments))
+
+
+def execute(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors go to standard error, without a traceback or a secret."""
+    try:
+        code = rindle.main(arguments, prog_name="rindle", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except RindleError as error:
+        click.echo(f"{error.code}: {error.message}", err=True)
+        return UNREACHABLE if isinstance(error, InspectionFailed | TemporalUnavailable) else FAILED
+    except Exception as error:
+        return _foreign(error)
+
+
+def _foreign(error: Exception) -> int:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if isinstance(error, SQLAlchemyError):
+        # Its text holds statements, parameters and hosts.
+        click.echo(f"the database could not be used ({type(error).__name__}); look with: rindle doctor", err=True)
+        return UNREACHABLE
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}, line {where.lineno}"
+    click.echo(f"unexpected {type(error).__name__} ({place})", err=True)
+    return FAILED

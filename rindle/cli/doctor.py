@@ -1,0 +1,62 @@
+"""``rindle doctor``: is everything there that Rindle needs?"""
+
+from __future__ import annotations
+
+import click
+
+from rindle.cli.application import application_option, format_option, run
+from rindle.cli.terminal import say, say_json
+from rindle.operations.doctor import DoctorReport
+
+_MARKS = {
+    "ok": ("[OK]", "green"),
+    "warn": ("[WARN]", "yellow"),
+    "error": ("[ERROR]", "red"),
+    "skipped": ("[SKIP]", "dim"),
+}
+
+
+@click.command()
+@click.argument("profiles", nargs=-1)
+@application_option
+@click.option("--live", is_flag=True, help="Also write, read and delete a small object in every storage.")
+@click.option("--no-workers", is_flag=True, help="Do not expect workers to be polling.")
+@click.option("--offline", is_flag=True, help="Look at nothing outside this process and its disk.")
+@click.option("--only", metavar="ID,..", help="Run these checks only.")
+@click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
+@format_option
+def doctor(
+    profiles: tuple[str, ...],
+    application: str | None,
+    live: bool,
+    no_workers: bool,
+    offline: bool,
+    only: str | None,
+    strict: bool,
+    output: str,
+) -> None:
+    """Check the surroundings of PROFILES (all by default); exit 0 when nothing is wrong."""
+    wanted = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
+    report = run(
+        application,
+        lambda rindle: rindle.doctor(
+            profiles=profiles or None, live=live, workers=not no_workers, offline=offline, only=wanted
+        ),
+    )
+    if output == "json":
+        say_json(report.to_dict())
+    else:
+        _say(report)
+    raise click.exceptions.Exit(int(report.failed > 0 or (strict and report.warned > 0)))
+
+
+def _say(report: DoctorReport) -> None:
+    for check in report.checks:
+        mark, style = _MARKS[check.status]
+        say(f"{mark} {check.id} ({check.component}) {check.summary}", style)
+        if check.fix and check.status in ("warn", "error"):
+            say(f"  Fix: {check.fix}")
+    if report.success:
+        say(f"Environment checks passed ({report.total} checks).")
+    else:
+        say(f"Environment checks failed ({report.failed}/{report.total} checks failed).")

@@ -1,0 +1,21 @@
+"""``rindle regenerate-variants``: rebuild what an older recipe made or what is gone from the store."""
+
+from __future__ import annotations
+
+import click
+
+from rindle.cli.application import application_option, format_option, run
+from rindle.cli.terminal import say_report
+
+
+@click.command(name="regenerate-variants")
+@application_option
+@click.option("--profile", help="Only this profile.")
+@click.option("--variant", "variant_name", metavar="NAME", help="Only variants of this name.")
+@format_option
+def regenerate_variants(application: str | None, profile: str | None, variant_name: str | None, output: str) -> None:
+    """Mark variants whose recipe changed as stale, plan newly declared ones, and queue stale and missing ones."""
+    report = run(application, lambda rindle: rindle.regenerate_variants(profile, variant_name))
+    counts = {"enqueued": report.enqueued, "skipped": report.skipped, "errors": report.errors}
+    say_report("Regenerate variants", counts, output)
+    raise click.exceptions.Exit(int(report.errors > 0))

@@ -1,0 +1,46 @@
+"""Sending the outbox by hand: the relay's own code, for an operator who wants it done now."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rindle.db import outbox as rows
+from rindle.outbox import Relay
+from rindle.services import Services
+from rindle.temporal_client import TemporalConnection
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """Rows sent, rows that were parked and tried again, and what is left."""
+
+    sent: int
+    unparked: int
+    pending: int
+    parked: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON shows it."""
+        return asdict(self)
+
+
+async def drain(services: Services, temporal: TemporalConnection) -> DrainReport:
+    """Send every row that can be sent, parked and put-off ones included; running relays do no harm.
+
+    Raises:
+        TemporalUnavailable: Temporal does not answer; all rows are still there.
+    """
+    database = services.database
+    await temporal.client()  # before anything is changed
+    unparked = await database.write(rows.make_due)
+    relay = Relay(database, temporal, services.settings)
+    sent, parked = 0, 0
+    while True:
+        batch = await relay.dispatch_once()
+        sent += batch
+        left = await database.read(rows.backlog)
+        # A batch that was refused as a whole sends nothing and still makes room for the next one.
+        if not batch and left.parked == parked:
+            return DrainReport(sent=sent, unparked=unparked, pending=left.pending, parked=left.parked)
+        parked = left.parked

@@ -1,0 +1,103 @@
+"""Deleted assets: what a purge would remove, and starting again purges that got lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from rindle import outbox
+from rindle.db.models import MediaAsset, MediaVariant, is_id
+from rindle.db.purge import attachment_count
+from rindle.errors import NotFound
+from rindle.services import Services
+from rindle.states import AssetState
+
+#: Rows of one page and transaction.
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PurgePreview:
+    """What a purge of one asset would meet: the owners' slots that forbid it, or the objects that go."""
+
+    asset_id: str
+    profile: str
+    state: str
+    attachments: int
+    variants: int
+    objects: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the preview as JSON shows it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryReport:
+    """How many tombstones were found, and for how many a purge was started."""
+
+    found: int
+    started: int
+    dry_run: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON shows it."""
+        return asdict(self)
+
+
+async def preview_purge(services: Services, asset_id: str) -> PurgePreview:
+    """Say what ``purge_asset`` would do; writes nothing.
+
+    Raises:
+        NotFound: no such asset.
+    """
+
+    def look(session: Session) -> PurgePreview:
+        asset = session.get(MediaAsset, asset_id) if is_id(asset_id) else None
+        if asset is None:
+            raise NotFound("could not find the asset: not found", detail={"entity": "asset"})
+        variants, stored = session.execute(
+            select(func.count(), func.count(MediaVariant.storage_key)).where(MediaVariant.asset_id == asset_id)
+        ).one()
+        return PurgePreview(
+            asset_id=asset.id,
+            profile=asset.profile,
+            state=asset.state,
+            attachments=attachment_count(session, asset_id),
+            variants=variants,
+            objects=1 + stored,
+        )
+
+    return await services.database.read(look)
+
+
+async def retry_purges(services: Services, *, dry_run: bool = True) -> RetryReport:
+    """Start the purge of every tombstone; one whose purge is running only hears about it.
+
+    Pages of 500, each in a transaction of its own, so that a run can be interrupted and repeated.
+    """
+    found = started = 0
+    after = ""
+    run = services.database.read if dry_run else services.database.write
+    while True:
+
+        def page(session: Session, after: str = after) -> Sequence[str]:
+            statement = select(MediaAsset.id, MediaAsset.profile).where(MediaAsset.state == AssetState.DELETED)
+            if after:
+                statement = statement.where(MediaAsset.id > after)
+            rows = session.execute(statement.order_by(MediaAsset.id).limit(PAGE)).tuples().all()
+            if not dry_run:
+                for asset_id, profile in rows:
+                    outbox.start_purge(session, services.settings, asset_id, profile)
+            return [asset_id for asset_id, _ in rows]
+
+        asset_ids = await run(page)
+        if not asset_ids:
+            return RetryReport(found=found, started=started, dry_run=dry_run)
+        found += len(asset_ids)
+        started += 0 if dry_run else len(asset_ids)
+        after = asset_ids[-1]

@@ -1,0 +1,173 @@
+"""The packaged migrations: they make exactly the models' tables and touch nothing that is not ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from rindle.db import migrate
+from rindle.db.models import TABLES, Base
+from rindle.errors import SetupIncomplete
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An empty database, on SQLite and on Postgres."""
+    made = create_async_engine(database_url)
+    yield made
+    await made.dispose()
+
+
+async def run(engine: AsyncEngine, fn: Any, *arguments: Any) -> Any:
+    """Run ``fn(connection, ...)`` in a transaction."""
+    async with engine.begin() as connection:
+        return await connection.run_sync(fn, *arguments)
+
+
+def tables(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
+
+
+def layout(connection: Connection) -> dict[str, Any]:
+    """Describe our tables as the database itself sees them: columns, keys, checks and indexes, with their names."""
+    inspector = inspect(connection)
+
+    def named(entries: list[Any], *facts: str) -> list[Any]:
+        return sorted((entry["name"] or "", *(str(entry.get(fact)) for fact in facts)) for entry in entries)
+
+    return {
+        table: {
+            "columns": [
+                (one["name"], str(one["type"]), one["nullable"], one.get("default")) for one in inspector.get_columns(table)
+            ],
+            "primary": inspector.get_pk_constraint(table),
+            "foreign": named(
+                inspector.get_foreign_keys(table), "constrained_columns", "referred_table", "referred_columns", "options"
+            ),
+            "unique": named(inspector.get_unique_constraints(table), "column_names"),
+            "checks": named(inspector.get_check_constraints(table), "sqltext"),
+            "indexes": sorted(
+                (
+                    one["name"],
+                    one["column_names"],
+                    one["unique"],
+                    {option: str(value) for option, value in one.get("dialect_options", {}).items()},
+                )
+                for one in inspector.get_indexes(table)
+            ),
+        }
+        for table in TABLES
+    }
+
+
+async def test_the_migrated_tables_are_those_of_the_models(engine: AsyncEngine) -> None:
+    await run(engine, Base.metadata.create_all)
+    wanted = await run(engine, layout)
+    await run(engine, Base.metadata.drop_all)
+
+    await migrate.async_upgrade(engine)
+
+    assert await run(engine, layout) == wanted
+
+
+async def test_alembic_finds_nothing_left_to_do(engine: AsyncEngine) -> None:
+    await migrate.async_upgrade(engine)
+
+    def differences(connection: Connection) -> list[Any]:
+        options = {"version_table": migrate.VERSION_TABLE, "compare_type": True}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
+
+    assert await run(engine, differences) == []
+    assert await run(engine, migrate.missing_parts) == []
+    assert await run(engine, migrate.current) == migrate.head()
+
+
+async def test_downgrade_drops_our_tables_and_no_others(engine: AsyncEngine) -> None:
+    await run(engine, lambda connection: connection.execute(text("CREATE TABLE users (id INTEGER PRIMARY KEY)")))
+    await run(engine, lambda connection: connection.execute(text("CREATE TABLE alembic_version (version_num TEXT)")))
+    await run(engine, lambda connection: connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')")))
+
+    await migrate.async_upgrade(engine)
+    assert await run(engine, tables) == {"users", "alembic_version", migrate.VERSION_TABLE, *TABLES}
+
+    await run(engine, migrate.downgrade)
+
+    assert await run(engine, tables) - {migrate.VERSION_TABLE} == {"users", "alembic_version"}
+    theirs = await run(engine, lambda connection: connection.execute(text("SELECT * FROM alembic_version")).scalars().all())
+    assert theirs == ["theirs"]
+    await migrate.async_upgrade(engine)
+    assert await run(engine, migrate.missing_parts) == []
+
+
+async def test_upgrading_again_and_by_several_at_once_is_harmless(engine: AsyncEngine) -> None:
+    await asyncio.gather(*(migrate.async_upgrade(engine) for _ in range(4)))
+    await migrate.async_upgrade(engine)
+
+    assert await run(engine, migrate.current) == migrate.head()
+
+
+async def test_an_upgrade_inside_the_hosts_transaction_goes_with_it(engine: AsyncEngine) -> None:
+    await run(engine, lambda connection: None)
+    connection = await engine.connect()
+    await connection.begin()
+    if engine.dialect.name == "sqlite":  # the driver would commit before a CREATE TABLE on its own
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+    await migrate.async_upgrade(connection)
+    await connection.rollback()
+    await connection.close()
+
+    assert await run(engine, tables) == set()
+
+
+async def test_tables_that_no_migration_made_are_refused_and_can_be_stamped(engine: AsyncEngine) -> None:
+    await run(engine, Base.metadata.create_all)
+
+    with pytest.raises(SetupIncomplete, match="rindle db stamp"):
+        await migrate.async_upgrade(engine)
+
+    await run(engine, migrate.stamp)
+    assert await run(engine, migrate.current) == migrate.head()
+    await migrate.async_upgrade(engine)
+
+
+async def test_a_partial_catalog_cannot_be_stamped(engine: AsyncEngine) -> None:
+    await run(engine, Base.metadata.create_all)
+    await run(engine, lambda connection: connection.execute(text("DROP TABLE media_events")))
+    await run(engine, lambda connection: connection.execute(text("DROP INDEX ix_media_assets_kind")))
+
+    with pytest.raises(SetupIncomplete, match="media_assets index") as refused:
+        await run(engine, migrate.stamp)
+
+    assert refused.value.detail["missing"] == ["media_assets index(kind)", "media_events"]
+    assert await run(engine, migrate.current) is None
+
+
+async def test_the_database_of_a_newer_release_is_left_alone(engine: AsyncEngine) -> None:
+    await migrate.async_upgrade(engine)
+    newer = text(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'")
+    await run(engine, lambda connection: connection.execute(newer))
+
+    with pytest.raises(SetupIncomplete, match="newer"):
+        await migrate.async_upgrade(engine)
+
+
+def test_a_sync_engine_is_upgraded_in_a_transaction_of_its_own(database_url: str) -> None:
+    engine = create_engine(database_url.replace("+aiosqlite", ""))
+    migrate.upgrade(engine)
+
+    with engine.connect() as connection:
+        assert migrate.current(connection) == migrate.head()
+        assert migrate.missing_parts(connection) == []
+    engine.dispose()
+
+
+def test_only_our_tables_are_ours() -> None:
+    assert all(map(migrate.is_ours, [*TABLES, migrate.VERSION_TABLE]))
+    assert not any(map(migrate.is_ours, ["users", "alembic_version", None]))

@@ -1,0 +1,220 @@
+"""The outbox on both databases: nothing is lost between commit and Temporal, nothing is started that did not commit."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from rindle import MediaOutbox, attachments
+from rindle.db import outbox as rows
+from rindle.outbox import Relay, coalesce
+from tests.stage import Stage, until
+
+
+def _sessions(stage: Stage) -> AsyncSession:
+    engine = stage.rindle.database.engine
+    assert isinstance(engine, AsyncEngine)
+    return AsyncSession(engine, expire_on_commit=False)
+
+
+async def test_a_commit_wakes_the_relay_of_its_own_process(lite_stage: Stage) -> None:
+    """Polling is set to a minute: only the wake-up after commit can be what dispatches."""
+    async with lite_stage.application(RINDLE_RELAY_POLL_SECONDS="60", RINDLE_RELAY_IDLE_POLL_SECONDS="60") as web:
+        session = await web.initiate_upload("avatar", filename="me.jpg")
+
+        async def dispatched() -> bool:
+            return [row.state for row in await lite_stage.outbox()] == ["dispatched"]
+
+        await until(dispatched, what="the row to be dispatched", timeout_seconds=20)
+        client = await lite_stage.client()
+        described = await client.get_workflow_handle(lite_stage.upload_workflow(session.id)).describe()
+        assert described.status is not None
+
+
+async def test_postgres_notify_wakes_relays_of_other_processes(stage: Stage) -> None:
+    if stage.rindle.database.dialect != "postgresql":
+        return  # SQLite polls
+    async with stage.application(RINDLE_RELAY_POLL_SECONDS="60", RINDLE_RELAY_IDLE_POLL_SECONDS="60"):
+
+        async def listening() -> bool:
+            found = await stage.read(
+                lambda s: s.connection()
+                .exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN rindle_outbox'")
+                .scalar()
+            )
+            return bool(found)
+
+        await until(listening, what="the relay to listen")
+        await stage.rindle.initiate_upload("avatar", filename="me.jpg")  # this process runs no relay
+
+        async def dispatched() -> bool:
+            return [row.state for row in await stage.outbox()] == ["dispatched"]
+
+        await until(dispatched, what="the row to be dispatched", timeout_seconds=20)
+
+
+async def test_work_of_a_transaction_still_open_while_another_is_sent_is_not_lost(stage: Stage) -> None:
+    """Both rows wake the same workflow; the second commits only after the first was sent and swallowed."""
+    if stage.rindle.database.dialect == "sqlite":
+        pytest.importorskip("aiosqlite")
+        return await _second_row_after_first_sent(stage, overlap=False)  # one writer: they cannot overlap
+    return await _second_row_after_first_sent(stage, overlap=True)
+
+
+async def _second_row_after_first_sent(stage: Stage, *, overlap: bool) -> None:
+    await stage.member()
+    first = await stage.ready(actor="a")
+    second = await stage.ready(actor="a")
+    await stage.rindle.attach(first.id, ("user", "1"), "x")
+    await stage.rindle.attach(first.id, ("user", "2"), "x")
+    held = _sessions(stage)
+    if overlap:
+        await stage.rindle.detach(("user", "1"), "x", session=held)  # open: its purge row is not visible yet
+    await stage.rindle.detach(("user", "2"), "x")  # sent now: the purge finds the asset still attached
+
+    async def first_purge_ended() -> bool:
+        sent = [row for row in await stage.outbox() if row.workflow_id.endswith(f"purge:{first.id}")]
+        return bool(sent) and all(row.state == "dispatched" for row in sent)
+
+    await until(first_purge_ended, what="the first purge row to be sent")
+    assert (await stage.rindle.asset(first.id)).state == "ready"
+    if not overlap:
+        await stage.rindle.detach(("user", "1"), "x", session=held)
+    await held.commit()
+    await held.close()
+
+    await stage.gone(first.id)
+    assert (await stage.rindle.asset(second.id)).state == "ready"
+
+
+async def test_a_rolled_back_transaction_starts_nothing(stage: Stage) -> None:
+    await stage.member()
+    old, new = await stage.ready(actor="a"), await stage.ready(actor="a")
+    await stage.rindle.attach(old.id, ("user", "1"), "avatar")
+    before = len(await stage.outbox())
+
+    async with _sessions(stage) as session:
+        await stage.rindle.attach(new.id, ("user", "1"), "avatar", session=session)
+        await session.rollback()
+
+    assert len(await stage.outbox()) == before
+    kept = await stage.rindle.attachment_for(("user", "1"), "avatar")
+    assert kept is not None and kept.asset_id == old.id
+
+
+async def test_a_released_savepoint_inside_a_rolled_back_transaction_starts_nothing(stage: Stage) -> None:
+    await stage.member()
+    old, new = await stage.ready(actor="a"), await stage.ready(actor="a")
+    await stage.rindle.attach(old.id, ("user", "1"), "avatar")
+    before = len(await stage.outbox())
+
+    async with _sessions(stage) as session:
+        async with session.begin_nested():
+            await stage.rindle.attach(new.id, ("user", "1"), "avatar", session=session)
+        await session.rollback()
+
+    assert len(await stage.outbox()) == before
+    assert (await stage.rindle.asset(old.id)).state == "ready"
+
+
+async def test_two_relays_at_once_send_each_row_once(stage: Stage) -> None:
+    uploads = [await stage.rindle.initiate_upload("avatar", filename="me.jpg") for _ in range(30)]
+    relays = [
+        Relay(app.database, app.temporal, app.settings) for app in (stage.application(), stage.application())
+    ]
+
+    async def drain(relay: Relay) -> int:
+        sent = 0
+        while count := await relay.dispatch_once():
+            sent += count
+        return sent
+
+    sent = await asyncio.gather(*(drain(relay) for relay in relays))
+
+    assert sum(sent) == len(uploads)
+    assert {row.state for row in await stage.outbox()} == {"dispatched"}
+
+
+async def test_rows_of_one_workflow_are_coalesced_but_never_deduplicated(lite_stage: Stage) -> None:
+    stage = lite_stage
+    session = await stage.sent()
+    await stage.rindle.verify_completion(session.id)
+    for _ in range(3):
+        await stage.rindle.resume(str(session.asset_id))
+
+    claimed = await stage.rindle.database.write(rows.claim)
+
+    assert len(claimed) == 5  # start, verified, three times verified again
+    (call,) = coalesce(claimed)
+    assert (call.signals, len(call.row_ids)) == (["verified"], 5)
+
+
+async def test_a_row_the_server_refuses_is_parked_and_the_others_go_on(lite_stage: Stage) -> None:
+    stage = lite_stage
+    bad = await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    await stage.rindle.database.write(
+        lambda s: s.execute(
+            update(MediaOutbox)
+            .where(MediaOutbox.workflow_id == stage.upload_workflow(bad.id))
+            .values(workflow_id="x" * 255, workflow_type="")
+        )
+    )
+    relay = Relay(stage.rindle.database, stage.rindle.temporal, stage.rindle.settings)
+
+    await relay.dispatch_once()
+
+    states = {row.workflow_type: (row.state, row.last_error) for row in await stage.outbox()}
+    assert states[""] == ("parked", "INVALID_ARGUMENT")
+    assert states["rindle.UploadWorkflow"] == ("dispatched", None)
+    backlog = await stage.read(rows.backlog)
+    assert (backlog.pending, backlog.parked) == (0, 1)
+
+
+async def test_runs_start_without_search_attributes_where_the_namespace_has_none(lite_stage: Stage) -> None:
+    """A namespace of its own, whose attributes nobody registered: starts are retried without them."""
+    from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+
+    client = await lite_stage.client()
+    name = f"bare-{lite_stage.prefix}"
+    request = RegisterNamespaceRequest(namespace=name)
+    request.workflow_execution_retention_period.FromSeconds(86_400)
+    await client.workflow_service.register_namespace(request)
+    bare = lite_stage.application(TEMPORAL_NAMESPACE=name)
+    relay = Relay(bare.database, bare.temporal, bare.settings)
+    session = await bare.initiate_upload("avatar", filename="me.jpg")
+
+    async def sent() -> bool:
+        from rindle.errors import TemporalUnavailable
+
+        try:
+            await relay.dispatch_once()  # the namespace cache of the server takes a moment
+        except TemporalUnavailable:
+            return False
+        return [row.state for row in await lite_stage.outbox()] == ["dispatched"]
+
+    await until(sent, what="the start without attributes")
+    described = await (await bare.temporal.client()).get_workflow_handle(
+        lite_stage.upload_workflow(session.id)
+    ).describe()
+    assert len(described.typed_search_attributes) == 0
+
+
+async def test_plain_functions_write_the_same_rows_in_a_sync_session(stage: Stage) -> None:
+    """The sync forms are what Django, Flask and scripts use."""
+    await stage.member()
+    asset = await stage.ready(actor="alice")
+
+    def attach_twice(session: object) -> int:
+        from sqlalchemy.orm import Session
+
+        assert isinstance(session, Session)
+        first = attachments.attach(session, asset.id, ("user", "1"), "avatar", uploaded_by="alice")
+        again = attachments.attach(session, asset.id, ("user", "1"), "avatar", uploaded_by="alice")
+        assert first.id == again.id
+        return len(session.scalars(select(MediaOutbox).where(MediaOutbox.workflow_type.like("%Purge%"))).all())
+
+    assert await stage.rindle.database.write(attach_twice) == 0
