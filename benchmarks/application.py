@@ -1,4 +1,4 @@
-"""The application the benchmarks run, in the driver, in workers (``--app benchmarks.application:rindle``) and on the web.
+"""The application that is measured: in the driver, in workers (``--app benchmarks.application:rindle``), on the web.
 
 Where its data lies comes from the environment: ``BENCH_DATABASE_URL``, ``BENCH_HOME`` and ``BENCH_BASE_URL``.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -24,7 +24,7 @@ class Photo(Profile):
 
     name = "photo"
     storage = "local"
-    variants = {name: {"mode": "fit", "width": side, "height": side} for name, side in SIDES.items()}
+    variants: ClassVar = {name: {"mode": "fit", "width": side, "height": side} for name, side in SIDES.items()}
     allow_mime = ("image/jpeg",)
 
 
@@ -33,7 +33,7 @@ class Poster(Profile):
 
     name = "poster"
     storage = "local"
-    variants = {"poster": {"mode": "fit", "width": 8000, "height": 8000, "format": "avif", "upscale": True}}
+    variants: ClassVar = {"poster": {"mode": "fit", "width": 8000, "height": 8000, "format": "avif", "upscale": True}}
 
 
 def make(*, database_url: str, home: Path, base_url: str, temporal: TemporalConnection | None = None) -> Rindle:

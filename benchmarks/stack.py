@@ -1,8 +1,7 @@
 """The whole system on this machine: Postgres, a Temporal dev server, worker processes, and this process as the driver.
 
-The servers are those of the test suite. Postgres runs with its own durable defaults here: a benchmark that does not
-wait
-for the disk would flatter both sides.
+The servers are those of the test suite. Postgres keeps its durable defaults here: a benchmark that does not wait for
+the disk would flatter both sides.
 """
 
 from __future__ import annotations
@@ -24,12 +23,14 @@ from unittest.mock import patch
 
 import psutil
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 from temporalio.client import Client
 
 from benchmarks import application
 from rindle import Rindle, TemporalConnection
-from rindle.db.models import Base, MediaAsset, MediaUploadSession
+from rindle.db import migrate
+from rindle.db.models import MediaAsset, MediaUploadSession
 from tests.servers import STARTUP_SECONDS, ending, free_port, postgres
 from tests.servers.temporal import running_temporal
 
@@ -169,8 +170,8 @@ async def running_stack(*, relay: bool = True) -> AsyncIterator[Stack]:
                 database_url=url, home=home, base_url=base_url, temporal=TemporalConnection(client=temporal.client)
             )
             stack.push_async_callback(rindle.database.engine.dispose)
-            async with rindle.database.engine.begin() as connection:
-                await connection.run_sync(Base.metadata.create_all)
+            assert isinstance(rindle.database.engine, AsyncEngine)
+            await migrate.async_upgrade(rindle.database.engine)
             stack.push_async_callback(rindle.close)
             if relay:
                 await stack.enter_async_context(rindle)

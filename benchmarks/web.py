@@ -1,4 +1,4 @@
-"""The application's web server for the benchmark of memory: the local store's own route, and one that takes bodies in."""
+"""The web server of the memory benchmark: the local store's own route, and one that takes a body in."""
 
 from __future__ import annotations
 

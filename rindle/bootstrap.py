@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 
 from temporalio.client import Client
-from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from rindle import workflows
@@ -62,6 +62,7 @@ class FleetMember:
         rindle: the application.
         queues: task queues to poll; all of them when left out.
         grace_seconds: time that running work gets to finish when the member stops.
+        interceptors: further worker interceptors, innermost last.
         cached_workflows: runs kept in memory between their tasks; with 0 every task is replayed from its history.
     """
 
@@ -72,6 +73,7 @@ class FleetMember:
         queues: Sequence[str] | None = None,
         grace_seconds: float = GRACE_SECONDS,
         cached_workflows: int = 1_000,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         self.rindle = rindle
         self.settings = rindle.settings
@@ -84,6 +86,7 @@ class FleetMember:
             )
         self.queues = [queue for queue in known if queues is None or queue in queues]
         self._grace = timedelta(seconds=grace_seconds)
+        self._interceptors = tuple(interceptors)
         self._cached_workflows = cached_workflows
         self.relay = Relay(rindle.database, rindle.temporal, self.settings, eager=self.settings.queue() in self.queues)
         #: Whether all pollers are up.
@@ -163,7 +166,7 @@ class FleetMember:
                         workflows=workflows.ALL,
                         activities=[*uploads.all(), *variants.all(), *purge.all()],
                         workflow_runner=workflow_runner(),
-                        interceptors=[FailureInterceptor(), tuning],
+                        interceptors=[FailureInterceptor(), tuning, *self._interceptors],
                         max_cached_workflows=self._cached_workflows,
                         max_concurrent_workflow_tasks=50,
                         max_concurrent_activities=100,
@@ -179,7 +182,7 @@ class FleetMember:
                         client,
                         task_queue=queue,
                         activities=variants.renders(),
-                        interceptors=[FailureInterceptor()],
+                        interceptors=[FailureInterceptor(), *self._interceptors],
                         # Fixed: children are not visible to a tuner before they have eaten the machine.
                         max_concurrent_activities=2 * self.settings.render_children,
                         activity_task_poller_behavior=PollerBehaviorAutoscaling(),

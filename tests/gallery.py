@@ -20,6 +20,7 @@ from rindle import MediaAsset, MediaUploadSession, MediaVariant, Profile, Rindle
 from rindle.db import variants as variant_rows
 from rindle.db.models import Base
 from rindle.db.transitions import lock_asset, move_asset, move_variant, tombstone
+from rindle.db.uploads import find_by_asset
 from rindle.protocols import Storage
 from rindle.states import AssetState, VariantState
 from rindle.storage.local import LocalStorage
@@ -48,12 +49,19 @@ class Gallery:
         self.rindle = rindle
 
     async def uploaded(
-        self, profile: type[Profile], *, filename: str = "photo.png", data: bytes | None = None, actor: str | None = None
+        self,
+        profile: type[Profile],
+        *,
+        filename: str = "photo.png",
+        data: bytes | None = None,
+        actor: str | None = None,
     ) -> MediaAsset:
         """Take in a file; its asset is ``analyzing``."""
         return await self.rindle.upload(profile, io.BytesIO(data or png()), filename=filename, actor=actor)
 
-    async def available(self, profile: type[Profile], *, facts: dict[str, Any] | None = None, **kwargs: Any) -> MediaAsset:
+    async def available(
+        self, profile: type[Profile], *, facts: dict[str, Any] | None = None, **kwargs: Any
+    ) -> MediaAsset:
         """Take in a file and judge it well; its variants are queued."""
         asset = await self.uploaded(profile, **kwargs)
         told = {"kind": "image", "width": 800, "height": 600, **(facts or {})}
@@ -87,10 +95,10 @@ class Gallery:
             return await self.rindle.asset(str(session.asset_id))
         if state is AssetState.VALIDATING:
             asset = await self.in_state(profile, AssetState.STAGED)
-            return await self._moved(asset.id, state)
+            return await self.moved(asset.id, state)
         if state in (AssetState.ANALYZING, AssetState.PROMOTING):
             asset = await self.uploaded(profile)
-            return asset if state is AssetState.ANALYZING else await self._moved(asset.id, state)
+            return asset if state is AssetState.ANALYZING else await self.moved(asset.id, state)
         if state is AssetState.AVAILABLE:
             return await self.available(profile)
         if state is AssetState.DEGRADED:
@@ -99,9 +107,10 @@ class Gallery:
         if state is AssetState.DELETED:
             await self.rindle.database.write(lambda session: tombstone(session, _locked(session, asset.id)))
             return await self.rindle.asset(asset.id)
-        return asset if state is AssetState.READY else await self._moved(asset.id, state)
+        return asset if state is AssetState.READY else await self.moved(asset.id, state)
 
-    async def _moved(self, asset_id: str, state: AssetState) -> MediaAsset:
+    async def moved(self, asset_id: str, state: AssetState) -> MediaAsset:
+        """Move an asset and return it as it is then."""
         await self.rindle.database.write(lambda session: move_asset(session, _locked(session, asset_id), state))
         return await self.rindle.asset(asset_id)
 
@@ -124,8 +133,6 @@ class Gallery:
 
     async def session_of(self, asset: MediaAsset) -> MediaUploadSession:
         """Return the upload that brought an asset in."""
-        from rindle.db.uploads import find_by_asset
-
         found = await self.rindle.database.read(find_by_asset, asset.id)
         assert found is not None
         return found.session

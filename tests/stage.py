@@ -149,6 +149,7 @@ class Stage:
 
     async def close(self) -> None:
         """End every worker and close the application."""
+        self.tell("processor", "")
         for worker in self._workers:
             await worker.kill()
         for stop, task in self._members:
@@ -190,9 +191,9 @@ class Stage:
             await worker.ready()
         return worker
 
-    async def member(self, rindle: Rindle | None = None) -> FleetMember:
+    async def member(self, rindle: Rindle | None = None, **options: Any) -> FleetMember:
         """Run a fleet member inside the test's process: quicker, for tests that kill nothing."""
-        member = FleetMember(rindle or self.rindle, grace_seconds=5)
+        member = FleetMember(rindle or self.rindle, grace_seconds=5, **options)
         stop = asyncio.Event()
         task = asyncio.create_task(member.run(stop))
         self._members.append((stop, task))
@@ -312,12 +313,17 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    home: Path, database_url: str, target: str, environment: dict[str, str] | None = None
+    home: Path,
+    database_url: str,
+    target: str,
+    environment: dict[str, str] | None = None,
+    *,
+    store: Storage | None = None,
 ) -> AsyncIterator[Stage]:
     """Open a stage and close it whatever happens."""
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     stage = Stage(home, database_url, target, environment or {})
-    await stage.open()
+    await stage.open(store=store)
     try:
         yield stage
     finally:

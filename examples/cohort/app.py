@@ -15,7 +15,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from examples.cohort import views
-from examples.cohort.media import AVATAR, MEDIA_URL, MemberAvatar, engine, rindle, settings
+from examples.cohort.media import AVATAR, MEDIA_URL, MemberAvatar, engine, rindle, secrets
 from examples.cohort.models import prepare
 from examples.cohort.security import OwnUploads, actor_of, cookie_secret, form_is_ours
 from rindle.http import create_router
@@ -70,9 +70,7 @@ class SafeHeaders:
 
 app = FastAPI(title="Cohort", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 app.add_middleware(SafeHeaders)
-app.add_middleware(
-    SessionMiddleware, secret_key=cookie_secret(settings.secrets), session_cookie="cohort", same_site="lax"
-)
+app.add_middleware(SessionMiddleware, secret_key=cookie_secret(secrets), session_cookie="cohort", same_site="lax")
 app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
 app.include_router(
     create_router(

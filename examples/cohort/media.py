@@ -11,13 +11,15 @@ Read from the environment:
     Address under which browsers reach local files (``/media/local`` on the site itself by default), or the endpoint
     under which they reach the bucket, when that is not the one the servers use.
 ``RINDLE_SECRETS``
-    Signs local URLs and the session cookie. ``rindle dev`` makes one.
+    Signs local URLs and the session cookie; the secret that ``rindle dev`` left in ``RINDLE_HOME`` by default, so that
+    every command run beside it works without further ado.
 """
 
 from __future__ import annotations
 
 import os
 
+from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from examples.cohort.models import Member
@@ -54,7 +56,14 @@ def _database_url(settings: Settings) -> str:
     if given:
         return given
     settings.home.mkdir(parents=True, exist_ok=True)
-    return f"sqlite+aiosqlite:///{settings.home.resolve() / 'cohort.db'}"
+    return f"sqlite+aiosqlite:///{settings.home.resolve() / 'rindle.db'}"
+
+
+def _secrets(settings: Settings) -> tuple[SecretStr, ...]:
+    left = settings.home / "secret"
+    if settings.secrets or not left.is_file():
+        return settings.secrets
+    return (SecretStr(left.read_text().strip()),)
 
 
 def _storage(settings: Settings) -> Storage:
@@ -62,13 +71,20 @@ def _storage(settings: Settings) -> Storage:
         from rindle.storage.s3 import S3Storage  # here, because boto3 is heavy and most runs do without it
 
         return S3Storage(bucket, public_endpoint=MEDIA_URL)
-    return LocalStorage(settings.home / "media", base_url=MEDIA_URL or "/media/local", secrets=settings.secrets)
+    return LocalStorage(settings.home / "media", base_url=MEDIA_URL or "/media/local", secrets=secrets)
 
 
 MEDIA_URL = os.environ.get("COHORT_MEDIA_URL") or None
 settings = Settings()
+secrets = _secrets(settings)
 engine = create_async_engine(_database_url(settings))
-rindle = Rindle(engine=engine, profiles=[MemberAvatar], storages={"media": _storage(settings)}, settings=settings)
+rindle = Rindle(
+    engine=engine,
+    profiles=[MemberAvatar],
+    storages={"media": _storage(settings)},
+    secrets=secrets,
+    settings=settings,
+)
 # Members keep their photos when the class is renamed.
 rindle.register_owner_type("member", Member)
 

@@ -237,8 +237,8 @@ class VariantActivities:
         allowed = 2 if isinstance(error, _ONE_RETRY) else self._services.settings.variant_attempts
         final = not error.retryable or failures >= allowed
         code, reason = describe(error)
-        await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=final)
-        return None if final else RenderFailed(error.message, detail={"variant": claim.name, "code": code})
+        ours = await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=final)
+        return None if final or not ours else RenderFailed(error.message, detail={"variant": claim.name, "code": code})
 
     async def _fail_all(self, claims: Sequence[Claim], error: RindleError) -> None:
         code, reason = describe(error)

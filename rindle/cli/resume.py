@@ -13,6 +13,6 @@ from rindle.cli.terminal import say_report
 @application_option
 @format_option
 def resume(asset: str, application: str | None, output: str) -> None:
-    """Start or wake the run of ASSET's upload: judgement, lost builds and clean-up go on. Harmless when nothing is due."""
+    """Start or wake the run of ASSET's upload: judgement, lost builds, clean-up. Harmless when nothing is due."""
     run(application, lambda rindle: rindle.resume(asset))
     say_report(f"Resume of {asset}", {"asset_id": asset, "resumed": 1}, output)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import click
-from rindle.cli.application import load_application
 from temporalio.runtime import LoggingConfig, LoggingFormat, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from rindle.bootstrap import GRACE_SECONDS, FleetMember
+from rindle.cli.application import load_application
 from rindle.errors import RindleError
 from rindle.process import leave
 from rindle.security import RedactingFilter

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from rindle.app import Rindle
 from rindle.db import uploads as rows
@@ -305,37 +306,37 @@ class _Uploads:
         is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() in _FORM_TYPES
         limit = self._max_inline_bytes + (_FORM_OVERHEAD_BYTES if is_form else 0)
         body = limited(request, limit)
-        await self._guard.check_forgery(body)
-        if is_form:
-            return await self._inline_form(body)
-        if profile is None or filename is None:
-            raise InvalidArgument(
-                "a raw body needs profile and filename in the query; a form needs the fields profile and file",
-                detail={"option": "profile" if profile is None else "filename"},
-            )
-        return await self._take_in(body, profile, filename, body.stream(), None)
+        try:
+            await self._guard.check_forgery(body)
+            if is_form:
+                return await self._inline_form(body)
+            if profile is None or filename is None:
+                raise InvalidArgument(
+                    "a raw body needs profile and filename in the query; a form needs the fields profile and file",
+                    detail={"option": "profile" if profile is None else "filename"},
+                )
+            return await self._take_in(body, profile, filename, body.stream(), None)
+        finally:
+            await body.close()  # the form's spooled file, whoever parsed it
 
     async def _inline_form(self, request: Request) -> AssetAnswer | Response:
         try:
             form = await request.form(max_files=1, max_fields=_MAX_FORM_FIELDS, max_part_size=_FORM_OVERHEAD_BYTES)
         except HTTPException as error:  # what Starlette makes of a malformed form
             raise InvalidArgument(f"the form cannot be read: {error.detail}", detail={"option": "body"}) from error
-        try:
-            profile, file, target = form.get("profile"), form.get("file"), form.get("next")
-            if not isinstance(profile, str):
-                raise InvalidArgument("the form lacks the field profile", detail={"option": "profile"})
-            if not isinstance(file, UploadFile) or not file.filename:
-                raise InvalidArgument("the form lacks a file; choose one", detail={"option": "file"})
-            if file.size is not None and file.size > self._max_inline_bytes:
-                raise UploadRejected(
-                    f"the file is larger than the {self._max_inline_bytes} bytes that may be sent this way",
-                    code="max_bytes_exceeded",
-                    detail={"limit": self._max_inline_bytes},
-                )
-            name = file.filename[-MAX_FILENAME_CHARS:]
-            return await self._take_in(request, profile, name, file, _local_target(target))
-        finally:
-            await form.close()
+        profile, file, target = form.get("profile"), form.get("file"), form.get("next")
+        if not isinstance(profile, str):
+            raise InvalidArgument("the form lacks the field profile", detail={"option": "profile"})
+        if not isinstance(file, UploadFile) or not file.filename:
+            raise InvalidArgument("the form lacks a file; choose one", detail={"option": "file"})
+        if file.size is not None and file.size > self._max_inline_bytes:
+            raise UploadRejected(
+                f"the file is larger than the {self._max_inline_bytes} bytes that may be sent this way",
+                code="max_bytes_exceeded",
+                detail={"limit": self._max_inline_bytes},
+            )
+        name = file.filename[-MAX_FILENAME_CHARS:]
+        return await self._take_in(request, profile, name, file, _local_target(target))
 
     async def _take_in(
         self, request: Request, profile_name: str, filename: str, source: Any, target: str | None

@@ -71,6 +71,10 @@ POLLER_SECONDS = 65.0
 RETENTION = timedelta(days=1)
 
 _DATABASE_FIX = "start the database, check the URL of the engine you give to Rindle"
+_MOUNT = (
+    "pass LocalStorage(base_url=..., secrets=[...]) and mount rindle.http.local.local_router there; 403 means that the "
+    "processes do not share their secrets"
+)
 _TEMPORAL_FIX = "start the server (rindle dev, docker compose) or check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE"
 
 
@@ -263,10 +267,8 @@ def _plan(services: Services, profiles: Sequence[type[Profile]], *, live: bool, 
     ]
     if any(isinstance(spec, ImageVariant) for profile in profiles for spec in profile.variants.values()):
         planned.append(_Planned("libvips.features", "media", _libvips_features, patience=4))
-    local = [name for name, storage in services.storages.items() if "local" in capabilities_of(storage)]
-    if local:
-        look = _local_endpoint(local, live)
-        planned.append(_Planned("delivery.local_endpoint", "delivery", look, leaves_process=live))
+    if any("local" in capabilities_of(storage) for storage in services.storages.values()):
+        planned.append(_Planned("delivery.local_endpoint", "delivery", _local_endpoint))
     for name, storage in services.storages.items():
         reach, trip = _storage_reachable(storage), _storage_round_trip(storage)
         planned.append(_Planned(f"storage.{name}.reachable", "storage", reach, leaves_process=True, patience=2))
@@ -344,29 +346,17 @@ async def _delivery_support(subject: _Subject) -> _Finding:
     return _Finding("ok", "every profile can be delivered")
 
 
-def _local_endpoint(names: Sequence[str], live: bool) -> Callable[[_Subject], Awaitable[_Finding]]:
-    async def look(subject: _Subject) -> _Finding:
-        silent = [name for name in names if "signed_url" not in capabilities_of(subject.services.storages[name])]
-        if silent:
-            return _Finding(
-                "error",
-                f"{', '.join(silent)} has no base_url, so it can neither deliver nor take uploads",
-                "pass LocalStorage(base_url=..., secrets=[...]) and mount rindle.http.local.local_router there",
-            )
-        if not live:
-            return _Finding("ok", "address and secrets are set")
-        for name in names:
-            url = await subject.services.storages[name].url(_probe_key(), expires_in=60)
-            answer = await _status_of(subject, url)
-            if answer != 404:  # nothing is stored there, and only the endpoint itself can know that
-                return _Finding(
-                    "error",
-                    f"{name}: the endpoint answered {answer or 'nothing'} to a signed URL",
-                    "mount local_router at base_url; 403 means that the processes do not share their secrets",
-                )
-        return _Finding("ok", "address and secrets are set, the endpoint answers")
-
-    return look
+async def _local_endpoint(subject: _Subject) -> _Finding:
+    silent = [
+        name
+        for name, storage in subject.services.storages.items()
+        if "local" in capabilities_of(storage) and "signed_url" not in capabilities_of(storage)
+    ]
+    if silent:
+        return _Finding(
+            "error", f"{', '.join(silent)} has no base_url: it can neither deliver nor take uploads", _MOUNT
+        )
+    return _Finding("ok", "address and secrets are set; --live asks the address itself")
 
 
 # --- host ----------------------------------------------------------------------------------------------------------
@@ -718,12 +708,16 @@ def _storage_round_trip(storage: Storage) -> Callable[[_Subject], Awaitable[_Fin
             middle = await storage.read_range(key, 8, 16)
             if head.size != len(content) or middle != content[8:24]:
                 return _Finding("error", f"what came back is not what was stored ({step})", "see what rewrites objects")
-            if "signed_url" in offered and "local" not in offered:  # local URLs are delivery.local_endpoint's
-                step = "signed URL"
-                status = await _status_of(subject, await storage.url(key, expires_in=60))
-                if status != 200:
-                    answer = status or "with nothing"
-                    return _Finding("error", f"the signed URL was answered {answer}", "check clock and credentials")
+            if "signed_url" not in offered:
+                return _Finding("ok", "put, head and ranged get work; it does not sign URLs")
+            step = "signed URL"
+            url = await storage.url(key, expires_in=60)
+            if urlsplit(url).scheme not in ("http", "https"):
+                return _Finding("ok", "put, head and ranged get work; its URLs are relative to the application's")
+            status = await _status_of(subject, url)
+            if status != 200:
+                fix = _MOUNT if "local" in offered else "check the clock and the endpoint's address"
+                return _Finding("error", f"the signed URL was answered with {status or 'nothing'}", fix, {"step": step})
             return _Finding("ok", "put, head, ranged get and signed URL work")
         except RindleError as error:
             return _Finding("error", f"{step} failed ({error.code})", "check credentials and rights", {"step": step})

@@ -1,11 +1,11 @@
-"""Why is it stuck: the rows of one asset, the runs that work on it, their last error, and the command that repairs it."""
+"""Why is it stuck: rows of one asset, runs that work on it, their last error, and the command that repairs it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -36,6 +36,8 @@ from rindle.workflows import ids
 
 #: Seconds for everything that is asked of Temporal.
 TEMPORAL_SECONDS = 5.0
+#: Seconds a relay may take to send a row that is due.
+RELAY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,9 @@ async def explain(services: Services, temporal: TemporalConnection, subject_id: 
 
     Returns:
         ``asset``, ``upload_sessions``, ``variants``, ``attachments`` (a count), ``outbox`` (rows not sent yet),
-        ``workflows`` (status, start, pending activities with attempt and last failure; empty with ``temporal.reachable``
-        false), and ``diagnosis``: ``{summary, last_error, command}``, where ``command`` is ``None`` when nothing needs
-        repair. No keys, URLs, filenames or owners.
+        ``workflows`` (status, start, pending activities with attempt and last failure; empty when
+        ``temporal.reachable`` is false), and ``diagnosis``: ``{summary, last_error, command}``, where ``command`` is
+        ``None`` when nothing needs repair. No keys, URLs, filenames or owners.
 
     Raises:
         NotFound: neither an asset nor an upload session has that id.
@@ -95,9 +97,7 @@ def _look(session: Session, settings: Settings, subject_id: str) -> _Rows:
     if asset is None:
         upload = upload_rows.find_upload(session, subject_id)
         if upload is None:
-            raise NotFound(
-                "could not find an asset or upload session of that id: not found", detail={"entity": "asset"}
-            )
+            raise NotFound("could not find an asset or upload of that id: not found", detail={"entity": "asset"})
         asset = upload.asset
     of_asset = MediaUploadSession.asset_id == asset.id
     sessions = session.scalars(select(MediaUploadSession).where(of_asset).order_by(MediaUploadSession.id)).all()
@@ -177,7 +177,6 @@ def _moment(stamp: Timestamp) -> str | None:
 
 def _diagnose(rows: _Rows, workflows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
     """Say in one sentence where it stands, and name the one command that helps."""
-    asset = rows.asset
     running = [one for one in workflows or () if one["status"] == "running"]
     busy = [activity for one in running for activity in one["pending_activities"]]
     failing = [activity for activity in busy if activity["last_failure"]]
@@ -188,13 +187,13 @@ def _diagnose(rows: _Rows, workflows: Sequence[Mapping[str, Any]] | None) -> dic
 
     if any(one.state == OutboxState.PARKED for one in rows.outbox):
         return answer("Temporal refused the request to work on it as invalid", "rindle outbox drain")
-    if rows.outbox:
+    overdue = utc_now() - timedelta(seconds=RELAY_SECONDS)
+    if any(one.attempts or one.available_at < overdue for one in rows.outbox):
         return answer("Temporal has not been told yet: no relay has sent the outbox row", "rindle outbox drain")
     if failing:
         worst = max(failing, key=lambda one: one["attempt"])
         return answer(
-            f"{worst['type']} is being tried again (attempt {worst['attempt']}); it goes on by itself when the cause is "
-            "gone"
+            f"{worst['type']} failed and is tried again (attempt {worst['attempt']}); it goes on when the cause is gone"
         )
     if workflows is None:
         return answer("Temporal does not answer, so nobody can say whether a run is working on it", "rindle doctor")

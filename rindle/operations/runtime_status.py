@@ -264,7 +264,7 @@ def _counts(
         if asset_id is not MediaAsset.id:
             statement = statement.join(MediaAsset, MediaAsset.id == asset_id)
         statement = statement.where(MediaAsset.profile == filters.profile)
-    found = dict(sorted(session.execute(statement).tuples()))
+    found = dict(sorted((state, count) for state, count in session.execute(statement)))
     return {**found, "total": sum(found.values())}
 
 
@@ -293,7 +293,7 @@ def _promotions(session: Session, settings: Settings, filters: _Filters, now: da
             .where(*where)
             .order_by(MediaAsset.updated_at, MediaAsset.id)
             .limit(MAX_DESCRIBED if suspected else filters.limit)
-        ).tuples()
+        )
         finding = _Finding(name, count, oldest, [])
         for asset, session_id in rows:
             finding.samples.append(_asset_sample(asset))
@@ -367,7 +367,7 @@ def _variants(session: Session, settings: Settings, filters: _Filters, now: date
             .where(*where)
             .order_by(MediaVariant.updated_at, MediaVariant.id)
             .limit(MAX_DESCRIBED if suspected else filters.limit)
-        ).tuples()
+        )
         finding = _Finding(name, count, oldest, [])
         for variant, kind, profile in rows:
             finding.samples.append(_variant_sample(variant, profile))

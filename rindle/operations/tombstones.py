@@ -89,7 +89,7 @@ async def retry_purges(services: Services, *, dry_run: bool = True) -> RetryRepo
             statement = select(MediaAsset.id, MediaAsset.profile).where(MediaAsset.state == AssetState.DELETED)
             if after:
                 statement = statement.where(MediaAsset.id > after)
-            rows = session.execute(statement.order_by(MediaAsset.id).limit(PAGE)).tuples().all()
+            rows = session.execute(statement.order_by(MediaAsset.id).limit(PAGE)).all()
             if not dry_run:
                 for asset_id, profile in rows:
                     outbox.start_purge(session, services.settings, asset_id, profile)

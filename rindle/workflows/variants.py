@@ -31,6 +31,7 @@ class VariantWorkflow:
         #: Activity and names of each request, in the order they came: the last word wins.
         self._requests: list[tuple[str, tuple[str, ...] | None]] = []
         self._cancel_noticed = False
+        self._stopped = False
         self._stage = "starting"
         self._builds = 0
         self._last_error: str | None = None
@@ -103,6 +104,7 @@ class VariantWorkflow:
     async def _build(self) -> GroupStanding:
         """Run one build of the queued rows, and watch for reasons to stop it."""
         self._stage = "building"
+        self._stopped = False
         self._builds += 1
         workflow.set_current_details(f"**building** {self._order.group}, round {self._builds}")
         building = start_step(
@@ -129,6 +131,7 @@ class VariantWorkflow:
         await self._apply_requests()
         standing = await self._step(messages.READ_GROUP, None, "look at the rows again")
         if not building.done() and standing.processing == 0:
+            self._stopped = True
             building.cancel()  # the policy waits until the children are really gone
         if standing.queued:
             self._again = True  # rows queued during a build need a round of their own
@@ -137,7 +140,9 @@ class VariantWorkflow:
         try:
             return await uninterrupted(building, self._on_cancel_request)
         except ActivityError as error:
-            if is_cancelled_exception(error):
+            # A build that was told to stop is not tried again, however it ends: its last failure says nothing about
+            # the rows, which by then belong to somebody else.
+            if self._stopped or is_cancelled_exception(error):
                 return await self._step(messages.READ_GROUP, None, "look at the rows again")
             failure = failure_of(error)
             self._last_error = failure.code

@@ -13,9 +13,7 @@ from tests.stage import Stage, staged
 
 
 @pytest.fixture
-async def away_stage(
-    tmp_path: Path, database_url: str, stoppable_temporal: StoppableTemporal
-) -> AsyncIterator[Stage]:
+async def away_stage(tmp_path: Path, database_url: str, stoppable_temporal: StoppableTemporal) -> AsyncIterator[Stage]:
     """A stage with a Temporal server of its own that the test may stop."""
     async with staged(tmp_path, database_url, stoppable_temporal.target) as ready:
         yield ready

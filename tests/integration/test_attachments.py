@@ -266,9 +266,11 @@ async def test_a_purge_waits_for_an_attach_that_is_open_and_then_leaves_the_asse
 
         async def waiting() -> bool:
             blocked = await stage.read(
-                lambda s: s.connection()
-                .exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-                .scalar()
+                lambda s: (
+                    s.connection()
+                    .exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+                    .scalar()
+                )
             )
             return bool(blocked)
 

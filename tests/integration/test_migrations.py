@@ -45,11 +45,16 @@ def layout(connection: Connection) -> dict[str, Any]:
     return {
         table: {
             "columns": [
-                (one["name"], str(one["type"]), one["nullable"], one.get("default")) for one in inspector.get_columns(table)
+                (one["name"], str(one["type"]), one["nullable"], one.get("default"))
+                for one in inspector.get_columns(table)
             ],
             "primary": inspector.get_pk_constraint(table),
             "foreign": named(
-                inspector.get_foreign_keys(table), "constrained_columns", "referred_table", "referred_columns", "options"
+                inspector.get_foreign_keys(table),
+                "constrained_columns",
+                "referred_table",
+                "referred_columns",
+                "options",
             ),
             "unique": named(inspector.get_unique_constraints(table), "column_names"),
             "checks": named(inspector.get_check_constraints(table), "sqltext"),
@@ -100,7 +105,9 @@ async def test_downgrade_drops_our_tables_and_no_others(engine: AsyncEngine) -> 
     await run(engine, migrate.downgrade)
 
     assert await run(engine, tables) - {migrate.VERSION_TABLE} == {"users", "alembic_version"}
-    theirs = await run(engine, lambda connection: connection.execute(text("SELECT * FROM alembic_version")).scalars().all())
+    theirs = await run(
+        engine, lambda connection: connection.execute(text("SELECT * FROM alembic_version")).scalars().all()
+    )
     assert theirs == ["theirs"]
     await migrate.async_upgrade(engine)
     assert await run(engine, migrate.missing_parts) == []

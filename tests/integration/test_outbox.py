@@ -41,9 +41,11 @@ async def test_postgres_notify_wakes_relays_of_other_processes(stage: Stage) -> 
 
         async def listening() -> bool:
             found = await stage.read(
-                lambda s: s.connection()
-                .exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN rindle_outbox'")
-                .scalar()
+                lambda s: (
+                    s.connection()
+                    .exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN rindle_outbox'")
+                    .scalar()
+                )
             )
             return bool(found)
 
@@ -122,9 +124,7 @@ async def test_a_released_savepoint_inside_a_rolled_back_transaction_starts_noth
 
 async def test_two_relays_at_once_send_each_row_once(stage: Stage) -> None:
     uploads = [await stage.rindle.initiate_upload("avatar", filename="me.jpg") for _ in range(30)]
-    relays = [
-        Relay(app.database, app.temporal, app.settings) for app in (stage.application(), stage.application())
-    ]
+    relays = [Relay(app.database, app.temporal, app.settings) for app in (stage.application(), stage.application())]
 
     async def drain(relay: Relay) -> int:
         sent = 0
@@ -197,9 +197,9 @@ async def test_runs_start_without_search_attributes_where_the_namespace_has_none
         return [row.state for row in await lite_stage.outbox()] == ["dispatched"]
 
     await until(sent, what="the start without attributes")
-    described = await (await bare.temporal.client()).get_workflow_handle(
-        lite_stage.upload_workflow(session.id)
-    ).describe()
+    described = (
+        await (await bare.temporal.client()).get_workflow_handle(lite_stage.upload_workflow(session.id)).describe()
+    )
     assert len(described.typed_search_attributes) == 0
 
 

@@ -56,7 +56,15 @@ def test_type_and_name_follow_what_was_asked_for(disposition: str | None, filena
 
 @pytest.mark.parametrize(
     "content_type",
-    ["image/svg+xml", "text/html", "text/xml", "application/xhtml+xml", "image/heic", "application/zip", "TEXT/HTML; x=y"],
+    [
+        "image/svg+xml",
+        "text/html",
+        "text/xml",
+        "application/xhtml+xml",
+        "image/heic",
+        "application/zip",
+        "TEXT/HTML; x=y",
+    ],
 )
 @pytest.mark.parametrize("disposition", [None, "inline", "attachment"])
 def test_what_is_not_safe_to_show_is_always_an_attachment(content_type: str, disposition: str | None):

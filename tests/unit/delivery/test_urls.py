@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,7 @@ async def test_a_private_url_is_signed_with_our_type_and_the_setting_s_life(
 
     assert (grant.key, grant.mime, grant.disposition) == (asset.storage_key, "image/png", None)
     assert abs(grant.expires_at - time.time() - 900) < 60
-    assert events == [
-        {"name": "rindle.delivery.signed", "profile": "private", "adapter": "local", "mode": "private"}
-    ]
+    assert events == [{"name": "rindle.delivery.signed", "profile": "private", "adapter": "local", "mode": "private"}]
 
 
 async def test_a_public_url_is_plain_and_does_not_expire(gallery: Gallery, public: type[Profile], events: list[Any]):
@@ -367,7 +366,8 @@ class Limited(MemoryStorage):
         return self.answer  # type: ignore[no-any-return]
 
 
-async def on(store: Storage, tmp_path: Path, *, mime: str = "image/png") -> AsyncIterator[Gallery]:
+@asynccontextmanager
+async def on(store: Storage, tmp_path: Path) -> AsyncIterator[Gallery]:
     def make_profiles(_: Storage) -> list[type[Profile]]:
         class Plain(Profile):
             name = "plain"
@@ -382,7 +382,7 @@ async def on(store: Storage, tmp_path: Path, *, mime: str = "image/png") -> Asyn
 
 async def test_a_store_that_cannot_sign_gets_no_unsigned_url_instead(tmp_path: Path):
     store = Limited("signed_url")
-    async for gallery in on(store, tmp_path):
+    async with on(store, tmp_path) as gallery:
         with pytest.raises(CapabilityUnsupported) as error:
             await gallery.rindle.url("plain", "plain/a/b.png")
 
@@ -392,7 +392,7 @@ async def test_a_store_that_cannot_sign_gets_no_unsigned_url_instead(tmp_path: P
 
 async def test_a_store_that_cannot_bind_headers_refuses_them_and_active_content(tmp_path: Path):
     store = Limited("response_headers")
-    async for gallery in on(store, tmp_path):
+    async with on(store, tmp_path) as gallery:
         assert await gallery.rindle.url("plain", "plain/a/b.png") == "https://store.test/x"
         assert "content_type" not in store.asked[0] and "content_disposition" not in store.asked[0]
         for refused in (
@@ -407,12 +407,16 @@ async def test_a_store_that_cannot_bind_headers_refuses_them_and_active_content(
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [(KeyError("https://signed?secret"), StorageAdapterException), (None, InvalidStorageResponse), ("", InvalidStorageResponse)],
+    [
+        (KeyError("https://signed?secret"), StorageAdapterException),
+        (None, InvalidStorageResponse),
+        ("", InvalidStorageResponse),
+    ],
 )
 async def test_a_foreign_adapter_that_breaks_its_contract_is_named_and_not_quoted(
     tmp_path: Path, answer: Any, expected: type[Exception]
 ):
-    async for gallery in on(Limited(answer=answer), tmp_path):
+    async with on(Limited(answer=answer), tmp_path) as gallery:
         with pytest.raises(expected) as error:
             await gallery.rindle.url("plain", "plain/a/b.png")
 

@@ -1,0 +1,85 @@
+"""``python -m benchmarks``: measure, show a table, keep the numbers in ``var/bench``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks import (
+    cancel,
+    histories,
+    imports,
+    latency,
+    machine,
+    memory,
+    reads,
+    rendering,
+    report,
+    scale,
+    throughput,
+)
+from benchmarks.report import Figure
+from rindle.process import leave
+from tests.servers import Unavailable
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: In the order in which they run: the ones that a busy machine disturbs most go first.
+BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
+    "rendering": rendering.measure,
+    "throughput": throughput.measure,
+    "latency": latency.measure,
+    "histories": histories.measure,
+    "reads": reads.measure,
+    "imports": imports.measure,
+    "cancel": cancel.measure,
+    "memory": memory.measure,
+    "scale": scale.measure,
+}
+#: Takes minutes and a gigabyte of disk: only when asked for.
+_ON_REQUEST = frozenset({"scale"})
+
+
+async def run(names: Sequence[str]) -> tuple[dict[str, list[Figure]], list[str]]:
+    """Run benchmarks one after the other; returns their figures and the names of those that could not run."""
+    results: dict[str, list[Figure]] = {}
+    failed = []
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            results[name] = await BENCHMARKS[name]()
+        except Unavailable as error:
+            print(f"  left out: {error}", file=sys.stderr)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    return results, failed
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice(list(BENCHMARKS)), help="Run these; repeatable.")
+@click.option("--million", is_flag=True, help="Also measure with a million assets on Postgres (minutes, 2 GB of disk).")
+@click.option("--write-docs", is_flag=True, help="Put the table into docs/performance.md.")
+def main(only: tuple[str, ...], million: bool, write_docs: bool) -> None:
+    """Measure the budgets of the design, each beside its peer in the same run."""
+    names = [name for name in BENCHMARKS if name in only or (not only and (million or name not in _ON_REQUEST))]
+    if million and "scale" not in names:
+        names.append("scale")
+    results, failed = asyncio.run(run(names))
+    described = machine.description()
+    report.show(results, described)
+    path = report.write_json(results, described, ROOT / "var" / "bench")
+    print(f"numbers: {path.relative_to(ROOT)}")
+    if write_docs:
+        report.write_docs(results, described, ROOT / "docs" / "performance.md")
+        print("table: docs/performance.md")
+    leave(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

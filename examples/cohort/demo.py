@@ -1,0 +1,589 @@
+"""``make demo``: a photo, three files that mean harm, and a worker killed at work, all through the public API.
+
+Starts everything embedded (Temporal, worker, site, SQLite, local files), behaves like a member's browser over real
+HTTP, checks what comes back, and writes ``var/demo/report.html``. Ends with status 0, or with 1 and the check that
+failed.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
+
+from examples.cohort import demo_files
+from rindle.cli.dev import Stack, start
+from rindle.cli.supervisor import Supervisor
+from rindle.db.models import MediaAsset, MediaEvent, MediaProcessingRun
+from rindle.errors import RindleError
+from rindle.process import leave
+
+DEMO = Path("var/demo").resolve()
+HOME = DEMO / "home"
+REPORT = DEMO / "report.html"
+APPLICATION = "examples.cohort.app:rindle"
+MEMBER = "alice"
+
+#: Longest side of the photo that is being worked on when the worker dies: as large as a good camera's.
+LARGE_SIDE = 6000
+#: Photos to send, if need be, until one is caught at work.
+KILL_ATTEMPTS = 5
+#: Seconds after which the demo gives up waiting for something.
+PATIENCE_SECONDS = 60.0
+#: Seconds between two looks at a state, and between those that must not miss a short one.
+LOOK_SECONDS, CLOSE_LOOK_SECONDS = 0.1, 0.005
+#: Seconds of silence after which Temporal counts the worker as lost; 30 in production, short here to be watched.
+HEARTBEAT_SECONDS = 3
+
+AT_REST = frozenset({"ready", "degraded", "quarantined"})
+#: Into a pipe or a CI log the tables get the room they need.
+console = Console(width=None if sys.stdout.isatty() else 130)
+
+
+class CheckFailed(Exception):
+    """Something is not as promised; the message says what."""
+
+
+@dataclass
+class Sent:
+    """One file the demo sent, and what became of it."""
+
+    name: str
+    body: bytes = field(repr=False)
+    what: str
+    asset_id: str = ""
+    state: str = ""
+    reason: str | None = None
+    end: str = ""
+    variants: list[dict[str, Any]] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    place: tuple[float, float] | None = None
+
+
+@dataclass
+class Killed:
+    """How the worker died and what that cost."""
+
+    pid: int
+    at: datetime
+    states: dict[str, str]
+    back_at: datetime
+    done_at: datetime
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Moment:
+    """One line of the report's timeline."""
+
+    at: datetime
+    text: str
+    tone: str = ""
+
+
+class Checks:
+    """What has been looked at and found right."""
+
+    def __init__(self) -> None:
+        self.passed: list[str] = []
+
+    def that(self, holds: object, claim: str) -> None:
+        """Note ``claim``.
+
+        Raises:
+            CheckFailed: it does not hold.
+        """
+        if not holds:
+            raise CheckFailed(claim)
+        self.passed.append(claim)
+        console.print(f"  [green]✓[/] {claim}")
+
+
+class Browser:
+    """A member at the site: the calls ``avatar.js`` makes, over real HTTP."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=30, headers={"Accept": "application/json"}, trust_env=False)
+        self._token = self._read_token("/")
+        self.post("/session", data={"actor": MEMBER, "form_token": self._token})
+        self._token = self._read_token(f"/members/{MEMBER}")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _read_token(self, path: str) -> str:
+        found = re.search(r'name="form_token" value="([^"]+)"', self.get(path).text)
+        if found is None:
+            raise CheckFailed("the site's pages carry a form token")
+        return found[1]
+
+    def get(self, address: str) -> httpx.Response:
+        """Fetch an address of the site or of a photo."""
+        return self._http.get(address)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        """Call the site.
+
+        Raises:
+            CheckFailed: it refused.
+        """
+        headers = {} if path == "/session" else {"X-Form-Token": self._token}
+        answer = self._http.post(path, headers=headers, **options)
+        if answer.is_error:
+            raise CheckFailed(f"POST {path} is accepted (it answered {answer.status_code}: {answer.text[:200]})")
+        return answer
+
+    def upload(self, sent: Sent) -> None:
+        """Get a ticket, put the bytes into the store with exactly its headers, and have them verified."""
+        body = {"profile": "avatar", "filename": sent.name, "size": len(sent.body), "content_type": "image/jpeg"}
+        ticket = self.post("/media/uploads", json=body).json()
+        grant = ticket["upload"]
+        put = self._http.request(grant["method"], grant["url"], headers=grant["headers"], content=sent.body)
+        if put.is_error:
+            raise CheckFailed(f"the store takes {sent.name} (it answered {put.status_code})")
+        sent.asset_id = self.post(f"/media/uploads/{ticket['session']['id']}/verify").json()["asset"]["id"]
+
+    def asset(self, asset_id: str) -> dict[str, Any]:
+        """Return an asset and its variants as the site's script sees them."""
+        asset: dict[str, Any] = self.get(f"/media/assets/{asset_id}").json()["asset"]
+        return asset
+
+    def settled(self, asset_id: str, seen: Callable[[dict[str, Any]], None] = lambda asset: None) -> dict[str, Any]:
+        """Wait until an asset has come to rest, showing each look to ``seen``.
+
+        Raises:
+            CheckFailed: it does not within a minute.
+        """
+        for _ in looks(LOOK_SECONDS):
+            asset = self.asset(asset_id)
+            seen(asset)
+            if asset["state"] in AT_REST:
+                return asset
+        raise CheckFailed(f"asset {asset_id} comes to rest within {PATIENCE_SECONDS:.0f} s")
+
+    def wear(self, asset_id: str) -> None:
+        """Make an asset the member's photo."""
+        self.post(f"/members/{MEMBER}/avatar", data={"asset_id": asset_id})
+
+
+def looks(pause_seconds: float) -> Iterator[None]:
+    """Yield now and after each pause, until patience is at its end."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(pause_seconds)
+
+
+@contextmanager
+def step(title: str) -> Iterator[Any]:
+    """Show what is being done, with a spinner while it lasts on a terminal."""
+    console.print(f"\n[bold]{title}[/]")
+    with console.status("…", spinner="dots") as status:
+        yield status
+
+
+# --- the story -----------------------------------------------------------------------------------------------------
+
+
+def tell(stack: Stack, supervisor: Supervisor) -> None:
+    """Run the story on a started stack and write the report.
+
+    Raises:
+        CheckFailed: something is not as promised.
+    """
+    checks = Checks()
+    browser = Browser(str(stack.web))
+    database = create_engine(stack.environment["DATABASE_URL"].replace("+aiosqlite", ""))
+    try:
+        photo, killed = kill_midway(browser, supervisor, database, checks)
+        inspect(browser, photo, checks)
+        hostile = [refuse(browser, sent, reason, checks) for sent, reason in hostile_files()]
+        second = replace(browser, database, photo, checks)
+        timeline = moments(database, photo, killed)
+        everything = [photo, *hostile, second]
+        print_tables(everything)
+        write_report(everything, killed, timeline, checks)
+    finally:
+        browser.close()
+        database.dispose()
+    console.print(f"\n[bold green]All {len(checks.passed)} checks passed.[/] Report: {REPORT}")
+
+
+def kill_midway(browser: Browser, supervisor: Supervisor, database: Any, checks: Checks) -> tuple[Sent, Killed]:
+    """Upload a photo, kill the worker while it builds the variants, and watch the work being finished all the same."""
+    with step("1. A photo, and the worker is killed while it works on it") as status:
+        for attempt in range(1, KILL_ATTEMPTS + 1):
+            status.update("making a photo of 24 megapixels with a place in its EXIF…")
+            photo = Sent(
+                "rocket.jpg", demo_files.photograph("rocket", LARGE_SIDE), "photo of 24 megapixels, with a place in it"
+            )
+            status.update("uploading…")
+            browser.upload(photo)
+            at_work = catch_at_work(browser, photo.asset_id)
+            if at_work is not None:
+                break
+            console.print(f"  the worker was too fast (try {attempt}); sending another one")
+        else:
+            raise CheckFailed(f"one of {KILL_ATTEMPTS} photos is caught while its variants are being built")
+        pid, at = supervisor.kill_part("worker", signal.SIGKILL), datetime.now(UTC)
+        states = {variant["name"]: variant["state"] for variant in browser.asset(photo.asset_id)["variants"]}
+        console.print(f"  [red]✗[/] worker process {pid} killed with SIGKILL; variants: {told(states)}")
+        checks.that("processing" in states.values(), "the worker died in the middle of building variants")
+        status.update("nobody is working; the supervisor starts a new worker…")
+        supervisor.wait_ready("worker")
+        back_at = datetime.now(UTC)
+        checks.that(supervisor.pid("worker") != pid, f"a new worker is there {seconds(at, back_at)} later")
+        status.update("Temporal notices the missing heartbeat and hands the work out again…")
+        asset = browser.settled(
+            photo.asset_id,
+            lambda asset: status.update(told({one["name"]: one["state"] for one in asset["variants"]})),
+        )
+        killed = Killed(pid, at, states, back_at, datetime.now(UTC), attempts_at(database, photo.asset_id))
+        photo.state, photo.end = asset["state"], "replaced, then purged"
+        checks.that(asset["state"] == "ready", f"the photo is ready {seconds(at, killed.done_at)} after the kill")
+        numbers = [run["attempt"] for run in killed.attempts]
+        checks.that(max(numbers, default=0) > 1, f"Temporal tried again: attempts {', '.join(map(str, numbers))}")
+        browser.wear(photo.asset_id)
+        page = browser.get(f"/members/{MEMBER}").text
+        checks.that("<picture>" in page and ">Ready<" in page, "the member's page shows <picture> and the badge Ready")
+    return photo, killed
+
+
+def catch_at_work(browser: Browser, asset_id: str) -> dict[str, Any] | None:
+    """Return the asset as soon as one of its variants is being built, or ``None`` when it was ready before that."""
+    for _ in looks(CLOSE_LOOK_SECONDS):
+        asset = browser.asset(asset_id)
+        if any(variant["state"] == "processing" for variant in asset["variants"]):
+            return asset
+        if asset["state"] in AT_REST:
+            return None
+    raise CheckFailed("the worker begins with the photo")
+
+
+def attempts_at(database: Any, asset_id: str) -> list[dict[str, Any]]:
+    """Return the audit rows of the attempts at an asset's variants, one per attempt."""
+    with Session(database) as session:
+        rows = session.scalars(
+            select(MediaProcessingRun)
+            .where(MediaProcessingRun.asset_id == asset_id, MediaProcessingRun.variant_name.is_not(None))
+            .order_by(MediaProcessingRun.attempt, MediaProcessingRun.variant_name)
+        ).all()
+    by_attempt: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        found = by_attempt.setdefault(row.attempt, {"attempt": row.attempt, "states": {}})
+        found["states"][row.variant_name] = row.state
+    return [*by_attempt.values()]
+
+
+def inspect(browser: Browser, photo: Sent, checks: Checks) -> None:
+    """Fetch the original and every variant by its address and look into the bytes."""
+    with step("2. Every address is fetched and every picture opened"):
+        original = fetch(browser, photo.asset_id, None)
+        photo.place = demo_files.place_in(original.content)
+        checks.that(original.content == photo.body, "the original comes back byte for byte")
+        checks.that(photo.place is not None, f"it still says where it was taken: {shown(photo.place)}")
+        photo.variants = fetch_variants(browser, photo.asset_id)
+        for variant in photo.variants:
+            size = demo_files.size_of(variant["body"])
+            right = (
+                size == (variant["width"], variant["height"])
+                and len(variant["body"]) == variant["byte_size"]
+                and variant["served_as"] == variant["content_type"]
+            )
+            checks.that(
+                right, f"{variant['name']}: {size[0]} × {size[1]}, {variant['byte_size']:,} bytes, as its row says"
+            )
+            checks.that(variant["place"] is None, f"{variant['name']}: no place in it")
+        page = browser.get(f"/members/{MEMBER}").text
+        found = re.findall(r'(?:src|srcset)="(/media/local/[^"]+)"', page)
+        photo.addresses = [html.unescape(address) for address in found]
+        answers = [browser.get(address).status_code for address in photo.addresses]
+        checks.that(answers and set(answers) == {200}, f"{len(answers)} addresses of the page's <picture> answer 200")
+        forged = photo.addresses[0][:-4] + ("AAAA" if photo.addresses[0][-4:] != "AAAA" else "BBBB")
+        checks.that(browser.get(forged).status_code == 403, "an address with a changed signature answers 403")
+
+
+def fetch(browser: Browser, asset_id: str, variant: str | None) -> httpx.Response:
+    """Ask for the address of an original or variant and fetch it."""
+    query = "" if variant is None else f"?variant={variant}"
+    answer = browser.get(f"/media/assets/{asset_id}/url{query}")
+    if answer.is_error:
+        raise CheckFailed(f"{variant or 'the original'} has an address (the site answered {answer.status_code})")
+    return browser.get(answer.json()["url"]).raise_for_status()
+
+
+def fetch_variants(browser: Browser, asset_id: str) -> list[dict[str, Any]]:
+    """Return the variants of an asset with what their addresses answered."""
+    found = browser.asset(asset_id)["variants"]
+    for variant in found:
+        answer = fetch(browser, asset_id, variant["name"])
+        variant |= {
+            "body": answer.content,
+            "served_as": answer.headers["content-type"],
+            "status": answer.status_code,
+            # A signed address is a credential; its beginning is enough to recognise it.
+            "address": f"{answer.url.path[:24]}…",
+            "place": demo_files.place_in(answer.content),
+        }
+    return list(found)
+
+
+def hostile_files() -> Iterator[tuple[Sent, frozenset[str]]]:
+    """Yield files that mean harm, each with the reasons it may be refused for."""
+    yield (
+        Sent("portrait.jpg", demo_files.script_in_disguise(), "SVG with a script, called .jpg"),
+        frozenset({"mime_not_allowed", "extension_mime_mismatch"}),
+    )
+    yield Sent("bomb.png", demo_files.bomb(), "PNG that unpacks to 625 megapixels"), frozenset({"max_pixels_exceeded"})
+    yield Sent("half.jpg", demo_files.half_a_photograph(), "JPEG cut off in the middle"), frozenset({"decode_failed"})
+
+
+def refuse(browser: Browser, sent: Sent, reasons: frozenset[str], checks: Checks) -> Sent:
+    """Upload a file that means harm and see it set aside."""
+    with step(f"3. {sent.name}: {sent.what}, {len(sent.body):,} bytes"):
+        browser.upload(sent)
+        asset = browser.settled(sent.asset_id)
+        sent.state, sent.reason, sent.end = asset["state"], asset["error_code"], "never served"
+        checks.that(asset["state"] == "quarantined", f"{sent.name} is quarantined")
+        checks.that(sent.reason in reasons, f"the reason is {sent.reason}")
+        checks.that(asset["variants"] == [], "nothing was made of it")
+        refused = browser.get(f"/media/assets/{sent.asset_id}/url")
+        checks.that(refused.status_code == 409, f"nothing of it is served: {refused.json()['error']['code']}")
+    return sent
+
+
+def replace(browser: Browser, database: Any, before: Sent, checks: Checks) -> Sent:
+    """Replace the member's photo and see the one before it disappear completely."""
+    with step("4. The photo is replaced, and the one before it purged") as status:
+        photo = Sent("coffee.jpg", demo_files.photograph("coffee", 2400), "another photo")
+        browser.upload(photo)
+        asset = browser.settled(photo.asset_id)
+        photo.state, photo.end = asset["state"], "the member's photo"
+        checks.that(asset["state"] == "ready", "the second photo is ready")
+        photo.variants = fetch_variants(browser, photo.asset_id)
+        checks.that(all(one["place"] is None for one in photo.variants), "no place in its variants either")
+        with Session(database) as session:
+            keys = stored_keys(session, before.asset_id)
+        checks.that(all((HOME / "media" / key).is_file() for key in keys), f"{len(keys)} files of the first are there")
+        browser.wear(photo.asset_id)
+        status.update("waiting for the purge…")
+        for _ in looks(LOOK_SECONDS):
+            if browser.get(f"/media/assets/{before.asset_id}").status_code == 404:
+                break
+        with Session(database) as session:
+            checks.that(session.get(MediaAsset, before.asset_id) is None, "its rows are gone")
+        left = [key for key in keys if (HOME / "media" / key).exists()]
+        checks.that(left == [], "its files are gone")
+        codes = {browser.get(address).status_code for address in before.addresses}
+        checks.that(codes == {404}, "its addresses, whose time is not over, answer 404")
+    return photo
+
+
+def stored_keys(session: Session, asset_id: str) -> list[str]:
+    """Return the storage keys of an original and its variants."""
+    asset = session.get_one(MediaAsset, asset_id)
+    return [asset.storage_key, *(variant.storage_key for variant in asset.variants if variant.storage_key)]
+
+
+# --- what is shown -------------------------------------------------------------------------------------------------
+
+
+def moments(database: Any, photo: Sent, killed: Killed) -> list[Moment]:
+    """Return what happened to the photo, from its durable events, with the kill in its place."""
+    with Session(database) as session:
+        events = session.scalars(
+            select(MediaEvent).where(MediaEvent.asset_id == photo.asset_id).order_by(MediaEvent.id)
+        ).all()
+    found = [Moment(event.occurred_at, described(event)) for event in events]
+    found += [
+        Moment(killed.at, f"worker process {killed.pid} killed with SIGKILL", "bad"),
+        Moment(killed.back_at, "a new worker polls", "good"),
+    ]
+    return sorted(found, key=lambda moment: moment.at)
+
+
+def described(event: MediaEvent) -> str:
+    """Return an event as one line."""
+    facts = event.payload
+    match event.type:
+        case "asset_state_changed":
+            return f"asset: {facts['from']} → {facts['state']}"
+        case "variant_state_changed":
+            return f"variant {facts['variant_name']}: {facts['from']} → {facts['state']}"
+        case name if name.startswith("variant_"):
+            return f"variant {facts['variant_name']}: {facts['state']}"
+        case name if name.startswith("upload_session_"):
+            return f"upload: {facts['state']}"
+        case "attachment_changed":
+            return f"slot {facts['slot']}: {facts['change']}"
+        case name:
+            return name.replace("_", " ").replace(".", " ")
+
+
+def print_tables(everything: Sequence[Sent]) -> None:
+    """Print what became of each file, and each variant."""
+    console.print()
+    files = Table(
+        "file", "what it is", "bytes", "state", "reason", "in the end", title="What was sent", box=box.SIMPLE_HEAD
+    )
+    for sent in everything:
+        colour = "green" if sent.state == "ready" else "red"
+        files.add_row(
+            sent.name, sent.what, f"{len(sent.body):,}", f"[{colour}]{sent.state}[/]", sent.reason or "", sent.end
+        )
+    console.print(files)
+    made = Table(
+        *("file", "variant", "pixels", "type", "bytes", "place in it", "fetched from", "answer"),
+        title="What was made of it",
+        box=box.SIMPLE_HEAD,
+    )
+    for sent in everything:
+        for variant in sent.variants:
+            made.add_row(
+                sent.name,
+                variant["name"],
+                f"{variant['width']} × {variant['height']}",
+                variant["content_type"],
+                f"{variant['byte_size']:,}",
+                shown(variant["place"]),
+                variant["address"],
+                str(variant["status"]),
+            )
+    console.print(made)
+
+
+def write_report(everything: Sequence[Sent], killed: Killed, timeline: Sequence[Moment], checks: Checks) -> None:
+    """Write everything with its pictures into one HTML file."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "data_uri": data_uri,
+        "place": shown,
+        "since": lambda at: (at - timeline[0].at).total_seconds(),
+    }
+    page = environment.get_template("demo_report.html").render(
+        everything=everything,
+        photo=everything[0],
+        killed=killed,
+        timeline=timeline,
+        checks=checks.passed,
+        place=shown(everything[0].place),
+        now=datetime.now(UTC),
+        took=seconds,
+    )
+    REPORT.write_text(page)
+
+
+def data_uri(variant: dict[str, Any]) -> str:
+    """Return a variant's bytes as an address that needs no server."""
+    return f"data:{variant['content_type']};base64,{base64.b64encode(variant['body']).decode()}"
+
+
+def told(states: dict[str, str]) -> str:
+    """Return variants and their states as one line."""
+    return ", ".join(f"{name} {state}" for name, state in states.items()) or "none yet"
+
+
+def shown(place: tuple[float, float] | None) -> str:
+    """Return a place as people write it."""
+    if place is None:
+        return "none"
+    north, east = place
+    return f"{abs(north):.4f}° {'N' if north >= 0 else 'S'}, {abs(east):.4f}° {'E' if east >= 0 else 'W'}"
+
+
+def seconds(begin: datetime, end: datetime) -> str:
+    """Return how long something took."""
+    return f"{(end - begin).total_seconds():.1f} s"
+
+
+# --- running it ----------------------------------------------------------------------------------------------------
+
+
+def prepare_environment() -> None:
+    """Make the run independent of the shell it is started from, and quick to notice a lost worker."""
+    for name in [*os.environ]:
+        ours = name.startswith(("RINDLE_", "TEMPORAL_", "COHORT_")) or name in ("DATABASE_URL", "MEDIA_BUCKET")
+        if ours and name != "RINDLE_TEMPORAL_CLI":
+            del os.environ[name]
+    os.environ["RINDLE_HEARTBEAT_SECONDS"] = str(HEARTBEAT_SECONDS)
+    os.environ["RINDLE_TMP_DIR"] = str(HOME / "tmp")
+
+
+def clear_home() -> None:
+    """Remove what an earlier run left; its processes have been ended by the supervisor."""
+    for entry in HOME.iterdir():
+        if entry.name.startswith("supervisor."):
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (HOME / "tmp").mkdir()
+
+
+def main() -> int:
+    """Run the demo and return its exit status."""
+    prepare_environment()
+    began = time.monotonic()
+    DEMO.mkdir(parents=True, exist_ok=True)
+    log = DEMO / "demo.log"
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        with (
+            log.open("wb") as output,
+            Supervisor(
+                HOME, report=lambda line: console.print(f"  [dim]{line}[/]"), output=output.fileno()
+            ) as supervisor,
+        ):
+            clear_home()
+            with step("0. Starting Temporal, a worker and the site") as status:
+                status.update("the first time this may fetch or build Temporal, which takes minutes…")
+                stack = start(supervisor, application=APPLICATION)
+                console.print(f"  site {stack.web} · Temporal UI {stack.ui} · what they print: {log}")
+            tell(stack, supervisor)
+            with step("5. Stopping everything"):
+                supervisor.stop()
+    except CheckFailed as failure:
+        console.print(f"\n[bold red]Check failed:[/] {failure}\nWhat the parts printed: {log}")
+        return 1
+    except RindleError as failure:
+        console.print(f"\n[bold red]{failure.code}:[/] {failure.message}\nWhat the parts printed: {log}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nStopped.")
+        return 130
+    console.print(f"Done in {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,89 @@
+"""The files the demo sends: photographs in the public domain that scikit-image ships, and files that mean harm."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Final
+
+from PIL import Image
+from PIL.ExifTags import GPS, IFD, Base
+from skimage import data
+
+#: Where the demo claims its photo was taken: 28° 36′ 30″ N, 80° 36′ 15″ W, the launch pad in the picture.
+PLACE: Final = {
+    GPS.GPSLatitudeRef: "N",
+    GPS.GPSLatitude: (28.0, 36.0, 30.0),
+    GPS.GPSLongitudeRef: "W",
+    GPS.GPSLongitude: (80.0, 36.0, 15.0),
+}
+#: Sides of the picture that the bomb claims to be, in pixels.
+BOMB_SIDE: Final = 25_000
+
+
+def photograph(name: str, longest_side: int) -> bytes:
+    """Return a photograph as a phone would send it: a large JPEG with a camera's name and a place in its EXIF.
+
+    Args:
+        name: ``rocket``, ``coffee``, ... of ``skimage.data``.
+        longest_side: pixels; the shipped pictures are small, so they are enlarged to weigh what a camera's do.
+    """
+    picture = Image.fromarray(getattr(data, name)()).convert("RGB")
+    scale = longest_side / max(picture.size)
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[Base.Make], exif[Base.Model] = "Rindle", "Demo camera"
+    exif.get_ifd(IFD.GPSInfo).update(PLACE)
+    made = io.BytesIO()
+    picture.save(made, "JPEG", quality=88, exif=exif)
+    return made.getvalue()
+
+
+def place_in(picture: bytes) -> tuple[float, float] | None:
+    """Return latitude and longitude from a picture's EXIF in degrees, or ``None`` when it tells no place."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        gps = opened.getexif().get_ifd(IFD.GPSInfo)
+    if GPS.GPSLatitude not in gps or GPS.GPSLongitude not in gps:
+        return None
+    north = _degrees(gps[GPS.GPSLatitude]) * (-1 if gps.get(GPS.GPSLatitudeRef) == "S" else 1)
+    east = _degrees(gps[GPS.GPSLongitude]) * (-1 if gps.get(GPS.GPSLongitudeRef) == "W" else 1)
+    return north, east
+
+
+def _degrees(parts: tuple[float, float, float]) -> float:
+    degrees, minutes, seconds = (float(part) for part in parts)
+    return degrees + minutes / 60 + seconds / 3600
+
+
+def size_of(picture: bytes) -> tuple[int, int]:
+    """Decode a whole picture and return its width and height in pixels."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        opened.load()
+        return opened.size
+
+
+def script_in_disguise() -> bytes:
+    """Return an SVG that would run a script in the visitor's browser; the demo calls it ``portrait.jpg``."""
+    return (
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64">'
+        b'<script>fetch("/session", {method: "POST"})</script><rect width="64" height="64"/></svg>'
+    )
+
+
+def half_a_photograph() -> bytes:
+    """Return a JPEG whose second half never arrived."""
+    whole = photograph("coffee", 1600)
+    return whole[: len(whole) // 2]
+
+
+def bomb() -> bytes:
+    """Return a PNG of a few dozen kilobytes that claims 625 million pixels (PNG specification, chunk layout)."""
+    header = struct.pack(">IIBBBBB", BOMB_SIDE, BOMB_SIDE, 1, 0, 0, 0, 0)  # one bit per pixel, greyscale
+    squeeze = zlib.compressobj(9)
+    row = bytes(1 + (BOMB_SIDE + 7) // 8)
+    pixels = b"".join(squeeze.compress(row) for _ in range(BOMB_SIDE)) + squeeze.flush()
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )

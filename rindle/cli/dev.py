@@ -1,0 +1,327 @@
+"""``rindle dev``: everything embedded, in one command, until Ctrl-C.
+
+SQLite, local storage, a Temporal dev server, a worker and the application. All state lies below ``RINDLE_HOME``, with
+one secret that all parts share. For development and small installations on one machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from rindle.cli.application import APP_VARIABLE
+from rindle.cli.supervisor import Supervisor
+from rindle.cli.temporal_server import DEV_SERVER_ARGS, ensure_temporal_cli
+from rindle.cli.terminal import say
+from rindle.errors import Misconfigured, SetupIncomplete
+from rindle.workflows.ids import SEARCH_ATTRIBUTES
+
+HOST = "127.0.0.1"
+#: Ports people expect; another free one is taken where they are not free.
+TEMPORAL_PORT, UI_PORT, WEB_PORT = 7233, 8233, 8000
+NAMESPACE = "default"
+#: Seconds one look at a part's health may take.
+_HEALTH_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the parts listen; ``None`` means the usual port, or any free one where that is taken."""
+
+    web: int | None = None
+    temporal: int | None = None
+    ui: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What runs, and where: ``ui`` is ``None`` with somebody else's Temporal, ``web`` with nothing to serve."""
+
+    temporal: str
+    health: str
+    ui: str | None
+    web: str | None
+    environment: dict[str, str]
+
+    def __repr__(self) -> str:
+        return (
+            f"Stack(temporal={self.temporal!r}, ui={self.ui!r}, web={self.web!r})"  # the environment holds the secret
+        )
+
+
+@click.command()
+@click.option(
+    "--app", "application", envvar=APP_VARIABLE, required=True, metavar="MODULE:NAME", help="The Rindle object."
+)
+@click.option(
+    "--web",
+    envvar="RINDLE_WEB",
+    metavar="MODULE:NAME",
+    help="The ASGI application; `app` of --app's module if there is one.",
+)
+@click.option(
+    "--home", envvar="RINDLE_HOME", type=click.Path(path_type=Path), default=Path("var/rindle"), show_default=True,
+    help="Directory of all state.",
+)  # fmt: skip
+@click.option("--port", type=click.IntRange(1, 65535), help=f"Port of the application.  [default: {WEB_PORT}]")
+@click.option("--temporal-port", type=click.IntRange(1, 65535), help=f"[default: {TEMPORAL_PORT}]")
+@click.option("--ui-port", type=click.IntRange(1, 65535), help=f"Port of Temporal's UI.  [default: {UI_PORT}]")
+def dev(
+    application: str, web: str | None, home: Path, port: int | None, temporal_port: int | None, ui_port: int | None
+) -> None:
+    """Run the application, a worker, a Temporal dev server and SQLite until Ctrl-C."""
+    supervisor = Supervisor(home, report=lambda line: click.echo(f"rindle dev: {line}", err=True))
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        supervisor.ask_to_stop()
+
+    for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(wanted, asked)
+    try:
+        with supervisor:
+            stack = start(supervisor, application=application, web=web, ports=Ports(port, temporal_port, ui_port))
+            _say(stack, supervisor.home)
+            supervisor.wait_until_asked()
+    except KeyboardInterrupt:
+        pass  # the block above has stopped what ran
+    say("rindle dev has stopped.")
+
+
+def start(supervisor: Supervisor, *, application: str, web: str | None = None, ports: Ports | None = None) -> Stack:
+    """Start all parts under ``supervisor`` and return when they work; the database is migrated on the way.
+
+    The parts are ``temporal`` (not when ``TEMPORAL_ADDRESS`` is set), ``worker`` and ``web`` (when there is one).
+
+    Args:
+        application: ``module:name`` of the Rindle object, as for ``--app``.
+        web: ``module:name`` of the ASGI application; ``app`` of the same module, if it has one, when left out.
+
+    Raises:
+        SetupIncomplete: a part does not start, or there is no Temporal CLI.
+        Misconfigured: a port that was asked for is taken, or the data was made by another Temporal version.
+    """
+    asked = ports or Ports()
+    home = supervisor.home
+    web = web or _web_beside(application)
+    environment = _environment(home, application)
+    serving = None if web is None else _port(asked.web, WEB_PORT)
+    if serving is not None:
+        environment["RINDLE_WEB_URL"] = f"http://{HOST}:{serving}"
+    ui = None
+    if "TEMPORAL_ADDRESS" not in os.environ:
+        temporal, ui = _port(asked.temporal, TEMPORAL_PORT), _port(asked.ui, UI_PORT)
+        environment |= {
+            "TEMPORAL_ADDRESS": f"{HOST}:{temporal}",
+            "TEMPORAL_NAMESPACE": NAMESPACE,
+            "RINDLE_TEMPORAL_UI": f"http://{HOST}:{ui}",
+        }
+        _start_temporal(supervisor, temporal, ui)
+    _migrate(environment)  # while Temporal starts
+    if ui is not None:
+        supervisor.wait_ready("temporal")
+    health = environment["RINDLE_HEALTH_ADDRESS"] = f"{HOST}:{_free_port()}"
+    worker = ["worker.py"] if Path("worker.py").is_file() else ["-m", "rindle.cli.worker"]
+    supervisor.start_part("worker", [sys.executable, *worker], environment, ready=_answers(health, "/readyz"))
+    if web is not None:
+        # It listens only when its own start is over, so an open port is a started application.
+        supervisor.start_part(
+            "web",
+            # Without the access log: signed URLs of local storage are credentials.
+            [sys.executable, "-m", "uvicorn", web, "--host", HOST, "--port", str(serving), "--no-access-log"],
+            environment,
+            ready=lambda: _is_open(int(serving or 0)),
+        )
+        supervisor.wait_ready("web")
+    supervisor.wait_ready("worker")
+    return Stack(
+        temporal=environment.get("TEMPORAL_ADDRESS", os.environ.get("TEMPORAL_ADDRESS", "")),
+        health=f"http://{health}",
+        ui=environment.get("RINDLE_TEMPORAL_UI"),
+        web=environment.get("RINDLE_WEB_URL"),
+        environment=environment,
+    )
+
+
+def _say(stack: Stack, home: Path) -> None:
+    say(f"RINDLE_HOME  {home}")
+    if stack.web:
+        say(f"Application  {stack.web}")
+    if stack.ui:
+        say(f"Temporal UI  {stack.ui}")
+    say(f"Temporal     {stack.temporal}")
+    say(f"Worker       {stack.health}/readyz")
+    say("Ready. Ctrl-C stops everything.", "green")
+
+
+# --- what the parts share ------------------------------------------------------------------------------------------
+
+
+def _environment(home: Path, application: str) -> dict[str, str]:
+    database = os.environ.get("DATABASE_URL") or f"sqlite+aiosqlite:///{home / 'rindle.db'}"
+    return {
+        APP_VARIABLE: application,
+        "RINDLE_HOME": str(home),
+        "RINDLE_SECRETS": os.environ.get("RINDLE_SECRETS") or _secret(home / "secret"),
+        "DATABASE_URL": database,
+        "RINDLE_DATABASE_URL": database,
+    }
+
+
+def _secret(path: Path) -> str:
+    """Return the secret of this home, made at the first start and readable by its owner only."""
+    with suppress(FileExistsError):
+        # Never opened with another mode first: between the two it could be read.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+    return path.read_text().strip()
+
+
+def _web_beside(application: str) -> str | None:
+    """Return ``module:app`` when the module of the Rindle object also defines ``app``; it is read, not run."""
+    module = application.partition(":")[0]
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:
+        found = None
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        raise Misconfigured(f"there is no module {module!r} here; --app names it as package.module:name")
+    for statement in ast.parse(Path(found.origin).read_text()).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "app" for target in targets):
+            return f"{module}:app"
+    return None
+
+
+def _migrate(environment: dict[str, str]) -> None:
+    """Migrate on the application's own engine, in a process of its own: the application is never loaded here."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rindle.cli", "db", "upgrade"],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno(),
+        check=False,
+    )
+    if done.returncode:
+        raise SetupIncomplete("the database could not be migrated; the lines above say why")
+
+
+# --- Temporal ------------------------------------------------------------------------------------------------------
+
+
+def _start_temporal(supervisor: Supervisor, port: int, ui_port: int) -> None:
+    program = ensure_temporal_cli(report=lambda line: click.echo(f"rindle dev: {line}", err=True))
+    database = supervisor.home / "temporal.db"
+    _check_version(program, database)
+    attributes = (part for key in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{key.name}=Keyword"))
+
+    def answers() -> bool:
+        looked = [str(program), "operator", "namespace", "describe", "--namespace", NAMESPACE]
+        try:
+            done = subprocess.run(  # noqa: S603 - the program we start
+                [*looked, "--address", f"{HOST}:{port}"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=_HEALTH_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    supervisor.start_part(
+        "temporal",
+        [
+            *(str(program), "server", "start-dev", "--ip", HOST, "--port", str(port), "--ui-port", str(ui_port)),
+            *("--namespace", NAMESPACE, "--db-filename", str(database), "--log-level", "error"),
+            *DEV_SERVER_ARGS,
+            *attributes,
+        ],
+        ready=answers,
+        stop_signal=signal.SIGINT,  # otherwise its write-ahead log and port stay
+    )
+
+
+def _check_version(program: Path, database: Path) -> None:
+    """Refuse data of another Temporal version: the dev server makes its schema once and never migrates it."""
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    ours = told.stdout.strip()
+    note = database.with_suffix(".version")
+    theirs = note.read_text().strip() if note.is_file() else None
+    if database.exists() and theirs is not None and theirs != ours:
+        raise Misconfigured(
+            f"temporal.db was made by {theirs!r}, and this is {ours!r}, which cannot read it. To fix: 1. use the other "
+            "version (RINDLE_TEMPORAL_CLI); 2. or remove temporal.db* from RINDLE_HOME: histories are lost, media and "
+            "rows are not; rindle resume starts again what was running"
+        )
+    note.write_text(f"{ours}\n")
+
+
+# --- ports and health ----------------------------------------------------------------------------------------------
+
+
+def _port(asked: int | None, usual: int) -> int:
+    if asked is None:
+        return usual if _is_free(usual) else _free_port()
+    if not _is_free(asked):
+        raise Misconfigured(f"port {asked} is taken; leave the option out to get a free one")
+    return asked
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # what a server does: remains of the last run are fine
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_open(port: int) -> bool:
+    try:
+        with socket.create_connection((HOST, port), timeout=_HEALTH_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _answers(address: str, path: str) -> Callable[[], bool]:
+    """Return a look at ``http://address/path`` that is satisfied with 200."""
+
+    def look() -> bool:
+        connection = HTTPConnection(address, timeout=_HEALTH_SECONDS)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    return look

@@ -1,0 +1,350 @@
+"""``runtime_status``: what stands still is found, what is being worked on is not, and the report stays cheap."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
+
+from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, Rindle, TemporalConnection
+from rindle.db import migrate
+from rindle.db.models import new_id, utc_now
+from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
+from rindle.operations.runtime_status import REMEDIES, runtime_status
+from rindle.outbox import Relay
+from tests.servers import free_port
+from tests.stage import Stage, until
+
+HOUR = 3600
+
+
+@pytest.fixture
+async def rindle(stage: Stage) -> Rindle:
+    """The stage's application, its tables marked as this release's."""
+    async with stage.rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
+        await connection.run_sync(migrate.stamp)
+    return stage.rindle
+
+
+def aged(seconds: float) -> dict[str, Any]:
+    then = utc_now() - timedelta(seconds=seconds)
+    return {"inserted_at": then, "updated_at": then}
+
+
+def an_asset(state: str, age_seconds: float, **facts: Any) -> MediaAsset:
+    return MediaAsset(
+        **({"id": new_id(), "state": state, "storage_key": f"avatar/{uuid.uuid4()}", "profile": "avatar"} | facts),
+        **aged(age_seconds),
+    )
+
+
+def a_variant(asset: MediaAsset, state: str, age_seconds: float, **facts: Any) -> MediaVariant:
+    return MediaVariant(
+        **(
+            {"asset_id": asset.id, "name": f"v{uuid.uuid4().hex[:8]}", "state": state, "recipe_digest": "0" * 64}
+            | facts
+        ),
+        **aged(age_seconds),
+    )
+
+
+def a_session(asset: MediaAsset, state: str, age_seconds: float, **facts: Any) -> MediaUploadSession:
+    expires_at = utc_now() - timedelta(seconds=age_seconds)
+    return MediaUploadSession(
+        **(
+            {"id": new_id(), "asset_id": asset.id, "state": state, "upload_key": str(uuid.uuid4())}
+            | {"expires_at": expires_at}
+            | facts
+        ),
+        **aged(age_seconds),
+    )
+
+
+async def keep(rindle: Rindle, *rows: Any) -> None:
+    """Write rows as they are; assets first, which the others point at."""
+
+    def add(session: Session) -> None:
+        for group in ([row for row in rows if isinstance(row, MediaAsset)], rows):
+            session.add_all(group)
+            session.flush()
+
+    await rindle.database.write(add)
+
+
+def findings(report: dict[str, Any]) -> dict[str, int]:
+    """Return all findings of a report as ``class -> count``."""
+    sections = ("runtime_checks", "variants", "upload_sessions", "purges")
+    return {one["class"]: one["count"] for section in sections for one in report[section]["findings"]}
+
+
+# --- shape ---------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_stuck_is_an_empty_report_of_the_whole_shape(rindle: Rindle) -> None:
+    report = await rindle.runtime_status()
+
+    report.pop("generated_at")
+    running = report["temporal"].pop("running")
+    assert report == {
+        "filters": {"profile": None, "older_than": None, "limit": 5, "format": None},
+        "runtime_checks": {"counts": {}, "findings": []},
+        "assets": {"counts": {"total": 0}},
+        "variants": {"counts": {"total": 0}, "findings": []},
+        "upload_sessions": {"counts": {"total": 0}, "findings": []},
+        "outbox": {"pending": 0, "parked": 0, "oldest_age_seconds": 0},
+        "purges": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
+        "temporal": {"reachable": True, "verified": True, "truncated": False},
+        "recommendations": [],
+    }
+    assert running == {"upload": 0, "variants": 0, "purge": 0}
+
+
+async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle) -> None:
+    home = an_asset("degraded", HOUR)
+    waiting = an_asset("validating", 2 * HOUR)
+    gave_up = an_asset("analyzing", 60, error_code="scanner_unavailable")
+    dead = an_asset("deleted", 3 * HOUR)
+    staged = an_asset("staged", HOUR)
+    await keep(
+        rindle,
+        *(home, waiting, gave_up, dead, staged),
+        a_session(waiting, "completed", HOUR),
+        *(a_variant(home, state, 30) for state in ("failed", "cancelled", "stale", "missing")),
+        a_variant(home, "queued", 400),
+        a_variant(home, "processing", 1000),
+        a_session(staged, "signed", HOUR),
+        a_session(staged, "expired", HOUR, failure_reason="too late"),
+        a_session(staged, "aborted", HOUR, backing_released_at=utc_now()),
+        MediaOutbox(kind="start", workflow_type="t", workflow_id="w", task_queue="q", **aged(HOUR)),
+        MediaOutbox(kind="start", workflow_type="t", workflow_id="x", task_queue="q", state="parked", **aged(HOUR)),
+    )
+
+    # What SQLAlchemy's default would have set to now: the row has been due for as long as it exists.
+    await rindle.database.write(
+        lambda session: session.execute(update(MediaOutbox).values(available_at=MediaOutbox.inserted_at))
+    )
+    report = await rindle.runtime_status()
+
+    assert findings(report) == {
+        "cancelled_work": 1,
+        "failed_work": 1,
+        "orphan_suspect": 1,
+        "outbox_parked": 1,
+        "outbox_stalled": 1,
+        "purge_stuck": 1,
+        "queue_starved": 1,
+        "recipe_drift": 1,
+        "session_overdue": 1,
+        "session_residue": 1,
+        "storage_drift": 1,
+        "stuck_promotion": 1,
+        "workflow_missing": 1,
+    }
+    assert [one["class"] for one in report["recommendations"]] == sorted(REMEDIES)
+    assert {one["class"]: one["surface"] for one in report["recommendations"]}["failed_work"] == "rindle requeue ASSET"
+    assert report["assets"]["counts"] == {
+        **{"analyzing": 1, "degraded": 1, "deleted": 1, "staged": 1, "validating": 1},
+        "total": 5,
+    }
+    [missing] = [one for one in report["runtime_checks"]["findings"] if one["class"] == "workflow_missing"]
+    assert missing["oldest_age_seconds"] == pytest.approx(2 * HOUR, abs=60)
+    assert [sample["asset_id"] for sample in missing["samples"]] == [waiting.id]
+    [residue] = [one for one in report["upload_sessions"]["findings"] if one["class"] == "session_residue"]
+    assert (residue["state"], residue["samples"][0]["failure_reason"]) == ("expired", "too late")
+    assert set(residue["samples"][0]) == {"session_id", "asset_id", "state", "failure_reason"}
+
+
+async def test_what_is_merely_young_is_no_finding(rindle: Rindle) -> None:
+    home = an_asset("available", 10)
+    await keep(
+        rindle,
+        *(home, an_asset("validating", 200), an_asset("deleted", HOUR / 2)),
+        *(a_variant(home, "queued", 200), a_variant(home, "processing", 800)),
+        a_variant(home, "processing", 1100, output_kind="video"),
+        *(a_session(home, "signed", 200), a_session(home, "completed", 2 * HOUR)),
+    )
+
+    assert findings(await rindle.runtime_status()) == {}
+
+
+async def test_rows_of_dynamic_transforms_are_nobodys_work(rindle: Rindle) -> None:
+    home = an_asset("ready", 10)
+    await keep(rindle, home, a_variant(home, "failed", HOUR, dynamic=True))
+
+    assert findings(await rindle.runtime_status()) == {}
+
+
+# --- filters -------------------------------------------------------------------------------------------------------
+
+
+async def test_samples_are_limited_and_oldest_first(rindle: Rindle) -> None:
+    home = an_asset("degraded", 10)
+    rows = [a_variant(home, "failed", age) for age in (100, 300, 200, 400)]
+    await keep(rindle, home, *rows)
+
+    [failed] = (await rindle.runtime_status(limit=2))["variants"]["findings"]
+
+    assert failed["count"] == 4
+    assert [sample["variant_name"] for sample in failed["samples"]] == [rows[3].name, rows[1].name]
+    assert failed["oldest_age_seconds"] == pytest.approx(400, abs=30)
+
+
+async def test_older_than_hides_findings_and_never_counts_or_loosens_a_threshold(rindle: Rindle) -> None:
+    home = an_asset("degraded", 10)
+    await keep(rindle, home, a_variant(home, "failed", 100), a_variant(home, "queued", 200))
+
+    report = await rindle.runtime_status(older_than=150)
+    assert findings(report) == {}
+    assert report["variants"]["counts"] == {"failed": 1, "queued": 1, "total": 2}
+    assert findings(await rindle.runtime_status(older_than=50)) == {"failed_work": 1}
+
+
+async def test_a_profile_narrows_counts_and_findings(rindle: Rindle) -> None:
+    ours, theirs = an_asset("degraded", 10), an_asset("degraded", 10, profile="plain")
+    await keep(
+        rindle,
+        *(ours, theirs, a_variant(ours, "failed", 100), a_variant(theirs, "failed", 100)),
+        *(a_session(theirs, "signed", HOUR), an_asset("deleted", 2 * HOUR, profile="plain")),
+    )
+
+    report = await rindle.runtime_status(profile="avatar")
+
+    assert findings(report) == {"failed_work": 1}
+    assert [report[part]["counts"]["total"] for part in ("assets", "variants", "upload_sessions")] == [1, 1, 0]
+    assert report["purges"]["pending"] == 0
+
+
+@pytest.mark.parametrize(
+    ("filters", "code"),
+    [
+        ({"older": 1}, "unknown_filters"),
+        ({"profile": "avatr"}, "invalid_profile"),
+        ({"older_than": -1}, "invalid_older_than"),
+        ({"older_than": "1h"}, "invalid_older_than"),
+        ({"older_than": True}, "invalid_older_than"),
+        ({"limit": 0}, "invalid_limit"),
+        ({"limit": 101}, "invalid_limit"),
+        ({"format": "xml"}, "invalid_format"),
+    ],
+)
+async def test_a_mistyped_filter_is_refused(lite_stage: Stage, filters: dict[str, Any], code: str) -> None:
+    with pytest.raises(RindleError) as refused:
+        await lite_stage.rindle.runtime_status(**filters)
+
+    assert refused.value.code == code
+    assert isinstance(refused.value, UnknownFilters | InvalidFilter)
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+async def test_tables_of_an_unknown_release_are_not_counted(stage: Stage) -> None:
+    with pytest.raises(SetupIncomplete, match="rindle db upgrade") as refused:
+        await stage.rindle.runtime_status()
+
+    assert refused.value.detail["component"] == "rindle_tables"
+
+
+async def test_a_database_that_is_away_is_an_inspection_that_failed(lite_stage: Stage, tmp_path: Path) -> None:
+    url = f"postgresql+psycopg://rindle:canary@127.0.0.1:{free_port()}/canary"
+    engine = create_async_engine(url)
+    base = lite_stage.rindle
+    lost = Rindle(engine=engine, profiles=list(base.profiles), storages=base.storages, temporal=base.temporal)
+
+    with pytest.raises(InspectionFailed) as refused:
+        await lost.runtime_status()
+
+    assert "canary" not in str(refused.value)
+    await engine.dispose()
+
+
+# --- Temporal ------------------------------------------------------------------------------------------------------
+
+
+async def test_work_that_a_run_is_still_doing_is_not_stuck(stage: Stage, rindle: Rindle) -> None:
+    """No worker polls, so the run stays open without touching its row."""
+    asset = await stage.verified()
+    await Relay(rindle.database, rindle.temporal, rindle.settings).dispatch_once()
+    await rindle.database.write(lambda session: session.execute(update(MediaAsset).values(**aged(HOUR))))
+
+    report = await rindle.runtime_status()
+    assert findings(report) == {}
+    assert report["temporal"]["verified"] is True
+
+    async def counted() -> bool:  # visibility follows after a moment
+        return bool((await rindle.runtime_status())["temporal"]["running"]["upload"] == 1)
+
+    await until(counted, what="the open run to be counted")
+    sessions = await stage.read(lambda session: session.query(MediaUploadSession.id).scalar())
+    await (await stage.client()).get_workflow_handle(stage.upload_workflow(str(sessions))).terminate()
+
+    [missing] = (await rindle.runtime_status())["runtime_checks"]["findings"]
+    assert (missing["class"], missing["samples"][0]["asset_id"]) == ("workflow_missing", asset.id)
+
+
+async def test_with_temporal_away_the_report_still_answers_and_says_it_could_not_verify(rindle: Rindle) -> None:
+    await keep(rindle, an_asset("validating", HOUR), an_asset("analyzing", HOUR, error_code="scanner_unavailable"))
+    nowhere = TemporalConnection(connect_seconds=0.5, environment={"TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}"})
+
+    report = await runtime_status(rindle.services, nowhere)
+
+    assert report["temporal"] == {"reachable": False, "running": {}, "verified": False, "truncated": False}
+    given_up, missing = report["runtime_checks"]["findings"]
+    assert (missing["class"], missing["reason"]) == ("workflow_missing", "unverified")
+    assert "reason" not in given_up
+
+
+# --- cost ----------------------------------------------------------------------------------------------------------
+
+
+async def test_it_changes_nothing_and_asks_as_often_for_many_rows_as_for_none(rindle: Rindle) -> None:
+    statements: list[str] = []
+    engine = rindle.database.engine
+    assert isinstance(engine, AsyncEngine)
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    home = an_asset("degraded", HOUR)
+    await keep(rindle, home, *(a_variant(home, "failed", 100) for _ in range(3)))
+    statements.clear()
+    await rindle.runtime_status()
+    few = len(statements)
+    assert not [one for one in statements if one.lstrip().upper().startswith(("INSERT", "UPDATE", "DELETE"))]
+
+    await keep(rindle, *(a_variant(home, "failed", 100) for _ in range(300)))
+    statements.clear()
+    await rindle.runtime_status()
+
+    assert len(statements) == few
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+@pytest.mark.parametrize("filters", [{}, {"profile": "avatar"}])
+async def test_no_query_reads_a_whole_table(rindle: Rindle, filters: dict[str, Any]) -> None:
+    """With sequential scans made expensive, Postgres falls back to one only where no index serves the query."""
+    home = an_asset("degraded", HOUR)
+    await keep(
+        rindle,
+        *(home, an_asset("validating", HOUR), an_asset("deleted", 2 * HOUR)),
+        *(a_variant(home, state, 2 * HOUR) for state in ("failed", "queued", "processing", "stale")),
+        *(a_session(home, state, HOUR) for state in ("signed", "expired")),
+        MediaOutbox(kind="start", workflow_type="t", workflow_id="x", task_queue="q", state="parked", **aged(HOUR)),
+    )
+    asked: list[tuple[str, Any]] = []
+    engine = rindle.database.engine
+    assert isinstance(engine, AsyncEngine)
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
+    await rindle.runtime_status(**filters)
+    queries = [(sql, parameters) for sql, parameters in asked if "FROM media_" in sql]
+    assert len(queries) > 15
+
+    async with engine.connect() as connection:
+        await connection.execute(text("SET enable_seqscan = off"))
+        for sql, parameters in queries:
+            plan = await connection.exec_driver_sql(f"EXPLAIN {sql}", parameters)
+            shown = "\n".join(row[0] for row in plan)
+            assert "Seq Scan" not in shown, f"{sql}\n{shown}"

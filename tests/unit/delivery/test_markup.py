@@ -1,0 +1,420 @@
+"""``picture_tag``: what a page shows in every state, and that no text becomes markup."""
+
+from __future__ import annotations
+
+import html
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2 import Environment
+from markupsafe import Markup
+
+from rindle import MediaAsset, Profile
+from rindle.delivery import install_jinja
+from rindle.delivery.markup import _attributes, _tag
+from rindle.errors import InvalidArgument, Misconfigured, Unauthorized, UnknownProfile
+from rindle.states import DELIVERABLE, AssetState, VariantState
+from tests.gallery import BASE_URL, Gallery, variant_of
+
+PREVIEW = "data:image/webp;base64,UklGRg=="
+
+
+class Elements(HTMLParser):
+    """The elements of a piece of markup with their attributes, as a browser reads them."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(markup)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def attrs(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+def image(markup: str) -> dict[str, str | None]:
+    [found] = Elements(markup).attrs("img")
+    return found
+
+
+def sources(markup: str) -> list[dict[str, str | None]]:
+    return Elements(markup).attrs("source")
+
+
+# --- what is shown -----------------------------------------------------------------------------------------------
+
+
+async def test_the_whole_tag_of_a_public_asset(gallery: Gallery, public: type[Profile]):
+    asset = await gallery.ready(public)
+    thumb, large = variant_of(asset, "thumb"), variant_of(asset, "large")
+
+    tag = await gallery.rindle.picture_tag(
+        public, asset, [("thumb", "(max-width: 480px)"), "large"], class_="photo", alt="Tom & Ada", loading="lazy"
+    )
+
+    assert isinstance(tag, Markup)
+    assert tag == (
+        "<picture>"
+        f'<source media="(max-width: 480px)" srcset="{BASE_URL}/p/{thumb.storage_key}" type="image/webp">'
+        f'<source srcset="{BASE_URL}/p/{large.storage_key}" type="image/jpeg">'
+        '<img alt="Tom &amp; Ada" class="photo" height="600" loading="lazy" width="800" '
+        f'src="{BASE_URL}/p/{asset.storage_key}">'
+        "</picture>"
+    )
+
+
+async def test_without_variants_there_is_the_image_alone(gallery: Gallery, public: type[Profile]):
+    asset = await gallery.ready(public)
+
+    tag = await gallery.rindle.picture_tag(public, asset)
+
+    assert tag == (f'<picture><img alt="" height="600" width="800" src="{BASE_URL}/p/{asset.storage_key}"></picture>')
+
+
+async def test_sources_take_all_their_forms_and_keep_their_order(gallery: Gallery, public: type[Profile]):
+    asset = await gallery.ready(public)
+
+    tag = await gallery.rindle.picture_tag(
+        public,
+        asset,
+        ["large", {"name": "thumb", "media": "print", "type": "image/x-own"}, ["thumb", None], ("large", "screen")],
+    )
+
+    found = sources(tag)
+    assert [one.get("media") for one in found] == [None, "print", None, "screen"]
+    assert [one["type"] for one in found] == ["image/jpeg", "image/x-own", "image/webp", "image/jpeg"]
+
+
+async def test_candidates_carry_the_stored_widths(gallery: Gallery, public: type[Profile]):
+    asset = await gallery.ready(public)
+    thumb, large = variant_of(asset, "thumb"), variant_of(asset, "large")
+
+    tag = await gallery.rindle.picture_tag(
+        public, asset, [{"name": ["thumb", "large", "unknown"], "sizes": "50vw"}, {"name": ["thumb"]}]
+    )
+
+    both, one = sources(tag)
+    assert both == {
+        "sizes": "50vw",
+        "srcset": f"{BASE_URL}/p/{thumb.storage_key} 64w, {BASE_URL}/p/{large.storage_key} 640w",
+    }
+    assert one == {"srcset": f"{BASE_URL}/p/{thumb.storage_key} 64w", "type": "image/webp"}
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [
+        (VariantState.STALE,),
+        (VariantState.MISSING,),
+        (VariantState.STALE, VariantState.QUEUED),
+        (VariantState.STALE, VariantState.QUEUED, VariantState.PROCESSING),
+        (VariantState.STALE, VariantState.QUEUED, VariantState.PROCESSING, VariantState.FAILED),
+    ],
+)
+async def test_only_ready_variants_are_rendered(
+    gallery: Gallery, private: type[Profile], moves: tuple[VariantState, ...]
+):
+    asset = await gallery.move_variant(await gallery.ready(private), "thumb", *moves)
+
+    tag = await gallery.rindle.picture_tag(private, asset, ["thumb", "large", "nothing_of_the_kind"])
+
+    assert [one["type"] for one in sources(tag)] == ["image/jpeg"]
+
+
+async def test_a_stale_variant_is_rendered_on_request(gallery: Gallery, private: type[Profile]):
+    asset = await gallery.move_variant(await gallery.ready(private), "thumb", VariantState.STALE)
+
+    tag = await gallery.rindle.picture_tag(private, asset, ["thumb"], stale_mode="serve_stale")
+
+    assert len(sources(tag)) == 1
+
+
+@pytest.mark.parametrize("state", AssetState)
+async def test_an_asset_that_cannot_be_delivered_shows_the_placeholder_and_nothing_of_its_own(
+    gallery: Gallery, private: type[Profile], state: AssetState
+):
+    asset = await gallery.in_state(private, state)
+
+    with_placeholder = await gallery.rindle.picture_tag(private, asset, ["thumb"], placeholder="/none.svg", alt="A")
+    alone = await gallery.rindle.picture_tag(private, asset, ["thumb"], alt="A")
+
+    if state in DELIVERABLE:
+        assert str(image(with_placeholder)["src"]).startswith(f"{BASE_URL}/")
+        return
+    assert image(with_placeholder)["src"] == "/none.svg"
+    assert "src" not in image(alone) and image(alone)["alt"] == "A"
+    assert sources(with_placeholder) == sources(alone) == []
+    assert BASE_URL not in with_placeholder + alone
+
+
+async def test_no_asset_shows_the_placeholder_or_alt(gallery: Gallery, private: type[Profile]):
+    assert await gallery.rindle.picture_tag(private, None, ["thumb"], placeholder="/none.svg", alt="nobody") == (
+        '<picture><img alt="nobody" src="/none.svg"></picture>'
+    )
+    assert await gallery.rindle.picture_tag(private, None) == '<picture><img alt=""></picture>'
+    assert await gallery.rindle.picture_tag(private, None, placeholder="auto") == '<picture><img alt=""></picture>'
+
+
+async def test_the_stored_preview_is_used_on_request(gallery: Gallery, private: type[Profile]):
+    asset = await gallery.ready(private, facts={"media_metadata": {"placeholder": PREVIEW}})
+
+    preferred = await gallery.rindle.picture_tag(private, asset, placeholder="auto", prefer_placeholder=True)
+    delivered = await gallery.rindle.picture_tag(private, asset, placeholder="auto")
+
+    assert image(preferred)["src"] == PREVIEW
+    assert str(image(delivered)["src"]).startswith(BASE_URL)
+
+
+async def test_a_condemned_asset_shows_not_even_its_preview(gallery: Gallery, private: type[Profile]):
+    asset = await gallery.ready(private, facts={"media_metadata": {"placeholder": PREVIEW}})
+    asset = await gallery.moved(asset.id, AssetState.QUARANTINED)
+
+    assert "src" not in image(await gallery.rindle.picture_tag(private, asset, placeholder="auto"))
+
+
+@pytest.mark.parametrize("stored", ["javascript:alert(1)", "https://elsewhere.test/x", 7, None])
+async def test_only_a_data_uri_of_a_picture_is_a_preview(gallery: Gallery, private: type[Profile], stored: Any):
+    asset = await gallery.ready(private, facts={"media_metadata": {"placeholder": stored}})
+
+    tag = await gallery.rindle.picture_tag(private, asset, placeholder="auto", prefer_placeholder=True)
+
+    assert str(image(tag)["src"]).startswith(BASE_URL)
+
+
+async def test_the_original_is_not_delivered_when_nobody_wants_it(gallery: Gallery, private: type[Profile]):
+    asset = await gallery.ready(private)
+
+    tag = await gallery.rindle.picture_tag(private, asset, ["thumb"], fallback="none")
+
+    assert len(sources(tag)) == 1 and "src" not in image(tag)
+
+
+async def test_another_profile_s_asset_shows_the_placeholder(
+    gallery: Gallery, private: type[Profile], public: type[Profile]
+):
+    asset = await gallery.ready(private)
+
+    tag = await gallery.rindle.picture_tag(public, asset, ["thumb"], placeholder="/none.svg")
+
+    assert sources(tag) == [] and image(tag)["src"] == "/none.svg"
+
+
+async def test_an_unknown_profile_is_a_mistake_of_the_template(gallery: Gallery):
+    with pytest.raises(UnknownProfile):
+        await gallery.rindle.picture_tag("nobody.Knows", None)
+
+
+# --- denial ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_denied_variant_is_left_out(gallery: Gallery, guarded: type[Profile]):
+    asset = await gallery.ready(guarded)
+
+    tag = await gallery.rindle.picture_tag(
+        guarded, asset, ["thumb", "large"], actor="stranger", placeholder="/none.svg", prefer_placeholder=True
+    )
+
+    assert [one["type"] for one in sources(tag)] == ["image/webp"]
+    assert image(tag)["src"] == "/none.svg"
+
+
+async def test_a_denied_original_raises_or_leaves_nothing(gallery: Gallery, guarded: type[Profile]):
+    asset = await gallery.ready(guarded)
+
+    with pytest.raises(Unauthorized):
+        await gallery.rindle.picture_tag(guarded, asset, ["thumb"], actor="stranger", placeholder="/none.svg")
+    empty = await gallery.rindle.picture_tag(guarded, asset, ["thumb"], actor="stranger", on_denied="empty")
+
+    assert empty == Markup() and isinstance(empty, Markup)
+
+
+# --- sizes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"width": "800", "height": "600"}),
+        ({"width": 400}, {"width": "400", "height": "300"}),
+        ({"height": 300}, {"width": "400", "height": "300"}),
+        ({"width": 400, "height": 100}, {"width": "400", "height": "100"}),
+        ({"width": False}, {}),
+        ({"width": False, "height": 100}, {"height": "100"}),
+        ({"width": "100%"}, {"width": "100%"}),
+        ({"attrs": {"width": 400}}, {"width": "400", "height": "300"}),
+    ],
+)
+async def test_sizes_reserve_the_place_without_distorting(
+    gallery: Gallery, private: type[Profile], given: dict[str, Any], expected: dict[str, str]
+):
+    asset = await gallery.ready(private)
+
+    found = image(await gallery.rindle.picture_tag(private, asset, **given))
+
+    assert {name: found[name] for name in ("width", "height") if name in found} == expected
+
+
+# --- attributes --------------------------------------------------------------------------------------------------
+
+
+async def test_attributes_are_renamed_sorted_and_dropped(gallery: Gallery, private: type[Profile]):
+    tag = await gallery.rindle.picture_tag(
+        private,
+        None,
+        attrs={"data-own": "1", "class": "lost"},
+        class_="kept",
+        data_user_id=7,
+        aria_hidden="true",
+        hidden=True,
+        title=None,
+        draggable=False,
+        alt="x",
+    )
+
+    assert tag == (
+        '<picture><img alt="x" aria-hidden="true" class="kept" data-own="1" data-user-id="7" hidden></picture>'
+    )
+
+
+async def test_delivery_options_never_become_attributes(gallery: Gallery, private: type[Profile]):
+    asset = await gallery.ready(private)
+
+    tag = await gallery.rindle.picture_tag(
+        private,
+        asset,
+        ["thumb"],
+        actor="alice-the-actor",
+        expires_in=77,
+        stale_mode="serve_stale",
+        strict=True,
+        disposition="inline",
+        filename="x.png",
+        fallback="original",
+        placeholder="/none.svg",
+        on_denied="empty",
+    )
+
+    assert set(image(tag)) == {"alt", "width", "height", "src"}
+    assert "alice" not in tag
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["onclick", "ONLOAD", "on", "src", "SRC", "srcset", "poster", "a b", "1x", "x>y", 'x"', "", "a/b", "é", "a\n"],
+)
+async def test_attributes_that_could_run_or_lie_are_refused(gallery: Gallery, private: type[Profile], name: str):
+    with pytest.raises(ValueError, match="attribute") as refused:
+        await gallery.rindle.picture_tag(private, None, attrs={name: "x"})
+
+    assert isinstance(refused.value, InvalidArgument)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [1, ("a", "b", "c"), {"media": "x"}, {"name": "x", "href": "y"}, {"name": []}, {"name": [1]}, {"name": None}],
+)
+async def test_a_source_that_cannot_be_meant_is_refused(gallery: Gallery, private: type[Profile], item: Any):
+    with pytest.raises(ValueError, match="source"):
+        await gallery.rindle.picture_tag(private, None, [item])
+
+
+@pytest.mark.parametrize("options", [{"on_denied": "x"}, {"fallback": "x"}, {"stale_mode": "x"}, {"expires_in": 0}])
+async def test_options_out_of_range_are_refused(gallery: Gallery, private: type[Profile], options: dict[str, Any]):
+    with pytest.raises(InvalidArgument):
+        await gallery.rindle.picture_tag(private, None, **options)
+
+
+# --- hostile texts -----------------------------------------------------------------------------------------------
+
+HOSTILE = "\"'><script>alert(1)</script>&amp;\u202e<img src=x onerror=alert(1)>"
+
+
+async def test_hostile_texts_stay_texts(gallery: Gallery, private: type[Profile]):
+    asset = await gallery.ready(
+        private,
+        filename=f"{HOSTILE}.png",
+        facts={"media_metadata": {"placeholder": f"data:image/png,{HOSTILE}", "analyzer": {"caption": HOSTILE}}},
+    )
+
+    tag = await gallery.rindle.picture_tag(
+        private,
+        asset,
+        [{"name": "thumb", "media": HOSTILE, "sizes": HOSTILE, "type": HOSTILE}],
+        placeholder="auto",
+        prefer_placeholder=True,
+        alt=HOSTILE,
+        title=Markup(HOSTILE),
+        data_caption=asset.media_metadata["analyzer"]["caption"],
+        filename=HOSTILE,
+        disposition="attachment",
+    )
+
+    assert [name for name, _ in Elements(tag).found] == ["picture", "source", "img"]
+    found = image(tag)
+    assert found["alt"] == found["data-caption"] == HOSTILE
+    assert found["src"] == f"data:image/png,{HOSTILE}"
+    assert found["title"] == html.unescape(HOSTILE)
+    assert sources(tag)[0]["media"] == HOSTILE
+    assert "onerror" not in {name for _, attrs in Elements(tag).found for name in attrs}
+    assert tag.count('alt="&#34;&#39;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;') == 1
+
+
+async def test_escaped_markup_is_not_escaped_again(gallery: Gallery, private: type[Profile]):
+    tag = await gallery.rindle.picture_tag(private, None, alt=Markup("Tom &amp; Ada"), title="Tom &amp; Ada")
+
+    assert tag == '<picture><img alt="Tom &amp; Ada" title="Tom &amp;amp; Ada"></picture>'
+
+
+@given(
+    st.dictionaries(st.text(max_size=12), st.text(max_size=40) | st.booleans() | st.none() | st.integers(), max_size=4)
+)
+def test_no_attribute_breaks_out_of_its_element(attrs: dict[str, Any]):
+    try:
+        checked = _attributes(attrs)
+    except InvalidArgument:
+        return
+
+    tag = _tag("img", checked)
+
+    assert re.fullmatch(r'<img(?: [A-Za-z_:][A-Za-z0-9_.:-]*(?:="[^"<>]*")?)*>', tag, re.DOTALL)
+
+
+# --- queries and Jinja -------------------------------------------------------------------------------------------
+
+
+async def test_a_page_costs_one_query_at_most(gallery: Gallery, private: type[Profile]):
+    loaded = await gallery.ready(private)
+    bare: MediaAsset = await gallery.unloaded(loaded)
+
+    async with gallery.counting() as statements:
+        first = await gallery.rindle.picture_tag(private, loaded, ["thumb", "large"])
+        await gallery.rindle.picture_tag(private, bare)
+        assert statements == []
+        second = await gallery.rindle.picture_tag(private, bare, ["thumb", ("large", "print")])
+        assert len(statements) == 1
+
+    assert len(sources(first)) == len(sources(second)) == 2
+
+
+async def test_jinja_templates_call_it_by_name(gallery: Gallery, private: type[Profile]):
+    asset = await gallery.ready(private)
+    env = Environment(enable_async=True, autoescape=True)
+    install_jinja(env, gallery.rindle)
+
+    page = await env.from_string('<p>{{ picture_tag("private", asset, ["thumb"], alt=name) }}</p>').render_async(
+        asset=asset, name="<b>"
+    )
+
+    assert [name for name, _ in Elements(page).found] == ["p", "picture", "source", "img"]
+    assert image(page)["alt"] == "<b>"
+
+
+def test_a_synchronous_jinja_environment_is_refused_with_advice(gallery: Gallery):
+    with pytest.raises(Misconfigured, match="enable_async"):
+        install_jinja(Environment(autoescape=True), gallery.rindle)

@@ -1,0 +1,626 @@
+"""Every branch of the three workflows: how to bring one about, and what its history must then show.
+
+``python -m tests.workflows.record`` plays each on a real server and saves its history; ``test_replay.py`` replays what
+is saved and plays them again with workers that keep nothing in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import WorkflowHistory, WorkflowUpdateFailedError
+
+from rindle import messages
+from rindle.db.models import MediaAsset
+from rindle.errors import StoragePermanent
+from rindle.messages import PurgeInput, VariantInput
+from rindle.testing.flaky import FlakyStorage
+from rindle.workflows import ids
+from tests.application import storage
+from tests.stage import Stage, photo, until
+from tests.workflows.fleet import Fleet, Interruption, closed, handle_of, in_stage
+
+HISTORIES = Path(__file__).resolve().parent / "histories"
+
+#: Brings one branch about; returns the id of the workflow whose newest run went through it.
+Play = Callable[[Stage, Fleet], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One way through a workflow.
+
+    Args:
+        workflow: class of the workflow.
+        case: name of the branch and of its file.
+        play: brings it about.
+        shows: marks (see :func:`marks`) its history has in this order, others between them.
+        lacks: marks its history has not.
+        environment: settings of the stage that make its durations short.
+    """
+
+    workflow: str
+    case: str
+    play: Play
+    shows: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.workflow}-{self.case}"
+
+    @property
+    def file(self) -> Path:
+        """Where its history is saved."""
+        return HISTORIES / self.workflow / f"{self.case}.json"
+
+    def load(self) -> WorkflowHistory:
+        """Return the saved history."""
+        return WorkflowHistory.from_json(f"saved-{self.case}", self.file.read_text(encoding="utf-8"))
+
+    def check(self, history: WorkflowHistory) -> None:
+        """Assert that ``history`` went through this branch."""
+        found = list(marks(history))
+        rest = iter(found)
+        missing = [mark for mark in self.shows if mark not in rest]
+        assert not missing, f"{self} lacks {missing}; it has {found}"
+        unwanted = [mark for mark in self.lacks if mark in found]
+        assert not unwanted, f"{self} has {unwanted}; it has {found}"
+
+
+BRANCHES: list[Branch] = []
+
+
+def _branch(workflow: str, *shows: str, lacks: tuple[str, ...] = (), **environment: str) -> Callable[[Play], Play]:
+    """Enter the decorated play into :data:`BRANCHES` under its name."""
+
+    def enter(play: Play) -> Play:
+        BRANCHES.append(Branch(workflow, play.__name__, play, shows, lacks, environment))
+        return play
+
+    return enter
+
+
+def marks(history: WorkflowHistory) -> Iterator[str]:
+    """Describe the events of a history that tell its branches apart, one short text each."""
+    names: dict[int, str] = {}
+    for event in history.events:
+        mark = _mark(event, names)
+        if mark:
+            yield mark
+
+
+def _mark(event: HistoryEvent, names: dict[int, str]) -> str | None:
+    match event.event_type:
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            name = event.activity_task_scheduled_event_attributes.activity_type.name.removeprefix("rindle.")
+            names[event.event_id] = name
+            return name
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+            return f"{names[event.activity_task_failed_event_attributes.scheduled_event_id]} failed"
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
+            return f"{names[event.activity_task_canceled_event_attributes.scheduled_event_id]} canceled"
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            return f"signal {event.workflow_execution_signaled_event_attributes.signal_name}"
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+            request = event.workflow_execution_update_accepted_event_attributes.accepted_request
+            return f"update {request.input.name}"
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
+            outcome = event.workflow_execution_update_completed_event_attributes.outcome
+            return "update refused" if outcome.HasField("failure") else "update answered"
+        case EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+            cause = event.workflow_task_failed_event_attributes.cause
+            return f"task failed: {WorkflowTaskFailedCause.Name(cause).rpartition('CAUSE_')[2].lower()}"
+        case _:
+            return _PLAIN.get(event.event_type)
+
+
+_PLAIN = {
+    EventType.EVENT_TYPE_TIMER_STARTED: "timer",
+    EventType.EVENT_TYPE_TIMER_FIRED: "timer fired",
+    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: "child started",
+    EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: "child refused",
+    EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED: "running child signalled",
+    EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED: "running child gone",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: "cancel requested",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: "completed",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED: "canceled",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED: "failed",
+}
+
+
+# --- uploads --------------------------------------------------------------------------------------------------------
+
+_UPLOAD = "UploadWorkflow"
+
+
+async def _waiting(
+    stage: Stage, fleet: Fleet, profile: str = "avatar", body: bytes | None = None, **options: int
+) -> str:
+    """Send an upload to a workflow that waits for it; returns the session's id."""
+    await fleet.start()
+    session = await stage.rindle.initiate_upload(profile, filename="me.jpg", **options)
+    workflow_id = stage.upload_workflow(session.id)
+    await _dispatched(stage)
+    await in_stage(stage, workflow_id, "waiting")
+    picture = photo(stage.home / "photo.jpg")
+    await stage.rindle.sign_url(session.id)
+    await stage.put(session.id, body or picture)
+    return session.id
+
+
+async def _dispatched(stage: Stage) -> None:
+    """Wait until the relays have sent every outbox row."""
+
+    async def look() -> bool:
+        return all(row.state == "dispatched" for row in await stage.outbox())
+
+    await until(look, what="the outbox to be empty")
+
+
+async def _ended(stage: Stage, session_id: str) -> str:
+    """Wait until a session's workflow has ended and nothing is on its way to it; returns its id."""
+    workflow_id = stage.upload_workflow(session_id)
+    await _dispatched(stage)
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(_UPLOAD, "read_upload", "timer", "signal verified", "admit", "child started", "completed")
+async def happy(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet)
+    await stage.rindle.verify_completion(session_id)
+    return await _ended(stage, session_id)
+
+
+@_branch(_UPLOAD, "signal verified", "admit", "child started", "completed", lacks=("read_upload", "timer"))
+async def verified_first(stage: Stage, fleet: Fleet) -> str:
+    session = await stage.sent()
+    await stage.rindle.verify_completion(session.id)
+    await fleet.start()
+    return await _ended(stage, session.id)
+
+
+@_branch(_UPLOAD, "admit", "scan", "admit", "child started", "completed")
+async def scanner(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet, "scanned")
+    await stage.rindle.verify_completion(session_id)
+    return await _ended(stage, session_id)
+
+
+@_branch(
+    _UPLOAD,
+    *("signal cancel", "read_upload", "release_upload", "timer", "timer fired", "release_upload", "completed"),
+    RINDLE_PRESIGNED_PUT_TTL_SECONDS="3",
+)
+async def cancelled(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet)
+    await stage.rindle.cancel_upload(session_id)
+    return await _ended(stage, session_id)
+
+
+@_branch(
+    _UPLOAD,
+    "timer",
+    "timer fired",
+    "expire_upload",
+    "release_upload",
+    "completed",
+    RINDLE_UPLOAD_SESSION_TTL_SECONDS="1",
+)
+async def expired(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    session = await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    return await _ended(stage, session.id)
+
+
+@_branch(
+    _UPLOAD,
+    "signal complete",
+    "verify_upload",
+    "release_upload",
+    "completed",
+    lacks=("admit",),
+    RINDLE_PRESIGNED_PUT_TTL_SECONDS="3",
+)
+async def rejected_at_verify(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet, body=b"\xff\xd8\xff" + b"x" * 97, size=99)
+    await (await handle_of(stage, stage.upload_workflow(session_id))).signal("complete")
+    return await _ended(stage, session_id)
+
+
+@_branch(_UPLOAD, "signal verified", "admit", "completed", lacks=("child started", "fail_promotion"))
+async def quarantined(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet, body=b"no picture at all, whatever the name says")
+    await stage.rindle.verify_completion(session_id)
+    return await _ended(stage, session_id)
+
+
+@_branch(_UPLOAD, "timer", "signal complete", "verify_upload", "admit", "child started", "completed")
+async def complete_signal(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet)
+    await (await handle_of(stage, stage.upload_workflow(session_id))).signal("complete")
+    return await _ended(stage, session_id)
+
+
+@_branch(
+    _UPLOAD,
+    "timer",
+    "timer fired",
+    "verify_upload",
+    "timer",
+    "verify_upload",
+    "admit",
+    "child started",
+    "completed",
+    RINDLE_AUTO_VERIFY_INITIAL_SECONDS="0.2",
+    RINDLE_AUTO_VERIFY_MAX_SECONDS="0.4",
+)
+async def auto_verify(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    session = await stage.rindle.initiate_upload("avatar", filename="me.jpg", auto_verify=True)
+    await stage.rindle.sign_url(session.id)
+    handle = await handle_of(stage, stage.upload_workflow(session.id))
+    await _dispatched(stage)
+
+    async def looked() -> bool:
+        return "verify_upload" in marks(await handle.fetch_history())
+
+    await until(looked, what="the workflow to look for the object")
+    await stage.put(session.id, photo(stage.home / "photo.jpg"))
+    return await _ended(stage, session.id)
+
+
+@_branch(_UPLOAD, "signal verified", "admit", "admit failed", "fail_promotion", "completed", lacks=("child started",))
+async def promotion_gave_up(stage: Stage, fleet: Fleet) -> str:
+    broken = FlakyStorage(storage(stage.environment))
+    broken.fail("lend", StoragePermanent("the store says no"), times=1)
+    await fleet.start(stage.application(store=broken))
+    session = await stage.sent()
+    await stage.rindle.verify_completion(session.id)
+    return await _ended(stage, session.id)
+
+
+@_branch(_UPLOAD, "signal verified", "admit", "child started", "completed", lacks=("fail_promotion",))
+async def resume(stage: Stage, fleet: Fleet) -> str:
+    workflow_id = await promotion_gave_up(stage, fleet)
+    upload = await stage.session(workflow_id.rpartition(":")[2])
+    await stage.rindle.resume(str(upload.asset_id))
+    return await _ended(stage, upload.id)
+
+
+@_branch(_UPLOAD, "timer", "update verify", "verify_upload", "update answered", "child started", "completed")
+async def update_verify(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet)
+    await (await handle_of(stage, stage.upload_workflow(session_id))).execute_update("verify")
+    return await _ended(stage, session_id)
+
+
+@_branch(_UPLOAD, "update verify", "verify_upload", "update refused", "signal verified", "completed")
+async def update_refused(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    session = await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    await stage.rindle.sign_url(session.id)
+    await _dispatched(stage)
+    handle = await handle_of(stage, stage.upload_workflow(session.id))
+    try:
+        await handle.execute_update("verify")
+    except WorkflowUpdateFailedError:
+        await stage.put(session.id, photo(stage.home / "photo.jpg"))
+    await stage.rindle.verify_completion(session.id)
+    return await _ended(stage, session.id)
+
+
+@_branch(_UPLOAD, "signal verified", "admit", "child refused", "running child signalled", "completed")
+async def child_already_started(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    return await _resumed(stage, asset_id)
+
+
+@_branch(_UPLOAD, "child refused", "running child gone", "child started", "completed")
+async def child_closed_meanwhile(stage: Stage, fleet: Fleet) -> str:
+    interruption = Interruption()
+    asset_id = await _building(stage, fleet, interruption)
+    running = await handle_of(stage, stage.variants_workflow(asset_id))
+    upload = await _upload_of(stage, asset_id)
+    interruption.at("signalling", upload, running.terminate)
+    workflow_id = await _resumed(stage, asset_id)
+    stage.tell("processor", "")
+    await stage.settled(asset_id)
+    await closed(stage, stage.variants_workflow(asset_id))
+    return workflow_id
+
+
+@_branch(_UPLOAD, "admit", "task failed: unhandled_command", "signal touch", "read_upload", "completed")
+async def signal_in_closing_task(stage: Stage, fleet: Fleet) -> str:
+    interruption = Interruption()
+    session = await stage.sent("plain")
+    workflow_id = stage.upload_workflow(session.id)
+    handle = await handle_of(stage, workflow_id)
+    interruption.at("closing", workflow_id, lambda: handle.signal("touch"))
+    await stage.rindle.verify_completion(session.id)
+    await fleet.start(interruption=interruption)
+    return await _ended(stage, session.id)
+
+
+async def _upload_of(stage: Stage, asset_id: str) -> str:
+    rows = [row for row in await stage.outbox() if row.workflow_type == messages.UPLOAD_WORKFLOW]
+    return next(row.workflow_id for row in rows if row.payload["facts"]["asset_id"] == asset_id)
+
+
+async def _resumed(stage: Stage, asset_id: str) -> str:
+    workflow_id = await _upload_of(stage, asset_id)
+    await closed(stage, workflow_id)
+    await stage.rindle.resume(asset_id)
+    return await _ended(stage, workflow_id.rpartition(":")[2])
+
+
+# --- variants -------------------------------------------------------------------------------------------------------
+
+_VARIANTS = "VariantWorkflow"
+
+
+async def _building(stage: Stage, fleet: Fleet, interruption: Interruption | None = None) -> str:
+    """Bring an asset to where its processor holds a build of both variants; returns the asset's id."""
+    stage.tell("processor", "hold")
+    await fleet.start(interruption=interruption)
+    asset = await stage.verified("held")
+    await stage.variant(asset.id, "thumb", "processing")
+    return asset.id
+
+
+async def _built(stage: Stage, asset_id: str) -> str:
+    """Let the processor go on; returns the id of the group's workflow when it has ended."""
+    stage.tell("processor", "")
+    await _dispatched(stage)
+    workflow_id = stage.variants_workflow(asset_id)
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(_VARIANTS, "render_images", "completed", lacks=("read_group", "requeue_group", "cancel_group"))
+async def built(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    return await _built(stage, (await stage.ready()).id)
+
+
+@_branch(_VARIANTS, "signal requeue", "requeue_group", "render_images", "completed")
+async def requeue_signal(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    await stage.rindle.cancel_processing(asset_id)
+    workflow_id = await _built(stage, asset_id)
+    await requeue_with_start(stage, asset_id)
+    await stage.state(asset_id, "ready")
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+async def requeue_with_start(stage: Stage, asset_id: str, *arguments: list[str]) -> None:
+    """Signal ``requeue`` to a group that may be closed, as ``temporal workflow signal-with-start`` does."""
+    await (await stage.client()).start_workflow(
+        messages.VARIANT_WORKFLOW,
+        VariantInput(asset_id=asset_id),
+        id=stage.variants_workflow(asset_id),
+        task_queue=stage.prefix,
+        start_signal="requeue",
+        start_signal_args=list(arguments),
+    )
+
+
+@_branch(
+    _VARIANTS,
+    *("render_images", "signal cancel", "cancel_group", "read_group", "render_images canceled", "read_group"),
+    "completed",
+)
+async def cancel_signal(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    await (await handle_of(stage, stage.variants_workflow(asset_id))).signal("cancel")
+    await closed(stage, stage.variants_workflow(asset_id))
+    return await _built(stage, asset_id)
+
+
+@_branch(
+    _VARIANTS,
+    *("render_images", "cancel requested", "cancel_group", "read_group", "render_images canceled", "canceled"),
+)
+async def cancel_request(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    await (await handle_of(stage, stage.variants_workflow(asset_id))).cancel()
+    await closed(stage, stage.variants_workflow(asset_id))
+    return await _built(stage, asset_id)
+
+
+@_branch(_VARIANTS, "cancel requested", "cancel_group", "render_images", "canceled", lacks=("render_images canceled",))
+async def cancel_request_before_the_first_task(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    workflow_id = stage.variants_workflow(asset_id)
+    handle = await handle_of(stage, workflow_id)
+    await handle.terminate()  # leaves the rows open, as a lost namespace would
+    stage.tell("processor", "")
+    await fleet.__aexit__()
+    await requeue_with_start(stage, asset_id, ["none of that name"])
+    await handle.cancel()
+    await fleet.start()
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(
+    _VARIANTS,
+    "render_images",
+    "signal wake",
+    "read_group",
+    "completed",
+    lacks=("render_images canceled", "cancel_group"),
+)
+async def wake_while_building(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    workflow_id = stage.variants_workflow(asset_id)
+    handle = await handle_of(stage, workflow_id)
+    await handle.signal("wake")
+
+    async def looked() -> bool:
+        return "read_group" in marks(await handle.fetch_history())
+
+    await until(looked, what="the workflow to look at its rows")
+    return await _built(stage, asset_id)
+
+
+@_branch(
+    _VARIANTS,
+    "render_images",
+    "signal wake",
+    "read_group",
+    "render_images canceled",
+    "completed",
+    lacks=("cancel_group",),
+)
+async def wake_when_rows_are_gone(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    workflow_id = stage.variants_workflow(asset_id)
+    await stage.rindle.database.write(lambda session: session.delete(session.get(MediaAsset, asset_id)))
+    await (await handle_of(stage, workflow_id)).signal("wake")
+    await closed(stage, workflow_id)
+    return await _built(stage, asset_id)
+
+
+@_branch(
+    _VARIANTS,
+    *("render_images", "signal cancel", "cancel_group", "read_group", "signal requeue", "requeue_group"),
+    *("render_images", "completed"),
+    lacks=("render_images canceled",),
+)
+async def requeue_while_building(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    handle = await handle_of(stage, stage.variants_workflow(asset_id))
+    await handle.signal("cancel", ["thumb"])
+    await stage.variant(asset_id, "thumb", "cancelled")
+    await handle.signal("requeue", ["thumb"])
+    await stage.variant(asset_id, "thumb", "queued")
+    return await _built(stage, asset_id)
+
+
+@_branch(_VARIANTS, "render_images", "render_images failed", "fail_group", "completed")
+async def gave_up(stage: Stage, fleet: Fleet) -> str:
+    broken = FlakyStorage(storage(stage.environment))
+    broken.fail("store", StoragePermanent("the store says no"), times=1)
+    await fleet.start(stage.application(store=broken))
+    asset = await stage.ready()
+    return await _built(stage, asset.id)
+
+
+@_branch(_VARIANTS, "signal wake", "render_images", "completed", lacks=("read_group", "requeue_group", "cancel_group"))
+async def nothing_to_do(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    asset = await stage.ready()
+    workflow_id = await _built(stage, asset.id)
+    await (await stage.client()).start_workflow(
+        messages.VARIANT_WORKFLOW,
+        VariantInput(asset_id=asset.id),
+        id=workflow_id,
+        task_queue=stage.prefix,
+        start_signal="wake",
+    )
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(
+    _VARIANTS,
+    *("render_images", "task failed: unhandled_command", "signal requeue", "requeue_group", "render_images"),
+    "completed",
+)
+async def requeue_in_closing_task(stage: Stage, fleet: Fleet) -> str:
+    interruption = Interruption()
+    asset_id = await _building(stage, fleet, interruption)
+    workflow_id = stage.variants_workflow(asset_id)
+    handle = await handle_of(stage, workflow_id)
+    interruption.at("closing", workflow_id, lambda: handle.signal("requeue"))
+    await stage.rindle.cancel_processing(asset_id)
+    return await _built(stage, asset_id)
+
+
+# --- purges ---------------------------------------------------------------------------------------------------------
+
+_PURGE = "PurgeWorkflow"
+_OWNER = ("User", "1")
+
+
+async def _purge(stage: Stage, asset_id: str) -> str:
+    workflow_id = ids.purge_id(asset_id, prefix=stage.prefix)
+    await (await stage.client()).start_workflow(
+        messages.PURGE_WORKFLOW, PurgeInput(asset_id=asset_id), id=workflow_id, task_queue=stage.prefix
+    )
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(_PURGE, "begin_purge", "stop_asset_work", "delete_asset", "completed")
+async def purged(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    return await _purge(stage, (await stage.ready("plain")).id)
+
+
+@_branch(_PURGE, "begin_purge", "completed", lacks=("stop_asset_work", "delete_asset"))
+async def still_attached(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    asset = await stage.ready("plain")
+    await stage.rindle.attach(asset.id, _OWNER, "avatar")
+    return await _purge(stage, asset.id)
+
+
+@_branch(
+    _PURGE,
+    *("begin_purge", "task failed: unhandled_command", "signal wake", "begin_purge", "stop_asset_work", "delete_asset"),
+    "completed",
+)
+async def woken_again(stage: Stage, fleet: Fleet) -> str:
+    interruption = Interruption()
+    await fleet.start(interruption=interruption)
+    asset = await stage.ready("plain")
+    await stage.rindle.attach(asset.id, _OWNER, "avatar")
+    workflow_id = ids.purge_id(asset.id, prefix=stage.prefix)
+
+    async def detach() -> None:
+        await stage.rindle.detach(_OWNER, "avatar")
+        await _dispatched(stage)
+
+    interruption.at("closing", workflow_id, detach)
+    await _purge(stage, asset.id)
+    await stage.gone(asset.id)
+    return workflow_id
+
+
+@_branch(_PURGE, "begin_purge", "completed", lacks=("stop_asset_work", "delete_asset"))
+async def gone(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    asset = await stage.ready("plain")
+    await _purge(stage, asset.id)
+    return await _purge(stage, asset.id)
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def scrub(history: WorkflowHistory) -> str:
+    """Return a history as JSON without what tells of the machine that made it: identities, sticky queues, traces."""
+    return json.dumps(_scrubbed(json.loads(history.to_json())), indent=1, sort_keys=True) + "\n"
+
+
+def _scrubbed(value: object) -> object:
+    if isinstance(value, list):
+        return [_scrubbed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("kind") == "TASK_QUEUE_KIND_STICKY":
+        return {**value, "name": "sticky"}
+    kept = {key: _scrubbed(item) for key, item in value.items() if key not in ("stackTrace", "workerVersion")}
+    return {key: "worker" if key == "identity" else item for key, item in kept.items()}
+
+
+__all__ = ["BRANCHES", "HISTORIES", "Branch", "marks", "requeue_with_start", "scrub"]

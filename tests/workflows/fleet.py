@@ -1,0 +1,207 @@
+"""Workers inside the test's process, places at which a test can hold their tasks, and replay of what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self
+
+from temporalio import workflow
+from temporalio.client import WorkflowHandle, WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.exceptions import CancelledError
+from temporalio.worker import (
+    ExecuteWorkflowInput,
+    Interceptor,
+    Replayer,
+    SignalExternalWorkflowInput,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
+)
+
+from rindle import Rindle, workflows
+from rindle.bootstrap import FleetMember, workflow_runner
+from rindle.messages import StatusView
+from rindle.workflows.tuning import PolicyTuning
+from tests.stage import Stage, until
+
+#: Longest pause of a held workflow task: the SDK takes a task of two seconds for a deadlock.
+HOLD_SECONDS = 1.5
+
+Deed = Callable[[], Awaitable[Any]]
+
+
+class Interruption(Interceptor):
+    """Does something at a named place inside a workflow task, while the server waits for that task.
+
+    Places are ``closing`` (the run has decided to end, the server does not know yet) and ``signalling`` (before another
+    workflow is signalled). Each deed is done once per workflow: the task that follows is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deeds: dict[tuple[str, str], Deed] = {}
+        self._lock = threading.Lock()
+        #: Places that were passed, as ``(place, workflow id)``.
+        self.done: list[tuple[str, str]] = []
+
+    def at(self, place: str, workflow_id: str, deed: Deed) -> None:
+        """Do ``deed`` the first time ``workflow_id`` comes to ``place``; it has :data:`HOLD_SECONDS`."""
+        self._deeds[place, workflow_id] = deed
+
+    def pass_by(self, place: str) -> None:
+        """Called inside the workflow task."""
+        key = (place, workflow.info().workflow_id)
+        with self._lock:
+            deed = None if workflow.unsafe.is_replaying() else self._deeds.pop(key, None)
+        if deed is None:
+            return
+        with workflow.unsafe.sandbox_unrestricted():
+            asyncio.run_coroutine_threadsafe(_do(deed), self._loop).result(HOLD_SECONDS)
+        self.done.append(key)
+
+    def workflow_interceptor_class(
+        self, input: WorkflowInterceptorClassInput
+    ) -> type[WorkflowInboundInterceptor] | None:
+        """Return the interceptor of every workflow of the worker."""
+        places = self
+
+        class Outbound(WorkflowOutboundInterceptor):
+            async def signal_external_workflow(self, input: SignalExternalWorkflowInput) -> None:
+                places.pass_by("signalling")
+                await super().signal_external_workflow(input)
+
+        class Inbound(WorkflowInboundInterceptor):
+            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+                super().init(Outbound(outbound))
+
+            async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+                try:
+                    result = await super().execute_workflow(input)
+                except CancelledError:  # the end of a run that was asked to cancel; not asyncio's, which also evicts
+                    places.pass_by("closing")
+                    raise
+                places.pass_by("closing")
+                return result
+
+        return Inbound
+
+
+async def _do(deed: Deed) -> None:
+    await deed()
+
+
+class Fleet:
+    """The workers of one test; leaving the block stops them.
+
+    Args:
+        stage: the stage they work on.
+        cached_workflows: see ``FleetMember``; 0 replays every workflow task from its history.
+    """
+
+    def __init__(self, stage: Stage, *, cached_workflows: int = 1_000) -> None:
+        self.stage = stage
+        self._cached_workflows = cached_workflows
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *failure: Any) -> None:
+        await self._stack.aclose()
+
+    async def start(self, rindle: Rindle | None = None, *, interruption: Interruption | None = None) -> Rindle:
+        """Run a worker and return its application: ``rindle``, or one of its own."""
+        rindle = rindle or self.stage.application()
+        interceptors = () if interruption is None else (interruption,)
+        member = FleetMember(
+            rindle, grace_seconds=5, cached_workflows=self._cached_workflows, interceptors=interceptors
+        )
+        await self._stack.enter_async_context(_working(member))
+        return rindle
+
+
+@asynccontextmanager
+async def _working(member: FleetMember) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(member.run(stop))
+
+    async def polling() -> bool:
+        if task.done():
+            await task
+        return member.is_polling
+
+    try:
+        await until(polling, what="the fleet member to poll")
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+# --- looking at workflows -------------------------------------------------------------------------------------------
+
+
+async def handle_of(stage: Stage, workflow_id: str) -> WorkflowHandle[Any, Any]:
+    """Return a handle on the newest run of a workflow."""
+    return (await stage.client()).get_workflow_handle(workflow_id)
+
+
+async def in_stage(stage: Stage, workflow_id: str, wanted: str) -> None:
+    """Wait until the query ``status`` of a workflow answers with the stage ``wanted``."""
+    handle = await handle_of(stage, workflow_id)
+
+    async def look() -> bool:
+        return (await handle.query("status", result_type=StatusView)).stage == wanted
+
+    await until(look, what=f"{workflow_id} to be {wanted}")
+
+
+async def closed(stage: Stage, workflow_id: str) -> str:
+    """Wait until the newest run of a workflow has ended; returns how (``COMPLETED``, ``CANCELED``, ...)."""
+    handle = await handle_of(stage, workflow_id)
+
+    async def look() -> str:
+        described = await handle.describe()
+        assert described.status is not None
+        return "" if described.status.name == "RUNNING" else described.status.name
+
+    return await until(look, what=f"{workflow_id} to end")
+
+
+# --- replay ---------------------------------------------------------------------------------------------------------
+
+
+def replayer(workflow_classes: tuple[type, ...] = workflows.ALL, *, heartbeat_seconds: float | None = 2) -> Replayer:
+    """Return a replayer with the converter, the sandbox and the interceptors of a worker."""
+    return Replayer(
+        workflows=workflow_classes,
+        data_converter=pydantic_data_converter,
+        workflow_runner=workflow_runner(),
+        interceptors=[PolicyTuning(heartbeat_seconds=heartbeat_seconds, retry_initial_seconds=0.2)],
+    )
+
+
+async def histories_of(stage: Stage) -> AsyncIterator[WorkflowHistory]:
+    """Yield the history of every run the stage's application started."""
+    client = await stage.client()
+    seen = set()
+    for row in await stage.outbox():  # visibility lags: the newest runs are found by their ids
+        run = client.get_workflow_handle(row.workflow_id)
+        if row.state == "dispatched":
+            seen.add((row.workflow_id, (await run.describe()).run_id))
+    async for found in client.list_workflows(f"WorkflowId STARTS_WITH '{stage.prefix}'"):
+        seen.add((found.id, found.run_id))
+    for workflow_id, run_id in sorted(seen):
+        yield await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
+
+
+async def replay_all(stage: Stage) -> None:
+    """Replay every history the stage has made; raises when one of them no longer replays."""
+    await replayer().replay_workflows(histories_of(stage))
+
+
+__all__ = ["Fleet", "Interruption", "closed", "handle_of", "histories_of", "in_stage", "replay_all", "replayer"]
