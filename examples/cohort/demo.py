@@ -76,6 +76,7 @@ class Sent:
     end: str = ""
     variants: list[dict[str, Any]] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
+    original: dict[str, Any] | None = None
     place: tuple[float, float] | None = None
 
 
@@ -298,9 +299,9 @@ def attempts_at(database: Any, asset_id: str) -> list[dict[str, Any]]:
 def inspect(browser: Browser, photo: Sent, checks: Checks) -> None:
     """Fetch the original and every variant by its address and look into the bytes."""
     with step("2. Every address is fetched and every picture opened"):
-        original = fetch(browser, photo.asset_id, None)
-        photo.place = demo_files.place_in(original.content)
-        checks.that(original.content == photo.body, "the original comes back byte for byte")
+        photo.original = browser.asset(photo.asset_id) | answered(fetch(browser, photo.asset_id, None))
+        photo.place = photo.original["place"]
+        checks.that(photo.original["body"] == photo.body, "the original comes back byte for byte")
         checks.that(photo.place is not None, f"it still says where it was taken: {shown(photo.place)}")
         photo.variants = fetch_variants(browser, photo.asset_id)
         for variant in photo.variants:
@@ -334,18 +335,20 @@ def fetch(browser: Browser, asset_id: str, variant: str | None) -> httpx.Respons
 
 def fetch_variants(browser: Browser, asset_id: str) -> list[dict[str, Any]]:
     """Return the variants of an asset with what their addresses answered."""
-    found = browser.asset(asset_id)["variants"]
-    for variant in found:
-        answer = fetch(browser, asset_id, variant["name"])
-        variant |= {
-            "body": answer.content,
-            "served_as": answer.headers["content-type"],
-            "status": answer.status_code,
-            # A signed address is a credential; its beginning is enough to recognise it.
-            "address": f"{answer.url.path[:24]}…",
-            "place": demo_files.place_in(answer.content),
-        }
-    return list(found)
+    variants = browser.asset(asset_id)["variants"]
+    return [variant | answered(fetch(browser, asset_id, variant["name"])) for variant in variants]
+
+
+def answered(answer: httpx.Response) -> dict[str, Any]:
+    """Return what an address answered, as the tables show it."""
+    return {
+        "body": answer.content,
+        "served_as": answer.headers["content-type"],
+        "status": answer.status_code,
+        # A signed address is a credential: not shown whole.
+        "address": f"/media/local/…{answer.url.path[-8:]}",
+        "place": demo_files.place_in(answer.content),
+    }
 
 
 def hostile_files() -> Iterator[tuple[Sent, frozenset[str]]]:
@@ -384,18 +387,21 @@ def replace(browser: Browser, database: Any, before: Sent, checks: Checks) -> Se
         checks.that(all(one["place"] is None for one in photo.variants), "no place in its variants either")
         with Session(database) as session:
             keys = stored_keys(session, before.asset_id)
-        checks.that(all((HOME / "media" / key).is_file() for key in keys), f"{len(keys)} files of the first are there")
+        checks.that(
+            all((HOME / "media" / key).is_file() for key in keys),
+            f"{len(keys)} files of the first photo lie in the store",
+        )
         browser.wear(photo.asset_id)
         status.update("waiting for the purge…")
         for _ in looks(LOOK_SECONDS):
             if browser.get(f"/media/assets/{before.asset_id}").status_code == 404:
                 break
         with Session(database) as session:
-            checks.that(session.get(MediaAsset, before.asset_id) is None, "its rows are gone")
+            checks.that(session.get(MediaAsset, before.asset_id) is None, "after the purge its rows are gone")
         left = [key for key in keys if (HOME / "media" / key).exists()]
-        checks.that(left == [], "its files are gone")
+        checks.that(left == [], "and its files")
         codes = {browser.get(address).status_code for address in before.addresses}
-        checks.that(codes == {404}, "its addresses, whose time is not over, answer 404")
+        checks.that(codes == {404}, "and its addresses, whose time is not over, answer 404")
     return photo
 
 
@@ -458,7 +464,7 @@ def print_tables(everything: Sequence[Sent]) -> None:
         box=box.SIMPLE_HEAD,
     )
     for sent in everything:
-        for variant in sent.variants:
+        for variant in [*([sent.original | {"name": "original"}] if sent.original else []), *sent.variants]:
             made.add_row(
                 sent.name,
                 variant["name"],
