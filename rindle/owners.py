@@ -26,7 +26,8 @@ class OwnerRef:
 class OwnerTypes:
     """Type names of mapped classes: registered ones, else the class name of the base mapper.
 
-    Register them (``rindle.register_owner_type("user", User)``): a class that is renamed would otherwise lose its media.
+    Register them (``rindle.register_owner_type("user", User)``): a class that is renamed would otherwise lose its
+    media.
     """
 
     def __init__(self) -> None:

@@ -44,7 +44,7 @@ class Drifted(Profile):
 
     name = "avatar"
     storage = "media"
-    variants = {**_VARIANTS, "thumb": ImageVariant(mode="crop", width=64, height=64)}  # noqa: RUF012
+    variants = {**_VARIANTS, "thumb": ImageVariant(mode="crop", width=64, height=64)}
     allow_mime = ("image/*",)
     max_bytes = 8_000_000
 
@@ -54,7 +54,7 @@ class Plain(Profile):
 
     name = "plain"
     storage = "media"
-    variants = {}  # noqa: RUF012
+    variants = {}
 
 
 def _control(name: str) -> str:

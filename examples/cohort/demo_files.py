@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from skimage import data
 
 #: Where the demo claims its photo was taken: 28° 36′ 30″ N, 80° 36′ 15″ W, the launch pad in the picture.
-PLACE: Final = {
+PLACE: Final[dict[int, Any]] = {
     GPS.GPSLatitudeRef: "N",
     GPS.GPSLatitude: (28.0, 36.0, 30.0),
     GPS.GPSLongitudeRef: "W",

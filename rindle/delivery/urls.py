@@ -15,6 +15,7 @@ from sqlalchemy import inspect
 
 from rindle import telemetry
 from rindle.capabilities import capabilities_of, require_delivery
+from rindle.db.delivery import is_deliverable_key
 from rindle.db.models import MediaAsset, MediaVariant, utc_now
 from rindle.db.variants import variants_of
 from rindle.delivery.authorization import authorize
@@ -23,6 +24,7 @@ from rindle.errors import (
     AssetNotDeliverable,
     CapabilityUnsupported,
     InvalidArgument,
+    InvalidKey,
     InvalidStorageResponse,
     ProfileMismatch,
     RindleError,
@@ -372,3 +374,12 @@ def _suffix(key: str) -> str:
 
 def _type_of_key(key: str) -> str | None:
     return mime_of_extension(_suffix(key))
+
+
+async def may_be_served(services: Services, key: str) -> bool:
+    """Whether ``key`` belongs to an asset that was judged and not condemned; what public delivery asks first."""
+    try:
+        validate_key(key)
+    except InvalidKey:
+        return False
+    return await services.database.read(is_deliverable_key, key)

@@ -8,7 +8,8 @@ CORS headers are the application's business (its middleware), as are rate limits
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -54,10 +55,14 @@ _GUARDS = {
 }
 
 
+#: Says for a storage key whether anybody may have its object.
+IsPublic = Callable[[str], bool | Awaitable[bool]]
+
+
 def local_router(
     storage: LocalStorage,
     *,
-    is_public: Callable[[str], bool] | None = None,
+    is_public: IsPublic | None = None,
     emit: Emit | None = None,
     strict_range_parsing: bool = False,
 ) -> APIRouter:
@@ -68,7 +73,8 @@ def local_router(
 
     Args:
         storage: made with ``base_url`` and ``secrets``.
-        is_public: says for a storage key whether its profile is public; a key it denies is answered like a missing one.
+        is_public: says for a storage key, as a function or coroutine, whether anybody may have its object; a key it
+            denies is answered like a missing one.
         emit: receives ``rindle.delivery.range_request`` and ``rindle.delivery.range_fallback``.
         strict_range_parsing: answer 416 instead of the whole file to a malformed or multiple range.
 
@@ -96,9 +102,7 @@ class _Served:
 
 
 class _Endpoint:
-    def __init__(
-        self, storage: LocalStorage, is_public: Callable[[str], bool], emit: Emit | None, strict: bool
-    ) -> None:
+    def __init__(self, storage: LocalStorage, is_public: IsPublic, emit: Emit | None, strict: bool) -> None:
         self._storage = storage
         self._is_public = is_public
         self._emit_to = emit
@@ -129,7 +133,8 @@ class _Endpoint:
 
     async def public(self, request: Request, profile_segment: str, key: str) -> Response:
         full_key = f"{profile_segment}/{key}"
-        if not self._is_public(full_key):
+        allowed = self._is_public(full_key)
+        if not (await allowed if inspect.isawaitable(allowed) else allowed):
             return _refusal(404, "not found")
         _, dot, extension = full_key.rpartition("/")[2].rpartition(".")
         content_type = (mime_of_extension(extension) if dot else None) or _DEFAULT_TYPE

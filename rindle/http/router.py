@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI
 
 from rindle import telemetry
 from rindle.app import Rindle
+from rindle.delivery import urls
 from rindle.errors import Misconfigured
 from rindle.http.assets import assets_router
 from rindle.http.guards import ActorFromRequest, CsrfCheck
@@ -116,11 +117,20 @@ def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> di
     return found
 
 
-def _is_public(rindle: Rindle, storage: LocalStorage) -> Callable[[str], bool]:
-    """Return the test for keys of public profiles; profiles that share a key prefix must all be public."""
+def _is_public(rindle: Rindle, storage: LocalStorage) -> Callable[[str], Awaitable[bool]]:
+    """Return the test for public keys: a public profile, and an asset that was judged.
+
+    Profiles that share a key prefix must all be public.
+    """
     segments: dict[str, bool] = {}
     for profile in rindle.profiles:
         if rindle.services.storage(profile) is storage:
             segment = key_segment(profile.name, fallback="profile")
             segments[segment] = segments.get(segment, True) and profile.delivery_policy().public
-    return lambda key: segments.get(key.partition("/")[0], False)
+
+    async def is_public(key: str) -> bool:
+        if not segments.get(key.partition("/")[0], False):
+            return False
+        return await urls.may_be_served(rindle.services, key)
+
+    return is_public

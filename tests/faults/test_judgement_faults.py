@@ -1,4 +1,4 @@
-"""Scanners that are away, decoders that crash or hang, hostile files: fail closed, condemn only content, keep working."""
+"""Scanners that are away, decoders that crash, hostile files: fail closed, condemn only content, keep working."""
 
 from __future__ import annotations
 

@@ -623,6 +623,14 @@ async def test_a_public_url_is_served_and_does_not_expire(web: Site):
     assert (await web.client.get(f"{BASE_URL}/p/{private.storage_key}")).status_code == 404
 
 
+async def test_a_public_key_is_served_only_once_its_asset_was_judged(web: Site):
+    banner = web.rindle.profiles.get("banner")
+    unjudged = await web.gallery.uploaded(banner, actor="alice")
+    assert (await web.client.get(f"{BASE_URL}/p/{unjudged.storage_key}")).status_code == 404
+    for key in ("banner/x", "banner/../avatar/x/y", f"banner/{unjudged.id}/other.png"):
+        assert (await web.client.get(f"{BASE_URL}/p/{key}")).status_code == 404
+
+
 async def test_an_svg_is_never_shown_in_place(web: Site):
     data = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     logo = web.rindle.profiles.get("logo")

@@ -548,7 +548,7 @@ async def test_what_is_uploaded_is_served(site: Site):
 async def until(condition: Callable[[], bool]) -> None:
     """Return when ``condition`` holds, which other threads bring about."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - a file that appears or is closed sets no event
+        while not condition():
             await asyncio.sleep(0)
 
 

@@ -65,9 +65,7 @@ async def test_a_photo_put_to_minio_is_judged_built_served_replaced_and_purged(s
 
 
 async def test_a_ticket_for_8_bytes_takes_neither_more_nor_less_nor_another_type(s3_stage: Stage) -> None:
-    session = await s3_stage.rindle.initiate_upload(
-        "avatar", filename="me.jpg", size=8, content_type="image/jpeg"
-    )
+    session = await s3_stage.rindle.initiate_upload("avatar", filename="me.jpg", size=8, content_type="image/jpeg")
     presigned = (await s3_stage.rindle.sign_url(session.id)).presigned
 
     async def endless() -> AsyncIterator[bytes]:

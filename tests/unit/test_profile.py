@@ -1,7 +1,5 @@
 """Profiles: recipes, digests, and everything a declaration can get wrong."""
 
-# ruff: noqa: RUF012 - this is how profiles are declared, and nothing ever changes the lists
-
 from __future__ import annotations
 
 import hashlib

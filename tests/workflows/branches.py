@@ -7,12 +7,10 @@ is saved and plays them again with workers that keep nothing in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
-from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory, WorkflowUpdateFailedError
 
 from rindle import messages
@@ -23,7 +21,7 @@ from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage
 from tests.stage import Stage, photo, until
-from tests.workflows.fleet import Fleet, Interruption, closed, handle_of, in_stage
+from tests.workflows.fleet import Fleet, Interruption, closed, handle_of, in_stage, marks
 
 HISTORIES = Path(__file__).resolve().parent / "histories"
 
@@ -39,7 +37,7 @@ class Branch:
         workflow: class of the workflow.
         case: name of the branch and of its file.
         play: brings it about.
-        shows: marks (see :func:`marks`) its history has in this order, others between them.
+        shows: marks (see ``fleet.marks``) its history has in this order, others between them.
         lacks: marks its history has not.
         environment: settings of the stage that make its durations short.
     """
@@ -86,65 +84,17 @@ def _branch(workflow: str, *shows: str, lacks: tuple[str, ...] = (), **environme
     return enter
 
 
-def marks(history: WorkflowHistory) -> Iterator[str]:
-    """Describe the events of a history that tell its branches apart, one short text each."""
-    names: dict[int, str] = {}
-    for event in history.events:
-        mark = _mark(event, names)
-        if mark:
-            yield mark
-
-
-def _mark(event: HistoryEvent, names: dict[int, str]) -> str | None:
-    match event.event_type:
-        case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
-            name = event.activity_task_scheduled_event_attributes.activity_type.name.removeprefix("rindle.")
-            names[event.event_id] = name
-            return name
-        case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
-            return f"{names[event.activity_task_failed_event_attributes.scheduled_event_id]} failed"
-        case EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
-            return f"{names[event.activity_task_canceled_event_attributes.scheduled_event_id]} canceled"
-        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
-            return f"signal {event.workflow_execution_signaled_event_attributes.signal_name}"
-        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
-            request = event.workflow_execution_update_accepted_event_attributes.accepted_request
-            return f"update {request.input.name}"
-        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
-            outcome = event.workflow_execution_update_completed_event_attributes.outcome
-            return "update refused" if outcome.HasField("failure") else "update answered"
-        case EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
-            cause = event.workflow_task_failed_event_attributes.cause
-            return f"task failed: {WorkflowTaskFailedCause.Name(cause).rpartition('CAUSE_')[2].lower()}"
-        case _:
-            return _PLAIN.get(event.event_type)
-
-
-_PLAIN = {
-    EventType.EVENT_TYPE_TIMER_STARTED: "timer",
-    EventType.EVENT_TYPE_TIMER_FIRED: "timer fired",
-    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: "child started",
-    EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: "child refused",
-    EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED: "running child signalled",
-    EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED: "running child gone",
-    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: "cancel requested",
-    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: "completed",
-    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED: "canceled",
-    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED: "failed",
-}
-
-
 # --- uploads --------------------------------------------------------------------------------------------------------
 
 _UPLOAD = "UploadWorkflow"
 
 
 async def _waiting(
-    stage: Stage, fleet: Fleet, profile: str = "avatar", body: bytes | None = None, **options: int
+    stage: Stage, fleet: Fleet, profile: str = "avatar", body: bytes | None = None, size: int | None = None
 ) -> str:
     """Send an upload to a workflow that waits for it; returns the session's id."""
     await fleet.start()
-    session = await stage.rindle.initiate_upload(profile, filename="me.jpg", **options)
+    session = await stage.rindle.initiate_upload(profile, filename="me.jpg", size=size)
     workflow_id = stage.upload_workflow(session.id)
     await _dispatched(stage)
     await in_stage(stage, workflow_id, "waiting")
@@ -336,6 +286,14 @@ async def child_closed_meanwhile(stage: Stage, fleet: Fleet) -> str:
     return workflow_id
 
 
+@_branch(_UPLOAD, "timer", "cancel requested", "canceled", lacks=("admit", "child started"))
+async def cancel_request_of_a_purge(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet)
+    await stage.rindle.purge_asset(str((await stage.session(session_id)).asset_id))
+    await closed(stage, stage.upload_workflow(session_id))
+    return stage.upload_workflow(session_id)
+
+
 @_branch(_UPLOAD, "admit", "task failed: unhandled_command", "signal touch", "read_upload", "completed")
 async def signal_in_closing_task(stage: Stage, fleet: Fleet) -> str:
     interruption = Interruption()
@@ -435,16 +393,19 @@ async def cancel_request(stage: Stage, fleet: Fleet) -> str:
     return await _built(stage, asset_id)
 
 
-@_branch(_VARIANTS, "cancel requested", "cancel_group", "render_images", "canceled", lacks=("render_images canceled",))
+@_branch(
+    _VARIANTS,
+    *("signal requeue", "cancel requested", "requeue_group", "cancel_group", "render_images", "canceled"),
+    lacks=("render_images canceled",),
+)
 async def cancel_request_before_the_first_task(stage: Stage, fleet: Fleet) -> str:
     asset_id = await _building(stage, fleet)
     workflow_id = stage.variants_workflow(asset_id)
-    handle = await handle_of(stage, workflow_id)
-    await handle.terminate()  # leaves the rows open, as a lost namespace would
-    stage.tell("processor", "")
-    await fleet.__aexit__()
-    await requeue_with_start(stage, asset_id, ["none of that name"])
-    await handle.cancel()
+    await stage.rindle.cancel_processing(asset_id)
+    await _built(stage, asset_id)
+    await fleet.stop()
+    await requeue_with_start(stage, asset_id)
+    await (await handle_of(stage, workflow_id)).cancel()
     await fleet.start()
     await closed(stage, workflow_id)
     return workflow_id
@@ -623,4 +584,4 @@ def _scrubbed(value: object) -> object:
     return {key: "worker" if key == "identity" else item for key, item in kept.items()}
 
 
-__all__ = ["BRANCHES", "HISTORIES", "Branch", "marks", "requeue_with_start", "scrub"]
+__all__ = ["BRANCHES", "HISTORIES", "Branch", "requeue_with_start", "scrub"]

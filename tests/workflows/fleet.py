@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
 from temporalio import workflow
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import CancelledError
@@ -111,6 +113,10 @@ class Fleet:
         return self
 
     async def __aexit__(self, *failure: Any) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop all workers; more may be started afterwards."""
         await self._stack.aclose()
 
     async def start(self, rindle: Rindle | None = None, *, interruption: Interruption | None = None) -> Rindle:
@@ -155,7 +161,8 @@ async def in_stage(stage: Stage, workflow_id: str, wanted: str) -> None:
     handle = await handle_of(stage, workflow_id)
 
     async def look() -> bool:
-        return (await handle.query("status", result_type=StatusView)).stage == wanted
+        view: StatusView = await handle.query("status", result_type=StatusView)
+        return view.stage == wanted
 
     await until(look, what=f"{workflow_id} to be {wanted}")
 
@@ -169,7 +176,59 @@ async def closed(stage: Stage, workflow_id: str) -> str:
         assert described.status is not None
         return "" if described.status.name == "RUNNING" else described.status.name
 
-    return await until(look, what=f"{workflow_id} to end")
+    try:
+        return await until(look, what=f"{workflow_id} to end")
+    except AssertionError as late:
+        late.add_note(f"its history: {list(marks(await handle.fetch_history()))}")
+        raise
+
+
+def marks(history: WorkflowHistory) -> Iterator[str]:
+    """Describe the events of a history that tell its branches apart, one short text each."""
+    names: dict[int, str] = {}
+    for event in history.events:
+        mark = _mark(event, names)
+        if mark:
+            yield mark
+
+
+def _mark(event: HistoryEvent, names: dict[int, str]) -> str | None:
+    match event.event_type:
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            name = event.activity_task_scheduled_event_attributes.activity_type.name.removeprefix("rindle.")
+            names[event.event_id] = name
+            return name
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+            return f"{names[event.activity_task_failed_event_attributes.scheduled_event_id]} failed"
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
+            return f"{names[event.activity_task_canceled_event_attributes.scheduled_event_id]} canceled"
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            return f"signal {event.workflow_execution_signaled_event_attributes.signal_name}"
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+            request = event.workflow_execution_update_accepted_event_attributes.accepted_request
+            return f"update {request.input.name}"
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
+            outcome = event.workflow_execution_update_completed_event_attributes.outcome
+            return "update refused" if outcome.HasField("failure") else "update answered"
+        case EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+            cause = event.workflow_task_failed_event_attributes.cause
+            return f"task failed: {WorkflowTaskFailedCause.Name(cause).rpartition('CAUSE_')[2].lower()}"
+        case _:
+            return _PLAIN.get(event.event_type)
+
+
+_PLAIN = {
+    EventType.EVENT_TYPE_TIMER_STARTED: "timer",
+    EventType.EVENT_TYPE_TIMER_FIRED: "timer fired",
+    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: "child started",
+    EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: "child refused",
+    EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED: "running child signalled",
+    EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED: "running child gone",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: "cancel requested",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: "completed",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED: "canceled",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED: "failed",
+}
 
 
 # --- replay ---------------------------------------------------------------------------------------------------------
@@ -204,4 +263,14 @@ async def replay_all(stage: Stage) -> None:
     await replayer().replay_workflows(histories_of(stage))
 
 
-__all__ = ["Fleet", "Interruption", "closed", "handle_of", "histories_of", "in_stage", "replay_all", "replayer"]
+__all__ = [
+    "Fleet",
+    "Interruption",
+    "closed",
+    "handle_of",
+    "histories_of",
+    "in_stage",
+    "marks",
+    "replay_all",
+    "replayer",
+]

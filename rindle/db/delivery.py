@@ -1,0 +1,27 @@
+"""SQL of what may be served."""
+
+from __future__ import annotations
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from rindle.db.models import MediaAsset, MediaVariant
+from rindle.states import DELIVERABLE, VariantState
+
+#: Variant states whose object may be served.
+_SERVED = (VariantState.READY, VariantState.STALE)
+
+
+def is_deliverable_key(session: Session, key: str) -> bool:
+    """Whether ``key`` is the original of a judged asset, or one of its finished variants."""
+    deliverable = MediaAsset.state.in_([state.value for state in DELIVERABLE])
+    variant = (
+        select(MediaVariant.id)
+        .where(MediaVariant.asset_id == MediaAsset.id, MediaVariant.storage_key == key, MediaVariant.state.in_(_SERVED))
+        .exists()
+    )
+    statement = select(MediaAsset.id).where(deliverable, or_(MediaAsset.storage_key == key, variant))
+    parts = key.split("/")
+    if len(parts) == 3:  # originals and variants carry their asset's id: the primary key finds the row
+        statement = statement.where(MediaAsset.id == parts[1])
+    return session.scalar(statement.limit(1)) is not None

@@ -1,0 +1,70 @@
+"""Copies of the three workflows with the mistakes a careless change makes; the replay must notice each."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from rindle import messages
+    from rindle.messages import (
+        GroupStanding,
+        PurgeInput,
+        PurgeResult,
+        UploadInput,
+        UploadResult,
+        UploadStanding,
+        VariantInput,
+    )
+    from rindle.workflows import PurgeWorkflow, UploadWorkflow, VariantWorkflow, policies
+    from rindle.workflows.steps import start_step
+
+
+@workflow.defn(name=messages.UPLOAD_WORKFLOW)
+class UploadWithoutTimer(UploadWorkflow):
+    """Waits for the bytes for ever."""
+
+    @workflow.init
+    def __init__(self, order: UploadInput) -> None:
+        super().__init__(order)
+
+    @workflow.run
+    async def run(self, order: UploadInput) -> UploadResult:
+        """Run the inherited loop."""
+        return await super().run(order)
+
+    async def _wait(self, standing: UploadStanding) -> None:
+        await workflow.wait_condition(lambda: self._woken)
+
+
+@workflow.defn(name=messages.VARIANT_WORKFLOW)
+class VariantsReadFirst(VariantWorkflow):
+    """Looks at the rows before it builds."""
+
+    @workflow.init
+    def __init__(self, order: VariantInput) -> None:
+        super().__init__(order)
+
+    @workflow.run
+    async def run(self, order: VariantInput) -> GroupStanding:
+        """Take a step more than runs that are open now have taken."""
+        await self._step(messages.READ_GROUP, None, "look first")
+        return await super().run(order)
+
+
+@workflow.defn(name=messages.PURGE_WORKFLOW)
+class PurgeWithoutStop(PurgeWorkflow):
+    """Deletes beside running work."""
+
+    @workflow.init
+    def __init__(self, order: PurgeInput) -> None:
+        super().__init__(order)
+
+    @workflow.run
+    async def run(self, order: PurgeInput) -> PurgeResult:
+        """Leave out a step."""
+        return await start_step(
+            messages.DELETE_ASSET, order, PurgeResult, policies.DELETION, "delete objects, then rows"
+        )
+
+
+ALL = (UploadWithoutTimer, VariantsReadFirst, PurgeWithoutStop)
