@@ -30,7 +30,7 @@ from rindle.outbox import Relay
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import Storage
-from rindle.security import check_secrets
+from rindle.security import check_secrets, install_redaction
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
@@ -66,6 +66,7 @@ class Rindle:
         settings: Settings | None = None,
         temporal: TemporalConnection | None = None,
     ) -> None:
+        install_redaction()
         self.settings = settings or Settings()
         self.secrets = tuple(secrets) or self.settings.secrets
         if self.secrets:

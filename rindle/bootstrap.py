@@ -16,12 +16,13 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from rindle import workflows
 from rindle.activities.failures import FailureInterceptor
+from rindle.activities.liveness import STALE_SECONDS, sweep_scratch
 from rindle.activities.purge import PurgeActivities
 from rindle.activities.source_cache import SourceCache
 from rindle.activities.uploads import UploadActivities
 from rindle.activities.variants import VariantActivities
 from rindle.app import Rindle
-from rindle.errors import InvalidArgument, TemporalUnavailable
+from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable
 from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.outbox import Relay
 from rindle.settings import PIXEL_CEILING, Settings
@@ -98,6 +99,7 @@ class FleetMember:
         """Work until ``stop`` is set, then finish or hand back what is running."""
         settings = self.settings
         settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._tidy()
         pool = render_pool(settings)
         await asyncio.to_thread(pool.start)
         sources = SourceCache(
@@ -124,6 +126,17 @@ class FleetMember:
             await pool.close()
             await sources.close()
             await self.rindle.close()
+
+    async def _tidy(self) -> None:
+        """Remove what processes that were killed left behind on this machine."""
+        swept = await asyncio.to_thread(sweep_scratch, self.settings.scratch)
+        for storage in self.rindle.storages.values():
+            try:
+                swept += await storage.sweep(STALE_SECONDS)
+            except RindleError as error:  # a store that is away must not keep a worker from starting
+                log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
+        if swept:
+            log.info("leftovers swept", extra={"action": "swept", "count": swept})
 
     async def _connect(self, stop: asyncio.Event) -> Client | None:
         """Wait for Temporal as long as it takes: a worker that dies because the server is late helps nobody."""

@@ -192,6 +192,10 @@ class Storage:
         """Reach the store without changing it (doctor's HEAD); raise a StorageError when it cannot be used."""
         raise NotImplementedError
 
+    async def sweep(self, older_than_seconds: float) -> int:
+        """Remove half-written leftovers of killed processes, if the adapter keeps such; returns how many."""
+        return 0
+
     async def close(self) -> None:
         """Release clients and threads."""
 

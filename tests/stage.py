@@ -4,6 +4,7 @@ kill."""
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import sys
@@ -147,6 +148,11 @@ class Stage:
         self._applications.append(made)
         return made
 
+    def adopt(self, rindle: Rindle) -> Rindle:
+        """Close an application made elsewhere together with the stage."""
+        self._applications.append(rindle)
+        return rindle
+
     async def close(self) -> None:
         """End every worker and close the application."""
         self.tell("processor", "")
@@ -157,7 +163,9 @@ class Stage:
             await task
         for made in self._applications:
             await made.close()
-            await made.database.engine.dispose()  # type: ignore[misc]
+            disposing = made.database.engine.dispose()
+            if inspect.isawaitable(disposing):
+                await disposing
 
     @property
     def storage(self) -> Storage:

@@ -70,7 +70,8 @@ def _storage(settings: Settings) -> Storage:
     if bucket := os.environ.get("MEDIA_BUCKET"):
         from rindle.storage.s3 import S3Storage  # here, because boto3 is heavy and most runs do without it
 
-        return S3Storage(bucket, public_endpoint=MEDIA_URL)
+        # boto3 reads the variable as well; named here, the store is known to be no AWS and addressed by path.
+        return S3Storage(bucket, endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3"), public_endpoint=MEDIA_URL)
     return LocalStorage(settings.home / "media", base_url=MEDIA_URL or "/media/local", secrets=secrets)
 
 

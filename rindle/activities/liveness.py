@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from temporalio import activity
 
 #: Seconds between heartbeats: the worker's throttle lets each through, so that a cancel is heard within a second.
 BEAT_SECONDS = 1.0
+#: Age after which a scratch directory belongs to a process that is gone.
+STALE_SECONDS = 14_400.0
 
 
 @contextlib.asynccontextmanager
@@ -44,3 +47,22 @@ async def scratch_directory(root: Path) -> AsyncIterator[Path]:
     finally:
         # Not in a thread: after a cancel the loop may have no time left to wait for one.
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def sweep_scratch(root: Path, *, older_than_seconds: float = STALE_SECONDS) -> int:
+    """Remove what killed processes left below ``root``; returns how many directories went.
+
+    Only real directories directly below it whose last change is older than any activity may run; links are never
+    followed.
+    """
+    if not root.is_dir():
+        return 0
+    limit = time.time() - older_than_seconds
+    stale = [
+        entry.path
+        for entry in os.scandir(root)
+        if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < limit
+    ]
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(stale)

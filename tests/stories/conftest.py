@@ -19,6 +19,7 @@ from playwright.async_api import Browser, BrowserContext, async_playwright
 
 from tests.servers import POLL_SECONDS, STARTUP_SECONDS, free_port
 from tests.servers.chromium import ARGUMENTS
+from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -77,10 +78,14 @@ async def part(name: str, home: Path, ready: str, environment: dict[str, str], *
                 await process.wait()
 
 
-@pytest.fixture(scope="session")
-async def site(temporal_server: TemporalServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """The example application with its worker, on SQLite and local files."""
-    home = tmp_path_factory.mktemp("cohort")
+@asynccontextmanager
+async def running_site(temporal: TemporalServer, home: Path, **settings: str) -> AsyncIterator[Site]:
+    """Run the example application and its worker on SQLite until the block is left.
+
+    Args:
+        home: directory of everything it keeps.
+        settings: further environment variables.
+    """
     health, port = f"127.0.0.1:{free_port()}", free_port()
     environment = {
         **os.environ,
@@ -89,16 +94,42 @@ async def site(temporal_server: TemporalServer, tmp_path_factory: pytest.TempPat
         "RINDLE_TMP_DIR": str(home),
         "RINDLE_SECRETS": secrets.token_urlsafe(32),
         "RINDLE_TASK_QUEUE_PREFIX": f"cohort-{uuid.uuid4().hex[:8]}",
-        "TEMPORAL_ADDRESS": temporal_server.target,
-        "TEMPORAL_NAMESPACE": temporal_server.namespace,
+        "TEMPORAL_ADDRESS": temporal.target,
+        "TEMPORAL_NAMESPACE": temporal.namespace,
+        **settings,
     }
     url = f"http://127.0.0.1:{port}"
     serve = ("-m", "uvicorn", "examples.cohort.app:app", "--port", str(port), "--no-access-log")
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(part("web", home, f"{url}/", environment, *serve))
-        environment["RINDLE_HEALTH_ADDRESS"] = health
-        await stack.enter_async_context(part("worker", home, f"http://{health}/readyz", environment, "worker.py"))
+    async with (
+        part("web", home, f"{url}/", environment, *serve),
+        part("worker", home, f"http://{health}/readyz", {**environment, "RINDLE_HEALTH_ADDRESS": health}, "worker.py"),
+    ):
         yield Site(url, home / "media")
+
+
+@pytest.fixture(scope="session")
+async def site(temporal_server: TemporalServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """The example application with its worker, its photos in local files."""
+    async with running_site(temporal_server, tmp_path_factory.mktemp("cohort")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def bucket_site(
+    temporal_server: TemporalServer, minio: MinioServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Site]:
+    """The same with its photos in a bucket, which for the browser is another origin."""
+    async with running_site(
+        temporal_server,
+        tmp_path_factory.mktemp("cohort"),
+        MEDIA_BUCKET=minio.new_bucket(),
+        COHORT_MEDIA_URL=minio.endpoint_url,
+        AWS_ENDPOINT_URL_S3=minio.endpoint_url,
+        AWS_DEFAULT_REGION=minio.region,
+        AWS_ACCESS_KEY_ID=minio.access_key,
+        AWS_SECRET_ACCESS_KEY=minio.secret_key,
+    ) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +143,14 @@ async def browser(chromium: Path) -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def visit(site: Site, browser: Browser) -> AsyncIterator[Visit]:
-    """Open windows that share nothing: ``context = await visit("alice")``; ``scripts=False`` for one without them."""
+    """Open windows that share nothing: ``context = await visit("alice")``.
+
+    ``scripts=False`` opens one without scripts, ``at=`` one on another site.
+    """
     async with AsyncExitStack() as stack:
 
-        async def open_window(member: str, *, scripts: bool = True) -> BrowserContext:
-            context = await browser.new_context(base_url=site.url, java_script_enabled=scripts)
+        async def open_window(member: str, *, scripts: bool = True, at: Site = site) -> BrowserContext:
+            context = await browser.new_context(base_url=at.url, java_script_enabled=scripts)
             stack.push_async_callback(context.close)
             context.set_default_timeout(30_000)
             page = await context.new_page()

@@ -134,6 +134,19 @@ async def test_a_chosen_photo_goes_straight_to_the_store_and_appears_when_it_is_
     assert violations == []
 
 
+async def test_the_same_page_puts_into_a_bucket_of_another_origin(bucket_site: Site, visit: Visit) -> None:
+    page = page_of(await visit("alice", at=bucket_site))
+    puts: list[Request] = []
+    page.on("request", lambda request: puts.append(request) if request.method == "PUT" else None)
+
+    await choose(page, picture("astronaut"))
+
+    assert len(puts) == 1
+    assert not puts[0].url.startswith(bucket_site.url)
+    addresses = await addresses_on(page)
+    assert dict(zip(addresses, await page.evaluate(NATURAL_WIDTHS, [*addresses.values()]), strict=True)) == WIDTHS
+
+
 async def test_others_see_the_photo_and_no_buttons(visit: Visit) -> None:
     alice = page_of(await visit("alice"))
     await choose(alice, picture("astronaut"))

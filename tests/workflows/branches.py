@@ -269,7 +269,9 @@ async def update_refused(stage: Stage, fleet: Fleet) -> str:
 @_branch(_UPLOAD, "signal verified", "admit", "child refused", "running child signalled", "completed")
 async def child_already_started(stage: Stage, fleet: Fleet) -> str:
     asset_id = await _building(stage, fleet)
-    return await _resumed(stage, asset_id)
+    workflow_id = await _resumed(stage, asset_id)
+    await _built(stage, asset_id)
+    return workflow_id
 
 
 @_branch(_UPLOAD, "child refused", "running child gone", "child started", "completed")

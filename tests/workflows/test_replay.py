@@ -75,10 +75,12 @@ async def test_every_branch_also_works_when_each_task_is_replayed_from_its_histo
     branch: Branch, tmp_path: Path, temporal_server: TemporalServer
 ) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
-    async with staged(tmp_path, url, temporal_server.target, branch.environment) as stage:
-        async with Fleet(stage, cached_workflows=0) as fleet:
-            workflow_id = await branch.play(stage, fleet)
-            history = await (await handle_of(stage, workflow_id)).fetch_history()
+    async with (
+        staged(tmp_path, url, temporal_server.target, branch.environment) as stage,
+        Fleet(stage, cached_workflows=0) as fleet,
+    ):
+        workflow_id = await branch.play(stage, fleet)
+        history = await (await handle_of(stage, workflow_id)).fetch_history()
 
     branch.check(history)
     await replayer().replay_workflow(history)

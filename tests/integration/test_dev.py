@@ -1,0 +1,193 @@
+"""``rindle dev`` as a developer runs it: one command, real parts, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rindle.cli.supervisor import identity
+from tests.stage import REPOSITORY
+
+PATIENCE_SECONDS = 90.0
+SHOP = """
+import os
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import create_async_engine
+from rindle import Profile, Rindle, Settings
+from rindle.storage.local import LocalStorage
+
+class Avatar(Profile):
+    name = "avatar"
+    storage = "media"
+    variants = {}
+
+settings = Settings()
+media = LocalStorage(settings.home / "media", base_url=os.environ["RINDLE_WEB_URL"], secrets=settings.secrets)
+engine = create_async_engine(os.environ["DATABASE_URL"])
+rindle = Rindle(engine=engine, storages={"media": media}, profiles=[Avatar], settings=settings)
+app = FastAPI()
+
+@app.post("/")
+async def initiate():
+    return {"session": (await rindle.initiate_upload("avatar")).id}
+"""
+
+pytestmark = [pytest.mark.usefixtures("temporal_server"), pytest.mark.timeout(300)]
+
+
+def until(look: Callable[[], Any], what: Callable[[], str]) -> Any:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := look()):
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)
+    return found
+
+
+class Dev:
+    """One run of the command in a directory with a tiny application."""
+
+    def __init__(self, shop: Path, number: int) -> None:
+        self.home = shop / "var" / "rindle"
+        self._said, self._log = shop / f"out-{number}", shop / f"err-{number}"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("RINDLE_", "TEMPORAL_"))}
+        if "RINDLE_TEMPORAL_CLI" in os.environ:
+            environment["RINDLE_TEMPORAL_CLI"] = os.environ["RINDLE_TEMPORAL_CLI"]
+        with self._said.open("w") as said, self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rindle.cli", "dev", "--app", "tiny_shop:rindle"],
+                cwd=shop,
+                env={**environment, "PYTHONPATH": str(REPOSITORY), "RINDLE_RENDER_WORKERS": "1"},
+                stdout=said,
+                stderr=log,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._said.read_text()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def ready(self) -> dict[str, str]:
+        """Wait until everything works and return the addresses by what they are of."""
+        until(lambda: "Ready." in self.said or self.process.poll() is not None, lambda: f"{self.said}\n{self.log}")
+        assert self.process.poll() is None, self.log
+        return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in self.said.splitlines() if "  " in line)
+
+    def pids(self) -> dict[str, int]:
+        record = json.loads((self.home / "supervisor.json").read_text())
+        return {part["name"]: part["pid"] for part in record["parts"]}
+
+    def end(self, how: signal.Signals) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[], Dev]]:
+    """Start the command; whatever still runs at the end of the test is killed by its own id."""
+    (tmp_path / "tiny_shop.py").write_text(SHOP)
+    runs: list[Dev] = []
+
+    def begin() -> Dev:
+        runs.append(Dev(tmp_path, len(runs)))
+        return runs[-1]
+
+    yield begin
+    left = runs[-1].pids().values() if runs and (runs[-1].home / "supervisor.json").exists() else ()
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.kill()
+            run.process.wait()
+    for pid in left:
+        if identity(pid) is not None:
+            os.killpg(pid, signal.SIGKILL)
+
+
+def answer(url: str, *, method: str = "GET") -> bytes | None:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as response:
+            body: bytes = response.read()
+            return body
+    except OSError:
+        return None
+
+
+def test_one_command_runs_everything_restarts_what_dies_and_ends_without_a_trace(start: Callable[[], Dev]) -> None:
+    dev = start()
+    addresses = dev.ready()
+    parts = dev.pids()
+
+    assert addresses["RINDLE_HOME"] == str(dev.home)
+    assert list(parts) == ["temporal", "worker", "web"]
+    assert answer(addresses["Temporal UI"]) is not None
+    assert "session" in json.loads(answer(addresses["Application"], method="POST") or b"{}")  # so it is migrated
+    secret = dev.home / "secret"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(dev.home.stat().st_mode) == 0o700
+    assert secret.read_text() not in dev.said + dev.log
+
+    for name in ("worker", "temporal"):
+        os.kill(parts[name], signal.SIGKILL)
+        until(lambda name=name: dev.pids().get(name, parts[name]) != parts[name], lambda: dev.log)
+        until(lambda: answer(addresses["Worker"]) == b"ok\n", lambda: dev.log)
+    assert dev.pids()["web"] == parts["web"]
+    parts = dev.pids()
+
+    assert dev.end(signal.SIGINT) == 0
+    assert dev.said.splitlines()[-1] == "rindle dev has stopped."
+    assert [name for name, pid in parts.items() if identity(pid) is not None] == []
+    assert not (dev.home / "supervisor.json").exists()
+
+
+def test_a_start_after_the_supervisor_was_killed_cleans_up_and_goes_on_with_the_same_data(
+    start: Callable[[], Dev],
+) -> None:
+    first = start()
+    first.ready()
+    left, secret = first.pids(), (first.home / "secret").read_text()
+    first.end(signal.SIGKILL)
+    assert all(identity(pid) is not None for pid in left.values())
+
+    second = start()
+    second.ready()
+
+    assert all(identity(pid) is None for pid in left.values())
+    assert [f"(process {pid})" in second.log for pid in left.values()] == [True, True, True]
+    assert (second.home / "secret").read_text() == secret
+    assert second.end(signal.SIGTERM) == 0
+
+
+def test_a_part_that_cannot_start_is_named_and_ends_the_command(start: Callable[[], Dev], tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text("raise SystemExit('this worker is broken')\n")
+
+    dev = start()
+
+    assert dev.process.wait(PATIENCE_SECONDS) == 1
+    assert "the worker does not start: it ended 3 times, last with status 1" in dev.log
+    assert not (dev.home / "supervisor.json").exists()
+
+
+def test_data_of_another_temporal_version_is_refused(start: Callable[[], Dev], tmp_path: Path) -> None:
+    home = tmp_path / "var" / "rindle"
+    home.mkdir(parents=True)
+    (home / "temporal.db").write_bytes(b"")
+    (home / "temporal.version").write_text("temporal version 0.1\n")
+
+    dev = start()
+
+    assert dev.process.wait(PATIENCE_SECONDS) == 1
+    assert dev.log.splitlines()[-1].startswith("misconfigured: temporal.db was made by 'temporal version 0.1'")

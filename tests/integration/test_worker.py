@@ -1,0 +1,91 @@
+"""``python worker.py`` as an operator meets it: probes, metrics, logs, queues, stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from rindle.activities.liveness import sweep_scratch
+from rindle.bootstrap import FleetMember
+from rindle.errors import InvalidArgument
+from tests.servers import free_port
+from tests.servers.temporal import StoppableTemporal
+from tests.stage import Stage, staged, status_of, until
+
+
+async def test_a_worker_is_live_and_ready_says_so_and_ends_with_status_0(lite_stage: Stage) -> None:
+    worker = await lite_stage.worker()
+    assert await status_of(f"{worker.health}/livez") == 200
+    assert await status_of(f"{worker.health}/readyz") == 200
+    assert await status_of(f"{worker.health}/other") == 404
+    assert await worker.stop() == 0
+
+
+async def test_a_worker_without_temporal_is_live_but_not_ready_and_waits(
+    tmp_path: Path, stoppable_temporal: StoppableTemporal
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, stoppable_temporal.target) as stage:
+        await stoppable_temporal.stop()
+        worker = await stage.worker(wait=False)
+
+        async def live() -> bool:
+            return await status_of(f"{worker.health}/livez") == 200
+
+        await until(live, what="the worker to be live")
+        assert await status_of(f"{worker.health}/readyz") == 503
+        await stoppable_temporal.start()
+        await worker.ready()
+        assert worker.process.returncode is None
+        assert await worker.stop() == 0
+
+
+async def test_metrics_are_served_for_prometheus(lite_stage: Stage) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    await lite_stage.worker(RINDLE_METRICS_ADDRESS=address)
+    await lite_stage.ready()
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    assert "temporal_activity_execution_latency_seconds" in text
+    assert "temporal_worker_task_slots_available" in text
+
+
+async def test_logs_are_json_lines_without_secrets(lite_stage: Stage) -> None:
+    worker = await lite_stage.worker()
+    asset = await lite_stage.ready(body=b"\x00\x01" * 20, filename="secret-name.jpg")
+    assert asset.state == "quarantined"
+    await worker.stop()
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
+    actions = {line.get("action") for line in lines}
+    assert {"worker_up", "worker_stopping"} <= actions
+    condemned = next(line for line in lines if line["message"] == "upload quarantined")
+    assert (condemned["asset_id"], condemned["reason"]) == (asset.id, asset.error_code)
+    assert "secret-name" not in worker.log.read_text()
+
+
+async def test_an_unknown_queue_is_refused_with_the_known_ones(lite_stage: Stage) -> None:
+    with pytest.raises(InvalidArgument, match=lite_stage.prefix):
+        FleetMember(lite_stage.rindle, queues=["nonsense"])
+    worker = await lite_stage.worker("--queues", "nonsense", wait=False)
+    assert await worker.wait() == 1
+    assert "unknown task queue nonsense" in worker.log.read_text()
+
+
+def test_only_old_directories_of_killed_processes_are_swept(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    root = tmp_path / "root"
+    for directory in (outside, root / "old", root / "new"):
+        directory.mkdir(parents=True)
+    (root / "link").symlink_to(outside)
+    os.utime(root / "old", (0, 0))
+    os.utime(root / "link", (0, 0), follow_symlinks=False)
+
+    assert sweep_scratch(root) == 1
+
+    assert sorted(entry.name for entry in root.iterdir()) == ["link", "new"]
+    assert outside.is_dir()
+    assert sweep_scratch(tmp_path / "missing") == 0
