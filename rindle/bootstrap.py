@@ -11,7 +11,8 @@ from datetime import timedelta
 from functools import partial
 
 from temporalio.client import Client
-from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from rindle import workflows
@@ -27,12 +28,15 @@ from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.outbox import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.uploads.direct import verify_completion
+from rindle.workflows.signals import SignalGuard
 from rindle.workflows.tuning import PolicyTuning
 
 log = logging.getLogger(__name__)
 
 #: Seconds running work gets to finish after SIGTERM, on the queues of this release.
 GRACE_SECONDS = 60
+#: Seconds a run's next step waits for the worker that has it in memory before any other may take it.
+STICKY_SECONDS = 10
 #: Seconds between attempts to reach Temporal while a worker starts.
 _CONNECT_PAUSE_SECONDS = 1.0
 
@@ -42,9 +46,31 @@ def workflow_runner() -> SandboxedWorkflowRunner:
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("rindle"))
 
 
+def workflow_interceptors(settings: Settings) -> list[Interceptor]:
+    """Return the interceptors every worker and replayer needs around workflows."""
+    tuning = PolicyTuning(
+        heartbeat_seconds=settings.heartbeat_seconds, retry_initial_seconds=settings.retry_initial_seconds
+    )
+    return [SignalGuard(), tuning]
+
+
 def queues_of(settings: Settings) -> list[str]:
     """Return the task queues of this release, in the order a worker lists them."""
     return list(dict.fromkeys([settings.queue(), settings.image_queue]))
+
+
+def deployment_of(settings: Settings) -> WorkerDeploymentConfig | None:
+    """Return the worker deployment that ``settings`` name, or ``None`` for unversioned workers (the default).
+
+    Runs stay on the version they began on, but for uploads, which may wait for a day and so move with the fleet.
+    """
+    if not (settings.deployment_name and settings.build_id):
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.deployment_name, settings.build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.PINNED,
+    )
 
 
 def render_pool(settings: Settings) -> RenderPool:
@@ -157,10 +183,6 @@ class FleetMember:
 
     def _workers(self, client: Client, sources: SourceCache, pool: RenderPool) -> list[Worker]:
         services = self.rindle.services
-        tuning = PolicyTuning(
-            heartbeat_seconds=self.settings.heartbeat_seconds,
-            retry_initial_seconds=self.settings.retry_initial_seconds,
-        )
         variants = VariantActivities(services, sources=sources, pool=pool, probe=ImageProbe(pool, PIXEL_CEILING))
         made = []
         for queue in self.queues:
@@ -179,14 +201,23 @@ class FleetMember:
                         workflows=workflows.ALL,
                         activities=[*uploads.all(), *variants.all(), *purge.all()],
                         workflow_runner=workflow_runner(),
-                        interceptors=[FailureInterceptor(), tuning, *self._interceptors],
+                        interceptors=[
+                            FailureInterceptor(),
+                            *workflow_interceptors(self.settings),
+                            *self._interceptors,
+                        ],
                         max_cached_workflows=self._cached_workflows,
+                        # How long the next step of a run waits for the worker that had it, when that one is gone.
+                        sticky_queue_schedule_to_start_timeout=timedelta(
+                            seconds=min(STICKY_SECONDS, self.settings.heartbeat_seconds or STICKY_SECONDS)
+                        ),
                         max_concurrent_workflow_tasks=50,
                         max_concurrent_activities=100,
                         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
                         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
                         graceful_shutdown_timeout=self._grace,
                         max_heartbeat_throttle_interval=timedelta(seconds=1),
+                        deployment_config=deployment_of(self.settings),
                     )
                 )
             else:
@@ -201,6 +232,7 @@ class FleetMember:
                         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
                         graceful_shutdown_timeout=self._grace,
                         max_heartbeat_throttle_interval=timedelta(seconds=1),
+                        deployment_config=deployment_of(self.settings),
                     )
                 )
         return made

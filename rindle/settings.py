@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     variant_attempts: int = Field(5, ge=1)
     scanner_timeout_seconds: float = Field(600, gt=0)
 
+    #: Worker versioning (Temporal worker deployments): on when both are set. Nothing is dispatched to such workers
+    #: until the version was made current once (``temporal worker deployment set-current-version``).
+    deployment_name: str | None = None
+    build_id: str | None = None
+
     relay_poll_seconds: float = Field(1.0, gt=0)
     relay_idle_poll_seconds: float = Field(5.0, gt=0)
     temporal_connect_seconds: float = Field(2.0, gt=0)

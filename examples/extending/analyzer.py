@@ -26,8 +26,8 @@ class DominantColourAnalyzer:
             small = picture.convert("RGB")
         small.thumbnail(BOX)
         reduced = small.quantize(COLOURS)
-        counts = reduced.getcolors() or []
-        count, index = max(counts)
+        counts = reduced.histogram()  # pixels per colour of the palette
+        index = counts.index(max(counts))
         red, green, blue = (reduced.getpalette() or [])[3 * index : 3 * index + 3]
-        share = round(count / (reduced.width * reduced.height), 3)
+        share = round(counts[index] / (reduced.width * reduced.height), 3)
         return {"dominant_colour": f"#{red:02x}{green:02x}{blue:02x}", "share": share}

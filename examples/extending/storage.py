@@ -3,8 +3,8 @@
 For archives of a few gigabytes that have to be one file. It signs no URLs and takes no direct uploads, and says so:
 files come in through ``rindle.upload``, and the application hands them out itself with ``read_range``.
 
-**Limits.** One object has at most 1 GB (SQLite's ``SQLITE_MAX_LENGTH``). All processes are on one machine. One writer at
-a time; others wait up to 30 s and are then told ``storage_transient``. Disposition and metadata are not kept.
+**Limits.** One object has at most 1 GB (SQLite's ``SQLITE_MAX_LENGTH``). All processes are on one machine. One writer
+at a time; others wait up to 30 s and are then told ``storage_transient``. Disposition and metadata are not kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rindle.errors import (
     ObjectChanged,
@@ -245,8 +246,8 @@ class SqliteStorage(Storage):
             raise kind(f"the archive could not be used ({name})", key=key, adapter=self.adapter_name) from error
 
 
-def _row(connection: sqlite3.Connection, columns: str, key: str) -> tuple[object, ...] | None:
-    found: tuple[object, ...] | None = connection.execute(
+def _row(connection: sqlite3.Connection, columns: str, key: str) -> tuple[Any, ...] | None:
+    found: tuple[Any, ...] | None = connection.execute(
         f"SELECT {columns} FROM objects WHERE key = ?",  # noqa: S608 - columns are constants of this file
         (key,),
     ).fetchone()

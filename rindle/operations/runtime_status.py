@@ -2,12 +2,13 @@
 
 Counts go over indexed states, to an end, and findings are aggregates with at most ``limit`` samples, so the cost grows
 neither with the library nor with what is asked for. Rows say since when something stands still; Temporal is asked only
-whether somebody still works on it, within a few seconds and for at most 200 runs.
+whether somebody still works on it, within a few seconds and about the oldest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -49,8 +50,10 @@ SESSION_SECONDS = 300
 PURGE_SECONDS, OUTBOX_SECONDS = 3600, 60
 #: Rows of one state that are counted one by one; what is more than that is an estimate of Postgres.
 EXACT_ROWS = 10_000
-#: Most runs looked at one by one, how many at once, and seconds for everything that is asked of Temporal.
-MAX_DESCRIBED, DESCRIBED_AT_ONCE, TEMPORAL_SECONDS = 200, 20, 5.0
+#: Runs looked at one by one: of one class (or ``limit``, when that is more), in all, and how many at once.
+CLASS_DESCRIBED, MAX_DESCRIBED, DESCRIBED_AT_ONCE = 10, 200, 20
+#: Seconds for everything that is asked of Temporal.
+TEMPORAL_SECONDS = 5.0
 
 _PROMOTING = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
 _LIVE_SESSIONS = tuple(sorted(set(SessionState) - ENDED_SESSIONS))
@@ -142,10 +145,11 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Temporal:
-    """What Temporal says; ``alive`` holds the ids of suspects' runs that are running."""
+    """What Temporal says; of the suspects' runs that were ``asked`` about those are ``alive`` that are running."""
 
     reachable: bool = False
     running: dict[str, int] = field(default_factory=dict)
+    asked: frozenset[str] = frozenset()
     alive: frozenset[str] = frozenset()
     verified: bool = False
     truncated: bool = False
@@ -165,8 +169,9 @@ async def runtime_status(services: Services, temporal: TemporalConnection, **fil
         ``purges``, ``temporal`` and ``recommendations``. A finding is ``{class, count, oldest_age_seconds, samples}``;
         findings are ordered by class, samples by age (oldest first), then id. States nobody is in are left out,
         ``total`` never is. With Temporal away the answer is the same but ``temporal.verified`` is false, and findings
-        that a running workflow might explain say ``reason: unverified``. On Postgres a state with more than 10 000 rows
-        is estimated, and listed under ``estimated`` beside the counts.
+        that a running workflow might explain say ``reason: unverified``. With ``temporal.truncated`` only the oldest
+        suspects of a class were asked about, and its count is projected from them. On Postgres a state with more than
+        10 000 rows is estimated, and listed under ``estimated`` beside the counts.
 
     Raises:
         UnknownFilters: a filter is not known; ignoring it would match everything.
@@ -300,6 +305,11 @@ def _cutoff(filters: _Filters, now: datetime, at_least_seconds: int = 0) -> date
     return now - timedelta(seconds=max(filters.older_than or 0, at_least_seconds))
 
 
+def _examined(filters: _Filters) -> int:
+    """Return how many suspects of a class are read, oldest first, to be asked about."""
+    return max(filters.limit, CLASS_DESCRIBED)
+
+
 def _of_profile(filters: _Filters) -> list[ColumnElement[bool]]:
     return [] if filters.profile is None else [MediaAsset.profile == filters.profile]
 
@@ -319,7 +329,7 @@ def _promotions(session: Session, settings: Settings, filters: _Filters, now: da
             .outerjoin(MediaUploadSession, MediaUploadSession.asset_id == MediaAsset.id)
             .where(*where)
             .order_by(MediaAsset.updated_at, MediaAsset.id)
-            .limit(MAX_DESCRIBED if suspected else filters.limit)
+            .limit(_examined(filters) if suspected else filters.limit)
         )
         finding = _Finding(name, count, oldest, [])
         for asset, session_id in rows:
@@ -393,7 +403,7 @@ def _variants(session: Session, settings: Settings, filters: _Filters, now: date
             .join(MediaAsset, MediaAsset.id == MediaVariant.asset_id)
             .where(*where)
             .order_by(MediaVariant.updated_at, MediaVariant.id)
-            .limit(MAX_DESCRIBED if suspected else filters.limit)
+            .limit(_examined(filters) if suspected else filters.limit)
         )
         finding = _Finding(name, count, oldest, [])
         for variant, kind, profile in rows:
@@ -435,7 +445,9 @@ def _sessions(session: Session, settings: Settings, filters: _Filters, now: date
         count, oldest = _extent(session, extent)
         if not count:
             continue
-        statement = select(MediaUploadSession).where(*where).order_by(since, MediaUploadSession.id).limit(MAX_DESCRIBED)
+        statement = (
+            select(MediaUploadSession).where(*where).order_by(since, MediaUploadSession.id).limit(_examined(filters))
+        )
         if filters.profile is not None:
             statement = statement.join(MediaAsset, MediaAsset.id == MediaUploadSession.asset_id)
         finding = _Finding(name, count, oldest, [], state=state)
@@ -518,7 +530,8 @@ async def _ask(temporal: TemporalConnection, settings: Settings, suspects: Seque
             heard.running = await _running(client, settings)
             heard.reachable = True
             heard.truncated = len(wanted) > MAX_DESCRIBED or any(one.count > len(one.runs) for one in suspects)
-            heard.alive = await _alive(client, wanted[:MAX_DESCRIBED])
+            heard.asked = frozenset(wanted[:MAX_DESCRIBED])
+            heard.alive = await _alive(client, heard.asked)
             heard.verified = True
     except (TemporalUnavailable, RPCError, TimeoutError):
         pass  # the report says so: reachable and verified stay false
@@ -563,8 +576,10 @@ def _clear(finding: _Finding, heard: _Temporal) -> None:
     if not heard.verified:
         finding.unverified = True
         return
-    kept = [index for index, run in enumerate(finding.runs) if run not in heard.alive]
-    finding.count -= len(finding.runs) - len(kept)
+    # The runs that were asked about stand for the rest: under load thousands wait, and all of them have a run.
+    asked = [index for index, run in enumerate(finding.runs) if run in heard.asked]
+    kept = [index for index in asked if finding.runs[index] not in heard.alive]
+    finding.count = math.ceil(finding.count * len(kept) / len(asked)) if asked else 0
     finding.samples = [finding.samples[index] for index in kept]
     if kept:
         finding.oldest = finding.ages[kept[0]]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from temporalio.common import RetryPolicy
 from temporalio.worker import (
     Interceptor,
     StartActivityInput,
@@ -18,6 +19,12 @@ from temporalio.worker import (
     WorkflowOutboundInterceptor,
 )
 from temporalio.workflow import ActivityHandle
+
+
+def _with_first_pause(policy: RetryPolicy, initial: timedelta) -> RetryPolicy:
+    # A policy whose first pause exceeds its longest is refused, and the workflow would be stuck.
+    longest = policy.maximum_interval or initial
+    return replace(policy, initial_interval=min(initial, longest))
 
 
 class PolicyTuning(Interceptor):
@@ -45,7 +52,7 @@ class PolicyTuning(Interceptor):
                 if heartbeat is not None and input.heartbeat_timeout is not None:
                     input.heartbeat_timeout = timedelta(seconds=heartbeat)
                 if initial is not None and input.retry_policy is not None:
-                    input.retry_policy = replace(input.retry_policy, initial_interval=timedelta(seconds=initial))
+                    input.retry_policy = _with_first_pause(input.retry_policy, timedelta(seconds=initial))
                 return super().start_activity(input)
 
         class Inbound(WorkflowInboundInterceptor):

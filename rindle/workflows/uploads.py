@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey
+from temporalio.common import SearchAttributeKey, VersioningBehavior
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -30,7 +30,7 @@ with workflow.unsafe.imports_passed_through():
 _OVER = frozenset({"aborted", "expired"})
 
 
-@workflow.defn(name=messages.UPLOAD_WORKFLOW)
+@workflow.defn(name=messages.UPLOAD_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
 class UploadWorkflow:
     """Waits for the bytes, has them judged, starts the variant builds and closes.
 

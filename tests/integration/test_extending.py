@@ -18,7 +18,7 @@ import httpx
 import pytest
 import skimage.data
 from fastapi import FastAPI, Request
-from PIL import Image
+from PIL import Image, ImageChops
 
 from examples.extending.app import TeamPhoto, make
 from examples.extending.authorizer import TeamAuthorizer
@@ -210,8 +210,9 @@ async def test_variants_come_from_the_profiles_own_processor(extended: Extended)
     assert (thumb.width, thumb.height, thumb.content_type) == (64, 64, "image/jpeg")
     assert (large.width, large.height, large.content_type) == (320, 240, "image/webp")
     for row in (thumb, large):
-        channels = (await extended.picture("media", row.storage_key)).convert("RGB").split()
-        assert channels[0].tobytes() == channels[1].tobytes() == channels[2].tobytes()
+        red, green, blue = (await extended.picture("media", row.storage_key)).convert("RGB").split()
+        for other in (green, blue):  # WebP keeps colours apart from brightness and rounds them
+            assert ImageChops.difference(red, other).getextrema()[1] <= 3
 
 
 async def test_comments_of_the_original_do_not_reach_variants(extended: Extended) -> None:

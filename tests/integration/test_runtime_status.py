@@ -288,6 +288,20 @@ async def test_work_that_a_run_is_still_doing_is_not_stuck(stage: Stage, rindle:
     assert (missing["class"], missing["samples"][0]["asset_id"]) == ("workflow_missing", asset.id)
 
 
+async def test_a_backlog_whose_runs_all_live_is_load_and_no_standstill(stage: Stage, rindle: Rindle) -> None:
+    for _ in range(14):
+        await stage.verified()
+    relay = Relay(rindle.database, rindle.temporal, rindle.settings)
+    while await relay.dispatch_once():
+        pass
+    await rindle.database.write(lambda session: session.execute(update(MediaAsset).values(**aged(HOUR))))
+
+    report = await rindle.runtime_status()
+
+    assert findings(report) == {}
+    assert report["temporal"]["truncated"] is True
+
+
 async def test_with_temporal_away_the_report_still_answers_and_says_it_could_not_verify(rindle: Rindle) -> None:
     await keep(rindle, an_asset("validating", HOUR), an_asset("analyzing", HOUR, error_code="scanner_unavailable"))
     nowhere = TemporalConnection(connect_seconds=0.5, environment={"TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}"})

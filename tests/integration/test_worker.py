@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import urllib.request
@@ -11,6 +12,7 @@ import pytest
 
 from rindle.activities.liveness import sweep_scratch
 from rindle.bootstrap import FleetMember
+from rindle.cli.temporal_server import find_temporal_cli
 from rindle.errors import InvalidArgument
 from tests.servers import free_port
 from tests.servers.temporal import StoppableTemporal
@@ -73,6 +75,29 @@ async def test_an_unknown_queue_is_refused_with_the_known_ones(lite_stage: Stage
     worker = await lite_stage.worker("--queues", "nonsense", wait=False)
     assert await worker.wait() == 1
     assert "unknown task queue nonsense" in worker.log.read_text()
+
+
+async def test_a_versioned_worker_serves_once_its_version_is_current(lite_stage: Stage) -> None:
+    deployment = {"RINDLE_DEPLOYMENT_NAME": lite_stage.prefix, "RINDLE_BUILD_ID": "b1"}
+    await lite_stage.worker(**deployment)
+    cli = find_temporal_cli()
+    assert cli is not None
+
+    async def made_current() -> bool:
+        command = await asyncio.create_subprocess_exec(
+            *(cli, "worker", "deployment", "set-current-version", "--deployment-name", lite_stage.prefix),
+            *("--build-id", "b1", "--yes", "--address", lite_stage.environment["TEMPORAL_ADDRESS"]),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        return await command.wait() == 0
+
+    await until(made_current, what="the version to be made current")
+    asset = await lite_stage.ready()
+    assert asset.state == "ready"
+    client = await lite_stage.client()
+    described = await client.get_workflow_handle(lite_stage.variants_workflow(asset.id)).describe()
+    assert described.raw_description.workflow_execution_info.versioning_info.version.endswith("b1")
 
 
 def test_only_old_directories_of_killed_processes_are_swept(tmp_path: Path) -> None:

@@ -24,10 +24,9 @@ from temporalio.worker import (
     WorkflowOutboundInterceptor,
 )
 
-from rindle import Rindle, workflows
-from rindle.bootstrap import FleetMember, workflow_runner
+from rindle import Rindle, Settings, workflows
+from rindle.bootstrap import FleetMember, workflow_interceptors, workflow_runner
 from rindle.messages import StatusView
-from rindle.workflows.tuning import PolicyTuning
 from tests.stage import Stage, until
 
 #: Longest pause of a held workflow task: the SDK takes a task of two seconds for a deadlock.
@@ -240,7 +239,7 @@ def replayer(workflow_classes: tuple[type, ...] = workflows.ALL, *, heartbeat_se
         workflows=workflow_classes,
         data_converter=pydantic_data_converter,
         workflow_runner=workflow_runner(),
-        interceptors=[PolicyTuning(heartbeat_seconds=heartbeat_seconds, retry_initial_seconds=0.2)],
+        interceptors=workflow_interceptors(Settings(heartbeat_seconds=heartbeat_seconds, retry_initial_seconds=0.2)),
     )
 
 

@@ -1,0 +1,18 @@
+"""The application's own table; Rindle's stand beside it in the same database."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The application's metadata; Rindle keeps its own."""
+
+
+class Member(Base):
+    """Somebody with a photo."""
+
+    __tablename__ = "members"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]

@@ -1,0 +1,120 @@
+"""The guide's first application, copied into an empty directory and used with a real browser, as a stranger would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, async_playwright, expect
+
+from tests.servers import chromium as browser_of_tests
+from tests.servers import free_port
+from tests.servers.temporal import TemporalServer
+from tests.stage import REPOSITORY, WorkerProcess, photo, status_of, until
+
+EXAMPLE = REPOSITORY / "examples" / "getting_started"
+
+
+@pytest.fixture
+def site(tmp_path: Path, temporal_server: TemporalServer) -> tuple[Path, dict[str, str]]:
+    """The example's files in a directory of their own, and the environment the guide sets up."""
+    home = tmp_path / "site"
+    shutil.copytree(EXAMPLE, home, ignore=shutil.ignore_patterns("__pycache__", "ruff.toml"))
+    prefix = f"g{uuid.uuid4().hex[:10]}"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),  # what `pip install` gives the stranger
+        "RINDLE_APP": "media:rindle",
+        "RINDLE_HOME": str(home / "var"),
+        "DATABASE_URL": f"sqlite+aiosqlite:///{home / 'photos.db'}",
+        "RINDLE_SECRETS": secrets.token_urlsafe(32),
+        "RINDLE_TASK_QUEUE_PREFIX": prefix,
+        "RINDLE_WORKFLOW_ID_PREFIX": prefix,
+        "RINDLE_TMP_DIR": str(tmp_path),
+        "RINDLE_RENDER_WORKERS": "1",
+        "TEMPORAL_ADDRESS": temporal_server.target,
+        "TEMPORAL_NAMESPACE": temporal_server.namespace,
+    }
+    return home, environment
+
+
+@asynccontextmanager
+async def process(
+    home: Path, environment: dict[str, str], health: str, *arguments: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a Python program in the stranger's directory until the block is left; entered when ``health`` answers."""
+    log = home.parent / f"{arguments[-1].replace('/', '_')}.log"
+    with log.open("wb") as output:
+        running = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, cwd=home, env=environment, stdout=output, stderr=output
+        )
+    worker = WorkerProcess(running, health, log)
+
+    async def answers() -> bool:
+        assert running.returncode is None, worker.tail()
+        return await status_of(health) == 200
+
+    try:
+        await until(answers, what=f"{arguments} to answer")
+        yield running
+    finally:
+        await worker.kill()
+
+
+@pytest.fixture
+async def browser(chromium: Path) -> AsyncIterator[Browser]:
+    """The system's Chromium."""
+    async with async_playwright() as playwright:
+        running = await playwright.chromium.launch(executable_path=chromium, args=list(browser_of_tests.ARGUMENTS))
+        yield running
+        await running.close()
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("application", ["app:app", "app_with_router:app"])
+async def test_a_stranger_gets_from_an_empty_directory_to_a_picture(
+    site: tuple[Path, dict[str, str]], browser: Browser, application: str
+) -> None:
+    home, environment = site
+    migrated = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "rindle.cli", "migrate", cwd=home, env=environment
+    )
+    assert await migrated.wait() == 0
+    port, health = free_port(), f"127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{port}/"
+    serve = ("-m", "uvicorn", "--port", str(port), "--no-access-log", application)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(process(home, environment, url, *serve))
+        for_worker = {**environment, "RINDLE_HEALTH_ADDRESS": health}
+        await stack.enter_async_context(process(home, for_worker, f"http://{health}/readyz", "worker.py"))
+        page = await browser.new_page()
+        await page.goto(url)
+        assert await page.locator("figure img").get_attribute("src") is None
+
+        first = photo(home.parent / "first.jpg", width=900, height=600)
+        await page.set_input_files("input[type=file]", first)
+        await page.click("button")
+
+        await expect(page.locator("figcaption")).to_have_text("Alice: ready", timeout=40_000)
+        shown = await page.locator("figure img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+        assert shown == [900, 600]
+        sources = page.locator("figure source")
+        assert await sources.nth(0).get_attribute("media") == "(max-width: 400px)"
+        assert await sources.nth(1).get_attribute("type") == "image/webp"
+
+        refused = home.parent / "page.jpg"
+        refused.write_text("<!doctype html><script>alert(1)</script>")
+        await page.set_input_files("input[type=file]", refused)
+        await page.click("button")
+
+        await expect(page.locator("figcaption")).to_have_text("Alice: quarantined", timeout=40_000)
+        assert await page.locator("figure img").get_attribute("src") is None
+        await page.close()

@@ -1,0 +1,104 @@
+"""The state tables and the aggregate rule: what is allowed, what stays refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from rindle.db.transitions import aggregate
+from rindle.states import (
+    ASSET_MOVES,
+    DELIVERABLE,
+    ENDED_SESSIONS,
+    SESSION_MOVES,
+    UNJUDGED,
+    VARIANT_MOVES,
+    AssetState,
+    MediaKind,
+    OutputKind,
+    SessionState,
+    VariantState,
+)
+
+A, V = AssetState, VariantState
+
+
+@pytest.mark.parametrize(
+    ("came_from", "to"),
+    [
+        ("staged", "ready"),
+        ("staged", "degraded"),
+        ("analyzing", "deleted"),
+        ("transcoding", "deleted"),
+        ("transcoding", "available"),
+        ("quarantined", "available"),
+        ("deleted", "staged"),
+    ],
+)
+def test_an_asset_never_takes_these_moves(came_from: str, to: str) -> None:
+    assert A(to) not in ASSET_MOVES[A(came_from)]
+
+
+@pytest.mark.parametrize(
+    ("came_from", "to"),
+    [("planned", "ready"), ("queued", "purged"), ("ready", "cancelled"), ("cancelled", "processing")],
+)
+def test_a_variant_never_takes_these_moves(came_from: str, to: str) -> None:
+    assert V(to) not in VARIANT_MOVES[V(came_from)]
+
+
+@pytest.mark.parametrize(
+    ("came_from", "to"), [("initialized", "completed"), ("uploaded", "completed"), ("completed", "failed")]
+)
+def test_a_session_never_takes_these_moves(came_from: str, to: str) -> None:
+    assert SessionState(to) not in SESSION_MOVES[SessionState(came_from)]
+
+
+def test_every_state_has_a_row_in_its_table_and_ends_are_ends() -> None:
+    assert set(ASSET_MOVES) == set(A)
+    assert set(VARIANT_MOVES) == set(V)
+    assert set(SESSION_MOVES) == set(SessionState)
+    assert {state for state, moves in SESSION_MOVES.items() if not moves} == ENDED_SESSIONS
+    assert not DELIVERABLE & UNJUDGED
+    assert {A.QUARANTINED, A.DELETED}.isdisjoint(DELIVERABLE | UNJUDGED)
+
+
+def _of(*states: V) -> list[tuple[V, OutputKind]]:
+    return [(state, OutputKind.IMAGE) for state in states]
+
+
+@pytest.mark.parametrize(
+    ("current", "variants", "expected"),
+    [
+        (A.AVAILABLE, _of(), A.READY),
+        (A.AVAILABLE, _of(V.PLANNED, V.QUEUED), A.AVAILABLE),
+        (A.AVAILABLE, _of(V.QUEUED, V.PROCESSING), A.PROCESSING),
+        (A.AVAILABLE, _of(V.QUEUED, V.FAILED), A.DEGRADED),
+        (A.PROCESSING, _of(V.READY, V.PROCESSING), A.PROCESSING),
+        (A.PROCESSING, _of(V.READY, V.STALE), A.READY),
+        (A.PROCESSING, _of(V.READY, V.CANCELLED), A.DEGRADED),
+        (A.READY, _of(V.READY, V.MISSING), A.DEGRADED),
+        (A.READY, _of(V.READY, V.QUEUED), A.PROCESSING),
+        (A.DEGRADED, _of(V.READY, V.READY), A.READY),
+        (A.DEGRADED, _of(V.QUEUED, V.READY), A.PROCESSING),
+    ],
+)
+def test_the_aggregate_rule(current: A, variants: list[tuple[V, OutputKind]], expected: A) -> None:
+    assert aggregate(current, MediaKind.IMAGE, variants) is expected
+
+
+def test_unfinished_av_work_is_called_transcoding() -> None:
+    poster = [(V.PROCESSING, OutputKind.IMAGE)]
+    assert aggregate(A.AVAILABLE, MediaKind.VIDEO, poster) is A.TRANSCODING
+    assert aggregate(A.AVAILABLE, MediaKind.AUDIO, [(V.PROCESSING, OutputKind.WAVEFORM)]) is A.TRANSCODING
+    done_audio = [(V.READY, OutputKind.AUDIO), (V.PROCESSING, OutputKind.IMAGE)]
+    assert aggregate(A.AVAILABLE, MediaKind.IMAGE, done_audio) is A.PROCESSING
+
+
+@pytest.mark.parametrize("current", sorted(DELIVERABLE))
+@pytest.mark.parametrize("first", list(V))
+@pytest.mark.parametrize("second", list(V))
+def test_the_aggregate_never_asks_for_a_move_the_table_forbids(current: A, first: V, second: V) -> None:
+    if V.PURGED in (first, second):
+        return  # purged rows do not count
+    target = aggregate(current, MediaKind.IMAGE, _of(first, second))
+    assert target is current or target in ASSET_MOVES[current]
