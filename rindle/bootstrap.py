@@ -198,7 +198,7 @@ class FleetMember:
                     Worker(
                         client,
                         task_queue=queue,
-                        workflows=workflows.ALL,
+                        workflows=workflows.ALL if deployment_of(self.settings) is None else workflows.VERSIONED,
                         activities=[*uploads.all(), *variants.all(), *purge.all()],
                         workflow_runner=workflow_runner(),
                         interceptors=[

@@ -20,6 +20,7 @@ import redis
 
 from benchmarks import machine
 from benchmarks.peers import celery_pillow
+from benchmarks.stack import POLL_SECONDS
 from tests.servers import STARTUP_SECONDS, Unavailable, ending, free_port, postgres
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -51,7 +52,7 @@ class Peer:
         for asset_id in ids:
             celery_pillow.process.delay(asset_id)
         while self._ready(ids) < count:
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
         return count / (time.perf_counter() - began), meter.per_asset(count)
 
     def _ready(self, ids: list[str]) -> int:

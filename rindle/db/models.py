@@ -188,6 +188,7 @@ class MediaVariant(_Timestamps, Base):
         _vocabulary("output_kind", OutputKind),
         UniqueConstraint("asset_id", "name"),
         Index(None, "state"),
+        Index(None, "state", "updated_at"),
         Index(None, "output_kind"),
     )
 
@@ -232,6 +233,7 @@ class MediaUploadSession(_Timestamps, Base):
         UniqueConstraint("upload_key"),
         UniqueConstraint("actor", "idempotency_key"),
         Index(None, "state"),
+        Index(None, "state", "updated_at"),
         Index(None, "expires_at"),
         Index(None, "asset_id"),
         Index(None, "upload_strategy", "resumable_protocol", "state"),

@@ -30,7 +30,7 @@ with workflow.unsafe.imports_passed_through():
 _OVER = frozenset({"aborted", "expired"})
 
 
-@workflow.defn(name=messages.UPLOAD_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+@workflow.defn(name=messages.UPLOAD_WORKFLOW)
 class UploadWorkflow:
     """Waits for the bytes, has them judged, starts the variant builds and closes.
 
@@ -229,3 +229,20 @@ class UploadWorkflow:
         if len(workflow.info().typed_search_attributes) > 0:
             state: SearchAttributeKey[str] = ids.STATE
             workflow.upsert_search_attributes([state.value_set(outcome or stage)])
+
+
+@workflow.defn(name=messages.UPLOAD_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+class MovingUploadWorkflow(UploadWorkflow):
+    """The same for versioned workers: an upload may wait for a day, so it moves with the fleet.
+
+    A class of its own, because servers refuse a versioning behavior from workers without a deployment.
+    """
+
+    @workflow.init
+    def __init__(self, order: UploadInput) -> None:
+        super().__init__(order)
+
+    @workflow.run
+    async def run(self, order: UploadInput) -> UploadResult:
+        """Run the inherited loop."""
+        return await super().run(order)

@@ -468,6 +468,14 @@ async def requeue_while_building(stage: Stage, fleet: Fleet) -> str:
     return await _built(stage, asset_id)
 
 
+@_branch(_VARIANTS, "render_images", "signal cancel", "completed", lacks=("cancel_group",))
+async def signal_with_nonsense(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    handle = await handle_of(stage, stage.variants_workflow(asset_id))
+    await handle.signal("cancel", args=[["thumb"], ["large"]])  # the handler takes one list
+    return await _built(stage, asset_id)
+
+
 @_branch(_VARIANTS, "render_images", "render_images failed", "fail_group", "completed")
 async def gave_up(stage: Stage, fleet: Fleet) -> str:
     broken = FlakyStorage(storage(stage.environment))

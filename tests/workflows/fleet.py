@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +27,7 @@ from temporalio.worker import (
 
 from rindle import Rindle, Settings, workflows
 from rindle.bootstrap import FleetMember, workflow_interceptors, workflow_runner
+from rindle.cli.temporal_server import find_temporal_cli
 from rindle.messages import StatusView
 from tests.stage import Stage, until
 
@@ -230,6 +232,21 @@ _PLAIN = {
 }
 
 
+async def temporal(stage: Stage, *command: str, fails: bool | None = False) -> str:
+    """Run the Temporal CLI as an operator would and return what it prints; ``fails=None`` allows either outcome."""
+    process = await asyncio.create_subprocess_exec(
+        str(find_temporal_cli()),
+        *command,
+        *("--address", stage.environment["TEMPORAL_ADDRESS"], "--namespace", stage.environment["TEMPORAL_NAMESPACE"]),
+        env={"HOME": str(stage.home), "PATH": os.environ["PATH"]},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert fails is None or (process.returncode != 0) is fails, output.decode()
+    return output.decode()
+
+
 # --- replay ---------------------------------------------------------------------------------------------------------
 
 
@@ -272,4 +289,5 @@ __all__ = [
     "marks",
     "replay_all",
     "replayer",
+    "temporal",
 ]

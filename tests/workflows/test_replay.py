@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from temporalio.workflow import NondeterminismError
 
+from rindle import workflows
 from tests.servers.temporal import TemporalServer
 from tests.stage import staged
 from tests.workflows import broken
@@ -41,6 +42,11 @@ async def test_a_saved_history_goes_through_its_branch_and_replays(branch: Branc
 async def test_workers_with_other_timeouts_replay_the_same_histories(heartbeat_seconds: float | None) -> None:
     for branch in BRANCHES:
         await replayer(heartbeat_seconds=heartbeat_seconds).replay_workflow(branch.load())
+
+
+async def test_workers_of_a_deployment_replay_the_same_histories() -> None:
+    for branch in BRANCHES:
+        await replayer(workflows.VERSIONED).replay_workflow(branch.load())
 
 
 @pytest.mark.parametrize(

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from rindle import MediaProcessingRun
-from rindle.cli.temporal_server import find_temporal_cli
 from tests.invariants import everything_holds
 from tests.stage import Stage, until
-from tests.workflows.fleet import Fleet, closed, handle_of, marks
-
-
-async def temporal(stage: Stage, *command: str, fails: bool = False) -> str:
-    """Run the Temporal CLI as an operator would and return what it prints."""
-    process = await asyncio.create_subprocess_exec(
-        str(find_temporal_cli()),
-        *command,
-        *("--address", stage.environment["TEMPORAL_ADDRESS"], "--namespace", stage.environment["TEMPORAL_NAMESPACE"]),
-        env={"HOME": str(stage.home), "PATH": os.environ["PATH"]},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert (process.returncode != 0) is fails, output.decode()
-    return output.decode()
+from tests.workflows.fleet import Fleet, closed, handle_of, marks, temporal
 
 
 async def signal(stage: Stage, asset_id: str, name: str, *inputs: str, fails: bool = False) -> str:

@@ -165,6 +165,7 @@ def _variants() -> None:
         _one_of(table, "output_kind", "image", "video", "audio", "waveform"),
     )
     _index(table, "state")
+    _index(table, "state", "updated_at")
     _index(table, "output_kind")
 
 
@@ -217,6 +218,7 @@ def _upload_sessions() -> None:
         ),
     )
     _index(table, "state")
+    _index(table, "state", "updated_at")
     _index(table, "expires_at")
     _index(table, "asset_id")
     _index(table, "upload_strategy", "resumable_protocol", "state")

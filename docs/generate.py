@@ -1,0 +1,744 @@
+"""Writes the parts of the documentation that come from code: ``python -m docs.generate`` from the repository's root.
+
+A page marks where they go, and everything between the marks is replaced::
+
+    <!-- generated: settings -->
+    <!-- end -->
+    <!-- code: examples/extending/scanner.py#EicarScanner -->
+    <!-- end -->
+
+The first takes a table from this file, the second a file (or one class or function of it). The results are committed,
+so that the pages can be read anywhere; ``--check`` writes nothing and fails when something is out of date, which
+``tests/architecture/test_docs.py`` runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import dataclasses
+import hashlib
+import inspect
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+
+_MARK = re.compile(
+    r"(?P<open><!-- (?P<kind>generated|code): (?P<name>\S+) -->\n)(?P<body>.*?)(?P<close><!-- end -->)", re.DOTALL
+)
+_LANGUAGES = {".py": "python", ".html": "html", ".js": "javascript", ".yml": "yaml"}
+
+
+def pages() -> list[Path]:
+    """Return every page, in a stable order."""
+    return sorted(DOCS.rglob("*.md"))
+
+
+def rendered(page: Path) -> str:
+    """Return the text of ``page`` as it should be."""
+
+    def fill(found: re.Match[str]) -> str:
+        name = found["name"]
+        body = BLOCKS[name]() if found["kind"] == "generated" else _code(name)
+        return f"{found['open']}\n{body.strip()}\n\n{found['close']}"
+
+    return _MARK.sub(fill, page.read_text())
+
+
+def main() -> int:
+    """Write what changed, or with ``--check`` name it; returns the exit code."""
+    check = "--check" in sys.argv[1:]
+    wanted = {page: rendered(page) for page in pages()}
+    wanted |= {DOCS / "diagrams" / f"{name}.mmd": text for name, text in diagrams().items()}
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
+    for path in stale:
+        print(f"{'out of date' if check else 'written'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(wanted[path])
+    if check and stale:
+        print("bring them up to date with: python -m docs.generate")
+    drawings = [name for name, text in diagrams().items() if digest(text) not in _drawing(name)]
+    for name in drawings:
+        print(f"docs/diagrams/{name}.svg is not drawn from {name}.mmd; see docs/diagrams/draw.py")
+    return int(bool(check and stale) or bool(drawings))
+
+
+def _drawing(name: str) -> str:
+    path = DOCS / "diagrams" / f"{name}.svg"
+    return path.read_text() if path.is_file() else ""
+
+
+def digest(text: str) -> str:
+    """Return what a drawing carries to say from which text it was made."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- pieces ------------------------------------------------------------------------------------------------------
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *(list(row) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _plain(text: str) -> str:
+    """Turn a docstring's markup into Markdown."""
+    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text)
+    text = text.replace("``", "`")
+    # A link that goes nowhere on these pages is a name.
+    return re.sub(r"`rindle\.(?:errors|protocols|profile)\.(\w+)`", r"`\1`", text)
+
+
+def _first(documented: Any) -> str:
+    """Return the first sentence of a docstring."""
+    told = _plain(" ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split()))
+    return re.split(r"(?<=\.)\s", told)[0]
+
+
+def _section(documented: Any, title: str) -> dict[str, str]:
+    """Return the entries of one section (``Attributes``, ``Args``) of a Google-style docstring."""
+    found: dict[str, str] = {}
+    inside, name = False, ""
+    for line in (inspect.getdoc(documented) or "").splitlines():
+        if re.fullmatch(r"[A-Z]\w+:", line):
+            inside = line == f"{title}:"
+        elif inside and (entry := re.match(r"    (\w+): (.*)", line)):
+            name = entry[1]
+            found[name] = entry[2]
+        elif inside and name and line.strip():
+            found[name] += " " + line.strip()
+    return {key: _plain(text) for key, text in found.items()}
+
+
+def _code(reference: str) -> str:
+    name, _, symbol = reference.partition("#")
+    path = ROOT / name
+    text = path.read_text()
+    if symbol:
+        found = next(
+            node for node in ast.parse(text).body if getattr(node, "name", None) == symbol and hasattr(node, "lineno")
+        )
+        decorators = [one.lineno for one in getattr(found, "decorator_list", [])]
+        start = min([found.lineno, *decorators])
+        text = "\n".join(text.splitlines()[start - 1 : found.end_lineno])
+    return f"```{_LANGUAGES[path.suffix]}\n{text.rstrip()}\n```"
+
+
+def _names(values: Iterable[str]) -> str:
+    return ", ".join(f"`{value}`" for value in values)
+
+
+def _seconds(value: timedelta | None) -> str:
+    if value is None:
+        return "–"
+    seconds = value.total_seconds()
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
+
+
+# --- states ------------------------------------------------------------------------------------------------------
+
+
+def diagrams() -> dict[str, str]:
+    """Return the state machines as Mermaid text, by name."""
+    from rindle import states
+
+    machines: dict[str, tuple[Mapping[Any, frozenset[Any]], str]] = {
+        "asset": (states.ASSET_MOVES, "staged"),
+        "variant": (states.VARIANT_MOVES, "planned"),
+        "session": (states.SESSION_MOVES, "initialized"),
+    }
+    return {name: _machine(*machine) for name, machine in machines.items()}
+
+
+def _machine(moves: Mapping[Any, frozenset[Any]], first: str) -> str:
+    order = list(moves)
+    lines = ["stateDiagram-v2", f"    [*] --> {first}"]
+    for state, targets in moves.items():
+        lines += [f"    {state} --> {target}" for target in sorted(targets, key=order.index)]
+        lines += [] if targets else [f"    {state} --> [*]"]
+    return "\n".join(lines) + "\n"
+
+
+def _moves(name: str) -> str:
+    from rindle import states
+
+    moves: Mapping[Any, frozenset[Any]] = getattr(states, name)
+    order = list(moves)
+    return _table(
+        ("from", "to"),
+        ((f"`{state}`", _names(sorted(targets, key=order.index)) or "nothing") for state, targets in moves.items()),
+    )
+
+
+def _served() -> str:
+    from rindle.states import DELIVERABLE, UNJUDGED, AssetState
+
+    def answer(state: AssetState) -> str:
+        if state in DELIVERABLE:
+            return "original and ready variants"
+        return "nothing yet: `asset_not_deliverable`" if state in UNJUDGED else "nothing: `asset_not_deliverable`"
+
+    return _table(("state", "what may be served"), ((f"`{state}`", answer(state)) for state in AssetState))
+
+
+# --- profiles ----------------------------------------------------------------------------------------------------
+
+
+def _profile_options() -> str:
+    from rindle import Profile
+
+    told = _section(Profile, "Attributes")
+    names = [name for name in inspect.get_annotations(Profile) if not name.startswith("_")]
+    return _table(
+        ("option", "default", "meaning"),
+        ((f"`{name}`", _default(getattr(Profile, name, dataclasses.MISSING)), told[name]) for name in names),
+    )
+
+
+def _default(value: Any) -> str:
+    if value is dataclasses.MISSING:
+        return "–"
+    if dataclasses.is_dataclass(value):
+        return "private"
+    return f"`{value!r}`"
+
+
+def _recipe(name: str) -> Callable[[], str]:
+    def made() -> str:
+        from rindle import profile
+
+        recipe = getattr(profile, name)
+        told = _section(recipe, "Attributes")
+        return _table(
+            ("option", "default", "meaning"),
+            ((f"`{field.name}`", _default(field.default), told[field.name]) for field in dataclasses.fields(recipe)),
+        )
+
+    return made
+
+
+# --- capabilities ------------------------------------------------------------------------------------------------
+
+_STORAGE_CAPABILITIES = {
+    "presigned_put": "one PUT under a signed URL: direct uploads",
+    "presigned_post": "a signed form upload; no lane of this release uses it",
+    "multipart_upload": "uploads in parts; no lane of this release uses it",
+    "signed_url": "URLs that expire: private delivery",
+    "public_url": "URLs without signature: public delivery",
+    "head": "size, type and ETag without reading; every store needs it",
+    "read_range": "a part of an object; every store needs it",
+    "write_once": "creating without ever replacing",
+    "local": "objects are files of this machine and can be lent without a copy",
+    "resumable_upload": "uploads that go on after a break; no lane of this release uses it",
+    "resumable_upload_session": "the store keeps the upload's state itself; no lane of this release uses it",
+    "tus_upload": "the tus protocol; no lane of this release uses it",
+    "concatenate": "joining objects in the store; no lane of this release uses it",
+    "response_headers": "type and disposition bound into a signed URL",
+}
+_PROCESSOR_CAPABILITIES = {
+    "image_resize": "pictures of pictures",
+    "video_transcode": "video of video",
+    "video_frame_extract": "a poster of a video",
+    "video_thumbnail_strip": "a strip of frames of a video",
+    "audio_transcode": "sound of sound",
+    "audio_normalize": "sound at an even loudness",
+    "audio_waveform": "the outline of a sound",
+}
+
+
+def _storage_capabilities() -> str:
+    from rindle.capabilities import STORAGE_CAPABILITIES
+    from rindle.storage.local import LocalStorage
+    from rindle.storage.memory import MemoryStorage
+    from rindle.storage.s3 import S3Storage
+
+    secret = "a secret that signs nothing: this page only"
+    local = (
+        LocalStorage("media"),
+        LocalStorage("media", base_url="https://example.com/m", secrets=[secret], public_base_url="https://e.com/p"),
+    )
+    s3 = (S3Storage("bucket", write_once=False), S3Storage("bucket", public_base_url="https://cdn.example.com"))
+    memory = (MemoryStorage(), MemoryStorage())
+
+    def has(pair: tuple[Any, Any], name: str) -> str:
+        plain, full = pair
+        return "yes" if name in plain.capabilities() else "by option" if name in full.capabilities() else "–"
+
+    if set(_STORAGE_CAPABILITIES) != STORAGE_CAPABILITIES:
+        raise SystemExit("docs/generate.py explains other storage capabilities than there are")
+    return _table(
+        ("capability", "meaning", "LocalStorage", "S3Storage", "MemoryStorage"),
+        (
+            (f"`{name}`", meaning, *(has(pair, name) for pair in (local, s3, memory)))
+            for name, meaning in _STORAGE_CAPABILITIES.items()
+        ),
+    )
+
+
+def _processor_capabilities() -> str:
+    from rindle import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
+    from rindle.capabilities import PROCESSOR_CAPABILITIES
+
+    if set(_PROCESSOR_CAPABILITIES) != PROCESSOR_CAPABILITIES:
+        raise SystemExit("docs/generate.py explains other processor capabilities than there are")
+    specs = {
+        "any picture": ImageVariant(mode="fit", width=1),
+        "`video_poster_scene`": FrameVariant("video_poster_scene"),
+        "`video_thumbnail_strip`": FrameVariant("video_thumbnail_strip"),
+        "`web_720p`, `web_480p`": VideoVariant("web_720p"),
+        "`m4a_128k`, `mp3_128k`": AudioVariant("m4a_128k"),
+        "the same with `normalize`": AudioVariant("m4a_128k", normalize=True),
+        "`overview`": WaveformVariant(),
+    }
+    return _table(
+        ("capability", "meaning", "variants that need it", "bundled processor"),
+        (
+            (
+                f"`{name}`",
+                meaning,
+                ", ".join(told for told, spec in specs.items() if name in spec.required_capabilities),
+                "yes" if name == "image_resize" else "–",
+            )
+            for name, meaning in _PROCESSOR_CAPABILITIES.items()
+        ),
+    )
+
+
+# --- errors, events, settings ------------------------------------------------------------------------------------
+
+#: What the codes of a class with several of them say; the others take the first sentence of their class.
+_REASONS = {
+    "unknown_mime": "The bytes look like no type that is known.",
+    "mime_not_allowed": "The bytes are of a type the profile does not let in.",
+    "extension_not_allowed": "The file's name ends in something the profile does not let in.",
+    "extension_mime_mismatch": "Name and bytes say different types.",
+    "missing_extension": "The profile lists extensions and the file's name has none.",
+    "max_bytes_exceeded": "More bytes than the profile, the signature or the route allows.",
+    "size_mismatch": "Another number of bytes than was announced.",
+    "empty_upload": "No bytes at all.",
+    "scanner_rejected": "The profile's scanner condemned the file.",
+    "upload_unsupported": "The storage does not offer this way of uploading (`detail.capability`).",
+    "delivery_unsupported": "The storage cannot make such a URL (`detail.capability`).",
+    "decode_failed": "The file is damaged, or not what its first bytes promise.",
+    "max_pixels_exceeded": "More pixels than the profile allows, read from the header.",
+    "media_too_long": "Longer than the profile's `max_duration_seconds`.",
+    "no_probe_for_mime": "Nothing here can read the facts of this type.",
+    "object_changed_after_verify": "The object is not the one that was verified, or it is gone.",
+    "strip_unsupported": "Metadata of this type cannot be removed without decoding it.",
+    "invalid_older_than": "The filter `older_than` has a wrong value.",
+    "invalid_limit": "The filter `limit` has a wrong value.",
+    "invalid_format": "The filter `format` has a wrong value.",
+}
+
+
+def _errors() -> str:
+    from rindle import errors
+
+    if set(_REASONS) != {code for cls in errors.CODES.values() for code in cls.codes}:
+        raise SystemExit("docs/generate.py explains other reasons than there are")
+    parts: list[str] = []
+    for branch in errors.RindleError.__subclasses__():
+        if branch.__module__ != errors.__name__:
+            continue
+        rows = [
+            (
+                f"`{code}`",
+                f"`{cls.__name__}`",
+                str(errors.http_status_of(code)),
+                "yes" if cls.retryable else "no",
+                _REASONS.get(code) or _first(cls),
+            )
+            for code, cls in errors.CODES.items()
+            if issubclass(cls, branch)
+        ]
+        parts += [f"## {branch.__name__}", _first(branch), _table(("code", "class", "HTTP", "retry", "meaning"), rows)]
+    return "\n\n".join(parts)
+
+
+def _telemetry() -> str:
+    from rindle.events import PUBLIC_EVENTS
+
+    return _table(
+        ("event", "metadata", "measurements"),
+        (
+            (f"`{name}`", _names((*contract.metadata, *contract.optional)), _names(contract.measurements) or "–")
+            for name, contract in PUBLIC_EVENTS.items()
+        ),
+    )
+
+
+def _event_rows() -> str:
+    from rindle.events import EVENT_TYPES
+
+    return _table(
+        ("type", "found under", "payload", "for pages"),
+        (
+            (f"`{name}`", _names(kind.scopes), _names(kind.payload), "yes" if kind.streamed else "audit only")
+            for name, kind in EVENT_TYPES.items()
+        ),
+    )
+
+
+#: Meaning of the settings whose name and range say almost everything, so that the code has no comment.
+_SETTINGS = {
+    "upload_session_ttl_seconds": "Life of an upload session.",
+    "presigned_put_ttl_seconds": "Life of a signed PUT, never longer than its session.",
+    "signed_url_ttl_seconds": "Life of a signed URL when neither profile nor call says.",
+    "auto_verify_max_seconds": "Longest pause between those requests.",
+    "task_queue_prefix": "Beginning of the names of all task queues: two applications may share a namespace.",
+    "workflow_id_prefix": "Beginning of all workflow ids, likewise.",
+    "build_id": "Build of this worker, with the name of the deployment.",
+    "health_address": "`host:port` of the worker's `/livez` and `/readyz`; off when not set.",
+    "metrics_address": "`host:port` of Temporal's Prometheus metrics; off when not set.",
+    "search_attributes": "Register and set the search attributes; switch off where the namespace refuses them.",
+    "render_wall_seconds": "Longest time one picture may take in a render child.",
+    "render_memory_bytes": "Address space of one render child.",
+    "source_cache_bytes": "Size of a worker host's cache of originals; 0 keeps none.",
+    "source_cache_age_seconds": "Age after which a cached original goes.",
+    "scanner_timeout_seconds": "Longest time one scan may take; then there is no verdict and it is asked again.",
+    "relay_poll_seconds": "Pause between two looks at the outbox while there is work.",
+    "relay_idle_poll_seconds": "Longest pause while there is none.",
+    "temporal_connect_seconds": "Longest time one attempt to reach Temporal may take.",
+    "sync_threads": "Threads for SQL on a synchronous engine.",
+}
+
+
+def _settings() -> str:
+    from rindle.settings import Settings
+
+    commented = _field_comments(ROOT / "rindle" / "settings.py", "Settings")
+    rows = []
+    for name, field in Settings.model_fields.items():
+        meaning = _SETTINGS.get(name) or commented.get(name)
+        if not meaning:
+            raise SystemExit(f"the setting {name} is explained neither in rindle/settings.py nor in docs/generate.py")
+        rows.append((f"`RINDLE_{name.upper()}`", _setting_default(field), _range(field), _plain(meaning)))
+    if strangers := set(_SETTINGS) - set(Settings.model_fields):
+        raise SystemExit(f"docs/generate.py explains settings that do not exist: {strangers}")
+    return _table(("variable", "default", "range", "meaning"), rows)
+
+
+def _setting_default(field: Any) -> str:
+    if field.default_factory is not None:
+        return "the system's"
+    value = field.default
+    if value is None or value == ():
+        return "–"
+    if isinstance(value, Path):
+        return f"`{value.as_posix()}`"
+    return f"`{value}`" if not isinstance(value, bool) else f"`{str(value).lower()}`"
+
+
+def _range(field: Any) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    limits = [
+        f"{sign} {getattr(one, name):g}" for one in field.metadata for name, sign in signs.items() if hasattr(one, name)
+    ]
+    return ", ".join(limits) or "–"
+
+
+def _field_comments(path: Path, cls: str) -> dict[str, str]:
+    """Return the ``#:`` comments above the fields of a class."""
+    lines = path.read_text().splitlines()
+    found: dict[str, str] = {}
+    body = next(node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef) and node.name == cls)
+    for field in body.body:
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        above, comment = field.lineno - 2, []
+        while lines[above].strip().startswith("#:"):
+            comment.insert(0, lines[above].strip().removeprefix("#:").strip())
+            above -= 1
+        if comment:
+            found[field.target.id] = " ".join(comment)
+    return found
+
+
+# --- workflows ---------------------------------------------------------------------------------------------------
+
+
+def _workflows() -> str:
+    from temporalio import workflow
+
+    from rindle import workflows
+    from rindle.settings import Settings
+    from rindle.workflows import ids
+
+    made = {
+        "UploadWorkflow": ids.upload_id("{session_id}"),
+        "VariantWorkflow": ids.variants_id("{asset_id}", "{group}"),
+        "PurgeWorkflow": ids.purge_id("{asset_id}"),
+    }
+    rows = []
+    for cls in workflows.ALL:
+        facts = workflow._Definition.must_from_class(cls)
+        rows.append(
+            (
+                f"`{facts.name}`",
+                f"`{made[cls.__name__]}`",
+                _names(sorted(name for name in facts.signals if name)),
+                _names(sorted(name for name in facts.updates if name)) or "–",
+                _names(sorted(name for name in facts.queries if name)),
+                _first(cls),
+            )
+        )
+    queue = f"All of them run on the task queue `{Settings(secrets=()).queue()}`."
+    return _table(("type", "id", "signals", "updates", "queries", "what it does"), rows) + f"\n\n{queue}"
+
+
+def _handlers() -> str:
+    from temporalio import workflow
+
+    from rindle import workflows
+
+    rows = []
+    for cls in workflows.ALL:
+        facts = workflow._Definition.must_from_class(cls)
+        for kind, found in (("signal", facts.signals), ("update", facts.updates), ("query", facts.queries)):
+            for name, handler in sorted(found.items(), key=lambda one: str(one[0])):
+                function = handler.fn
+                parameters = [one for one in inspect.signature(function).parameters if one != "self"]
+                rows.append((f"`{cls.__name__}`", kind, f"`{name}({', '.join(parameters)})`", _first(function)))
+    return _table(("workflow", "kind", "name", "meaning"), rows)
+
+
+#: Activities whose policy is not written beside their name.
+_SQL_STEPS = ("READ_GROUP", "REQUEUE_GROUP", "CANCEL_GROUP", "FAIL_GROUP")
+
+
+def _policies() -> str:
+    from rindle import messages
+    from rindle.workflows import policies
+
+    users: dict[str, set[str]] = {"DB_STEP": {getattr(messages, name) for name in _SQL_STEPS}}
+    for module in sorted((ROOT / "rindle" / "workflows").glob("*.py")):
+        for node in ast.walk(ast.parse(module.read_text())):
+            parts = node.args if isinstance(node, ast.Call) else node.elts if isinstance(node, ast.Tuple) else []
+            names = {one.value.id: one.attr for one in parts if isinstance(one, ast.Attribute) and _is_name(one.value)}
+            if "messages" in names and "policies" in names:
+                users.setdefault(names["policies"], set()).add(getattr(messages, names["messages"]))
+    configured = {name: found for name, found in vars(policies).items() if isinstance(found, dict) and name.isupper()}
+    rows = []
+    for name, policy in configured.items():
+        retry = policy["retry_policy"]
+        rows.append(
+            (
+                ", ".join(f"`{one.removeprefix('rindle.')}`" for one in sorted(users[name])),
+                _seconds(policy.get("start_to_close_timeout")),
+                _seconds(policy.get("heartbeat_timeout")),
+                f"{_seconds(retry.initial_interval)} to {_seconds(retry.maximum_interval)}",
+                _seconds(policy.get("schedule_to_close_timeout")).replace("–", "never"),
+            )
+        )
+    listed = {one for names in users.values() for one in names}
+    wire = {value for name, value in vars(messages).items() if name.isupper() and str(value).startswith("rindle.")}
+    if missing := {one for one in wire if not one.endswith("Workflow")} - listed:
+        raise SystemExit(f"no policy found for the activities {missing}")
+    return _table(("activities", "one attempt", "heartbeat", "pause between attempts", "gives up after"), rows)
+
+
+def _is_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name)
+
+
+def _search_attributes() -> str:
+    from rindle.workflows import ids
+
+    meanings = {
+        "RindleKind": "`upload`, `variants` or `purge`",
+        "RindleProfile": "name of the profile",
+        "RindleAssetId": "id of the asset",
+        "RindleSessionId": "id of the upload session; uploads only",
+        "RindleState": "`open`, then the stage or outcome",
+    }
+    return _table(
+        ("search attribute", "value"),
+        ((f"`{key.name}`", meanings[key.name]) for key in ids.SEARCH_ATTRIBUTES),
+    )
+
+
+# --- operations --------------------------------------------------------------------------------------------------
+
+
+def _example_application() -> Any:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    from rindle import Profile, Rindle, Settings
+    from rindle.storage.local import LocalStorage
+
+    secret = "a secret that signs nothing: this page only"
+    store = LocalStorage("media", base_url="https://example.com/media/local", secrets=[secret])
+
+    class Photo(Profile):
+        name = "photo"
+        storage = "media"
+        variants = {"thumb": {"mode": "fit", "width": 64}}
+
+    settings = Settings(secrets=(), tmp_dir=Path(tempfile.gettempdir()))
+    engine = create_async_engine("sqlite+aiosqlite://")
+    return Rindle(engine=engine, profiles=[Photo], storages={"media": store}, settings=settings, secrets=[secret]), Photo
+
+
+_CHECKS = {
+    "db.clock": "The database's clock and this host's agree: expiry times depend on it.",
+    "db.connect": "The application's engine reaches its database.",
+    "db.migrations": "Rindle's tables are at this release's revision.",
+    "db.schema": "All tables, columns, keys and indexes are there.",
+    "delivery.local_endpoint": "Local storage has an address and secrets; with `--live` the address is asked.",
+    "delivery.support": "Every profile's storage can deliver as the profile wants, privately or publicly.",
+    "libmagic": "The library that tells types by their bytes works.",
+    "libvips.features": "libvips is new enough, blocks untrusted loaders and writes the formats that profiles ask for.",
+    "outbox.backlog": "Nothing waits too long for Temporal: a warning from 60 s, an error from 600 s, and for parked rows.",
+    "profiles.capability_mismatch": "Storages and processors can do what the profiles declare.",
+    "profiles.load": "The profiles asked for are registered.",
+    "security.secrets": "Signing secrets are set and long enough.",
+    "storage.media.reachable": "The storage named `media` answers; one check per storage.",
+    "storage.media.round_trip": "With `--live`: a small object is written, read, fetched by URL and deleted.",
+    "temp.dir": "The scratch directory is writable and has room.",
+    "temporal.pollers": "Workers ask for work on every task queue; `--no-workers` expects none.",
+    "temporal.reachable": "The Temporal server and namespace answer, and keep histories for a day at least.",
+    "temporal.search_attributes": "The namespace has the search attributes.",
+}
+
+
+def _checks() -> str:
+    rindle, _ = _example_application()
+
+    async def look() -> list[str]:
+        try:
+            return [check.id for check in (await rindle.doctor(live=True, offline=True)).checks]
+        finally:
+            await rindle.close()
+
+    there = asyncio.run(look())
+    if sorted(_CHECKS) != sorted(there):
+        raise SystemExit(f"docs/generate.py explains other checks than there are: {set(_CHECKS) ^ set(there)}")
+    return _table(("check", "what it makes sure of"), ((f"`{name}`", _CHECKS[name]) for name in sorted(there)))
+
+
+def _findings() -> str:
+    from rindle.operations.runtime_status import REMEDIES
+
+    return _table(
+        ("finding", "what it means", "command"),
+        ((f"`{name}`", f"{summary[0].upper()}{summary[1:]}.", f"`{command}`") for name, (_, command, summary) in REMEDIES.items()),
+    )
+
+
+def _commands() -> str:
+    import click
+
+    from rindle.cli.commands import rindle
+
+    def listed(group: click.Group, prefix: str) -> Iterable[tuple[str, str]]:
+        for name, command in sorted(group.commands.items()):
+            if isinstance(command, click.Group):
+                yield from listed(command, f"{prefix} {name}")
+                continue
+            arguments = [one.make_metavar(click.Context(command)) for one in command.params if isinstance(one, click.Argument)]
+            words = " ".join([prefix, name, *arguments])
+            yield f"`{words}`", (command.help or "").partition("\n\n")[0]
+
+    return _table(("command", "what it does"), listed(rindle, "rindle"))
+
+
+def _routes() -> str:
+    from fastapi import FastAPI
+
+    from rindle.http import create_router
+
+    rindle, photo = _example_application()
+    app = FastAPI()
+    app.include_router(create_router(rindle, profiles={"photo": photo}, allow_anonymous=True), prefix="/media")
+    rows = []
+    for path, methods in app.openapi()["paths"].items():
+        for method, facts in methods.items():
+            answers = [status for status in facts["responses"] if status[0] in "23"]
+            rows.append((f"`{method.upper()} {path}`", facts["summary"], ", ".join(answers), f"`{facts['operationId']}`"))
+    rindle.database.close()
+    return _table(("route", "what it does", "success", "operation id"), rows)
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def _exports() -> str:
+    import rindle
+
+    told = {
+        "UNCHECKED": "Value of `uploaded_by` for trusted code that has checked the asset itself.",
+        "__version__": "Version of this release.",
+    }
+    return _table(
+        ("name", "what it is"),
+        ((f"`{name}`", told.get(name) or _first(getattr(rindle, name))) for name in rindle.__all__),
+    )
+
+
+def _calls() -> str:
+    from rindle import Rindle
+
+    rows = []
+    for name, member in vars(Rindle).items():
+        if name.startswith("_") or isinstance(member, property):
+            continue
+        parameters = [
+            one.name if one.kind is not inspect.Parameter.VAR_KEYWORD else f"**{one.name}"
+            for one in inspect.signature(member).parameters.values()
+            if one.name != "self"
+        ]
+        awaited = "await " if inspect.iscoroutinefunction(member) else ""
+        rows.append((f"`{awaited}rindle.{name}({', '.join(parameters)})`", _first(member)))
+    return _table(("call", "what the caller gets"), rows)
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "asset_moves": lambda: _moves("ASSET_MOVES"),
+    "calls": _calls,
+    "checks": _checks,
+    "commands": _commands,
+    "delivery_options": _recipe("DeliveryPolicy"),
+    "errors": _errors,
+    "event_rows": _event_rows,
+    "exports": _exports,
+    "findings": _findings,
+    "handlers": _handlers,
+    "policies": _policies,
+    "processor_capabilities": _processor_capabilities,
+    "profile_options": _profile_options,
+    "recipe_audio": _recipe("AudioVariant"),
+    "recipe_frame": _recipe("FrameVariant"),
+    "recipe_image": _recipe("ImageVariant"),
+    "recipe_video": _recipe("VideoVariant"),
+    "recipe_waveform": _recipe("WaveformVariant"),
+    "routes": _routes,
+    "search_attributes": _search_attributes,
+    "served": _served,
+    "session_moves": lambda: _moves("SESSION_MOVES"),
+    "settings": _settings,
+    "storage_capabilities": _storage_capabilities,
+    "telemetry": _telemetry,
+    "variant_moves": lambda: _moves("VARIANT_MOVES"),
+    "workflows": _workflows,
+}
+
+
+if __name__ == "__main__":
+    from rindle.process import leave  # Temporal's runtime is imported on the way
+
+    leave(main())
