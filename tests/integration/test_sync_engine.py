@@ -19,9 +19,7 @@ def _sync_url(url: str) -> str:
     return url.replace("sqlite+aiosqlite", "sqlite")  # psycopg serves both worlds under one name
 
 
-async def test_the_pipeline_runs_on_a_sync_engine_and_attach_joins_a_sync_session(
-    stage: Stage, tmp_path: Path
-) -> None:
+async def test_the_pipeline_runs_on_a_sync_engine_and_attach_joins_a_sync_session(stage: Stage, tmp_path: Path) -> None:
     engine = create_engine(_sync_url(stage.environment["APP_DATABASE_URL"]))
     rindle = Rindle(
         engine=engine,

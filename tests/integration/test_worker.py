@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rindle.activities.liveness import sweep_scratch
@@ -50,8 +50,8 @@ async def test_metrics_are_served_for_prometheus(lite_stage: Stage) -> None:
     address = f"127.0.0.1:{free_port()}"
     await lite_stage.worker(RINDLE_METRICS_ADDRESS=address)
     await lite_stage.ready()
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    async with httpx.AsyncClient() as scraper:
+        text = (await scraper.get(f"http://{address}/metrics")).text
     assert "temporal_activity_execution_latency_seconds" in text
     assert "temporal_worker_task_slots_available" in text
 
