@@ -64,14 +64,15 @@ def main() -> int:
             path.write_text(wanted[path])
     if check and stale:
         print("bring them up to date with: python -m docs.generate")
-    drawings = [name for name, text in diagrams().items() if digest(text) not in _drawing(name)]
-    for name in drawings:
-        print(f"docs/diagrams/{name}.svg is not drawn from {name}.mmd; see docs/diagrams/draw.py")
+    sources = sorted((DOCS / "diagrams").glob("*.mmd"))
+    drawings = [path for path in sources if digest(path.read_text()) not in _drawing(path)]
+    for path in drawings:
+        print(f"{path.with_suffix('.svg').name} is not drawn from {path.name}; docs/diagrams/draw.py says how")
     return int(bool(check and stale) or bool(drawings))
 
 
-def _drawing(name: str) -> str:
-    path = DOCS / "diagrams" / f"{name}.svg"
+def _drawing(source: Path) -> str:
+    path = source.with_suffix(".svg")
     return path.read_text() if path.is_file() else ""
 
 
@@ -456,7 +457,9 @@ def _field_comments(path: Path, cls: str) -> dict[str, str]:
     """Return the ``#:`` comments above the fields of a class."""
     lines = path.read_text().splitlines()
     found: dict[str, str] = {}
-    body = next(node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef) and node.name == cls)
+    body = next(
+        node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef) and node.name == cls
+    )
     for field in body.body:
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
@@ -591,7 +594,9 @@ def _example_application() -> Any:
 
     settings = Settings(secrets=(), tmp_dir=Path(tempfile.gettempdir()))
     engine = create_async_engine("sqlite+aiosqlite://")
-    return Rindle(engine=engine, profiles=[Photo], storages={"media": store}, settings=settings, secrets=[secret]), Photo
+    return Rindle(
+        engine=engine, profiles=[Photo], storages={"media": store}, settings=settings, secrets=[secret]
+    ), Photo
 
 
 _CHECKS = {
@@ -636,7 +641,10 @@ def _findings() -> str:
 
     return _table(
         ("finding", "what it means", "command"),
-        ((f"`{name}`", f"{summary[0].upper()}{summary[1:]}.", f"`{command}`") for name, (_, command, summary) in REMEDIES.items()),
+        (
+            (f"`{name}`", f"{summary[0].upper()}{summary[1:]}.", f"`{command}`")
+            for name, (_, command, summary) in REMEDIES.items()
+        ),
     )
 
 
@@ -650,7 +658,9 @@ def _commands() -> str:
             if isinstance(command, click.Group):
                 yield from listed(command, f"{prefix} {name}")
                 continue
-            arguments = [one.make_metavar(click.Context(command)) for one in command.params if isinstance(one, click.Argument)]
+            arguments = [
+                one.make_metavar(click.Context(command)) for one in command.params if isinstance(one, click.Argument)
+            ]
             words = " ".join([prefix, name, *arguments])
             yield f"`{words}`", (command.help or "").partition("\n\n")[0]
 
@@ -669,7 +679,9 @@ def _routes() -> str:
     for path, methods in app.openapi()["paths"].items():
         for method, facts in methods.items():
             answers = [status for status in facts["responses"] if status[0] in "23"]
-            rows.append((f"`{method.upper()} {path}`", facts["summary"], ", ".join(answers), f"`{facts['operationId']}`"))
+            rows.append(
+                (f"`{method.upper()} {path}`", facts["summary"], ", ".join(answers), f"`{facts['operationId']}`")
+            )
     rindle.database.close()
     return _table(("route", "what it does", "success", "operation id"), rows)
 

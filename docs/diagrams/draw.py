@@ -23,7 +23,13 @@ _DRAW = """async text => {
         startOnLoad: false, deterministicIds: true, theme: "neutral", fontFamily: "sans-serif",
         htmlLabels: false, flowchart: {htmlLabels: false},
     });
-    return (await mermaid.render("drawing", text)).svg;
+    const {svg} = await mermaid.render("drawing", text);
+    const drawing = new DOMParser().parseFromString(svg, "text/html").querySelector("svg");
+    const [, , width, height] = drawing.getAttribute("viewBox").split(" ").map(Number);
+    drawing.setAttribute("width", Math.ceil(width));
+    drawing.setAttribute("height", Math.ceil(height));
+    drawing.removeAttribute("style");
+    return new XMLSerializer().serializeToString(drawing);  // an image has to be XML
 }"""
 
 
@@ -37,7 +43,6 @@ async def draw(mermaid: str) -> None:
         for source in sorted((DOCS / "diagrams").glob("*.mmd")):
             text = source.read_text()
             drawing: str = await page.evaluate(_DRAW, text)
-            drawing = drawing.replace('id="drawing"', 'id="drawing" style="background: white"', 1)
             source.with_suffix(".svg").write_text(f"<!-- drawn from {digest(text)} -->\n{drawing}\n")
         await browser.close()
 

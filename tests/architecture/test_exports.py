@@ -1,0 +1,92 @@
+"""What ``import rindle`` offers, and what it does not drag in."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import rindle
+
+#: Packages of optional extras, and those too heavy for everybody.
+NOT_LOADED = (
+    "fastapi",
+    "starlette",
+    "boto3",
+    "botocore",
+    "pyvips",
+    "pi_heif",
+    "pebble",
+    "magic",
+    "PIL",
+    "jinja2",
+    "click",
+)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the top-level packages that a fresh interpreter has loaded after ``statement``."""
+    program = (
+        f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    listed = rindle.__all__
+
+    assert listed == sorted(listed, key=lambda name: (name == "__version__", not name.isupper(), name))
+    assert len(listed) == len(set(listed))
+    for name in listed:
+        assert getattr(rindle, name) is not None
+
+
+def test_nothing_public_is_left_out_of_all() -> None:
+    modules = {info.name for info in pkgutil.iter_modules(rindle.__path__)}
+    names = {name for name in vars(rindle) if not name.startswith("_")}
+
+    assert names - modules - {"annotations"} == set(rindle.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize(
+    "module", ["rindle.protocols", "rindle.security", "rindle.http", "rindle.delivery", "rindle.presets"]
+)
+def test_what_a_module_lists_is_there(module: str) -> None:
+    found = importlib.import_module(module)
+
+    assert [name for name in found.__all__ if not hasattr(found, name)] == []
+
+
+def test_importing_rindle_loads_no_extra() -> None:
+    assert loaded_by("import rindle") & set(NOT_LOADED) == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("rindle.errors", set()),
+        ("rindle.profile", set()),
+        ("rindle.storage.local", set()),
+        ("rindle.storage.s3", {"boto3", "botocore"}),
+        ("rindle.http", {"fastapi", "starlette"}),
+        ("rindle.delivery", set()),
+    ],
+)
+def test_a_module_loads_its_own_extra_only(module: str, allowed: set[str]) -> None:
+    found = loaded_by(f"import {module}") & set(NOT_LOADED)
+
+    # FastAPI's own extras (click through uvicorn and the like) are its business.
+    assert found - allowed <= ({"click", "jinja2"} if "fastapi" in allowed else set())
+
+
+def test_workflow_code_is_importable_without_database_or_adapters() -> None:
+    """Somebody who only signals runs needs the names and inputs, nothing else."""
+    found = loaded_by("import rindle.messages, rindle.workflows.ids")
+
+    assert "rindle" in found
+    assert found & {"boto3", "pyvips", "fastapi"} == set()
