@@ -311,7 +311,21 @@ class Relay:
             if self._woken.is_set():
                 pause = self._settings.relay_poll_seconds
             else:
+                await self._tell_lag()
                 pause = min(pause * 2, self._settings.relay_idle_poll_seconds)
+
+    async def _tell_lag(self) -> None:
+        """Emit how much waits and for how long; only when idle, so that a busy relay does not count itself slow."""
+        try:
+            waiting = await self._database.read(rows.backlog)
+        except Exception as error:
+            log.warning("outbox cannot be counted", extra={"error": type(error).__name__})
+            return
+        telemetry.emit(
+            "rindle.outbox.lag",
+            {},
+            {"seconds": waiting.oldest_age_seconds, "pending": waiting.pending, "parked": waiting.parked},
+        )
 
     async def _listen(self, engine: AsyncEngine) -> None:
         """Wake on NOTIFY; polling goes on beside it, so a lost connection costs latency and nothing else."""

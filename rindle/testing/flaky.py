@@ -155,7 +155,7 @@ class FlakyStorage(Storage):
     ) -> StoredObject:
         async def source_size() -> int:
             # Not through a thread: a test's file, one system call.
-            return source.stat().st_size  # noqa: ASYNC240
+            return source.stat().st_size
 
         return await self._play(
             "store",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from rindle import MediaOutbox, attachments
+from rindle import MediaOutbox, attachments, telemetry
 from rindle.db import outbox as rows
 from rindle.outbox import Relay, coalesce
 from tests.stage import Stage, until
@@ -201,6 +202,27 @@ async def test_runs_start_without_search_attributes_where_the_namespace_has_none
         await (await bare.temporal.client()).get_workflow_handle(lite_stage.upload_workflow(session.id)).describe()
     )
     assert len(described.typed_search_attributes) == 0
+
+
+async def test_an_idle_relay_tells_how_much_waits(lite_stage: Stage) -> None:
+    heard: list[Mapping[str, float]] = []
+    remove = telemetry.add_handler(
+        lambda name, facts, numbers: heard.append(dict(numbers)) if name == "rindle.outbox.lag" else None
+    )
+    patient = lite_stage.application(RINDLE_PURGE_DELAY_SECONDS="3600")
+    asset = await lite_stage.verified()
+    await patient.attach(asset.id, ("user", "1"), "x")
+    await patient.detach(("user", "1"), "x")
+    try:
+        async with patient:
+
+            async def told() -> bool:
+                return bool(heard) and heard[-1]["pending"] == 1
+
+            await until(told, what="the lag to be told")
+    finally:
+        remove()
+    assert heard[-1] == {"pending": 1, "parked": 0, "seconds": 0.0}  # it waits on purpose: that is no lag
 
 
 async def test_plain_functions_write_the_same_rows_in_a_sync_session(stage: Stage) -> None:
