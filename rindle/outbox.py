@@ -45,6 +45,8 @@ _MAX_BACKOFF_SECONDS = 30.0
 #: Calls to Temporal a relay has in flight at once.
 _PARALLEL_SENDS = 16
 _RPC_SECONDS = timedelta(seconds=10)
+#: How long a relay leaves what another process has committed to that process's own relay, before it looks itself.
+_NOTIFIED_PAUSE_SECONDS = 0.05
 
 _relays: weakref.WeakSet[Relay] = weakref.WeakSet()
 
@@ -338,8 +340,12 @@ class Relay:
                     try:
                         await driver.set_autocommit(True)
                         await driver.execute(f"LISTEN {rows.CHANNEL}")
+                        loop = asyncio.get_running_loop()
+                        look: asyncio.TimerHandle | None = None
                         async for _ in driver.notifies():
-                            self._woken.set()
+                            # The process that committed sends at once; the others are there in case it does not.
+                            if look is None or look.when() <= loop.time():
+                                look = loop.call_later(_NOTIFIED_PAUSE_SECONDS, self._woken.set)
                     finally:
                         await driver.close()
             except asyncio.CancelledError:

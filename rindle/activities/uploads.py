@@ -222,7 +222,8 @@ class UploadActivities:
             async with heartbeating():
                 standing = await self._judge(order, asset, profile)
         except (UploadRejected, Condemned) as verdict:
-            await self._database.write(_quarantine, asset.id, verdict.code, verdict.message)
+            gated = asset.content_type if asset.state == AssetState.ANALYZING else None
+            await self._database.write(_quarantine, asset.id, verdict.code, verdict.message, gated)
             mime = str(verdict.detail.get("mime") or verdict.detail.get("found") or "")
             log.warning(
                 "upload quarantined",
@@ -250,14 +251,16 @@ class UploadActivities:
             crash_point("admit.fetched")
             if asset.state == AssetState.VALIDATING:
                 mime = await asyncio.to_thread(_check_bytes, path, asset, profile)
-                await self._database.write(_pass_gate, asset.id, mime)
+                if profile.scanner is not None:
+                    await self._database.write(_pass_gate, asset.id, mime)
+                # Without a scanner the row follows in the transaction of the verdict, a moment later.
                 asset.state, asset.content_type = AssetState.ANALYZING.value, mime
                 crash_point("admit.gated")
             if profile.scanner is not None and asset.scanned_etag != asset.stored_etag:
                 return UploadStanding(
                     step=UploadStep.SCAN, asset_id=asset.id, profile=asset.profile, outcome=asset.state
                 )
-            facts = await self._facts(path, asset, profile)
+            facts = {"content_type": asset.content_type, **await self._facts(path, asset, profile)}
             crash_point("admit.probed")
         groups = await self._database.write(variant_rows.promote, asset.id, profile, **facts)
         crash_point("admit.promoted")
@@ -438,10 +441,17 @@ def _pass_gate(session: Session, asset_id: str, mime: str) -> None:
         move_asset(session, asset, AssetState.ANALYZING, content_type=mime)
 
 
-def _quarantine(session: Session, asset_id: str, code: str, reason: str) -> None:
+def _quarantine(session: Session, asset_id: str, code: str, reason: str, mime: str | None = None) -> None:
+    """Condemn an asset; ``mime`` says that it had passed the byte gate, which the row may not know yet."""
     asset = lock_asset(session, asset_id)
-    if asset is not None and asset.state in (AssetState.VALIDATING, AssetState.ANALYZING):
-        move_asset(session, asset, AssetState.QUARANTINED, error_code=code, error_reason=reason[:MAX_REASON_CHARS])
+    if asset is None or asset.state not in (AssetState.VALIDATING, AssetState.ANALYZING):
+        return
+    facts: dict[str, Any] = {"error_code": code, "error_reason": reason[:MAX_REASON_CHARS]}
+    through = []
+    if mime is not None and asset.state == AssetState.VALIDATING:
+        through.append(AssetState.ANALYZING)
+        facts["content_type"] = mime
+    move_asset(session, asset, AssetState.QUARANTINED, through=through, **facts)
 
 
 def _note_clean(session: Session, asset_id: str, etag: str | None) -> None:

@@ -93,13 +93,15 @@ class VariantActivities:
         storage = self._services.storage(claimed.asset.profile)
         async with heartbeating():
             await self._delete_superseded(storage, claimed.superseded)
-            retry = await self._build(storage, claimed) if claimed.claims else None
-        if retry is not None:
-            raise retry
-        return await self._standing(order)
+            built = await self._build(order, storage, claimed) if claimed.claims else None
+        return built or await self._standing(order)
 
-    async def _build(self, storage: Storage, claimed: ClaimedGroup) -> RindleError | None:
-        """Build the claims; returns the error to raise when some of them are to be tried again."""
+    async def _build(self, order: VariantInput, storage: Storage, claimed: ClaimedGroup) -> GroupStanding | None:
+        """Build the claims; returns where the group stands when the last thing recorded was a success.
+
+        Raises:
+            RindleError: some of the claims are to be tried again.
+        """
         asset, claims = claimed.asset, claimed.claims
         profile = self._services.profile(asset.profile)
         try:
@@ -116,8 +118,7 @@ class VariantActivities:
                 crash_point("render.fetched")
                 results = await self._render(source, asset, profile, claims, scratch)
                 crash_point("render.rendered")
-                # One after the other: renders are the long part, and rows then become ready in order of name.
-                retries = [await self._settle(storage, asset, claim, made) for claim, made in results]
+                return await self._settle(order, storage, asset, results)
         except (StorageNotFound, ObjectChanged) as error:
             gone = VariantSourceNotFound(
                 "the original is gone from its store or is no longer the one that was judged; upload it again",
@@ -133,7 +134,18 @@ class VariantActivities:
             # Asked to stop: rows that are still ours go back to the queue, unless a cancel has already moved them.
             await asyncio.shield(self._give_back(claims, None))
             raise
-        return next((error for error in retries if error is not None), None)
+        except RindleError:
+            raise
+        except Exception as error:
+            # Nobody foresaw it: it counts as an attempt of every variant that is not done, so that it cannot go on for
+            # ever.
+            log.exception("build failed", extra={"asset_id": asset.id, "error": type(error).__name__})
+            unforeseen = Unexpected(f"the build failed with {type(error).__name__}")
+            retries = [await self._record_failure(claim, unforeseen) for claim in claims]
+            retry = next((again for again in retries if again is not None), None)
+            if retry is not None:
+                raise retry from error
+            return None
 
     async def _render(
         self, source: Path, asset: MediaAsset, profile: type[Profile], claims: Sequence[Claim], scratch: Path
@@ -209,28 +221,46 @@ class VariantActivities:
             return None, None
         return facts.width, facts.height
 
-    async def _settle(self, storage: Storage, asset: MediaAsset, claim: Claim, made: Rendered) -> RindleError | None:
-        """Store one result and record it; returns the error when the variant is to be tried again."""
-        if made.error is not None:
-            return await self._record_failure(claim, made.error)
-        assert made.path is not None  # noqa: S101 - a result without an error has a file
-        await storage.store(claim.key, made.path, content_type=made.content_type)
-        crash_point("render.stored")
-        unwanted = await self._database.write(
-            rows.record_ready,
-            asset.storage_key,
-            claim,
-            byte_size=made.byte_size,
-            content_type=made.content_type,
-            width=made.width,
-            height=made.height,
+    async def _settle(
+        self, order: VariantInput, storage: Storage, asset: MediaAsset, results: Sequence[tuple[Claim, Rendered]]
+    ) -> GroupStanding | None:
+        """Store the results and record them in one transaction; failures are recorded one by one before.
+
+        Raises:
+            RindleError: some variants are to be tried again; what was made is recorded all the same.
+        """
+        retry: RindleError | None = None
+        stored: list[tuple[Claim, dict[str, Any]]] = []
+        for claim, made in results:
+            if made.error is not None:
+                retry = await self._record_failure(claim, made.error) or retry
+        try:
+            for claim, made in results:
+                if made.path is None:
+                    continue
+                await storage.store(claim.key, made.path, content_type=made.content_type)
+                crash_point("render.stored")
+                facts = {name: getattr(made, name) for name in ("byte_size", "content_type", "width", "height")}
+                stored.append((claim, facts))
+        finally:
+            # Also when the store went away halfway: what it has is not made again.
+            standing = await self._record(order, storage, asset, stored) if stored else None
+        if retry is not None:
+            raise retry
+        return standing
+
+    async def _record(
+        self, order: VariantInput, storage: Storage, asset: MediaAsset, stored: Sequence[tuple[Claim, dict[str, Any]]]
+    ) -> GroupStanding:
+        unwanted, standing = await self._database.write(
+            rows.record_built, asset.id, order.group, asset.storage_key, stored
         )
         crash_point("render.recorded")
-        if unwanted is not None:
-            await storage.delete(unwanted)
+        for variant_id, key in unwanted.items():
+            await storage.delete(key)
             crash_point("render.superseded_deleted")
-            await self._database.write(rows.clear_superseded, claim.variant_id, unwanted)
-        return None
+            await self._database.write(rows.clear_superseded, variant_id, key)
+        return standing
 
     async def _record_failure(self, claim: Claim, error: RindleError) -> RindleError | None:
         failures = claim.attempts + 1

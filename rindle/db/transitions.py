@@ -8,11 +8,12 @@ sessions, attachments; several assets by id.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, cast
 
-from sqlalchemy import ColumnElement, CursorResult, select, update
+from sqlalchemy import CursorResult, inspect, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -42,6 +43,9 @@ _LOCKS: Mapping[str, dict[str, Any]] = {
     "update": {"key_share": True},  # FOR NO KEY UPDATE
     "exclusive": {},  # FOR UPDATE
 }
+_STRENGTH: Mapping[str, int] = {"share": 0, "update": 1, "exclusive": 2}
+#: Key of ``Session.info``: a transaction and the assets it has locked, each with the strength of its lock.
+_LOCKED = "rindle.locked_assets"
 
 
 def lock_asset(session: Session, asset_id: str, mode: LockMode = "update") -> MediaAsset | None:
@@ -49,20 +53,53 @@ def lock_asset(session: Session, asset_id: str, mode: LockMode = "update") -> Me
 
     An application transaction that holds an attach open (``FOR KEY SHARE``) does not stall the pipeline
     (``FOR NO KEY UPDATE``), while a purge (``FOR UPDATE``) waits for it. SQLite has one writer: there the immediate
-    transaction is the lock.
+    transaction is the lock. Asking again in the same transaction costs no statement: nobody else can have moved the
+    row since.
 
     Source: PostgreSQL "Explicit Locking", row-level lock conflicts.
     """
+    held = _held_locks(session)
+    known, strength = held.get(asset_id, (None, -1))
+    if known is not None and strength >= _STRENGTH[mode] and known in session:
+        return known
     statement = select(MediaAsset).where(MediaAsset.id == asset_id).with_for_update(**_LOCKS[mode])
-    return session.scalars(statement.execution_options(populate_existing=True)).one_or_none()
+    # What is pending needs not be written first: no pending row changes which asset this is.
+    statement = statement.execution_options(populate_existing=True, autoflush=False)
+    found = session.scalars(statement).one_or_none()
+    # A lock taken within a savepoint is given back by its rollback, so those are not remembered.
+    if found is not None and not session.in_nested_transaction():
+        _held_locks(session)[asset_id] = (found, max(strength, _STRENGTH[mode]))
+    return found
 
 
-def move_asset(session: Session, asset: MediaAsset, to: AssetState, *, actor: str | None = None, **values: Any) -> bool:
-    """Move an asset and set ``values`` with it; see :func:`_move` for the promise."""
-    came_from = asset.state
-    if not _move(session, asset, ASSET_MOVES, AssetState(came_from), to, values):
+def _held_locks(session: Session) -> dict[str, tuple[MediaAsset, int]]:
+    """Return the locks of the session's current transaction; another transaction starts with none."""
+    transaction = session.get_transaction()
+    owner, held = session.info.get(_LOCKED, (None, {}))
+    if owner is not transaction or transaction is None:
+        held = {}
+        session.info[_LOCKED] = (transaction, held)
+    return cast("dict[str, tuple[MediaAsset, int]]", held)
+
+
+def move_asset(
+    session: Session,
+    asset: MediaAsset,
+    to: AssetState,
+    *,
+    through: Sequence[AssetState] = (),
+    actor: str | None = None,
+    **values: Any,
+) -> bool:
+    """Move an asset and set ``values`` with it; see :func:`_move` for the promise.
+
+    With ``through`` it passes those states on the way: one write, and an event for each.
+    """
+    path = [AssetState(asset.state), *through, to]
+    if not _move(session, asset, ASSET_MOVES, path, values):
         return False
-    _asset_moved(session, asset, came_from, actor)
+    for came_from, state in pairwise(path):
+        _asset_moved(session, asset, came_from.value, actor, state=state.value)
     return True
 
 
@@ -74,8 +111,8 @@ def tombstone(session: Session, asset: MediaAsset, *, actor: str | None = None) 
     came_from = asset.state
     if came_from == AssetState.DELETED:
         return False
-    _write(session, asset, [MediaAsset.state == came_from], {"state": AssetState.DELETED.value})
-    _asset_moved(session, asset, came_from, actor)
+    _write(session, asset, {"state": came_from}, {"state": AssetState.DELETED.value})
+    _asset_moved(session, asset, came_from, actor, state=asset.state)
     return True
 
 
@@ -103,9 +140,27 @@ def move_variant(
         }
     elif to is VariantState.READY:
         values = {"progress": 100, "error_code": None, "error_reason": None, **values}
-    extra = [] if generation is None else [MediaVariant.generation == generation]
-    if not _move(session, variant, VARIANT_MOVES, came_from, to, values, extra):
+    fence = {} if generation is None else {"generation": generation}
+    if not _move(session, variant, VARIANT_MOVES, [came_from, to], values, fence):
         return False
+    _variant_moved(session, asset, variant, came_from, to)
+    return True
+
+
+def add_queued(session: Session, asset: MediaAsset, variants: Sequence[MediaVariant]) -> None:
+    """Insert planned rows, which have their ids, and queue them in the same breath: one INSERT, an event for each.
+
+    The caller holds the asset's lock and calls :func:`recompute` in the same transaction.
+    """
+    session.add_all(variants)
+    for variant in variants:
+        variant.state, variant.generation = VariantState.QUEUED.value, variant.generation + 1
+        _variant_moved(session, asset, variant, VariantState.PLANNED, VariantState.QUEUED)
+
+
+def _variant_moved(
+    session: Session, asset: MediaAsset, variant: MediaVariant, came_from: VariantState, to: VariantState
+) -> None:
     event_type = VARIANT_EVENTS.get(to, "variant_state_changed")
     payload = variant_payload(variant)
     if event_type == "variant_state_changed":
@@ -121,21 +176,34 @@ def move_variant(
         profile=asset.profile,
     )
     _emit_later(session, "rindle.variant.state_change", asset.profile, came_from.value, to.value)
-    return True
 
 
 def move_session(
-    session: Session, upload: MediaUploadSession, to: SessionState, *, profile: str | None = None, **values: Any
+    session: Session,
+    upload: MediaUploadSession,
+    to: SessionState,
+    *,
+    through: Sequence[SessionState] = (),
+    profile: str | None = None,
+    **values: Any,
 ) -> bool:
-    """Move an upload session and set ``values`` with it."""
+    """Move an upload session and set ``values`` with it; ``through`` as in :func:`move_asset`."""
     if upload.asset_id is not None:
         asset = lock_asset(session, upload.asset_id)
         profile = profile or (asset.profile if asset is not None else None)
-    came_from = SessionState(upload.state)
-    if not _move(session, upload, SESSION_MOVES, came_from, to, values):
+    path = [SessionState(upload.state), *through, to]
+    if not _move(session, upload, SESSION_MOVES, path, values):
         return False
+    for came_from, state in pairwise(path):
+        _session_moved(session, upload, came_from, state, profile)
+    return True
+
+
+def _session_moved(
+    session: Session, upload: MediaUploadSession, came_from: SessionState, to: SessionState, profile: str | None
+) -> None:
     event_type = SESSION_EVENTS.get(to, "upload_session_state_changed")
-    payload = session_payload(upload)
+    payload = session_payload(upload) | {"state": to.value}
     if event_type == "upload_session_state_changed":
         payload["from"] = came_from.value
     elif event_type == "upload_session_uploading":
@@ -151,13 +219,13 @@ def move_session(
         profile=profile,
         actor=upload.actor,
     )
-    return True
 
 
-def recompute(session: Session, asset_id: str) -> AssetState | None:
+def recompute(session: Session, asset_id: str, rows: Sequence[MediaVariant] | None = None) -> AssetState | None:
     """Apply the aggregate rule to an asset and return its state (``None`` when it is gone).
 
-    Runs in the transaction that changed a variant, after locking the asset row: two variants that finish together would
+    Runs in the transaction that changed a variant, after locking the asset row (``rows`` are all its variants without
+    the dynamic ones, for a caller that has just read them under that lock): two variants that finish together would
     otherwise each see the other running and the asset would hang. Only assets that were promoted are touched; purged
     and
     dynamic variants do not count.
@@ -168,15 +236,21 @@ def recompute(session: Session, asset_id: str) -> AssetState | None:
     current = AssetState(asset.state)
     if current not in AGGREGATED:
         return current
-    session.flush()
-    rows = session.execute(
-        select(MediaVariant.state, MediaVariant.output_kind).where(
-            MediaVariant.asset_id == asset_id,
-            MediaVariant.dynamic.is_(False),
-            MediaVariant.state != VariantState.PURGED,
+    if rows is None:
+        session.flush()
+        found: Sequence[tuple[str, str]] = (
+            session.execute(
+                select(MediaVariant.state, MediaVariant.output_kind).where(
+                    MediaVariant.asset_id == asset_id,
+                    MediaVariant.dynamic.is_(False),
+                    MediaVariant.state != VariantState.PURGED,
+                )
+            )
+            .all()
         )
-    ).all()
-    target = aggregate(current, MediaKind(asset.kind), [(VariantState(s), OutputKind(k)) for s, k in rows])
+    else:
+        found = [(row.state, row.output_kind) for row in rows if row.state != VariantState.PURGED]
+    target = aggregate(current, MediaKind(asset.kind), [(VariantState(s), OutputKind(k)) for s, k in found])
     if target is not current:
         move_asset(session, asset, target)
     return target
@@ -208,28 +282,29 @@ def _move(
     session: Session,
     row: Any,
     moves: Mapping[Any, frozenset[Any]],
-    came_from: Any,
-    to: Any,
+    path: Sequence[Any],
     values: dict[str, Any],
-    extra: list[ColumnElement[bool]] | None = None,
+    fence: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Compare-and-set; ``True`` when this call moved the row, ``False`` when it was already there.
+    """Compare-and-set from the first state of ``path`` to its last; ``True`` when this call moved the row, ``False``
+    when it was already there.
 
     Raises:
-        InvalidTransition: the table has no such move; nothing was written.
+        InvalidTransition: the table lacks one of the moves; nothing was written.
         StateConflict: the row was moved by somebody else, or belongs to another generation.
     """
     entity = type(row).__name__
-    if to not in moves[came_from]:
-        raise InvalidTransition(
-            f"{entity} cannot go from {came_from.value} to {to.value}",
-            detail={"entity": entity, "from": came_from.value, "to": to.value},
-        )
-    condition = [type(row).state == came_from.value, *(extra or [])]
-    if _write(session, row, condition, {"state": to.value, **values}):
+    for before, after in pairwise(path):
+        if after not in moves[before]:
+            raise InvalidTransition(
+                f"{entity} cannot go from {before.value} to {after.value}",
+                detail={"entity": entity, "from": before.value, "to": after.value},
+            )
+    came_from, to = path[0], path[-1]
+    if _write(session, row, {"state": came_from.value, **(fence or {})}, {"state": to.value, **values}):
         return True
     session.refresh(row)
-    if row.state == to.value and not extra:
+    if row.state == to.value and not fence:
         return False
     raise StateConflict(
         f"{entity} is {row.state} by now and was not moved to {to.value}",
@@ -237,14 +312,22 @@ def _move(
     )
 
 
-def _write(session: Session, row: Any, condition: list[ColumnElement[bool]], values: dict[str, Any]) -> bool:
+def _write(session: Session, row: Any, expected: Mapping[str, Any], values: dict[str, Any]) -> bool:
+    """Update one row where its columns still have the ``expected`` values; ``False`` when they have not."""
     model = type(row)
     written = {"updated_at": utc_now(), **values}
     if model is MediaAsset:
         written["lock_version"] = row.lock_version + 1
-    session.flush()
-    statement = update(model).where(model.id == row.id, *condition).values(**written)
-    done = cast("CursorResult[Any]", session.execute(statement.execution_options(synchronize_session=False)))
+    if row in session.new:
+        session.flush()
+    mapper = inspect(model)
+    columns = mapper.columns
+    conditions = [columns[name] == value for name, value in {"id": row.id, **expected}.items()]
+    statement = update(mapper.local_table).where(*conditions)
+    statement = statement.values({columns[name]: value for name, value in written.items()})
+    # The events that wait in the session are inserted together at the end, not one by one before each update.
+    with session.no_autoflush:
+        done = cast("CursorResult[Any]", session.execute(statement, bind_arguments={"mapper": mapper}))
     if done.rowcount != 1:
         return False
     for name, value in written.items():
@@ -256,20 +339,20 @@ def set_fields(session: Session, row: Any, **values: Any) -> None:
     """Write other columns of a row the caller has locked; refuses to touch its state."""
     if "state" in values:
         raise ValueError("state moves through a transition")
-    _write(session, row, [], values)
+    _write(session, row, {}, values)
 
 
-def _asset_moved(session: Session, asset: MediaAsset, came_from: str, actor: str | None) -> None:
+def _asset_moved(session: Session, asset: MediaAsset, came_from: str, actor: str | None, *, state: str) -> None:
     record_event(
         session,
         "asset_state_changed",
         scope=("asset", asset.id),
-        payload=asset_payload(asset, came_from),
+        payload=asset_payload(asset, came_from) | {"state": state},
         asset_id=asset.id,
         profile=asset.profile,
         actor=actor,
     )
-    _emit_later(session, "rindle.asset.state_change", asset.profile, came_from, asset.state)
+    _emit_later(session, "rindle.asset.state_change", asset.profile, came_from, state)
 
 
 def _emit_later(session: Session, name: str, profile: str, came_from: str, to: str) -> None:

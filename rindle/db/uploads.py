@@ -106,9 +106,14 @@ def complete_upload(
     found = lock_upload(session, session_id)
     if found.session.state == SessionState.COMPLETED:
         return found, False
-    move_session(session, found.session, SessionState.VERIFYING)
     move_session(
-        session, found.session, SessionState.COMPLETED, verified_at=utc_now(), verified_etag=etag, failure_reason=None
+        session,
+        found.session,
+        SessionState.COMPLETED,
+        through=[SessionState.VERIFYING],
+        verified_at=utc_now(),
+        verified_etag=etag,
+        failure_reason=None,
     )
     move_asset(session, found.asset, AssetState.VALIDATING, byte_size=size, stored_etag=etag, content_type=content_type)
     return found, True

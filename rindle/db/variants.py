@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from rindle.db.events import record_event
-from rindle.db.models import MediaAsset, MediaProcessingRun, MediaVariant, utc_now
-from rindle.db.transitions import lock_asset, move_asset, move_variant, recompute, set_fields
+from rindle.db.models import MediaAsset, MediaProcessingRun, MediaVariant, new_id, utc_now
+from rindle.db.transitions import add_queued, lock_asset, move_asset, move_variant, recompute, set_fields
 from rindle.errors import StateConflict
 from rindle.messages import IMAGES_GROUP, Failure, GroupStanding
 from rindle.profile import Profile
@@ -20,6 +21,8 @@ from rindle.security import variant_key
 from rindle.states import DELIVERABLE, OPEN_VARIANTS, AssetState, MediaKind, OutputKind, RunState, VariantState
 
 log = logging.getLogger(__name__)
+
+_RUNS = cast("Table", MediaProcessingRun.__table__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,18 @@ def variants_of(session: Session, asset_id: str) -> Sequence[MediaVariant]:
         select(MediaVariant)
         .where(MediaVariant.asset_id == asset_id, MediaVariant.dynamic.is_(False))
         .order_by(MediaVariant.name)
-        .execution_options(populate_existing=True)
+        .execution_options(populate_existing=True, autoflush=any(isinstance(row, MediaVariant) for row in session.new))
     )
     return session.scalars(statement).all()
 
 
 def rows_of_group(session: Session, asset: MediaAsset, group: str) -> list[MediaVariant]:
     """Return the rows of one group by name."""
-    return [row for row in variants_of(session, asset.id) if group_of(asset.kind, row) == group]
+    return _in_group(asset, variants_of(session, asset.id), group)
+
+
+def _in_group(asset: MediaAsset, rows: Iterable[MediaVariant], group: str) -> list[MediaVariant]:
+    return [row for row in rows if group_of(asset.kind, row) == group]
 
 
 def plan_variants(
@@ -73,15 +80,22 @@ def plan_variants(
 
     The caller calls :func:`recompute` in the same transaction.
     """
+    planned = _missing_variants(asset, profile, variants_of(session, asset.id), only)
+    add_queued(session, asset, planned)
+    set_fields(session, asset, recipe_digest=profile.profile_digest())
+    return planned
+
+
+def _missing_variants(
+    asset: MediaAsset, profile: type[Profile], rows: Iterable[MediaVariant], only: str | None
+) -> list[MediaVariant]:
     applicable, skipped = profile.applicable(asset.kind, asset.has_video_track, asset.has_audio_track)
     for name, reason in skipped.items():
         log.info("variant_skipped", extra={"asset_id": asset.id, "variant": name, "reason": reason})
-    existing = {row.name for row in variants_of(session, asset.id)}
-    planned = []
-    for name in applicable:
-        if name in existing or only not in (None, name):
-            continue
-        row = MediaVariant(
+    existing = {row.name for row in rows}
+    return [
+        MediaVariant(
+            id=new_id(),
             asset_id=asset.id,
             name=name,
             recipe_digest=profile.recipe_digest(name),
@@ -92,21 +106,20 @@ def plan_variants(
             progress=0,
             dynamic=False,
         )
-        session.add(row)
-        session.flush()
-        move_variant(session, row, VariantState.QUEUED)
-        planned.append(row)
-    set_fields(session, asset, recipe_digest=profile.profile_digest())
-    return planned
+        for name in applicable
+        if name not in existing and only in (None, name)
+    ]
 
 
 def open_groups(session: Session, asset_id: str) -> list[str]:
     """Return the groups of an asset that have queued or processing rows."""
     asset = session.get(MediaAsset, asset_id, populate_existing=True)
-    if asset is None:
-        return []
+    return [] if asset is None else _open_groups(asset, variants_of(session, asset_id))
+
+
+def _open_groups(asset: MediaAsset, rows: Iterable[MediaVariant]) -> list[str]:
     wanted = (VariantState.QUEUED, VariantState.PROCESSING)
-    return sorted({group_of(asset.kind, row) for row in variants_of(session, asset_id) if row.state in wanted})
+    return sorted({group_of(asset.kind, row) for row in rows if row.state in wanted})
 
 
 def standing(session: Session, asset_id: str, group: str, *, moved: int = 0) -> GroupStanding:
@@ -114,9 +127,13 @@ def standing(session: Session, asset_id: str, group: str, *, moved: int = 0) -> 
     asset = session.get(MediaAsset, asset_id, populate_existing=True)
     if asset is None:
         return GroupStanding(asset_id=asset_id, group=group, moved=moved)
-    states = [row.state for row in rows_of_group(session, asset, group)]
+    return _standing(asset, group, variants_of(session, asset_id), moved=moved)
+
+
+def _standing(asset: MediaAsset, group: str, rows: Iterable[MediaVariant], *, moved: int = 0) -> GroupStanding:
+    states = [row.state for row in _in_group(asset, rows, group)]
     return GroupStanding(
-        asset_id=asset_id,
+        asset_id=asset.id,
         group=group,
         asset_state=asset.state,
         queued=states.count(VariantState.QUEUED),
@@ -140,12 +157,13 @@ def claim_group(
     if asset is None or AssetState(asset.state) not in DELIVERABLE:
         return None
     profile: type[Profile] = profile_of(asset.profile)
+    rows = variants_of(session, asset_id)
     claims, superseded = [], []
-    for row in rows_of_group(session, asset, group):
+    for row in _in_group(asset, rows, group):
         if row.superseded_key:
             superseded.append((row.id, row.superseded_key))
         if row.state == VariantState.PROCESSING:
-            _end_run(session, row, RunState.FAILED, code="interrupted", reason="the worker was lost")
+            _end_runs(session, [row], RunState.FAILED, code="interrupted", reason="the worker was lost")
             move_variant(session, row, VariantState.QUEUED, recipe_digest=_digest(profile, row))
         if row.state != VariantState.QUEUED:
             continue
@@ -154,8 +172,8 @@ def claim_group(
             continue
         move_variant(session, row, VariantState.PROCESSING, recipe_digest=_digest(profile, row))
         claims.append(claim_of(asset, row, profile))
-        _note_run(session, asset_id, row, run)
-    recompute(session, asset_id)
+    _note_runs(session, asset_id, claims, run)
+    recompute(session, asset_id, rows)
     return ClaimedGroup(asset, tuple(claims), tuple(superseded))
 
 
@@ -171,55 +189,97 @@ def claim_of(asset: MediaAsset, row: MediaVariant, profile: type[Profile]) -> Cl
 
 
 def record_ready(session: Session, /, source_key: str, claim: Claim, **facts: Any) -> str | None:
-    """Record a finished object if the row still wants it; returns the key that is to be deleted now, if any.
-
-    The compare-and-set requires state, generation and digest, the asset locked, its source unchanged and not condemned.
-    On a miss the object just uploaded is returned for deletion, unless the row still wants that very key.
-    """
+    """Record one finished object; see :func:`record_group`."""
     variant = session.get(MediaVariant, claim.variant_id, populate_existing=True)
     if variant is None:
         return claim.key
-    asset = lock_asset(session, variant.asset_id)
-    session.refresh(variant)
+    unwanted, _ = record_group(session, variant.asset_id, source_key, [(claim, facts)])
+    return unwanted.get(claim.variant_id)
+
+
+def record_group(
+    session: Session, asset_id: str, source_key: str, made: Sequence[tuple[Claim, Mapping[str, Any]]]
+) -> tuple[dict[str, str], Sequence[MediaVariant]]:
+    """Record finished objects where their rows still want them, all in one transaction.
+
+    The compare-and-set requires state, generation and digest, the asset locked, its source unchanged and not condemned.
+    On a miss the object just uploaded is to be deleted, unless the row still wants that very key.
+
+    Returns:
+        the keys that are to be deleted now, by variant id; and the asset's variants as they are by then.
+    """
+    asset = lock_asset(session, asset_id)
     if asset is None or AssetState(asset.state) in (AssetState.QUARANTINED, AssetState.DELETED):
-        return claim.key
-    fresh = variant.generation == claim.generation and variant.state == VariantState.PROCESSING
-    if fresh and asset.storage_key == source_key and variant.recipe_digest == claim.digest:
-        old = variant.storage_key
-        replaced = old if old and old != claim.key else variant.superseded_key
-        move_variant(
-            session,
-            variant,
+        return {claim.variant_id: claim.key for claim, _ in made}, []
+    rows = variants_of(session, asset_id)
+    known = {row.id: row for row in rows}
+    unwanted: dict[str, str] = {}
+    ready: list[MediaVariant] = []
+    for claim, facts in made:
+        variant = known.get(claim.variant_id)
+        if variant is None:
+            unwanted[claim.variant_id] = claim.key
+            continue
+        fresh = variant.generation == claim.generation and variant.state == VariantState.PROCESSING
+        if fresh and asset.storage_key == source_key and variant.recipe_digest == claim.digest:
+            old = variant.storage_key
+            replaced = old if old and old != claim.key else variant.superseded_key
+            move_variant(
+                session,
+                variant,
+                VariantState.READY,
+                generation=claim.generation,
+                storage_key=claim.key,
+                generated_at=utc_now(),
+                superseded_key=replaced,
+                **facts,
+            )
+            ready.append(variant)
+            if replaced:
+                unwanted[variant.id] = replaced
+            continue
+        if fresh:
+            _refuse_stale(session, asset, variant, claim, source_key)
+        still_wanted = variant.state in (
+            VariantState.QUEUED,
+            VariantState.PROCESSING,
             VariantState.READY,
-            generation=claim.generation,
-            storage_key=claim.key,
-            generated_at=utc_now(),
-            superseded_key=replaced,
-            **facts,
+            VariantState.STALE,
         )
-        _end_run(session, variant, RunState.SUCCEEDED)
-        recompute(session, asset.id)
-        return replaced
-    if fresh:
-        changed = "asset_changed" if asset.storage_key != source_key else "recipe_changed"
-        move_variant(
-            session,
-            variant,
-            VariantState.CANCELLED,
-            generation=claim.generation,
-            error_code="stale_source",
-            error_reason=changed,
-        )
-        _end_run(session, variant, RunState.CANCELLED, code="stale_source", reason=changed)
-        recompute(session, asset.id)
-    still_wanted = variant.state in (
-        VariantState.QUEUED,
-        VariantState.PROCESSING,
-        VariantState.READY,
-        VariantState.STALE,
+        if not (still_wanted and (variant.recipe_digest == claim.digest or variant.storage_key == claim.key)):
+            unwanted[variant.id] = claim.key
+    _end_runs(session, ready, RunState.SUCCEEDED)
+    recompute(session, asset.id, rows)
+    return unwanted, rows
+
+
+def _refuse_stale(session: Session, asset: MediaAsset, variant: MediaVariant, claim: Claim, source_key: str) -> None:
+    """Cancel a row whose build was overtaken: its source or its recipe is another one by now."""
+    changed = "asset_changed" if asset.storage_key != source_key else "recipe_changed"
+    move_variant(
+        session,
+        variant,
+        VariantState.CANCELLED,
+        generation=claim.generation,
+        error_code="stale_source",
+        error_reason=changed,
     )
-    wants_key = still_wanted and (variant.recipe_digest == claim.digest or variant.storage_key == claim.key)
-    return None if wants_key else claim.key
+    _end_runs(session, [variant], RunState.CANCELLED, code="stale_source", reason=changed)
+
+
+def record_built(
+    session: Session,
+    asset_id: str,
+    group: str,
+    source_key: str,
+    made: Sequence[tuple[Claim, Mapping[str, Any]]],
+) -> tuple[dict[str, str], GroupStanding]:
+    """Record what a build has made, and say where its group stands then; see :func:`record_group`."""
+    unwanted, rows = record_group(session, asset_id, source_key, made)
+    asset = lock_asset(session, asset_id)
+    if asset is None or not rows:
+        return unwanted, standing(session, asset_id, group)
+    return unwanted, _standing(asset, group, rows)
 
 
 def clear_superseded(session: Session, variant_id: str, key: str) -> None:
@@ -240,7 +300,7 @@ def record_failure(
     if variant.generation != claim.generation or variant.state != VariantState.PROCESSING:
         return False  # somebody else owns the row by now
     attempts = variant.attempts + (1 if counted else 0)
-    _end_run(session, variant, RunState.FAILED, code=code, reason=reason)
+    _end_runs(session, [variant], RunState.FAILED, code=code, reason=reason)
     if final:
         move_variant(
             session,
@@ -266,7 +326,7 @@ def cancel_rows(
         if VariantState(row.state) not in OPEN_VARIANTS:
             continue
         if row.state == VariantState.PROCESSING:
-            _end_run(session, row, RunState.CANCELLED, code="variant_processing_cancelled", reason="cancelled")
+            _end_runs(session, [row], RunState.CANCELLED, code="variant_processing_cancelled", reason="cancelled")
         move_variant(
             session,
             row,
@@ -324,7 +384,7 @@ def fail_group(session: Session, asset_id: str, group: str, failure: Failure) ->
         if row.state == VariantState.QUEUED:
             move_variant(session, row, VariantState.PROCESSING)
         if row.state == VariantState.PROCESSING:
-            _end_run(session, row, RunState.FAILED, code=failure.code, reason=failure.message)
+            _end_runs(session, [row], RunState.FAILED, code=failure.code, reason=failure.message)
             move_variant(session, row, VariantState.FAILED, error_code=failure.code, error_reason=failure.message)
             moved += 1
     if moved:
@@ -333,15 +393,24 @@ def fail_group(session: Session, asset_id: str, group: str, failure: Failure) ->
 
 
 def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts: Any) -> list[str]:
-    """Make a judged asset available and queue its variants, in one step; returns the groups to build."""
+    """Make a judged asset available and queue its variants, in one step; returns the groups to build.
+
+    An asset that is still ``validating`` passes through ``analyzing`` here: both are in its timeline, in one write.
+    """
     asset = lock_asset(session, asset_id)
-    if asset is None or asset.state != AssetState.ANALYZING:
+    if asset is None or asset.state not in (AssetState.VALIDATING, AssetState.ANALYZING):
         raise StateConflict("the asset moved while it was being judged", detail={"entity": "asset"})
-    move_asset(session, asset, AssetState.PROMOTING, **facts)
-    move_asset(session, asset, AssetState.AVAILABLE, error_code=None, error_reason=None)
-    plan_variants(session, asset, profile)
-    recompute(session, asset_id)
-    return open_groups(session, asset_id)
+    through = [AssetState.ANALYZING, AssetState.PROMOTING]
+    if asset.state == AssetState.ANALYZING:
+        del through[0]
+    facts |= {"recipe_digest": profile.profile_digest(), "error_code": None, "error_reason": None}
+    move_asset(session, asset, AssetState.AVAILABLE, through=through, **facts)
+    rows = list(variants_of(session, asset_id))
+    planned = _missing_variants(asset, profile, rows, None)
+    add_queued(session, asset, planned)
+    rows += planned
+    recompute(session, asset_id, rows)
+    return _open_groups(asset, rows)
 
 
 def undeclared(rows: Iterable[MediaVariant], names: Collection[str]) -> list[str]:
@@ -362,43 +431,52 @@ def _audit(session: Session, asset: MediaAsset, event_type: str, names: list[str
     )
 
 
-def _note_run(session: Session, asset_id: str, row: MediaVariant, run: Mapping[str, Any]) -> None:
-    known = session.scalar(
-        select(MediaProcessingRun.id).where(
-            MediaProcessingRun.run_id == run["run_id"],
-            MediaProcessingRun.worker == run["worker"],
-            MediaProcessingRun.variant_name == row.name,
-            MediaProcessingRun.attempt == run["attempt"],
-        )
-    )
-    if known is None:
-        session.add(
-            MediaProcessingRun(
-                asset_id=asset_id,
-                variant_name=row.name,
-                state=RunState.PROCESSING.value,
-                started_at=utc_now(),
-                **run,
-            )
-        )
+def _note_runs(session: Session, asset_id: str, claims: Sequence[Claim], run: Mapping[str, Any]) -> None:
+    """Note that an attempt began on the claimed variants; the same attempt is noted once."""
+    if not claims:
+        return
+    now = utc_now()
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    noted = [
+        {
+            "id": new_id(),
+            "asset_id": asset_id,
+            "variant_name": claim.name,
+            "state": RunState.PROCESSING.value,
+            "started_at": now,
+            "inserted_at": now,
+            "updated_at": now,
+            **run,
+        }
+        for claim in claims
+    ]
+    with session.no_autoflush:
+        session.execute(insert(_RUNS).values(noted).on_conflict_do_nothing())
 
 
-def _end_run(
-    session: Session, row: MediaVariant, state: RunState, *, code: str | None = None, reason: str | None = None
+def _end_runs(
+    session: Session,
+    rows: Sequence[MediaVariant],
+    state: RunState,
+    *,
+    code: str | None = None,
+    reason: str | None = None,
 ) -> None:
-    latest = session.scalar(
-        select(MediaProcessingRun)
+    """Close the open audit rows of variants of one asset."""
+    if not rows:
+        return
+    now = utc_now()
+    ended = (
+        update(_RUNS)
         .where(
-            MediaProcessingRun.asset_id == row.asset_id,
-            MediaProcessingRun.variant_name == row.name,
-            MediaProcessingRun.state == RunState.PROCESSING,
+            _RUNS.c.asset_id == rows[0].asset_id,
+            _RUNS.c.variant_name.in_([row.name for row in rows]),
+            _RUNS.c.state == RunState.PROCESSING.value,
         )
-        .order_by(MediaProcessingRun.started_at.desc())
-        .limit(1)
+        .values(state=state.value, finished_at=now, updated_at=now, error_code=code, error_reason=reason)
     )
-    if latest is not None:
-        latest.state, latest.finished_at = state.value, utc_now()
-        latest.error_code, latest.error_reason = code, reason
+    with session.no_autoflush:
+        session.execute(ended)
 
 
 __all__ = [
@@ -414,7 +492,9 @@ __all__ = [
     "open_groups",
     "plan_variants",
     "promote",
+    "record_built",
     "record_failure",
+    "record_group",
     "record_ready",
     "requeue_rows",
     "rows_of_group",

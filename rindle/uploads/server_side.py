@@ -94,9 +94,15 @@ async def _store(
 
     def finish(session: Session) -> MediaAsset:
         found = rows.lock_upload(session, made.session.id)
-        move_session(session, found.session, SessionState.UPLOADED, last_known_offset=size)
-        move_session(session, found.session, SessionState.VERIFYING)
-        move_session(session, found.session, SessionState.COMPLETED, verified_at=utc_now(), verified_etag=stored.etag)
+        move_session(
+            session,
+            found.session,
+            SessionState.COMPLETED,
+            through=[SessionState.UPLOADED, SessionState.VERIFYING],
+            last_known_offset=size,
+            verified_at=utc_now(),
+            verified_etag=stored.etag,
+        )
         facts: dict[str, Any] = {
             "byte_size": size,
             "content_type": mime,
@@ -104,8 +110,7 @@ async def _store(
             "scanned_etag": scanned,
             "checksum_sha256": checksum,
         }
-        move_asset(session, found.asset, AssetState.VALIDATING, **facts)
-        move_asset(session, found.asset, AssetState.ANALYZING)
+        move_asset(session, found.asset, AssetState.ANALYZING, through=[AssetState.VALIDATING], **facts)
         outbox.wake_upload(session, services.settings, found.session, profile.name, signal="verified")
         return found.asset
 

@@ -144,3 +144,17 @@ async def test_a_promotion_that_gave_up_goes_on_after_resume(flaky: tuple[Stage,
     await stage.rindle.resume(str(session.asset_id))
     asset = await stage.settled(str(session.asset_id))
     assert (asset.state, asset.error_code) == ("ready", None)
+
+
+async def test_an_error_nobody_foresaw_costs_attempts_and_ends(flaky: tuple[Stage, FlakyStorage]) -> None:
+    """A third-party adapter that raises something of its own must not keep a build going for a day."""
+    stage, store = flaky
+    await stage.member(stage.application(store=store, RINDLE_VARIANT_ATTEMPTS="2"))
+    session = await stage.sent()
+    store.fail("store", RuntimeError("not one of our errors"), 50)
+
+    await stage.rindle.verify_completion(session.id)
+
+    asset = await stage.settled(str(session.asset_id))
+    assert asset.state == "degraded"
+    assert {(row.state, row.attempts, row.error_code) for row in asset.variants} == {("failed", 2, "unexpected")}

@@ -454,7 +454,8 @@ async def wake_when_rows_are_gone(stage: Stage, fleet: Fleet) -> str:
 
 @_branch(
     _VARIANTS,
-    *("render_images", "signal cancel", "cancel_group", "read_group", "signal requeue", "requeue_group"),
+    # The rows are read between the two signals or after both, as they happen to arrive.
+    *("render_images", "signal cancel", "cancel_group", "signal requeue", "requeue_group"),
     *("render_images", "completed"),
     lacks=("render_images canceled",),
 )
