@@ -238,16 +238,13 @@ def recompute(session: Session, asset_id: str, rows: Sequence[MediaVariant] | No
         return current
     if rows is None:
         session.flush()
-        found: Sequence[tuple[str, str]] = (
-            session.execute(
-                select(MediaVariant.state, MediaVariant.output_kind).where(
-                    MediaVariant.asset_id == asset_id,
-                    MediaVariant.dynamic.is_(False),
-                    MediaVariant.state != VariantState.PURGED,
-                )
+        found: Sequence[tuple[str, str]] = session.execute(
+            select(MediaVariant.state, MediaVariant.output_kind).where(
+                MediaVariant.asset_id == asset_id,
+                MediaVariant.dynamic.is_(False),
+                MediaVariant.state != VariantState.PURGED,
             )
-            .all()
-        )
+        ).all()
     else:
         found = [(row.state, row.output_kind) for row in rows if row.state != VariantState.PURGED]
     target = aggregate(current, MediaKind(asset.kind), [(VariantState(s), OutputKind(k)) for s, k in found])
