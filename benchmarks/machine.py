@@ -104,20 +104,32 @@ def busy_seconds() -> float:
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
+#: Name under which a meter reports what everybody else on the machine has spent.
+OTHERS = "everybody else on the machine"
+
+
 class CpuMeter:
-    """CPU that named parts of a system spend from the moment this is made.
+    """CPU that named parts of a system spend from the moment this is made, and what everybody else does meanwhile.
 
     Args:
         parts: for each name a function that returns the CPU seconds spent so far.
     """
 
     def __init__(self, parts: Mapping[str, Callable[[], float]]) -> None:
-        self._parts = {**parts, "the whole machine": busy_seconds}
-        self._before = {name: read() for name, read in self._parts.items()}
+        self._parts = parts
+        self._busy = busy_seconds()
+        self._before = {name: read() for name, read in parts.items()}
 
     def per_asset(self, count: int) -> dict[str, float]:
         """Return the CPU milliseconds spent per asset since then, by name."""
-        return {name: (read() - self._before[name]) * 1000 / count for name, read in self._parts.items()}
+        spent = {name: read() - self._before[name] for name, read in self._parts.items()}
+        spent[OTHERS] = max(0.0, busy_seconds() - self._busy - sum(spent.values()))
+        return {name: seconds * 1000 / count for name, seconds in spent.items()}
+
+
+def children_named(name: str) -> list[int]:
+    """Return the processes of that name which this one has started."""
+    return [child.pid for child in psutil.Process().children() if child.name() == name]
 
 
 def resident_mib(pid: int) -> float:

@@ -22,16 +22,17 @@ from rindle.db import outbox
 GOAL = 12.0
 #: Uploads of one round, rounds of one set-up, and uploads beforehand that nobody measures.
 UPLOADS, ROUNDS, WARM_UP = 120, 3, 12
+#: Assets per second, and CPU milliseconds per asset by part of the system.
+Round = tuple[float, dict[str, float]]
 #: Verifications that the application has under way at once.
 _PARALLEL = 16
 
 
 async def measure() -> list[Figure]:
     """Measure one worker, two workers and the peer."""
-    await machine.wait_for_quiet()
     one = await _ours(workers=1)
     two = await _ours(workers=2)
-    peer = await asyncio.to_thread(_peer)
+    peer = await _peer()
     figures = [
         Figure(
             "Rindle, 1 worker process",
@@ -50,35 +51,35 @@ async def measure() -> list[Figure]:
             note=f"prefork, {machine.cores()} processes; not durable",
         ),
     ]
-    for who, found in (("Rindle, 1 worker", one), ("Rindle, 2 workers", two), ("Celery", peer)):
-        figures.extend(_costs(who, found))
+    figures.append(_cost("CPU per asset, Rindle, 1 worker process", one))
+    figures.append(_cost("CPU per asset, Rindle, 2 worker processes", two))
+    figures.append(_cost("CPU per asset, Celery + Redis + Pillow", peer, is_peer=True))
     return figures
 
 
-def _costs(who: str, found: Sequence[tuple[float, dict[str, float]]]) -> list[Figure]:
-    parts = found[0][1]
-    return [
-        Figure(
-            f"CPU of {part}: {who}",
-            Sample.of([costs[part] for _, costs in found]),
-            "ms/asset",
-            is_peer=who == "Celery",
-        )
-        for part in parts
-    ]
+def _cost(what: str, found: Sequence[Round], *, is_peer: bool = False) -> Figure:
+    """Sum up the CPU of all parts: steadier than a rate when others use the machine too."""
+    medians = {part: Sample.of([costs[part] for _, costs in found]).median for part in found[0][1]}
+    totals = [sum(spent for part, spent in costs.items() if part != machine.OTHERS) for _, costs in found]
+    note = ", ".join(f"{part} {spent:.0f}" for part, spent in medians.items())
+    return Figure(what, Sample.of(totals), "ms", is_peer=is_peer, note=note)
 
 
-async def _ours(*, workers: int) -> list[tuple[float, dict[str, float]]]:
+async def _ours(*, workers: int) -> list[Round]:
     async with running_stack() as stack:
         with ExitStack() as running:
             children = str(max(1, machine.cores() // workers))
             for _ in range(workers):
                 running.enter_context(stack.worker(RINDLE_RENDER_WORKERS=children))
             await _round(stack, WARM_UP * workers)
-            return [await _round(stack, UPLOADS) for _ in range(ROUNDS)]
+            found = []
+            for _ in range(ROUNDS):
+                await machine.wait_for_quiet()
+                found.append(await _round(stack, UPLOADS))
+            return found
 
 
-async def _round(stack: Stack, count: int) -> tuple[float, dict[str, float]]:
+async def _round(stack: Stack, count: int) -> Round:
     """Take ``count`` stored uploads to ready; returns assets per second and CPU milliseconds per asset."""
     uploads = await stack.prepare(count, photo())
     await _until_outbox_is_empty(stack)
@@ -114,7 +115,11 @@ async def _until_outbox_is_empty(stack: Stack) -> None:
     await asyncio.sleep(0.5)  # the server still writes the histories of the starts
 
 
-def _peer() -> list[tuple[float, dict[str, float]]]:
+async def _peer() -> list[Round]:
     with running_database() as database, celery_server.running(database, concurrency=machine.cores()) as peer:
-        peer.round(photo(), WARM_UP)
-        return [peer.round(photo(), UPLOADS) for _ in range(ROUNDS)]
+        await asyncio.to_thread(peer.round, photo(), WARM_UP)
+        found = []
+        for _ in range(ROUNDS):
+            await machine.wait_for_quiet()
+            found.append(await asyncio.to_thread(peer.round, photo(), UPLOADS))
+        return found

@@ -32,7 +32,7 @@ class Peer:
 
     connection: psycopg.Connection
     media: Path
-    pids: dict[str, int]
+    pids: dict[str, list[int]]
 
     def round(self, source: Path, count: int) -> tuple[float, dict[str, float]]:
         """Take ``count`` stored uploads to ready; returns assets per second and CPU milliseconds per asset."""
@@ -44,7 +44,7 @@ class Peer:
             )
         meter = machine.CpuMeter(
             {
-                **{name: partial(machine.cpu_seconds, [pid]) for name, pid in self.pids.items()},
+                **{name: partial(machine.cpu_seconds, pids) for name, pids in self.pids.items()},
                 "the application": partial(machine.own_cpu_seconds, [os.getpid()]),
             }
         )
@@ -114,8 +114,8 @@ def running(database: postgres.PostgresServer, *, concurrency: int) -> Iterator[
                 ending(worker),
             ):
                 _wait_for_worker(worker)
-                pids = {"the worker processes": worker.pid, "redis-server": broker_process.pid}
-                yield Peer(connection, media, pids)
+                pids = {"the worker processes": [worker.pid], "redis-server": [broker_process.pid]}
+                yield Peer(connection, media, pids | {"postgres": machine.children_named("postgres")})
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
