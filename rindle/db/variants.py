@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -413,11 +413,6 @@ def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts:
     return _open_groups(asset, rows)
 
 
-def undeclared(rows: Iterable[MediaVariant], names: Collection[str]) -> list[str]:
-    """Return the names of rows no profile declares any more."""
-    return sorted(row.name for row in rows if row.name not in names)
-
-
 def _audit(session: Session, asset: MediaAsset, event_type: str, names: list[str], actor: str | None) -> None:
     record_event(
         session,
@@ -499,6 +494,5 @@ __all__ = [
     "requeue_rows",
     "rows_of_group",
     "standing",
-    "undeclared",
     "variants_of",
 ]
