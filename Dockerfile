@@ -12,7 +12,7 @@ RUN pip install --constraint constraints.txt --upgrade pip \
 
 FROM python:3.11-slim-bookworm
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libmagic1 \
+    && apt-get install --yes --no-install-recommends ffmpeg libmagic1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin rindle \
     && install --directory --owner rindle --mode 0700 /scratch

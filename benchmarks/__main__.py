@@ -11,10 +11,12 @@ from pathlib import Path
 import click
 
 from benchmarks import (
+    av,
     cancel,
     histories,
     imports,
     latency,
+    live,
     machine,
     memory,
     reads,
@@ -37,8 +39,10 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "histories": histories.measure,
     "reads": reads.measure,
     "imports": imports.measure,
+    "av": av.measure,
     "cancel": cancel.measure,
     "memory": memory.measure,
+    "live": live.measure,
     "scale": scale.measure,
 }
 #: Takes minutes and a gigabyte of disk: only when asked for.

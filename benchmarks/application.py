@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from rindle import Profile, Rindle, TemporalConnection
+from rindle.presets import Web
 from rindle.storage.local import LocalStorage
 
 #: Longer sides of the two variants in pixels, as the budget names them.
@@ -36,12 +37,20 @@ class Poster(Profile):
     variants: ClassVar = {"poster": {"mode": "fit", "width": 8000, "height": 8000, "format": "avif", "upscale": True}}
 
 
+class Film(Web):
+    """A film with everything the preset makes of it."""
+
+    name = "film"
+    storage = "local"
+    scrub_strip = True
+
+
 def make(*, database_url: str, home: Path, base_url: str, temporal: TemporalConnection | None = None) -> Rindle:
     """Return the application on the database and directory of a run; ``database_url`` is SQLAlchemy's."""
     engine = create_async_engine(database_url, pool_size=20)
     storage = LocalStorage(home / "media", base_url=base_url, secrets=[SECRET])
     return Rindle(
-        engine=engine, profiles=[Photo, Poster], storages={"local": storage}, secrets=[SECRET], temporal=temporal
+        engine=engine, profiles=[Photo, Poster, Film], storages={"local": storage}, secrets=[SECRET], temporal=temporal
     )
 
 

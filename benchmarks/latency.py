@@ -45,7 +45,7 @@ async def _one(stack: Stack) -> float:
     assert upload.asset_id is not None
     asset = await stack.rindle.settled(upload.asset_id)
     assert asset.state == "ready", asset
-    # From the event rather than from the waiting: ``settled`` looks every 50 ms or less often.
+    # From the event rather than from the waiting: between the two lies the way of the news.
     events = await stack.rindle.timeline(asset.id)
     ready = next(
         event for event in events if event.type == "asset_state_changed" and event.payload.get("state") == "ready"

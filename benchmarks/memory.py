@@ -29,9 +29,7 @@ async def measure() -> list[Figure]:
     async with running_stack(relay=False) as stack:
         if shutil.disk_usage(stack.home).free < _DISK_BYTES:
             raise RuntimeError(f"{_DISK_BYTES >> 30} GiB of free disk are needed")
-        # libvips maps the whole file, which counts as address space of a render child and not as memory.
-        room = str(SIZE_BYTES + (2 << 30))
-        with stack.worker(RINDLE_RENDER_MEMORY_BYTES=room) as worker, stack.web() as web:
+        with stack.worker() as worker, stack.web() as web:
             # A whole small upload by each lane first: what is imported and pooled once is not growth.
             for lane in (_server_side, _signed_put):
                 await lane(stack, photo().stat().st_size)

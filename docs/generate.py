@@ -313,7 +313,7 @@ def _processor_capabilities() -> str:
                 f"`{name}`",
                 meaning,
                 ", ".join(told for told, spec in specs.items() if name in spec.required_capabilities),
-                "yes" if name == "image_resize" else "–",
+                "yes" if name == "image_resize" else "yes, with ffmpeg",
             )
             for name, meaning in _PROCESSOR_CAPABILITIES.items()
         ),
@@ -341,6 +341,8 @@ _REASONS = {
     "no_probe_for_mime": "Nothing here can read the facts of this type.",
     "object_changed_after_verify": "The object is not the one that was verified, or it is gone.",
     "strip_unsupported": "Metadata of this type cannot be removed without decoding it.",
+    "missing_protocol_whitelist": "An ffmpeg command line without its protocol and format lists.",
+    "unsupported_ingest_format": "An ffmpeg command line that would open a playlist, or a container by name.",
     "invalid_older_than": "The filter `older_than` has a wrong value.",
     "invalid_limit": "The filter `limit` has a wrong value.",
     "invalid_format": "The filter `format` has a wrong value.",
@@ -590,7 +592,7 @@ def _example_application() -> Any:
     class Photo(Profile):
         name = "photo"
         storage = "media"
-        variants = {"thumb": {"mode": "fit", "width": 64}}
+        variants = {"thumb": {"mode": "fit", "width": 64}, "outline": {"kind": "waveform"}}
 
     settings = Settings(secrets=(), tmp_dir=Path(tempfile.gettempdir()))
     engine = create_async_engine("sqlite+aiosqlite://")
@@ -607,6 +609,9 @@ _CHECKS = {
     "delivery.local_endpoint": "Local storage has an address and secrets; with `--live` the address is asked.",
     "delivery.support": "Every profile's storage can deliver as the profile wants, privately or publicly.",
     "libmagic": "The library that tells types by their bytes works.",
+    "ffmpeg.version": "ffmpeg and ffprobe are there and new enough; an error only where a profile needs them.",
+    "ffmpeg.features": "ffmpeg has the encoders and filters that the profiles' variants are made with.",
+    "profiles.runtime_fit": "Audio and video can be built here: room on the disk, and no platform that stops processes.",
     "libvips.features": "libvips is new enough, blocks untrusted loaders and writes the formats that profiles ask for.",
     "outbox.backlog": "Nothing waits too long for Temporal: a warning from 60 s, an error from 600 s, and for parked rows.",
     "profiles.capability_mismatch": "Storages and processors can do what the profiles declare.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -21,8 +22,8 @@ from rindle.db.database import Database
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.db.uploads import Upload
 from rindle.delivery import markup, urls
-from rindle.errors import Misconfigured, NotFound
-from rindle.operations import repair, settle
+from rindle.errors import InvalidArgument, Misconfigured, NotFound
+from rindle.operations import repair
 from rindle.operations.doctor import DoctorReport, doctor
 from rindle.operations.repair import RegenerateReport, RequeueReport
 from rindle.operations.runtime_status import runtime_status
@@ -30,9 +31,10 @@ from rindle.outbox import Relay
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import Storage
-from rindle.security import check_secrets, install_redaction
+from rindle.security import check_secrets, install_redaction, sign_ticket
 from rindle.services import Services
-from rindle.settings import Settings
+from rindle.settings import SEVEN_DAYS, Settings
+from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
 from rindle.uploads import direct, server_side
 from rindle.uploads.direct import SignedUpload
@@ -80,6 +82,8 @@ class Rindle:
         self.owner_types = OwnerTypes()
         self.temporal = temporal or TemporalConnection(connect_seconds=self.settings.temporal_connect_seconds)
         self._relay: Relay | None = None
+        #: The process's one reader of events; it runs while somebody follows something.
+        self._listener = Listener(self.database, self.settings)
 
     @property
     def profiles(self) -> ProfileRegistry:
@@ -103,7 +107,9 @@ class Rindle:
         await self.close()
 
     async def close(self) -> None:
-        """Stop the relay and release threads; the engine and its connections stay the application's."""
+        """Stop the relay, end subscriptions and release threads; the engine and its connections stay the
+        application's."""
+        await self._listener.close()
         relay, self._relay = self._relay, None
         if relay is not None:
             await relay.stop()
@@ -235,13 +241,61 @@ class Rindle:
         return found
 
     async def settled(self, asset_id: str, *, timeout: float = 30.0) -> MediaAsset:  # noqa: ASYNC109 - public name
-        """Wait until an asset has come to rest (``ready``, ``degraded``, ``quarantined`` or gone) and return it.
+        """Wait until an asset has come to rest (``ready``, ``degraded``, ``quarantined`` or ``deleted``) and return it.
+
+        It waits for the asset's events and asks nobody in between. A ``degraded`` asset may have other variants that
+        are still being built.
 
         Raises:
-            TimeoutError: it has not within ``timeout`` seconds; nothing stops because of that.
-            NotFound: it was purged.
+            NotSettled: a ``TimeoutError``: it has not within ``timeout`` seconds; ``detail`` says where it and its
+                variants stand. Nothing stops because of that.
+            NotFound: no such asset, or it is purged by now.
         """
-        return await settle.settled(self.services, asset_id, timeout_seconds=timeout)
+        return await settled(self._listener, asset_id, timeout_seconds=timeout)
+
+    def subscribe(self, scope: str, id: str, *, after: int | None = None) -> Subscription:
+        """Follow an asset, variant or upload session: every event once, in the order in which it happened.
+
+        Use it as ``async with rindle.subscribe(...) as events`` or directly in ``async for``; it begins when the block
+        or the loop is entered. Leaving either ends it. It also ends by itself after the event that the asset was
+        deleted. A slow consumer loses progress events first; when 256 others wait it gets the event ``reset`` with the
+        reason ``overflow``, and goes on from the database where it was, without a gap.
+
+        Args:
+            scope: ``asset`` (which includes its variants, uploads and providers), ``variant``, ``upload_session`` or
+                ``provider_asset``, which is named by the id of its asset.
+            after: go on after the event of this id; ``0`` begins with the oldest event kept, ``None`` with the next.
+                An id that is not known, or is older than what is kept, gives a ``reset`` first (``unknown``,
+                ``expired``).
+
+        Returns:
+            An async iterator of events: ``id``, ``type``, ``payload``, ``occurred_at``.
+
+        Raises:
+            InvalidArgument: a ``ValueError``: unknown scope, an id that is no UUID, or a negative ``after``.
+            NotFound: from the iterator: there is no such thing.
+        """
+        if after is not None and not 0 <= after <= MAX_ID:
+            raise InvalidArgument("after is the id of an event, 0 or None", detail={"option": "after"})
+        return Subscription(self._listener, [subject_of(scope, id)], None if after is None else [after])
+
+    def subscription_ticket(self, scope: str, id: str, *, ttl: int = 3600) -> str:
+        """Return a signed text that lets whoever holds it open the event stream of one subject, as ``?ticket=``.
+
+        For pages that know the id already and have no other way to say who they are. It is checked when a connection
+        is opened, not afterwards.
+
+        Args:
+            ttl: its life in seconds, 1 to 604800.
+
+        Raises:
+            InvalidArgument: a ``ValueError``: unknown scope, an id that is no UUID, or ``ttl`` out of range.
+            Misconfigured: this ``Rindle`` has no signing secret.
+        """
+        if not 1 <= ttl <= SEVEN_DAYS:
+            raise InvalidArgument(f"ttl is 1 to {SEVEN_DAYS} seconds", detail={"option": "ttl"})
+        subject = subject_of(scope, id)
+        return sign_ticket(subject.scope, subject.id, expires_at=int(time.time()) + ttl, secrets=self.secrets)
 
     async def timeline(self, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
         """Return what happened to an asset, oldest first: events with an id above ``after``, at most ``limit``."""
@@ -385,6 +439,18 @@ class Rindle:
     ) -> Markup:
         """Return ``<picture>`` markup of an asset; see :func:`rindle.delivery.markup.picture_tag`."""
         return await markup.picture_tag(self.services, profile, asset, variants, **options)
+
+    async def video_tag(
+        self, profile: str | type[Profile], asset: MediaAsset | None, variants: Sequence[Any] = (), **options: Any
+    ) -> Markup:
+        """Return ``<video>`` markup of an asset; see :func:`rindle.delivery.markup.video_tag`."""
+        return await markup.video_tag(self.services, profile, asset, variants, **options)
+
+    async def audio_tag(
+        self, profile: str | type[Profile], asset: MediaAsset | None, variants: Sequence[Any] = (), **options: Any
+    ) -> Markup:
+        """Return ``<audio>`` markup of an asset; see :func:`rindle.delivery.markup.audio_tag`."""
+        return await markup.audio_tag(self.services, profile, asset, variants, **options)
 
     # -- repair and operations ------------------------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ from enum import Enum
 from typing import Any, Final
 
 from sqlalchemy import Select, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from rindle import outbox
-from rindle.db.database import conflict_of
+from rindle.db.database import translating_conflicts
 from rindle.db.events import record_event
 from rindle.db.models import MediaAsset, MediaAttachment, MediaVariant, is_id, utc_now
 from rindle.db.transitions import lock_asset
@@ -57,14 +57,9 @@ def attach(
     ref = (owners or _DEFAULT_TYPES).ref(owner)
     check_slot(slot)
     asset_id = asset if isinstance(asset, str) else asset.id
-    try:
+    with translating_conflicts():
         locked = _attachable(session, asset_id, uploaded_by)
         return _place(session, locked, ref, slot, settings or Settings())
-    except DBAPIError as error:
-        conflict = conflict_of(error)
-        if conflict is None:
-            raise
-        raise conflict from error
 
 
 def _attachable(session: Session, asset_id: str, uploaded_by: str | Unchecked | None) -> MediaAsset:
@@ -121,7 +116,7 @@ def detach(
     """Empty an owner's slot, in the caller's transaction; an empty slot is fine. See ``Rindle.detach``."""
     ref = (owners or _DEFAULT_TYPES).ref(owner)
     check_slot(slot)
-    try:
+    with translating_conflicts():
         present = session.scalars(_slot(ref, slot).with_for_update()).one_or_none()
         if present is None:
             return
@@ -131,11 +126,6 @@ def detach(
         if asset is not None:
             _note(session, asset, slot, "detached")
         _purge_later(session, present.asset_id, settings or Settings())
-    except DBAPIError as error:
-        conflict = conflict_of(error)
-        if conflict is None:
-            raise
-        raise conflict from error
 
 
 def attachment_for(

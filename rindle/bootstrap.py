@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from rindle import workflows
+from rindle import telemetry, workflows
+from rindle.activities.builders import Builders
 from rindle.activities.failures import FailureInterceptor
 from rindle.activities.liveness import STALE_SECONDS, sweep_scratch
 from rindle.activities.purge import PurgeActivities
@@ -24,26 +27,37 @@ from rindle.activities.uploads import UploadActivities
 from rindle.activities.variants import VariantActivities
 from rindle.app import Rindle
 from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable
+from rindle.media.av_probe import AvProbe
+from rindle.media.av_processor import AvProcessor
+from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.outbox import Relay
+from rindle.process import ephemeral_runtime
 from rindle.settings import PIXEL_CEILING, Settings
+from rindle.states import OutputKind
 from rindle.uploads.direct import verify_completion
+from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
 from rindle.workflows.tuning import PolicyTuning
 
 log = logging.getLogger(__name__)
 
-#: Seconds running work gets to finish after SIGTERM, on the queues of this release.
-GRACE_SECONDS = 60
+#: Seconds running work gets to finish after SIGTERM; a transcode that is nearly done is worth five minutes.
+GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
 #: Seconds a run's next step waits for the worker that has it in memory before any other may take it.
 STICKY_SECONDS = 10
 #: Seconds between attempts to reach Temporal while a worker starts.
 _CONNECT_PAUSE_SECONDS = 1.0
 
 
-def workflow_runner() -> SandboxedWorkflowRunner:
-    """Return the sandbox every worker and replayer uses: ours is passed through, since it holds no mutable globals."""
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("rindle"))
+def workflow_runner(converter: DataConverter | None = None) -> SandboxedWorkflowRunner:
+    """Return the sandbox every worker and replayer uses: ours is passed through, since it holds no mutable globals.
+
+    ``converter`` is that of a worker's client; see :mod:`rindle.workflows.sandbox`.
+    """
+    restrictions = SandboxRestrictions.default.with_passthrough_modules("rindle")
+    lean = converter is not None and not needs_contexts(converter)
+    return (ContextFreeSandbox if lean else SandboxedWorkflowRunner)(restrictions=restrictions)
 
 
 def workflow_interceptors(settings: Settings) -> list[Interceptor]:
@@ -56,7 +70,7 @@ def workflow_interceptors(settings: Settings) -> list[Interceptor]:
 
 def queues_of(settings: Settings) -> list[str]:
     """Return the task queues of this release, in the order a worker lists them."""
-    return list(dict.fromkeys([settings.queue(), settings.image_queue]))
+    return list(dict.fromkeys([settings.queue(), settings.image_queue, settings.av_queue]))
 
 
 def deployment_of(settings: Settings) -> WorkerDeploymentConfig | None:
@@ -88,7 +102,8 @@ class FleetMember:
     Args:
         rindle: the application.
         queues: task queues to poll; all of them when left out.
-        grace_seconds: time that running work gets to finish when the member stops.
+        grace_seconds: time that running work gets to finish when the member stops; 300 s for audio and video and 60 s
+            for everything else when left out.
         interceptors: further worker interceptors, innermost last.
         cached_workflows: runs kept in memory between their tasks; with 0 every task is replayed from its history.
     """
@@ -98,7 +113,7 @@ class FleetMember:
         rindle: Rindle,
         *,
         queues: Sequence[str] | None = None,
-        grace_seconds: float = GRACE_SECONDS,
+        grace_seconds: float | None = None,
         cached_workflows: int = 1_000,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
@@ -112,7 +127,7 @@ class FleetMember:
                 detail={"option": "queues", "found": unknown, "known": known},
             )
         self.queues = [queue for queue in known if queues is None or queue in queues]
-        self._grace = timedelta(seconds=grace_seconds)
+        self._grace_seconds = grace_seconds
         self._interceptors = tuple(interceptors)
         self._cached_workflows = cached_workflows
         self.relay = Relay(rindle.database, rindle.temporal, self.settings, eager=self.settings.queue() in self.queues)
@@ -121,10 +136,17 @@ class FleetMember:
         #: ``time.monotonic()`` of the last sign of life of the event loop.
         self.last_beat = time.monotonic()
 
+    def grace_of(self, queue: str) -> float:
+        """Return how many seconds running work of a queue gets to finish."""
+        if self._grace_seconds is not None:
+            return self._grace_seconds
+        return AV_GRACE_SECONDS if queue == self.settings.av_queue else GRACE_SECONDS
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then finish or hand back what is running."""
         settings = self.settings
         settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._warn_of_runtime()
         await self._tidy()
         pool = render_pool(settings)
         await asyncio.to_thread(pool.start)
@@ -152,6 +174,20 @@ class FleetMember:
             await pool.close()
             await sources.close()
             await self.rindle.close()
+
+    def _warn_of_runtime(self) -> None:
+        """Say once that video is refused where the platform may stop this process at any time."""
+        runtime = ephemeral_runtime()
+        films = [
+            profile.name
+            for profile in self.rindle.profiles
+            if any(spec.output_kind is OutputKind.VIDEO for spec in profile.variants.values())
+        ]
+        if runtime is None or not films or self.settings.av_queue not in self.queues:
+            return
+        facts = {"action": "runtime_refused", "runtime": runtime, "profiles": sorted(films)}
+        log.warning("video is not built here", extra=facts)
+        telemetry.emit("rindle.runtime.refusal", {"surface": "worker", "reason": "ephemeral_runtime", "mode": "warn"})
 
     async def _tidy(self) -> None:
         """Remove what processes that were killed left behind on this machine."""
@@ -182,60 +218,67 @@ class FleetMember:
         return None
 
     def _workers(self, client: Client, sources: SourceCache, pool: RenderPool) -> list[Worker]:
-        services = self.rindle.services
-        variants = VariantActivities(services, sources=sources, pool=pool, probe=ImageProbe(pool, PIXEL_CEILING))
+        services, settings = self.rindle.services, self.settings
+        tools, limits = FfmpegTools.of(settings), AvLimits.of(settings)
+        av_probe = AvProbe(tools, limits, settings.scratch)
+        probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
+        builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
+        variants = VariantActivities(services, sources=sources, builders=builders)
         made = []
         for queue in self.queues:
-            if queue == self.settings.queue():
+            runs: list[Callable[..., Any]] = []
+            options: dict[str, Any] = {}
+            if queue == settings.queue():
                 uploads = UploadActivities(
                     services,
                     verify=partial(verify_completion, services),
                     sources=sources,
                     bundled_probe=partial(ImageProbe, pool),
+                    av_probe=av_probe,
                 )
                 purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=sources)
-                made.append(
-                    Worker(
-                        client,
-                        task_queue=queue,
-                        workflows=workflows.ALL if deployment_of(self.settings) is None else workflows.VERSIONED,
-                        activities=[*uploads.all(), *variants.all(), *purge.all()],
-                        workflow_runner=workflow_runner(),
-                        interceptors=[
-                            FailureInterceptor(),
-                            *workflow_interceptors(self.settings),
-                            *self._interceptors,
-                        ],
-                        max_cached_workflows=self._cached_workflows,
-                        # How long the next step of a run waits for the worker that had it, when that one is gone.
-                        sticky_queue_schedule_to_start_timeout=timedelta(
-                            seconds=min(STICKY_SECONDS, self.settings.heartbeat_seconds or STICKY_SECONDS)
-                        ),
-                        max_concurrent_workflow_tasks=50,
-                        max_concurrent_activities=100,
-                        workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
-                        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
-                        graceful_shutdown_timeout=self._grace,
-                        max_heartbeat_throttle_interval=timedelta(seconds=1),
-                        deployment_config=deployment_of(self.settings),
-                    )
-                )
+                runs += [*uploads.all(), *variants.steps(), *purge.all()]
+                options = self._workflow_options(client)
             else:
-                made.append(
-                    Worker(
-                        client,
-                        task_queue=queue,
-                        activities=variants.renders(),
-                        interceptors=[FailureInterceptor(), *self._interceptors],
-                        # Fixed: children are not visible to a tuner before they have eaten the machine.
-                        max_concurrent_activities=2 * self.settings.render_children,
-                        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
-                        graceful_shutdown_timeout=self._grace,
-                        max_heartbeat_throttle_interval=timedelta(seconds=1),
-                        deployment_config=deployment_of(self.settings),
-                    )
+                # Fixed: child processes are not visible to a tuner before they have eaten the machine.
+                slots = settings.av_slots if queue == settings.av_queue else 2 * settings.render_children
+                options = {"max_concurrent_activities": slots, "interceptors": [FailureInterceptor()]}
+            if queue == settings.image_queue:
+                runs.append(variants.render_images)
+            if queue == settings.av_queue:
+                runs.append(variants.build_av)
+            options["interceptors"] = [*options["interceptors"], *self._interceptors]
+            made.append(
+                Worker(
+                    client,
+                    task_queue=queue,
+                    activities=runs,
+                    activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+                    graceful_shutdown_timeout=timedelta(seconds=self.grace_of(queue)),
+                    # A cancelled build hears of it with its next heartbeat, a second later at most.
+                    max_heartbeat_throttle_interval=timedelta(seconds=1),
+                    deployment_config=deployment_of(settings),
+                    **options,
                 )
+            )
         return made
+
+    def _workflow_options(self, client: Client) -> dict[str, Any]:
+        """Return what the worker of the workflows' own queue has beyond the others."""
+        settings = self.settings
+        return {
+            "workflows": workflows.ALL if deployment_of(settings) is None else workflows.VERSIONED,
+            "workflow_runner": workflow_runner(client.data_converter),
+            "interceptors": [FailureInterceptor(), *workflow_interceptors(settings)],
+            "max_cached_workflows": self._cached_workflows,
+            # How long the next step of a run waits for the worker that had it, when that one is gone.
+            "sticky_queue_schedule_to_start_timeout": timedelta(
+                seconds=min(STICKY_SECONDS, settings.heartbeat_seconds or STICKY_SECONDS)
+            ),
+            "max_concurrent_workflow_tasks": 50,
+            "max_concurrent_activities": 100,
+            "workflow_task_poller_behavior": PollerBehaviorAutoscaling(),
+        }
 
     @contextlib.asynccontextmanager
     async def _relaying(self) -> AsyncIterator[None]:

@@ -4,11 +4,11 @@
 
     RindleError
     ├── LifecycleError      not_found · invalid_transition · state_conflict · invalid_start_state · quarantined ·
-    │                       still_attached · unexpected
+    │                       still_attached · not_settled · unexpected
     ├── BadCall             invalid_profile · unknown_profile · unknown_variant · unknown_variant_names ·
     │                       unknown_options · unknown_filters · invalid_filter · invalid_argument · invalid_owner ·
-    │                       owner_not_persisted · owner_type_conflict · invalid_slot
-    ├── AccessError         unauthorized · unauthenticated
+    │                       owner_not_persisted · owner_type_conflict · invalid_slot · invalid_last_event_id
+    ├── AccessError         unauthorized · unauthenticated · too_many_streams
     ├── UploadError         UploadRejected (several codes) · scanner_unavailable · storage_object_missing ·
     │                       upload_session_expired · upload_cancelled · upload_already_completed
     ├── StorageError        storage_not_found · storage_transient · storage_unauthorized · storage_permanent ·
@@ -16,7 +16,10 @@
     │                       storage_adapter_exception · invalid_storage_response · CapabilityUnsupported (two codes)
     ├── MediaError          probe_failed · processor_capability_missing · variant_source_not_found · stale_source ·
     │                       variant_processing_cancelled · not_processing · process_timeout · render_failed ·
-    │                       output_missing · decode_failed
+    │                       ffmpeg_not_found · ffmpeg_failed · unsupported_codec · missing_audio_track ·
+    │                       output_missing · output_too_large · output_kind_mismatch · output_track_missing ·
+    │                       output_duration_mismatch · insufficient_disk_headroom ·
+    │                       unsupported_ephemeral_runtime · UnsafeCommand (two codes) · Condemned (several codes)
     ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured
 
@@ -131,6 +134,14 @@ class StillAttached(LifecycleError):
     code = "still_attached"
 
 
+class NotSettled(LifecycleError, TimeoutError):
+    """The asset did not come to rest in the time given; ``detail`` says where it and its variants stand."""
+
+    code = "not_settled"
+    http_status = 504
+    retryable = True
+
+
 class Unexpected(LifecycleError):
     """Anything unforeseen, reduced to its class name at the border of the library."""
 
@@ -226,6 +237,13 @@ class InvalidSlot(BadCall):
     code = "invalid_slot"
 
 
+class InvalidLastEventId(BadCall, ValueError):
+    """``Last-Event-ID`` is not one number per subject of the stream."""
+
+    code = "invalid_last_event_id"
+    http_status = 400
+
+
 # --- access ------------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +266,14 @@ class Unauthenticated(AccessError):
 
     code = "unauthenticated"
     http_status = 401
+
+
+class TooManyStreams(AccessError):
+    """The actor, or this process, has as many event streams open as are allowed; ``detail['limit']`` says how many."""
+
+    code = "too_many_streams"
+    http_status = 429
+    retryable = True
 
 
 # --- uploads -----------------------------------------------------------------------------------------------------
@@ -482,6 +508,81 @@ class OutputMissing(MediaError):
 
     code = "output_missing"
     retryable = True
+
+
+class FfmpegNotFound(MediaError):
+    """ffmpeg or ffprobe is not on this machine, or is older than 5.1; another worker may have it."""
+
+    code = "ffmpeg_not_found"
+    http_status = 503
+    retryable = True
+
+
+class FfmpegFailed(MediaError):
+    """ffmpeg ended with an error, or was killed by a signal (``detail['signal']``)."""
+
+    code = "ffmpeg_failed"
+    retryable = True
+
+
+class UnsupportedCodec(MediaError):
+    """The track that is needed has an encoding that this ffmpeg cannot decode."""
+
+    code = "unsupported_codec"
+    http_status = 422
+
+
+class MissingAudioTrack(MediaError):
+    """The original has no sound to make the variant from."""
+
+    code = "missing_audio_track"
+    http_status = 422
+
+
+class OutputTooLarge(MediaError):
+    """The variant reached the size at which encoding is cut off; what was written is not whole."""
+
+    code = "output_too_large"
+
+
+class OutputKindMismatch(MediaError):
+    """The file that was made is of another kind than the recipe asks for."""
+
+    code = "output_kind_mismatch"
+
+
+class OutputTrackMissing(MediaError):
+    """The file that was made lacks a track that the original has."""
+
+    code = "output_track_missing"
+
+
+class OutputDurationMismatch(MediaError):
+    """The file that was made is longer or shorter than the original."""
+
+    code = "output_duration_mismatch"
+    retryable = True
+
+
+class InsufficientDiskHeadroom(MediaError):
+    """The scratch disk has too little room for a build; another worker may have it."""
+
+    code = "insufficient_disk_headroom"
+    http_status = 503
+    retryable = True
+
+
+class UnsupportedEphemeralRuntime(MediaError):
+    """Video is not built where the platform may freeze or end the process at any time (Lambda, Vercel)."""
+
+    code = "unsupported_ephemeral_runtime"
+
+
+class UnsafeCommand(MediaError):
+    """A command line for ffmpeg lacks its confinement or holds a value that has no place there; it was not run."""
+
+    code = "missing_protocol_whitelist"
+    codes: ClassVar[Mapping[str, int]] = {"missing_protocol_whitelist": 500, "unsupported_ingest_format": 500}
 
 
 class Condemned(MediaError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rindle.states import AssetState, SessionState, VariantState
+from rindle.states import ENDED_SESSIONS, AssetState, SessionState, VariantState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class EventContract:
     #: Keys that may be present beside the required ones.
     optional: tuple[str, ...] = ()
 
+
+_TRANSCODE = ("profile", "asset_id", "variant_id", "variant_name", "preset", "output_kind")
 
 #: Every telemetry event by name. Emitting an unknown one, or one without its keys, raises in tests and logs elsewhere.
 PUBLIC_EVENTS: Mapping[str, EventContract] = {
@@ -40,10 +42,14 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.repair.exception": EventContract(("operation", "scope", "result", "dry_run"), ("duration_us",)),
     "rindle.runtime.refusal": EventContract(("surface", "reason", "mode")),
     "rindle.runtime.check.stop": EventContract(("check", "status", "component"), ("duration_us",)),
+    "rindle.media.transcode.start": EventContract(_TRANSCODE),
+    "rindle.media.transcode.stop": EventContract(_TRANSCODE, ("duration_us",)),
+    "rindle.media.transcode.exception": EventContract((*_TRANSCODE, "kind", "reason"), ("duration_us",)),
     "rindle.asset.purged": EventContract(("profile",), ("objects", "variants")),
     "rindle.promotion.stop": EventContract(("profile", "outcome"), ("duration_us",)),
     "rindle.outbox.delivered": EventContract(("kind",), ("count",)),
     "rindle.outbox.lag": EventContract((), ("seconds", "pending", "parked")),
+    "rindle.sse.connections": EventContract((), ("streams",)),
 }
 
 #: Keys that may become metric attributes; ids never do (cardinality).
@@ -68,6 +74,7 @@ _VARIANT_SCOPES = ("asset", "variant")
 EVENT_TYPES: Mapping[str, EventType] = {
     "asset_state_changed": EventType(("asset",), ("asset_id", "from", "state", "kind", "profile")),
     "variant_started": EventType(_VARIANT_SCOPES, _VARIANT),
+    "variant_progress": EventType(_VARIANT_SCOPES, _VARIANT),
     "variant_ready": EventType(_VARIANT_SCOPES, _VARIANT),
     "variant_failed": EventType(_VARIANT_SCOPES, (*_VARIANT, "error_code")),
     "variant_cancelled": EventType(_VARIANT_SCOPES, _VARIANT),
@@ -85,6 +92,9 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "variants.requeued": EventType(("asset",), ("asset_id", "names"), streamed=False),
     "variants.cancelled": EventType(("asset",), ("asset_id", "names"), streamed=False),
 }
+
+#: Types that subscribers are told; internal and audit-only ones stay in the table.
+STREAMED_TYPES = frozenset(name for name, kind in EVENT_TYPES.items() if kind.streamed)
 
 #: Event type of a variant's move into a state; other moves write ``variant_state_changed``.
 VARIANT_EVENTS: Mapping[VariantState, str] = {
@@ -106,3 +116,11 @@ SESSION_EVENTS: Mapping[SessionState, str] = {
 
 #: Asset states that end a story for a page that follows it.
 TERMINAL_ASSET_STATES = frozenset({AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED})
+
+#: What can be followed, and the states that end its story.
+TERMINAL_STATES: Mapping[str, frozenset[str]] = {
+    "asset": frozenset(TERMINAL_ASSET_STATES),
+    "variant": frozenset({VariantState.READY, VariantState.FAILED, VariantState.CANCELLED, VariantState.PURGED}),
+    "upload_session": frozenset(ENDED_SESSIONS),
+    "provider_asset": frozenset({"ready", "errored", "deleted"}),
+}

@@ -27,6 +27,7 @@ RELEASE_UPLOAD = "rindle.release_upload"
 FAIL_PROMOTION = "rindle.fail_promotion"
 
 RENDER_IMAGES = "rindle.render_images"
+BUILD_AV = "rindle.build_av"
 READ_GROUP = "rindle.read_group"
 REQUEUE_GROUP = "rindle.requeue_group"
 CANCEL_GROUP = "rindle.cancel_group"
@@ -38,6 +39,8 @@ DELETE_ASSET = "rindle.delete_asset"
 
 #: Name of the variant group that holds every image variant of an image asset.
 IMAGES_GROUP = "images"
+#: What the task queue of ffmpeg builds adds to the name of the workflows' queue, behind a hyphen.
+AV_QUEUE = "av"
 
 
 class Message(BaseModel):
@@ -138,7 +141,11 @@ class VerifyAnswer(Message):
 
 
 class VariantInput(Message):
-    """Input of ``VariantWorkflow``: one group of one asset; ``task_queue`` runs its build activity."""
+    """Input of ``VariantWorkflow``: one group of one asset.
+
+    ``task_queue`` runs its build activity. Who starts a workflow by hand may leave it out: pictures are then built on
+    the workflow's own queue, everything else on that name with ``-av`` behind it.
+    """
 
     asset_id: str
     group: str = IMAGES_GROUP

@@ -45,7 +45,8 @@ _MAX_BACKOFF_SECONDS = 30.0
 #: Calls to Temporal a relay has in flight at once.
 _PARALLEL_SENDS = 16
 _RPC_SECONDS = timedelta(seconds=10)
-#: How long a relay leaves what another process has committed to that process's own relay, before it looks itself.
+#: How long a relay waits, before it looks itself, after a commit of a process that has no relay: more may follow. What
+#: a process with a relay has committed is left to that one, for the length of a poll.
 _NOTIFIED_PAUSE_SECONDS = 0.05
 
 _relays: weakref.WeakSet[Relay] = weakref.WeakSet()
@@ -83,9 +84,9 @@ def wake_group(session: Session, settings: Settings, asset: MediaAsset, group: s
         signal=signal,
         priority=PRIORITY_REPAIR,
         payload={
-            "input": messages.VariantInput(asset_id=asset.id, group=group, task_queue=settings.image_queue).model_dump(
-                mode="json"
-            ),
+            "input": messages.VariantInput(
+                asset_id=asset.id, group=group, task_queue=settings.queue_of(group)
+            ).model_dump(mode="json"),
             "facts": {"kind": "variants", "profile": asset.profile, "asset_id": asset.id},
         },
     )
@@ -109,7 +110,9 @@ def start_purge(session: Session, settings: Settings, asset_id: str, profile: st
 
 
 def _enqueue(session: Session, *, delay_seconds: float = 0, **row: Any) -> None:
-    rows.insert(session, available_at=utc_now() + timedelta(seconds=delay_seconds), **row)
+    pool = getattr(session.get_bind(), "pool", None)
+    in_hand = any(relay.sends_for(pool) for relay in tuple(_relays))
+    rows.insert(session, available_at=utc_now() + timedelta(seconds=delay_seconds), in_hand=in_hand, **row)
     after_commit(session, wake_relays)
 
 
@@ -184,6 +187,10 @@ class Relay:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+    def sends_for(self, pool: object) -> bool:
+        """Whether this relay sends what is committed on a connection of ``pool``."""
+        return pool is not None and pool is self._database.engine.pool
 
     def wake(self) -> None:
         """Look at the outbox now; callable from any thread."""
@@ -342,12 +349,18 @@ class Relay:
                         await driver.execute(f"LISTEN {rows.CHANNEL}")
                         loop = asyncio.get_running_loop()
                         look: asyncio.TimerHandle | None = None
-                        async for _ in driver.notifies():
+                        async for notice in driver.notifies():
                             # The process that committed sends at once; the others are there in case it does not.
-                            if look is None or look.when() <= loop.time():
-                                look = loop.call_later(_NOTIFIED_PAUSE_SECONDS, self._woken.set)
+                            in_hand = notice.payload == rows.IN_HAND
+                            pause = self._settings.relay_poll_seconds if in_hand else _NOTIFIED_PAUSE_SECONDS
+                            due = loop.time() + pause
+                            if look is None or look.when() <= loop.time() or due < look.when():
+                                if look is not None:
+                                    look.cancel()
+                                look = loop.call_later(pause, self._woken.set)
                     finally:
                         await driver.close()
+                        await connection.invalidate()  # closed already: nothing is left to reset
             except asyncio.CancelledError:
                 raise
             except Exception as error:

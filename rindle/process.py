@@ -1,4 +1,4 @@
-"""Leaving a process that has used Temporal's runtime.
+"""The process we run in: what may end it at any time, and leaving it after Temporal's runtime was used.
 
 The SDK's runtime can abort while the interpreter shuts down, after all work was done correctly, and so turn success
 into exit code 134 or 139. Every program of ours therefore ends through :func:`leave`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NoReturn
 
@@ -17,6 +17,26 @@ log = logging.getLogger(__name__)
 
 #: Exit codes a POSIX process can report; ``os._exit`` would silently cut others down to their lowest byte.
 EXIT_CODES = range(256)
+#: Variables that say that the platform may freeze or end the process between two requests, with the platform's name.
+_EPHEMERAL: Mapping[str, str] = {
+    "LAMBDA_TASK_ROOT": "AWS Lambda",
+    "AWS_LAMBDA_FUNCTION_NAME": "AWS Lambda",
+    "VERCEL": "Vercel",
+    "VERCEL_ENV": "Vercel",
+    "NOW_REGION": "Vercel",
+}
+
+
+def ephemeral_runtime(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the name of a platform that may stop this process at any time, or ``None``.
+
+    Args:
+        environ: environment variables; those of this process by default. Empty values count as absent.
+
+    Source: AWS Lambda "Defined runtime environment variables"; Vercel "System environment variables".
+    """
+    environment = os.environ if environ is None else environ
+    return next((name for variable, name in _EPHEMERAL.items() if environment.get(variable)), None)
 
 
 def leave(code: int, *closers: Callable[[], object]) -> NoReturn:

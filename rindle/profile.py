@@ -27,6 +27,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeAlias
 
 from rindle.errors import ProfileError, UnknownProfile, UnknownVariant
+from rindle.messages import IMAGES_GROUP
 from rindle.protocols import MAX_URL_SECONDS, Analyzer, Authorizer, Probe, Processor, Scanner, Storage
 from rindle.security.filename import normalize_extension
 from rindle.security.mime import canonical_mime, is_active_content
@@ -37,8 +38,6 @@ from rindle.states import MediaKind, OutputKind
 DEFAULT_MAX_PIXELS: Final = 100_000_000
 #: Seconds an original may last when the profile does not say.
 DEFAULT_MAX_DURATION_SECONDS: Final = 7200
-#: The group in which all variants of an image are built together, from one decode.
-IMAGES_GROUP: Final = "images"
 
 #: Names no variant may have: they are path segments, selectors and group names.
 RESERVED_VARIANT_NAMES: Final = frozenset({"original", "source", "all", IMAGES_GROUP})
@@ -60,6 +59,9 @@ _FRAME_CAPABILITIES = {
 }
 _VIDEO_BOXES = {"web_720p": (1280, 720), "web_480p": (854, 480)}
 _VIDEO_FRAMES = ("fit", "pad")
+# By kind; a video adds the pixels of its box.
+_EFFORTS = {"image": 1, "waveform": 2, "audio": 3, "video": 4}
+_MOST_EFFORT: Final = 1 << 31
 # container, codec
 _AUDIO_ENCODINGS = {"m4a_128k": ("m4a", "aac"), "mp3_128k": ("mp3", "mp3")}
 _AUDIO_TYPES = {"m4a": "audio/mp4", "mp3": "audio/mpeg"}
@@ -91,6 +93,11 @@ class _Recipe(ABC):
     @abstractmethod
     def normal_form(self) -> dict[str, Any]:
         """Return the options that the digest is computed of, presets expanded."""
+
+    @property
+    def effort(self) -> int:
+        """How much work a build is beside others of the same asset; the quick ones are started first."""
+        return _EFFORTS[self.kind]
 
     @property
     def output_kind(self) -> OutputKind:
@@ -256,6 +263,12 @@ class VideoVariant(_Recipe):
     def required_capabilities(self) -> frozenset[str]:
         """What a processor must declare to build it."""
         return frozenset({"video_transcode"})
+
+    @property
+    def effort(self) -> int:
+        """The pixels of a frame decide between transcodes."""
+        width, height = _VIDEO_BOXES[self.preset]
+        return _EFFORTS[self.kind] + width * height
 
     def normal_form(self) -> dict[str, Any]:
         """Return the expanded preset; ``frame`` appears when it is not ``fit``."""
@@ -634,6 +647,19 @@ class Profile:
             UnknownVariant: the profile declares no variant of that name.
         """
         return variant_name if is_av_work(cls.spec(variant_name)) else IMAGES_GROUP
+
+    @classmethod
+    def build_order(cls, groups: Iterable[str]) -> list[str]:
+        """Return build groups in the order they are to be started: what is quick first, so that a long transcode does
+        not keep a poster waiting. Groups that are no longer declared come last."""
+
+        def effort(group: str) -> tuple[int, str]:
+            if group == IMAGES_GROUP:
+                return 0, group
+            spec = cls.variants.get(group)
+            return (_MOST_EFFORT if spec is None else spec.effort), group
+
+        return sorted(groups, key=effort)
 
     @classmethod
     def applicable(

@@ -315,7 +315,7 @@ class UploadSubject:
 
 @dataclass(frozen=True, slots=True)
 class AssetSubject:
-    """What an Authorizer is asked about on the asset routes (actions ``read`` and ``operate``)."""
+    """What an Authorizer is asked about on the asset routes (actions ``read``, ``operate`` and ``subscribe``)."""
 
     profile: str
     asset_id: str

@@ -14,6 +14,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rindle.messages import AV_QUEUE, IMAGES_GROUP
+
 #: Seconds of seven days: the longest life of a signed URL and of an upload session.
 SEVEN_DAYS = 604_800
 #: Pixels of an image no profile may exceed (``max_pixels`` of ``None`` still means this).
@@ -63,6 +65,30 @@ class Settings(BaseSettings):
     render_workers: int | None = Field(None, ge=1)
     render_wall_seconds: int = Field(120, ge=1)
     render_memory_bytes: int = Field(2 << 30, ge=256 << 20)
+    #: ffmpeg builds at once per worker; ``None`` means one for every four cores, since one build keeps several busy.
+    av_workers: int | None = Field(None, ge=1)
+    #: ffmpeg, 5.1 or newer; the one on ``PATH`` when ``None``.
+    ffmpeg_path: Path | None = None
+    #: ffprobe of the same release; the one on ``PATH`` when ``None``.
+    ffprobe_path: Path | None = None
+    #: Longest original that is transcoded; what is longer fails, whatever the profile lets in.
+    av_max_duration_seconds: int = Field(7_200, ge=1)
+    #: Size at which an audio or video variant is given up. A build needs twice that much free disk.
+    av_max_output_bytes: int = Field(500_000_000, ge=1)
+    #: Address space of one ffmpeg.
+    av_memory_bytes: int = Field(4 << 30, ge=256 << 20)
+    #: Shortest wall limit of one ffmpeg run; the limit is four times the duration and two minutes.
+    av_wall_floor_seconds: float = Field(600, gt=0)
+    #: Longest one, and the one where the duration is unknown.
+    av_wall_ceiling_seconds: float = Field(14_400, gt=0, le=14_400)
+    #: Longest silence of ffmpeg, which reports twice a second while it works.
+    av_stall_seconds: float = Field(120, gt=0)
+    #: Wall limit of one ffprobe run.
+    av_probe_seconds: float = Field(60, gt=0)
+    #: Added to the worker's own niceness for ffmpeg, so that web processes on the same machine go first.
+    av_nice: int = Field(10, ge=0, le=19)
+    #: Threads per codec; ``None`` lets ffmpeg choose, up to 16.
+    av_threads: int | None = Field(None, ge=1)
     source_cache_bytes: int = Field(10 << 30, ge=0)
     source_cache_age_seconds: int = Field(3_600, ge=0)
     #: Classified failures of one variant before it is ``failed``.
@@ -76,6 +102,24 @@ class Settings(BaseSettings):
 
     relay_poll_seconds: float = Field(1.0, gt=0)
     relay_idle_poll_seconds: float = Field(5.0, gt=0)
+    #: Pause between two looks for new events where nothing announces them: on SQLite and sync engines.
+    event_poll_seconds: float = Field(0.5, gt=0)
+    #: Longest such pause while nothing happens; where Postgres announces events, this one is the safety net.
+    event_idle_poll_seconds: float = Field(2.0, gt=0)
+    #: How long state changes are kept for resuming a stream: 90 days.
+    event_retention_seconds: int = Field(7_776_000, ge=3_600)
+    #: Between two pings of an event stream.
+    stream_ping_seconds: float = Field(15.0, gt=0)
+    #: Longest life of one connection of an event stream.
+    stream_max_seconds: float = Field(1_800.0, gt=0)
+    #: How long ``until=terminal`` lingers after everything has come to rest.
+    stream_grace_seconds: float = Field(30.0, ge=0)
+    #: How long a client may take to accept one message before its stream is ended.
+    stream_send_seconds: float = Field(30.0, gt=0)
+    #: Event streams one actor may have open in one process.
+    streams_per_actor: int = Field(5, ge=1)
+    #: Event streams a process serves at once.
+    streams_per_process: int = Field(1_000, ge=1)
     temporal_connect_seconds: float = Field(2.0, gt=0)
     sync_threads: int = Field(8, ge=1)
 
@@ -103,6 +147,20 @@ class Settings(BaseSettings):
     def image_queue(self) -> str:
         """Task queue of image renders."""
         return self.image_task_queue or self.queue()
+
+    @property
+    def av_queue(self) -> str:
+        """Task queue of ffmpeg builds."""
+        return self.queue(AV_QUEUE)
+
+    def queue_of(self, group: str) -> str:
+        """Return the task queue that builds a variant group."""
+        return self.image_queue if group == IMAGES_GROUP else self.av_queue
+
+    @property
+    def av_slots(self) -> int:
+        """How many ffmpeg builds a worker runs at once."""
+        return self.av_workers or max(1, (os.cpu_count() or 1) // 4)
 
     @property
     def render_children(self) -> int:

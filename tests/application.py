@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from rindle import ImageVariant, MediaAsset, Profile, Quarantine, Rindle, Settings, TemporalConnection
-from rindle.profile import VariantSpec
+from rindle.presets import Web
+from rindle.profile import AudioVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.protocols import Storage
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
@@ -123,9 +124,47 @@ class Held(Profile):
     processor = ControlledProcessor()
 
 
+class ControlledFilmer(ControlledProcessor):
+    """The same for films."""
+
+    capabilities = frozenset({"video_transcode"})
+
+
+class HeldFilm(Profile):
+    """A film built by a processor that tests control."""
+
+    name = "held_film"
+    storage = "media"
+    variants = {"web": VideoVariant(preset="web_480p")}
+    processor = ControlledFilmer()
+
+
+class Lesson(Web):
+    """A film with everything the preset makes of it."""
+
+    name = "lesson"
+    storage = "media"
+    allow_mime = ("video/*",)
+    scrub_strip = True
+
+
+class Talk(Profile):
+    """Sound, from an audio file or a film's track."""
+
+    name = "talk"
+    storage = "media"
+    allow_mime = ("audio/*", "video/*")
+    max_duration_seconds = 600
+    variants = {
+        "m4a": AudioVariant(preset="m4a_128k"),
+        "mp3": AudioVariant(preset="mp3_128k", normalize=True, two_pass=True),
+        "outline": WaveformVariant(),
+    }
+
+
 def profiles(*, drifted: bool = False) -> list[type[Profile]]:
     """Return the profiles this process knows."""
-    return [Drifted if drifted else Avatar, Plain, Scanned, Held]
+    return [Drifted if drifted else Avatar, Plain, Scanned, Held, HeldFilm, Lesson, Talk]
 
 
 def storage(environment: Mapping[str, str]) -> Storage:

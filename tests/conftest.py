@@ -18,7 +18,7 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from rindle import process
-from tests.servers import Unavailable, chromium, minio, postgres, temporal, version_of
+from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres, temporal, version_of
 from tests.stage import Stage, staged
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -64,6 +64,7 @@ def pytest_report_header() -> list[str]:
         "MinIO": minio.server_version,
         # Not imported into this process: the library never does that either.
         "libvips": lambda: version_of(Path(sys.executable), "-c", libvips),
+        "ffmpeg": ffmpeg.version,
         "Chromium": lambda: version_of(chromium.program(), "--version"),
     }
 

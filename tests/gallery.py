@@ -75,15 +75,17 @@ class Gallery:
 
         def build(session: Session) -> None:
             run = {"run_id": "run", "worker": "render", "attempt": 1}
-            claimed = variant_rows.claim_group(session, asset.id, "images", self.rindle.profiles.get, run)
-            assert claimed is not None
-            for claim in claimed.claims:
-                if claim.name not in wanted:
-                    variant_rows.record_failure(session, claim, code="render_failed", reason="no", final=True)
-                    continue
-                spec = profile.variants[claim.name]
-                made = {"content_type": f"image/{spec.format}", "byte_size": 99, "width": spec.width}
-                variant_rows.record_ready(session, asset.storage_key, claim, **made, height=spec.height)
+            for group in dict.fromkeys(map(profile.group_of, profile.variants)):
+                claimed = variant_rows.claim_group(session, asset.id, group, self.rindle.profiles.get, run)
+                assert claimed is not None
+                for claim in claimed.claims:
+                    if claim.name not in wanted:
+                        variant_rows.record_failure(session, claim, code="render_failed", reason="no", final=True)
+                        continue
+                    spec = profile.variants[claim.name]
+                    sides = {side: getattr(spec, side, None) for side in ("width", "height")}
+                    made = {"content_type": spec.content_type, "byte_size": 99, **sides}
+                    variant_rows.record_ready(session, asset.storage_key, claim, **made)
 
         await self.rindle.database.write(build)
         return await self.rindle.asset(asset.id)

@@ -71,8 +71,14 @@ def _trails_are_legal(session: Session) -> None:
             state = to
         assert state == asset.state, f"{asset}: the trail ends in {state}"
     for variant in session.scalars(select(MediaVariant)):
-        at = VariantState.PLANNED
+        at, percent = VariantState.PLANNED, 0
         for event in trails[f"variant:{variant.id}"]:
+            if event.type == "variant_progress":
+                assert at is VariantState.PROCESSING, f"{variant}: progress while {at}"
+                assert event.payload["progress"] > percent, f"{variant}: progress falls"
+                percent = event.payload["progress"]
+                continue
+            percent = 0
             to_variant = _VARIANT_EVENTS.get(event.type) or VariantState(event.payload["state"])
             assert to_variant in VARIANT_MOVES[at], f"{variant}: illegal {at} -> {to_variant}"
             at = to_variant

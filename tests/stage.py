@@ -126,6 +126,8 @@ class Stage:
             "RINDLE_RETRY_INITIAL_SECONDS": "0.2",
             "RINDLE_RELAY_POLL_SECONDS": "0.2",
             "RINDLE_RELAY_IDLE_POLL_SECONDS": "0.5",
+            "RINDLE_EVENT_POLL_SECONDS": "0.1",
+            "RINDLE_EVENT_IDLE_POLL_SECONDS": "0.5",
             **environment,
         }
         self._workers: list[WorkerProcess] = []

@@ -14,10 +14,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from examples.cohort import views
-from examples.cohort.media import AVATAR, MEDIA_URL, MemberAvatar, engine, rindle, secrets
+from examples.cohort import lessons, members
+from examples.cohort.media import LESSONS, MEDIA_URL, MemberAvatar, engine, rindle, secrets
 from examples.cohort.models import prepare
+from examples.cohort.pages import tell
 from examples.cohort.security import OwnUploads, actor_of, cookie_secret, form_is_ours
+from rindle import RindleError
 from rindle.http import create_router
 
 __all__ = ["app", "rindle"]
@@ -32,14 +34,14 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 def content_security_policy() -> str:
-    """Return a policy that allows our own files and, when photos are in a bucket, the bucket's address."""
+    """Return a policy that allows our own files and, when the media are in a bucket, the bucket's address."""
     store = ""
     if MEDIA_URL and (at := urlsplit(MEDIA_URL)).netloc:
         store = f" {at.scheme}://{at.netloc}"
     elif os.environ.get("MEDIA_BUCKET"):
         store = " https:"
     return (
-        f"default-src 'self'; connect-src 'self'{store}; img-src 'self' data: blob:{store}; "
+        f"default-src 'self'; connect-src 'self'{store}; media-src 'self'{store}; img-src 'self' data: blob:{store}; "
         "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
     )
 
@@ -75,11 +77,13 @@ app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), na
 app.include_router(
     create_router(
         rindle,
-        profiles={AVATAR: MemberAvatar},
+        profiles={profile.name: profile for profile in (MemberAvatar, *LESSONS.values())},
         actor_from_request=actor_of,
         authorizer=OwnUploads(),
         csrf=form_is_ours,
     ),
     prefix="/media",
 )
-views.install(app)
+lessons.install(app)
+members.install(app)
+app.add_exception_handler(RindleError, tell)

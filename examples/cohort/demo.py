@@ -1,4 +1,5 @@
-"""``make demo``: a photo, three files that mean harm, and a worker killed at work, all through the public API.
+"""``make demo``: a photo, three files that mean harm, a worker killed at work, a film and a film that is stopped, all
+through the public API.
 
 Starts everything embedded (Temporal, worker, site, SQLite, local files), behaves like a member's browser over real
 HTTP, checks what comes back, and writes ``var/demo/report.html``. Ends with status 0, or with 1 and the check that
@@ -13,71 +14,55 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from examples.cohort import demo_files
+from examples.cohort import demo_files, demo_lesson
+from examples.cohort.demo_lesson import Lesson
+from examples.cohort.demo_stage import (
+    AT_REST,
+    CLOSE_LOOK_SECONDS,
+    DEMO,
+    HOME,
+    LOOK_SECONDS,
+    MEMBER,
+    Browser,
+    CheckFailed,
+    Checks,
+    Sent,
+    answered,
+    console,
+    fetch,
+    fetch_variants,
+    looks,
+    seconds,
+    step,
+)
 from rindle.cli.dev import Stack, start
 from rindle.cli.supervisor import Supervisor
 from rindle.db.models import MediaAsset, MediaEvent, MediaProcessingRun
 from rindle.errors import RindleError
 from rindle.process import leave
 
-DEMO = Path("var/demo").resolve()
-HOME = DEMO / "home"
 REPORT = DEMO / "report.html"
 APPLICATION = "examples.cohort.app:rindle"
-MEMBER = "alice"
 
 #: Longest side of the photo that is being worked on when the worker dies: as large as a good camera's.
 LARGE_SIDE = 6000
 #: Photos to send, if need be, until one is caught at work.
 KILL_ATTEMPTS = 5
-#: Seconds after which the demo gives up waiting for something.
-PATIENCE_SECONDS = 60.0
-#: Seconds between two looks at a state, and between those that must not miss a short one.
-LOOK_SECONDS, CLOSE_LOOK_SECONDS = 0.1, 0.005
 #: Seconds of silence after which Temporal counts the worker as lost; 30 in production, short here to be watched.
 HEARTBEAT_SECONDS = 3
-
-AT_REST = frozenset({"ready", "degraded", "quarantined"})
-#: Into a pipe or a CI log the tables get the room they need.
-console = Console(width=None if sys.stdout.isatty() else 130)
-
-
-class CheckFailed(Exception):
-    """Something is not as promised; the message says what."""
-
-
-@dataclass
-class Sent:
-    """One file the demo sent, and what became of it."""
-
-    name: str
-    body: bytes = field(repr=False)
-    what: str
-    asset_id: str = ""
-    state: str = ""
-    reason: str | None = None
-    end: str = ""
-    variants: list[dict[str, Any]] = field(default_factory=list)
-    addresses: list[str] = field(default_factory=list)
-    original: dict[str, Any] | None = None
-    place: tuple[float, float] | None = None
 
 
 @dataclass
@@ -101,108 +86,6 @@ class Moment:
     tone: str = ""
 
 
-class Checks:
-    """What has been looked at and found right."""
-
-    def __init__(self) -> None:
-        self.passed: list[str] = []
-
-    def that(self, holds: object, claim: str) -> None:
-        """Note ``claim``.
-
-        Raises:
-            CheckFailed: it does not hold.
-        """
-        if not holds:
-            raise CheckFailed(claim)
-        self.passed.append(claim)
-        console.print(f"  [green]✓[/] {claim}")
-
-
-class Browser:
-    """A member at the site: the calls ``avatar.js`` makes, over real HTTP."""
-
-    def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=30, headers={"Accept": "application/json"}, trust_env=False)
-        self._token = self._read_token("/")
-        self.post("/session", data={"actor": MEMBER, "form_token": self._token})
-        self._token = self._read_token(f"/members/{MEMBER}")
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def _read_token(self, path: str) -> str:
-        found = re.search(r'name="form_token" value="([^"]+)"', self.get(path).text)
-        if found is None:
-            raise CheckFailed("the site's pages carry a form token")
-        return found[1]
-
-    def get(self, address: str) -> httpx.Response:
-        """Fetch an address of the site or of a photo."""
-        return self._http.get(address)
-
-    def post(self, path: str, **options: Any) -> httpx.Response:
-        """Call the site.
-
-        Raises:
-            CheckFailed: it refused.
-        """
-        headers = {} if path == "/session" else {"X-Form-Token": self._token}
-        answer = self._http.post(path, headers=headers, **options)
-        if answer.is_error:
-            raise CheckFailed(f"POST {path} is accepted (it answered {answer.status_code}: {answer.text[:200]})")
-        return answer
-
-    def upload(self, sent: Sent) -> None:
-        """Get a ticket, put the bytes into the store with exactly its headers, and have them verified."""
-        body = {"profile": "avatar", "filename": sent.name, "size": len(sent.body), "content_type": "image/jpeg"}
-        ticket = self.post("/media/uploads", json=body).json()
-        grant = ticket["upload"]
-        put = self._http.request(grant["method"], grant["url"], headers=grant["headers"], content=sent.body)
-        if put.is_error:
-            raise CheckFailed(f"the store takes {sent.name} (it answered {put.status_code})")
-        sent.asset_id = self.post(f"/media/uploads/{ticket['session']['id']}/verify").json()["asset"]["id"]
-
-    def asset(self, asset_id: str) -> dict[str, Any]:
-        """Return an asset and its variants as the site's script sees them."""
-        asset: dict[str, Any] = self.get(f"/media/assets/{asset_id}").json()["asset"]
-        return asset
-
-    def settled(self, asset_id: str, seen: Callable[[dict[str, Any]], None] = lambda asset: None) -> dict[str, Any]:
-        """Wait until an asset has come to rest, showing each look to ``seen``.
-
-        Raises:
-            CheckFailed: it does not within a minute.
-        """
-        for _ in looks(LOOK_SECONDS):
-            asset = self.asset(asset_id)
-            seen(asset)
-            if asset["state"] in AT_REST:
-                return asset
-        raise CheckFailed(f"asset {asset_id} comes to rest within {PATIENCE_SECONDS:.0f} s")
-
-    def wear(self, asset_id: str) -> None:
-        """Make an asset the member's photo."""
-        self.post(f"/members/{MEMBER}/avatar", data={"asset_id": asset_id})
-
-
-def looks(pause_seconds: float) -> Iterator[None]:
-    """Yield now and after each pause, until patience is at its end."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        yield
-        time.sleep(pause_seconds)
-
-
-@contextmanager
-def step(title: str) -> Iterator[Any]:
-    """Show what is being done, with a spinner while it lasts on a terminal."""
-    console.print(f"\n[bold]{title}[/]")
-    with console.status("…", spinner="dots") as status:
-        yield status
-
-
 # --- the story -----------------------------------------------------------------------------------------------------
 
 
@@ -220,10 +103,11 @@ def tell(stack: Stack, supervisor: Supervisor) -> None:
         inspect(browser, photo, checks)
         hostile = [refuse(browser, sent, reason, checks) for sent, reason in hostile_files()]
         second = replace(browser, database, photo, checks)
+        lesson = demo_lesson.teach(browser, checks)
         timeline = moments(database, photo, killed)
-        everything = [photo, *hostile, second]
-        print_tables(everything)
-        write_report(everything, killed, timeline, checks)
+        pictures = [photo, *hostile, second]
+        print_tables(pictures, lesson)
+        write_report(pictures, killed, lesson, timeline, checks)
     finally:
         browser.close()
         database.dispose()
@@ -324,33 +208,6 @@ def inspect(browser: Browser, photo: Sent, checks: Checks) -> None:
         checks.that(browser.get(forged).status_code == 403, "an address with a changed signature answers 403")
 
 
-def fetch(browser: Browser, asset_id: str, variant: str | None) -> httpx.Response:
-    """Ask for the address of an original or variant and fetch it."""
-    query = "" if variant is None else f"?variant={variant}"
-    answer = browser.get(f"/media/assets/{asset_id}/url{query}")
-    if answer.is_error:
-        raise CheckFailed(f"{variant or 'the original'} has an address (the site answered {answer.status_code})")
-    return browser.get(answer.json()["url"]).raise_for_status()
-
-
-def fetch_variants(browser: Browser, asset_id: str) -> list[dict[str, Any]]:
-    """Return the variants of an asset with what their addresses answered."""
-    variants = browser.asset(asset_id)["variants"]
-    return [variant | answered(fetch(browser, asset_id, variant["name"])) for variant in variants]
-
-
-def answered(answer: httpx.Response) -> dict[str, Any]:
-    """Return what an address answered, as the tables show it."""
-    return {
-        "body": answer.content,
-        "served_as": answer.headers["content-type"],
-        "status": answer.status_code,
-        # A signed address is a credential: not shown whole.
-        "address": f"/media/local/…{answer.url.path[-8:]}",
-        "place": demo_files.place_in(answer.content),
-    }
-
-
 def hostile_files() -> Iterator[tuple[Sent, frozenset[str]]]:
     """Yield files that mean harm, each with the reasons it may be refused for."""
     yield (
@@ -446,13 +303,13 @@ def described(event: MediaEvent) -> str:
             return name.replace("_", " ").replace(".", " ")
 
 
-def print_tables(everything: Sequence[Sent]) -> None:
+def print_tables(pictures: Sequence[Sent], lesson: Lesson) -> None:
     """Print what became of each file, and each variant."""
     console.print()
     files = Table(
         "file", "what it is", "bytes", "state", "reason", "in the end", title="What was sent", box=box.SIMPLE_HEAD
     )
-    for sent in everything:
+    for sent in [*pictures, lesson.sent]:
         colour = "green" if sent.state == "ready" else "red"
         files.add_row(
             sent.name, sent.what, f"{len(sent.body):,}", f"[{colour}]{sent.state}[/]", sent.reason or "", sent.end
@@ -463,22 +320,28 @@ def print_tables(everything: Sequence[Sent]) -> None:
         title="What was made of it",
         box=box.SIMPLE_HEAD,
     )
-    for sent in everything:
-        for variant in [*([sent.original | {"name": "original"}] if sent.original else []), *sent.variants]:
-            made.add_row(
-                sent.name,
-                variant["name"],
-                f"{variant['width']} × {variant['height']}",
-                variant["content_type"],
-                f"{variant['byte_size']:,}",
-                shown(variant["place"]),
-                variant["address"],
-                str(variant["status"]),
-            )
+    rows = [
+        (sent, variant)
+        for sent in pictures
+        for variant in [*([sent.original | {"name": "original"}] if sent.original else []), *sent.variants]
+    ]
+    for sent, variant in [*rows, *((lesson.sent, variant) for variant in lesson.made.values())]:
+        made.add_row(
+            sent.name,
+            variant["name"],
+            f"{variant['width']} × {variant['height']}" if variant["width"] else "",
+            variant["content_type"],
+            f"{variant['byte_size']:,}",
+            shown(variant.get("place")),
+            variant["address"],
+            str(variant["status"]),
+        )
     console.print(made)
 
 
-def write_report(everything: Sequence[Sent], killed: Killed, timeline: Sequence[Moment], checks: Checks) -> None:
+def write_report(
+    everything: Sequence[Sent], killed: Killed, lesson: Lesson, timeline: Sequence[Moment], checks: Checks
+) -> None:
     """Write everything with its pictures into one HTML file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -495,6 +358,7 @@ def write_report(everything: Sequence[Sent], killed: Killed, timeline: Sequence[
         everything=everything,
         photo=everything[0],
         killed=killed,
+        lesson=lesson,
         timeline=timeline,
         checks=checks.passed,
         place=shown(everything[0].place),
@@ -520,11 +384,6 @@ def shown(place: tuple[float, float] | None) -> str:
         return "none"
     north, east = place
     return f"{abs(north):.4f}° {'N' if north >= 0 else 'S'}, {abs(east):.4f}° {'E' if east >= 0 else 'W'}"
-
-
-def seconds(begin: datetime, end: datetime) -> str:
-    """Return how long something took."""
-    return f"{(end - begin).total_seconds():.1f} s"
 
 
 # --- running it ----------------------------------------------------------------------------------------------------
@@ -576,7 +435,7 @@ def main() -> int:
                 stack = start(supervisor, application=APPLICATION)
                 console.print(f"  site {stack.web} · Temporal UI {stack.ui} · what they print: {log}")
             tell(stack, supervisor)
-            with step("5. Stopping everything"):
+            with step("7. Stopping everything"):
                 supervisor.stop()
     except CheckFailed as failure:
         console.print(f"\n[bold red]Check failed:[/] {failure}\nWhat the parts printed: {log}")

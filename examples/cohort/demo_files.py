@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import tempfile
 import zlib
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
@@ -38,6 +42,39 @@ def photograph(name: str, longest_side: int) -> bytes:
     made = io.BytesIO()
     picture.save(made, "JPEG", quality=88, exif=exif)
     return made.getvalue()
+
+
+def film(seconds: int) -> bytes:
+    """Return a film as a phone held upright records it: 1080p on its side with a flag that says so, sound, a place.
+
+    The camera wanders over the rocket; a little noise keeps the encoder as busy as a real camera's does.
+    """
+    wandering = (
+        "scale=2880:-2,crop=1920:1080:x='(iw-ow)*(0.5+0.5*sin(t/3))':y='(ih-oh)*(0.5+0.5*cos(t/4))',"
+        "noise=alls=6:allf=t,format=yuv420p"
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        picture, lying, upright = (Path(directory, name) for name in ("picture.jpg", "lying.mp4", "upright.mp4"))
+        picture.write_bytes(photograph("rocket", 1280))
+        _ffmpeg(
+            *("-loop", "1", "-framerate", "30", "-i", picture, "-f", "lavfi", "-i", "sine=frequency=220:beep_factor=4"),
+            *("-t", str(seconds), "-vf", wandering, "-c:v", "libx264", "-preset", "ultrafast", "-crf", "26"),
+            *("-c:a", "aac", "-b:a", "96k", lying),
+        )
+        turned = ("-metadata:s:v", "rotate=90") if _ffmpeg_major() < 6 else ()
+        flag = ("-display_rotation:v:0", "90") if _ffmpeg_major() >= 6 else ()
+        where = ("-metadata", "location=+28.6083-080.6042/", "-metadata", "title=<b>Launch</b>")
+        _ffmpeg(*flag, "-i", lying, "-c", "copy", *turned, *where, upright)
+        return upright.read_bytes()
+
+
+def _ffmpeg(*arguments: str | Path) -> None:
+    subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
+def _ffmpeg_major() -> int:
+    first = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    return int("".join(takewhile(str.isdigit, first.lstrip("n"))) or 99)
 
 
 def place_in(picture: bytes) -> tuple[float, float] | None:

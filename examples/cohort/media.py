@@ -1,11 +1,11 @@
-"""What the site says to Rindle, and all a worker needs to know of it: one profile, one storage, one database.
+"""What the site says to Rindle, and all a worker needs to know of it: three profiles, one storage, one database.
 
 Read from the environment:
 
 ``COHORT_DATABASE_URL`` (or ``DATABASE_URL``)
     An async SQLAlchemy URL; a SQLite file below ``RINDLE_HOME`` by default.
 ``MEDIA_BUCKET``
-    An S3 bucket to keep the photos in; boto3's own variables name the endpoint and the credentials. Without it they are
+    An S3 bucket to keep the media in; boto3's own variables name the endpoint and the credentials. Without it they are
     files below ``RINDLE_HOME``.
 ``COHORT_MEDIA_URL``
     Address under which browsers reach local files (``/media/local`` on the site itself by default), or the endpoint
@@ -18,18 +18,22 @@ Read from the environment:
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from examples.cohort.models import Member
+from examples.cohort.models import Course, Member
 from rindle import Profile, Rindle, Settings
+from rindle.presets import Web
 from rindle.protocols import Storage
 from rindle.sqlite import WRITE_OPTION
 from rindle.storage.local import LocalStorage
 
 #: The slot of a member's photo, and the profile's name.
 AVATAR = "avatar"
+#: The slot of a course's lesson.
+LESSON = "lesson"
 
 
 class MemberAvatar(Profile):
@@ -49,6 +53,38 @@ class MemberAvatar(Profile):
         "large": {"mode": "fit", "width": 1024, "height": 1024, "format": "webp"},
         "large_jpeg": {"mode": "fit", "width": 1024, "height": 1024},
     }
+
+
+class Lesson(Web):
+    """A film: the preset plays it in 720p behind a poster; the outline of its sound is drawn below."""
+
+    name = "lesson"
+    storage = "media"
+    allow_mime = ["video/mp4", "video/quicktime", "video/webm"]
+    allow_extensions = [".mp4", ".m4v", ".mov", ".webm"]
+    max_bytes = 500_000_000
+    max_duration_seconds = 3600
+    scrub_strip = True
+    extra_variants = {"waveform": {"kind": "waveform", "preset": "overview"}}
+
+
+class AudioLesson(Profile):
+    """A recording: one file that plays everywhere, and the outline that the page draws."""
+
+    name = "audio_lesson"
+    storage = "media"
+    allow_mime = ["audio/mpeg", "audio/mp4", "audio/wav", "audio/flac", "audio/ogg"]
+    allow_extensions = [".mp3", ".m4a", ".wav", ".flac", ".ogg"]
+    max_bytes = 200_000_000
+    max_duration_seconds = 3600
+    variants = {
+        "m4a_128k": {"kind": "audio", "preset": "m4a_128k"},
+        "waveform": {"kind": "waveform", "preset": "overview"},
+    }
+
+
+#: The profile of a course's lesson, by the kind of the course.
+LESSONS: Mapping[str, type[Profile]] = {"video": Lesson, "audio": AudioLesson}
 
 
 def _database_url(settings: Settings) -> str:
@@ -81,13 +117,14 @@ secrets = _secrets(settings)
 engine = create_async_engine(_database_url(settings))
 rindle = Rindle(
     engine=engine,
-    profiles=[MemberAvatar],
+    profiles=[MemberAvatar, Lesson, AudioLesson],
     storages={"media": _storage(settings)},
     secrets=secrets,
     settings=settings,
 )
-# Members keep their photos when the class is renamed.
+# Members keep their photos, and courses their lessons, when the classes are renamed.
 rindle.register_owner_type("member", Member)
+rindle.register_owner_type("course", Course)
 
 #: Transactions of the pages that read.
 reading = async_sessionmaker(engine, expire_on_commit=False)

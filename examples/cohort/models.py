@@ -1,10 +1,10 @@
-"""The application's own table; Rindle's stand beside it in the same database."""
+"""The application's own tables; Rindle's stand beside them in the same database."""
 
 from __future__ import annotations
 
-from sqlalchemy import String, select
+from sqlalchemy import ForeignKey, String, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from rindle.db.migrate import async_upgrade
 from rindle.sqlite import WRITE_OPTION
@@ -30,6 +30,23 @@ class Member(Base):
     def initials(self) -> str:
         """What stands where no photo is."""
         return "".join(part[0] for part in self.name.split()[:2])
+
+
+class Course(Base):
+    """What a member teaches; its lesson is a film or a recording."""
+
+    __tablename__ = "cohort_courses"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: Name in addresses.
+    slug: Mapped[str] = mapped_column(String(32), unique=True)
+    title: Mapped[str] = mapped_column(String(80))
+    about: Mapped[str] = mapped_column(String(400))
+    #: ``video`` or ``audio``.
+    kind: Mapped[str] = mapped_column(String(8))
+    teacher_id: Mapped[int] = mapped_column(ForeignKey(Member.id))
+
+    teacher: Mapped[Member] = relationship(lazy="joined")
 
 
 #: Who is there from the beginning; handles are for ever.
@@ -72,6 +89,38 @@ MEMBERS = (
     ),
 )
 
+#: What is taught from the beginning: slug, teacher, kind, title, about.
+COURSES = (
+    (
+        "sea-floor",
+        "alice",
+        "video",
+        "Reading the sea floor",
+        "Three dives off Lagos, one torch, and how to tell a fault line from a shadow.",
+    ),
+    (
+        "bridges",
+        "bob",
+        "audio",
+        "What a bridge sounds like",
+        "Headphones on: twelve bridges, from the one that hums to the one that was closed for it.",
+    ),
+    (
+        "stitching",
+        "daria",
+        "video",
+        "A ledger, sewn again",
+        "Forty sheets, five stations, one linen thread. Filmed from above, so that your hands can follow mine.",
+    ),
+    (
+        "june",
+        "fumiko",
+        "audio",
+        "A hive in June",
+        "What eighty thousand bees say before they swarm, and what to have ready when they do.",
+    ),
+)
+
 
 async def prepare(engine: AsyncEngine) -> None:
     """Bring the database up to date: Rindle's tables by its migrations, ours and their rows if they are missing.
@@ -84,9 +133,13 @@ async def prepare(engine: AsyncEngine) -> None:
     async with writing.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with AsyncSession(writing) as session, session.begin():
-        known = set(await session.scalars(select(Member.handle)))
+        members = {member.handle: member for member in await session.scalars(select(Member))}
+        for handle, name, role, about in MEMBERS:
+            if handle not in members:
+                session.add(members.setdefault(handle, Member(handle=handle, name=name, role=role, about=about)))
+        known = set(await session.scalars(select(Course.slug)))
         session.add_all(
-            Member(handle=handle, name=name, role=role, about=about)
-            for handle, name, role, about in MEMBERS
-            if handle not in known
+            Course(slug=slug, teacher=members[handle], kind=kind, title=title, about=about)
+            for slug, handle, kind, title, about in COURSES
+            if slug not in known
         )

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from temporalio import activity
@@ -20,9 +20,12 @@ STALE_SECONDS = 14_400.0
 
 
 @contextlib.asynccontextmanager
-async def heartbeating() -> AsyncIterator[None]:
-    """Beat once a second while the block runs, from a task of its own that no blocking read can starve."""
-    task = asyncio.create_task(_beat(), name="heartbeat")
+async def heartbeating(details: Callable[[], dict[str, int]] | None = None) -> AsyncIterator[None]:
+    """Beat once a second while the block runs, from a task of its own that no blocking read can starve.
+
+    ``details`` is asked at every beat; what it returns stands beside the pending activity in the Temporal UI.
+    """
+    task = asyncio.create_task(_beat(details), name="heartbeat")
     try:
         yield
     finally:
@@ -31,10 +34,10 @@ async def heartbeating() -> AsyncIterator[None]:
             await task
 
 
-async def _beat() -> None:
+async def _beat(details: Callable[[], dict[str, int]] | None) -> None:
     while True:
         await asyncio.sleep(BEAT_SECONDS)  # sub-second work never beats
-        activity.heartbeat()
+        activity.heartbeat(*([] if details is None else [details()]))
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import messages, telemetry
+from rindle.activities.kept_pixels import KeptPixels
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
 from rindle.crash_points import crash_point
@@ -42,6 +43,7 @@ class PurgeActivities:
         self._database = services.database
         self._client = client
         self._sources = sources
+        self._kept_pixels = KeptPixels(services.settings.scratch)
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities to register."""
@@ -91,6 +93,7 @@ class PurgeActivities:
                 crash_point("purge.object_deleted")
             crash_point("purge.objects_deleted")
             await self._sources.evict(self._services.storage_name(asset.profile), asset.storage_key)
+            self._kept_pixels.discard(asset)
         result = await self._database.write(rows.finish, order.asset_id, objects=len(keys), variants=len(variants))
         crash_point("purge.row_deleted")
         telemetry.emit(

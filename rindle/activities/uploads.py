@@ -7,14 +7,15 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 from temporalio import activity
 
 from rindle import messages, telemetry
+from rindle.activities.kept_pixels import KeptPixels
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
 from rindle.crash_points import crash_point
@@ -26,7 +27,10 @@ from rindle.db.uploads import Upload
 from rindle.errors import (
     MAX_REASON_CHARS,
     Condemned,
+    MediaError,
     ObjectChanged,
+    ProcessTimeout,
+    RenderFailed,
     RindleError,
     StorageNotFound,
     StorageObjectMissing,
@@ -41,7 +45,7 @@ from rindle.messages import (
     UploadStanding,
     UploadStep,
 )
-from rindle.profile import Profile
+from rindle.profile import ImageVariant, Profile
 from rindle.protocols import Probe, ProbeResult
 from rindle.scanning import scan
 from rindle.security import validate_upload
@@ -54,9 +58,25 @@ log = logging.getLogger(__name__)
 
 #: Attempts of ``admit`` after which an unforeseen error is final; infrastructure errors have the policy's budget.
 _UNEXPECTED_ATTEMPTS = 3
+#: Attempts that may lose the process which reads the file before the file is to blame, and of those that may run out of
+#: time. More than one: the kernel kills innocent processes too when memory is short.
+_LOST_PROBES, _SLOW_PROBES = 5, 2
+#: Facts in the detail of an error that tell of a process that died.
+_DEATHS = frozenset({"signal", "exit_code", "memory"})
+#: Heartbeat detail by which an attempt hears how many before it lost their process.
+_LOST = "lost_probes"
 
 #: Verifies a session and returns it; the same code the application calls.
 Verify = Callable[[str], Awaitable[Upload]]
+
+
+class MakeProbe(Protocol):
+    """Makes the bundled probe of pictures."""
+
+    def __call__(
+        self, max_pixels: int, *, placeholder: bool, recipes: Sequence[ImageVariant], keep: Path | None
+    ) -> Probe:
+        """Return a probe with a pixel limit, which leaves pixels in the file ``keep`` for a render of ``recipes``."""
 
 
 class UploadActivities:
@@ -66,17 +86,26 @@ class UploadActivities:
         services: the application's collaborators.
         verify: the verification flow.
         sources: the host's cache of originals.
-        bundled_probe: makes the bundled probe for a pixel limit; a profile's own probe goes first.
+        bundled_probe: makes the bundled probe of pictures; a profile's own probe goes first.
+        av_probe: the bundled probe of audio and video.
     """
 
     def __init__(
-        self, services: Services, *, verify: Verify, sources: SourceCache, bundled_probe: Callable[[int], Probe]
+        self,
+        services: Services,
+        *,
+        verify: Verify,
+        sources: SourceCache,
+        bundled_probe: MakeProbe,
+        av_probe: Probe,
     ) -> None:
         self._services = services
         self._database = services.database
         self._verify = verify
         self._sources = sources
         self._bundled_probe = bundled_probe
+        self._kept_pixels = KeptPixels(services.settings.scratch)
+        self._av_probe = av_probe
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities to register."""
@@ -133,7 +162,7 @@ class UploadActivities:
         groups: tuple[GroupStart, ...] = ()
         if AssetState(asset.state) in DELIVERABLE:
             names = await self._database.read(variant_rows.open_groups, asset.id)
-            groups = self._group_starts(asset.id, names)
+            groups = self._group_starts(asset, names)
         return UploadStanding(step=UploadStep.DONE, groups=groups, **facts)
 
     def _wait(self, upload: MediaUploadSession) -> tuple[float, bool]:
@@ -149,15 +178,15 @@ class UploadActivities:
         age = max(settings.auto_verify_initial_seconds, (now - upload.inserted_at).total_seconds())
         return min(remaining, age, settings.auto_verify_max_seconds), True
 
-    def _group_starts(self, asset_id: str, groups: list[str]) -> tuple[GroupStart, ...]:
+    def _group_starts(self, asset: MediaAsset, groups: list[str]) -> tuple[GroupStart, ...]:
         settings = self._services.settings
         return tuple(
             GroupStart(
-                workflow_id=ids.variants_id(asset_id, group, prefix=settings.workflow_id_prefix),
+                workflow_id=ids.variants_id(asset.id, group, prefix=settings.workflow_id_prefix),
                 group=group,
-                task_queue=settings.image_queue,
+                task_queue=settings.queue_of(group),
             )
-            for group in groups
+            for group in self._services.profile(asset.profile).build_order(groups)
         )
 
     # -- verification and ends ------------------------------------------------------------------------------------
@@ -219,11 +248,12 @@ class UploadActivities:
         profile = self._services.profile(asset.profile)
         started = time.monotonic()
         try:
-            async with heartbeating():
+            async with heartbeating(lambda: {_LOST: _lost_probes()}):
                 standing = await self._judge(order, asset, profile)
         except (UploadRejected, Condemned) as verdict:
             gated = asset.content_type if asset.state == AssetState.ANALYZING else None
             await self._database.write(_quarantine, asset.id, verdict.code, verdict.message, gated)
+            self._kept_pixels.discard(asset)
             mime = str(verdict.detail.get("mime") or verdict.detail.get("found") or "")
             log.warning(
                 "upload quarantined",
@@ -269,7 +299,7 @@ class UploadActivities:
             asset_id=asset.id,
             profile=asset.profile,
             outcome="promoted",
-            groups=self._group_starts(asset.id, groups),
+            groups=self._group_starts(asset, groups),
         )
 
     def _source(self, asset: MediaAsset, profile: type[Profile]) -> Any:
@@ -288,15 +318,22 @@ class UploadActivities:
     async def _facts(self, path: Path, asset: MediaAsset, profile: type[Profile]) -> dict[str, Any]:
         """Probe and analyse; returns the columns to write with the promotion, clearing those that no longer apply."""
         mime = asset.content_type or ""
-        bundled = self._bundled_probe(_max_pixels(profile))
-        probe = next((p for p in (profile.probe, bundled) if p is not None and p.accepts(mime)), None)
+        recipes = [spec for spec in profile.variants.values() if isinstance(spec, ImageVariant)]
+        keep = None
+        # Only where the render is likely to run on this host, in the bundled engine.
+        if recipes and profile.processor is None and self._services.settings.image_task_queue is None:
+            keep = await asyncio.to_thread(self._kept_pixels.place, asset)
+        bundled = self._bundled_probe(
+            _max_pixels(profile), placeholder=bool(profile.placeholder), recipes=recipes, keep=keep
+        )
+        probe = next((p for p in (profile.probe, bundled, self._av_probe) if p is not None and p.accepts(mime)), None)
         if probe is None:
             raise Condemned(
                 f"files of type {mime} cannot be probed for profile {profile.name!r}; allow only types with a probe",
                 code="no_probe_for_mime",
                 detail={"mime": mime},
             )
-        result: ProbeResult = await _call(probe.probe, path)
+        result = await _probed(probe, path)
         _check_limits(result, profile)
         metadata = {**asset.media_metadata, **result.metadata}
         if profile.placeholder and result.placeholder:
@@ -393,6 +430,36 @@ async def _call(function: Callable[..., Any], *args: Any) -> Any:
         return await function(*args)
     answer = await asyncio.to_thread(function, *args)
     return await answer if inspect.isawaitable(answer) else answer
+
+
+async def _probed(probe: Probe, path: Path) -> ProbeResult:
+    """Read the facts of the file; one that costs its reader's life time and again is condemned, not tried for a day.
+
+    The count goes from attempt to attempt by heartbeat, because attempts are also spent on outages and deploys.
+
+    Raises:
+        Condemned: ``decode_failed``, when this was the last reader the file gets.
+        RindleError: what the probe raised.
+    """
+    try:
+        found: ProbeResult = await _call(probe.probe, path)
+    except MediaError as error:
+        if not (isinstance(error, ProcessTimeout | RenderFailed) or _DEATHS & error.detail.keys()):
+            raise
+        lost = _lost_probes() + 1
+        if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
+            raise Condemned(
+                f"the file cannot be decoded: {lost} processes in a row were lost on it", detail=error.detail
+            ) from error
+        activity.heartbeat({_LOST: lost})
+        raise
+    return found
+
+
+def _lost_probes() -> int:
+    """Return how many attempts before this one lost the process that read the file."""
+    details = activity.info().heartbeat_details
+    return int(details[0][_LOST]) if details else 0
 
 
 def _check_bytes(path: Path, asset: MediaAsset, profile: type[Profile]) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from sqlalchemy.orm import Session
 from temporalio import activity
 
 from rindle import messages
+from rindle.activities.builders import Builders, Made
 from rindle.activities.liveness import heartbeating, scratch_directory
+from rindle.activities.progress import Gauge, Overtaken, watched
 from rindle.activities.source_cache import SourceCache
 from rindle.crash_points import crash_point
 from rindle.db import variants as rows
@@ -21,11 +22,9 @@ from rindle.db.models import MediaAsset
 from rindle.db.transitions import lock_asset
 from rindle.db.variants import Claim, ClaimedGroup
 from rindle.errors import (
+    FfmpegNotFound,
+    InsufficientDiskHeadroom,
     ObjectChanged,
-    OutputMissing,
-    ProcessorCapabilityMissing,
-    ProcessTimeout,
-    RenderFailed,
     RindleError,
     StorageError,
     StorageNotFound,
@@ -33,18 +32,21 @@ from rindle.errors import (
     VariantSourceNotFound,
     describe,
 )
-from rindle.media.render_pool import Rendered, RenderOrder, RenderPool
 from rindle.messages import GroupOrder, GroupStanding, VariantInput
-from rindle.profile import ImageVariant, Profile
-from rindle.protocols import Probe, Processor, Storage
+from rindle.profile import Profile
+from rindle.protocols import Storage
 from rindle.services import Services
-from rindle.settings import PIXEL_CEILING
 from rindle.states import DELIVERABLE, AssetState, VariantState
 
 log = logging.getLogger(__name__)
 
-#: Attempts of failures that repeat in practice: once more, then final.
-_ONE_RETRY = (ProcessTimeout,)
+#: Codes of failures that repeat in practice: once more, then final.
+_ONE_RETRY = frozenset({"process_timeout", "ffmpeg_failed", "output_duration_mismatch"})
+#: Failures of the surroundings: the row goes back to the queue and no attempt is counted.
+_NOT_THE_VARIANTS_FAULT = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom)
+
+#: Makes files of claims: source, asset, profile, claims and scratch directory go in.
+Build = Callable[[Path, MediaAsset, type[Profile], Sequence[Claim], Path], Awaitable[list[Made]]]
 
 
 class VariantActivities:
@@ -53,24 +55,18 @@ class VariantActivities:
     Args:
         services: the application's collaborators.
         sources: the host's cache of originals.
-        pool: warm render children.
-        probe: reads the size of what a profile's own processor made.
+        builders: the worker's engines.
     """
 
-    def __init__(self, services: Services, *, sources: SourceCache, pool: RenderPool, probe: Probe) -> None:
+    def __init__(self, services: Services, *, sources: SourceCache, builders: Builders) -> None:
         self._services = services
         self._database = services.database
         self._sources = sources
-        self._pool = pool
-        self._probe = probe
+        self._builders = builders
 
-    def all(self) -> list[Callable[..., Any]]:
-        """Return the activities to register on the workflows' queue."""
-        return [self.render_images, self.read_group, self.requeue_group, self.cancel_group, self.fail_group]
-
-    def renders(self) -> list[Callable[..., Any]]:
-        """Return the activities of a split image queue."""
-        return [self.render_images]
+    def steps(self) -> list[Callable[..., Any]]:
+        """Return the SQL activities, for the workflows' queue."""
+        return [self.read_group, self.requeue_group, self.cancel_group, self.fail_group]
 
     @activity.defn(name=messages.RENDER_IMAGES)
     async def render_images(self, order: VariantInput) -> GroupStanding:
@@ -81,8 +77,42 @@ class VariantActivities:
 
         Raises:
             StorageTransient: the store did not answer; retried within the policy's budget.
-            RenderFailed: some variants are to be tried again; the others are done.
+            RindleError: why some variants are to be tried again; the others are done.
         """
+        async with heartbeating():
+            return await self._run(order, self._builders.render)
+
+    @activity.defn(name=messages.BUILD_AV)
+    async def build_av(self, order: VariantInput) -> GroupStanding:
+        """Build the queued variant of a group with ffmpeg or the profile's own processor; running it again is harmless.
+
+        As :meth:`render_images`; its progress goes out with the heartbeats and as events.
+
+        Raises:
+            StorageTransient: the store did not answer; retried within the policy's budget.
+            FfmpegNotFound: this worker has no ffmpeg; retried within the policy's budget, perhaps elsewhere.
+            InsufficientDiskHeadroom: there is no room on this worker's disk; likewise.
+            RindleError: the variant is to be tried again.
+        """
+        gauge = Gauge()
+
+        async def build(
+            source: Path, asset: MediaAsset, profile: type[Profile], claims: Sequence[Claim], scratch: Path
+        ) -> list[Made]:
+            return [
+                await watched(
+                    self._database,
+                    claim,
+                    gauge,
+                    self._builders.build(source, asset, profile, claim, scratch, gauge.rise),
+                )
+                for claim in claims  # one: an audio or video group is one variant
+            ]
+
+        async with heartbeating(lambda: {"pct": gauge.percent}):
+            return await self._run(order, build)
+
+    async def _run(self, order: VariantInput, build: Build) -> GroupStanding:
         crash_point("render.before")
         claimed = await self._database.write(
             rows.claim_group, order.asset_id, order.group, self._services.profile, _run_facts()
@@ -91,20 +121,26 @@ class VariantActivities:
         if claimed is None or not (claimed.claims or claimed.superseded):
             return await self._standing(order)
         storage = self._services.storage(claimed.asset.profile)
-        async with heartbeating():
-            await self._delete_superseded(storage, claimed.superseded)
-            built = await self._build(order, storage, claimed) if claimed.claims else None
+        await self._delete_superseded(storage, claimed.superseded)
+        built = await self._build(order, storage, claimed, build) if claimed.claims else None
         return built or await self._standing(order)
 
-    async def _build(self, order: VariantInput, storage: Storage, claimed: ClaimedGroup) -> GroupStanding | None:
+    async def _build(
+        self, order: VariantInput, storage: Storage, claimed: ClaimedGroup, build: Build
+    ) -> GroupStanding | None:
         """Build the claims; returns where the group stands when the last thing recorded was a success.
 
         Raises:
             RindleError: some of the claims are to be tried again.
         """
-        asset, claims = claimed.asset, claimed.claims
+        asset = claimed.asset
         profile = self._services.profile(asset.profile)
+        claims = await self._buildable(profile, claimed.claims)
+        if not claims:
+            return None
         try:
+            if order.group != messages.IMAGES_GROUP:
+                self._builders.require_room(asset.byte_size or 0)
             async with (
                 self._sources.borrow(
                     storage,
@@ -116,7 +152,7 @@ class VariantActivities:
                 scratch_directory(self._services.settings.scratch) as scratch,
             ):
                 crash_point("render.fetched")
-                results = await self._render(source, asset, profile, claims, scratch)
+                results = await build(source, asset, profile, claims, scratch)
                 crash_point("render.rendered")
                 return await self._settle(order, storage, asset, results)
         except (StorageNotFound, ObjectChanged) as error:
@@ -127,9 +163,11 @@ class VariantActivities:
             await self._fail_all(claims, gone)
             log.warning("variant source lost", extra={"asset_id": asset.id, "code": error.code})
             return None
-        except StorageError as error:
+        except _NOT_THE_VARIANTS_FAULT as error:
             await self._give_back(claims, error)
             raise
+        except Overtaken:
+            return None
         except asyncio.CancelledError:
             # Asked to stop: rows that are still ours go back to the queue, unless a cancel has already moved them.
             await asyncio.shield(self._give_back(claims, None))
@@ -147,82 +185,19 @@ class VariantActivities:
                 raise retry from error
             return None
 
-    async def _render(
-        self, source: Path, asset: MediaAsset, profile: type[Profile], claims: Sequence[Claim], scratch: Path
-    ) -> list[tuple[Claim, Rendered]]:
-        if profile.processor is not None:
-            return [
-                (claim, await self._process(profile.processor, source, profile, claim, scratch)) for claim in claims
-            ]
-        buildable = {c.name: spec for c in claims if isinstance(spec := profile.variants[c.name], ImageVariant)}
-        orders = [
-            RenderOrder(name=name, recipe=recipe, dest=scratch / f"{name}{recipe.extension}")
-            for name, recipe in buildable.items()
-        ]
-        max_pixels = min(profile.max_pixels or PIXEL_CEILING, PIXEL_CEILING)
-        made = {}
-        if orders:
-            done = await self._pool.render(source, asset.content_type or "", orders, max_pixels=max_pixels)
-            made = {result.name: result for result in done}
-        return [(claim, made.get(claim.name) or _not_buildable(claim, profile)) for claim in claims]
-
-    async def _process(
-        self, processor: Processor, source: Path, profile: type[Profile], claim: Claim, scratch: Path
-    ) -> Rendered:
-        """Build one variant with the profile's own processor."""
-        spec = profile.variants[claim.name]
-        missing = spec.required_capabilities - processor.capabilities
-        if missing:
-            return _failed(
-                claim,
-                ProcessorCapabilityMissing(
-                    f"the processor {type(processor).__name__} of profile {profile.name!r} cannot build variant "
-                    f"{claim.name!r}: it needs {', '.join(sorted(missing))}",
-                    detail={
-                        "processor": type(processor).__name__,
-                        "required": sorted(spec.required_capabilities),
-                        "declared": sorted(processor.capabilities),
-                        "variant": claim.name,
-                        "profile": profile.name,
-                    },
-                ),
-            )
-        dest = scratch / f"{claim.name}{spec.extension}"
-        stop = asyncio.Event()
-        try:
-            build = processor.process
-            options: dict[str, Any] = {"progress": lambda percent: None, "cancelled": stop.is_set}
-            if inspect.iscoroutinefunction(build):
-                await build(source, spec, dest, **options)
+    async def _buildable(self, profile: type[Profile], claims: Sequence[Claim]) -> list[Claim]:
+        """Fail what no engine of this process can build, before anything is fetched; returns the others."""
+        buildable = []
+        for claim in claims:
+            refusal = self._builders.refusal(profile, claim)
+            if refusal is None:
+                buildable.append(claim)
             else:
-                answer = await asyncio.to_thread(build, source, spec, dest, **options)
-                if inspect.isawaitable(answer):
-                    await answer
-        except asyncio.CancelledError:
-            stop.set()
-            raise
-        except RindleError as error:
-            return _failed(claim, error)
-        except Exception as error:
-            log.exception("processor failed", extra={"variant": claim.name, "error": type(error).__name__})
-            return _failed(claim, Unexpected(f"the processor failed with {type(error).__name__}"))
-        size = await asyncio.to_thread(lambda: dest.stat().st_size if dest.is_file() else 0)
-        if size == 0:
-            return _failed(claim, OutputMissing(f"the processor left no output for variant {claim.name!r}"))
-        width, height = await self._size_of(dest)
-        return Rendered(claim.name, dest, width, height, size, spec.content_type, None)
-
-    async def _size_of(self, made: Path) -> tuple[int | None, int | None]:
-        """Return the pixel size of a processor's output, when it is a picture."""
-        try:
-            answer = self._probe.probe(made)
-            facts = await answer if inspect.isawaitable(answer) else answer
-        except RindleError:
-            return None, None
-        return facts.width, facts.height
+                await self._fail_all([claim], refusal)
+        return buildable
 
     async def _settle(
-        self, order: VariantInput, storage: Storage, asset: MediaAsset, results: Sequence[tuple[Claim, Rendered]]
+        self, order: VariantInput, storage: Storage, asset: MediaAsset, results: Sequence[Made]
     ) -> GroupStanding | None:
         """Store the results and record them in one transaction; failures are recorded one by one before.
 
@@ -230,18 +205,17 @@ class VariantActivities:
             RindleError: some variants are to be tried again; what was made is recorded all the same.
         """
         retry: RindleError | None = None
-        stored: list[tuple[Claim, dict[str, Any]]] = []
-        for claim, made in results:
+        stored: list[tuple[Claim, Mapping[str, Any]]] = []
+        for made in results:
             if made.error is not None:
-                retry = await self._record_failure(claim, made.error) or retry
+                retry = await self._record_failure(made.claim, made.error) or retry
         try:
-            for claim, made in results:
+            for made in results:
                 if made.path is None:
                     continue
-                await storage.store(claim.key, made.path, content_type=made.content_type)
+                await storage.store(made.claim.key, made.path, content_type=made.facts["content_type"])
                 crash_point("render.stored")
-                facts = {name: getattr(made, name) for name in ("byte_size", "content_type", "width", "height")}
-                stored.append((claim, facts))
+                stored.append((made.claim, made.facts))
         finally:
             # Also when the store went away halfway: what it has is not made again.
             standing = await self._record(order, storage, asset, stored) if stored else None
@@ -250,7 +224,11 @@ class VariantActivities:
         return standing
 
     async def _record(
-        self, order: VariantInput, storage: Storage, asset: MediaAsset, stored: Sequence[tuple[Claim, dict[str, Any]]]
+        self,
+        order: VariantInput,
+        storage: Storage,
+        asset: MediaAsset,
+        stored: Sequence[tuple[Claim, Mapping[str, Any]]],
     ) -> GroupStanding:
         unwanted, standing = await self._database.write(
             rows.record_built, asset.id, order.group, asset.storage_key, stored
@@ -264,11 +242,12 @@ class VariantActivities:
 
     async def _record_failure(self, claim: Claim, error: RindleError) -> RindleError | None:
         failures = claim.attempts + 1
-        allowed = 2 if isinstance(error, _ONE_RETRY) else self._services.settings.variant_attempts
+        killed = "signal" in error.detail  # by somebody else, so it says nothing about the source
+        allowed = 2 if error.code in _ONE_RETRY and not killed else self._services.settings.variant_attempts
         final = not error.retryable or failures >= allowed
         code, reason = describe(error)
         ours = await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=final)
-        return None if final or not ours else RenderFailed(error.message, detail={"variant": claim.name, "code": code})
+        return None if final or not ours else error
 
     async def _fail_all(self, claims: Sequence[Claim], error: RindleError) -> None:
         code, reason = describe(error)
@@ -327,20 +306,6 @@ def _run_facts() -> dict[str, Any]:
         # One audit row per attempt: rounds of one run are told apart by the activity's id.
         "run_id": f"{info.workflow_run_id}:{info.activity_id}"[:64],
     }
-
-
-def _failed(claim: Claim, error: RindleError) -> Rendered:
-    return Rendered(claim.name, None, None, None, None, "", error)
-
-
-def _not_buildable(claim: Claim, profile: type[Profile]) -> Rendered:
-    return _failed(
-        claim,
-        ProcessorCapabilityMissing(
-            f"no bundled processor builds variant {claim.name!r} of profile {profile.name!r}",
-            detail={"variant": claim.name, "profile": profile.name},
-        ),
-    )
 
 
 def _named(order: GroupOrder, asset: MediaAsset, session: Session) -> list[Any]:

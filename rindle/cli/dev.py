@@ -25,7 +25,7 @@ import click
 
 from rindle.cli.application import APP_VARIABLE
 from rindle.cli.supervisor import Supervisor
-from rindle.cli.temporal_server import DEV_SERVER_ARGS, ensure_temporal_cli
+from rindle.cli.temporal_server import DEV_SERVER_ARGS, dev_server_environment, ensure_temporal_cli
 from rindle.cli.terminal import say
 from rindle.errors import Misconfigured, SetupIncomplete
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
@@ -36,6 +36,8 @@ TEMPORAL_PORT, UI_PORT, WEB_PORT = 7233, 8233, 8000
 NAMESPACE = "default"
 #: Seconds one look at a part's health may take.
 _HEALTH_SECONDS = 5.0
+#: Seconds the worker's running work gets to finish after Ctrl-C.
+_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,9 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
         supervisor.wait_ready("temporal")
     health = environment["RINDLE_HEALTH_ADDRESS"] = f"{HOST}:{_free_port()}"
     worker = ["worker.py"] if Path("worker.py").is_file() else ["-m", "rindle.cli.worker"]
-    supervisor.start_part("worker", [sys.executable, *worker], environment, ready=_answers(health, "/readyz"))
+    # Who presses Ctrl-C does not wait for a transcode: it is handed back and done after the next start.
+    command = [sys.executable, *worker, "--grace", f"{_GRACE_SECONDS:g}"]
+    supervisor.start_part("worker", command, environment, ready=_answers(health, "/readyz"))
     if web is not None:
         # It listens only when its own start is over, so an open port is a started application.
         supervisor.start_part(
@@ -253,6 +257,7 @@ def _start_temporal(supervisor: Supervisor, port: int, ui_port: int) -> None:
             *DEV_SERVER_ARGS,
             *attributes,
         ],
+        dev_server_environment(),
         ready=answers,
         stop_signal=signal.SIGINT,  # otherwise its write-ahead log and port stay
     )

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import click
 from temporalio.runtime import LoggingConfig, LoggingFormat, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
-from rindle.bootstrap import GRACE_SECONDS, FleetMember
+from rindle.bootstrap import AV_GRACE_SECONDS, GRACE_SECONDS, FleetMember
 from rindle.cli.application import load_application
 from rindle.errors import RindleError
 from rindle.process import leave
@@ -113,7 +113,7 @@ def _serve_health(address: str, member: FleetMember, loop: asyncio.AbstractEvent
     return server
 
 
-async def _work(app: str | None, queues: list[str] | None, grace_seconds: float) -> None:
+async def _work(app: str | None, queues: list[str] | None, grace_seconds: float | None) -> None:
     rindle = load_application(app)
     rindle.temporal.use_runtime(_runtime(rindle.settings))
     member = FleetMember(rindle, queues=queues, grace_seconds=grace_seconds)
@@ -125,7 +125,8 @@ async def _work(app: str | None, queues: list[str] | None, grace_seconds: float)
             log.warning("second signal: leaving at once")
             leave(1)
         stop.set()
-        watchdog = threading.Timer(grace_seconds + _WATCHDOG_SECONDS, leave, args=(1,))
+        longest = max(member.grace_of(queue) for queue in member.queues)
+        watchdog = threading.Timer(longest + _WATCHDOG_SECONDS, leave, args=(1,))
         watchdog.daemon = True
         watchdog.start()
 
@@ -145,10 +146,15 @@ async def _work(app: str | None, queues: list[str] | None, grace_seconds: float)
 @click.option("--app", default=None, help="The application as package.module:rindle; RINDLE_APP when left out.")
 @click.option("--queues", default=None, help="Task queues to poll, separated by commas; all of them when left out.")
 @click.option(
-    "--grace", "grace_seconds", default=GRACE_SECONDS, show_default=True, help="Seconds to finish after SIGTERM."
+    "--grace",
+    "grace_seconds",
+    type=click.FloatRange(min=0),
+    default=None,
+    help=f"Seconds to finish after SIGTERM; {AV_GRACE_SECONDS:.0f} on the queue of audio and video and "
+    f"{GRACE_SECONDS:.0f} on the others when left out.",
 )
-def worker(app: str | None, queues: str | None, grace_seconds: float) -> None:
-    """Run uploads, image renders and purges until told to stop."""
+def worker(app: str | None, queues: str | None, grace_seconds: float | None) -> None:
+    """Run uploads, builds of variants and purges until told to stop."""
     configure_logging()
     chosen = None if queues is None else [name.strip() for name in queues.split(",") if name.strip()]
     try:

@@ -8,8 +8,9 @@ translates what databases say when transactions meet.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -28,19 +29,32 @@ T = TypeVar("T")
 _CONFLICT_STATES = frozenset({"40001", "40P01", "55P03"})
 
 
-def conflict_of(error: BaseException) -> StateConflict | None:
-    """Return the ``state_conflict`` that ``error`` stands for, or ``None`` when it is something else."""
-    if not isinstance(error, DBAPIError):
-        return None
+@contextmanager
+def translating_conflicts() -> Iterator[None]:
+    """Turn what databases say when transactions meet into ``state_conflict``; every other error passes unchanged.
+
+    Raises:
+        StateConflict: deadlock, serialization failure, a lock not given, or a busy SQLite file.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        reason = _conflict_reason(error)
+        if reason is None:
+            raise
+        raise StateConflict(
+            "another transaction changed the same rows first; roll back and repeat the transaction",
+            detail={"reason": reason},
+        ) from error
+
+
+def _conflict_reason(error: DBAPIError) -> str | None:
     state = getattr(error.orig, "sqlstate", None)
+    if state in _CONFLICT_STATES:
+        return str(state)
     text = str(error.orig).lower()
     busy = isinstance(error, OperationalError) and ("database is locked" in text or "database table is locked" in text)
-    if state in _CONFLICT_STATES or busy:
-        return StateConflict(
-            "another transaction changed the same rows first; roll back and repeat the transaction",
-            detail={"reason": state or "sqlite_busy"},
-        )
-    return None
+    return "sqlite_busy" if busy else None
 
 
 class Database:
@@ -83,18 +97,13 @@ class Database:
     async def _run(
         self, factory: Callable[[], Any], fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        try:
+        with translating_conflicts():
             if self._threads is None:
                 async with factory() as session, session.begin():
                     result: T = await session.run_sync(fn, *args, **kwargs)
                     return result
             work = partial(self._blocking, factory, fn, *args, **kwargs)
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except DBAPIError as error:
-            conflict = conflict_of(error)
-            if conflict is None:
-                raise
-            raise conflict from error
 
     @staticmethod
     def _blocking(
@@ -114,15 +123,10 @@ class Database:
         own."""
         if session is None:
             return await self.write(fn, *args, **kwargs)
-        try:
+        with translating_conflicts():
             if isinstance(session, AsyncSession):
                 return await session.run_sync(fn, *args, **kwargs)
             return fn(session, *args, **kwargs)
-        except DBAPIError as error:
-            conflict = conflict_of(error)
-            if conflict is None:
-                raise
-            raise conflict from error
 
     def close(self) -> None:
         """Stop the thread pool; the engine stays the application's."""

@@ -1,15 +1,24 @@
-"""Durable events: rows of ``media_events``, written in the transaction of what they report."""
+"""Durable events: rows of ``media_events``, written in the transaction of what they report.
+
+On Postgres that transaction also wakes those who follow, by one NOTIFY at its end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import event, select, text
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.events import EVENT_TYPES
+
+#: Postgres channel on which a commit wakes subscribers; the payload is ``id,asset_id`` of the newest event, without the
+#: asset when the transaction wrote about several.
+CHANNEL = "rindle_events"
+#: Key of ``Session.info``: the rows of the current transaction that subscribers wait for.
+_FOLLOWED = "rindle.followed_events"
 
 
 def record_event(
@@ -29,18 +38,39 @@ def record_event(
     """
     if event_type not in EVENT_TYPES:
         raise ValueError(f"event type {event_type!r} is not registered in rindle.events")
-    session.add(
-        MediaEvent(
-            type=event_type,
-            scope_key=scope[0],
-            scope_id=scope[1],
-            asset_id=asset_id,
-            payload=dict(payload),
-            profile=profile,
-            actor=actor,
-            audit=audit,
-        )
+    row = MediaEvent(
+        type=event_type,
+        scope_key=scope[0],
+        scope_id=scope[1],
+        asset_id=asset_id,
+        payload=dict(payload),
+        profile=profile,
+        actor=actor,
+        audit=audit,
     )
+    session.add(row)
+    if EVENT_TYPES[event_type].streamed and session.get_bind().dialect.name == "postgresql":
+        followed = session.info.setdefault(_FOLLOWED, [])
+        if not followed and not event.contains(session, "before_commit", _notify):
+            event.listen(session, "before_commit", _notify)
+        followed.append(row)
+
+
+def _notify(session: Session) -> None:
+    """Wake subscribers once per transaction, however many events it wrote; Postgres delivers it with the commit."""
+    if session.in_nested_transaction():  # a savepoint is released: the transaction goes on
+        return
+    followed: list[MediaEvent] = session.info.pop(_FOLLOWED, [])
+    if not followed:
+        return
+    session.flush()
+    written = [row for row in followed if row in session]  # not those of a savepoint that was rolled back
+    if not written:
+        return
+    assets = {row.asset_id for row in written}
+    about = assets.pop() if len(assets) == 1 else None
+    newest = max(row.id for row in written)
+    session.execute(text(f"SELECT pg_notify('{CHANNEL}', :payload)"), {"payload": f"{newest},{about or ''}"})
 
 
 def asset_payload(asset: MediaAsset, came_from: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, cast
 
-from sqlalchemy import CursorResult, inspect, select, update
+from sqlalchemy import CursorResult, bindparam, inspect, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -43,6 +43,15 @@ _LOCKS: Mapping[str, dict[str, Any]] = {
     "update": {"key_share": True},  # FOR NO KEY UPDATE
     "exclusive": {},  # FOR UPDATE
 }
+#: Made once: nothing runs as often. What is pending needs not be written first: no pending row changes which asset this
+#: is.
+_LOCKING = {
+    mode: select(MediaAsset)
+    .where(MediaAsset.id == bindparam("asset_id"))
+    .with_for_update(**strength)
+    .execution_options(populate_existing=True, autoflush=False)
+    for mode, strength in _LOCKS.items()
+}
 _STRENGTH: Mapping[str, int] = {"share": 0, "update": 1, "exclusive": 2}
 #: Key of ``Session.info``: a transaction and the assets it has locked, each with the strength of its lock.
 _LOCKED = "rindle.locked_assets"
@@ -62,10 +71,7 @@ def lock_asset(session: Session, asset_id: str, mode: LockMode = "update") -> Me
     known, strength = held.get(asset_id, (None, -1))
     if known is not None and strength >= _STRENGTH[mode] and known in session:
         return known
-    statement = select(MediaAsset).where(MediaAsset.id == asset_id).with_for_update(**_LOCKS[mode])
-    # What is pending needs not be written first: no pending row changes which asset this is.
-    statement = statement.execution_options(populate_existing=True, autoflush=False)
-    found = session.scalars(statement).one_or_none()
+    found = session.scalars(_LOCKING[mode], {"asset_id": asset_id}).one_or_none()
     # A lock taken within a savepoint is given back by its rollback, so those are not remembered.
     if found is not None and not session.in_nested_transaction():
         _held_locks(session)[asset_id] = (found, max(strength, _STRENGTH[mode]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from rindle.db.events import record_event, session_payload
@@ -45,7 +46,7 @@ def insert_upload(session: Session, asset: MediaAsset, upload: MediaUploadSessio
 
 def find_upload(session: Session, session_id: str) -> Upload | None:
     """Return a session and its asset, or ``None``."""
-    return _pair(session, MediaUploadSession.id == session_id) if is_id(session_id) else None
+    return _one(session, _PAIR_BY_ID, {"session_id": session_id}) if is_id(session_id) else None
 
 
 def find_by_asset(session: Session, asset_id: str) -> Upload | None:
@@ -162,11 +163,18 @@ def live_seconds(upload: MediaUploadSession, *, now: datetime | None = None) -> 
 
 
 def _pair(session: Session, condition: Any) -> Upload | None:
-    statement = (
-        select(MediaUploadSession, MediaAsset)
-        .join(MediaAsset, MediaAsset.id == MediaUploadSession.asset_id)
-        .where(condition)
-        .execution_options(populate_existing=True)
-    )
-    row = session.execute(statement).one_or_none()
+    return _one(session, _PAIR.where(condition), {})
+
+
+def _one(session: Session, pairs: Select[MediaUploadSession, MediaAsset], values: Mapping[str, str]) -> Upload | None:
+    row = session.execute(pairs, values).one_or_none()
     return None if row is None else Upload(*row)
+
+
+_PAIR = (
+    select(MediaUploadSession, MediaAsset)
+    .join(MediaAsset, MediaAsset.id == MediaUploadSession.asset_id)
+    .execution_options(populate_existing=True)
+)
+#: Made once, because every step of every upload begins with it.
+_PAIR_BY_ID = _PAIR.where(MediaUploadSession.id == bindparam("session_id"))

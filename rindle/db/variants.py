@@ -11,7 +11,7 @@ from sqlalchemy import Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from rindle.db.events import record_event
+from rindle.db.events import record_event, variant_payload
 from rindle.db.models import MediaAsset, MediaProcessingRun, MediaVariant, new_id, utc_now
 from rindle.db.transitions import add_queued, lock_asset, move_asset, move_variant, recompute, set_fields
 from rindle.errors import StateConflict
@@ -317,6 +317,36 @@ def record_failure(
     return True
 
 
+def record_progress(session: Session, variant_id: str, generation: int, percent: int) -> bool:
+    """Write how far a build has come, with the event ``variant_progress``; ``False`` when the row is no longer its own.
+
+    Not a state change, but under the asset's lock like one, so that the ids of an asset's events are in order. Nothing
+    is written when the row left ``processing``, belongs to another generation or is gone.
+
+    Args:
+        percent: 1 to 99; 0 and 100 come with ``variant_started`` and ``variant_ready``. The caller spreads its calls.
+    """
+    if not 1 <= percent <= 99:
+        raise ValueError(f"progress is 1 to 99 per cent, not {percent}")
+    asset_id = session.scalar(select(MediaVariant.asset_id).where(MediaVariant.id == variant_id))
+    asset = None if asset_id is None else lock_asset(session, asset_id)
+    variant = session.get(MediaVariant, variant_id, populate_existing=True)
+    if asset is None or variant is None:
+        return False
+    if variant.generation != generation or variant.state != VariantState.PROCESSING:
+        return False
+    set_fields(session, variant, progress=percent)
+    record_event(
+        session,
+        "variant_progress",
+        scope=("variant", variant.id),
+        payload=variant_payload(variant),
+        asset_id=variant.asset_id,
+        profile=asset.profile,
+    )
+    return True
+
+
 def cancel_rows(
     session: Session, asset: MediaAsset, rows: Iterable[MediaVariant], *, actor: str | None = None
 ) -> list[str]:
@@ -490,6 +520,7 @@ __all__ = [
     "record_built",
     "record_failure",
     "record_group",
+    "record_progress",
     "record_ready",
     "requeue_rows",
     "rows_of_group",

@@ -1,7 +1,6 @@
-"""HTML of media: ``picture_tag``, and its registration with Jinja2.
+"""HTML of media: ``picture_tag``, ``video_tag``, ``audio_tag``, and their registration with Jinja2.
 
 Reads rows and signs URLs; never writes, never touches a store. Every text is escaped exactly once, whoever wrote it.
-Tags for video and audio come with those media.
 """
 
 from __future__ import annotations
@@ -41,6 +40,7 @@ _ATTRIBUTE = re.compile(r"[A-Za-z_:][A-Za-z0-9_.:-]*")
 #: Attributes the helpers write themselves.
 _OWNED = frozenset({"src", "srcset", "poster"})
 _SOURCE_KEYS = frozenset({"name", "media", "sizes", "type"})
+_TRACK_KEYS = frozenset({"src", "kind", "srclang", "label", "default"})
 _ON_DENIED = ("raise", "empty")
 
 
@@ -53,6 +53,59 @@ class _Source:
     media: str | None = None
     sizes: str | None = None
     type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One asset as one caller may see it; ``asset`` is ``None`` while nothing of it may be shown."""
+
+    services: Services
+    profile: type[Profile]
+    asset: MediaAsset | None
+    options: UrlOptions
+    stale_mode: str
+    fallback: str
+
+    async def servable(self) -> dict[str, MediaVariant]:
+        """Return the variants that have something to serve, by name; at most one query."""
+        if self.asset is None:
+            return {}
+        present = await variants_by_name(self.services, self.asset)
+        return {name: row for name, row in present.items() if is_servable(row, self.stale_mode)}
+
+    async def variant(self, row: MediaVariant, options: UrlOptions | None = None) -> str | None:
+        """Return the URL of a servable variant, ``None`` when it cannot be delivered."""
+        assert self.asset is not None  # noqa: S101 - it has a variant
+        try:
+            issued = await issue_variant_url(
+                self.services,
+                self.profile,
+                self.asset,
+                row,
+                options or self.options,
+                stale_mode=self.stale_mode,
+                fallback="none",
+            )
+        except RindleError as error:
+            _note(error, self.asset, row.name)
+            return None
+        return issued.url
+
+    async def original(self) -> str | None:
+        """Return the URL of the original, ``None`` when it cannot be delivered or nobody wants it.
+
+        Raises:
+            Unauthorized: the authorizer denies it.
+        """
+        if self.asset is None or self.fallback == "none":
+            return None
+        try:
+            return (await issue_url(self.services, self.profile, self.asset, self.options)).url
+        except Unauthorized:
+            raise
+        except RindleError as error:
+            _note(error, self.asset)
+            return None
 
 
 async def picture_tag(
@@ -110,10 +163,7 @@ async def picture_tag(
 
     Source: HTML Living Standard, 4.8.1 (picture), 4.8.4.2 (srcset).
     """
-    chosen = services.profile(profile)
-    options = UrlOptions(actor, expires_in, disposition, filename)
-    check_choice("stale_mode", stale_mode, STALE_MODES)
-    check_choice("fallback", fallback, FALLBACKS)
+    view = _view(services, profile, asset, UrlOptions(actor, expires_in, disposition, filename), stale_mode, fallback)
     check_choice("on_denied", on_denied, _ON_DENIED)
     wanted = [_source(item) for item in variants]
     attributes = _attributes(attrs, more_attrs)
@@ -121,32 +171,117 @@ async def picture_tag(
     if attributes.get("alt") is None:
         attributes["alt"] = ""
 
-    shown = asset if asset is not None and AssetState(asset.state) in DELIVERABLE else None
     sources: list[Markup] = []
-    if shown is not None and wanted:
-        present = await variants_by_name(services, shown)
-        servable = {name: row for name, row in present.items() if is_servable(row, stale_mode)}
+    if wanted:
+        servable = await view.servable()
         for source in wanted:
-            rows = [servable[name] for name in source.names if name in servable]
-            sources += await _source_tag(services, chosen, shown, source, rows, options, stale_mode)
-
-    instead = _placeholder(asset, placeholder)
-    src = instead if prefer_placeholder else None
-    if src is None and shown is not None and fallback == "original":
+            sources += await _picture_source(view, source, servable)
+    src = _placeholder(asset, placeholder)
+    if src is None or not prefer_placeholder:
         try:
-            src = (await issue_url(services, chosen, shown, options)).url
+            src = await view.original() or src
         except Unauthorized:
             if on_denied == "raise":
                 raise
             return Markup()
-        except RindleError as error:
-            _note(error, shown)
-    image = _tag("img", {**attributes, "src": src or instead})
+    image = _tag("img", {**attributes, "src": src})
     return Markup("<picture>") + Markup().join(sources) + image + Markup("</picture>")
 
 
+async def video_tag(
+    services: Services,
+    profile: str | type[Profile],
+    asset: MediaAsset | None,
+    variants: Sequence[Any] = (),
+    poster: str | None = None,
+    tracks: Sequence[Mapping[str, Any]] = (),
+    placeholder: str | None = None,
+    width: int | str | bool | None = None,
+    height: int | str | bool | None = None,
+    *,
+    prefer_placeholder: bool = False,
+    actor: Any = None,
+    expires_in: int | None = None,
+    disposition: str | None = None,
+    filename: str | None = None,
+    stale_mode: str = "fallback_original",
+    fallback: str = "original",
+    strict: bool = False,
+    on_denied: str = "raise",
+    attrs: Mapping[str, Any] | None = None,
+    **more_attrs: Any,
+) -> Markup:
+    """Return ``<video>`` with a ``<source>`` per ready variant and the original as the last one.
+
+    As :func:`picture_tag`: what cannot be delivered is left out and never raises, at most one query. With at least one
+    ready variant the element itself has no ``src``, which would make browsers ignore every ``<source>``; without any,
+    ``src`` is the original, or missing while there is nothing to play.
+
+    Args:
+        asset: ``None`` leaves the element with its attributes alone.
+        variants: in source order: ``"web_720p"``, ``("web_720p", "(max-width: 480px)")`` or ``{"name": "web_720p",
+            "media": ..., "type": ...}``.
+        poster: picture shown before the video plays: the name of a variant, left out while that is not ready, or a URL
+            (it contains ``/`` or ``:``).
+        tracks: subtitles and the like, each ``{"src": ..., "kind": ..., "srclang": ..., "label": ..., "default": ...}``
+            of which only ``src`` is required.
+        placeholder: URL of a video played instead of an original that cannot be delivered; ``"auto"`` is nothing here.
+        width: attribute of the element; as for :func:`picture_tag`, as is ``height``.
+        attrs: attributes of the element, as are all further keywords; ``preload`` is ``"metadata"`` unless given.
+        actor: as for :func:`picture_tag`, as are all options not named here. A poster takes neither ``disposition``
+            nor ``filename``.
+
+    Raises:
+        Unauthorized: the original was denied and ``on_denied`` is ``"raise"``.
+        InvalidArgument: (a ``ValueError``) as for :func:`picture_tag`; also widths and sizes, which only pictures have,
+            and a track without ``src`` or with unknown keys.
+        UnknownProfile: the profile is not registered.
+
+    Source: HTML Living Standard, 4.8.8 (video), 4.8.2 (source), 4.8.11 (track).
+    """
+    view = _view(services, profile, asset, UrlOptions(actor, expires_in, disposition, filename), stale_mode, fallback)
+    attributes = {"preload": "metadata", **_attributes(attrs, more_attrs)}
+    attributes.update(_size(asset, attributes.pop("width", width), attributes.pop("height", height)))
+    return await _player(
+        "video", view, variants, tracks, attributes, poster, placeholder, prefer_placeholder, on_denied
+    )
+
+
+async def audio_tag(
+    services: Services,
+    profile: str | type[Profile],
+    asset: MediaAsset | None,
+    variants: Sequence[Any] = (),
+    tracks: Sequence[Mapping[str, Any]] = (),
+    placeholder: str | None = None,
+    *,
+    prefer_placeholder: bool = False,
+    actor: Any = None,
+    expires_in: int | None = None,
+    disposition: str | None = None,
+    filename: str | None = None,
+    stale_mode: str = "fallback_original",
+    fallback: str = "original",
+    strict: bool = False,
+    on_denied: str = "raise",
+    attrs: Mapping[str, Any] | None = None,
+    **more_attrs: Any,
+) -> Markup:
+    """Return ``<audio>`` with a ``<source>`` per ready variant and the original as the last one.
+
+    As :func:`video_tag`, without poster and size. ``controls`` is there unless ``controls=False``: without it the
+    element shows nothing. A source whose type is unknown is called ``audio/mpeg``.
+
+    Raises:
+        Unauthorized: and the other errors of :func:`video_tag`.
+    """
+    view = _view(services, profile, asset, UrlOptions(actor, expires_in, disposition, filename), stale_mode, fallback)
+    attributes = {"controls": True, "preload": "metadata", **_attributes(attrs, more_attrs)}
+    return await _player("audio", view, variants, tracks, attributes, None, placeholder, prefer_placeholder, on_denied)
+
+
 def install_jinja(env: Environment, rindle: Rindle) -> None:
-    """Make ``picture_tag`` a global of a Jinja2 environment: ``{{ picture_tag("avatar", user.avatar, ["thumb"]) }}``.
+    """Make the three tags globals of a Jinja2 environment: ``{{ picture_tag("avatar", user.avatar, ["thumb"]) }}``.
 
     Args:
         env: made with ``enable_async=True``; its templates are rendered with ``render_async``. In synchronous templates
@@ -161,7 +296,96 @@ def install_jinja(env: Environment, rindle: Rindle) -> None:
             "the Jinja2 environment is synchronous: create it with Environment(enable_async=True), or await "
             "rindle.picture_tag(...) in the view and pass the result to the template"
         )
-    env.globals["picture_tag"] = rindle.picture_tag
+    env.globals.update(picture_tag=rindle.picture_tag, video_tag=rindle.video_tag, audio_tag=rindle.audio_tag)
+
+
+def _view(
+    services: Services,
+    profile: str | type[Profile],
+    asset: MediaAsset | None,
+    options: UrlOptions,
+    stale_mode: str,
+    fallback: str,
+) -> _View:
+    """Check what all tags take; an asset that is not judged yet, or was condemned, is none at all."""
+    chosen = services.profile(profile)
+    check_choice("stale_mode", stale_mode, STALE_MODES)
+    check_choice("fallback", fallback, FALLBACKS)
+    shown = asset if asset is not None and AssetState(asset.state) in DELIVERABLE else None
+    return _View(services, chosen, shown, options, stale_mode, fallback)
+
+
+# --- players -----------------------------------------------------------------------------------------------------
+
+
+async def _player(
+    element: str,
+    view: _View,
+    variants: Sequence[Any],
+    tracks: Sequence[Mapping[str, Any]],
+    attributes: dict[str, Any],
+    poster: str | None,
+    placeholder: str | None,
+    prefer_placeholder: bool,
+    on_denied: str,
+) -> Markup:
+    """Return ``<video>`` or ``<audio>`` with its sources and tracks."""
+    check_choice("on_denied", on_denied, _ON_DENIED)
+    wanted = [_plain_source(item) for item in variants]
+    inside = [_track(item) for item in tracks]
+    unknown_type = "audio/mpeg" if element == "audio" else None
+    named_poster = poster is not None and not ("/" in poster or ":" in poster)
+    servable = await view.servable() if wanted or named_poster else {}
+
+    sources: list[Markup] = []
+    for source in wanted:
+        row = servable.get(source.names[0])
+        if row is not None and (url := await view.variant(row)) is not None:
+            kind = source.type or row.content_type or unknown_type
+            sources.append(_tag("source", {"media": source.media, "type": kind, "src": url}))
+    if poster is not None and named_poster:
+        row = servable.get(poster)
+        # It is a picture on the page, whatever the video is to be saved as.
+        options = UrlOptions(view.options.actor, view.options.expires_in)
+        poster = None if row is None else await view.variant(row, options)
+
+    src, kind = None if placeholder == "auto" else placeholder or None, None
+    if src is None or not prefer_placeholder:
+        try:
+            original = await view.original()
+        except Unauthorized:
+            if on_denied == "raise":
+                raise
+            return Markup()
+        if original is not None and view.asset is not None:
+            src, kind = original, view.asset.content_type or unknown_type
+    if sources and src is not None:
+        # On the element itself it would make browsers ignore the sources.
+        sources.append(_tag("source", {"type": kind, "src": src}))
+        src = None
+    start = _tag(element, {**attributes, "poster": poster, "src": src})
+    return start + Markup().join(sources + inside) + Markup(f"</{element}>")  # noqa: S704 - a name of ours
+
+
+def _plain_source(item: Any) -> _Source:
+    """Read one entry of a player's ``variants``."""
+    source = _source(item)
+    if source.has_widths or source.sizes is not None:
+        raise InvalidArgument(
+            "a source of a video or a sound has one name and no sizes; those belong to pictures",
+            detail={"option": "variants"},
+        )
+    return source
+
+
+def _track(item: Any) -> Markup:
+    """Return the ``<track>`` of one entry of ``tracks``."""
+    if not isinstance(item, Mapping) or not item.get("src") or item.keys() - _TRACK_KEYS:
+        raise InvalidArgument(
+            'a track is {"src": ..., "kind": ..., "srclang": ..., "label": ..., "default": ...}; only src is required',
+            detail={"option": "tracks"},
+        )
+    return _tag("track", item)
 
 
 # --- sources -----------------------------------------------------------------------------------------------------
@@ -186,30 +410,18 @@ def _source(item: Any) -> _Source:
     return _Source(names, has_widths, item.get("media"), item.get("sizes"), item.get("type"))
 
 
-async def _source_tag(
-    services: Services,
-    profile: type[Profile],
-    asset: MediaAsset,
-    source: _Source,
-    rows: Sequence[MediaVariant],
-    options: UrlOptions,
-    stale_mode: str,
-) -> list[Markup]:
-    """Return the ``<source>``, or nothing when none of its variants can be delivered."""
+async def _picture_source(view: _View, source: _Source, servable: Mapping[str, MediaVariant]) -> list[Markup]:
+    """Return the ``<source>`` of a picture, or nothing when none of its variants can be delivered."""
     candidates: list[str] = []
     types: set[str | None] = set()
-    for row in rows:
+    for row in (servable[name] for name in source.names if name in servable):
         if source.has_widths and not row.width:
             continue  # a candidate without its width would be taken for the 1x image
-        try:
-            issued = await issue_variant_url(
-                services, profile, asset, row, options, stale_mode=stale_mode, fallback="none"
-            )
-        except RindleError as error:
-            _note(error, asset, row.name)
+        url = await view.variant(row)
+        if url is None:
             continue
         # Spaces and commas part candidates from each other.
-        address = issued.url.replace(" ", "%20").replace(",", "%2C")
+        address = url.replace(" ", "%20").replace(",", "%2C")
         candidates.append(f"{address} {row.width}w" if source.has_widths else address)
         types.add(row.content_type)
     if not candidates:
@@ -235,7 +447,7 @@ def _placeholder(asset: MediaAsset | None, placeholder: str | None) -> str | Non
 
 def _note(error: RindleError, asset: MediaAsset, variant: str | None = None) -> None:
     facts = {"asset_id": asset.id, "variant": variant, "code": error.code}
-    log.info("not delivered in a picture", extra=facts)
+    log.info("not delivered in markup", extra=facts)
 
 
 # --- attributes --------------------------------------------------------------------------------------------------

@@ -6,8 +6,18 @@ Needs the extra ``rindle[http]``; ``import rindle`` never loads it.
 from __future__ import annotations
 
 from rindle.http.assets import assets_router
+from rindle.http.events import events_router
 from rindle.http.local import local_router
 from rindle.http.router import create_asgi_app, create_router
+from rindle.http.script import script_router
 from rindle.http.uploads import upload_router
 
-__all__ = ["assets_router", "create_asgi_app", "create_router", "local_router", "upload_router"]
+__all__ = [
+    "assets_router",
+    "create_asgi_app",
+    "create_router",
+    "events_router",
+    "local_router",
+    "script_router",
+    "upload_router",
+]

@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import Request
 
 from rindle.app import Rindle
-from rindle.db.models import MediaAsset
+from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.db.uploads import Upload, no_such_upload
 from rindle.delivery.authorization import authorize
 from rindle.errors import Misconfigured, NotFound, Unauthorized, UnknownProfile
@@ -42,9 +42,10 @@ class Guard:
         actor_from_request: says who is calling; sync or async, everybody is ``None`` without it. May raise
             ``rindle.errors.Unauthenticated`` or an ``HTTPException`` of its own.
         authorizer: decides about ``upload.create``, ``upload.sign``, ``upload.read``, ``upload.verify``,
-            ``upload.cancel``, ``read`` and ``operate``.
+            ``upload.cancel``, ``read``, ``operate`` and ``subscribe``.
         allow_anonymous: do without an authorizer, on purpose.
         csrf: accepts requests without the header ``X-Rindle: 1``, such as plain HTML forms, after checking their token.
+        takes_tickets: the routes refuse by themselves where nobody decides, but for what a signed ticket is for.
 
     Raises:
         Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, or no profile.
@@ -60,8 +61,9 @@ class Guard:
         authorizer: Authorizer | None = None,
         allow_anonymous: bool = False,
         csrf: CsrfCheck | None = None,
+        takes_tickets: bool = False,
     ) -> None:
-        if authorizer is None and not allow_anonymous:
+        if authorizer is None and not (allow_anonymous or takes_tickets):
             raise Misconfigured(
                 "these routes would be open to everybody: pass authorizer=..., or allow_anonymous=True when that is "
                 "what you want (actors then still reach only their own uploads)"
@@ -74,6 +76,7 @@ class Guard:
         self._names = {profile.name: name for name, profile in reversed(self.profiles.items())}
         self._actor_from_request = actor_from_request
         self._authorizer = authorizer
+        self._allow_anonymous = allow_anonymous
         self._csrf = csrf
 
     def profile(self, name: str) -> type[Profile]:
@@ -131,23 +134,8 @@ class Guard:
         """
         if upload is None or not self.offers(upload.asset.profile):
             raise no_such_upload()
-        session, owner = upload.session, upload.session.actor
-        facts = {
-            "id": session.id,
-            "asset_id": session.asset_id,
-            "state": session.state,
-            "upload_strategy": session.upload_strategy,
-            "resumable_protocol": session.resumable_protocol,
-        }
-        subject = UploadSubject(
-            profile=upload.asset.profile,
-            session=facts,
-            filename=upload.asset.filename,
-            size=session.expected_size,
-            method=request.method,
-            token_actor=owner,
-        )
-        await self._allow_row(actor, action, subject, owner, no_such_upload())
+        subject = _upload_subject(upload.asset, upload.session, request.method)
+        await self._allow_row(actor, action, subject, upload.session.actor, no_such_upload())
         return upload
 
     async def allow_asset(self, actor: Any, action: str, asset: MediaAsset) -> MediaAsset:
@@ -159,6 +147,23 @@ class Guard:
         await self._allow_row(actor, action, subject, asset.uploaded_by, missing)
         return asset
 
+    async def allow_subscription(self, actor: Any, asset: MediaAsset, upload: MediaUploadSession | None) -> None:
+        """Return if ``actor`` may follow ``asset``, or its ``upload``, as it changes.
+
+        The router's authorizer decides, or else that of the asset's profile; without either nobody may, but for routers
+        made with ``allow_anonymous``, where everybody may who knows the id.
+
+        Raises:
+            Unauthorized: he may not.
+        """
+        authorizer = self._authorizer or self.rindle.profiles.get(asset.profile).delivery_policy().authorizer
+        if authorizer is None and not self._allow_anonymous:
+            raise Unauthorized
+        subject: AssetSubject | UploadSubject = AssetSubject(asset.profile, asset.id, asset.uploaded_by)
+        if upload is not None:
+            subject = _upload_subject(asset, upload, "GET")
+        await authorize(authorizer, actor, "subscribe", subject)
+
     async def _allow_row(self, actor: Any, action: str, subject: Any, owner: str | None, missing: NotFound) -> None:
         is_own = actor_name(actor) == owner
         if self._authorizer is None and not is_own:
@@ -169,6 +174,23 @@ class Guard:
             if is_own:
                 raise
             raise missing from None  # a denial would tell that it exists
+
+
+def _upload_subject(asset: MediaAsset, session: MediaUploadSession, method: str) -> UploadSubject:
+    return UploadSubject(
+        profile=asset.profile,
+        session={
+            "id": session.id,
+            "asset_id": session.asset_id,
+            "state": session.state,
+            "upload_strategy": session.upload_strategy,
+            "resumable_protocol": session.resumable_protocol,
+        },
+        filename=asset.filename,
+        size=session.expected_size,
+        method=method,
+        token_actor=session.actor,
+    )
 
 
 def no_such_asset() -> NotFound:

@@ -14,8 +14,10 @@ from rindle.app import Rindle
 from rindle.delivery import urls
 from rindle.errors import Misconfigured
 from rindle.http.assets import assets_router
+from rindle.http.events import events_router
 from rindle.http.guards import ActorFromRequest, CsrfCheck
 from rindle.http.local import local_router
+from rindle.http.script import script_router
 from rindle.http.uploads import MAX_INLINE_BYTES, upload_router
 from rindle.profile import Profile
 from rindle.protocols import Authorizer
@@ -23,7 +25,7 @@ from rindle.security import key_segment
 from rindle.storage.local import LocalStorage
 
 #: The parts a router can be made of.
-PARTS = frozenset({"uploads", "assets", "local"})
+PARTS = frozenset({"uploads", "assets", "events", "local", "script"})
 
 
 def create_router(
@@ -53,7 +55,7 @@ def create_router(
         allow_anonymous: do without an authorizer, on purpose.
         csrf: accepts state-changing requests that lack the header ``X-Rindle: 1``.
         max_inline_bytes: largest file that may pass through the application, 64 MiB by default.
-        include: which of ``uploads``, ``assets`` and ``local``; all when left out.
+        include: which of ``uploads``, ``assets``, ``events``, ``local`` and ``script``; all when left out.
 
     Raises:
         Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, ``include`` names an unknown part,
@@ -81,6 +83,10 @@ def create_router(
         router.include_router(upload_router(rindle, **rules, max_inline_bytes=max_inline_bytes))
     if "assets" in parts:
         router.include_router(assets_router(rindle, **rules))
+    if "script" in parts:
+        router.include_router(script_router())
+    if "events" in parts:
+        router.include_router(events_router(rindle, **{name: rules[name] for name in rules if name != "csrf"}))
     if "local" in parts:
         for prefix, storage in _local_storages(rindle, profiles).items():
             served = local_router(storage, is_public=_is_public(rindle, storage), emit=telemetry.emit)
@@ -107,7 +113,7 @@ def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> di
         if not isinstance(storage, LocalStorage) or storage.base_url is None:
             continue
         segment = urlsplit(storage.base_url).path.rstrip("/").rpartition("/")[2]
-        if not segment or segment in ("uploads", "assets"):
+        if not segment or segment in ("uploads", "assets", "events", "rindle.js"):
             raise Misconfigured(
                 f"the base_url of the local storage of profile {profile.name!r} must end in a path segment of its own, "
                 "below the prefix of this router: for example LocalStorage(base_url='https://example.com/media/local')"

@@ -18,7 +18,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from rindle.errors import (
     RenderFailed,
     RindleError,
 )
+from rindle.media import kept_pixels
 from rindle.media.image_formats import (
     LIBVIPS_FLOOR,
     MAX_FRAMES,
@@ -77,6 +78,8 @@ PROBE_SIDE = 64
 MAX_PLACEHOLDER_CHARS = 700
 #: Longer side in pixels and WebP quality of the placeholder: the first that fits is taken.
 _PLACEHOLDER_TRIES = ((32, 45), (32, 20), (24, 20), (16, 20), (8, 10))
+#: Largest scaled picture, in pixels, that a probe keeps for the render after it: 12 MB without alpha.
+MAX_KEPT_PIXELS = 4_000_000
 #: A decoded picture up to this many bytes is held in memory for all outputs; a larger one is streamed to each.
 MEMORY_DECODE_BYTES = 512 << 20
 _BYTES_PER_BAND = {"uchar": 1, "char": 1, "ushort": 2, "short": 2, "uint": 4, "int": 4, "float": 4}
@@ -132,12 +135,21 @@ def features() -> ImageFeatures:
     )
 
 
-def probe_image(path: Path, mime: str | None, max_pixels: int) -> ProbeResult:
+def probe_image(
+    path: Path,
+    mime: str | None,
+    max_pixels: int,
+    *,
+    placeholder: bool = True,
+    recipes: Sequence[ImageVariant] = (),
+    keep: Path | None = None,
+) -> ProbeResult:
     """Read the facts of the picture at ``path``, header first, then decode all of it once into 64 pixels.
 
     ``mime`` is the sniffed type; ``None`` sniffs here. Width and height are pixels after orientation. The metadata
     holds ``format``, ``has_alpha``, ``orientation`` (the EXIF number found, 1 to 8), ``has_icc_profile`` and, for
-    animations, ``pages`` and ``page_height``; never anything the camera wrote.
+    animations, ``pages`` and ``page_height``; never anything the camera wrote. With ``keep`` the picture is decoded
+    for the largest of ``recipes``, and left in that file, scaled, for :func:`render_images`.
 
     Raises:
         Condemned: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height) or
@@ -149,9 +161,12 @@ def probe_image(path: Path, mime: str | None, max_pixels: int) -> ProbeResult:
         mime = mime or sniff(path)
         picture = Picture(path, mime)
         picture.check_pixels(max_pixels, frames=picture.pages)
-        side = ImageVariant(mode="fit", width=PROBE_SIDE, height=PROBE_SIDE)
-        thumbnail = picture.scaled(frame_of(side, picture.width, picture.height))
-        placeholder = _placeholder(thumbnail)
+        decoded = keep is not None and _keep(picture, recipes, keep)
+        shown = None
+        if placeholder or not decoded:
+            side = ImageVariant(mode="fit", width=PROBE_SIDE, height=PROBE_SIDE)
+            thumbnail = picture.scaled(frame_of(side, picture.width, picture.height))
+            shown = _placeholder(thumbnail) if placeholder else None
     animation = {"pages": picture.pages, "page_height": picture.height} if picture.pages > 1 else {}
     return ProbeResult(
         kind=MediaKind.IMAGE,
@@ -164,15 +179,18 @@ def probe_image(path: Path, mime: str | None, max_pixels: int) -> ProbeResult:
             "orientation": picture.orientation,
             **animation,
         },
-        placeholder=placeholder,
+        placeholder=shown,
     )
 
 
-def render_images(source: Path, mime: str, orders: list[RenderOrder], max_pixels: int) -> list[Rendered]:
+def render_images(
+    source: Path, mime: str, orders: list[RenderOrder], max_pixels: int, kept: Path | None = None
+) -> list[Rendered]:
     """Build every order from the picture at ``source``; an order that cannot be built fails alone.
 
     The file is decoded once, for the largest output. A smaller one is made from the smallest whole output picture that
-    is at least twice as large and shows the same frames and colours, else from the decoded pixels.
+    is at least twice as large and shows the same frames and colours, else from the decoded pixels. Where the probe has
+    ``kept`` exactly the largest whole picture, it is read instead of decoded; the outputs are the same bytes.
 
     Returns:
         one result per order, in the order given; ``error`` is set where nothing was written to ``dest``.
@@ -189,7 +207,10 @@ def render_images(source: Path, mime: str, orders: list[RenderOrder], max_pixels
     results: dict[str, Rendered] = {}
     wholes: list[_Whole] = []
     # Largest first, so that the later ones find something to be made from.
-    for order in sorted(orders, key=lambda order: _area(order.recipe, picture), reverse=True):
+    by_size = sorted(orders, key=lambda order: _area(order.recipe, picture), reverse=True)
+    if kept is not None and _can_be_kept(picture, [order.recipe for order in by_size]):
+        picture.use_kept(kept, frame_of(by_size[0].recipe, picture.width, picture.height))
+    for order in by_size:
         try:
             results[order.name] = _render(picture, order, wholes, max_pixels)
         except RindleError as error:
@@ -237,6 +258,7 @@ class Picture:
         self._path = path
         self._mime = mime
         self._pixels: _Pixels | None = None
+        self._kept: tuple[Frame, pyvips.Image] | None = None
         if mime in _HEIC_TYPES:
             # libheif applies the container's own rotation; EXIF orientation is informative only (ISO/IEC 23008-12).
             heic = self._open_heic()
@@ -274,13 +296,23 @@ class Picture:
 
         The pixels are sRGB, or with ``own_colours`` those of the embedded RGB profile, which stays attached.
         """
+        if self._kept is not None and _shows_whole(self._kept[0], frame):
+            return self._kept[1]
         image = self._decoded(decoder_shrink(self.width, self.height, frame), frames)
         # Without a profile the pixels are sRGB already; telling libvips the target anyway costs a trip through Lab.
         convert = not own_colours and image.get_typeof("icc-profile-data") != 0
         return _scaled(image, frame, convert=convert, no_rotate=self.pages > 1)
 
+    def use_kept(self, path: Path, frame: Frame) -> None:
+        """Take the whole picture of ``frame`` from a file that a probe has left, if it is there and of that size."""
+        image = kept_pixels.read(path)
+        if image is not None and (image.width, image.height) == (frame.scaled_width, frame.scaled_height):
+            self._kept = (frame, image)
+
     def _decoded(self, shrink: int, frames: int) -> pyvips.Image:
         """Decode, once for all outputs that want no more pixels than the first one did."""
+        if self._kept is not None:  # as if the kept picture had been decoded here, and this one from the same pixels
+            shrink = min(shrink, decoder_shrink(self.width, self.height, self._kept[0]))
         if self._pixels is not None and self._pixels.frames == frames and self._pixels.shrink <= shrink:
             return self._pixels.image
         if self._mime in _HEIC_TYPES:
@@ -410,6 +442,30 @@ def _whole(picture: Picture, recipe: ImageVariant, frame: Frame, frames: int, wh
     if recipe.mode != "stretch":  # distorted: nothing else may be made from it
         wholes.append(_Whole(image, shows))
     return image
+
+
+def _keep(picture: Picture, recipes: Sequence[ImageVariant], path: Path) -> bool:
+    """Leave the whole picture of the largest recipe in a file, where that spares a render its decoding.
+
+    Returns:
+        whether the picture has been decoded for it.
+    """
+    if not _can_be_kept(picture, recipes):
+        return False
+    largest = max(recipes, key=lambda recipe: _area(recipe, picture))
+    if _area(largest, picture) > MAX_KEPT_PIXELS:
+        return False
+    kept_pixels.write(picture.scaled(frame_of(largest, picture.width, picture.height)), path)
+    return True
+
+
+def _can_be_kept(picture: Picture, recipes: Sequence[ImageVariant]) -> bool:
+    """Whether the picture is all that outputs are made of: no frames, no colour profile, and pixels to save."""
+    return bool(recipes) and picture.pages == 1 and not any(recipe.keep_icc for recipe in recipes)
+
+
+def _shows_whole(kept: Frame, wanted: Frame) -> bool:
+    return (kept.scaled_width, kept.scaled_height) == (wanted.scaled_width, wanted.scaled_height)
 
 
 def _scaled(image: pyvips.Image, frame: Frame, *, convert: bool, no_rotate: bool) -> pyvips.Image:
@@ -598,16 +654,24 @@ def _judging(path: Path) -> Iterator[None]:
             yield
     except RindleError:
         raise
-    except (OSError, MemoryError) as error:
+    except OSError as error:
         raise ProbeFailed("the file cannot be read here", retryable=True) from error
+    except MemoryError as error:
+        raise _out_of_memory() from error
     except pyvips.Error as error:
         reason = _reason(error, path)
-        if "out of memory" in reason or "unix error" in reason:
+        if "out of memory" in reason:
+            raise _out_of_memory() from None
+        if "unix error" in reason:
             raise ProbeFailed("the file cannot be read here", detail={"reason": reason}, retryable=True) from None
         raise Condemned(
             "the image cannot be decoded: it is damaged, cut off, or not what it claims to be",
             detail={"reason": reason},
         ) from None
+
+
+def _out_of_memory() -> ProbeFailed:
+    return ProbeFailed("the picture did not fit into memory", detail={"memory": "exhausted"}, retryable=True)
 
 
 def _reason(error: BaseException, *paths: Path) -> str:

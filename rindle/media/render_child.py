@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,28 @@ def enter(memory_bytes: int) -> None:
     """Prepare a fresh child, once: bounded memory, no core dumps, killable at once, never left behind.
 
     Args:
-        memory_bytes: limit of the address space (RLIMIT_AS).
+        memory_bytes: limit of the address space (RLIMIT_AS); a task's source file comes on top of it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the worker decides
     # pebble's own handler waits until libvips returns to Python; the default action does not.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_AS, memory_bytes)
+    # Memory of the child's own, which a mapped file is not: it stays bounded while a task has more address space.
+    _lower(resource.RLIMIT_DATA, memory_bytes)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_the_worker, name="rindle-parent-watch", daemon=True).start()
 
 
-def call(engine: str, function: str, wall_seconds: float, busy: Path | None, arguments: tuple[Any, ...]) -> Any:
+def call(
+    engine: str,
+    function: str,
+    wall_seconds: float,
+    busy: Path | None,
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Any:
     """Run ``function`` of the module ``engine`` within its limits.
 
     Args:
@@ -59,15 +68,16 @@ def call(engine: str, function: str, wall_seconds: float, busy: Path | None, arg
         wall_seconds: the parent's limit; the child's own alarm is a little later.
         busy: directory that stays locked (flock) while the task runs, so that the parent can tell when nothing writes
             into it any more.
-        arguments: picklable arguments.
+        arguments: picklable arguments; the first, if there is any, is the file that will be read.
+        options: picklable keyword arguments.
 
     Raises:
         RindleError: as the function raised it. Anything else becomes ``render_failed``, because the parent could not
             unpickle an exception of a library that it does not import.
     """
     try:
-        with _alarmed(wall_seconds), _locked(busy):
-            return getattr(_engine(engine), function)(*arguments)
+        with _alarmed(wall_seconds), _locked(busy), _room_for(*arguments[:1]):
+            return getattr(_engine(engine), function)(*arguments, **options)
     except RindleError:
         raise
     except Exception as error:
@@ -104,6 +114,21 @@ def _alarmed(wall_seconds: float) -> Iterator[None]:
     finally:
         # Off before the answer is sent: a child killed while it holds the pool's pipe would block the others.
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def _room_for(source: Path | None = None) -> Iterator[None]:
+    """Widen the address space by the size of ``source``: libvips maps whole files, and aborts when it cannot."""
+    usual, hard = resource.getrlimit(resource.RLIMIT_AS)
+    size = 0
+    with suppress(OSError):  # a file that cannot be read is for the engine to complain about
+        size = 0 if source is None else source.stat().st_size
+    if usual != resource.RLIM_INFINITY:
+        _lower(resource.RLIMIT_AS, usual + size)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (usual, hard))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -126,7 +126,7 @@ class RenderPool:
                 return
             self._pool = self._new_pool()
         try:
-            self._schedule("require_safe_libvips", None, ()).result(timeout=START_SECONDS)
+            self._schedule("require_safe_libvips", None, (), {}).result(timeout=START_SECONDS)
         except Exception as error:
             pool, self._pool = self._pool, None
             _end(pool)
@@ -134,8 +134,20 @@ class RenderPool:
                 raise
             raise Misconfigured("no render child could be started; the worker's log holds its last words") from error
 
-    async def probe(self, path: Path, mime: str | None = None, *, max_pixels: int) -> ProbeResult:
+    async def probe(
+        self,
+        path: Path,
+        mime: str | None = None,
+        *,
+        max_pixels: int,
+        placeholder: bool = True,
+        recipes: Sequence[ImageVariant] = (),
+        keep: Path | None = None,
+    ) -> ProbeResult:
         """Return the facts of the picture at ``path``; ``mime`` is its sniffed type, ``None`` sniffs in the child.
+
+        With ``keep`` the picture decoded for ``recipes`` is left in that file, for :meth:`render` to read. Without
+        ``placeholder`` none is made.
 
         Raises:
             Condemned: ``no_probe_for_mime``, ``max_pixels_exceeded`` or ``decode_failed``.
@@ -144,7 +156,9 @@ class RenderPool:
             ProbeFailed: the child died or the file could not be read; retryable.
         """
         try:
-            found = await self._run("probe_image", None, path, mime, max_pixels)
+            found = await self._run(
+                "probe_image", None, path, mime, max_pixels, placeholder=placeholder, recipes=tuple(recipes), keep=keep
+            )
         except _ChildLost as lost:
             if isinstance(lost.error, ProcessTimeout):
                 raise lost.error from None
@@ -155,13 +169,14 @@ class RenderPool:
         return found
 
     async def render(
-        self, source: Path, mime: str, orders: Sequence[RenderOrder], *, max_pixels: int
+        self, source: Path, mime: str, orders: Sequence[RenderOrder], *, max_pixels: int, kept: Path | None = None
     ) -> list[Rendered]:
         """Build all ``orders`` from one decode of ``source``; names are unique, all ``dest`` on one file system.
 
         An order that cannot be built fails alone, in its ``error``. When the child dies or takes too long, the orders
         are tried again with a child for each, so that only the culprit fails (``render_failed``, ``process_timeout``).
-        When the call raises or is cancelled, no file of it is left.
+        When the call raises or is cancelled, no file of it is left. ``kept`` is what a probe was told to keep; it is
+        read, not removed.
 
         Returns:
             one result per order, in the order given.
@@ -172,7 +187,7 @@ class RenderPool:
         if not orders:
             return []
         try:
-            return await self._render_together(source, mime, orders, max_pixels)
+            return await self._render_together(source, mime, orders, max_pixels, kept)
         except _ChildLost as lost:
             if len(orders) == 1:
                 return [_failed(orders[0], lost.error)]
@@ -211,7 +226,7 @@ class RenderPool:
             return _failed(order, error)
 
     async def _render_together(
-        self, source: Path, mime: str, orders: Sequence[RenderOrder], max_pixels: int
+        self, source: Path, mime: str, orders: Sequence[RenderOrder], max_pixels: int, kept: Path | None = None
     ) -> list[Rendered]:
         """Render in a directory of this call's own and move what was made to its place."""
         try:
@@ -222,7 +237,7 @@ class RenderPool:
             replace(order, dest=workshop / f"{number}{order.recipe.extension}") for number, order in enumerate(orders)
         ]
         try:
-            made = await self._run("render_images", workshop, source, mime, drafts, max_pixels)
+            made = await self._run("render_images", workshop, source, mime, drafts, max_pixels, kept)
             return [_moved(result, order) for result, order in zip(made, orders, strict=True)]
         finally:
             try:
@@ -232,10 +247,10 @@ class RenderPool:
                 shutil.rmtree(workshop, ignore_errors=True)
                 raise
 
-    async def _run(self, function: str, busy: Path | None, *arguments: Any) -> Any:
+    async def _run(self, function: str, busy: Path | None, *arguments: Any, **options: Any) -> Any:
         async with self._slots:
             try:
-                return await self._result(function, busy, arguments)
+                return await self._result(function, busy, arguments, options)
             except (BrokenProcessPool, RuntimeError):
                 # The pool broke under us (pebble gives up when an idle child is killed). A fresh one gets one try.
                 log.warning("render pool broke; starting another")
@@ -243,12 +258,14 @@ class RenderPool:
                 async with _idle(busy):
                     pass  # the broken pool's child must be gone before another works there
             try:
-                return await self._result(function, busy, arguments)
+                return await self._result(function, busy, arguments, options)
             except (BrokenProcessPool, RuntimeError) as error:
                 raise RenderFailed("the render pool broke twice in a row") from error
 
-    async def _result(self, function: str, busy: Path | None, arguments: tuple[Any, ...]) -> Any:
-        future = self._schedule(function, busy, arguments)
+    async def _result(
+        self, function: str, busy: Path | None, arguments: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> Any:
+        future = self._schedule(function, busy, arguments, options)
         self._running.add(future)
         try:
             return await asyncio.wrap_future(future)
@@ -262,14 +279,16 @@ class RenderPool:
         finally:
             self._running.discard(future)
 
-    def _schedule(self, function: str, busy: Path | None, arguments: tuple[Any, ...]) -> Future[Any]:
+    def _schedule(
+        self, function: str, busy: Path | None, arguments: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> Future[Any]:
         with self._pool_guard:
             if self._closed or self._pool is None:
                 raise Misconfigured("the render pool is not running")
             if not self._pool.active:
                 self._undertaker.submit(_end, self._pool)
                 self._pool = self._new_pool()
-            task = (self._engine, function, self._wall_seconds, busy, arguments)
+            task = (self._engine, function, self._wall_seconds, busy, arguments, dict(options))
             scheduled: Future[Any] = self._pool.schedule(render_child.call, args=task, timeout=self._wall_seconds)
             return scheduled
 
@@ -292,11 +311,27 @@ class ImageProbe:
     Args:
         pool: started pool in which pictures are opened.
         max_pixels: frames times width times height at most.
+        placeholder: whether to make one.
+        recipes: what will be rendered of the picture.
+        keep: file in which pixels are left for that render; nothing is kept when left out.
     """
 
-    def __init__(self, pool: RenderPool, max_pixels: int) -> None:
+    def __init__(
+        self,
+        pool: RenderPool,
+        max_pixels: int,
+        *,
+        placeholder: bool = True,
+        recipes: Sequence[ImageVariant] = (),
+        keep: Path | None = None,
+    ) -> None:
         self._pool = pool
-        self._max_pixels = max_pixels
+        self._options: dict[str, Any] = {
+            "max_pixels": max_pixels,
+            "placeholder": placeholder,
+            "recipes": recipes,
+            "keep": keep,
+        }
 
     def accepts(self, mime: str) -> bool:
         """Whether pictures of the sniffed type ``mime`` are read."""
@@ -304,7 +339,7 @@ class ImageProbe:
 
     async def probe(self, path: Path) -> ProbeResult:
         """Sniff and read the picture at ``path``; raises what :meth:`RenderPool.probe` raises."""
-        return await self._pool.probe(path, max_pixels=self._max_pixels)
+        return await self._pool.probe(path, **self._options)
 
 
 class _ChildLost(Exception):

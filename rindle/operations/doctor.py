@@ -40,15 +40,17 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import telemetry
-from rindle.capabilities import capabilities_of
+from rindle.capabilities import PROCESSOR_CAPABILITIES, capabilities_of
 from rindle.db import migrate
 from rindle.db import outbox as outbox_rows
 from rindle.db.models import TABLES, UtcDateTime
 from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable, UnknownProfile
-from rindle.profile import ImageVariant, Profile
+from rindle.process import ephemeral_runtime
+from rindle.profile import ImageVariant, Profile, VariantSpec, is_av_work
 from rindle.protocols import Storage
 from rindle.security import sniff
 from rindle.services import Services
+from rindle.states import OutputKind
 from rindle.temporal_client import TemporalConnection
 from rindle.workflows import ids
 
@@ -267,6 +269,10 @@ def _plan(services: Services, profiles: Sequence[type[Profile]], *, live: bool, 
     ]
     if any(isinstance(spec, ImageVariant) for profile in profiles for spec in profile.variants.values()):
         planned.append(_Planned("libvips.features", "media", _libvips_features, patience=4))
+    planned.append(_Planned("ffmpeg.version", "media", _ffmpeg_version, patience=4))
+    if _av_variants(profiles):
+        planned.append(_Planned("ffmpeg.features", "media", _ffmpeg_features, patience=4))
+        planned.append(_Planned("profiles.runtime_fit", "profiles", _runtime_fit))
     if any("local" in capabilities_of(storage) for storage in services.storages.values()):
         planned.append(_Planned("delivery.local_endpoint", "delivery", _local_endpoint))
     for name, storage in services.storages.items():
@@ -306,8 +312,8 @@ async def _profiles_capabilities(subject: _Subject) -> _Finding:
         ]
         if "presigned_put" not in offered:
             unused.append(f"{profile.name}: its storage takes no direct uploads")
-        # Without a processor of its own a profile gets the bundled one, which makes pictures out of pictures.
-        declared = profile.processor.capabilities if profile.processor is not None else frozenset({"image_resize"})
+        # The bundled engines, for profiles without a processor of their own, build every kind of variant.
+        declared = profile.processor.capabilities if profile.processor is not None else PROCESSOR_CAPABILITIES
         for name, spec in profile.variants.items():
             lacking = sorted(spec.required_capabilities - declared)
             if lacking:
@@ -376,9 +382,10 @@ except Exception as error:
 """
 
 
-async def _libvips_features(subject: _Subject) -> _Finding:
+async def _tried(script: str, *arguments: str) -> dict[str, Any]:
+    """Run one of our scripts in a Python of its own and return the JSON it prints; ``error`` says why it did not."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _FEATURES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        *(sys.executable, "-c", script, *arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         output, _ = await child.communicate()
@@ -388,9 +395,14 @@ async def _libvips_features(subject: _Subject) -> _Finding:
                 child.kill()
             await child.wait()
     try:
-        found = json.loads(output)
+        found: dict[str, Any] = json.loads(output)
     except ValueError:
-        found = {"error": f"exit status {child.returncode}"}
+        return {"error": f"exit status {child.returncode}"}
+    return found
+
+
+async def _libvips_features(subject: _Subject) -> _Finding:
+    found = await _tried(_FEATURES)
     fix = "install rindle[images]; it brings libvips 8.13 or newer and pi-heif"
     if "error" in found:
         return _Finding("error", f"libvips could not be tried ({found['error']})", fix)
@@ -411,6 +423,121 @@ async def _libvips_features(subject: _Subject) -> _Finding:
     if unreadable := sorted(needed - set(found["readable"])):
         return _Finding("error", f"profiles accept types that are not readable: {', '.join(unreadable)}", fix, found)
     return _Finding("ok", f"libvips {found['libvips']}, untrusted loaders blocked", detail=found)
+
+
+#: Run where the libraries of workers are, which the process that asks need not have loaded.
+_FFMPEG = """
+import json, subprocess, sys
+from pathlib import Path
+try:
+    from rindle.media.ffmpeg import FfmpegTools
+    found = FfmpegTools.find(*(Path(given) if given else None for given in sys.argv[1:3]))
+    filters = ""
+    if found.problem is None:
+        asked = [found.ffmpeg, "-v", "error", "-filters"]
+        filters = subprocess.run(asked, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=10).stdout
+    print(json.dumps({
+        "problem": found.problem, "ffmpeg": found.version, "ffprobe": found.ffprobe_version,
+        "capabilities": sorted(found.capabilities),
+        "filters": sorted({"scale", "pad", "select", "tile", "loudnorm"} & set(filters.split())),
+    }))
+except Exception as error:
+    print(json.dumps({"error": type(error).__name__}))
+"""
+_FFMPEG_FIX = "install rindle[av], and ffmpeg 5.1 or newer with ffprobe: on PATH or named by RINDLE_FFMPEG_PATH"
+#: Filters that the recipes of a capability are made with.
+_FILTERS = {
+    "video_transcode": {"scale", "pad"},
+    "video_frame_extract": {"select"},
+    "video_thumbnail_strip": {"scale", "pad", "tile"},
+    "audio_normalize": {"loudnorm"},
+}
+#: First release whose every option the recipes were made for; older ones work.
+_FFMPEG_RECOMMENDED = (6, 0)
+
+
+def _av_variants(profiles: Iterable[type[Profile]]) -> list[tuple[type[Profile], str, VariantSpec]]:
+    """Return the variants that the bundled audio and video engine builds."""
+    return [
+        (profile, name, spec)
+        for profile in profiles
+        if profile.processor is None
+        for name, spec in profile.variants.items()
+        if is_av_work(spec)
+    ]
+
+
+async def _ask_ffmpeg(subject: _Subject) -> dict[str, Any]:
+    settings = subject.services.settings
+    found = await _tried(_FFMPEG, *(str(path or "") for path in (settings.ffmpeg_path, settings.ffprobe_path)))
+    return found if "error" not in found else {"problem": f"ffmpeg could not be tried ({found['error']})"}
+
+
+async def _ffmpeg_version(subject: _Subject) -> _Finding:
+    found = await _ask_ffmpeg(subject)
+    if found["problem"] is not None:
+        needed = _av_variants(subject.profiles)
+        unneeded = "" if needed else "; no profile here needs it"
+        return _Finding("error" if needed else "warn", f"{found['problem']}{unneeded}", _FFMPEG_FIX)
+    versions = f"ffmpeg {found['ffmpeg']}, ffprobe {found['ffprobe']}"
+    told = {name: found[name] for name in ("ffmpeg", "ffprobe")}
+    if "development" in told.values():
+        return _Finding("warn", f"{versions}: not a release", "use a release of ffmpeg in production", told)
+    if any(_version(version) < _FFMPEG_RECOMMENDED for version in told.values()):
+        return _Finding("warn", f"{versions}: works; 6.0 or newer is recommended", "upgrade ffmpeg when you can", told)
+    return _Finding("ok", versions, detail=told)
+
+
+async def _ffmpeg_features(subject: _Subject) -> _Finding:
+    found = await _ask_ffmpeg(subject)
+    if found["problem"] is not None:
+        return _Finding("error", found["problem"], _FFMPEG_FIX)
+    problems = []
+    for profile, name, spec in _av_variants(subject.profiles):
+        lacking = sorted(
+            need
+            for need in spec.required_capabilities
+            if need not in found["capabilities"] or not _FILTERS.get(need, set()) <= set(found["filters"])
+        )
+        if lacking:
+            problems.append(f"{profile.name}.{name}: {', '.join(lacking)}")
+    if problems:
+        return _Finding(
+            "error",
+            f"this ffmpeg lacks encoders or filters for {'; '.join(problems)}",
+            "install a build with libx264, aac, libmp3lame and mjpeg, such as your distribution's",
+            {"problems": problems},
+        )
+    return _Finding("ok", "encoders and filters for every variant are there")
+
+
+async def _runtime_fit(subject: _Subject) -> _Finding:
+    builds = _av_variants(subject.profiles)
+    names = [f"{profile.name}.{name}" for profile, name, _ in builds]
+    films = [f"{profile.name}.{name}" for profile, name, spec in builds if spec.output_kind is OutputKind.VIDEO]
+    runtime = ephemeral_runtime()
+    if runtime is not None and films:
+        return _Finding(
+            "error",
+            f"{', '.join(films)}: no video is built on {runtime}",
+            "run a worker on a machine of its own for the queue of audio and video",
+            {"variants": films},
+        )
+    free, wanted = await _room(subject)
+    if free < wanted:
+        return _Finding(
+            "error",
+            f"{', '.join(names)}: {free >> 20} MiB are free for builds, {wanted >> 20} MiB are wanted",
+            "free some disk, or point RINDLE_TMP_DIR at a larger one",
+            {"free_bytes": free, "required_bytes": wanted},
+        )
+    return _Finding("ok", f"{len(names)} variants of audio and video can be built here")
+
+
+async def _room(subject: _Subject) -> tuple[int, int]:
+    settings = subject.services.settings
+    free = await asyncio.to_thread(lambda: shutil.disk_usage(settings.tmp_dir).free)
+    return free, 2 * settings.av_max_output_bytes
 
 
 #: The first bytes of the two formats every installation must tell apart.
@@ -624,6 +751,8 @@ async def _no_workers(subject: _Subject) -> _Finding:
 async def _temporal_pollers(subject: _Subject) -> _Finding:
     settings = subject.services.settings
     needed = {(settings.queue(), kind) for kind in ("workflow", "activity")} | {(settings.image_queue, "activity")}
+    if _av_variants(subject.profiles):
+        needed.add((settings.av_queue, "activity"))
     client = await subject.temporal.client()
     kinds = {
         "workflow": TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,

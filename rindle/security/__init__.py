@@ -18,6 +18,7 @@ from rindle.security.policy import UploadPolicy, check_declared, validate_upload
 from rindle.security.redaction import RedactingFilter, install_redaction, redact_id, scrub
 from rindle.security.signing import BadToken, check_secrets, derive_key, sign_token, verify_token
 from rindle.security.storage_key import key_segment, original_key, validate_key, variant_key
+from rindle.security.ticket import read_ticket, sign_ticket
 
 __all__ = [
     "INLINE_SAFE",
@@ -40,9 +41,11 @@ __all__ = [
     "mime_of_extension",
     "normalize_extension",
     "original_key",
+    "read_ticket",
     "redact_id",
     "sanitize_filename",
     "scrub",
+    "sign_ticket",
     "sign_token",
     "sniff",
     "validate_key",

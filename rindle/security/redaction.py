@@ -19,7 +19,7 @@ REDACTED: Final = "[REDACTED]"
 _SENSITIVE_NAMES = (
     r"x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|x-goog-credential|awsaccesskeyid"
     r"|signature|upload_?id|x-guploader-uploadid|session_?uri|(?:aws_)?secret_access_key|(?:aws_)?session_token"
-    r"|access_token|refresh_token|client_secret|api_?key|password|passwd|secrets?|token|upload_url|mux_passthrough"
+    r"|access_token|refresh_token|client_secret|api_?key|password|passwd|secrets?|token|ticket|upload_url|mux_passthrough"
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # user:password@ of any URL or DSN; a password may hold "@", hence greedy up to the last one before the path

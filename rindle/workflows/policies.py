@@ -72,3 +72,13 @@ RENDER_IMAGES = ActivityConfig(
     retry_policy=_retry(5, 300),
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
+
+#: One ffmpeg build: the longest wall limit it can have (``AvLimits``: four hours), and a quarter of an hour to fetch
+#: the source and store the output. Cancelled as a render is: ``cancelled`` is written when no process is left.
+BUILD_AV = ActivityConfig(
+    start_to_close_timeout=timedelta(hours=4, minutes=15),
+    heartbeat_timeout=HEARTBEAT,
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(10, 300),
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+)

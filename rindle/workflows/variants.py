@@ -107,14 +107,7 @@ class VariantWorkflow:
         self._stopped = False
         self._builds += 1
         workflow.set_current_details(f"**building** {self._order.group}, round {self._builds}")
-        building = start_step(
-            messages.RENDER_IMAGES,
-            self._order,
-            GroupStanding,
-            policies.RENDER_IMAGES,
-            f"build {self._order.group}",
-            task_queue=self._order.task_queue,
-        )
+        building = self._start_build()
         while not building.done():
             try:
                 await workflow.wait_condition(lambda: building.done() or self._woken)
@@ -124,6 +117,15 @@ class VariantWorkflow:
                 break
             await self._look_while(building)
         return await self._ending(building)
+
+    def _start_build(self) -> workflow.ActivityHandle[GroupStanding]:
+        order, summary = self._order, f"build {self._order.group}"
+        if order.group == messages.IMAGES_GROUP:
+            name, policy, queue = messages.RENDER_IMAGES, policies.RENDER_IMAGES, order.task_queue
+        else:
+            queue = order.task_queue or f"{workflow.info().task_queue}-{messages.AV_QUEUE}"
+            name, policy = messages.BUILD_AV, policies.BUILD_AV
+        return start_step(name, order, GroupStanding, policy, summary, task_queue=queue)
 
     async def _look_while(self, building: workflow.ActivityHandle[GroupStanding]) -> None:
         """Something was said during a build: apply it, and stop the build when its rows are no longer its own."""

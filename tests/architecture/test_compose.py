@@ -18,7 +18,7 @@ import yaml
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 
-from rindle.bootstrap import GRACE_SECONDS
+from rindle.bootstrap import AV_GRACE_SECONDS, GRACE_SECONDS, queues_of
 from rindle.settings import Settings
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
 from tests.servers.minio import MinioServer
@@ -35,6 +35,8 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::[-?](?P<rest>[^}]*))?\}")
 #: Seconds a stopping worker may need on top of its grace period: the SDK's plugins, and time to spare.
 PLUGIN_AND_SPARE_SECONDS = 60 + 30
 ONE_SHOTS = ("temporal-schema", "temporal-bootstrap", "rindle-bucket", "rindle-migrate")
+#: Worker service, the queue it polls, and the seconds its work may take to finish.
+WORKERS = {"rindle-worker": ("rindle", GRACE_SECONDS), "rindle-worker-av": ("rindle-av", AV_GRACE_SECONDS)}
 SERVERS = ("postgresql", "temporal", "minio")
 
 
@@ -55,7 +57,7 @@ def seconds(duration: str) -> int:
 
 
 def test_every_part_of_the_stack_is_there() -> None:
-    assert set(SERVICES) == {*ONE_SHOTS, *SERVERS, "rindle-worker", "temporal-ui", "prometheus"}
+    assert set(SERVICES) == {*ONE_SHOTS, *SERVERS, *WORKERS, "temporal-ui", "prometheus"}
 
 
 def test_every_variable_is_explained_in_the_example_environment() -> None:
@@ -169,17 +171,23 @@ def test_dynamic_configuration_holds_what_rindle_relies_on() -> None:
     assert "system.forceSearchAttributesCacheRefreshOnRead" not in values
 
 
-def test_workers_may_finish_what_they_run_before_they_are_killed() -> None:
-    worker = SERVICES["rindle-worker"]
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_may_finish_what_they_run_before_they_are_killed(name: str) -> None:
+    worker, (queue, grace_seconds) = SERVICES[name], WORKERS[name]
 
-    assert seconds(worker["stop_grace_period"]) >= GRACE_SECONDS + PLUGIN_AND_SPARE_SECONDS
+    assert seconds(worker["stop_grace_period"]) >= grace_seconds + PLUGIN_AND_SPARE_SECONDS
     assert worker["init"] is True, "SIGTERM must reach Python"
-    assert worker["command"] == ["python", "worker.py"]
+    assert worker["command"] == ["python", "worker.py", "--queues", queue]
     assert worker["healthcheck"]["test"]
 
 
-def test_workers_are_confined() -> None:
-    worker = SERVICES["rindle-worker"]
+def test_between_them_the_workers_poll_every_queue() -> None:
+    assert {queue for queue, _ in WORKERS.values()} == set(queues_of(Settings()))
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_are_confined(name: str) -> None:
+    worker = SERVICES[name]
 
     assert worker["read_only"] is True
     assert worker["cap_drop"] == ["ALL"]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from rindle import MediaProcessingRun
+from rindle import MediaProcessingRun, bootstrap
 from rindle.errors import ScannerUnavailable, UploadRejected
+from rindle.media.render_pool import RenderPool
 from rindle.workflows import ids
 from tests.invariants import everything_holds
 from tests.stage import REPOSITORY, Stage, photo, until
@@ -126,6 +127,25 @@ async def test_a_render_child_killed_from_outside_is_replaced(stage: Stage) -> N
     assert asset.state == "ready"
     assert worker.process.returncode is None
     await everything_holds(stage)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "state", "code"),
+    [(4, "ready", None), (100, "quarantined", "decode_failed")],
+    ids=["killed four times, an innocent file passes", "killed every time, it is condemned"],
+)
+async def test_a_file_whose_reader_dies_is_tried_again_but_not_for_a_day(
+    lite_stage: Stage, monkeypatch: pytest.MonkeyPatch, deaths: int, state: str, code: str | None
+) -> None:
+    pool = RenderPool(1, engine="tests.faults.engine_that_dies")
+    monkeypatch.setattr(bootstrap, "render_pool", lambda settings: pool)
+    lite_stage.tell("deaths", str(deaths))
+    await lite_stage.member()
+
+    asset = await lite_stage.ready()
+
+    assert (asset.state, asset.error_code) == (state, code)
+    assert deaths - int((lite_stage.home / "deaths").read_text()) == 5  # probed five times, not once more
 
 
 async def _children(pid: int) -> list[int]:

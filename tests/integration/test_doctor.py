@@ -20,6 +20,7 @@ from rindle.errors import InvalidArgument, StorageTransient
 from rindle.operations.doctor import Check, DoctorReport, doctor
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
+from tests.application import ControlledProcessor
 from tests.servers import free_port
 from tests.stage import Stage, until
 
@@ -82,14 +83,22 @@ async def test_everything_is_green_with_a_worker_and_migrated_tables(stage: Stag
 
     report = await doctor(stage.rindle.services, stage.rindle.temporal, profiles=["avatar"], secrets=[SECRET])
 
-    assert [check for check in report.checks if check.status != "ok"] == []
+    unfit = [check.id for check in report.checks if check.status != "ok"]
+    assert unfit in ([], ["ffmpeg.version"])  # which is a warning below 6.0
     assert report.success
-    assert (report.failed, report.warned, report.total) == (0, 0, len(report.checks))
+    assert (report.failed, report.warned, report.total) == (0, len(unfit), len(report.checks))
     assert [check.id for check in report.checks] == sorted(check.id for check in report.checks)
     assert {
         *("db.clock", "db.connect", "db.migrations", "db.schema", "delivery.local_endpoint", "delivery.support"),
         *("libmagic", "libvips.features", "outbox.backlog", "profiles.capability_mismatch", "profiles.load"),
-        *("security.secrets", "storage.media.reachable", "temp.dir", "temporal.pollers", "temporal.reachable"),
+        *(
+            "ffmpeg.version",
+            "security.secrets",
+            "storage.media.reachable",
+            "temp.dir",
+            "temporal.pollers",
+            "temporal.reachable",
+        ),
         "temporal.search_attributes",
     } == {check.id for check in report.checks}
 
@@ -117,11 +126,72 @@ async def test_each_check_reports_its_outcome_to_telemetry(lite_stage: Stage) ->
 # --- one thing is broken -------------------------------------------------------------------------------------------
 
 
+def pretending(path: Path, answer: str) -> Path:
+    """Write a program that answers every question with the same text."""
+    path.write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("profile", "version", "expected"),
+    [
+        ("lesson", "ffmpeg version 7.1", "ok"),
+        ("lesson", "ffmpeg version n7.0.2-static", "ok"),
+        ("lesson", "ffmpeg version 5.1.9", "warn"),
+        ("lesson", "ffmpeg version N-109-gabc", "warn"),
+        ("lesson", "ffmpeg version 4.4", "error"),
+        ("avatar", "ffmpeg version 4.4", "warn"),
+        ("avatar", "no such program", "warn"),
+    ],
+)
+async def test_ffmpeg_has_to_be_new_enough_where_it_is_needed(
+    lite_stage: Stage, tmp_path: Path, profile: str, version: str, expected: str
+) -> None:
+    program = str(pretending(tmp_path / "ffmpeg", version))
+    rindle = lite_stage.application(RINDLE_FFMPEG_PATH=program, RINDLE_FFPROBE_PATH=program)
+
+    found = checks(await rindle.doctor(profiles=[profile], only=["ffmpeg.version"]))["ffmpeg.version"]
+
+    assert found.status == expected, found
+
+
+async def test_an_ffmpeg_without_encoders_cannot_build_the_variants(lite_stage: Stage, tmp_path: Path) -> None:
+    program = str(pretending(tmp_path / "ffmpeg", "ffmpeg version 7.1"))
+    lame = lite_stage.application(RINDLE_FFMPEG_PATH=program, RINDLE_FFPROBE_PATH=program)
+
+    found = checks(await lame.doctor(profiles=["lesson"], only=["ffmpeg.features"]))["ffmpeg.features"]
+    real = checks(await lite_stage.rindle.doctor(profiles=["lesson"], only=["ffmpeg.features"]))["ffmpeg.features"]
+
+    assert found.status == "error"
+    assert "lesson.web_720p: video_transcode" in found.summary
+    assert real.status == "ok", real
+
+
+async def test_builds_need_room_and_a_machine_that_stays(lite_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    greedy = lite_stage.application(RINDLE_AV_MAX_OUTPUT_BYTES=str(1 << 60))
+    wanted = {"profiles": ["lesson"], "only": ["profiles.runtime_fit"]}
+
+    fits = checks(await lite_stage.rindle.doctor(**wanted))["profiles.runtime_fit"]
+    full = checks(await greedy.doctor(**wanted))["profiles.runtime_fit"]
+    monkeypatch.setenv("VERCEL", "1")
+    frozen = checks(await lite_stage.rindle.doctor(**wanted))["profiles.runtime_fit"]
+
+    assert (fits.status, full.status, frozen.status) == ("ok", "error", "error")
+    assert "lesson.web_720p" in frozen.summary
+    assert full.detail is not None and full.detail["required_bytes"] == 2 << 60
+
+
 async def test_without_a_worker_the_queues_have_no_pollers(lite_stage: Stage) -> None:
     found = checks(await lite_stage.rindle.doctor(only=["temporal.pollers"]))["temporal.pollers"]
     assert (found.status, found.detail) == (
         "error",
-        {"queues": [f"{lite_stage.prefix} (activity)", f"{lite_stage.prefix} (workflow)"]},
+        {
+            "queues": [
+                *(f"{lite_stage.prefix} (activity)", f"{lite_stage.prefix} (workflow)"),
+                f"{lite_stage.prefix}-av (activity)",
+            ]
+        },
     )
 
     expected = await lite_stage.rindle.doctor(only=["temporal.pollers"], workers=False)
@@ -257,6 +327,7 @@ async def test_a_variant_nobody_can_build_is_named(tmp_path: Path) -> None:
     class Film(Profile):
         name = "film"
         storage = "media"
+        processor = ControlledProcessor()  # makes pictures only
         variants = {"web": VideoVariant(preset="web_720p")}
 
     found = checks(await closed(application(tmp_path, profiles=[Film]), offline=True))

@@ -233,6 +233,17 @@ async def test_the_bundled_probe_accepts_pictures_only(pool):
     assert not any(probe.accepts(mime) for mime in ("image/svg+xml", "application/pdf", "video/mp4", "image/jxl"))
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".gif"])
+async def test_a_file_larger_than_the_memory_of_a_child_is_judged_and_rendered(pool, render, tmp_path, photo, suffix):
+    source = tmp_path / f"large{suffix}"
+    photo.save(source)
+    os.truncate(source, 3 << 30)  # zeros behind its end, as a sparse file: no decoder cares
+    assert (await pool.probe(source, TYPES[suffix], max_pixels=MAX_PIXELS)).width == 512
+    made = await render(source, thumb={"mode": "fit", "width": 128}, other={"mode": "fit", "width": 100})
+    assert difference(picture(made["thumb"]), photo) < SAME
+    assert picture(made["other"]).size == (100, 75)
+
+
 # --- verdicts ----------------------------------------------------------------------------------------------------
 
 

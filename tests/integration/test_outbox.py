@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import psycopg
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from rindle import MediaOutbox, attachments, telemetry
@@ -39,24 +40,73 @@ async def test_postgres_notify_wakes_relays_of_other_processes(stage: Stage) -> 
     if stage.rindle.database.dialect != "postgresql":
         return  # SQLite polls
     async with stage.application(RINDLE_RELAY_POLL_SECONDS="60", RINDLE_RELAY_IDLE_POLL_SECONDS="60"):
-
-        async def listening() -> bool:
-            found = await stage.read(
-                lambda s: (
-                    s.connection()
-                    .exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN rindle_outbox'")
-                    .scalar()
-                )
-            )
-            return bool(found)
-
-        await until(listening, what="the relay to listen")
+        await _listening(stage)
         await stage.rindle.initiate_upload("avatar", filename="me.jpg")  # this process runs no relay
 
         async def dispatched() -> bool:
             return [row.state for row in await stage.outbox()] == ["dispatched"]
 
         await until(dispatched, what="the row to be dispatched", timeout_seconds=20)
+
+
+async def test_relays_hear_whether_the_committing_process_sends_by_itself(stage: Stage) -> None:
+    """What another process has in hand is left to it: looking at once would find nothing, at the price of a claim."""
+    if stage.rindle.database.dialect != "postgresql":
+        return  # SQLite polls
+    url = stage.environment["APP_DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://")
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listening:
+        await listening.execute(f"LISTEN {rows.CHANNEL}")
+        async with stage.application() as web:
+            await web.initiate_upload("avatar", filename="me.jpg")
+            await stage.rindle.initiate_upload("avatar", filename="me.jpg")  # this application runs no relay
+            heard = [notice.payload async for notice in listening.notifies(timeout=20, stop_after=2)]
+    assert heard == [rows.IN_HAND, ""]
+
+
+async def test_a_row_that_is_in_hand_is_sent_by_another_process_when_its_own_does_not(stage: Stage) -> None:
+    if stage.rindle.database.dialect != "postgresql":
+        return  # SQLite polls
+    async with stage.application(RINDLE_RELAY_POLL_SECONDS="1", RINDLE_RELAY_IDLE_POLL_SECONDS="60"):
+        await _listening(stage)
+        await stage.rindle.database.write(
+            rows.insert,
+            workflow_type="rindle.UploadWorkflow",
+            workflow_id=stage.upload_workflow("0"),
+            task_queue=stage.prefix,
+            payload={"input": {"session_id": "0"}, "facts": {"kind": "upload"}},
+            in_hand=True,  # but the process has died since
+        )
+
+        async def dispatched() -> bool:
+            return [row.state for row in await stage.outbox()] == ["dispatched"]
+
+        await until(dispatched, what="the row to be dispatched", timeout_seconds=20)
+
+
+async def test_a_relay_that_stops_on_postgres_leaves_its_connection_without_a_complaint(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    if stage.rindle.database.dialect != "postgresql":
+        return  # SQLite polls
+    async with stage.application():
+        await _listening(stage)
+
+    async def gone() -> bool:
+        return await _listeners(stage) == 0
+
+    await until(gone, what="the listening connection to be closed")
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("sqlalchemy")] == []
+
+
+async def _listening(stage: Stage) -> None:
+    await until(lambda: _listeners(stage), what="the relay to listen")
+
+
+async def _listeners(stage: Stage) -> int:
+    """Count the relays of any process that listen on the stage's database."""
+    statement = text("SELECT count(*) FROM pg_stat_activity WHERE query = :query AND datname = current_database()")
+    found = await stage.read(lambda s: s.scalar(statement, {"query": f"LISTEN {rows.CHANNEL}"}))
+    return int(found or 0)
 
 
 async def test_work_of_a_transaction_still_open_while_another_is_sent_is_not_lost(stage: Stage) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 
 from rindle.cli.temporal_server import ensure_go_program, ensure_temporal_cli
 from rindle.errors import RindleError
-from tests.servers import Unavailable, chromium, minio, postgres
+from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres
 
 
 def report(line: str) -> None:
@@ -67,6 +67,7 @@ def main() -> int:
     missing = []
     for ensure in (
         partial(from_debian, "libmagic1", ensure_libmagic),
+        partial(from_debian, "ffmpeg", ffmpeg.version),
         partial(from_debian, "postgresql", partial(postgres.program, "initdb")),
         partial(from_debian, "chromium", chromium.program),
         partial(ensure_temporal_cli, report=report),

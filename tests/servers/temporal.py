@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from unittest.mock import patch
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
@@ -17,7 +19,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from rindle.cli.temporal_server import DEV_SERVER_ARGS, find_temporal_cli
+from rindle.cli.temporal_server import DEV_SERVER_ARGS, dev_server_environment, find_temporal_cli
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
 from tests.servers import POLL_SECONDS, STARTUP_SECONDS, Unavailable, free_port, version_of
 
@@ -49,14 +51,15 @@ def server_version() -> str:
 @asynccontextmanager
 async def running_temporal() -> AsyncIterator[TemporalServer]:
     """Run the shared dev server until the block is left."""
-    environment = await WorkflowEnvironment.start_local(
-        namespace=NAMESPACE,
-        data_converter=pydantic_data_converter,
-        search_attributes=SEARCH_ATTRIBUTES,
-        dev_server_existing_path=str(program()),
-        dev_server_startup_timeout=timedelta(seconds=STARTUP_SECONDS),
-        dev_server_extra_args=DEV_SERVER_ARGS,
-    )
+    with patch.dict(os.environ, dev_server_environment()):  # the SDK's server inherits ours
+        environment = await WorkflowEnvironment.start_local(
+            namespace=NAMESPACE,
+            data_converter=pydantic_data_converter,
+            search_attributes=SEARCH_ATTRIBUTES,
+            dev_server_existing_path=str(program()),
+            dev_server_startup_timeout=timedelta(seconds=STARTUP_SECONDS),
+            dev_server_extra_args=DEV_SERVER_ARGS,
+        )
     async with environment:
         client = environment.client
         yield TemporalServer(target=client.service_client.config.target_host, client=client)
@@ -110,6 +113,7 @@ class StoppableTemporal:
             *("--namespace", self.namespace, "--db-filename", self._database, "--log-level", "error"),
             *DEV_SERVER_ARGS,
             *attributes,
+            env={**os.environ, **dev_server_environment()},
             stdin=asyncio.subprocess.DEVNULL,
         )
         try:

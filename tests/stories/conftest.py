@@ -15,8 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import Browser, BrowserContext, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from tests.media.clips import H264, Clips, moving, tone
 from tests.servers import POLL_SECONDS, STARTUP_SECONDS, free_port
 from tests.servers.chromium import ARGUMENTS
 from tests.servers.minio import MinioServer
@@ -26,14 +27,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 #: Opens a fresh browser window on the site, signed in as a member.
 Visit = Callable[..., Awaitable[BrowserContext]]
-
-
-@dataclass(frozen=True)
-class Site:
-    """The running site; ``media`` is the directory of its objects."""
-
-    url: str
-    media: Path
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
@@ -47,35 +40,70 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0)
             await asyncio.sleep(POLL_SECONDS)
 
 
-@asynccontextmanager
-async def part(name: str, home: Path, ready: str, environment: dict[str, str], *arguments: str) -> AsyncIterator[None]:
-    """Run a Python process of the site until the block is left; entered when ``ready`` answers 200."""
-    log = home / f"{name}.log"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, cwd=REPOSITORY, env=environment, stdout=output, stderr=output
-        )
-    try:
+class Part:
+    """A Python process of the site, which a test may stop and start again; it is ready when ``ready`` answers 200."""
+
+    def __init__(self, name: str, home: Path, ready: str, environment: dict[str, str], *arguments: str) -> None:
+        self._log = home / f"{name}.log"
+        self._ready = ready
+        self._environment = environment
+        self._arguments = arguments
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Run it and wait until it answers."""
+        with self._log.open("ab") as output:
+            self._process = process = await asyncio.create_subprocess_exec(
+                sys.executable, *self._arguments, cwd=REPOSITORY, env=self._environment, stdout=output, stderr=output
+            )
         async with httpx.AsyncClient() as client:
 
             async def answers() -> bool:
                 if process.returncode is not None:
-                    pytest.fail(f"{name} ended with status {process.returncode}: {log.read_text()[-2000:]}")
+                    told = self._log.read_text()[-2000:]
+                    pytest.fail(f"{self._log.stem} ended with status {process.returncode}: {told}")
                 try:
-                    return (await client.get(ready)).status_code == httpx.codes.OK
+                    return (await client.get(self._ready)).status_code == httpx.codes.OK
                 except httpx.TransportError:
                     return False
 
             await until(answers, STARTUP_SECONDS)
-        yield
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), 20)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+
+    async def stop(self) -> None:
+        """End it gracefully, or kill it when it takes too long."""
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), 20)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def __aenter__(self) -> Part:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self.stop()
+
+
+@dataclass(frozen=True)
+class Site:
+    """The running site; ``media`` is the directory of its objects, ``scratch`` that of its unfinished work."""
+
+    url: str
+    media: Path
+    scratch: Path
+    web: Part
+    worker: Part
 
 
 @asynccontextmanager
@@ -100,17 +128,17 @@ async def running_site(temporal: TemporalServer, home: Path, **settings: str) ->
     }
     url = f"http://127.0.0.1:{port}"
     serve = ("-m", "uvicorn", "examples.cohort.app:app", "--port", str(port), "--no-access-log")
-    async with (
-        part("web", home, f"{url}/", environment, *serve),
-        part("worker", home, f"http://{health}/readyz", {**environment, "RINDLE_HEALTH_ADDRESS": health}, "worker.py"),
-    ):
-        yield Site(url, home / "media")
+    web = Part("web", home, f"{url}/", environment, *serve)
+    healthy = {**environment, "RINDLE_HEALTH_ADDRESS": health}
+    async with web, Part("worker", home, f"http://{health}/readyz", healthy, "worker.py") as worker:
+        yield Site(url, home / "media", home / "rindle.tmp", web, worker)
 
 
 @pytest.fixture(scope="session")
 async def site(temporal_server: TemporalServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """The example application with its worker, its photos in local files."""
-    async with running_site(temporal_server, tmp_path_factory.mktemp("cohort")) as running:
+    """The example application with its worker, its media in local files."""
+    # One thread makes films slowly enough to be watched on any machine.
+    async with running_site(temporal_server, tmp_path_factory.mktemp("cohort"), RINDLE_AV_THREADS="1") as running:
         yield running
 
 
@@ -118,7 +146,7 @@ async def site(temporal_server: TemporalServer, tmp_path_factory: pytest.TempPat
 async def bucket_site(
     temporal_server: TemporalServer, minio: MinioServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Site]:
-    """The same with its photos in a bucket, which for the browser is another origin."""
+    """The same with its media in a bucket, which for the browser is another origin."""
     async with running_site(
         temporal_server,
         tmp_path_factory.mktemp("cohort"),
@@ -161,3 +189,39 @@ async def visit(site: Site, browser: Browser) -> AsyncIterator[Visit]:
             return context
 
         yield open_window
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    """Films and songs of the run."""
+    return Clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="session")
+def film(clips: Clips) -> Path:
+    """A film of 20 s in 1080p with sound; noisy, as cameras are, so that making it smaller takes its time."""
+    noise = ("-vf", "noise=alls=6:allf=t")
+    return clips.made("film.mp4", *moving("1920x1080", 20), *tone(20), *noise, *H264, "-crf", "28", "-c:a", "aac")
+
+
+async def play(page: Page, kind: str) -> dict[str, float]:
+    """Play the page's video or audio, muted, until it has moved, and return what the browser knows of it."""
+    told: dict[str, float] = await page.evaluate(PLAY, kind)
+    return told
+
+
+#: Resolves when what was asked to play has really shown something.
+PLAY = """
+(kind) => new Promise((resolve, reject) => {
+  const player = document.querySelector(kind);
+  player.muted = true;
+  player.addEventListener("error", () => reject(new Error(`error ${player.error?.code}`)));
+  player.addEventListener("timeupdate", () => {
+    if (player.currentTime <= 0.2 && !player.ended) return;
+    const { readyState, duration, videoWidth: width, videoHeight: height } = player;
+    player.pause();
+    resolve({ readyState, duration, width, height });
+  });
+  player.play().catch(reject);
+})
+"""

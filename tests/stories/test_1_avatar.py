@@ -166,12 +166,12 @@ async def test_a_reload_goes_on_where_the_page_was(visit: Visit) -> None:
     asked = asyncio.Event()
 
     async def hold(route: Route) -> None:
-        asked.set()  # and never answer: the page is between verification and its first look at the asset
+        asked.set()  # and never answer: the page is between verification and the first event of the asset
 
-    await page.route("**/media/assets/*", hold)
+    await page.route("**/media/events?*", hold)
     await page.set_input_files("#photo", picture("coffee"))
     await asyncio.wait_for(asked.wait(), 30)
-    await page.unroute("**/media/assets/*")
+    await page.unroute("**/media/events?*")
 
     await page.reload()
 

@@ -20,6 +20,7 @@ from rindle.messages import PurgeInput, VariantInput
 from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage
+from tests.media.clips import Clips
 from tests.stage import Stage, photo, until
 from tests.workflows.fleet import Fleet, Interruption, closed, handle_of, in_stage, marks
 
@@ -515,6 +516,59 @@ async def requeue_in_closing_task(stage: Stage, fleet: Fleet) -> str:
     interruption.at("closing", workflow_id, lambda: handle.signal("requeue"))
     await stage.rindle.cancel_processing(asset_id)
     return await _built(stage, asset_id)
+
+
+async def _film(stage: Stage) -> MediaAsset:
+    clip = Clips(stage.home).film()
+    return await stage.verified("held_film", clip, filename="film.mp4")
+
+
+async def _film_built(stage: Stage, asset_id: str) -> str:
+    stage.tell("processor", "")
+    await _dispatched(stage)
+    workflow_id = stage.variants_workflow(asset_id, "web")
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(_VARIANTS, "build_av", "completed", lacks=("read_group", "render_images"))
+async def film_built(stage: Stage, fleet: Fleet) -> str:
+    asset = await _film(stage)
+    await fleet.start()
+    await stage.settled(asset.id)
+    return await _film_built(stage, asset.id)
+
+
+@_branch(_VARIANTS, "build_av", "signal wake", "read_group", "build_av canceled", "read_group", "completed")
+async def film_cancelled(stage: Stage, fleet: Fleet) -> str:
+    stage.tell("processor", "hold")
+    asset = await _film(stage)
+    await fleet.start()
+    await stage.variant(asset.id, "web", "processing")
+    await stage.rindle.cancel_processing(asset.id)
+    await _dispatched(stage)
+    await closed(stage, stage.variants_workflow(asset.id, "web"))
+    return await _film_built(stage, asset.id)
+
+
+@_branch(_VARIANTS, "signal requeue", "requeue_group", "build_av", "completed", lacks=("render_images",))
+async def film_requeued_by_hand(stage: Stage, fleet: Fleet) -> str:
+    """Nobody says which queue builds films: the workflow knows."""
+    stage.tell("processor", "fail")
+    await fleet.start(stage.application(RINDLE_VARIANT_ATTEMPTS="1"))
+    asset = await _film(stage)
+    await stage.variant(asset.id, "web", "failed")
+    workflow_id = await _film_built(stage, asset.id)
+    await (await stage.client()).start_workflow(
+        messages.VARIANT_WORKFLOW,
+        VariantInput(asset_id=asset.id, group="web"),
+        id=workflow_id,
+        task_queue=stage.prefix,
+        start_signal="requeue",
+    )
+    await stage.state(asset.id, "ready")
+    await closed(stage, workflow_id)
+    return workflow_id
 
 
 # --- purges ---------------------------------------------------------------------------------------------------------

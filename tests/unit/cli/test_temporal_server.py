@@ -162,3 +162,10 @@ def test_a_dev_server_gets_the_measured_configuration() -> None:
         "--dynamic-config-value",
         'history.transferProcessorMaxPollInterval="1s"',
     )
+
+
+def test_a_dev_server_collects_garbage_less_often_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOGC", raising=False)
+    assert temporal_server.dev_server_environment() == {"GOGC": "400"}
+    monkeypatch.setenv("GOGC", "50")
+    assert temporal_server.dev_server_environment() == {}

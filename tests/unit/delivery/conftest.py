@@ -1,4 +1,4 @@
-"""The gallery of the delivery tests: a private, a public and a guarded profile on one local storage."""
+"""The gallery of the delivery tests: private, public and guarded profiles of pictures, films and songs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import pytest
 
 from rindle import Profile
 from rindle.errors import Unauthorized
+from rindle.presets import Web
 from rindle.protocols import DeliverySubject, Storage
-from tests.gallery import VARIANTS, Gallery, opened
+from rindle.storage.grant import Grant
+from rindle.storage.local import LocalStorage
+from tests.gallery import BASE_URL, VARIANTS, Gallery, opened
 
 
 class Members:
@@ -26,7 +29,14 @@ class Members:
             raise Unauthorized("members only", code="forbidden")
 
 
-MEMBERS = Members()
+class Audience:
+    """The poster for all, the film for members."""
+
+    def authorize(self, actor: Any, action: str, subject: DeliverySubject) -> bool:
+        return subject.variant == "poster" or actor == "member"
+
+
+MEMBERS, PREMIERE = Members(), Audience()
 
 
 def make_profiles(store: Storage) -> list[type[Profile]]:
@@ -47,7 +57,31 @@ def make_profiles(store: Storage) -> list[type[Profile]]:
         variants = VARIANTS
         delivery = {"authorizer": MEMBERS, "signed_url_ttl_seconds": 60}
 
-    return [Private, Public, Guarded]
+    class Film(Web):
+        name = "film"
+        storage = store
+        delivery = {"public": True}
+        extra_variants = {"web_480p": {"kind": "video", "preset": "web_480p"}}
+
+    class Premiere(Film):
+        name = "premiere"
+        delivery = {"authorizer": PREMIERE}
+
+    class Song(Profile):
+        name = "song"
+        storage = store
+        variants = {"m4a_128k": {"kind": "audio", "preset": "m4a_128k"}, "waveform": {"kind": "waveform"}}
+        delivery = {"public": True}
+
+    return [Private, Public, Guarded, Film, Premiere, Song]
+
+
+def grant_of(gallery: Gallery, url: str) -> Grant:
+    """Return what a signed local URL allows."""
+    assert url.startswith(f"{BASE_URL}/")
+    [storage] = gallery.rindle.storages.values()
+    assert isinstance(storage, LocalStorage)
+    return storage.grant_of(url.removeprefix(f"{BASE_URL}/"), "GET")
 
 
 @pytest.fixture
@@ -71,3 +105,18 @@ def public(gallery: Gallery) -> type[Profile]:
 @pytest.fixture
 def guarded(gallery: Gallery) -> type[Profile]:
     return gallery.rindle.profiles.get("guarded")
+
+
+@pytest.fixture
+def film(gallery: Gallery) -> type[Profile]:
+    return gallery.rindle.profiles.get("film")
+
+
+@pytest.fixture
+def premiere(gallery: Gallery) -> type[Profile]:
+    return gallery.rindle.profiles.get("premiere")
+
+
+@pytest.fixture
+def song(gallery: Gallery) -> type[Profile]:
+    return gallery.rindle.profiles.get("song")

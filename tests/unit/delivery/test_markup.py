@@ -1,4 +1,4 @@
-"""``picture_tag``: what a page shows in every state, and that no text becomes markup."""
+"""``picture_tag``, ``video_tag``, ``audio_tag``: what a page shows in every state, and that no text becomes markup."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ from rindle.delivery.markup import _attributes, _tag
 from rindle.errors import InvalidArgument, Misconfigured, Unauthorized, UnknownProfile
 from rindle.states import DELIVERABLE, AssetState, VariantState
 from tests.gallery import BASE_URL, Gallery, variant_of
+from tests.unit.delivery.conftest import grant_of
 
 PREVIEW = "data:image/webp;base64,UklGRg=="
+
+#: What the probes tell of a film and of a song.
+FILM = {"kind": "video", "width": 1920, "height": 1080, "has_video_track": True, "has_audio_track": True}
+SONG = {"kind": "audio", "width": None, "height": None, "has_audio_track": True}
 
 
 class Elements(HTMLParser):
@@ -45,6 +50,12 @@ def image(markup: str) -> dict[str, str | None]:
 
 def sources(markup: str) -> list[dict[str, str | None]]:
     return Elements(markup).attrs("source")
+
+
+def player(markup: str) -> dict[str, str | None]:
+    """The attributes of the video or audio element."""
+    [found] = [attrs for name, attrs in Elements(markup).found if name in ("video", "audio")]
+    return found
 
 
 # --- what is shown -----------------------------------------------------------------------------------------------
@@ -330,6 +341,179 @@ async def test_options_out_of_range_are_refused(gallery: Gallery, private: type[
         await gallery.rindle.picture_tag(private, None, **options)
 
 
+# --- video and audio ---------------------------------------------------------------------------------------------
+
+
+async def test_the_whole_tag_of_a_film(gallery: Gallery, film: type[Profile]):
+    asset = await gallery.ready(film, facts=FILM)
+    large, small, poster = (variant_of(asset, name).storage_key for name in ("web_720p", "web_480p", "poster"))
+
+    tag = await gallery.rindle.video_tag(
+        film,
+        asset,
+        [("web_480p", "(max-width: 480px)"), "web_720p"],
+        poster="poster",
+        tracks=[{"src": "/en.vtt", "kind": "captions", "srclang": "en", "label": "English & more", "default": True}],
+        controls=True,
+        width=640,
+    )
+
+    assert isinstance(tag, Markup)
+    assert tag == (
+        f'<video controls height="360" poster="{BASE_URL}/p/{poster}" preload="metadata" width="640">'
+        f'<source media="(max-width: 480px)" type="video/mp4" src="{BASE_URL}/p/{small}">'
+        f'<source type="video/mp4" src="{BASE_URL}/p/{large}">'
+        f'<source type="image/png" src="{BASE_URL}/p/{asset.storage_key}">'
+        '<track default kind="captions" label="English &amp; more" srclang="en" src="/en.vtt">'
+        "</video>"
+    )
+
+
+async def test_the_whole_tag_of_a_song(gallery: Gallery, song: type[Profile]):
+    asset = await gallery.ready(song, facts={**SONG, "content_type": None}, filename="song")
+
+    tag = await gallery.rindle.audio_tag(song, asset, ["m4a_128k"], class_="player")
+
+    assert tag == (
+        '<audio class="player" controls preload="metadata">'
+        f'<source type="audio/mp4" src="{BASE_URL}/p/{variant_of(asset, "m4a_128k").storage_key}">'
+        f'<source type="audio/mpeg" src="{BASE_URL}/p/{asset.storage_key}">'
+        "</audio>"
+    )
+    assert "controls" not in player(await gallery.rindle.audio_tag(song, asset, controls=False))
+
+
+@pytest.mark.parametrize("made", [(), ("poster",)])
+async def test_without_a_ready_variant_the_element_plays_the_original_itself(
+    gallery: Gallery, film: type[Profile], made: tuple[str, ...]
+):
+    asset = await gallery.ready(film, *(made or ("none",)), facts=FILM)
+
+    tag = await gallery.rindle.video_tag(film, asset, ["web_720p", "nothing_of_the_kind"], poster="poster")
+
+    assert sources(tag) == []
+    assert player(tag)["src"] == f"{BASE_URL}/p/{asset.storage_key}"
+    assert ("poster" in player(tag)) == ("poster" in made)
+
+
+async def test_a_film_nobody_may_have_the_original_of_plays_its_variants_only(gallery: Gallery, film: type[Profile]):
+    asset = await gallery.ready(film, "web_720p", facts=FILM)
+
+    tag = await gallery.rindle.video_tag(film, asset, ["web_720p"], poster="poster", fallback="none")
+
+    assert [one["type"] for one in sources(tag)] == ["video/mp4"]
+    assert "src" not in player(tag) and "poster" not in player(tag)
+
+
+async def test_a_stale_transcode_plays_on_request(gallery: Gallery, film: type[Profile]):
+    asset = await gallery.move_variant(await gallery.ready(film, facts=FILM), "web_720p", VariantState.STALE)
+
+    fresh = await gallery.rindle.video_tag(film, asset, ["web_720p"], fallback="none")
+    stale = await gallery.rindle.video_tag(film, asset, ["web_720p"], fallback="none", stale_mode="serve_stale")
+
+    assert (len(sources(fresh)), len(sources(stale))) == (0, 1)
+
+
+@pytest.mark.parametrize("poster", ["/static/title.jpg", "https://elsewhere.test/title.jpg?a=1&b=2", PREVIEW])
+async def test_a_poster_may_be_an_address_of_the_application(gallery: Gallery, film: type[Profile], poster: str):
+    assert player(await gallery.rindle.video_tag(film, None, poster=poster)) == {
+        "poster": poster,
+        "preload": "metadata",
+    }
+
+
+@pytest.mark.parametrize("state", [state for state in AssetState if state not in DELIVERABLE])
+async def test_nothing_of_an_undeliverable_asset_is_played(gallery: Gallery, private: type[Profile], state: AssetState):
+    asset = await gallery.in_state(private, state)
+
+    for tag in (gallery.rindle.video_tag, gallery.rindle.audio_tag):
+        alone = await tag(private, asset, ["thumb"], preload="none", controls=False)
+        instead = await tag(private, asset, ["thumb"], preload=None, controls=False, placeholder="/quiet.mp3")
+        assert player(alone).keys() - {"width", "height"} == {"preload"}
+        assert player(instead).keys() - {"width", "height"} == {"src"} and player(instead)["src"] == "/quiet.mp3"
+        assert sources(alone) == sources(instead) == []
+
+
+async def test_a_preview_picture_is_never_played(gallery: Gallery, film: type[Profile]):
+    asset = await gallery.ready(film, facts={**FILM, "media_metadata": {"placeholder": PREVIEW}})
+
+    tag = await gallery.rindle.video_tag(film, asset, placeholder="auto", prefer_placeholder=True)
+
+    assert player(tag)["src"] == f"{BASE_URL}/p/{asset.storage_key}"
+
+
+async def test_a_stand_in_is_the_last_source(gallery: Gallery, film: type[Profile]):
+    asset = await gallery.ready(film, facts=FILM)
+
+    tag = await gallery.rindle.video_tag(
+        film, asset, ["web_720p"], placeholder="/sorry.mp4", prefer_placeholder=True, width=False, height=False
+    )
+
+    assert [one["src"] for one in sources(tag)][-1] == "/sorry.mp4" and len(sources(tag)) == 2
+    assert player(tag) == {"preload": "metadata"}
+
+
+async def test_a_denied_film_raises_or_leaves_nothing(gallery: Gallery, premiere: type[Profile]):
+    asset = await gallery.ready(premiere, facts=FILM)
+    options: dict[str, Any] = {"poster": "poster", "actor": "stranger"}
+
+    with pytest.raises(Unauthorized):
+        await gallery.rindle.video_tag(premiere, asset, ["web_720p"], **options)
+    empty = await gallery.rindle.video_tag(premiere, asset, ["web_720p"], on_denied="empty", **options)
+    teaser = await gallery.rindle.video_tag(premiere, asset, ["web_720p"], fallback="none", **options)
+
+    assert empty == Markup() and isinstance(empty, Markup)
+    assert sources(teaser) == [] and str(player(teaser)["poster"]).startswith(BASE_URL)
+
+
+async def test_a_film_to_be_saved_keeps_its_poster_on_the_page(gallery: Gallery, premiere: type[Profile]):
+    asset = await gallery.ready(premiere, facts=FILM)
+    asked = {"actor": "member", "expires_in": 77}
+
+    tag = await gallery.rindle.video_tag(
+        premiere, asset, ["web_720p"], poster="poster", disposition="attachment", filename="film.mp4", **asked
+    )
+
+    assert set(player(tag)) == {"height", "poster", "preload", "width"}
+    poster, *rest = (
+        grant_of(gallery, str(url)) for url in (player(tag)["poster"], *(one["src"] for one in sources(tag)))
+    )
+    assert (poster.disposition, len(rest)) == (None, 2)
+    assert all(str(grant.disposition).startswith('attachment; filename="film.mp4"') for grant in rest)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"variants": [{"name": ["web_720p", "web_480p"]}]},
+        {"variants": [{"name": "web_720p", "sizes": "50vw"}]},
+        {"variants": [{"name": "web_720p", "href": "x"}]},
+        {"tracks": [{"kind": "captions"}]},
+        {"tracks": [{"src": "/en.vtt", "onload": "x"}]},
+        {"tracks": ["/en.vtt"]},
+        {"attrs": {"poster": "/x.jpg"}},
+        {"onplay": "x"},
+        {"fallback": "x"},
+        {"on_denied": "x"},
+    ],
+)
+async def test_players_refuse_what_cannot_be_meant(gallery: Gallery, film: type[Profile], wrong: dict[str, Any]):
+    for tag in (gallery.rindle.video_tag, gallery.rindle.audio_tag):
+        with pytest.raises(InvalidArgument):
+            await tag(film, None, **wrong)
+
+
+async def test_a_player_costs_one_query_at_most(gallery: Gallery, film: type[Profile]):
+    bare = await gallery.unloaded(await gallery.ready(film, facts=FILM))
+
+    async with gallery.counting() as statements:
+        await gallery.rindle.video_tag(film, bare)
+        await gallery.rindle.video_tag(film, bare, poster="/title.jpg")
+        assert statements == []
+        await gallery.rindle.video_tag(film, bare, ["web_720p", "web_480p"], poster="poster")
+        assert len(statements) == 1
+
+
 # --- hostile texts -----------------------------------------------------------------------------------------------
 
 HOSTILE = "\"'><script>alert(1)</script>&amp;\u202e<img src=x onerror=alert(1)>"
@@ -363,6 +547,24 @@ async def test_hostile_texts_stay_texts(gallery: Gallery, private: type[Profile]
     assert sources(tag)[0]["media"] == HOSTILE
     assert "onerror" not in {name for _, attrs in Elements(tag).found for name in attrs}
     assert tag.count('alt="&#34;&#39;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;') == 1
+
+
+async def test_hostile_texts_stay_texts_in_a_player(gallery: Gallery, film: type[Profile]):
+    asset = await gallery.ready(film, facts=FILM, filename=f"{HOSTILE}.png")
+
+    tag = await gallery.rindle.video_tag(
+        film,
+        asset,
+        [{"name": "web_720p", "media": HOSTILE, "type": HOSTILE}],
+        poster=f"/{HOSTILE}",
+        tracks=[{"src": HOSTILE, "label": HOSTILE}],
+        title=HOSTILE,
+    )
+
+    assert [name for name, _ in Elements(tag).found] == ["video", "source", "source", "track"]
+    assert (player(tag)["title"], player(tag)["poster"]) == (HOSTILE, f"/{HOSTILE}")
+    assert sources(tag)[0]["media"] == sources(tag)[0]["type"] == HOSTILE
+    assert Elements(tag).attrs("track") == [{"src": HOSTILE, "label": HOSTILE}]
 
 
 async def test_escaped_markup_is_not_escaped_again(gallery: Gallery, private: type[Profile]):
@@ -402,16 +604,17 @@ async def test_a_page_costs_one_query_at_most(gallery: Gallery, private: type[Pr
     assert len(sources(first)) == len(sources(second)) == 2
 
 
-async def test_jinja_templates_call_it_by_name(gallery: Gallery, private: type[Profile]):
+async def test_jinja_templates_call_them_by_name(gallery: Gallery, private: type[Profile]):
     asset = await gallery.ready(private)
     env = Environment(enable_async=True, autoescape=True)
     install_jinja(env, gallery.rindle)
 
-    page = await env.from_string('<p>{{ picture_tag("private", asset, ["thumb"], alt=name) }}</p>').render_async(
-        asset=asset, name="<b>"
-    )
+    page = await env.from_string(
+        '<p>{{ picture_tag("private", asset, ["thumb"], alt=name) }}</p>'
+        '{{ video_tag("film", none, poster="/x.jpg") }}{{ audio_tag("song", none) }}'
+    ).render_async(asset=asset, name="<b>")
 
-    assert [name for name, _ in Elements(page).found] == ["p", "picture", "source", "img"]
+    assert [name for name, _ in Elements(page).found] == ["p", "picture", "source", "img", "video", "audio"]
     assert image(page)["alt"] == "<b>"
 
 

@@ -28,19 +28,10 @@ from rindle.errors import (
 )
 from rindle.protocols import Storage
 from rindle.states import DELIVERABLE, UNJUDGED, AssetState, VariantState
-from rindle.storage.grant import Grant
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from tests.gallery import BASE_URL, VARIANTS, Gallery, opened, variant_of
-from tests.unit.delivery.conftest import MEMBERS
-
-
-def grant_of(gallery: Gallery, url: str) -> Grant:
-    """Return what a signed local URL allows."""
-    assert url.startswith(f"{BASE_URL}/")
-    [storage] = gallery.rindle.storages.values()
-    assert isinstance(storage, LocalStorage)
-    return storage.grant_of(url.removeprefix(f"{BASE_URL}/"), "GET")
+from tests.unit.delivery.conftest import MEMBERS, grant_of
 
 
 @pytest.fixture

@@ -31,15 +31,19 @@ def features() -> ImageFeatures:
     return ImageFeatures(str(limits), str(os.getpid()), "", "", frozenset(), frozenset(), untrusted_blocked=True)
 
 
-def probe_image(path: Path, mime: str | None, max_pixels: int) -> ProbeResult:
+def probe_image(path: Path, mime: str | None, max_pixels: int, **options: object) -> ProbeResult:
     """Act on the file's name."""
     if path.stem == "refuse":
         raise Condemned("no picture", code="max_pixels_exceeded", detail={"limit": max_pixels})
     _act(path.stem, path)
-    return ProbeResult(kind=MediaKind.IMAGE, width=1, height=1, metadata={"pid": os.getpid()})
+    address_space, memory = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    facts = {"pid": os.getpid(), "address_space": address_space, "memory": memory}
+    return ProbeResult(kind=MediaKind.IMAGE, width=1, height=1, metadata=facts)
 
 
-def render_images(source: Path, mime: str, orders: list[RenderOrder], max_pixels: int) -> list[Rendered]:
+def render_images(
+    source: Path, mime: str, orders: list[RenderOrder], max_pixels: int, kept: Path | None
+) -> list[Rendered]:
     """Act on each order's name, after writing half of its output."""
     return [_render(source, order) for order in orders]
 

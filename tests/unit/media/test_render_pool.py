@@ -209,6 +209,16 @@ async def test_children_run_under_their_limits_and_are_recycled(tmp_path):
         assert len(seen) >= 3
 
 
+async def test_a_file_counts_on_top_of_the_memory_limit_while_it_is_read(tmp_path):
+    source, size, limit = tmp_path / "ok", 5 << 30, 1 << 30
+    source.touch()
+    os.truncate(source, size)  # sparse: no disk is used
+    async with running(1, memory_bytes=limit) as pool:
+        facts = (await pool.probe(source, "image/png", max_pixels=ANY_PIXELS)).metadata
+        assert (facts["address_space"], facts["memory"]) == (limit + size, limit)
+        assert (await pool.features()).libvips == str((limit, 0))
+
+
 async def test_a_pool_whose_idle_child_was_killed_is_replaced(tmp_path):
     async with running(1) as pool:
         first = (await pool.features()).pyvips

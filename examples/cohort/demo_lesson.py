@@ -1,0 +1,194 @@
+"""The demo's second chapter: a film becomes playable while one watches, and another one is stopped half-way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from examples.cohort import demo_files
+from examples.cohort.demo_stage import (
+    AT_REST,
+    DEMO,
+    HOME,
+    PATIENCE_SECONDS,
+    Browser,
+    Checks,
+    Sent,
+    answered,
+    console,
+    fetch,
+    looks,
+    step,
+)
+
+PROFILE = "lesson"
+#: Seconds of the film that is watched, and of the one that is stopped.
+FILM_SECONDS, STOPPED_SECONDS = 24, 60
+#: The second film is stopped as soon as it is so far, in per cent, and before it is further than the other.
+STOP_FROM, STOP_UNTIL = 30, 70
+#: Seconds in which nothing of a cancelled build may be left.
+GONE_SECONDS = 3.0
+
+
+@dataclass
+class Stopped:
+    """What cancelling freed."""
+
+    percent: int
+    processes: int
+    gone_after: float
+    busy_before: float
+    busy_after: float
+
+
+@dataclass
+class Lesson:
+    """The film, what was seen of its making, and what came out."""
+
+    sent: Sent
+    progress: dict[str, list[int]] = field(default_factory=dict)
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outline: list[tuple[float, float]] = field(default_factory=list)
+    #: The playable file, beside the report.
+    player: Path = DEMO / "lesson.mp4"
+    stopped: Stopped | None = None
+
+
+def teach(browser: Browser, checks: Checks) -> Lesson:
+    """Send a film, watch it being made, open what came out; then stop a second one.
+
+    Raises:
+        CheckFailed: something is not as promised.
+    """
+    with step("5. A film, as a phone held upright records it") as status:
+        status.update(f"recording {FILM_SECONDS} seconds of 1080p…")
+        film = demo_files.film(FILM_SECONDS)
+        lesson = Lesson(Sent("lesson.mp4", film, f"film of {FILM_SECONDS} seconds, upright, with a place in it"))
+        status.update("uploading…")
+        browser.upload(lesson.sent, PROFILE, "video/mp4")
+    watch(browser, lesson)
+    sent = lesson.sent
+    sent.state, sent.end = browser.settled(sent.asset_id)["state"], "playable"
+    checks.that(sent.state == "ready", "the film is ready")
+    told = lesson.progress.get("web_720p", [])
+    checks.that(
+        len(told) >= 5 and told == sorted(set(told)),
+        f"its progress was told live and rose: {', '.join(map(str, told))}",
+    )
+    open_what_came_out(browser, lesson, checks)
+    lesson.stopped = stop_half_way(browser, checks)
+    return lesson
+
+
+def watch(browser: Browser, lesson: Lesson) -> None:
+    """Show the events of the asset's stream as bars, until it has come to rest."""
+    columns = (TextColumn("  {task.description:<14}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        shown: dict[str, Any] = {}
+        for kind, payload in browser.events(lesson.sent.asset_id):
+            if kind == "variant_progress":
+                lesson.progress.setdefault(payload["variant_name"], []).append(payload["progress"])
+            if kind.startswith("variant_") and "progress" in payload:
+                name = payload["variant_name"]
+                if name not in shown:
+                    shown[name] = bars.add_task(name, total=100)
+                bars.update(shown[name], completed=payload["progress"])
+            if kind == "asset_state_changed" and payload["state"] in AT_REST:
+                return
+
+
+def open_what_came_out(browser: Browser, lesson: Lesson, checks: Checks) -> None:
+    """Fetch every variant by its address and look into it."""
+    asset = browser.asset(lesson.sent.asset_id)
+    checks.that((asset["width"], asset["height"]) == (1080, 1920), "the film counts as 1080 × 1920: it stands upright")
+    for variant in asset["variants"]:
+        lesson.made[variant["name"]] = variant | answered_file(browser, lesson.sent.asset_id, variant["name"])
+    film = lesson.made["web_720p"]
+    lesson.player.write_bytes(film["body"])
+    facts = probed(lesson.player)
+    video = next(stream for stream in facts["streams"] if stream["codec_type"] == "video")
+    codecs = {stream["codec_name"] for stream in facts["streams"]}
+    checks.that(codecs == {"h264", "aac"}, "web_720p: H.264 with AAC, which every browser plays")
+    checks.that((video["width"], video["height"]) == (720, 1280), "web_720p: 720 × 1280, upright without a flag")
+    off = abs(float(facts["format"]["duration"]) - FILM_SECONDS)
+    checks.that(off <= 0.25, f"web_720p: as long as the original, {off * 1000:.0f} ms apart")
+    tags = str(facts["format"].get("tags", {}))
+    checks.that("location" not in tags and "Launch" not in tags, "web_720p: no place and no title in it")
+    for name, size in (("poster", (1080, 1920)), ("scrub_strip", (640, 90))):
+        checks.that(demo_files.size_of(lesson.made[name]["body"]) == size, f"{name}: {size[0]} × {size[1]}")
+    outline = json.loads(lesson.made["waveform"]["body"])
+    lesson.outline = [(low, high) for low, high in outline["peaks"]]
+    loud = max(high for _, high in lesson.outline)
+    checks.that(len(lesson.outline) == 1000 and loud > 0.05, f"waveform: 1000 points, the loudest at {loud:.2f}")
+
+
+def answered_file(browser: Browser, asset_id: str, name: str) -> dict[str, Any]:
+    """Fetch a variant; only pictures can say where they were taken."""
+    answer = fetch(browser, asset_id, name)
+    if answer.headers["content-type"].startswith("image/"):
+        return answered(answer)
+    return {"body": answer.content, "status": answer.status_code, "address": f"/media/local/…{answer.url.path[-8:]}"}
+
+
+def probed(path: Path) -> dict[str, Any]:
+    """Return what ffprobe says of a file of ours."""
+    command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", str(path)]
+    facts: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return facts
+
+
+def stop_half_way(browser: Browser, checks: Checks) -> Stopped:
+    """Cancel a second film in the middle and see what that frees and leaves."""
+    with step("6. A second film, cancelled half-way") as status:
+        status.update(f"recording {STOPPED_SECONDS} seconds…")
+        film = Sent("second.mp4", demo_files.film(STOPPED_SECONDS), "film that is stopped")
+        status.update("uploading…")
+        browser.upload(film, PROFILE, "video/mp4")
+        percent = 0
+        for kind, payload in browser.events(film.asset_id):
+            if kind == "variant_progress" and payload["variant_name"] == "web_720p":
+                percent = payload["progress"]
+                status.update(f"web_720p is {percent} % done…")
+            if percent >= STOP_FROM:
+                break
+        checks.that(STOP_FROM <= percent <= STOP_UNTIL, f"the second film is {percent} % done")
+        at_work = ffmpegs()
+        before = psutil.cpu_percent(1.0)
+        checks.that(at_work, f"{len(at_work)} ffmpeg at work, the processor is {before:.0f} % busy")
+        asked = time.monotonic()
+        browser.post(f"/media/assets/{film.asset_id}/cancel")
+        gone_after = PATIENCE_SECONDS
+        for _ in looks(0.02):
+            if not ffmpegs():
+                gone_after = time.monotonic() - asked
+                break
+        after = psutil.cpu_percent(1.0)
+        checks.that(gone_after <= GONE_SECONDS, f"{gone_after:.1f} s after the cancel no ffmpeg is left")
+        checks.that(after < before / 2, f"and the processor is {after:.0f} % busy")
+        asset = browser.settled(film.asset_id)
+        states = {variant["name"]: variant["state"] for variant in asset["variants"]}
+        checks.that(states["web_720p"] == "cancelled" and asset["state"] == "degraded", "its film is cancelled")
+        left = [path for path in (HOME / "tmp" / "rindle.tmp").glob("*") if path.is_dir()]
+        checks.that(left == [], "nothing half-built is left on the disk")
+        stored = [path for path in (HOME / "media").rglob(f"*{film.asset_id}*/**/*.mp4") if "web_720p" in str(path)]
+        checks.that(stored == [], "and nothing of it in the store")
+    return Stopped(percent, len(at_work), gone_after, before, after)
+
+
+def ffmpegs() -> list[int]:
+    """Return the ffmpeg processes that work for this demo."""
+    return [*_ours()]
+
+
+def _ours() -> Iterator[int]:
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "ffmpeg" and str(HOME) in " ".join(process.info["cmdline"] or ()):
+            yield process.pid

@@ -1,0 +1,130 @@
+"""The pages of courses: films and recordings, how far they are, and the buttons of whoever gives the course."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Form, Request, UploadFile
+from fastapi.responses import Response
+from sqlalchemy import select
+
+from examples.cohort.media import LESSON, LESSONS, reading, rindle, writing
+from examples.cohort.models import Course
+from examples.cohort.pages import accepted, all_media, done, media_of, our_form, page, put_in
+from examples.cohort.security import actor_of
+from rindle import MediaAsset
+from rindle.errors import NotFound, Unauthorized
+
+
+async def course_at(slug: str) -> Course:
+    """Return the course whose page it is.
+
+    Raises:
+        NotFound: no course has that name.
+    """
+    async with reading() as session:
+        course = await session.scalar(select(Course).where(Course.slug == slug))
+    if course is None:
+        raise NotFound("there is no such course", detail={"entity": "course"})
+    return course
+
+
+At = Annotated[Course, Depends(course_at)]
+
+
+def own_course(request: Request, course: At) -> str:
+    """Return the actor, who must be whoever gives the course.
+
+    Raises:
+        Unauthorized: somebody else, or nobody.
+    """
+    actor = actor_of(request)
+    if actor is None or actor != course.teacher.handle:
+        raise Unauthorized("only whoever gives a course may change its lesson")
+    return actor
+
+
+async def lesson_at(course: At) -> MediaAsset:
+    """Return the course's lesson.
+
+    Raises:
+        NotFound: it has none.
+    """
+    asset = await media_of(course, LESSON)
+    if asset is None:
+        raise NotFound("the course has no lesson", detail={"entity": "asset"})
+    return asset
+
+
+shown = APIRouter(prefix="/lessons", include_in_schema=False)
+forms = APIRouter(prefix="/lessons", include_in_schema=False, dependencies=[Depends(our_form(LESSONS.values()))])
+Actor = Annotated[str, Depends(own_course)]
+Current = Annotated[MediaAsset, Depends(lesson_at)]
+
+
+@shown.get("")
+async def index(request: Request) -> Response:
+    """All courses, with their lessons."""
+    async with reading() as session:
+        courses = (await session.scalars(select(Course).order_by(Course.id))).all()
+        lessons = await all_media(session, "course", LESSON)
+    return await page(request, "lessons.html", courses=courses, lessons=lessons)
+
+
+@shown.get("/{slug}")
+async def lesson_page(request: Request, course: At) -> Response:
+    """One course; the page on which its lesson is watched, and by its teacher chosen, cancelled and removed."""
+    return await _page(request, "lesson.html", course)
+
+
+@shown.get("/{slug}/media")
+async def media(request: Request, course: At) -> Response:
+    """The part of the lesson's page that changes, for ``place.js``."""
+    return await _page(request, "_lesson.html", course)
+
+
+@forms.post("/{slug}/media")
+async def choose(
+    request: Request,
+    course: At,
+    actor: Actor,
+    asset_id: Annotated[str | None, Form()] = None,
+    file: UploadFile | None = None,
+) -> Response:
+    """Make an uploaded file the lesson of the course, replacing the one before it."""
+    await put_in(course, LESSON, LESSONS[course.kind], actor=actor, asset_id=asset_id, file=file)
+    return done(request)
+
+
+@forms.post("/{slug}/media/remove", dependencies=[Depends(own_course)])
+async def remove(request: Request, course: At) -> Response:
+    """Take the lesson away; Rindle stops what is being made of it and deletes everything, in the background."""
+    async with writing.begin() as session:
+        await rindle.detach(course, LESSON, session=session)
+    return done(request)
+
+
+@forms.post("/{slug}/media/cancel")
+async def cancel(request: Request, actor: Actor, lesson: Current) -> Response:
+    """Stop making variants; what is ready stays."""
+    await rindle.cancel_processing(lesson, actor=actor)
+    return done(request)
+
+
+@forms.post("/{slug}/media/build")
+async def build(request: Request, actor: Actor, lesson: Current) -> Response:
+    """Make again what was cancelled or has failed."""
+    await rindle.requeue_variants(lesson, actor=actor)
+    return done(request)
+
+
+async def _page(request: Request, template: str, course: Course) -> Response:
+    profile = LESSONS[course.kind]
+    asset = await media_of(course, LESSON)
+    return await page(request, template, course=course, profile=profile, asset=asset, accept=accepted(profile))
+
+
+def install(app: FastAPI) -> None:
+    """Add the pages to the site."""
+    app.include_router(shown)
+    app.include_router(forms)

@@ -1,0 +1,111 @@
+"""The pages of members: who is there, and the photo that each may choose, replace and remove."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Form, Request, UploadFile
+from fastapi.responses import RedirectResponse, Response
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from examples.cohort.media import AVATAR, MemberAvatar, reading, rindle, writing
+from examples.cohort.models import Member
+from examples.cohort.pages import accepted, all_media, done, media_of, our_form, page, put_in, templates
+from examples.cohort.security import actor_of, sign_in
+from rindle.errors import NotFound, Unauthorized
+
+templates.globals.update(AVATAR=AVATAR)
+
+
+async def find(session: AsyncSession, handle: str) -> Member:
+    """Return a member.
+
+    Raises:
+        NotFound: nobody has that handle.
+    """
+    member = await session.scalar(select(Member).where(Member.handle == handle))
+    if member is None:
+        raise NotFound("there is no such member", detail={"entity": "member"})
+    return member
+
+
+async def member_at(handle: str) -> Member:
+    """Return the member whose page it is."""
+    async with reading() as session:
+        return await find(session, handle)
+
+
+def own_page(request: Request, handle: str) -> str:
+    """Return the actor, who must be the member whose page it is.
+
+    Raises:
+        Unauthorized: somebody else, or nobody.
+    """
+    actor = actor_of(request)
+    if actor is None or actor != handle:
+        raise Unauthorized("only members themselves may change their photo")
+    return actor
+
+
+shown = APIRouter(include_in_schema=False)
+forms = APIRouter(include_in_schema=False, dependencies=[Depends(our_form([MemberAvatar]))])
+Actor = Annotated[str, Depends(own_page)]
+Owner = Annotated[Member, Depends(member_at)]
+
+
+@shown.get("/")
+async def index(request: Request) -> Response:
+    """Everybody, with their photos."""
+    async with reading() as session:
+        faces = await all_media(session, "member", AVATAR)
+    return await page(request, "index.html", faces=faces)
+
+
+@shown.get("/members/{handle}")
+async def member_page(request: Request, member: Owner) -> Response:
+    """One member; the page on which their photo is chosen, replaced and removed."""
+    asset = await media_of(member, AVATAR)
+    return await page(request, "member.html", member=member, asset=asset, accept=accepted(MemberAvatar))
+
+
+@shown.get("/members/{handle}/avatar")
+async def avatar(request: Request, member: Owner) -> Response:
+    """The part of the member's page that changes, for ``place.js``."""
+    return await page(request, "_avatar.html", member=member, asset=await media_of(member, AVATAR))
+
+
+@forms.post("/session")
+async def switch(request: Request, actor: Annotated[str, Form()]) -> Response:
+    """Go on as somebody else."""
+    async with reading() as session:
+        member = await find(session, actor)
+    sign_in(request, member.handle)
+    return RedirectResponse(f"/members/{member.handle}", 303)
+
+
+@forms.post("/members/{handle}/avatar")
+async def choose(
+    request: Request,
+    member: Owner,
+    actor: Actor,
+    asset_id: Annotated[str | None, Form()] = None,
+    file: UploadFile | None = None,
+) -> Response:
+    """Make an uploaded photo the member's own, replacing the one before it."""
+    await put_in(member, AVATAR, MemberAvatar, actor=actor, asset_id=asset_id, file=file)
+    return done(request)
+
+
+@forms.post("/members/{handle}/avatar/remove", dependencies=[Depends(own_page)])
+async def remove(request: Request, member: Owner) -> Response:
+    """Take the member's photo away; Rindle deletes it, with all that was made of it, in the background."""
+    async with writing.begin() as session:
+        await rindle.detach(member, AVATAR, session=session)
+    return done(request)
+
+
+def install(app: FastAPI) -> None:
+    """Add the pages to the site."""
+    app.include_router(shown)
+    app.include_router(forms)

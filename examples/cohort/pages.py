@@ -1,0 +1,230 @@
+"""What all pages share: templates, forms and their guards, and how errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request, UploadFile
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload
+
+from examples.cohort.media import reading, rindle, writing
+from examples.cohort.models import Member
+from examples.cohort.security import TOKEN_FIELD, TOKEN_HEADER, actor_of, form_is_ours, form_token
+from examples.cohort.texts import TEXTS
+from rindle import AssetState, MediaAsset, MediaAttachment, Profile, RindleError, VariantState
+from rindle.delivery import install_jinja
+from rindle.errors import Unauthorized, UploadRejected, VariantNotReady
+from rindle.http.uploads import MAX_INLINE_BYTES
+
+#: Bytes of a form besides its file.
+FORM_OVERHEAD_BYTES = 64 * 1024
+
+#: States in which nothing more will happen by itself, so a page need not look again.
+AT_REST = frozenset({AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED})
+#: States in which there is nothing to show: not judged yet, condemned, gone.
+UNSEEN = frozenset({"staged", "validating", "analyzing", "promoting", "quarantined", "deleted"})
+
+
+def badge(asset: MediaAsset) -> str:
+    """Return what the badge says; ``place.js`` goes on from there."""
+    match asset.state:
+        case AssetState.READY:
+            return "Ready"
+        case AssetState.QUARANTINED:
+            return "Refused"
+        case AssetState.DELETED:
+            return "Removed"
+        case AssetState.DEGRADED:
+            is_cancelled = any(row.state == VariantState.CANCELLED for row in asset.variants)
+            return "Cancelled" if is_cancelled else "Incomplete"
+    done = percent(asset)
+    return f"Processing {done} %" if done else "Processing"
+
+
+def percent(asset: MediaAsset) -> int:
+    """Return how far the slowest variant is: that is what people wait for."""
+    return min(progress(asset).values(), default=0)
+
+
+def progress(asset: MediaAsset) -> dict[str, int]:
+    """Return how far each variant is that anybody still waits for, in per cent."""
+    waited_for = (row for row in asset.variants if row.state not in (VariantState.FAILED, VariantState.CANCELLED))
+    return {row.name: 100 if row.state == VariantState.READY else row.progress for row in waited_for}
+
+
+async def still(profile: str, asset: MediaAsset, variant: str) -> str:
+    """Return the address of a JPEG for the ``<img>`` itself, or ``"auto"``: the tiny preview while it is being made.
+
+    Never the original: it may hold the place where it was taken.
+    """
+    try:
+        return await rindle.variant_url(profile, asset, variant, fallback="none")
+    except VariantNotReady:
+        return "auto"
+
+
+def ready(asset: MediaAsset) -> set[str]:
+    """Return the names of the variants that are finished."""
+    return {row.name for row in asset.variants if row.state == VariantState.READY}
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes as people read it."""
+    if count is None:
+        return "–"
+    return f"{count} B" if count < 1000 else f"{count / 1000:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def clock(duration_ms: int | None) -> str:
+    """Return a duration as people read it: ``1:05``."""
+    minutes, seconds = divmod(round((duration_ms or 0) / 1000), 60)
+    return f"{minutes}:{seconds:02}"
+
+
+def accepted(profile: type[Profile]) -> str:
+    """Return what a file input offers to choose."""
+    return ",".join([*profile.allow_mime, *profile.allow_extensions])
+
+
+templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=select_autoescape(),
+    enable_async=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+install_jinja(templates, rindle)
+templates.globals.update(
+    AT_REST=AT_REST,
+    TOKEN_FIELD=TOKEN_FIELD,
+    TOKEN_HEADER=TOKEN_HEADER,
+    UNSEEN=UNSEEN,
+    badge=badge,
+    percent=percent,
+    progress=progress,
+    ready=ready,
+    still=still,
+    ticket=rindle.subscription_ticket,
+    variant_url=rindle.variant_url,
+)
+templates.filters.update(clock=clock, size=size)
+
+
+async def page(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
+    """Render a page with what all of them show."""
+    async with reading() as session:
+        people = await everybody(session)
+    html = await templates.get_template(template).render_async(
+        request=request,
+        people=people,
+        me=actor_of(request),
+        token=form_token(request),
+        notice=request.session.pop("notice", None),
+        texts=TEXTS[_place(request)[0]],
+        **context,
+    )
+    # Signed addresses and the form token are in it.
+    return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
+
+
+async def everybody(session: AsyncSession) -> Sequence[Member]:
+    """Return all members in the order they joined."""
+    return (await session.scalars(select(Member).order_by(Member.id))).all()
+
+
+async def media_of(owner: Any, slot: str) -> MediaAsset | None:
+    """Return what is in an owner's slot, with its variants."""
+    attachment = await rindle.attachment_for(owner, slot, load=["variants"])
+    return attachment.asset if attachment else None
+
+
+async def all_media(session: AsyncSession, owner_type: str, slot: str) -> dict[str, MediaAsset]:
+    """Return what is in a slot of all owners, by owner id, in one query: Rindle's models are the application's to
+    read."""
+    statement = (
+        select(MediaAttachment)
+        .where(MediaAttachment.owner_type == owner_type, MediaAttachment.slot == slot)
+        .options(joinedload(MediaAttachment.asset).joinedload(MediaAsset.variants))
+    )
+    return {row.owner_id: row.asset for row in (await session.scalars(statement)).unique()}
+
+
+# --- forms -------------------------------------------------------------------------------------------------------
+
+
+def our_form(profiles: Iterable[type[Profile]]) -> Callable[[Request], Awaitable[None]]:
+    """Return the guard of the forms that may bring a file of one of ``profiles``."""
+    largest = min(max(profile.max_bytes or 0 for profile in profiles), MAX_INLINE_BYTES)
+
+    async def check(request: Request) -> None:
+        """Refuse a form that another site made, and a body too large to be read at all.
+
+        Raises:
+            Unauthorized: ``form_expired``.
+            UploadRejected: ``max_bytes_exceeded``.
+        """
+        announced = request.headers.get("content-length", "")
+        if not announced.isdigit() or int(announced) > largest + FORM_OVERHEAD_BYTES:
+            raise UploadRejected("the form is too large", code="max_bytes_exceeded")
+        if not await form_is_ours(request):
+            raise Unauthorized("this form does not belong to your session", code="form_expired")
+
+    return check
+
+
+async def put_in(
+    owner: Any, slot: str, profile: type[Profile], *, actor: str, asset_id: str | None, file: UploadFile | None
+) -> None:
+    """Put an upload into a slot, replacing what was there.
+
+    ``asset_id`` names one that the browser has put into the store already; without scripts the form brings the file.
+
+    Raises:
+        UploadRejected: ``nothing_chosen``, or what the profile says.
+        NotFound: the upload is somebody else's.
+    """
+    if not asset_id:
+        if file is None or not file.filename:
+            raise UploadRejected("no file was chosen", code="nothing_chosen")
+        asset_id = (await rindle.upload(profile, file, filename=file.filename, actor=actor)).id
+    async with writing.begin() as session:
+        # The id came from a browser: Rindle makes sure that it is this member's own upload.
+        await rindle.attach(asset_id, owner, slot, uploaded_by=actor, session=session)
+
+
+def done(request: Request) -> Response:
+    """Answer a form: scripts want no page."""
+    return Response(status_code=204) if wants_json(request) else RedirectResponse("/" + "/".join(_place(request)), 303)
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+def wants_json(request: Request) -> bool:
+    """Whether a script is asking rather than a person."""
+    return "application/json" in request.headers.get("accept", "")
+
+
+async def tell(request: Request, error: Exception) -> Response:
+    """Answer an error of the library in the way it was asked: JSON for scripts, a sentence on the page for people."""
+    assert isinstance(error, RindleError)  # noqa: S101 - what it is registered for
+    if wants_json(request):
+        return JSONResponse({"error": error.to_dict()}, error.http_status)
+    place = _place(request)
+    sentence = TEXTS[place[0]].get(error.code, TEXTS[place[0]]["unexpected"])
+    if request.method == "POST" and len(place) == 2:
+        request.session["notice"] = sentence
+        return RedirectResponse("/" + "/".join(place), 303)
+    return await page(request, "error.html", status=error.http_status, sentence=sentence)
+
+
+def _place(request: Request) -> list[str]:
+    """Return the section of the site and, if there is one, the page that a form or a part belongs to."""
+    parts = request.url.path.split("/")[1:3]
+    return parts if parts[0] in TEXTS else ["members"]

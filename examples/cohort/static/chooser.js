@@ -1,0 +1,100 @@
+// Choosing a file: the browser puts it into the store itself, and it becomes ours once it has been judged.
+// Without this file the form sends it to the site, which does the same (pages.py).
+import { upload, RindleError } from "/media/rindle.js";
+import { call, complain, follow, refresh, showProgress } from "./place.js";
+
+const form = document.querySelector(".chooser");
+const address = form.getAttribute("action"); // as an attribute: form.action is a URL, or a field of that name
+const input = form.querySelector("input[type=file]");
+const progress = form.querySelector(".progress");
+const bar = progress.querySelector("progress");
+const preview = progress.querySelector(".preview");
+const step = progress.querySelector(".step");
+const cancel = progress.querySelector(".cancel");
+
+const JUDGED = new Set(["available", "processing", "transcoding", "ready", "degraded"]);
+const STEPS = { verifying: "Uploaded. Checking…" };
+
+/** Make the asset ours as soon as it has been judged, so that a refused file replaces nothing. */
+function adopt(assetId) {
+  let isOurs = false;
+  showProgress();
+  step.textContent = STEPS.verifying;
+  bar.removeAttribute("value");
+  return new Promise((resolve, reject) => {
+    const onChange = async (state) => {
+      if (state === "quarantined") {
+        const { asset } = await call("GET", `/media/assets/${assetId}`);
+        throw new RindleError(asset.error_code ?? state);
+      }
+      if (!isOurs) {
+        if (!JUDGED.has(state)) return;
+        const body = new FormData();
+        body.set("asset_id", assetId);
+        await call("POST", address, body);
+        isOurs = true;
+        sessionStorage.removeItem(address);
+      }
+      await refresh();
+      resolve(); // the rest can be watched
+    };
+    follow(assetId, { onChange }).then(resolve, (error) => (isOurs ? complain(error) : reject(error)));
+  });
+}
+
+async function send(file) {
+  const onProgress = ({ percent }) => {
+    bar.value = percent;
+    step.textContent = `Uploading… ${percent} %`;
+  };
+  const onState = ({ state }) => { if (STEPS[state]) step.textContent = STEPS[state]; };
+  onProgress({ percent: 0 });
+  if (file.type.startsWith("image/")) preview.src = URL.createObjectURL(file);
+  preview.onerror = () => preview.removeAttribute("src"); // HEIC, which most browsers cannot show
+  const up = upload(file, { base: "/media", profile: form.dataset.profile, onProgress, onState });
+  cancel.onclick = up.abort;
+  cancel.hidden = false;
+  const { assetId } = await up.done;
+  cancel.hidden = true;
+  sessionStorage.setItem(address, assetId); // a page that is reloaded now goes on from here
+  await adopt(assetId);
+}
+
+/** Run one piece of work with the form locked and its failure shown. */
+async function busy(work) {
+  complain(null);
+  progress.hidden = false;
+  input.disabled = true;
+  cancel.hidden = true;
+  try {
+    await work();
+  } catch (error) {
+    sessionStorage.removeItem(address);
+    await refresh().catch(() => {});
+    complain(error);
+  } finally {
+    URL.revokeObjectURL(preview.src);
+    preview.removeAttribute("src");
+    progress.hidden = true;
+    input.disabled = false;
+    input.value = "";
+  }
+}
+
+form.querySelector(".row button").hidden = true;
+input.addEventListener("change", () => input.files.length && busy(() => send(input.files[0])));
+form.addEventListener("submit", (event) => event.preventDefault());
+
+for (const [kind, on] of [["dragenter", true], ["dragover", true], ["dragleave", false], ["drop", false]]) {
+  form.addEventListener(kind, (event) => {
+    event.preventDefault();
+    form.classList.toggle("dropping", on);
+  });
+}
+form.addEventListener("drop", (event) => {
+  const [file] = event.dataTransfer.files;
+  if (file && !input.disabled) busy(() => send(file));
+});
+
+const unfinished = sessionStorage.getItem(address);
+if (unfinished) busy(() => adopt(unfinished));

@@ -1,0 +1,48 @@
+"""What people read instead of an error's code, on the pages and in their scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_FOR_ALL: Mapping[str, str] = {
+    "empty_upload": "That file is empty.",
+    "extension_mime_mismatch": "The file's content does not match its name. It was refused.",
+    "quarantined": "That file was refused.",
+    "form_expired": "This form is too old. Please try again.",
+    "upload_session_expired": "That took too long. Please start again.",
+    "upload_cancelled": "Upload cancelled.",
+    "storage_transient": "The store is not answering. Please try again in a moment.",
+    "state_conflict": "Somebody else was changing this at the same moment. Please try again.",
+    "not_processing": "There is nothing left to cancel: it has just been finished.",
+    "network": "The connection was lost. Please try again.",
+    "unexpected": "Something went wrong. Please try again.",
+}
+
+_PHOTO: Mapping[str, str] = {
+    "max_bytes_exceeded": "That photo is larger than 15 MB. Please choose a smaller one.",
+    "max_pixels_exceeded": "That picture has more pixels than we can take (60 million).",
+    "extension_not_allowed": "Please choose a JPEG, PNG, WebP or HEIC photo.",
+    "missing_extension": "Please choose a JPEG, PNG, WebP or HEIC photo.",
+    "mime_not_allowed": "That file is not a photo, whatever its name says. It was refused.",
+    "unknown_mime": "That file is not a photo, whatever its name says. It was refused.",
+    "decode_failed": "That photo is damaged and cannot be opened. Is there another copy?",
+    "not_found": "That photo is not yours, or it is gone.",
+    "unauthorized": "You can only change your own photo.",
+    "nothing_chosen": "Please choose a photo first.",
+}
+
+_LESSON: Mapping[str, str] = {
+    "max_bytes_exceeded": "That file is too large for a lesson. Please choose a smaller one.",
+    "media_too_long": "A lesson lasts an hour at most. Please choose a shorter file.",
+    "extension_not_allowed": "Please choose one of the kinds of file named below.",
+    "missing_extension": "Please choose one of the kinds of file named below.",
+    "mime_not_allowed": "That file is not what its name says. It was refused.",
+    "unknown_mime": "That file is not what its name says. It was refused.",
+    "decode_failed": "That file is damaged and cannot be played. Is there another copy?",
+    "not_found": "That file is not yours, or it is gone.",
+    "unauthorized": "Only whoever gives the course may change its lesson.",
+    "nothing_chosen": "Please choose a file first.",
+}
+
+#: Sentences by error code, for each section of the site by the first part of its address.
+TEXTS: Mapping[str, Mapping[str, str]] = {"members": {**_FOR_ALL, **_PHOTO}, "lessons": {**_FOR_ALL, **_LESSON}}

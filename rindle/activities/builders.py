@@ -1,0 +1,237 @@
+"""How a claimed variant becomes a file: which engine builds it, what is refused before anything is fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rindle import telemetry
+from rindle.activities.kept_pixels import KeptPixels
+from rindle.db.models import MediaAsset
+from rindle.db.variants import Claim
+from rindle.errors import OutputMissing, ProcessorCapabilityMissing, RindleError, Unexpected, describe
+from rindle.media.av_processor import AvProcessor, check_headroom, check_runtime
+from rindle.media.render_pool import RenderOrder, RenderPool
+from rindle.profile import ImageVariant, Profile, VariantSpec, is_av_work
+from rindle.protocols import Probe, Processor
+from rindle.services import Services
+from rindle.settings import PIXEL_CEILING
+
+log = logging.getLogger(__name__)
+
+#: Takes 0 to 99 while a build goes on; callable from any thread.
+Progress = Callable[[int], None]
+#: What the bundled image engine can do; the audio and video engine says it itself.
+_IMAGE_CAPABILITIES = frozenset({"image_resize"})
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of one claim: a file and the columns it fills, or the error that says why there is none."""
+
+    claim: Claim
+    path: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    error: RindleError | None = None
+
+
+class Builders:
+    """The engines of one worker.
+
+    Args:
+        services: the application's collaborators.
+        pool: warm render children, for pictures of pictures.
+        av: the bundled audio and video engine.
+        probes: read what a profile's own processor made; the first that accepts it.
+    """
+
+    def __init__(self, services: Services, *, pool: RenderPool, av: AvProcessor, probes: Sequence[Probe]) -> None:
+        self._services = services
+        self._pool = pool
+        self._av = av
+        self._probes = tuple(probes)
+        self._kept_pixels = KeptPixels(services.settings.scratch)
+
+    def refusal(self, profile: type[Profile], claim: Claim) -> RindleError | None:
+        """Return why ``claim`` cannot be built in this process, whatever its source holds."""
+        spec = profile.variants[claim.name]
+        if profile.processor is not None:
+            name, declared = type(profile.processor).__name__, profile.processor.capabilities
+        elif is_av_work(spec):
+            name, declared = type(self._av).__name__, self._av.capabilities
+        else:
+            name, declared = type(self._pool).__name__, _IMAGE_CAPABILITIES
+        if not spec.required_capabilities <= declared:
+            return ProcessorCapabilityMissing(
+                f"the processor {name} of profile {profile.name!r} cannot build variant {claim.name!r}: it needs "
+                f"{', '.join(sorted(spec.required_capabilities - declared))}",
+                detail={
+                    "processor": name,
+                    "required": sorted(spec.required_capabilities),
+                    "declared": sorted(declared),
+                    "variant": claim.name,
+                    "profile": profile.name,
+                },
+            )
+        try:
+            check_runtime(spec)
+        except RindleError as error:
+            return error
+        return None
+
+    def require_room(self, source_bytes: int) -> None:
+        """Refuse to begin an audio or video build on a disk without room for its source and output.
+
+        Raises:
+            InsufficientDiskHeadroom: retryable; another worker may have room.
+        """
+        check_headroom(self._services.settings.scratch, self._av.limits, source_bytes)
+
+    async def render(
+        self, source: Path, asset: MediaAsset, profile: type[Profile], claims: Sequence[Claim], scratch: Path
+    ) -> list[Made]:
+        """Build pictures of a picture, all from one decode: where it can be, the one its judgement has made."""
+        if profile.processor is not None:
+            return [await self.build(source, asset, profile, claim, scratch, lambda percent: None) for claim in claims]
+        orders = [
+            RenderOrder(name=claim.name, recipe=spec, dest=scratch / f"{claim.name}{spec.extension}")
+            for claim in claims
+            if isinstance(spec := profile.variants[claim.name], ImageVariant)
+        ]
+        max_pixels = min(profile.max_pixels or PIXEL_CEILING, PIXEL_CEILING)
+        made = {}
+        if orders:
+            kept = self._kept_pixels.path(asset)
+            try:
+                done = await self._pool.render(
+                    source, asset.content_type or "", orders, max_pixels=max_pixels, kept=kept
+                )
+            finally:
+                self._kept_pixels.discard(asset)
+            made = {result.name: result for result in done}
+        results = []
+        for claim in claims:
+            result = made.get(claim.name)
+            if result is None:
+                results.append(Made(claim, error=_not_a_picture(claim, profile)))
+            else:
+                facts = {name: getattr(result, name) for name in ("byte_size", "content_type", "width", "height")}
+                results.append(Made(claim, result.path, facts, result.error))
+        return results
+
+    async def build(
+        self,
+        source: Path,
+        asset: MediaAsset,
+        profile: type[Profile],
+        claim: Claim,
+        scratch: Path,
+        progress: Progress,
+    ) -> Made:
+        """Build one variant with the profile's own processor or, without one, the bundled audio and video engine.
+
+        Raises:
+            CancelledError: the build was stopped; its processes are gone.
+        """
+        spec = profile.variants[claim.name]
+        dest = scratch / f"{claim.name}{spec.extension}"
+        with _Told(asset, profile, claim, spec) as told:
+            try:
+                if profile.processor is not None:
+                    return Made(claim, dest, await self._process(profile.processor, source, spec, dest, progress))
+                built = await self._av.build(source, spec, dest, progress=progress)
+            except RindleError as error:
+                told.error = error
+                return Made(claim, error=error)
+        names = ("byte_size", "content_type", "width", "height", "duration_ms")
+        return Made(claim, built.path, {name: getattr(built, name) for name in names})
+
+    async def _process(
+        self, processor: Processor, source: Path, spec: VariantSpec, dest: Path, progress: Progress
+    ) -> dict[str, Any]:
+        """Build one variant with foreign code, which may block; returns what is known of the output."""
+        stop = asyncio.Event()
+        build = processor.process
+        options: dict[str, Any] = {"progress": progress, "cancelled": stop.is_set}
+        try:
+            if inspect.iscoroutinefunction(build):
+                await build(source, spec, dest, **options)
+            else:
+                answer = await asyncio.to_thread(build, source, spec, dest, **options)
+                if inspect.isawaitable(answer):
+                    await answer
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+        except RindleError:
+            raise
+        except Exception as error:
+            log.exception("processor failed", extra={"error": type(error).__name__})
+            raise Unexpected(f"the processor failed with {type(error).__name__}") from error
+        size = await asyncio.to_thread(lambda: dest.stat().st_size if dest.is_file() else 0)
+        if size == 0:
+            raise OutputMissing("the processor left no output")
+        return {"byte_size": size, "content_type": spec.content_type, **await self._seen(dest, spec)}
+
+    async def _seen(self, made: Path, spec: VariantSpec) -> dict[str, Any]:
+        """Return size and duration of a foreign processor's output, where one of our probes can read it."""
+        probe = next((probe for probe in self._probes if probe.accepts(spec.content_type)), None)
+        if probe is None:
+            return {}
+        try:
+            answer = probe.probe(made)
+            facts = await answer if inspect.isawaitable(answer) else answer
+        except RindleError:
+            return {}
+        return {"width": facts.width, "height": facts.height, "duration_ms": facts.duration_ms}
+
+
+class _Told:
+    """Emits the ``rindle.media.transcode`` family around one audio or video build."""
+
+    def __init__(self, asset: MediaAsset, profile: type[Profile], claim: Claim, spec: VariantSpec) -> None:
+        self.error: RindleError | None = None
+        self._is_av = is_av_work(spec)
+        self._started = 0.0
+        self._facts = {
+            "profile": profile.name,
+            "asset_id": asset.id,
+            "variant_id": claim.variant_id,
+            "variant_name": claim.name,
+            "preset": getattr(spec, "preset", ""),
+            "output_kind": spec.output_kind.value,
+        }
+
+    def __enter__(self) -> _Told:
+        self._started = time.monotonic()
+        self._emit("start")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        took = {"duration_us": (time.monotonic() - self._started) * 1e6}
+        failure = error or self.error
+        if failure is None:
+            self._emit("stop", measurements=took)
+        elif isinstance(failure, asyncio.CancelledError):
+            self._emit("exception", {"kind": "cancelled", "reason": "cancelled"}, took)
+        else:
+            self._emit("exception", {"kind": "error", "reason": describe(failure)[0]}, took)
+
+    def _emit(
+        self, step: str, more: Mapping[str, str] | None = None, measurements: Mapping[str, float] | None = None
+    ) -> None:
+        if self._is_av:
+            telemetry.emit(f"rindle.media.transcode.{step}", {**self._facts, **(more or {})}, measurements)
+
+
+def _not_a_picture(claim: Claim, profile: type[Profile]) -> ProcessorCapabilityMissing:
+    return ProcessorCapabilityMissing(
+        f"variant {claim.name!r} of profile {profile.name!r} cannot be made of a picture",
+        detail={"variant": claim.name, "profile": profile.name},
+    )

@@ -1,0 +1,256 @@
+"""SQL of subscriptions: where a subject stands, and what happened to it since.
+
+Everything is read by asset and only in types that are streamed. Those rows are written under their asset's lock, so
+that their ids become visible in order per asset: "everything above the last id seen" misses nothing. Across assets, and
+for the types that are not streamed, ids of open transactions may still appear below known ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ColumnElement, Select, and_, column, func, literal, select
+from sqlalchemy.orm import Session
+
+from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant
+from rindle.events import STREAMED_TYPES
+from rindle.states import AssetState
+
+_TYPES = sorted(STREAMED_TYPES)
+_ASSET_ID = MediaEvent.__table__.c.asset_id.type
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What somebody follows. A ``provider_asset`` is named by the id of its asset."""
+
+    scope: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The rows a subject's events are among: those of an asset, or of an upload session that has none."""
+
+    asset_id: str | None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """One row of a feed, shared by all who follow it."""
+
+    feed: Feed
+    id: int
+    type: str
+    subject: Subject
+    payload: Mapping[str, Any]
+    occurred_at: datetime
+
+    def concerns(self, subject: Subject) -> bool:
+        """Whether a follower of ``subject``, whose feed this is, is told."""
+        return subject.scope == "asset" or subject == self.subject
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the asset was deleted with this: nothing that matters follows."""
+        return self.type == "asset_state_changed" and self.payload.get("state") == AssetState.DELETED
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a subject stands.
+
+    Attributes:
+        feed: where its events are.
+        newest: id of the feed's last event, 0 when there is none; read before the state, so that nothing between the
+            two is missed.
+        asset: its asset, ``None`` when it was purged or there is none.
+        upload: its upload session, when that is the subject.
+        state: its state, ``None`` when it has none; ``deleted`` when it was purged.
+        snapshot: the state as clients are told it.
+        since: when the subject came into being, ``None`` when it was purged.
+    """
+
+    subject: Subject
+    feed: Feed
+    newest: int
+    asset: MediaAsset | None
+    upload: MediaUploadSession | None
+    state: str | None
+    snapshot: Mapping[str, Any]
+    since: datetime | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the asset is deleted."""
+        return self.state == AssetState.DELETED or (self.asset is not None and self.asset.state == AssetState.DELETED)
+
+
+def look(session: Session, subjects: Iterable[Subject]) -> list[Standing | None]:
+    """Return where each subject stands, ``None`` for what there never was."""
+    return [_standing(session, subject) for subject in subjects]
+
+
+def _standing(session: Session, subject: Subject) -> Standing | None:
+    feed = _feed_of(session, subject)
+    if feed is None:
+        return None
+    newest = session.scalar(select(func.max(MediaEvent.id)).where(_of_feed(feed), MediaEvent.type.in_(_TYPES))) or 0
+    asset = None if feed.asset_id is None else session.get(MediaAsset, feed.asset_id, populate_existing=True)
+    if asset is None and feed.session_id is None:
+        gone = {"asset_id": feed.asset_id, "state": AssetState.DELETED.value}
+        return Standing(subject, feed, newest, None, None, gone["state"], gone, None) if newest else None
+    if subject.scope == "upload_session":
+        upload = session.get(MediaUploadSession, subject.id, populate_existing=True)
+        if upload is None:
+            return None
+        told: dict[str, Any] = {"session_id": upload.id, "state": upload.state, "offset": upload.last_known_offset}
+        return Standing(subject, feed, newest, asset, upload, upload.state, told, upload.inserted_at)
+    if asset is None:
+        return None
+    if subject.scope == "variant":
+        variant = session.get(MediaVariant, subject.id, populate_existing=True)
+        if variant is None:
+            return None
+        told = {
+            "asset_id": asset.id,
+            "variant_id": variant.id,
+            "variant_name": variant.name,
+            "state": variant.state,
+            "progress": variant.progress,
+        }
+        return Standing(subject, feed, newest, asset, None, variant.state, told, variant.inserted_at)
+    if subject.scope == "provider_asset":
+        # No release pushes to a provider yet: such an asset has no provider state to tell.
+        told = {"asset_id": asset.id, "state": None}
+        return Standing(subject, feed, newest, asset, None, None, told, asset.inserted_at)
+    told = {"asset_id": asset.id, "state": asset.state, "kind": asset.kind, "variants": _variants(session, asset.id)}
+    return Standing(subject, feed, newest, asset, None, asset.state, told, asset.inserted_at)
+
+
+def _variants(session: Session, asset_id: str) -> list[dict[str, Any]]:
+    found = session.execute(
+        select(MediaVariant.name, MediaVariant.state, MediaVariant.progress)
+        .where(MediaVariant.asset_id == asset_id, MediaVariant.dynamic.is_(False))
+        .order_by(MediaVariant.name)
+    )
+    return [{"name": name, "state": state, "progress": progress} for name, state, progress in found]
+
+
+def _feed_of(session: Session, subject: Subject) -> Feed | None:
+    if subject.scope in ("asset", "provider_asset"):
+        return Feed(subject.id)
+    owner: type[MediaVariant | MediaUploadSession] = MediaVariant if subject.scope == "variant" else MediaUploadSession
+    row = session.execute(select(owner.id, owner.asset_id).where(owner.id == subject.id)).one_or_none()
+    if row is not None:
+        return Feed(row.asset_id) if row.asset_id else Feed(None, subject.id)
+    # Purged: its events say whose it was.
+    asset_id = session.scalar(
+        select(MediaEvent.asset_id)
+        .where(MediaEvent.scope_key == subject.scope, MediaEvent.scope_id == subject.id)
+        .limit(1)
+    )
+    return None if asset_id is None else Feed(asset_id)
+
+
+def _of_feed(feed: Feed) -> ColumnElement[bool]:
+    if feed.asset_id is not None:
+        return MediaEvent.asset_id == feed.asset_id
+    return and_(
+        MediaEvent.scope_key == "upload_session",
+        MediaEvent.scope_id == feed.session_id,
+        MediaEvent.asset_id.is_(None),
+    )
+
+
+def _columns() -> Select[Any]:
+    return select(
+        MediaEvent.id,
+        MediaEvent.type,
+        MediaEvent.scope_key,
+        MediaEvent.scope_id,
+        MediaEvent.asset_id,
+        MediaEvent.payload,
+        MediaEvent.occurred_at,
+    ).where(MediaEvent.type.in_(_TYPES))
+
+
+def events_after(session: Session, positions: Mapping[Feed, int], *, limit: int) -> list[FeedEvent]:
+    """Return the events of feeds above a position each, in the order of their ids, at most ``limit``.
+
+    One statement for all assets. What is cut off is above everything returned: going on from there misses nothing.
+    """
+    assets = [(feed.asset_id, after) for feed, after in positions.items() if feed.asset_id is not None]
+    alone = [and_(_of_feed(feed), MediaEvent.id > after) for feed, after in positions.items() if feed.asset_id is None]
+    found: list[Any] = []
+    if assets:
+        found += session.execute(_of_assets(session, assets).order_by(MediaEvent.id).limit(limit)).all()
+    for condition in alone:
+        found += session.execute(_columns().where(condition).order_by(MediaEvent.id).limit(limit)).all()
+    return [_event(row) for row in sorted(found, key=lambda row: row.id)[:limit]]
+
+
+def _of_assets(session: Session, positions: Sequence[tuple[str | None, int]]) -> Select[Any]:
+    """Join the events to a list of assets and positions, handed over as one JSON parameter.
+
+    A list of VALUES would be written out anew for each number of assets, which takes longer than the question itself.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        listed = [{"asset_id": asset_id, "after": after} for asset_id, after in positions]
+        columns = (column("asset_id", _ASSET_ID), column("after", BigInteger))
+        table = func.json_to_recordset(literal(listed, JSON)).table_valued(*columns, name="watched")
+        watched = table.render_derived(with_types=True)
+        newer = and_(MediaEvent.asset_id == watched.c.asset_id, MediaEvent.id > watched.c.after)
+    else:  # where ids are 32 hexadecimal digits
+        plain = [[str(asset_id).replace("-", ""), after] for asset_id, after in positions]
+        watched = func.json_each(literal(plain, JSON)).table_valued("value", name="watched")
+        asset_id, after = func.json_extract(watched.c.value, "$[0]"), func.json_extract(watched.c.value, "$[1]")
+        newer = and_(MediaEvent.asset_id == asset_id, MediaEvent.id > after)
+    return _columns().join(watched, newer)
+
+
+def _event(row: Any) -> FeedEvent:
+    subject = Subject(row.scope_key, row.scope_id)
+    feed = Feed(row.asset_id) if row.asset_id else Feed(None, row.scope_id)
+    return FeedEvent(feed, row.id, row.type, subject, row.payload, row.occurred_at)
+
+
+def resume_problem(
+    session: Session, standings: Sequence[Standing], after: Sequence[int], *, kept_since: datetime, most: int | None
+) -> str | None:
+    """Return why one of the subjects cannot go on after its number, or ``None`` when all can.
+
+    Returns:
+        ``unknown``: a number is above the feed's newest event. ``expired``: it is older than ``kept_since``, and events
+        after it may have been swept. ``too_many``: more than ``most`` events are missing.
+    """
+    pairs = [(standing, number) for standing, number in zip(standings, after, strict=True)]
+    if any(number > standing.newest for standing, number in pairs):
+        return "unknown"
+    if any(_has_expired(session, standing, number, kept_since) for standing, number in pairs):
+        return "expired"
+    if most is not None and any(_missing(session, standing, number, most + 1) > most for standing, number in pairs):
+        return "too_many"
+    return None
+
+
+def _has_expired(session: Session, standing: Standing, number: int, kept_since: datetime) -> bool:
+    if standing.since is not None and standing.since >= kept_since:
+        return False  # nothing of a subject this young was ever swept
+    # The row itself may be a swept progress event; its neighbour below is about as old.
+    nearest = select(MediaEvent.occurred_at).where(MediaEvent.id <= number).order_by(MediaEvent.id.desc()).limit(1)
+    when = session.scalar(nearest)
+    return when is None or when < kept_since
+
+
+def _missing(session: Session, standing: Standing, number: int, limit: int) -> int:
+    missed = select(MediaEvent.id).where(_of_feed(standing.feed), MediaEvent.id > number, MediaEvent.type.in_(_TYPES))
+    if standing.subject.scope != "asset":
+        missed = missed.where(
+            MediaEvent.scope_key == standing.subject.scope, MediaEvent.scope_id == standing.subject.id
+        )
+    return session.scalar(select(func.count()).select_from(missed.limit(limit).subquery())) or 0

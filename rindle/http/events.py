@@ -1,0 +1,357 @@
+"""``GET /events``: Server-Sent Events of assets, variants and uploads, resumable where a connection was lost.
+
+Source: WHATWG HTML, "Server-sent events" (``text/event-stream``, ``Last-Event-ID``, 204 ends reconnecting).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import StringConstraints
+from sqlalchemy.exc import SQLAlchemyError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.types import Receive, Scope, Send
+
+from rindle import telemetry
+from rindle.app import Rindle
+from rindle.db import subscriptions as rows
+from rindle.db.subscriptions import Standing, Subject
+from rindle.errors import InvalidArgument, InvalidLastEventId, RindleError, TooManyStreams, Unauthorized
+from rindle.events import TERMINAL_STATES
+from rindle.http.errors import NO_STORE, RindleRoute, documented
+from rindle.http.guards import ActorFromRequest, Guard, actor_name
+from rindle.profile import Profile
+from rindle.protocols import Authorizer
+from rindle.security import read_ticket
+from rindle.subscriptions import MAX_ID, Event, Subscription, subject_of
+
+log = logging.getLogger(__name__)
+
+#: Subjects of one stream.
+MAX_SUBJECTS = 20
+#: Missed events of one subject that are sent again; who missed more is told to read the state anew.
+MAX_REPLAYED = 1_000
+#: Milliseconds after which a browser connects again.
+RETRY_MS = 3_000
+#: Seconds that a client of too many streams is asked to wait.
+_BUSY_SECONDS = 5
+
+_HEADERS = {**NO_STORE, "X-Accel-Buffering": "no", "Content-Encoding": "identity"}
+_LAST_ID = re.compile(r"[0-9]{1,19}(\.[0-9]{1,19})*")
+#: One text for an unknown subject and a refused one: neither tells that something exists.
+_REFUSED = "not allowed to follow this"
+
+_Scopes = Annotated[
+    list[Literal["asset", "variant", "upload_session", "provider_asset"]],
+    Query(alias="scope", min_length=1, max_length=MAX_SUBJECTS, description="What to follow; repeatable, see `id`."),
+]
+_Ids = Annotated[
+    list[Annotated[str, StringConstraints(max_length=64)]],
+    Query(
+        alias="id",
+        min_length=1,
+        max_length=MAX_SUBJECTS,
+        description="Id of the first, second, ... `scope`; a `provider_asset` is named by its asset.",
+    ),
+]
+_Snapshot = Annotated[bool, Query(description="Send the state of each subject before what happens next.")]
+_Until = Annotated[Literal["terminal"] | None, Query(description="End soon after every subject has come to rest.")]
+_LastIdQuery = Annotated[str | None, Query(alias="last_event_id", description="The same; the header wins.")]
+_LastIdHeader = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="Go on after this `id` of an earlier stream.")
+]
+_Tickets = Annotated[
+    list[Annotated[str, StringConstraints(max_length=2048)]] | None,
+    Query(alias="ticket", max_length=MAX_SUBJECTS, description="Of `Rindle.subscription_ticket`; repeatable."),
+]
+
+
+def events_router(
+    rindle: Rindle,
+    *,
+    profiles: Mapping[str, type[Profile]],
+    actor_from_request: ActorFromRequest | None = None,
+    authorizer: Authorizer | None = None,
+    allow_anonymous: bool = False,
+) -> APIRouter:
+    """Return ``/events``; see :class:`rindle.http.guards.Guard` for the arguments.
+
+    The authorizer (or else that of the asset's profile) is asked ``subscribe`` about each subject before the first
+    byte. Where there is none, everything is refused but what a ticket is for, unless ``allow_anonymous`` is given.
+    """
+    guard = Guard(
+        rindle,
+        profiles=profiles,
+        actor_from_request=actor_from_request,
+        authorizer=authorizer,
+        allow_anonymous=allow_anonymous,
+        takes_tickets=True,
+    )
+    routes = _Events(rindle, guard)
+    router = APIRouter(route_class=RindleRoute, tags=["events"])
+    router.add_api_route(
+        "/events",
+        routes.stream,
+        methods=["GET"],
+        response_class=Response,
+        operation_id="rindle_follow_events",
+        summary="Follow assets, variants and uploads as they change",
+        responses={
+            200: {
+                "description": "Server-Sent Events: `snapshot`, `reset` and the streamed event types.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            204: {"description": "To a browser that connects again although everything is told: stay away."},
+            **documented("invalid_last_event_id", "too_many_streams"),
+        },
+    )
+    return router
+
+
+class _Events:
+    def __init__(self, rindle: Rindle, guard: Guard) -> None:
+        self._rindle = rindle
+        self._guard = guard
+        self._settings = rindle.settings
+        #: Open streams by actor; ``None`` stands for all strangers.
+        self._open: Counter[str | None] = Counter()
+
+    async def stream(
+        self,
+        request: Request,
+        scopes: _Scopes,
+        ids: _Ids,
+        snapshot: _Snapshot = False,
+        until: _Until = None,
+        last_event_id: _LastIdQuery = None,
+        last_event_id_header: _LastIdHeader = None,
+        tickets: _Tickets = None,
+    ) -> Response:
+        """Send what happens from now on, or what was missed and then that.
+
+        Each event has `id:` (where to resume), `event:` (its type) and one line of JSON, in which fields may be added.
+        Unknown types are to be ignored. A `reset` says that something was missed; snapshots follow.
+        """
+        subjects = _subjects(scopes, ids)
+        after = _numbers(last_event_id_header or last_event_id, len(subjects))
+        actor = await self._guard.actor(request)
+        standings = await self._allowed(actor, subjects, tickets or ())
+        release = self._take_place(actor_name(actor))
+        subscription = Subscription(self._rindle._listener, subjects, after, most_missing=MAX_REPLAYED)
+        try:
+            await subscription.open(standings)
+            is_told = until is not None and last_event_id_header and await subscription.has_caught_up()
+        except BaseException:
+            subscription.close()
+            release()
+            raise
+        if is_told and _are_at_rest(subjects, [standing.state for standing in standings]):
+            subscription.close()
+            release()
+            return Response(status_code=204, headers=NO_STORE)
+        stream = _Stream(subscription, subjects, self._rindle, snapshot=snapshot, until_terminal=until is not None)
+        return _Answer(stream, self._rindle, release)
+
+    async def _allowed(self, actor: Any, subjects: Sequence[Subject], tickets: Sequence[str]) -> list[Standing]:
+        """Return where the subjects stand, if every one of them may be followed.
+
+        Raises:
+            Unauthorized: one of them is unknown or refused; the answer is the same.
+        """
+        granted = self._granted(tickets)
+        allowed: list[Standing] = []
+        for subject, standing in zip(subjects, await self._rindle.database.read(rows.look, subjects), strict=True):
+            if standing is None or standing.asset is None or not self._guard.offers(standing.asset.profile):
+                raise Unauthorized(_REFUSED)
+            if subject not in granted:
+                try:
+                    await self._guard.allow_subscription(actor, standing.asset, standing.upload)
+                except Unauthorized:
+                    raise Unauthorized(_REFUSED) from None
+            allowed.append(standing)
+        return allowed
+
+    def _granted(self, tickets: Sequence[str]) -> set[Subject]:
+        """Return what the valid ones of ``tickets`` are for; the others are worth nothing."""
+        granted = set()
+        for ticket in tickets if self._rindle.secrets else ():
+            with contextlib.suppress(Unauthorized):
+                granted.add(Subject(*read_ticket(ticket, self._rindle.secrets)))
+        return granted
+
+    def _take_place(self, actor: str | None) -> Callable[[], None]:
+        """Count one more stream and return what ends the counting; strangers share the places of the process.
+
+        Raises:
+            TooManyStreams: the actor has no place left, or the process.
+        """
+        of_actor, of_process = self._settings.streams_per_actor, self._settings.streams_per_process
+        for taken, limit in ((0 if actor is None else self._open[actor], of_actor), (self._open.total(), of_process)):
+            if taken >= limit:
+                raise TooManyStreams(
+                    "too many event streams are open; one stream can follow several subjects",
+                    detail={"limit": limit},
+                    retry_after=_BUSY_SECONDS,
+                )
+
+        def count(by: int) -> None:
+            self._open[actor] += by
+            if not self._open[actor]:
+                del self._open[actor]
+            telemetry.emit("rindle.sse.connections", {}, {"streams": self._open.total()})
+
+        count(1)
+        return partial(count, -1)
+
+
+def _subjects(scopes: Sequence[str], ids: Sequence[str]) -> list[Subject]:
+    if len(scopes) != len(ids):
+        raise InvalidArgument("every scope needs its id, in the same order", detail={"option": "id"})
+    return [subject_of(scope, subject_id) for scope, subject_id in zip(scopes, ids, strict=True)]
+
+
+def _numbers(text: str | None, count: int) -> list[int] | None:
+    """Return the numbers of a ``Last-Event-ID``, one for each of ``count`` subjects; ``None`` when there is none."""
+    if not text:
+        return None
+    numbers = [int(part) for part in text.split(".")] if _LAST_ID.fullmatch(text) else []
+    if len(numbers) != count or max(numbers) > MAX_ID:
+        raise InvalidLastEventId(
+            f"Last-Event-ID is {count} whole numbers joined by dots, one for each subject", detail={"subjects": count}
+        )
+    return numbers
+
+
+def _are_at_rest(subjects: Sequence[Subject], states: Sequence[str | None]) -> bool:
+    return all(state in TERMINAL_STATES[subject.scope] for subject, state in zip(subjects, states, strict=True))
+
+
+class _Stream:
+    """The text of one connection."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        subjects: Sequence[Subject],
+        rindle: Rindle,
+        *,
+        snapshot: bool,
+        until_terminal: bool,
+    ) -> None:
+        self._events = subscription
+        self._subjects = subjects
+        self._settings = rindle.settings
+        self._owes_snapshots = snapshot
+        self._is_resumed = subscription.is_resumed
+        self._until_terminal = until_terminal
+        self._states = [standing.state for standing in subscription.standings]
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + self._settings.stream_max_seconds
+        self._rest_ends_at: float | None = None
+
+    async def text(self) -> AsyncIterator[bytes]:
+        """Yield the stream piece by piece until it is over."""
+        try:
+            yield self._greeting()
+            while True:
+                if self._owes_snapshots and await self._events.has_caught_up():
+                    for piece in self._snapshots(await self._events.look() if self._is_resumed else None):
+                        yield piece
+                event = await self._next()
+                if event is None:
+                    return
+                self._note(event)
+                if event.type != "reset":
+                    yield self._encoded(event.type, {**event.payload, "occurred_at": _iso(event.occurred_at)})
+                    continue
+                # Without an id: who loses the connection before the snapshots asks for the same again.
+                yield self._encoded("reset", event.payload, is_place=False)
+                for piece in self._snapshots(await self._events.skip()):
+                    yield piece
+        except (RindleError, SQLAlchemyError) as error:  # the client connects again, and is answered by then
+            log.warning("event stream ended", extra={"error": type(error).__name__})
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._events.close()
+
+    async def _next(self) -> Event | None:
+        """Return the next event, ``None`` when the stream is over."""
+        ends_at = self._ends_at
+        if self._until_terminal and _are_at_rest(self._subjects, self._states):
+            if self._rest_ends_at is None:
+                self._rest_ends_at = self._loop.time() + self._settings.stream_grace_seconds
+            ends_at = min(ends_at, self._rest_ends_at)
+        else:
+            self._rest_ends_at = None
+        try:
+            async with asyncio.timeout_at(ends_at):
+                return await anext(self._events, None)
+        except TimeoutError:
+            return None
+
+    def _note(self, event: Event) -> None:
+        """Remember the states that an event tells."""
+        for number in event.subjects:
+            if self._subjects[number].scope != "asset" or event.type == "asset_state_changed":
+                self._states[number] = event.payload.get("state", self._states[number])
+
+    def _greeting(self) -> bytes:
+        # A block that has an id and no data sets the place to resume from without being an event.
+        place = "" if self._events.owes_reset else f"id: {self._place()}\n"
+        return f"retry: {RETRY_MS}\n: connected\n{place}\n".encode()
+
+    def _snapshots(self, standings: Sequence[Standing] | None) -> list[bytes]:
+        """Return the state of every subject: as it was found at the start, or as ``standings`` say."""
+        self._owes_snapshots = False
+        found = self._events.standings if standings is None else standings
+        self._states = [standing.state for standing in found]
+        return [self._encoded("snapshot", {"scope": standing.subject.scope, **standing.snapshot}) for standing in found]
+
+    def _encoded(self, event_type: str, payload: Mapping[str, Any], *, is_place: bool = True) -> bytes:
+        data = json.dumps({"type": event_type, **payload}, ensure_ascii=False, separators=(",", ":"))
+        place = self._place() if is_place else None
+        return ServerSentEvent(data, event=event_type, id=place, sep="\n").encode()
+
+    def _place(self) -> str:
+        return ".".join(map(str, self._events.cursors))
+
+
+class _Answer(EventSourceResponse):
+    """The response: keeps the connection alive and gives everything back when it ends, however it does."""
+
+    def __init__(self, stream: _Stream, rindle: Rindle, release: Callable[[], None]) -> None:
+        super().__init__(
+            stream.text(),
+            headers=_HEADERS,
+            ping=rindle.settings.stream_ping_seconds,
+            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
+            send_timeout=rindle.settings.stream_send_seconds,
+        )
+        del self.headers["connection"]  # the server's business, and not allowed in HTTP/2
+        self._stream = stream
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("event stream ended: its client takes nothing")
+        finally:
+            self._stream.close()
+            self._release()
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

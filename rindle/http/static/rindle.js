@@ -1,0 +1,182 @@
+// Uploads with progress, and live events, on Rindle's routes: an ES module and the global `Rindle`.
+
+const HERE = new URL(".", import.meta.url).href.slice(0, -1);
+const PAUSES_MS = [1000, 2000, 4000];
+const TERMINAL = {
+  asset: ["ready", "degraded", "quarantined", "deleted"],
+  upload_session: ["completed", "aborted", "expired", "failed"],
+};
+// EventSource hears only what it is told the name of.
+const SESSION = "initialized signed uploading completed cancelled expired failed".split(" ");
+const VARIANT = "started progress ready failed cancelled".split(" ");
+const TYPES = ["snapshot", "reset", "asset_state_changed"].concat(
+  VARIANT.map((name) => `variant_${name}`),
+  SESSION.map((name) => `upload_session_${name}`),
+);
+
+/** `code` as the server says it, or `network`; `status` 0: no answer. */
+export class RindleError extends Error {
+  constructor(code, status = 0, { message = code, detail = {} } = {}) {
+    super(message);
+    Object.assign(this, { code, status, detail });
+  }
+}
+
+const isTransient = (status) => !status || status === 429 || status >= 500;
+
+async function refusal(answer) {
+  const { error } = await answer.json().catch(() => ({}));
+  return new RindleError(error?.code ?? "unexpected", answer.status, error);
+}
+
+async function call(method, url, body) {
+  const headers = { "Content-Type": "application/json", "X-Rindle": "1" }; // which other sites cannot send
+  const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) }).catch(() => {
+    throw new RindleError("network");
+  });
+  if (!answer.ok) throw await refusal(answer);
+  return answer.json();
+}
+
+/** Try again later what may go better then, and at once what `mend`, asked once, mends. */
+async function insist(signal, work, mend) {
+  for (let tries = 0, mended; ; ) {
+    signal.throwIfAborted();
+    try {
+      return await work();
+    } catch (error) {
+      const mending = !mended && (mended = mend(error));
+      if (!mending && (tries === PAUSES_MS.length || !isTransient(error.status))) throw error;
+      await (mending || new Promise((wake) => setTimeout(wake, PAUSES_MS[tries++])));
+    }
+  }
+}
+
+/** Send the file with exactly the headers that were signed. */
+const put = ({ method, url, headers }, file, onSent, signal) =>
+  new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch cannot tell how much it has sent
+    request.open(method, url);
+    for (const header of Object.entries(headers)) request.setRequestHeader(...header);
+    request.upload.onprogress = ({ loaded }) => onSent(loaded);
+    request.onerror = () => reject(new RindleError("network"));
+    request.onload = () => {
+      const { status } = request;
+      // 412: it is there, an earlier answer was lost.
+      if ((status >= 200 && status < 300) || status === 412) return resolve();
+      const code = { 403: "unauthorized", 413: "max_bytes_exceeded" }[status];
+      reject(new RindleError(code ?? `storage_${isTransient(status) ? "transient" : "permanent"}`, status));
+    };
+    signal.addEventListener("abort", () => request.abort());
+    request.send(file.slice()); // without its type: it would become a header nobody signed
+  });
+
+/** Upload a file to the store; returns `done`, a promise of `{assetId, sessionId, asset}`, and `abort()`. */
+export function upload(file, { base = HERE, profile, onProgress, onState } = {}) {
+  const control = new AbortController();
+  const { signal } = control;
+  const total = file.size;
+  let session, grant, path;
+  const tell = (state) => onState?.({ state, sessionId: session?.id, assetId: session?.asset_id });
+  const show = (loaded, percent) => onProgress?.({ loaded, total, percent });
+  const sent = (loaded) => show(loaded, Math.min(99, Math.floor((100 * loaded) / total) || 0));
+  const cancel = () => path && call("DELETE", path).catch(() => {}); // what nobody cancels expires
+
+  const renew = async () => (grant = (await call("POST", `${path}/sign`)).upload);
+  const ended = (reason) =>
+    new Promise((resolve, reject) => {
+      const hear = (type, { state }) =>
+        type === "error" ? reject(reason) : TERMINAL.upload_session.includes(state) && resolve();
+      signal.addEventListener("abort", subscribe("upload_session", session.id, hear, { base, until: "terminal" }));
+    });
+
+  const run = async () => {
+    const wanted = { profile, filename: file.name, size: total, content_type: file.type || null };
+    ({ session, upload: grant } = await call("POST", `${base}/uploads`, wanted));
+    path = `${base}/uploads/${session.id}`;
+    if (signal.aborted) return cancel();
+    tell("uploading");
+    const send = () => put(grant, file, sent, signal);
+    // 403: the URL has expired.
+    await insist(signal, send, ({ status }) => status === 403 && renew()).catch((error) => {
+      cancel();
+      throw error;
+    });
+    tell("verifying");
+    // When the store does not answer, the server goes on by itself.
+    const wait = (error) => error.code === "storage_transient" && ended(error);
+    const { asset } = await insist(signal, () => call("POST", `${path}/verify`), wait);
+    path = null;
+    show(total, 100);
+    return { assetId: asset.id, sessionId: session.id, asset };
+  };
+
+  const done = new Promise((resolve, reject) => {
+    signal.addEventListener("abort", () => reject(new RindleError("upload_cancelled")));
+    run().then(resolve, reject);
+  });
+  done.then(() => tell("completed"), () => tell(signal.aborted ? "aborted" : "failed"));
+  return { done, abort: () => (control.abort(), cancel()) };
+}
+
+/** Call `handler(type, payload, eventId)`, first with a snapshot, without a gap; returns what ends it. */
+export function subscribe(scope, id, handler, { base = HERE, until, ticket } = {}) {
+  let source, timer, last;
+  const off = () => {
+    clearTimeout(timer);
+    source.close();
+    source.off = true;
+  };
+  const address = () => {
+    const query = Object.entries({ scope, id, snapshot: 1, until, ticket, last_event_id: last });
+    return `${base}/events?${new URLSearchParams(query.filter(([, value]) => value))}`;
+  };
+  const hear = ({ type, data, lastEventId }) => {
+    const payload = JSON.parse(data);
+    last = lastEventId;
+    const isOwn = type === "snapshot" || type.startsWith(scope);
+    if (until && isOwn && TERMINAL[scope]?.includes(payload.state)) off();
+    handler(type, payload, last);
+  };
+  // A browser resumes what was lost; why something was refused it does not tell.
+  const ask = async () => {
+    const control = new AbortController();
+    const answer = await fetch(address(), { signal: control.signal }).catch(() => ({}));
+    if (!source.off && !answer.ok && !isTransient(answer.status)) {
+      off();
+      handler("error", await refusal(answer));
+    }
+    control.abort();
+    if (!source.off) timer = setTimeout(open, 4000);
+  };
+  const open = () => {
+    source = new EventSource(address());
+    for (const type of TYPES) source.addEventListener(type, hear);
+    source.onerror = () => source.readyState === 2 && ask();
+  };
+  open();
+  return off;
+}
+
+document.addEventListener("change", ({ target: input }) => {
+  const { rindleBase: base, rindleProfile: profile, rindleProgress, rindleTarget } = input.dataset;
+  if (!profile || !input.files?.length) return;
+  const set = (selector, values) => selector && Object.assign(document.querySelector(selector), values);
+  const fire = (name, detail) => input.dispatchEvent(new CustomEvent(`rindle:${name}`, { bubbles: true, detail }));
+  const hear = (type, payload) => (type === "error" ? fire(type, payload) : fire("event", { type, payload }));
+  const onProgress = (progress) => {
+    set(rindleProgress, { max: 100, value: progress.percent });
+    fire("progress", progress);
+  };
+  const complete = (found) => {
+    set(rindleTarget, { value: found.assetId });
+    fire("complete", found);
+    subscribe("asset", found.assetId, hear, { base, until: "terminal" });
+  };
+  input.rindleUpload?.abort();
+  set(rindleTarget, { value: "" });
+  input.rindleUpload = upload(input.files[0], { base, profile, onProgress });
+  input.rindleUpload.done.then(complete, (error) => fire("error", error));
+});
+
+export default globalThis.Rindle = { upload, subscribe, RindleError };

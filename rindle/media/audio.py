@@ -1,0 +1,101 @@
+"""Command lines for what is made of a sound track, and the measurement of loudness between two of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Final
+
+from rindle.errors import FfmpegFailed
+from rindle.media.av_probe import AudioTrack, Media
+from rindle.media.ffmpeg import AvLimits, opened, written
+from rindle.profile import AudioVariant
+
+#: Loudness that is aimed at: LUFS integrated, dBTP true peak, LU range (EBU R 128 as streaming services apply it).
+LOUDNESS: Final = {"I": "-16", "TP": "-1.5", "LRA": "11"}
+#: Hertz from which on both encoders have a rate of their own; ``loudnorm`` hands on 192000.
+_MAX_SAMPLE_RATE = 48_000
+_ENCODERS: Final = {"aac": "aac", "mp3": "libmp3lame"}
+# What the first pass says, and the option by which the second hears it.
+_MEASUREMENTS: Final = {
+    "input_i": "measured_I",
+    "input_tp": "measured_TP",
+    "input_lra": "measured_LRA",
+    "input_thresh": "measured_thresh",
+    "target_offset": "offset",
+}
+
+
+def encode_command(
+    media: Media,
+    spec: AudioVariant,
+    source: Path,
+    dest: Path,
+    limits: AvLimits,
+    *,
+    measured: dict[str, str] | None = None,
+) -> list[str]:
+    """Return the command that makes an M4A or MP3 of the first sound track; no picture, no metadata.
+
+    Args:
+        media: the probed source; its sound track is there.
+        spec: the recipe.
+        source: file to read.
+        dest: file to write.
+        limits: bounds of input and output.
+        measured: what :func:`read_loudness` returned, for the second of two passes.
+
+    Source: FFmpeg "loudnorm", "aac", "libmp3lame".
+    """
+    track = sound_of(media)
+    recipe = spec.normal_form()
+    sound = opened(source, limits)[str(track.index)]
+    options: dict[str, Any] = {
+        "vn": None,
+        "c:a": _ENCODERS[recipe["audio_codec"]],
+        "b:a": f"{recipe['audio_bitrate_kbps']}k",
+        "map_metadata": -1,
+        "map_chapters": -1,
+    }
+    if spec.normalize:
+        sound = sound.filter("loudnorm", **LOUDNESS, **({} if measured is None else {**measured, "linear": "true"}))
+        options["ar"] = min(track.sample_rate or _MAX_SAMPLE_RATE, _MAX_SAMPLE_RATE)
+    if spec.channels is not None:
+        options["ac"] = spec.channels
+    return written([sound], dest, limits, **options)
+
+
+def measure_command(media: Media, source: Path, limits: AvLimits) -> list[str]:
+    """Return the command whose stderr :func:`read_loudness` reads; it writes no file."""
+    sound = opened(source, limits)[str(sound_of(media).index)].filter("loudnorm", **LOUDNESS, print_format="json")
+    arguments = written([sound], None, limits)
+    arguments[arguments.index("-v") + 1] = "info"  # the level at which the filter speaks
+    return arguments
+
+
+def read_loudness(words: bytes) -> dict[str, str]:
+    """Return the options of the second pass, from the last JSON object that the first wrote to stderr.
+
+    The last, because a title that looks like JSON is printed before it.
+
+    Raises:
+        FfmpegFailed: a measurement is missing or not finite; silence has no loudness.
+    """
+    text = words.decode(errors="replace")
+    start, end = text.rfind("{"), text.rfind("}")
+    try:
+        told = json.loads(text[start : end + 1])
+        found = {option: float(told[name]) for name, option in _MEASUREMENTS.items()}
+    except (ValueError, KeyError, TypeError):
+        raise FfmpegFailed("the loudness could not be measured") from None
+    if not all(math.isfinite(value) for value in found.values()):
+        raise FfmpegFailed("the sound is too quiet for its loudness to be measured")
+    return {option: f"{value:.2f}" for option, value in found.items()}
+
+
+def sound_of(media: Media) -> AudioTrack:
+    """Return the sound track that is there."""
+    if media.audio is None:
+        raise ValueError("the media has no sound")  # refused before any command is made
+    return media.audio

@@ -1,0 +1,433 @@
+"""The bundled processor for sound and video: probes the source, runs ffmpeg, checks the output, puts it into place."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from rindle.errors import (
+    Condemned,
+    FfmpegFailed,
+    MissingAudioTrack,
+    OutputDurationMismatch,
+    OutputKindMismatch,
+    OutputMissing,
+    OutputTooLarge,
+    OutputTrackMissing,
+    ProbeFailed,
+    ProcessorCapabilityMissing,
+    UnsupportedCodec,
+    UnsupportedEphemeralRuntime,
+    VariantProcessingCancelled,
+)
+from rindle.media import audio, video, waveform
+from rindle.media.av_probe import AudioTrack, Media, VideoTrack, inspect, linked
+from rindle.media.ffmpeg import (
+    AvLimits,
+    FfmpegTools,
+    Progress,
+    disk_error,
+    free_bytes,
+    no_room,
+    opened,
+    run_ffmpeg,
+    written,
+)
+from rindle.process import ephemeral_runtime
+from rindle.profile import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
+from rindle.states import MediaKind
+
+Track = TypeVar("Track", VideoTrack, AudioTrack)
+
+#: How far an output's duration may be from its source's: milliseconds, or this share of it if that is more.
+TOLERANCE_MS = 250
+TOLERANCE_SHARE = 0.005
+#: Seconds between two looks at ``cancelled`` (only :meth:`AvProcessor.process` has to look).
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A variant that was made and checked.
+
+    Attributes:
+        path: the file.
+        byte_size: its length.
+        content_type: MIME type.
+        width: pixels as shown; ``None`` for sound and waveforms.
+        height: likewise.
+        duration_ms: ``None`` for pictures and waveforms.
+    """
+
+    path: Path
+    byte_size: int
+    content_type: str
+    width: int | None
+    height: int | None
+    duration_ms: int | None
+
+
+class AvProcessor:
+    """The bundled :class:`rindle.protocols.Processor` for video, audio, waveforms and pictures taken from a video.
+
+    Args:
+        ffmpeg: programs; whether they can be used is asked with every build.
+        limits: what a run may take.
+    """
+
+    def __init__(self, ffmpeg: FfmpegTools, limits: AvLimits | None = None) -> None:
+        self._tools = ffmpeg
+        self.limits = limits or AvLimits()
+        self.capabilities: frozenset[str] = ffmpeg.capabilities
+
+    async def process(
+        self,
+        source: Path,
+        spec: VariantSpec,
+        dest: Path,
+        *,
+        progress: Callable[[int], None],
+        cancelled: Callable[[], bool],
+    ) -> Path:
+        """Build as :meth:`build` does, looking five times a second whether the work is still wanted.
+
+        Raises:
+            VariantProcessingCancelled: ``cancelled`` turned true; nothing is left of the build.
+        """
+        building = asyncio.create_task(self.build(source, spec, dest, progress=progress))
+        try:
+            while not building.done():
+                await asyncio.wait({building}, timeout=_LOOK_SECONDS)
+                if cancelled() and building.cancel():
+                    await asyncio.wait({building})
+                    raise VariantProcessingCancelled("the build was cancelled")
+        finally:
+            if building.cancel():
+                await asyncio.wait({building})
+        return building.result().path
+
+    async def build(
+        self, source: Path, spec: VariantSpec, dest: Path, *, progress: Callable[[int], None] = lambda percent: None
+    ) -> Built:
+        """Write the variant to ``dest``, checked, replacing what is there; on failure nothing is written.
+
+        Cancelling ends ffmpeg with its whole process group before ``CancelledError`` is raised.
+
+        Args:
+            source: the original, read only.
+            spec: a recipe that is no :class:`ImageVariant`.
+            dest: file in a directory of the caller's own; scratch files go into a directory beside it.
+            progress: called with percent from 0 to 99, each higher than the one before.
+
+        Raises:
+            MissingAudioTrack, UnsupportedCodec, Condemned (``media_too_long``, ``decode_failed``): the source cannot
+                have this variant; final.
+            OutputTooLarge, OutputKindMismatch, OutputTrackMissing: what came out is not the variant; final.
+            OutputMissing, OutputDurationMismatch, FfmpegFailed, ProcessTimeout, FfmpegNotFound,
+                InsufficientDiskHeadroom: retryable.
+            ProcessorCapabilityMissing: this ffmpeg has no encoder for it, or the recipe is not for sound or video.
+        """
+        if isinstance(spec, ImageVariant) or not spec.required_capabilities <= self.capabilities:
+            raise ProcessorCapabilityMissing(
+                "the audio and video processor cannot build this recipe",
+                detail={"required": sorted(spec.required_capabilities), "declared": sorted(self.capabilities)},
+            )
+        tools = self._tools.require()
+        with _workshop(dest.parent) as directory:
+            original = linked(source, directory)
+            media = await inspect(tools, original, self.limits, directory)
+            build = _Build(tools, self.limits, directory, original, media, _Rising(progress))
+            if isinstance(spec, VideoVariant):
+                built = await build.video(spec)
+            elif isinstance(spec, FrameVariant):
+                built = await build.frame(spec)
+            elif isinstance(spec, AudioVariant):
+                built = await build.audio(spec)
+            else:
+                built = await build.waveform(spec)
+            built.path.replace(dest)
+        return Built(dest, built.byte_size, spec.content_type, built.width, built.height, built.duration_ms)
+
+
+class _Rising:
+    """Passes on only what is higher than everything before."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+        self._told = -1
+
+    def __call__(self, percent: int) -> None:
+        if percent > self._told:
+            self._told = percent
+            self._report(percent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """How long an output has to be; ``milliseconds`` of ``None``: nobody knows. Only a ``certain`` one is held to."""
+
+    milliseconds: int | None
+    certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """One build in its own directory. The methods are the four kinds of variant; they return an unplaced output."""
+
+    tools: FfmpegTools
+    limits: AvLimits
+    directory: Path
+    source: Path
+    media: Media
+    report: Callable[[int], None]
+
+    async def video(self, spec: VideoVariant) -> Built:
+        track = self._picture()
+        sound = self.media.audio
+        span = await self._span([track] if sound is None else [track, sound])
+        made = self._output(spec)
+        command = video.transcode_command(self.media, spec, self.source, made, self.limits)
+        await self._run(command, span, Progress(span.milliseconds, self.report))
+        return await self._checked(spec, made, span)
+
+    async def audio(self, spec: AudioVariant) -> Built:
+        track = self._sound()
+        span = await self._span([track])
+        made = self._output(spec)
+        measured = None
+        if spec.two_pass:
+            command = audio.measure_command(self.media, self.source, self.limits)
+            words = await self._run(command, span, Progress(span.milliseconds, self.report, last=49))
+            measured = audio.read_loudness(words)
+        command = audio.encode_command(self.media, spec, self.source, made, self.limits, measured=measured)
+        await self._run(command, span, Progress(span.milliseconds, self.report, first=50 if spec.two_pass else 0))
+        return await self._checked(spec, made, span)
+
+    async def waveform(self, spec: WaveformVariant) -> Built:
+        track = self._sound()
+        span = await self._span([track])
+        samples = self.directory / "samples"
+        command = waveform.samples_command(self.media, self.source, samples, self.limits)
+        await self._run(command, span, Progress(span.milliseconds, self.report))
+        if _size_of(samples) >= self.limits.max_output_bytes:
+            raise self._too_large()
+        made = self._output(spec)
+        length = spec.normal_form()["length"]
+        await waveform.write_peaks(samples, made, length=length, sample_rate=track.sample_rate)
+        if waveform.length_of(made) != length:
+            raise OutputMissing("the waveform was not written as a whole")
+        return Built(made, _size_of(made), spec.content_type, None, None, None)
+
+    async def frame(self, spec: FrameVariant) -> Built:
+        track = self._picture()
+        span = await self._span([track])
+        made = self._output(spec)
+        if spec.preset == "video_thumbnail_strip":
+            commands = video.strip_commands(self.media, span.milliseconds, self.source, made, self.limits)
+        else:
+            commands = video.poster_commands(self.media, self.source, made, self.limits)
+        await self._first_that_writes(list(commands), made, span)
+        return await self._checked_picture(spec, made)
+
+    async def _first_that_writes(self, commands: list[list[str]], made: Path, span: _Span) -> None:
+        """Run one command after the other until one leaves a picture; only the last one's failure counts."""
+        for number, command in enumerate(commands, start=1):
+            _remove(made)
+            first, last = (number - 1) * 99 // len(commands), number * 99 // len(commands)
+            self.report(first)
+            try:
+                await self._run(command, span, Progress(None, self.report, first=first, last=last))
+            except FfmpegFailed:
+                # A graph that let no frame through is a failure to newer versions and a success to older ones.
+                if number == len(commands):
+                    raise
+            if _size_of(made):
+                return
+        raise OutputMissing("no picture could be taken from the video")
+
+    # --- what the source is --------------------------------------------------------------------------------------
+
+    def _picture(self) -> VideoTrack:
+        track = self.media.video
+        if track is None:
+            raise OutputTrackMissing("the original has no picture to make the variant from")
+        return _decodable(track)
+
+    def _sound(self) -> AudioTrack:
+        track = self.media.audio
+        if track is None:
+            raise MissingAudioTrack("the original has no sound to make the variant from")
+        return _decodable(track)
+
+    async def _span(self, tracks: Sequence[VideoTrack | AudioTrack]) -> _Span:
+        """Return how long an output of these tracks is to be; measured where the file only guesses.
+
+        Raises:
+            Condemned: ``media_too_long``; it would be cut at the limit.
+        """
+        own = [track.duration_ms for track in tracks if track.duration_ms is not None]
+        stated = self.media.duration_ms
+        if self.media.duration_is_guessed:
+            span = _Span(await self._measured(tracks), certain=True)
+        elif len(own) == len(tracks):
+            span = _Span(max(own), certain=True)
+        elif stated is not None and self.media.stream_count == len(tracks):
+            span = _Span(stated, certain=True)
+        else:
+            # Nothing says how long these tracks are (recorded by a browser), or something else sets the length of the
+            # file: good for progress and for spreading frames, but what was encoded is not held to it.
+            span = _Span(await self._measured(tracks) or stated, certain=False)
+        if span.milliseconds is not None and span.milliseconds > self.limits.max_duration_seconds * 1000:
+            raise Condemned(
+                "the original is longer than what is transcoded",
+                code="media_too_long",
+                detail={"limit_seconds": self.limits.max_duration_seconds, "found_ms": span.milliseconds},
+            )
+        return span
+
+    async def _measured(self, tracks: Sequence[VideoTrack | AudioTrack]) -> int | None:
+        """Read the tracks to their end: sound is decoded, which is quick; pictures are only counted through."""
+        whole = opened(self.source, self.limits, t=self.limits.max_duration_seconds + 1)
+        nodes = [whole[str(track.index)] for track in tracks]
+        progress = Progress(None, self.report)
+        await self._run(written(nodes, None, self.limits, **{"c:v": "copy"}), _Span(None, False), progress)
+        return progress.position_ms
+
+    # --- running and checking ------------------------------------------------------------------------------------
+
+    def _output(self, spec: VariantSpec) -> Path:
+        return self.directory / f"variant{spec.extension}"
+
+    async def _run(self, command: list[str], span: _Span, progress: Progress) -> bytes:
+        limits = self.limits.encoding(span.milliseconds)
+        return await run_ffmpeg(self.tools, command, limits, self.directory, progress)
+
+    async def _checked(self, spec: VideoVariant | AudioVariant, made: Path, span: _Span) -> Built:
+        """Probe what ffmpeg has written and refuse what is not the variant; ``-fs`` cuts and calls that success."""
+        size = self._size(made)
+        found = await self._reopened(made)
+        if found.kind.value != spec.output_kind.value:
+            raise OutputKindMismatch(
+                f"the output is {found.kind.value} and not {spec.output_kind.value}",
+                detail={"expected": spec.output_kind.value, "found": found.kind.value},
+            )
+        if self.media.audio is not None and found.audio is None:
+            raise OutputTrackMissing("the output has no sound, the original has", detail={"track": "audio"})
+        if span.certain and span.milliseconds is not None:
+            allowed = max(TOLERANCE_MS, span.milliseconds * TOLERANCE_SHARE)
+            if found.duration_ms is None or abs(found.duration_ms - span.milliseconds) > allowed:
+                raise OutputDurationMismatch(
+                    "the output does not last as long as the original",
+                    detail={"expected_ms": span.milliseconds, "found_ms": found.duration_ms},
+                )
+        picture = found.video if found.kind is MediaKind.VIDEO else None
+        return Built(
+            path=made,
+            byte_size=size,
+            content_type=spec.content_type,
+            width=picture.width if picture else None,
+            height=picture.height if picture else None,
+            duration_ms=found.duration_ms,
+        )
+
+    async def _checked_picture(self, spec: FrameVariant, made: Path) -> Built:
+        size = self._size(made)
+        found = await self._reopened(made, picture=True)
+        if found.video is None:
+            raise OutputKindMismatch("the output is no picture", detail={"expected": "image", "found": "audio"})
+        return Built(made, size, spec.content_type, found.video.width, found.video.height, None)
+
+    def _size(self, made: Path) -> int:
+        size = _size_of(made)
+        if size == 0:
+            raise OutputMissing("ffmpeg ended well and left no output")
+        if size >= self.limits.max_output_bytes:
+            raise self._too_large()
+        return size
+
+    def _too_large(self) -> OutputTooLarge:
+        return OutputTooLarge(
+            "the variant is larger than it may be", detail={"limit_bytes": self.limits.max_output_bytes}
+        )
+
+    async def _reopened(self, made: Path, *, picture: bool = False) -> Media:
+        try:
+            return await inspect(self.tools, made, self.limits, self.directory, picture=picture)
+        except (Condemned, ProbeFailed) as error:
+            # Not a verdict about the original: its variant is broken.
+            raise OutputMissing("ffmpeg ended well and left an output that cannot be read") from error
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _decodable(track: Track) -> Track:
+    if track.codec is None:
+        raise UnsupportedCodec("a track of the original has an encoding that ffmpeg does not know")
+    return track
+
+
+@contextmanager
+def _workshop(parent: Path) -> Iterator[Path]:
+    """Make a private directory beside the output, on the same file system, and remove it with all it holds."""
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=".rindle-av-", dir=parent))
+    except OSError as error:
+        raise disk_error(error, parent, "the scratch directory cannot be written") from error
+    try:
+        yield directory
+    except OSError as error:
+        raise disk_error(error, parent, "the scratch directory cannot be used") from error
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+# --- before anything is fetched ----------------------------------------------------------------------------------
+
+
+def check_runtime(spec: VariantSpec, environ: Mapping[str, str] | None = None) -> None:
+    """Refuse to transcode video where the platform may freeze or end the process at any time.
+
+    Pictures, sound and waveforms are quick enough to be allowed.
+
+    Args:
+        spec: the recipe that is to be built.
+        environ: environment variables; those of this process by default.
+
+    Raises:
+        UnsupportedEphemeralRuntime: the recipe is a video and this is AWS Lambda or Vercel.
+    """
+    if spec.kind != "video":
+        return
+    runtime = ephemeral_runtime(environ)
+    if runtime is not None:
+        raise UnsupportedEphemeralRuntime(
+            f"video is not transcoded on {runtime}; run a worker on a machine of its own", detail={"runtime": runtime}
+        )
+
+
+def check_headroom(directory: Path, limits: AvLimits, source_bytes: int) -> None:
+    """Refuse to begin a build on a disk that its source and output could fill.
+
+    Args:
+        directory: where the build will work; need not exist yet.
+        limits: ``max_output_bytes`` is needed twice: for the draft and for what ffmpeg rewrites of it.
+        source_bytes: size of the original, which is fetched to the same disk.
+
+    Raises:
+        InsufficientDiskHeadroom: with ``free_bytes`` and ``required_bytes``; another worker may have room.
+    """
+    required = 2 * limits.max_output_bytes + source_bytes
+    if free_bytes(directory) < required:
+        raise no_room(directory, required)

@@ -1,0 +1,85 @@
+"""The outline of a sound: decoded to a scratch file, read back bucket by bucket, so that memory stays flat."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from rindle.errors import FfmpegFailed
+from rindle.media.audio import sound_of
+from rindle.media.av_probe import Media
+from rindle.media.ffmpeg import AvLimits, opened, written
+
+#: Samples per second that the outline is made of: mono, 32-bit floats in the machine's own order.
+ANALYSIS_SAMPLE_RATE = 8000
+_SAMPLE_BYTES = 4
+_FORMAT = "f32le" if sys.byteorder == "little" else "f32be"
+
+
+def samples_command(media: Media, source: Path, dest: Path, limits: AvLimits) -> list[str]:
+    """Return the command that decodes the first sound track to raw samples: 115 MB for an hour."""
+    sound = opened(source, limits)[str(sound_of(media).index)]
+    return written([sound], dest, limits, vn=None, ac=1, ar=ANALYSIS_SAMPLE_RATE, f=_FORMAT, map_metadata=-1)
+
+
+async def write_peaks(samples: Path, dest: Path, *, length: int, sample_rate: int) -> None:
+    """Write the JSON of a waveform: ``{"length", "sample_rate", "peaks": [[lowest, highest], ...]}``.
+
+    Bucket ``i`` of ``length`` covers the samples from ``i * N / length`` on and before ``(i + 1) * N / length``, both
+    rounded down; with fewer samples than buckets the nearest sample stands alone. Values are cut to -1 to 1, rounded to
+    six decimals; what is not a number counts as 0.
+
+    The file is read here and not by a library for numbers: an hour takes about a second, against several for decoding
+    it, and the event loop gets its turn after each bucket.
+
+    Args:
+        samples: 32-bit floats.
+        dest: file to write.
+        length: buckets.
+        sample_rate: of the source, in hertz; told as it is.
+
+    Raises:
+        FfmpegFailed: there is not one sample.
+    """
+    peaks: list[tuple[float, float]] = []
+    for peak in _peaks(samples, length):
+        peaks.append(peak)
+        await asyncio.sleep(0)
+    outline = {"length": length, "sample_rate": sample_rate, "peaks": peaks}
+    with dest.open("w") as file:
+        json.dump(outline, file, separators=(",", ":"))
+
+
+def length_of(path: Path) -> int:
+    """Return how many peaks a file that :func:`write_peaks` wrote really holds."""
+    return len(json.loads(path.read_bytes())["peaks"])
+
+
+def _peaks(samples: Path, length: int) -> Iterator[tuple[float, float]]:
+    count = samples.stat().st_size // _SAMPLE_BYTES
+    if count == 0:
+        raise FfmpegFailed("the sound track holds no samples")
+    with samples.open("rb") as file:
+        for bucket in range(length):
+            start = bucket * count // length
+            yield _peak(file, start, max((bucket + 1) * count // length, start + 1))
+
+
+def _peak(file: BinaryIO, start: int, end: int) -> tuple[float, float]:
+    values = array("f")
+    file.seek(start * _SAMPLE_BYTES)
+    values.frombytes(file.read((end - start) * _SAMPLE_BYTES))
+    total = sum(values)
+    if total != total:  # the sum is not a number as soon as one sample is not
+        values = array("f", (0.0 if value != value else value for value in values))
+    return _rounded(min(values)), _rounded(max(values))
+
+
+def _rounded(value: float) -> float:
+    # Adding zero makes -0.0 a plain 0.0.
+    return round(min(max(value, -1.0), 1.0), 6) + 0.0

@@ -1,0 +1,552 @@
+"""Following one asset, variant or upload as it changes: every event once, in order, also across lost connections.
+
+A process holds one :class:`Listener`, whoever many follow. It learns of new events by LISTEN on Postgres and by looking
+every half second elsewhere, reads them once and hands them to the subscriptions of that process. Where each
+subscription stands is a number per subject, never a position in the whole table: an open transaction of one asset
+neither hides events of another one nor is skipped by them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session
+
+from rindle.db import subscriptions as rows
+from rindle.db.database import Database
+from rindle.db.events import CHANNEL
+from rindle.db.models import MediaAsset, is_id, utc_now
+from rindle.db.subscriptions import Feed, FeedEvent, Standing, Subject
+from rindle.errors import InvalidArgument, NotFound, NotSettled
+from rindle.events import TERMINAL_ASSET_STATES, TERMINAL_STATES
+from rindle.settings import Settings
+from rindle.states import AssetState
+
+log = logging.getLogger(__name__)
+
+#: Events that wait for a slow consumer before progress is dropped, and in the end everything.
+QUEUE_SIZE = 256
+#: Seconds between two reads of a listener that is told of many events one by one: they are fetched together.
+_GAP_SECONDS = 0.02
+#: Events read from the database at once by a subscription that catches up, and by the listener.
+PAGE, BATCH = 256, 1000
+
+_PROGRESS = "variant_progress"
+#: Largest id of an event: a 64-bit number.
+MAX_ID = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        id: its number, which rises per asset; hand it to ``after`` to go on from here.
+        type: a streamed type of ``rindle.events.EVENT_TYPES``, or ``reset``: something was missed, read the state
+            anew. ``payload['reason']`` is then ``expired``, ``unknown``, ``too_many`` or ``overflow``.
+        payload: as the type's contract says; ids are texts.
+        occurred_at: when, in UTC.
+        subjects: positions of the subjects concerned, among those followed.
+    """
+
+    id: int
+    type: str
+    payload: Mapping[str, Any]
+    occurred_at: datetime
+    subjects: tuple[int, ...] = (0,)
+
+
+def subject_of(scope: str, subject_id: str) -> Subject:
+    """Return what ``scope`` and ``subject_id`` name.
+
+    Raises:
+        InvalidArgument: a ``ValueError``: there is no such scope, or the id is none.
+    """
+    if scope not in TERMINAL_STATES:
+        raise InvalidArgument(f"scope is one of {', '.join(TERMINAL_STATES)}", detail={"option": "scope"})
+    if not is_id(subject_id):
+        raise InvalidArgument("the id is not a UUID", detail={"option": "id"})
+    return Subject(scope, str(UUID(subject_id)))
+
+
+# --- the listener ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Channel:
+    """A feed that is followed: how far it was handed out, and to whom."""
+
+    position: int
+    followers: weakref.WeakSet[Subscription] = field(default_factory=weakref.WeakSet)
+
+
+class Listener:
+    """Reads new events for all subscriptions of a process; runs only while there are any."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database = database
+        self.settings = settings
+        #: All that were made and not dropped, also those that have not begun.
+        self.subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._channels: dict[Feed, _Channel] = {}
+        self._due: set[Feed] = set()
+        self._woken = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: Whether Postgres announces events to this process right now.
+        self._is_told = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether anybody listens: a task, and on Postgres a connection."""
+        return bool(self._tasks or self._stopping)
+
+    def join(self, subscription: Subscription, newest: Mapping[Feed, int]) -> None:
+        """Hand what happens in the feeds to ``subscription`` from now on; ``newest`` is where each of them stood."""
+        for feed, known in newest.items():
+            channel = self._channels.setdefault(feed, _Channel(known))
+            channel.followers.add(subscription)
+            if channel.position > known:
+                subscription.fall_behind()
+        self._start()
+        # What was committed since the feeds were looked at may have been announced to nobody.
+        self._look_at(newest)
+
+    def leave(self, subscription: Subscription) -> None:
+        """Forget ``subscription``; the last one to leave stops the listener."""
+        for channel in self._channels.values():
+            channel.followers.discard(subscription)
+        self._tidy()
+
+    def abandoned(self) -> None:
+        """Notice that a subscription was dropped without being closed; callable from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tidy)
+
+    async def close(self) -> None:
+        """End all subscriptions and wait until no task and no connection is left."""
+        for subscription in tuple(self.subscriptions):
+            subscription.close()
+        self._tidy()
+        while self._stopping:
+            await asyncio.wait(self._stopping)
+
+    def _start(self) -> None:
+        if any(not task.done() for task in self._tasks):  # those of a loop that has ended are done
+            return
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        self._due.clear()
+        engine = self.database.engine
+        self._tasks = [asyncio.create_task(self._run(), name="rindle-events")]
+        if self.database.dialect == "postgresql" and isinstance(engine, AsyncEngine):
+            self._tasks.append(asyncio.create_task(self._listen(engine), name="rindle-events-listen"))
+
+    def _tidy(self) -> None:
+        for feed in [feed for feed, channel in self._channels.items() if not channel.followers]:
+            del self._channels[feed]
+        if not self._channels:
+            tasks, self._tasks = self._tasks, []
+            for task in tasks:
+                self._stopping.add(task)
+                task.add_done_callback(self._stopping.discard)
+                task.cancel()
+
+    def _look_at(self, feeds: Iterable[Feed]) -> None:
+        self._due.update(feeds)
+        self._woken.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause, look_at_all = self._quick_pause, loop.time()
+        while True:
+            everything = loop.time() >= look_at_all
+            self._woken.clear()
+            due, self._due = set(self._channels) if everything else self._due, set()
+            try:
+                found = await self._hand_out(due)
+            except Exception as error:  # a database that is away for a moment must not end the streams
+                log.warning("events cannot be read", extra={"action": "events_read", "error": type(error).__name__})
+                found = False
+                self._due |= due
+            if everything or found:
+                pause = self._quick_pause if found else min(pause * 1.5, self.settings.event_idle_poll_seconds)
+                # Spread the pollers of a fleet: random jitter, not cryptography.
+                look_at_all = loop.time() + pause * random.uniform(0.8, 1.2)  # noqa: S311
+            await asyncio.sleep(_GAP_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(look_at_all):
+                    await self._woken.wait()
+
+    @property
+    def _quick_pause(self) -> float:
+        """Shortest pause between two looks at everything; where Postgres tells, looking is the safety net."""
+        return self.settings.event_idle_poll_seconds if self._is_told else self.settings.event_poll_seconds
+
+    async def _hand_out(self, feeds: Iterable[Feed]) -> bool:
+        """Read what is new in the feeds and give it to their followers; says whether there was anything."""
+        positions = {feed: self._channels[feed].position for feed in feeds if feed in self._channels}
+        found = False
+        while positions:
+            events = await self.database.read(rows.events_after, positions, limit=BATCH)
+            for event in events:
+                positions[event.feed] = event.id
+                channel = self._channels.get(event.feed)
+                if channel is None or event.id <= channel.position:
+                    continue
+                channel.position = event.id
+                for subscription in tuple(channel.followers):
+                    subscription.push(event)
+            found = found or bool(events)
+            if len(events) < BATCH:
+                break
+        return found
+
+    async def _listen(self, engine: AsyncEngine) -> None:
+        """Wake on NOTIFY; looking now and then goes on beside it, so a lost connection costs latency, nothing else."""
+        while True:
+            try:
+                async with engine.connect() as connection:
+                    raw = await connection.get_raw_connection()
+                    driver: Any = raw.driver_connection
+                    raw.detach()  # this connection listens for good: take it out of the application's pool
+                    try:
+                        await driver.set_autocommit(True)
+                        await driver.execute(f"LISTEN {CHANNEL}")
+                        self._is_told = True
+                        self._look_at(self._channels)
+                        async for notice in driver.notifies():
+                            self._announced(notice.payload)
+                    finally:
+                        self._is_told = False
+                        await driver.close()
+                        await connection.invalidate()  # closed already: nothing is left to reset
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                log.warning("LISTEN ended; looking goes on", extra={"error": type(error).__name__})
+                await asyncio.sleep(self.settings.event_idle_poll_seconds)
+
+    def _announced(self, payload: str) -> None:
+        number, _, asset_id = payload.partition(",")
+        if not asset_id:  # several assets, or a session without one
+            self._look_at(self._channels)
+            return
+        channel = self._channels.get(Feed(asset_id))
+        if channel is not None and not (number.isdigit() and int(number) <= channel.position):
+            self._look_at([Feed(asset_id)])
+
+
+# --- subscriptions -----------------------------------------------------------------------------------------------
+
+
+class Subscription:
+    """What happens to one or more subjects, as an async iterator and context manager; see ``Rindle.subscribe``.
+
+    Args:
+        listener: the process's.
+        subjects: what is followed.
+        after: one number per subject to go on from; ``None`` begins now.
+        most_missing: how many missed events of a subject are read again at most; ``None`` means all.
+
+    Attributes:
+        cursors: the number of the last event handed out, per subject: where to resume.
+        standings: where the subjects stood when this was opened.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        subjects: Sequence[Subject],
+        after: Sequence[int] | None = None,
+        *,
+        most_missing: int | None = None,
+    ) -> None:
+        self._listener = listener
+        self._subjects = tuple(subjects)
+        self._after = None if after is None else tuple(after)
+        self._most_missing = most_missing
+        self.cursors: list[int] = []
+        self.standings: list[Standing] = []
+        #: Why something was missed, until the consumer was told.
+        self._reset: str | None = None
+        self._queue: deque[FeedEvent] = deque()
+        self._arrived = asyncio.Event()
+        #: Per feed the last event looked at, and the last one handed out.
+        self._seen: dict[Feed, int] = {}
+        self._done: dict[Feed, int] = {}
+        self._over: set[Feed] = set()
+        self._is_open = self._is_closed = False
+        #: Whether the database has more than the queue; until that is read nothing is queued.
+        self._is_behind = self._has_missed = False
+        listener.subscriptions.add(self)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def open(self, standings: Sequence[Standing] | None = None) -> Self:
+        """Begin to listen; entering the block or iterating does it too.
+
+        Args:
+            standings: where the subjects stand, when that was just read.
+
+        Raises:
+            NotFound: one of the subjects never existed.
+        """
+        if self._is_open:
+            return self
+        found = await self.look() if standings is None else list(standings)
+        numbers = [standing.newest for standing in found]
+        if self._after is not None:
+            self._reset = await self._problem(found, self._after)
+            if self._reset is None or self._most_missing is None:
+                # Who cannot be told the state goes on with what is left.
+                numbers = [min(number, newest) for number, newest in zip(self._after, numbers, strict=True)]
+        self._begin(found, numbers)
+        self._is_open = True
+        if not self._is_closed:
+            self._listener.join(self, {standing.feed: standing.newest for standing in found})
+        return self
+
+    async def _problem(self, standings: Sequence[Standing], after: Sequence[int]) -> str | None:
+        if self._most_missing is None and not any(after):
+            return None  # from the oldest kept, whatever that is
+        settings = self._listener.settings
+        kept_since = utc_now() - timedelta(seconds=settings.event_retention_seconds)
+        return await self._listener.database.read(
+            rows.resume_problem, standings, after, kept_since=kept_since, most=self._most_missing
+        )
+
+    def _begin(self, standings: Sequence[Standing], numbers: Sequence[int]) -> None:
+        """Stand at ``numbers`` and go on from there."""
+        self.standings, self.cursors = list(standings), list(numbers)
+        self._queue.clear()
+        self._done = {}
+        newest: dict[Feed, int] = {}
+        for standing, number in zip(standings, numbers, strict=True):
+            self._done[standing.feed] = min(number, self._done.get(standing.feed, MAX_ID))
+            newest[standing.feed] = max(standing.newest, newest.get(standing.feed, 0))
+        self._seen = dict(self._done)
+        self._over = {standing.feed for standing in standings if standing.is_over}
+        if any(self._seen[feed] < known for feed, known in newest.items()):
+            self.fall_behind()
+
+    async def look(self) -> list[Standing]:
+        """Return where the subjects stand now.
+
+        Raises:
+            NotFound: one of them never existed.
+        """
+        found = await self._listener.database.read(rows.look, self._subjects)
+        known = [standing for standing in found if standing is not None]
+        if len(known) < len(found):
+            missing = self._subjects[found.index(None)]
+            raise NotFound(f"could not follow the {missing.scope}: not found", detail={"entity": missing.scope})
+        return known
+
+    async def skip(self) -> list[Standing]:
+        """Leave out what has happened until now and return where the subjects stand: the answer to a ``reset``."""
+        found = await self.look()
+        self._begin(found, [standing.newest for standing in found])
+        self.fall_behind()  # something may have happened since
+        return found
+
+    def close(self) -> None:
+        """Stop listening; iteration ends. Closing twice is fine."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._listener.subscriptions.discard(self)
+            self._queue.clear()
+            self._arrived.set()
+            if self._is_open:
+                self._listener.leave(self)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Left by ``break`` out of a plain ``async for``: only the interpreter knows, perhaps in another thread.
+        if self._is_open and not self._is_closed:
+            self._listener.abandoned()
+
+    # -- iteration ------------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        await self.open()
+        while not self._is_closed:
+            if self._reset is not None:
+                return self._tell_reset()
+            if self._queue:
+                event = self._tell(self._queue.popleft())
+                if event is not None:
+                    return event
+            elif self._is_behind:
+                await self._catch_up()
+            elif self._over >= self._seen.keys():
+                self.close()
+            else:
+                self._arrived.clear()
+                await self._arrived.wait()
+        raise StopAsyncIteration
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether this goes on where an earlier one ended."""
+        return self._after is not None
+
+    @property
+    def owes_reset(self) -> bool:
+        """Whether the next event is a ``reset``."""
+        return self._reset is not None
+
+    async def has_caught_up(self) -> bool:
+        """Whether everything that was missed has been handed out; reads until that is known."""
+        while self._is_behind and not self._queue and self._reset is None:
+            await self._catch_up()
+        return not (self._is_behind or self._queue or self._reset)
+
+    def _tell_reset(self) -> Event:
+        reason, self._reset = self._reset, None
+        numbers = self._after if self._after is not None and reason != "overflow" else self.cursors
+        payload = {"reason": reason, "last_id": ".".join(map(str, numbers))}
+        return Event(max(self.cursors), "reset", payload, utc_now(), tuple(range(len(self._subjects))))
+
+    def _tell(self, event: FeedEvent) -> Event | None:
+        self._done[event.feed] = event.id
+        told = tuple(
+            number
+            for number, standing in enumerate(self.standings)
+            if standing.feed == event.feed and event.concerns(standing.subject) and self.cursors[number] < event.id
+        )
+        for number in told:
+            self.cursors[number] = event.id
+        return Event(event.id, event.type, event.payload, event.occurred_at, told) if told else None
+
+    # -- what the listener calls ----------------------------------------------------------------------------------
+
+    def push(self, event: FeedEvent) -> None:
+        """Take an event that has just happened."""
+        if self._is_behind:
+            self._has_missed = True
+        else:
+            self._take(event)
+        self._arrived.set()
+
+    def fall_behind(self) -> None:
+        """Read from the database before taking anything that is pushed."""
+        self._is_behind = self._has_missed = True
+        self._arrived.set()
+
+    async def _catch_up(self) -> None:
+        """Queue the next page of what was missed."""
+        self._has_missed = False
+        try:
+            page = await self._listener.database.read(rows.events_after, self._seen, limit=PAGE)
+        except BaseException:
+            self._has_missed = True
+            raise
+        for event in page:
+            self._take(event)
+        if len(page) < PAGE and not self._has_missed:
+            self._is_behind = False
+
+    def _take(self, event: FeedEvent) -> None:
+        if event.id <= self._seen[event.feed]:
+            return
+        self._seen[event.feed] = event.id
+        if event.is_last:
+            self._over.add(event.feed)
+        if any(standing.feed == event.feed and event.concerns(standing.subject) for standing in self.standings):
+            if len(self._queue) >= QUEUE_SIZE and not self._make_room(event):
+                return
+            self._queue.append(event)
+
+    def _make_room(self, event: FeedEvent) -> bool:
+        """Drop the oldest progress, which a later one makes up for, or else all; ``False`` when ``event`` has none."""
+        for number, waiting in enumerate(self._queue):
+            if waiting.type == _PROGRESS:
+                del self._queue[number]
+                return True
+        if event.type != _PROGRESS:
+            self._queue.clear()
+            self._seen = dict(self._done)
+            self._reset = "overflow"
+            self.fall_behind()
+        return False
+
+
+# --- waiting -----------------------------------------------------------------------------------------------------
+
+
+async def settled(listener: Listener, asset_id: str, *, timeout_seconds: float) -> MediaAsset:
+    """Return the asset once its state is terminal; see ``Rindle.settled``."""
+    if not is_id(asset_id):
+        raise _no_such_asset()
+    subject = subject_of("asset", asset_id)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await _at_rest(listener, subject)
+    except TimeoutError:
+        raise await _not_settled(listener, subject.id, timeout_seconds) from None
+
+
+async def _at_rest(listener: Listener, subject: Subject) -> MediaAsset:
+    async with Subscription(listener, [subject]) as events:
+        # It is followed from here on: what happens after this read is heard.
+        asset = await _read(listener, subject.id)
+        while asset is not None and asset.state not in TERMINAL_ASSET_STATES:
+            event = await anext(events, None)
+            if event is None:  # the application is being closed: nobody will tell
+                raise TimeoutError
+            if event.type in ("asset_state_changed", "reset"):
+                asset = await _read(listener, subject.id)
+        if asset is None:
+            raise _no_such_asset()
+        return asset
+
+
+async def _not_settled(listener: Listener, asset_id: str, seconds: float) -> NotSettled:
+    asset = await _read(listener, asset_id)
+    state = AssetState.DELETED.value if asset is None else asset.state
+    variants = {} if asset is None else {row.name: row.state for row in asset.variants if not row.dynamic}
+    unfinished = [name for name, known in variants.items() if known not in TERMINAL_STATES["variant"]]
+    told = f"; unfinished variants: {', '.join(unfinished)}" if unfinished else ""
+    return NotSettled(
+        f"the asset is still {state} after {seconds:g} s{told}",
+        detail={"state": state, "variants": variants},
+    )
+
+
+async def _read(listener: Listener, asset_id: str) -> MediaAsset | None:
+    return await listener.database.read(_asset, asset_id)
+
+
+def _asset(session: Session, asset_id: str) -> MediaAsset | None:
+    asset = session.get(MediaAsset, asset_id)
+    if asset is not None:
+        _ = asset.variants
+    return asset
+
+
+def _no_such_asset() -> NotFound:
+    return NotFound("could not find the asset: not found", detail={"entity": "asset"})

@@ -1,0 +1,433 @@
+"""The child process: ended as a group, reaped, bounded; and programs that behave like ffmpeg on a bad day.
+
+After each ending the process group is looked for in ``/proc``; nothing of it may be left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from rindle.errors import RindleError, VariantProcessingCancelled
+from rindle.media.av_processor import AvProcessor
+from rindle.media.child_process import LAST_WORDS_BYTES, ChildLimits, run_child
+from rindle.media.ffmpeg import AvLimits, FfmpegTools
+from rindle.profile import AudioVariant, FrameVariant, VideoVariant, WaveformVariant
+from tests.media.clips import H264, Clips, moving, tone
+from tests.stage import until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+LIMITS = ChildLimits(
+    wall_seconds=60, stall_seconds=60, cpu_seconds=60, memory_bytes=4 << 30, file_bytes=1 << 30, nice=0
+)
+STUBBORN = "trap '' TERM INT; while :; do sleep 0.1; done"
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Clips:
+    return Clips(tmp_path_factory.mktemp("clips"))
+
+
+def members(group: int) -> list[int]:
+    """Return the processes of a group. A dead one counts as long as it is ours to reap, an orphan is init's."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent, own_group, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(own_group) == group and (state not in "ZX" or int(parent) == os.getpid()):
+                found.append(int(entry.name))
+    return found
+
+
+async def nobody_of(pid_file: Path) -> None:
+    """Check that the group whose leader wrote its id is gone; the kernel needs a moment for what was killed."""
+    group = int(pid_file.read_text())
+    await until(lambda: asyncio.sleep(0, not members(group)), what=f"group {group} to end", timeout_seconds=2)
+
+
+async def written(path: Path) -> bool:
+    """Say whether a script has come to the point where it says so."""
+    return path.exists() and path.read_text().endswith("\n")
+
+
+@pytest.fixture
+def script(tmp_path) -> Callable[[str], Path]:
+    """Make a program that first writes its process id to ``pid``, which is also its group's."""
+
+    def script(body: str) -> Path:
+        path = tmp_path / "program"
+        path.write_text(f"#!/bin/bash\necho $$ > {tmp_path}/pid\n{body}\n")
+        path.chmod(0o700)
+        return path
+
+    return script
+
+
+async def run(program: Path, **options) -> Awaitable:
+    """Run a program without arguments in a directory of its own."""
+    limits = options.pop("limits", LIMITS)
+    return await run_child([str(program)], limits, program.parent, **options)
+
+
+# --- the runner --------------------------------------------------------------------------------------------------
+
+
+async def test_output_status_and_last_words(script, tmp_path) -> None:
+    heard = bytearray()
+    ended = await run(script("echo out; echo err >&2; exit 3"), on_output=heard.extend)
+
+    assert (bytes(heard), ended.last_words, ended.status, ended.timed_out) == (b"out\n", b"err\n", 3, False)
+    assert b"err" not in repr(ended).encode()
+
+
+async def test_the_child_sees_four_variables_no_input_and_a_home_of_its_own(script, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    heard = bytearray()
+    await run(script("cat; env; pwd; ulimit -c; nice; ulimit -f"), on_output=heard.extend)
+
+    *environment, where, core, niceness, blocks = heard.decode().splitlines()
+    names = {line.partition("=")[0] for line in environment}
+    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"PATH", "HOME", "TMPDIR", "LANG"}
+    assert f"HOME={tmp_path}" in environment
+    assert (where, core, niceness, blocks) == (str(tmp_path), "0", str(os.nice(0)), str((1 << 30) // 1024))
+
+
+async def test_ten_megabytes_of_complaints_block_nobody(script) -> None:
+    ended = await run(script("head -c 10000000 /dev/zero | tr '\\0' e >&2; echo last >&2"))
+
+    assert ended.status == 0
+    assert len(ended.last_words) == LAST_WORDS_BYTES
+    assert ended.last_words.endswith(b"e" + b"last\n")
+
+
+async def test_a_program_that_hangs_and_ignores_sigterm_is_killed(script, tmp_path) -> None:
+    limits = ChildLimits(0.5, 60, 60, 4 << 30, 1 << 30, 0)
+    ended = await run(script(STUBBORN), limits=limits)
+
+    assert (ended.timed_out, ended.status) == (True, -signal.SIGKILL)
+    await nobody_of(tmp_path / "pid")
+
+
+async def test_silence_is_a_limit_of_its_own(script, tmp_path) -> None:
+    limits = ChildLimits(60, 0.5, 60, 4 << 30, 1 << 30, 0)
+    ended = await run(script("echo hello; exec sleep 100"), limits=limits)
+
+    assert (ended.timed_out, ended.status) == (True, -signal.SIGTERM)
+    await nobody_of(tmp_path / "pid")
+
+
+@pytest.mark.parametrize("body", [STUBBORN, f"({STUBBORN}) & {STUBBORN}", "sleep 100 & wait"])
+async def test_cancelling_leaves_nobody(script, tmp_path, body) -> None:
+    running = asyncio.create_task(run(script(body)))
+    await until(lambda: written(tmp_path / "pid"), what="the program to start")
+
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    await nobody_of(tmp_path / "pid")
+
+
+async def test_cancelling_again_and_again_changes_nothing(script, tmp_path) -> None:
+    running = asyncio.create_task(run(script(STUBBORN)))
+    await until(lambda: written(tmp_path / "pid"), what="the program to start")
+
+    while not running.done():
+        running.cancel()
+        await asyncio.wait({running}, timeout=0.05)
+
+    assert running.cancelled()
+    await nobody_of(tmp_path / "pid")
+
+
+async def test_cancelled_before_it_began(script, tmp_path) -> None:
+    running = asyncio.create_task(run(script("exec sleep 100")))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    if (tmp_path / "pid").exists():
+        await nobody_of(tmp_path / "pid")
+
+
+async def test_what_a_program_leaves_behind_ends_with_it(script, tmp_path) -> None:
+    """The grandchild holds the pipes open and would do so for ever."""
+    ended = await run(script(f"({STUBBORN}) & exit 0"))
+
+    assert (ended.status, ended.timed_out) == (0, False)
+    await nobody_of(tmp_path / "pid")
+
+
+async def test_a_listener_that_raises_ends_the_program(script, tmp_path) -> None:
+    def refuse(data: bytes) -> None:
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        await run(script(f"echo hello; {STUBBORN}"), on_output=refuse)
+
+    await nobody_of(tmp_path / "pid")
+
+
+async def test_a_worker_that_is_killed_takes_its_child_along(script, tmp_path) -> None:
+    program = script("exec sleep 100")
+    worker = (
+        "import asyncio\nfrom pathlib import Path\nfrom rindle.media.child_process import *\n"
+        f"limits = ChildLimits(60, 60, 60, 4 << 30, 1 << 30, 0)\n"
+        f"asyncio.run(run_child([{str(program)!r}], limits, Path({str(tmp_path)!r})))"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", worker)
+    await until(lambda: written(tmp_path / "pid"), what="the program to start")
+    group = int((tmp_path / "pid").read_text())
+    assert members(group)
+
+    process.kill()
+    await process.wait()
+
+    async def gone() -> bool:
+        return members(group) == []
+
+    await until(gone, what="the child of a killed worker to end", timeout_seconds=3)
+
+
+async def test_a_loop_that_is_closed_leaves_nobody(script, tmp_path) -> None:
+    """Ctrl-C in a program that waits for nothing: ``asyncio.run`` cancels every task once and goes."""
+    program = script(STUBBORN)
+    worker = (
+        "import asyncio\nfrom pathlib import Path\nfrom rindle.media.child_process import *\n"
+        "limits = ChildLimits(60, 60, 60, 4 << 30, 1 << 30, 0)\n"
+        "async def main():\n"
+        f"    asyncio.create_task(run_child([{str(program)!r}], limits, Path({str(tmp_path)!r})))\n"
+        f"    while not Path({str(tmp_path / 'pid')!r}).exists():\n        await asyncio.sleep(0.01)\n"
+        "asyncio.run(main())"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", worker)
+
+    assert await process.wait() == 0
+    group = int((tmp_path / "pid").read_text())
+    await until(lambda: asyncio.sleep(0, not members(group)), what="its child to end", timeout_seconds=3)
+
+
+# --- ffmpeg on a bad day -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def build(clips, tmp_path, script):
+    """Build with a program in place of ffmpeg, and expect a typed failure that leaves nothing."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+
+    async def build(body: str, spec=None, limits: AvLimits | None = None) -> RindleError:
+        tools = FfmpegTools(script(body), FfmpegTools.find().ffprobe, "5.1", "5.1", FfmpegTools.find().encoders)
+        recipe = spec or VideoVariant("web_720p")
+        with pytest.raises(RindleError) as failed:
+            await AvProcessor(tools, limits).build(clips.film(), recipe, run_dir / f"made{recipe.extension}")
+        assert list(run_dir.iterdir()) == []
+        await nobody_of(tmp_path / "pid")
+        assert str(tmp_path) not in str(failed.value.to_dict())
+        return failed.value
+
+    return build
+
+
+#: The last argument of ffmpeg is what it writes, as ``file:/...``.
+OUTPUT = 'out="${@: -1}"; out="${out#file:}"'
+QUICK = AvLimits(wall_floor_seconds=0.5, wall_ceiling_seconds=0.5)
+
+
+BAD_DAYS = {
+    "writes nothing": ("exit 0", "output_missing", True),
+    "writes an empty file": (f'{OUTPUT}; : > "$out"', "output_missing", True),
+    "writes a broken file": (f'{OUTPUT}; echo broken > "$out"', "output_missing", True),
+    "crashes": ("kill -SEGV $$", "ffmpeg_failed", True),
+    "is killed": ("kill -KILL $$", "ffmpeg_failed", True),
+    "is told to stop": ("exit 255", "ffmpeg_failed", True),
+    "fails": ("echo 'Conversion failed!' >&2; exit 1", "ffmpeg_failed", True),
+    "floods": ("head -c 10000000 /dev/zero | tr '\\0' e >&2; exit 1", "ffmpeg_failed", True),
+    "fills the disk": ("echo 'write: No space left on device' >&2; exit 1", "insufficient_disk_headroom", True),
+    "lacks a decoder": ("echo 'Decoder (codec z) not found for x' >&2; exit 1", "unsupported_codec", False),
+    "lacks an encoder": ("echo 'Unknown encoder libx264' >&2; exit 1", "processor_capability_missing", False),
+    "is gone": ("exec /nowhere/ffmpeg", "ffmpeg_not_found", True),
+}
+
+
+@pytest.mark.parametrize(("body", "code", "retryable"), BAD_DAYS.values(), ids=BAD_DAYS.keys())
+async def test_bad_days(build, body, code, retryable) -> None:
+    failure = await build(body)
+
+    assert (failure.code, failure.retryable) == (code, retryable)
+
+
+@pytest.mark.parametrize("body", [STUBBORN, f"({STUBBORN}) & {STUBBORN}", "kill -STOP $$"])
+async def test_a_program_that_hangs_is_a_timeout(build, body) -> None:
+    failure = await build(body, limits=QUICK)
+
+    assert (failure.code, failure.retryable) == ("process_timeout", True)
+
+
+async def test_a_program_that_says_nothing_is_a_timeout(build) -> None:
+    failure = await build("exec sleep 100", limits=AvLimits(stall_seconds=0.5))
+
+    assert failure.code == "process_timeout"
+
+
+async def test_a_program_that_writes_too_much_is_stopped_by_the_kernel(build) -> None:
+    limits = AvLimits(max_output_bytes=1000)
+    failure = await build(f'{OUTPUT}; exec head -c 200000000 /dev/zero > "$out"', limits=limits)
+
+    assert (failure.code, failure.retryable) == ("output_too_large", False)
+
+
+@pytest.mark.parametrize(
+    ("other", "spec", "code"),
+    [
+        ("song.mp3", VideoVariant("web_720p"), "output_kind_mismatch"),
+        ("film.mp4", AudioVariant("m4a_128k"), "output_kind_mismatch"),
+        ("silent.mp4", VideoVariant("web_720p"), "output_track_missing"),
+        ("long.mp4", VideoVariant("web_720p"), "output_duration_mismatch"),
+        ("song.mp3", FrameVariant("video_poster_scene"), "output_missing"),
+        ("short.txt", WaveformVariant(), None),
+    ],
+)
+async def test_a_file_of_something_else_is_no_variant(build, clips, tmp_path, other, spec, code) -> None:
+    if code is None:
+        failure = await build(f'{OUTPUT}; : > "$out"', spec)
+        assert failure.code == "ffmpeg_failed"
+        return
+    others = {
+        "song.mp3": clips.song,
+        "film.mp4": clips.film,
+        "silent.mp4": clips.silent,
+        "long.mp4": lambda: clips.film("320x180", 3),
+    }
+    failure = await build(f'{OUTPUT}; cp "{others[other]()}" "$out"', spec)
+
+    assert failure.code == code
+
+
+async def test_a_cut_off_picture_is_no_poster(build, clips) -> None:
+    whole = clips.made("whole.jpg", *moving("640x360", 0.04), "-frames:v", "1", "-update", "1")
+    failure = await build(f'{OUTPUT}; head -c 4000 "{whole}" > "$out"', FrameVariant("video_poster_scene"))
+
+    assert failure.code == "output_missing"
+
+
+async def test_the_processor_time_is_a_limit(clips, tmp_path) -> None:
+    """The real ffmpeg, which catches the signal and ends like after any other."""
+    source = clips.made("busy.mp4", *moving("1920x1080", 20), *H264)
+    limits = AvLimits(wall_floor_seconds=1e-3, wall_ceiling_seconds=1e-3)
+    encoding = AvLimits.encoding(limits, 20_000)
+    assert encoding.cpu_seconds == 1
+
+    class Patient(AvLimits):
+        """Leaves the wall clock out, so that only the kernel's limit is met."""
+
+        def encoding(self, duration_ms):
+            return ChildLimits(100, 100, 1, encoding.memory_bytes, encoding.file_bytes, 0)
+
+    with pytest.raises(RindleError) as failed:
+        await AvProcessor(FfmpegTools.find(), Patient()).build(source, VideoVariant("web_720p"), tmp_path / "made.mp4")
+
+    assert failed.value.code == "process_timeout"
+
+
+async def test_memory_is_bounded(clips, tmp_path) -> None:
+    limits = AvLimits(memory_bytes=300 << 20)
+
+    with pytest.raises(RindleError):
+        await AvProcessor(FfmpegTools.find(), limits).build(
+            clips.made("8k.mp4", *moving("7680x4320", 0.2), *H264), VideoVariant("web_720p"), tmp_path / "made.mp4"
+        )
+
+    assert not list(tmp_path.iterdir())
+
+
+async def test_cancelling_a_real_transcode_leaves_nothing(clips, tmp_path) -> None:
+    source = clips.made("busy.mp4", *moving("1920x1080", 20), *H264)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    moved = asyncio.Event()
+    running = asyncio.create_task(
+        AvProcessor(FfmpegTools.find()).build(
+            source, VideoVariant("web_720p"), run_dir / "made.mp4", progress=lambda percent: percent > 5 and moved.set()
+        )
+    )
+    await moved.wait()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    ours = [int(pid) for pid in children if b"libx264" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(ours) == 1
+
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert members(ours[0]) == []
+    assert list(run_dir.iterdir()) == []
+
+
+async def test_a_build_that_is_not_wanted_any_more_ends(clips, tmp_path) -> None:
+    source = clips.made("busy.mp4", *moving("1920x1080", 20), *H264)
+    told: list[int] = []
+
+    with pytest.raises(VariantProcessingCancelled):
+        await AvProcessor(FfmpegTools.find()).process(
+            source,
+            VideoVariant("web_720p"),
+            tmp_path / "made.mp4",
+            progress=told.append,
+            cancelled=lambda: bool(told),
+        )
+
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_scratch_directory_that_cannot_be_written_is_worth_another_try(clips, tmp_path) -> None:
+    with pytest.raises(RindleError) as failed:
+        await AvProcessor(FfmpegTools.find()).build(
+            clips.film(), VideoVariant("web_720p"), tmp_path / "gone" / "made.mp4"
+        )
+
+    assert (failed.value.code, failed.value.retryable) == ("ffmpeg_failed", True)
+
+
+async def test_without_ffmpeg_everything_waits_for_a_worker_that_has_it(clips, tmp_path) -> None:
+    processor = AvProcessor(FfmpegTools.find(ffmpeg=tmp_path / "nowhere"))
+    spec = AudioVariant("m4a_128k")
+
+    assert spec.required_capabilities <= processor.capabilities
+    with pytest.raises(RindleError) as failed:
+        await processor.build(clips.film(), spec, tmp_path / "made.m4a")
+    assert (failed.value.code, failed.value.retryable) == ("ffmpeg_not_found", True)
+
+
+async def test_an_hour_of_sound_needs_no_memory(clips, tmp_path) -> None:
+    """The samples of an hour are 115 MB; what this process holds of them is not."""
+    source = clips.made("hour.mp3", *tone(3600, rate=8000), "-c:a", "libmp3lame", "-b:a", "16k")
+    program = f"""
+import asyncio, resource
+from pathlib import Path
+from rindle.media.av_processor import AvProcessor
+from rindle.media.ffmpeg import FfmpegTools
+from rindle.profile import WaveformVariant
+
+source, dest = Path({str(source)!r}), Path({str(tmp_path / "waveform.json")!r})
+processor = AvProcessor(FfmpegTools.find())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+asyncio.run(processor.build(source, WaveformVariant(), dest))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=subprocess.PIPE)
+    megabytes, _ = await done.communicate()
+
+    assert int(megabytes) < 30
