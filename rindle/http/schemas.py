@@ -139,6 +139,7 @@ class VariantJson(BaseModel):
     progress: int = Field(description="Per cent, 0 to 100.")
     width: int | None
     height: int | None
+    duration_ms: int | None = Field(description="Milliseconds; `null` for pictures and waveforms.")
     content_type: str | None
     byte_size: int | None
     error_code: str | None
@@ -152,6 +153,7 @@ class VariantJson(BaseModel):
             progress=row.progress,
             width=row.width,
             height=row.height,
+            duration_ms=row.duration_ms,
             content_type=row.content_type,
             byte_size=row.byte_size,
             error_code=row.error_code,
@@ -164,6 +166,7 @@ class FullAssetJson(AssetJson):
     kind: MediaKind
     width: int | None
     height: int | None
+    duration_ms: int | None = Field(description="Milliseconds; `null` for pictures, and where nobody knows.")
     error_code: str | None = Field(description="Why the asset is quarantined, or what promotion is waiting for.")
     variants: list[VariantJson]
 
@@ -175,6 +178,7 @@ class FullAssetJson(AssetJson):
             kind=MediaKind(row.kind),
             width=row.width,
             height=row.height,
+            duration_ms=row.duration_ms,
             error_code=row.error_code,
             variants=[VariantJson.of(variant) for variant in row.variants if not variant.dynamic],
         )

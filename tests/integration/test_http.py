@@ -578,7 +578,7 @@ async def test_an_asset_is_shown_with_its_variants(web: Site):
     shown = answer.json()["asset"]
     variants = {variant["name"]: variant for variant in shown["variants"]}
     assert set(answer.json()) == {"asset"}
-    assert set(shown) == ASSET_FIELDS | {"kind", "width", "height", "error_code", "variants"}
+    assert set(shown) == ASSET_FIELDS | {"kind", "width", "height", "duration_ms", "error_code", "variants"}
     assert (shown["state"], shown["kind"], shown["width"], shown["height"]) == ("degraded", "image", 800, 600)
     assert variants["thumb"] == {
         "name": "thumb",
@@ -586,6 +586,7 @@ async def test_an_asset_is_shown_with_its_variants(web: Site):
         "progress": 100,
         "width": 64,
         "height": 64,
+        "duration_ms": None,
         "content_type": "image/webp",
         "byte_size": 99,
         "error_code": None,
