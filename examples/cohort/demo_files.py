@@ -50,8 +50,8 @@ def film(seconds: int) -> bytes:
     The camera wanders over the rocket; a little noise keeps the encoder as busy as a real camera's does.
     """
     wandering = (
-        "scale=2880:-2,crop=1920:1080:x='(iw-ow)*(0.5+0.5*sin(t/3))':y='(ih-oh)*(0.5+0.5*cos(t/4))',"
-        "noise=alls=6:allf=t,format=yuv420p"
+        "scale=-2:2400,crop=1080:1920:x='(iw-ow)*(0.5+0.5*sin(t/3))':y='(ih-oh)*(0.5+0.5*cos(t/4))',"
+        "noise=alls=6:allf=t,transpose=clock,format=yuv420p"  # the flag turns it back
     )
     with tempfile.TemporaryDirectory() as directory:
         picture, lying, upright = (Path(directory, name) for name in ("picture.jpg", "lying.mp4", "upright.mp4"))

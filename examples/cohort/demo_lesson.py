@@ -43,7 +43,6 @@ class Stopped:
     """What cancelling freed."""
 
     percent: int
-    processes: int
     gone_after: float
     busy_before: float
     busy_after: float
@@ -180,7 +179,7 @@ def stop_half_way(browser: Browser, checks: Checks) -> Stopped:
         checks.that(workshops() <= known, "nothing half-built is left on the disk")
         stored = [path for path in (HOME / "media").rglob(f"*{film.asset_id}*/**/*.mp4") if "web_720p" in str(path)]
         checks.that(stored == [], "and nothing of it in the store")
-    return Stopped(percent, len(at_work), gone_after, before, after)
+    return Stopped(percent, gone_after, before, after)
 
 
 def workshops() -> set[str]:
