@@ -271,7 +271,8 @@ class Relay:
 
     @staticmethod
     def _attributes(facts: dict[str, Any]) -> TypedSearchAttributes:
-        return ids.attributes(state="open", **facts)
+        known = {name: facts.get(name) for name in ("profile", "asset_id", "session_id")}
+        return ids.attributes(str(facts.get("kind", "work")), state="open", **known)
 
     async def _start_with(
         self, client: Client, row: MediaOutbox, signal: str | None, attributes: TypedSearchAttributes | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -11,11 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 WRITE_OPTION = "rindle_write"
 
 _PRAGMAS = (
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA journal_mode=WAL",
     "PRAGMA busy_timeout=10000",
+    "PRAGMA foreign_keys=ON",
     "PRAGMA synchronous=NORMAL",
 )
+#: How often, and after which pause in seconds, a connection asks again for the write-ahead log that another one is just
+#: switching on: for that the busy timeout does not count.
+_SWITCH_TRIES, _SWITCH_PAUSE_SECONDS = 100, 0.02
 
 
 def configure(engine: Engine | AsyncEngine) -> None:
@@ -42,8 +45,22 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
     try:
         for pragma in _PRAGMAS:
             cursor.execute(pragma)
+        _switch_to_wal(cursor)
     finally:
         cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Switch the write-ahead log on; the file remembers it, so only its first connections have to."""
+    for tries_left in reversed(range(_SWITCH_TRIES)):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.fetchall()
+            return
+        except Exception as error:  # each driver has a class of its own
+            if tries_left == 0 or "locked" not in str(error):
+                raise
+            time.sleep(_SWITCH_PAUSE_SECONDS)
 
 
 def _on_begin(connection: Connection) -> None:
