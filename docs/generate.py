@@ -569,7 +569,7 @@ def _search_attributes() -> str:
         "RindleProfile": "name of the profile",
         "RindleAssetId": "id of the asset",
         "RindleSessionId": "id of the upload session; uploads only",
-        "RindleState": "`open`, then the stage or outcome",
+        "RindleState": "how a run ended that did not end as usual: `quarantined`, `failed`, `cancelled`, `expired`, …",
     }
     return _table(
         ("search attribute", "value"),

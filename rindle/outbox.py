@@ -272,7 +272,7 @@ class Relay:
     @staticmethod
     def _attributes(facts: dict[str, Any]) -> TypedSearchAttributes:
         known = {name: facts.get(name) for name in ("profile", "asset_id", "session_id")}
-        return ids.attributes(str(facts.get("kind", "work")), state="open", **known)
+        return ids.attributes(str(facts.get("kind", "work")), **known)
 
     async def _start_with(
         self, client: Client, row: MediaOutbox, signal: str | None, attributes: TypedSearchAttributes | None

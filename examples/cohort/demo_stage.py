@@ -71,7 +71,7 @@ class Checks:
 
 
 class Browser:
-    """A member at the site: the calls ``avatar.js`` makes, over real HTTP."""
+    """A member at the site: the calls ``rindle.js`` makes, over real HTTP."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=30, headers={"Accept": "application/json"}, trust_env=False)

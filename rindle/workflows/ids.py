@@ -39,11 +39,10 @@ def purge_id(asset_id: str, *, prefix: str = DEFAULT_PREFIX) -> str:
 def attributes(
     kind: str,
     *,
-    state: str,
     profile: str | None = None,
     asset_id: str | None = None,
     session_id: str | None = None,
 ) -> TypedSearchAttributes:
-    """Return the search attributes of one run; absent facts are left out."""
-    facts = ((KIND, kind), (STATE, state), (PROFILE, profile), (ASSET_ID, asset_id), (SESSION_ID, session_id))
+    """Return the search attributes a run starts with; absent facts are left out. :data:`STATE` comes at the end."""
+    facts = ((KIND, kind), (PROFILE, profile), (ASSET_ID, asset_id), (SESSION_ID, session_id))
     return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in facts if value is not None])

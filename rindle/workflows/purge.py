@@ -7,8 +7,8 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StatusView, StopOrder
-    from rindle.workflows import ids, policies
-    from rindle.workflows.steps import start_step
+    from rindle.workflows import policies
+    from rindle.workflows.steps import note_outcome, start_step
 
 
 @workflow.defn(name=messages.PURGE_WORKFLOW)
@@ -45,8 +45,7 @@ class PurgeWorkflow:
             self._outcome = result.outcome
             if not self._woken or result.outcome in ("purged", "gone"):
                 workflow.set_current_details(f"**{result.outcome}** · {result.objects} objects")
-                if len(workflow.info().typed_search_attributes) > 0:
-                    workflow.upsert_search_attributes([ids.STATE.value_set(result.outcome)])
+                note_outcome(result.outcome, is_usual=result.outcome == "purged")
                 return result
 
     async def _purge(self, order: PurgeInput) -> PurgeResult:

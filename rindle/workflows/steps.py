@@ -12,6 +12,7 @@ from temporalio.workflow import ActivityConfig, ActivityHandle
 
 with workflow.unsafe.imports_passed_through():
     from rindle.messages import Failure, Message
+    from rindle.workflows import ids
 
 T = TypeVar("T")
 
@@ -63,3 +64,13 @@ async def uninterrupted(handle: asyncio.Future[T], on_cancel: Callable[[], Any])
             if handle.cancelled():
                 raise
             on_cancel()
+
+
+def note_outcome(outcome: str, *, is_usual: bool) -> None:
+    """Say in ``RindleState`` how this run ends, unless it ends as nearly all do.
+
+    A search attribute costs an event, and Temporal a write that nobody will look for: runs are searched for by what
+    went wrong. Only runs that were started with our attributes have any; a namespace without them refuses more.
+    """
+    if not is_usual and len(workflow.info().typed_search_attributes) > 0:
+        workflow.upsert_search_attributes([ids.STATE.value_set(outcome)])

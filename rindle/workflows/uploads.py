@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey, VersioningBehavior
+from temporalio.common import VersioningBehavior
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -23,11 +23,14 @@ with workflow.unsafe.imports_passed_through():
         VariantInput,
         VerifyAnswer,
     )
+    from rindle.states import DELIVERABLE
     from rindle.workflows import ids, policies
-    from rindle.workflows.steps import failure_of, start_step
+    from rindle.workflows.steps import failure_of, note_outcome, start_step
 
 #: Session states in which verification makes sense; the Update's validator refuses the others.
 _OVER = frozenset({"aborted", "expired"})
+#: Outcomes of uploads that came through judgement, now or before.
+_WELL = frozenset({"promoted", *DELIVERABLE})
 
 
 @workflow.defn(name=messages.UPLOAD_WORKFLOW)
@@ -143,6 +146,7 @@ class UploadWorkflow:
             await workflow.wait_condition(workflow.all_handlers_finished)
             if not self._woken:
                 self._tell("finished", standing.outcome)
+                note_outcome(standing.outcome, is_usual=standing.outcome in _WELL)
                 return UploadResult(session_id=order.session_id, asset_id=standing.asset_id, outcome=standing.outcome)
 
     async def _look(self) -> UploadStanding:
@@ -202,7 +206,7 @@ class UploadWorkflow:
     async def _start_build(self, standing: UploadStanding, group: GroupStart) -> None:
         order = VariantInput(asset_id=standing.asset_id or "", group=group.group, task_queue=group.task_queue)
         has_attributes = len(workflow.info().typed_search_attributes) > 0
-        attributes = ids.attributes("variants", state="open", profile=standing.profile, asset_id=standing.asset_id)
+        attributes = ids.attributes("variants", profile=standing.profile, asset_id=standing.asset_id)
         while True:
             try:
                 # Abandoned: cancelling this run later must not end processing, and nobody waits for the builds.
@@ -226,9 +230,6 @@ class UploadWorkflow:
     def _tell(self, stage: str, outcome: str) -> None:
         self._stage = stage
         workflow.set_current_details(f"**{outcome or stage}**")
-        if len(workflow.info().typed_search_attributes) > 0:
-            state: SearchAttributeKey[str] = ids.STATE
-            workflow.upsert_search_attributes([state.value_set(outcome or stage)])
 
 
 @workflow.defn(name=messages.UPLOAD_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)

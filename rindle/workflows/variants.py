@@ -10,8 +10,8 @@ from temporalio.exceptions import ActivityError, CancelledError, is_cancelled_ex
 with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import GroupOrder, GroupStanding, StatusView, VariantInput
-    from rindle.workflows import ids, policies
-    from rindle.workflows.steps import failure_of, start_step, uninterrupted
+    from rindle.workflows import policies
+    from rindle.workflows.steps import failure_of, note_outcome, start_step, uninterrupted
 
 
 @workflow.defn(name=messages.VARIANT_WORKFLOW)
@@ -81,8 +81,7 @@ class VariantWorkflow:
     def _close(self) -> GroupStanding:
         self._stage = "finished"
         workflow.set_current_details(f"**{self._standing.summary}** · {self._standing.ready} ready")
-        if len(workflow.info().typed_search_attributes) > 0:
-            workflow.upsert_search_attributes([ids.STATE.value_set(self._standing.summary)])
+        note_outcome(self._standing.summary, is_usual=self._standing.summary == "ready")
         if self._cancel_noticed and self._standing.summary == "cancelled":
             raise CancelledError("cancelled on request")
         return self._standing

@@ -200,7 +200,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 @pytest.fixture(scope="session")
 def film(clips: Clips) -> Path:
     """A film of 20 s in 1080p with sound; noisy, as cameras are, so that making it smaller takes its time."""
-    noise = ("-vf", "noise=alls=6:allf=t")
+    noise = ("-vf", "noise=alls=12:allf=t")
     return clips.made("film.mp4", *moving("1920x1080", 20), *tone(20), *noise, *H264, "-crf", "28", "-c:a", "aac")
 
 
