@@ -72,3 +72,22 @@ def test_other_options_stay_open_and_unknown_ones_are_refused() -> None:
 def test_the_preset_itself_is_no_profile_to_register() -> None:
     with pytest.raises(ProfileError, match="no concrete subclass"):
         ProfileRegistry([Web])
+
+
+def test_what_is_quick_is_built_first() -> None:
+    class Course(Web):
+        name = "course"
+        storage = "media"
+        scrub_strip = True
+        extra_variants = {
+            "small": {"kind": "video", "preset": "web_480p"},
+            "listen": {"kind": "audio", "preset": "m4a_128k"},
+            "outline": {"kind": "waveform"},
+        }
+
+    groups = ["gone", *Course.variants]
+
+    assert Course.build_order(groups) == [
+        *("poster", "scrub_strip", "outline", "listen", "small", "web_720p"),
+        "gone",
+    ]
