@@ -214,7 +214,8 @@ class FleetMember:
                     log.warning("waiting for Temporal", extra={"action": "worker_waits", "code": error.code})
                 told = True
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _CONNECT_PAUSE_SECONDS)
+                async with asyncio.timeout(_CONNECT_PAUSE_SECONDS):
+                    await stop.wait()
         return None
 
     def _workers(self, client: Client, sources: SourceCache, pool: RenderPool) -> list[Worker]:

@@ -182,11 +182,12 @@ class Relay:
         """Stop sending; what is not sent stays in the outbox for the next relay."""
         _relays.discard(self)
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        pending = set(tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            # Again after a second: a driver or an SDK in between may swallow one.
+            _, pending = await asyncio.wait(pending, timeout=1)
 
     def sends_for(self, pool: object) -> bool:
         """Whether this relay sends what is committed on a connection of ``pool``."""
@@ -317,7 +318,10 @@ class Relay:
             with contextlib.suppress(TimeoutError):
                 # Spread the pollers of a fleet: random jitter, not cryptography.
                 jittered = pause * random.uniform(0.8, 1.2)  # noqa: S311
-                await asyncio.wait_for(self._woken.wait(), jittered)
+                # Not wait_for, which before Python 3.12 loses a cancellation that meets the end of what it waits for:
+                # the relay would never stop.
+                async with asyncio.timeout(jittered):
+                    await self._woken.wait()
             if self._woken.is_set():
                 pause = self._settings.relay_poll_seconds
             else:

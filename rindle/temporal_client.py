@@ -71,7 +71,8 @@ class TemporalConnection:
                 if time.monotonic() < self._closed_until:
                     raise _unavailable("it did not answer a moment ago")
                 try:
-                    self._client = await asyncio.wait_for(self._connect(), self._connect_seconds)
+                    async with asyncio.timeout(self._connect_seconds):
+                        self._client = await self._connect()
                 except (TimeoutError, RuntimeError, OSError, RPCError) as error:
                     self._closed_until = time.monotonic() + self._pause_seconds
                     self._pause_seconds = min(self._pause_seconds * 2, _MAX_PAUSE_SECONDS)
@@ -97,7 +98,8 @@ class TemporalConnection:
         """Whether the server answers its health check right now."""
         try:
             client = await self.client()
-            return await asyncio.wait_for(client.service_client.check_health(), self._connect_seconds)
+            async with asyncio.timeout(self._connect_seconds):
+                return await client.service_client.check_health()
         except (TemporalUnavailable, RPCError, TimeoutError):
             return False
 

@@ -290,3 +290,26 @@ async def test_plain_functions_write_the_same_rows_in_a_sync_session(stage: Stag
         return len(session.scalars(select(MediaOutbox).where(MediaOutbox.workflow_type.like("%Purge%"))).all())
 
     assert await stage.rindle.database.write(attach_twice) == 0
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_relay_that_is_woken_and_stopped_at_once_stops(lite_stage: Stage, steps: int) -> None:
+    rindle = lite_stage.rindle
+    relay = Relay(rindle.database, rindle.temporal, rindle.settings)
+    await relay.start()
+    began = relay.last_tick
+
+    async def idle() -> bool:
+        return relay.last_tick > began
+
+    await until(idle, what="the relay's first round")
+    (running,) = [task for task in asyncio.all_tasks() if task.get_name() == "rindle-relay"]
+
+    relay._woken.set()
+    for _ in range(steps):  # turns of the event loop between being woken and being stopped
+        await asyncio.sleep(0)
+    running.cancel()  # once, as a caller does who is cancelled himself
+    done, _ = await asyncio.wait({running}, timeout=10)
+
+    await relay.stop()
+    assert running in done
