@@ -73,52 +73,12 @@ async def _transcode(tools: FfmpegTools, film: Path) -> list[Figure]:
             await asyncio.to_thread(subprocess.run, by_hand, check=True, stdout=subprocess.DEVNULL)
 
         pairs = [(await _timed(ours), await _timed(theirs)) for _ in range(ROUNDS)]
-        decodes = await _shared_decode(tools, film, Path(directory))
     ratio = Sample.of([mine / peer for mine, peer in pairs])
     what = f"{FILM_SECONDS} s of 1080p to 720p"
     return [
         Figure(f"{what}: build, checks included", Sample.of([mine for mine, _ in pairs]), "s"),
         Figure(f"{what}: the same ffmpeg command by hand", Sample.of([peer for _, peer in pairs]), "s", is_peer=True),
         Figure("build over by hand, paired", ratio, "", f"at most {RATIO:g}", ratio.median <= RATIO),
-        *decodes,
-    ]
-
-
-async def _shared_decode(tools: FfmpegTools, film: Path, directory: Path) -> list[Figure]:
-    """Make the film and its strip with one ffmpeg, which decodes once for both, and with two, as Rindle does."""
-    encoded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "23", "-maxrate", "2500k", "-bufsize", "5000k"]
-    encoded += ["-c:a", "aac", "-b:a", "128k", "-movflags", "+faststart", directory / "film.mp4"]
-    strip = f"fps=4/{FILM_SECONDS},scale=160:90,tile=4x1"
-    picture = ["-frames:v", "1", "-q:v", "3", directory / "strip.jpg"]
-    begin = [tools.ffmpeg, "-v", "error", "-y", "-i", film]
-    graph = f"[0:v]split=2[a][b];[a]scale=1280:720[film];[b]{strip}[strip]"
-    together = [
-        *begin,
-        "-filter_complex",
-        graph,
-        "-map",
-        "[film]",
-        "-map",
-        "0:a",
-        *encoded,
-        "-map",
-        "[strip]",
-        *picture,
-    ]
-    alone = ([*begin, "-vf", "scale=1280:720", *encoded], [*begin, "-vf", strip, "-an", *picture])
-
-    async def once() -> None:
-        await asyncio.to_thread(subprocess.run, together, check=True)
-
-    async def twice() -> None:
-        for command in alone:
-            await asyncio.to_thread(subprocess.run, command, check=True)
-
-    pairs = [(await _timed(once), await _timed(twice)) for _ in range(ROUNDS)]
-    what = "film and strip by hand"
-    return [
-        Figure(f"{what}, one ffmpeg that decodes once", Sample.of([shared for shared, _ in pairs]), "s", is_peer=True),
-        Figure(f"{what}, one ffmpeg each", Sample.of([separate for _, separate in pairs]), "s", is_peer=True),
     ]
 
 
