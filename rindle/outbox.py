@@ -30,6 +30,7 @@ from rindle.crash_points import crash_point
 from rindle.db import outbox as rows
 from rindle.db.after_commit import after_commit
 from rindle.db.database import Database
+from rindle.db.listening import listening
 from rindle.db.models import MediaAsset, MediaOutbox, MediaUploadSession, utc_now
 from rindle.errors import RindleError, TemporalUnavailable
 from rindle.settings import Settings
@@ -345,27 +346,18 @@ class Relay:
         """Wake on NOTIFY; polling goes on beside it, so a lost connection costs latency and nothing else."""
         while True:
             try:
-                async with engine.connect() as connection:
-                    raw = await connection.get_raw_connection()
-                    driver: Any = raw.driver_connection
-                    raw.detach()  # this connection listens for good: take it out of the application's pool
-                    try:
-                        await driver.set_autocommit(True)
-                        await driver.execute(f"LISTEN {rows.CHANNEL}")
-                        loop = asyncio.get_running_loop()
-                        look: asyncio.TimerHandle | None = None
-                        async for notice in driver.notifies():
-                            # The process that committed sends at once; the others are there in case it does not.
-                            in_hand = notice.payload == rows.IN_HAND
-                            pause = self._settings.relay_poll_seconds if in_hand else _NOTIFIED_PAUSE_SECONDS
-                            due = loop.time() + pause
-                            if look is None or look.when() <= loop.time() or due < look.when():
-                                if look is not None:
-                                    look.cancel()
-                                look = loop.call_later(pause, self._woken.set)
-                    finally:
-                        await driver.close()
-                        await connection.invalidate()  # closed already: nothing is left to reset
+                async with listening(engine, rows.CHANNEL) as notices:
+                    loop = asyncio.get_running_loop()
+                    look: asyncio.TimerHandle | None = None
+                    async for notice in notices:
+                        # The process that committed sends at once; the others are there in case it does not.
+                        in_hand = notice.payload == rows.IN_HAND
+                        pause = self._settings.relay_poll_seconds if in_hand else _NOTIFIED_PAUSE_SECONDS
+                        due = loop.time() + pause
+                        if look is None or look.when() <= loop.time() or due < look.when():
+                            if look is not None:
+                                look.cancel()
+                            look = loop.call_later(pause, self._woken.set)
             except asyncio.CancelledError:
                 raise
             except Exception as error:

@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session
 from rindle.db import subscriptions as rows
 from rindle.db.database import Database
 from rindle.db.events import CHANNEL
+from rindle.db.listening import listening
 from rindle.db.models import MediaAsset, is_id, utc_now
 from rindle.db.subscriptions import Feed, FeedEvent, Standing, Subject
 from rindle.errors import InvalidArgument, NotFound, NotSettled
@@ -219,21 +220,14 @@ class Listener:
         """Wake on NOTIFY; looking now and then goes on beside it, so a lost connection costs latency, nothing else."""
         while True:
             try:
-                async with engine.connect() as connection:
-                    raw = await connection.get_raw_connection()
-                    driver: Any = raw.driver_connection
-                    raw.detach()  # this connection listens for good: take it out of the application's pool
+                async with listening(engine, CHANNEL) as notices:
+                    self._is_told = True
                     try:
-                        await driver.set_autocommit(True)
-                        await driver.execute(f"LISTEN {CHANNEL}")
-                        self._is_told = True
                         self._look_at(self._channels)
-                        async for notice in driver.notifies():
+                        async for notice in notices:
                             self._announced(notice.payload)
                     finally:
                         self._is_told = False
-                        await driver.close()
-                        await connection.invalidate()  # closed already: nothing is left to reset
             except asyncio.CancelledError:
                 raise
             except Exception as error:

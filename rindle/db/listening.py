@@ -1,0 +1,30 @@
+"""LISTEN on Postgres: the one connection of a process that hears what committing transactions announce."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+
+@asynccontextmanager
+async def listening(engine: AsyncEngine, channel: str) -> AsyncIterator[AsyncIterator[Any]]:
+    """Yield the driver's notices of ``channel``, on a connection outside the application's pool that is closed after.
+
+    Whoever listens goes on looking beside it: a lost connection then costs latency and nothing else.
+
+    Source: PostgreSQL "LISTEN"; psycopg "Asynchronous notifications" (``AsyncConnection.notifies``).
+    """
+    async with engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        driver: Any = raw.driver_connection
+        raw.detach()  # this connection listens for good: take it out of the application's pool
+        try:
+            await driver.set_autocommit(True)
+            await driver.execute(f"LISTEN {channel}")
+            yield driver.notifies()
+        finally:
+            await driver.close()
+            await connection.invalidate()  # closed already: nothing is left to reset
