@@ -131,7 +131,7 @@ class SourceCache:
     async def _referenced(self, entry: _Entry, storage: Storage, key: str, etag: str | None, size: int) -> int:
         """Return a handle that holds the entry's shared lock, after seeing to it that the entry is there."""
         for _ in range(_TRIES):
-            handle = await self._locked(entry, fcntl.LOCK_SH)
+            handle = await self._locked(entry, lambda lock: _try_lock(lock, fcntl.LOCK_SH))
             try:
                 if await self._in_thread(lambda: entry.use(size)):
                     return handle
@@ -143,7 +143,9 @@ class SourceCache:
         raise StorageTransient("the original was thrown out of the cache before it could be used", key=key)
 
     async def _fill(self, entry: _Entry, storage: Storage, key: str, etag: str | None, size: int) -> None:
-        handle = await self._locked(entry, fcntl.LOCK_EX)
+        # The entry there, or the right to make it: readers may hold what another has made for the length of a
+        # transcode, and nobody is to wait for them.
+        handle = await self._locked(entry, lambda lock: _try_lock(lock, fcntl.LOCK_EX) or entry.use(size))
         try:
             if await self._in_thread(lambda: entry.use(size)):
                 return  # somebody else was faster
@@ -198,13 +200,13 @@ class SourceCache:
 
         await self._in_thread(make)
 
-    async def _locked(self, entry: _Entry, kind: int) -> int:
-        """Open the entry's lock file and wait for its lock, again when the file was unlinked meanwhile."""
+    async def _locked(self, entry: _Entry, ready: Callable[[int], bool]) -> int:
+        """Open the entry's lock file and wait until it is ``ready``, again when the file was unlinked meanwhile."""
         pause = _FIRST_LOOK_SECONDS
         while True:
             handle = await self._opened(entry)
             try:
-                while not _try_lock(handle, kind):
+                while not ready(handle):
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
                 if await self._in_thread(lambda: entry.lock_is(handle)):  # noqa: B023 - awaited within this round

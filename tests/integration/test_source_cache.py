@@ -100,6 +100,19 @@ async def test_one_download_serves_every_borrower(storage, cache, put, directory
     assert len(leftovers(directory)) == 1
 
 
+async def test_borrowers_of_one_moment_all_read_at_once(storage, cache, put):
+    etag = await put(storage)
+    together = asyncio.Barrier(20)
+
+    async def read() -> None:
+        async with cache.borrow(storage, "main", KEY, etag, len(BODY)):
+            await together.wait()  # nobody gives the entry back before the last one has it
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(read() for _ in range(20)))
+    assert storage.downloads == 1
+
+
 async def test_entries_are_read_only_and_private(storage, cache, put, directory):
     async with cache.borrow(storage, "main", KEY, await put(storage), len(BODY)) as path:
         assert path.stat().st_mode & 0o777 == 0o400
