@@ -1,4 +1,4 @@
-"""The process we run in: what may end it at any time, and leaving it after Temporal's runtime was used.
+"""The process we run in: what may end it, which of its tasks have to wait, and leaving it after Temporal's runtime.
 
 The SDK's runtime can abort while the interpreter shuts down, after all work was done correctly, and so turn success
 into exit code 134 or 139. Every program of ours therefore ends through :func:`leave`.
@@ -6,12 +6,14 @@ into exit code 134 or 139. Every program of ours therefore ends through :func:`l
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import NoReturn
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ _EPHEMERAL: Mapping[str, str] = {
     "VERCEL_ENV": "Vercel",
     "NOW_REGION": "Vercel",
 }
+_queued: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
 
 def ephemeral_runtime(environ: Mapping[str, str] | None = None) -> str | None:
@@ -37,6 +40,23 @@ def ephemeral_runtime(environ: Mapping[str, str] | None = None) -> str | None:
     """
     environment = os.environ if environ is None else environ
     return next((name for variable, name in _EPHEMERAL.items() if environment.get(variable)), None)
+
+
+@contextmanager
+def queued() -> Iterator[None]:
+    """Mark the current task as one that waits for its turn: within the block nothing runs on its behalf."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - whoever awaits does so in a task
+    _queued.add(task)
+    try:
+        yield
+    finally:
+        _queued.discard(task)
+
+
+def is_queued(task: asyncio.Task[Any] | None) -> bool:
+    """Whether ``task`` waits for its turn (:func:`queued`)."""
+    return task in _queued
 
 
 def leave(code: int, *closers: Callable[[], object]) -> NoReturn:

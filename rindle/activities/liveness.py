@@ -10,11 +10,16 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 from temporalio import activity
 
+from rindle.process import is_queued
+
 #: Seconds between heartbeats: the worker's throttle lets each through, so that a cancel is heard within a second.
 BEAT_SECONDS = 1.0
+#: How much of the heartbeat timeout may pass between two beats while nothing runs yet that a cancel would have to end.
+_PATIENCE = 1 / 3
 #: Age after which a scratch directory belongs to a process that is gone.
 STALE_SECONDS = 14_400.0
 
@@ -23,9 +28,11 @@ STALE_SECONDS = 14_400.0
 async def heartbeating(details: Callable[[], dict[str, int]] | None = None) -> AsyncIterator[None]:
     """Beat once a second while the block runs, from a task of its own that no blocking read can starve.
 
-    ``details`` is asked at every beat; what it returns stands beside the pending activity in the Temporal UI.
+    While the block waits for a render child it beats only as often as it must: every beat is a write of the server's,
+    and in a rush a hundred pictures wait. ``details`` is asked at every beat; what it returns stands beside the pending
+    activity in the Temporal UI.
     """
-    task = asyncio.create_task(_beat(details), name="heartbeat")
+    task = asyncio.create_task(_beat(details, asyncio.current_task()), name="heartbeat")
     try:
         yield
     finally:
@@ -34,9 +41,16 @@ async def heartbeating(details: Callable[[], dict[str, int]] | None = None) -> A
             await task
 
 
-async def _beat(details: Callable[[], dict[str, int]] | None) -> None:
+async def _beat(details: Callable[[], dict[str, int]] | None, work: asyncio.Task[Any] | None) -> None:
+    timeout = activity.info().heartbeat_timeout
+    patience = 0.0 if timeout is None else timeout.total_seconds() * _PATIENCE
+    last = time.monotonic()
     while True:
         await asyncio.sleep(BEAT_SECONDS)  # sub-second work never beats
+        now = time.monotonic()
+        if is_queued(work) and now + BEAT_SECONDS < last + patience:
+            continue
+        last = now
         activity.heartbeat(*([] if details is None else [details()]))
 
 

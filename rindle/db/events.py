@@ -1,17 +1,15 @@
-"""Durable events: rows of ``media_events``, written in the transaction of what they report.
-
-On Postgres that transaction also wakes those who follow, by one NOTIFY at its end.
-"""
+"""Durable events: rows of ``media_events``, written in the transaction of what they report, which wakes who follows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import event, select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant
+from rindle.db.notices import tell
 from rindle.events import EVENT_TYPES
 
 #: Postgres channel on which a commit wakes subscribers; the payload is ``id,asset_id`` of the newest event, without the
@@ -49,28 +47,19 @@ def record_event(
         audit=audit,
     )
     session.add(row)
-    if EVENT_TYPES[event_type].streamed and session.get_bind().dialect.name == "postgresql":
-        followed = session.info.setdefault(_FOLLOWED, [])
-        if not followed and not event.contains(session, "before_commit", _notify):
-            event.listen(session, "before_commit", _notify)
-        followed.append(row)
+    if EVENT_TYPES[event_type].streamed and tell(session, CHANNEL, _newest):
+        session.info.setdefault(_FOLLOWED, []).append(row)
 
 
-def _notify(session: Session) -> None:
-    """Wake subscribers once per transaction, however many events it wrote; Postgres delivers it with the commit."""
-    if session.in_nested_transaction():  # a savepoint is released: the transaction goes on
-        return
+def _newest(session: Session) -> str | None:
+    """Return what subscribers are woken with: ``id,asset_id`` of the newest event they may follow."""
     followed: list[MediaEvent] = session.info.pop(_FOLLOWED, [])
-    if not followed:
-        return
-    session.flush()
     written = [row for row in followed if row in session]  # not those of a savepoint that was rolled back
     if not written:
-        return
+        return None
     assets = {row.asset_id for row in written}
     about = assets.pop() if len(assets) == 1 else None
-    newest = max(row.id for row in written)
-    session.execute(text(f"SELECT pg_notify('{CHANNEL}', :payload)"), {"payload": f"{newest},{about or ''}"})
+    return f"{max(row.id for row in written)},{about or ''}"
 
 
 def asset_payload(asset: MediaAsset, came_from: str) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Integer, bindparam, func, select, text, update
+from sqlalchemy import Integer, bindparam, func, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from rindle.db.models import MediaOutbox, utc_now
+from rindle.db.notices import tell
 from rindle.states import OutboxState
 
 #: Postgres channel on which a commit wakes the relays.
@@ -63,9 +64,7 @@ def insert(
             available_at=available_at or utc_now(),
         )
     )
-    if session.get_bind().dialect.name == "postgresql":
-        # Delivered by the commit, dropped by a rollback.
-        session.execute(text(f"SELECT pg_notify('{CHANNEL}', '{IN_HAND if in_hand else ''}')"))
+    tell(session, CHANNEL, lambda _: IN_HAND if in_hand else "")
 
 
 def claim(session: Session, *, limit: int = BATCH) -> Sequence[MediaOutbox]:

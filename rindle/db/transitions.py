@@ -9,12 +9,12 @@ sessions, attachments; several assets by id.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, Literal, cast
 
-from sqlalchemy import CursorResult, bindparam, inspect, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import BindParameter, CursorResult, Table, Update, bindparam, inspect, select, update
+from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from rindle import telemetry
@@ -323,19 +323,33 @@ def _write(session: Session, row: Any, expected: Mapping[str, Any], values: dict
         written["lock_version"] = row.lock_version + 1
     if row in session.new:
         session.flush()
+    conditions = {"id": row.id, **expected}
     mapper = inspect(model)
-    columns = mapper.columns
-    conditions = [columns[name] == value for name, value in {"id": row.id, **expected}.items()]
-    statement = update(mapper.local_table).where(*conditions)
-    statement = statement.values({columns[name]: value for name, value in written.items()})
+    statement = _update_of(mapper, tuple(conditions), tuple(written))
+    parameters = {f"expected_{name}": value for name, value in conditions.items()}
+    parameters |= {f"new_{name}": value for name, value in written.items()}
     # The events that wait in the session are inserted together at the end, not one by one before each update.
     with session.no_autoflush:
-        done = cast("CursorResult[Any]", session.execute(statement, bind_arguments={"mapper": mapper}))
+        done = cast("CursorResult[Any]", session.execute(statement, parameters, bind_arguments={"mapper": mapper}))
     if done.rowcount != 1:
         return False
     for name, value in written.items():
         set_committed_value(row, name, value)
     return True
+
+
+@lru_cache(maxsize=512)
+def _update_of(mapper: Mapper[Any], expected: tuple[str, ...], written: tuple[str, ...]) -> Update:
+    """Return the UPDATE of some attributes of one row; made once for each of the few dozen patterns there are."""
+
+    def parameter(kind: str, name: str) -> BindParameter[Any]:
+        return bindparam(f"{kind}_{name}", type_=mapper.columns[name].type)
+
+    return (
+        update(cast("Table", mapper.local_table))
+        .where(*(mapper.columns[name] == parameter("expected", name) for name in expected))
+        .values({mapper.columns[name]: parameter("new", name) for name in written})
+    )
 
 
 def set_fields(session: Session, row: Any, **values: Any) -> None:

@@ -103,9 +103,12 @@ def note_signed(session: Session, session_id: str, url_expires_at: datetime) -> 
 def complete_upload(
     session: Session, session_id: str, *, size: int, etag: str, content_type: str | None
 ) -> tuple[Upload, bool]:
-    """Record that the bytes arrived; returns the upload and whether this call was the one that recorded it."""
+    """Record that the bytes arrived; returns the upload and whether this call was the one that recorded it.
+
+    Sessions that ended are left as they are: a second call, a cancel or the timer was first.
+    """
     found = lock_upload(session, session_id)
-    if found.session.state == SessionState.COMPLETED:
+    if found.session.state in ENDED_SESSIONS:
         return found, False
     move_session(
         session,

@@ -30,6 +30,7 @@ import pebble
 from rindle.errors import MediaError, Misconfigured, ProbeFailed, ProcessTimeout, RenderFailed, RindleError
 from rindle.media import render_child
 from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
+from rindle.process import queued
 from rindle.profile import ImageVariant
 from rindle.protocols import ProbeResult
 
@@ -248,7 +249,7 @@ class RenderPool:
                 raise
 
     async def _run(self, function: str, busy: Path | None, *arguments: Any, **options: Any) -> Any:
-        async with self._slots:
+        async with self._child():
             try:
                 return await self._result(function, busy, arguments, options)
             except (BrokenProcessPool, RuntimeError):
@@ -261,6 +262,16 @@ class RenderPool:
                 return await self._result(function, busy, arguments, options)
             except (BrokenProcessPool, RuntimeError) as error:
                 raise RenderFailed("the render pool broke twice in a row") from error
+
+    @asynccontextmanager
+    async def _child(self) -> AsyncIterator[None]:
+        """Wait for a child to be free, and keep it for the block."""
+        with queued():
+            await self._slots.acquire()
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     async def _result(
         self, function: str, busy: Path | None, arguments: tuple[Any, ...], options: Mapping[str, Any]

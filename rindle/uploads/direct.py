@@ -247,9 +247,6 @@ async def _reject(services: Services, session_id: str, refusal: UploadRejected) 
 
 
 def _complete_and_wake(session: Session, settings: Settings, session_id: str, head: ObjectHead) -> tuple[Upload, bool]:
-    found = rows.lock_upload(session, session_id)
-    if found.session.state in ENDED_SESSIONS:  # a second call, a cancel or the timer was first
-        return found, False
     found, first = rows.complete_upload(
         session, session_id, size=head.size, etag=head.etag, content_type=head.content_type
     )
