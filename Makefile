@@ -8,6 +8,8 @@ BIN := .venv/bin
 APP ?= examples.cohort.app:rindle
 # More arguments for pytest: make test ARGS="-k tus"
 ARGS ?=
+# Processes that share the test files; most tests wait more than they compute. 0: all in one, as a debugger wants it.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 6 ? n + 1 : 6)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test check format bench docs clean
@@ -27,7 +29,7 @@ dev: setup ## the example application with its worker and a Temporal server, unt
 
 test: check ## set-up, checks and the whole test suite
 	@mkdir -p var/reports
-	$(BIN)/python -m pytest --junitxml=var/reports/junit.xml $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --junitxml=var/reports/junit.xml $(ARGS)
 
 check: setup ## layout, lint, types and import layers
 	$(BIN)/ruff format --check --quiet .

@@ -58,6 +58,22 @@ def test_the_status_and_the_last_line(
     assert (suite.get("skipped"), suite.get("failures")) == (str(int("skip" in text)), str(int("assert" in text)))
 
 
+@pytest.mark.parametrize(
+    ("text", "status", "summary"),
+    [
+        (PASSES + SKIPS, 1, "1 passed, 1 skipped"),
+        (PASSES + FAILS, 1, "1 failed, 1 passed"),
+        (LINGERS + PASSES, 0, "1 passed"),
+    ],
+    ids=["skips", "fails", "lingers"],
+)
+def test_processes_that_share_the_tests_end_as_one_would(tmp_path: Path, text: str, status: int, summary: str) -> None:
+    done = run(tmp_path, text, "-n", "2", CI="true")
+
+    assert done.returncode == status, done.stdout + done.stderr
+    assert summary in done.stdout.splitlines()[-1]
+
+
 def test_tests_of_the_corpus_are_left_out_where_there_is_none(tmp_path: Path) -> None:
     text = (
         "import os\nimport pytest\nCORPUS = os.environ.get('RINDLE_CORPUS')\n"

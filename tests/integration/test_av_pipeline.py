@@ -22,8 +22,9 @@ from tests.media.clips import Clips, ffmpeg, tone
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, staged, until
 
-#: Seconds after a cancel by which no process of its build may be left (design budget).
-GONE_SECONDS = 3.0
+#: Seconds a test waits after a cancel until no process of its build is left. The budget is three, which
+#: ``benchmarks/av.py`` measures; here other tests use the machine too.
+GONE_SECONDS = 20.0
 
 
 def ffmpegs(stage: Stage) -> list[int]:

@@ -53,7 +53,7 @@ def members(group: int) -> list[int]:
 async def nobody_of(pid_file: Path) -> None:
     """Check that the group whose leader wrote its id is gone; the kernel needs a moment for what was killed."""
     group = int(pid_file.read_text())
-    await until(lambda: asyncio.sleep(0, not members(group)), what=f"group {group} to end", timeout_seconds=2)
+    await until(lambda: asyncio.sleep(0, not members(group)), what=f"group {group} to end", timeout_seconds=20)
 
 
 async def written(path: Path) -> bool:
@@ -198,7 +198,7 @@ async def test_a_worker_that_is_killed_takes_its_child_along(script, tmp_path) -
     async def gone() -> bool:
         return members(group) == []
 
-    await until(gone, what="the child of a killed worker to end", timeout_seconds=3)
+    await until(gone, what="the child of a killed worker to end", timeout_seconds=20)
 
 
 async def test_a_loop_that_is_closed_leaves_nobody(script, tmp_path) -> None:
@@ -216,7 +216,7 @@ async def test_a_loop_that_is_closed_leaves_nobody(script, tmp_path) -> None:
 
     assert await process.wait() == 0
     group = int((tmp_path / "pid").read_text())
-    await until(lambda: asyncio.sleep(0, not members(group)), what="its child to end", timeout_seconds=3)
+    await until(lambda: asyncio.sleep(0, not members(group)), what="its child to end", timeout_seconds=20)
 
 
 # --- ffmpeg on a bad day -----------------------------------------------------------------------------------------

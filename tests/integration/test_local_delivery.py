@@ -547,7 +547,7 @@ async def test_what_is_uploaded_is_served(site: Site):
 
 async def until(condition: Callable[[], bool]) -> None:
     """Return when ``condition`` holds, which other threads bring about."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)
 

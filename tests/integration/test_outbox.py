@@ -30,7 +30,7 @@ async def test_a_commit_wakes_the_relay_of_its_own_process(lite_stage: Stage) ->
         async def dispatched() -> bool:
             return [row.state for row in await lite_stage.outbox()] == ["dispatched"]
 
-        await until(dispatched, what="the row to be dispatched", timeout_seconds=20)
+        await until(dispatched, what="the row to be dispatched", timeout_seconds=60)
         client = await lite_stage.client()
         described = await client.get_workflow_handle(lite_stage.upload_workflow(session.id)).describe()
         assert described.status is not None
@@ -46,7 +46,7 @@ async def test_postgres_notify_wakes_relays_of_other_processes(stage: Stage) -> 
         async def dispatched() -> bool:
             return [row.state for row in await stage.outbox()] == ["dispatched"]
 
-        await until(dispatched, what="the row to be dispatched", timeout_seconds=20)
+        await until(dispatched, what="the row to be dispatched", timeout_seconds=60)
 
 
 async def test_relays_hear_whether_the_committing_process_sends_by_itself(stage: Stage) -> None:
@@ -80,7 +80,7 @@ async def test_a_row_that_is_in_hand_is_sent_by_another_process_when_its_own_doe
         async def dispatched() -> bool:
             return [row.state for row in await stage.outbox()] == ["dispatched"]
 
-        await until(dispatched, what="the row to be dispatched", timeout_seconds=20)
+        await until(dispatched, what="the row to be dispatched", timeout_seconds=60)
 
 
 async def test_a_relay_that_stops_on_postgres_leaves_its_connection_without_a_complaint(

@@ -108,7 +108,7 @@ async def test_borrowers_of_one_moment_all_read_at_once(storage, cache, put):
         async with cache.borrow(storage, "main", KEY, etag, len(BODY)):
             await together.wait()  # nobody gives the entry back before the last one has it
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(read() for _ in range(20)))
     assert storage.downloads == 1
 
@@ -333,7 +333,7 @@ def write(path: Path, body: bytes) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

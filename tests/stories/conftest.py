@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 Visit = Callable[..., Awaitable[BrowserContext]]
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
     """Wait until ``condition`` holds.
 
     Raises:

@@ -17,8 +17,9 @@ pytestmark = [pytest.mark.external, pytest.mark.timeout(300)]
 
 #: Milliseconds a transcode of the film may take on a loaded machine.
 PATIENCE_MS = 200_000
-#: Seconds after a cancel by which no process of its build may be left (design budget).
-GONE_SECONDS = 3.0
+#: Seconds a test waits after a cancel until no process of its build is left. The budget is three, which
+#: ``benchmarks/av.py`` measures; here other tests use the machine too.
+GONE_SECONDS = 20.0
 
 # Runs before the page's own scripts and keeps what the page ever showed.
 WATCH = """

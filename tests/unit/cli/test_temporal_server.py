@@ -166,6 +166,8 @@ def test_a_dev_server_gets_the_measured_configuration() -> None:
 
 def test_a_dev_server_collects_garbage_less_often_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOGC", raising=False)
-    assert temporal_server.dev_server_environment() == {"GOGC": "400"}
+    monkeypatch.delenv("GODEBUG", raising=False)
+    assert temporal_server.dev_server_environment() == {"GOGC": "400", "GODEBUG": "adaptivestackstart=1"}
     monkeypatch.setenv("GOGC", "50")
+    monkeypatch.setenv("GODEBUG", "netdns=go")
     assert temporal_server.dev_server_environment() == {}

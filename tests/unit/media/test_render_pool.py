@@ -60,7 +60,7 @@ def outcome(results: list[Rendered]) -> dict[str, str]:
     return {result.name: result.error.code if result.error else "made" for result in results}
 
 
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
