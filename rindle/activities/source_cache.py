@@ -143,11 +143,17 @@ class SourceCache:
         raise StorageTransient("the original was thrown out of the cache before it could be used", key=key)
 
     async def _fill(self, entry: _Entry, storage: Storage, key: str, etag: str | None, size: int) -> None:
-        # The entry there, or the right to make it: readers may hold what another has made for the length of a
-        # transcode, and nobody is to wait for them.
-        handle = await self._locked(entry, lambda lock: _try_lock(lock, fcntl.LOCK_EX) or entry.use(size))
+        is_there = False
+
+        def made_or_mine(lock: int) -> bool:
+            # Readers may hold what another has made for the length of a transcode; nobody is to wait for them.
+            nonlocal is_there
+            is_there = entry.use(size)
+            return is_there or _try_lock(lock, fcntl.LOCK_EX)
+
+        handle = await self._locked(entry, made_or_mine)
         try:
-            if await self._in_thread(lambda: entry.use(size)):
+            if is_there or await self._in_thread(lambda: entry.use(size)):
                 return  # somebody else was faster
             await self._in_thread(entry.sweep)
             await self._make_room(size)
