@@ -209,7 +209,8 @@ async def test_a_loop_that_is_closed_leaves_nobody(script, tmp_path) -> None:
         "limits = ChildLimits(60, 60, 60, 4 << 30, 1 << 30, 0)\n"
         "async def main():\n"
         f"    asyncio.create_task(run_child([{str(program)!r}], limits, Path({str(tmp_path)!r})))\n"
-        f"    while not Path({str(tmp_path / 'pid')!r}).exists():\n        await asyncio.sleep(0.01)\n"
+        f"    pid = Path({str(tmp_path / 'pid')!r})\n"
+        "    while not (pid.exists() and pid.read_text()):\n        await asyncio.sleep(0.01)\n"
         "asyncio.run(main())"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", worker)

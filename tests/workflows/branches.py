@@ -91,10 +91,15 @@ _UPLOAD = "UploadWorkflow"
 
 
 async def _waiting(
-    stage: Stage, fleet: Fleet, profile: str = "avatar", body: bytes | None = None, size: int | None = None
+    stage: Stage,
+    fleet: Fleet,
+    profile: str = "avatar",
+    body: bytes | None = None,
+    size: int | None = None,
+    interruption: Interruption | None = None,
 ) -> str:
     """Send an upload to a workflow that waits for it; returns the session's id."""
-    await fleet.start()
+    await fleet.start(interruption=interruption)
     session = await stage.rindle.initiate_upload(profile, filename="me.jpg", size=size)
     workflow_id = stage.upload_workflow(session.id)
     await _dispatched(stage)
@@ -103,6 +108,14 @@ async def _waiting(
     await stage.rindle.sign_url(session.id)
     await stage.put(session.id, body or picture)
     return session.id
+
+
+async def _verified(
+    stage: Stage, fleet: Fleet, profile: str = "avatar", interruption: Interruption | None = None
+) -> str:
+    """Verify an upload whose workflow waits for that, so that nothing is said to it twice; returns the asset's id."""
+    session_id = await _waiting(stage, fleet, profile, interruption=interruption)
+    return (await stage.rindle.verify_completion(session_id)).asset.id
 
 
 async def _dispatched(stage: Stage) -> None:
@@ -329,10 +342,9 @@ _VARIANTS = "VariantWorkflow"
 async def _building(stage: Stage, fleet: Fleet, interruption: Interruption | None = None) -> str:
     """Bring an asset to where its processor holds a build of both variants; returns the asset's id."""
     stage.tell("processor", "hold")
-    await fleet.start(interruption=interruption)
-    asset = await stage.verified("held")
-    await stage.variant(asset.id, "thumb", "processing")
-    return asset.id
+    asset_id = await _verified(stage, fleet, "held", interruption)
+    await stage.variant(asset_id, "thumb", "processing")
+    return asset_id
 
 
 async def _built(stage: Stage, asset_id: str) -> str:
@@ -346,8 +358,7 @@ async def _built(stage: Stage, asset_id: str) -> str:
 
 @_branch(_VARIANTS, "render_images", "completed", lacks=("read_group", "requeue_group", "cancel_group"))
 async def built(stage: Stage, fleet: Fleet) -> str:
-    await fleet.start()
-    return await _built(stage, (await stage.ready()).id)
+    return await _built(stage, (await stage.settled(await _verified(stage, fleet))).id)
 
 
 @_branch(_VARIANTS, "signal requeue", "requeue_group", "render_images", "completed")

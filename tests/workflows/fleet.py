@@ -15,6 +15,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import CancelledError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import (
     ExecuteWorkflowInput,
     Interceptor,
@@ -158,11 +159,16 @@ async def handle_of(stage: Stage, workflow_id: str) -> WorkflowHandle[Any, Any]:
 
 
 async def in_stage(stage: Stage, workflow_id: str, wanted: str) -> None:
-    """Wait until the query ``status`` of a workflow answers with the stage ``wanted``."""
+    """Wait until a workflow is there and its query ``status`` answers with the stage ``wanted``."""
     handle = await handle_of(stage, workflow_id)
 
     async def look() -> bool:
-        view: StatusView = await handle.query("status", result_type=StatusView)
+        try:
+            view: StatusView = await handle.query("status", result_type=StatusView)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
         return view.stage == wanted
 
     await until(look, what=f"{workflow_id} to be {wanted}")
