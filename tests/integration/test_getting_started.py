@@ -21,6 +21,8 @@ from tests.servers.temporal import TemporalServer
 from tests.stage import REPOSITORY, WorkerProcess, photo, status_of, until
 
 EXAMPLE = REPOSITORY / "examples" / "getting_started"
+#: What attaching an asset that is condemned by then is refused with.
+REFUSED = "the asset was condemned and cannot be attached"
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ async def test_a_stranger_gets_from_an_empty_directory_to_a_picture(
 
         # Judged after it was attached, or before: then attaching is refused, and the first photo stays.
         quarantined = page.locator("figcaption", has_text="Alice: quarantined")
-        await expect(quarantined.or_(page.locator("output:not(:empty)"))).to_be_visible(timeout=40_000)
+        await expect(quarantined.or_(page.locator("output", has_text=REFUSED))).to_be_visible(timeout=40_000)
         shown = await page.locator("figure img").evaluate("image => image.getAttribute('src') && image.naturalWidth")
         assert shown == (None if await quarantined.count() else 900)
         await page.close()
