@@ -687,7 +687,6 @@ def _routes() -> str:
             rows.append(
                 (f"`{method.upper()} {path}`", facts["summary"], ", ".join(answers), f"`{facts['operationId']}`")
             )
-    rindle.database.close()
     return _table(("route", "what it does", "success", "operation id"), rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from rindle import attachments, telemetry
 from rindle.attachments import UNCHECKED, Unchecked
+from rindle.cancellation import run_to_end
 from rindle.db import events as event_rows
 from rindle.db import models as model_rows
 from rindle.db.database import Database
@@ -108,14 +110,21 @@ class Rindle:
 
     async def close(self) -> None:
         """Stop the relay, end subscriptions and release threads; the engine and its connections stay the
-        application's."""
-        await self._listener.close()
+        application's.
+
+        Every step is taken, also when one before it fails or the caller is cancelled meanwhile.
+        """
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         relay, self._relay = self._relay, None
-        if relay is not None:
-            await relay.stop()
-        for storage in self.storages.values():
-            await storage.close()
-        self.database.close()
+        async with AsyncExitStack() as last_first:
+            last_first.push_async_callback(self.database.close)
+            for storage in self.storages.values():
+                last_first.push_async_callback(storage.close)
+            if relay is not None:
+                last_first.push_async_callback(relay.stop)
+            last_first.push_async_callback(self._listener.close)
 
     # -- uploads --------------------------------------------------------------------------------------------------
 
@@ -241,10 +250,10 @@ class Rindle:
         return found
 
     async def settled(self, asset_id: str, *, timeout: float = 30.0) -> MediaAsset:  # noqa: ASYNC109 - public name
-        """Wait until an asset has come to rest (``ready``, ``degraded``, ``quarantined`` or ``deleted``) and return it.
+        """Wait until an asset has come to rest and return it.
 
-        It waits for the asset's events and asks nobody in between. A ``degraded`` asset may have other variants that
-        are still being built.
+        It is ``ready`` or ``degraded`` then, with no variant ``queued`` or ``processing`` any more, or ``quarantined``
+        or ``deleted``. The call waits for the asset's events and reads its rows only after one of them.
 
         Raises:
             NotSettled: a ``TimeoutError``: it has not within ``timeout`` seconds; ``detail`` says where it and its

@@ -26,6 +26,7 @@ from rindle.activities.source_cache import SourceCache
 from rindle.activities.uploads import UploadActivities
 from rindle.activities.variants import VariantActivities
 from rindle.app import Rindle
+from rindle.cancellation import cancel_and_wait, run_to_end
 from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable
 from rindle.media.av_probe import AvProbe
 from rindle.media.av_processor import AvProcessor
@@ -170,10 +171,14 @@ class FleetMember:
                 self.is_polling = False
                 log.info("worker is stopping", extra={"action": "worker_stopping"})
         finally:
-            beat.cancel()
-            await pool.close()
-            await sources.close()
-            await self.rindle.close()
+            await run_to_end(self._close(beat, pool, sources))
+
+    async def _close(self, beat: asyncio.Task[None], pool: RenderPool, sources: SourceCache) -> None:
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.push_async_callback(self.rindle.close)
+            last_first.push_async_callback(sources.close)
+            last_first.push_async_callback(pool.close)
+            last_first.push_async_callback(cancel_and_wait, beat)
 
     def _warn_of_runtime(self) -> None:
         """Say once that video is refused where the platform may stop this process at any time."""
@@ -287,7 +292,7 @@ class FleetMember:
         try:
             yield
         finally:
-            await self.relay.stop()
+            await run_to_end(self.relay.stop())
 
     async def _beat(self) -> None:
         while True:

@@ -33,7 +33,7 @@ from rindle.db.subscriptions import Feed, FeedEvent, Standing, Subject
 from rindle.errors import InvalidArgument, NotFound, NotSettled
 from rindle.events import TERMINAL_ASSET_STATES, TERMINAL_STATES
 from rindle.settings import Settings
-from rindle.states import AssetState
+from rindle.states import AssetState, VariantState
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ _GAP_SECONDS = 0.02
 PAGE, BATCH = 256, 1000
 
 _PROGRESS = "variant_progress"
+#: Types of events that may bring an asset to rest.
+_AT_REST_EVENTS = frozenset({"asset_state_changed", "variant_ready", "variant_failed", "variant_cancelled", "reset"})
 #: Largest id of an event: a 64-bit number.
 MAX_ID = 2**63 - 1
 
@@ -493,7 +495,7 @@ class Subscription:
 
 
 async def settled(listener: Listener, asset_id: str, *, timeout_seconds: float) -> MediaAsset:
-    """Return the asset once its state is terminal; see ``Rindle.settled``."""
+    """Return the asset once it has come to rest; see ``Rindle.settled``."""
     if not is_id(asset_id):
         raise _no_such_asset()
     subject = subject_of("asset", asset_id)
@@ -508,15 +510,27 @@ async def _at_rest(listener: Listener, subject: Subject) -> MediaAsset:
     async with Subscription(listener, [subject]) as events:
         # It is followed from here on: what happens after this read is heard.
         asset = await _read(listener, subject.id)
-        while asset is not None and asset.state not in TERMINAL_ASSET_STATES:
+        while asset is not None and not _is_at_rest(asset):
             event = await anext(events, None)
             if event is None:  # the application is being closed: nobody will tell
                 raise TimeoutError
-            if event.type in ("asset_state_changed", "reset"):
+            if event.type in _AT_REST_EVENTS:
                 asset = await _read(listener, subject.id)
         if asset is None:
             raise _no_such_asset()
         return asset
+
+
+def _is_at_rest(asset: MediaAsset) -> bool:
+    """Whether nothing more happens to an asset by itself: its state is terminal, and none of its variants is open.
+
+    An asset is ``degraded`` as soon as one variant has failed; others may still wait or be built then.
+    """
+    if asset.state not in TERMINAL_ASSET_STATES:
+        return False
+    if asset.state in (AssetState.QUARANTINED, AssetState.DELETED):
+        return True
+    return all(row.dynamic or row.state not in (VariantState.QUEUED, VariantState.PROCESSING) for row in asset.variants)
 
 
 async def _not_settled(listener: Listener, asset_id: str, seconds: float) -> NotSettled:

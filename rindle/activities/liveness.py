@@ -14,6 +14,7 @@ from typing import Any
 
 from temporalio import activity
 
+from rindle.cancellation import cancel_and_wait
 from rindle.process import is_queued
 
 #: Seconds between heartbeats: the worker's throttle lets each through, so that a cancel is heard within a second.
@@ -36,9 +37,7 @@ async def heartbeating(details: Callable[[], dict[str, int]] | None = None) -> A
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await cancel_and_wait(task)
 
 
 async def _beat(details: Callable[[], dict[str, int]] | None, work: asyncio.Task[Any] | None) -> None:

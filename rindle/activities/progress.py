@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from rindle.cancellation import cancel_and_wait
 from rindle.db import variants as rows
 from rindle.db.database import Database
 from rindle.db.variants import Claim
@@ -48,9 +49,7 @@ async def watched(database: Database, claim: Claim, gauge: Gauge, build: Awaitab
             raise Overtaken
         return building.result()
     finally:
-        for task in (building, telling):
-            task.cancel()
-        await asyncio.gather(building, telling, return_exceptions=True)
+        await cancel_and_wait(building, telling)
 
 
 async def _tell(database: Database, claim: Claim, gauge: Gauge) -> None:

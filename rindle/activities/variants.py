@@ -16,6 +16,7 @@ from rindle.activities.builders import Builders, Made
 from rindle.activities.liveness import heartbeating, scratch_directory
 from rindle.activities.progress import Gauge, Overtaken, watched
 from rindle.activities.source_cache import SourceCache
+from rindle.cancellation import run_to_end
 from rindle.crash_points import crash_point
 from rindle.db import variants as rows
 from rindle.db.models import MediaAsset
@@ -170,7 +171,7 @@ class VariantActivities:
             return None
         except asyncio.CancelledError:
             # Asked to stop: rows that are still ours go back to the queue, unless a cancel has already moved them.
-            await asyncio.shield(self._give_back(claims, None))
+            await run_to_end(self._give_back(claims, None))
             raise
         except RindleError:
             raise

@@ -3,6 +3,10 @@
 Every SQL step of Rindle is a plain function on ``sqlalchemy.orm.Session``. This object opens the transaction, runs the
 function where the engine can (``run_sync`` on an async engine, a bounded thread pool on a sync one), commits, and
 translates what databases say when transactions meet.
+
+A transaction that has begun runs to its commit or rollback in a task or thread of its own, which the cancellation of
+the caller does not reach. A driver that is interrupted twice can otherwise leave a transaction open: aiosqlite then
+keeps the write lock of the file.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from rindle import sqlite
+from rindle.cancellation import run_to_end
 from rindle.errors import StateConflict
 
 P = ParamSpec("P")
@@ -27,6 +32,9 @@ T = TypeVar("T")
 
 #: PostgreSQL's serialization_failure and deadlock_detected; 55P03 is lock_not_available.
 _CONFLICT_STATES = frozenset({"40001", "40P01", "55P03"})
+#: Longest time in seconds for which a cancelled caller waits for its transaction to end: more than the 10 s for which a
+#: SQLite connection waits for the write lock.
+CANCEL_LIMIT_SECONDS = 15.0
 
 
 @contextmanager
@@ -72,6 +80,8 @@ class Database:
         self._async = isinstance(engine, AsyncEngine)
         self.dialect = engine.dialect.name
         self._threads = None if self._async else ThreadPoolExecutor(threads, thread_name_prefix="rindle-sql")
+        #: Transactions that have begun and not ended.
+        self._units: set[asyncio.Future[Any]] = set()
         writing: dict[str, Any] = {sqlite.WRITE_OPTION: True}
         self._writers = self._sessions(engine.execution_options(**writing))
         self._readers = self._sessions(engine)
@@ -85,25 +95,44 @@ class Database:
     async def write(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``fn`` in a transaction that may write, and commit it.
 
+        A cancelled caller is cancelled when the transaction has ended, committed or not; after
+        ``CANCEL_LIMIT_SECONDS`` at the latest.
+
         Raises:
             StateConflict: deadlock, serialization failure or a busy SQLite file; nothing was written.
         """
         return await self._run(self._writers, fn, *args, **kwargs)
 
     async def read(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``fn`` in a transaction that only reads (on SQLite it takes no write lock)."""
+        """Run ``fn`` in a transaction that only reads (on SQLite it takes no write lock).
+
+        A cancelled caller is cancelled when the transaction has ended, as with :meth:`write`.
+        """
         return await self._run(self._readers, fn, *args, **kwargs)
 
     async def _run(
         self, factory: Callable[[], Any], fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        with translating_conflicts():
-            if self._threads is None:
-                async with factory() as session, session.begin():
-                    result: T = await session.run_sync(fn, *args, **kwargs)
-                    return result
+        unit: asyncio.Future[T]
+        if self._threads is None:
+            unit = asyncio.ensure_future(self._transaction(factory, fn, *args, **kwargs))
+        else:
             work = partial(self._blocking, factory, fn, *args, **kwargs)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            unit = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._units.add(unit)
+        unit.add_done_callback(self._units.discard)
+        with translating_conflicts():
+            return await run_to_end(unit, limit_seconds=CANCEL_LIMIT_SECONDS)
+
+    @staticmethod
+    async def _transaction(
+        factory: Callable[[], AsyncSession],
+        fn: Callable[Concatenate[Session, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        async with factory() as session, session.begin():
+            return await session.run_sync(fn, *args, **kwargs)
 
     @staticmethod
     def _blocking(
@@ -128,7 +157,11 @@ class Database:
                 return await session.run_sync(fn, *args, **kwargs)
             return fn(session, *args, **kwargs)
 
-    def close(self) -> None:
-        """Stop the thread pool; the engine stays the application's."""
+    async def close(self) -> None:
+        """Wait for transactions that have begun and stop the thread pool; the engine stays the application's."""
+        loop = asyncio.get_running_loop()
+        units = [unit for unit in tuple(self._units) if unit.get_loop() is loop]
+        if units:
+            await run_to_end(asyncio.wait(units, timeout=CANCEL_LIMIT_SECONDS))
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from rindle.cancellation import run_to_end
 
 
 @asynccontextmanager
@@ -26,5 +28,9 @@ async def listening(engine: AsyncEngine, channel: str) -> AsyncIterator[AsyncIte
             await driver.execute(f"LISTEN {channel}")
             yield driver.notifies()
         finally:
-            await driver.close()
-            await connection.invalidate()  # closed already: nothing is left to reset
+            await run_to_end(_closed(connection, driver))
+
+
+async def _closed(connection: AsyncConnection, driver: Any) -> None:
+    await driver.close()
+    await connection.invalidate()  # closed already: nothing is left to reset

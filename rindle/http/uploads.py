@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from rindle.app import Rindle
+from rindle.cancellation import run_to_end
 from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset
 from rindle.db.uploads import Upload
@@ -317,7 +318,7 @@ class _Uploads:
                 )
             return await self._take_in(body, profile, filename, body.stream(), None)
         finally:
-            await body.close()  # the form's spooled file, whoever parsed it
+            await run_to_end(body.close())  # the form's spooled file, whoever parsed it
 
     async def _inline_form(self, request: Request) -> AssetAnswer | Response:
         try:

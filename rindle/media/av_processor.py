@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from rindle.cancellation import cancel_and_wait
 from rindle.errors import (
     Condemned,
     FfmpegFailed,
@@ -104,12 +105,10 @@ class AvProcessor:
         try:
             while not building.done():
                 await asyncio.wait({building}, timeout=_LOOK_SECONDS)
-                if cancelled() and building.cancel():
-                    await asyncio.wait({building})
+                if cancelled() and not building.done():
                     raise VariantProcessingCancelled("the build was cancelled")
         finally:
-            if building.cancel():
-                await asyncio.wait({building})
+            await cancel_and_wait(building)
         return building.result().path
 
     async def build(

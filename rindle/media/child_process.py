@@ -13,12 +13,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from rindle.cancellation import run_to_end
 from rindle.media import confined
 
 #: How much of the end of a child's stderr is kept, in bytes.
@@ -29,8 +30,6 @@ TERM_SECONDS = 1.0
 _PIPE_SECONDS = 1.0
 #: Exit status of a program that is not there or cannot be run.
 CANNOT_RUN = confined.CANNOT_RUN
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ async def run_child(
     try:
         await child.watched(limits)
     finally:
-        await _outlasting(child.end())
+        await run_to_end(child.end())
     if child.trouble.done():
         raise child.trouble.result()
     return Ended(child.exited.result(), child.timed_out, child.cpu_seconds, bytes(child.last_words))
@@ -218,20 +217,6 @@ class _Pipe(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
-
-
-async def _outlasting(work: Coroutine[Any, Any, Result]) -> Result:
-    """Finish ``work`` however often the caller is cancelled meanwhile; the cancellation is raised afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-    return task.result()
 
 
 def _numbers(limits: ChildLimits) -> list[str]:

@@ -27,6 +27,7 @@ from typing import Any
 
 import pebble
 
+from rindle.cancellation import run_to_end
 from rindle.errors import MediaError, Misconfigured, ProbeFailed, ProcessTimeout, RenderFailed, RindleError
 from rindle.media import render_child
 from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
@@ -213,7 +214,7 @@ class RenderPool:
         for future in list(self._running):
             future.cancel()
         if pool is not None:
-            await asyncio.get_running_loop().run_in_executor(self._undertaker, _end, pool)
+            await run_to_end(asyncio.get_running_loop().run_in_executor(self._undertaker, _end, pool))
         self._undertaker.shutdown(wait=False)
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -241,12 +242,7 @@ class RenderPool:
             made = await self._run("render_images", workshop, source, mime, drafts, max_pixels, kept)
             return [_moved(result, order) for result, order in zip(made, orders, strict=True)]
         finally:
-            try:
-                async with _idle(workshop):
-                    shutil.rmtree(workshop, ignore_errors=True)
-            except asyncio.CancelledError:  # cancelled once more while waiting
-                shutil.rmtree(workshop, ignore_errors=True)
-                raise
+            await run_to_end(_remove_idle(workshop))
 
     async def _run(self, function: str, busy: Path | None, *arguments: Any, **options: Any) -> Any:
         async with self._child():
@@ -384,6 +380,12 @@ def _moved(result: Rendered, order: RenderOrder) -> Rendered:
     except OSError as error:
         return _failed(order, RenderFailed("the variant cannot be put into place", detail={"errno": error.errno}))
     return replace(result, path=order.dest)
+
+
+async def _remove_idle(directory: Path) -> None:
+    """Remove ``directory`` with all it holds, once no child works in it."""
+    async with _idle(directory):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @asynccontextmanager

@@ -40,6 +40,7 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import telemetry
+from rindle.cancellation import run_to_end
 from rindle.capabilities import PROCESSOR_CAPABILITIES, capabilities_of
 from rindle.db import migrate
 from rindle.db import outbox as outbox_rows
@@ -393,7 +394,7 @@ async def _tried(script: str, *arguments: str) -> dict[str, Any]:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
-            await child.wait()
+            await run_to_end(child.wait())
     try:
         found: dict[str, Any] = json.loads(output)
     except ValueError:
@@ -852,7 +853,7 @@ def _storage_round_trip(storage: Storage) -> Callable[[_Subject], Awaitable[_Fin
             return _Finding("error", f"{step} failed ({error.code})", "check credentials and rights", {"step": step})
         finally:
             with contextlib.suppress(RindleError):
-                await storage.delete(key)
+                await run_to_end(storage.delete(key))
 
     return look
 

@@ -18,6 +18,7 @@ POSIX only. Files are created with mode 0640, directories with 0750, less the um
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import time
@@ -436,8 +437,19 @@ class LocalStorage(Storage):
             StorageNotFound: nothing is stored at ``key``, or it is no regular file.
             InvalidKey: the key leads out of the root.
         """
-        file, status = await self._threads.run(self._open, key, None)
-        return OpenObject(file, status.st_size, etag_of(status), int(status.st_mtime), self._threads)
+        opened: list[IO[bytes]] = []
+
+        def open_it() -> OpenObject:
+            file, status = self._open(key, None)
+            opened.append(file)
+            return OpenObject(file, status.st_size, etag_of(status), int(status.st_mtime), self._threads)
+
+        try:
+            return await self._threads.settle(open_it)
+        except asyncio.CancelledError:
+            for file in opened:
+                file.close()
+            raise
 
     # --- files ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from rindle.cancellation import run_to_end
 from rindle.errors import StorageTransient
 
 P = ParamSpec("P")
@@ -77,23 +78,24 @@ class Threads:
         """
         stop = Stop()
         future = self._submit(stop, fn, stop, *args, **kwargs)
-        waiting = asyncio.wrap_future(future)
-        try:
-            return await asyncio.shield(waiting)
-        except asyncio.CancelledError:
+
+        def end_early() -> None:
             stop.set()
-            if not future.cancel():
-                waiting.add_done_callback(_forget)
-                await asyncio.wait([waiting], timeout=GRACE_SECONDS)
-            raise
+            future.cancel()  # only one that waits for a thread can be cancelled
+
+        try:
+            return await run_to_end(asyncio.wrap_future(future), limit_seconds=GRACE_SECONDS, on_cancel=end_early)
         except Stopped as stopped:
             raise StorageTransient("the storage was closed during a transfer", adapter=self._name) from stopped
 
     async def settle(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return ``fn(*args, **kwargs)``, which runs to its end even when the caller is cancelled: for cleaning up."""
-        waiting = asyncio.wrap_future(self._submit(Stop(), fn, *args, **kwargs))
-        waiting.add_done_callback(_forget)
-        return await asyncio.shield(waiting)
+        """Return ``fn(*args, **kwargs)``, which runs to its end even when the caller is cancelled: for cleaning up.
+
+        A cancelled caller is cancelled when the function has ended; after ``GRACE_SECONDS`` at the latest.
+        """
+        return await run_to_end(
+            asyncio.wrap_future(self._submit(Stop(), fn, *args, **kwargs)), limit_seconds=GRACE_SECONDS
+        )
 
     async def close(self) -> None:
         """Stop transfers, wait up to ``GRACE_SECONDS`` for what is running and let the threads go."""
@@ -102,10 +104,15 @@ class Threads:
             running = dict(self._running)
         for stop in running.values():
             stop.set()
-        if running:
-            await asyncio.wait([_quietly(future) for future in running], timeout=GRACE_SECONDS)
-        if executor is not None:
-            executor.shutdown(wait=False)  # what is still queued runs, a transfer only up to its first check
+        try:
+            if running:
+                waiting = [asyncio.wrap_future(future) for future in running]
+                for one in waiting:
+                    one.add_done_callback(_forget)
+                await run_to_end(asyncio.wait(waiting, timeout=GRACE_SECONDS))
+        finally:
+            if executor is not None:
+                executor.shutdown(wait=False)  # what is still queued runs, a transfer only up to its first check
 
     def _submit(self, stop: Stop, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         context = contextvars.copy_context()  # trace and log context follow the call into the thread
@@ -121,12 +128,6 @@ class Threads:
     def _ended(self, future: Future[Any]) -> None:
         with self._lock:
             self._running.pop(future, None)
-
-
-def _quietly(future: Future[Any]) -> asyncio.Future[Any]:
-    waiting = asyncio.wrap_future(future)
-    waiting.add_done_callback(_forget)
-    return waiting
 
 
 def _forget(future: asyncio.Future[Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
+from rindle.cancellation import run_to_end
 from rindle.crash_points import crash_point
 from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, utc_now
@@ -55,7 +56,7 @@ async def upload(
             await scan(chosen.scanner, path, asset=None, timeout_seconds=timeout)
         return await _store(services, chosen, storage, path, filename, actor, mime, size, checksum)
     finally:
-        await asyncio.to_thread(shutil.rmtree, spool, ignore_errors=True)
+        await run_to_end(asyncio.to_thread(shutil.rmtree, spool, ignore_errors=True))
 
 
 async def _store(
@@ -140,7 +141,7 @@ async def _spool(source: Any, path: Path, profile: str, max_bytes: int | None) -
                 )
             await asyncio.to_thread(_append, target, digest, chunk)
     finally:
-        await asyncio.to_thread(target.close)
+        await run_to_end(asyncio.to_thread(target.close))
     return size, digest.hexdigest()
 
 
@@ -156,7 +157,7 @@ async def _chunks(source: Any) -> AsyncIterator[bytes]:
             async for chunk in _read_all(opened):
                 yield chunk
         finally:
-            await asyncio.to_thread(opened.close)
+            await run_to_end(asyncio.to_thread(opened.close))
     elif hasattr(source, "__aiter__"):
         async for piece in source:
             for start in range(0, len(piece), CHUNK_BYTES):

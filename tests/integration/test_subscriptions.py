@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -19,10 +20,10 @@ from rindle import MediaAsset, MediaEvent, MediaVariant, Rindle, Settings
 from rindle.db.purge import finish
 from rindle.db.subscriptions import events_after
 from rindle.errors import InvalidArgument, NotFound, NotSettled
-from rindle.states import AssetState
+from rindle.states import AssetState, VariantState
 from rindle.storage.memory import MemoryStorage
 from rindle.subscriptions import QUEUE_SIZE, Event, Subscription, subject_of
-from tests.live import SECRET, Clip, Newsroom, Other, newsroom, restart
+from tests.live import SECRET, Clip, Newsroom, Other, Running, newsroom, restart
 from tests.servers import postgres
 from tests.stage import PATIENCE_SECONDS, until
 
@@ -165,11 +166,10 @@ async def test_one_transaction_notifies_once_and_a_rollback_never(big: Newsroom,
         await big.rindle.database.write(both)
         await big.rindle.attach(asset.id, ("user", "1"), "avatar")  # nobody is told about attachments
         await listener.execute("SELECT pg_notify('rindle_events', 'end')")
-        heard = []
-        async for notice in listener.notifies(timeout=PATIENCE_SECONDS):
-            heard.append(notice.payload)
-            if notice.payload == "end":
-                break
+        heard: list[str] = []
+        async with contextlib.aclosing(listener.notifies(timeout=PATIENCE_SECONDS)) as notices:
+            while "end" not in heard:
+                heard.append((await anext(notices)).payload)
 
     highest = (await big.streamed(other.id))[-1]
     assert heard == [f"{newest},{asset.id}", f"{highest},", "end"]
@@ -582,6 +582,34 @@ async def test_settled_returns_when_the_asset_has_come_to_rest(news: Newsroom):
     assert [row.state for row in found[0].variants] == ["ready"]
     assert (await news.rindle.settled(ready.id)).state == "ready"
     await until(news.is_at_rest, what="the listener to stop")
+
+
+async def test_settled_waits_for_every_variant_of_a_degraded_asset(news: Newsroom):
+    asset = await news.running()
+
+    def add(session: Session) -> str:
+        other = MediaVariant(asset_id=asset.id, name="other", state="queued", recipe_digest="0" * 64)
+        session.add(other)
+        session.flush()
+        return other.id
+
+    other_id = await news.write(add)
+    await news.failed(asset)
+    assert (await news.rindle.asset(asset.id)).state == AssetState.DEGRADED
+
+    with pytest.raises(NotSettled) as caught:
+        await news.rindle.settled(asset.id, timeout=0.05)
+    assert caught.value.detail == {"state": "degraded", "variants": {"other": "queued", "poster": "failed"}}
+
+    waiting = asyncio.create_task(news.rindle.settled(asset.id, timeout=PATIENCE_SECONDS))
+    await until(lambda: running(news), what="somebody to wait")
+    other = Running(asset.id, other_id, 0)
+    await news._build(other, [(VariantState.PROCESSING, {})])
+    await news.finished(other)
+    found = await waiting
+
+    assert found.state == AssetState.DEGRADED
+    assert {row.name: row.state for row in found.variants} == {"other": "ready", "poster": "failed"}
 
 
 async def test_settled_gives_up_and_says_where_it_stands(news: Newsroom):

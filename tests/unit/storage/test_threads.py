@@ -10,6 +10,7 @@ import pytest
 
 from rindle.errors import StorageTransient
 from rindle.storage.threads import Stop, Threads
+from tests.patience import PATIENCE_SECONDS
 
 TRACE = contextvars.ContextVar("TRACE", default="none")
 
@@ -35,7 +36,7 @@ async def test_no_more_calls_run_at_once_than_there_are_threads():
         with lock:
             running += 1
             most = max(most, running)
-        both.wait(10)
+        both.wait(PATIENCE_SECONDS)
         with lock:
             running -= 1
 
@@ -67,6 +68,33 @@ async def test_a_cancelled_transfer_stops_and_has_cleaned_up_when_the_caller_goe
     await threads.close()
 
 
+async def test_a_transfer_cancelled_again_while_it_cleans_up_has_cleaned_up_all_the_same():
+    threads = Threads("test", 1)
+    started, cleaning, release, cleaned = (threading.Event() for _ in range(4))
+
+    def transfer(stop: Stop) -> None:
+        try:
+            while True:
+                started.set()
+                stop.check()
+        finally:
+            cleaning.set()
+            release.wait(PATIENCE_SECONDS)
+            cleaned.set()
+
+    task = asyncio.create_task(threads.move(transfer))
+    await asyncio.wrap_future(_in_a_thread(started.wait))
+    task.cancel()
+    await asyncio.wrap_future(_in_a_thread(cleaning.wait))
+    task.cancel()
+    release.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cleaned.is_set()
+    await threads.close()
+
+
 async def test_a_transfer_cancelled_while_it_waits_for_a_thread_never_runs():
     threads = Threads("test", 1)
     release, ran = threading.Event(), threading.Event()
@@ -89,16 +117,16 @@ async def test_what_must_settle_runs_even_when_the_caller_is_cancelled():
     release, settled = threading.Event(), threading.Event()
 
     def finish() -> None:
-        release.wait(10)
+        release.wait(PATIENCE_SECONDS)
         settled.set()
 
     task = asyncio.create_task(threads.settle(finish))
-    await asyncio.sleep(0)
-    task.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    release.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    release.set()
-    await threads.run(lambda: None)  # the one thread has finished before it takes this
 
     assert settled.is_set()
     await threads.close()
@@ -144,5 +172,5 @@ def _in_a_thread(wait):
     from concurrent.futures import Future
 
     future: Future[bool] = Future()
-    threading.Thread(target=lambda: future.set_result(wait(10)), daemon=True).start()
+    threading.Thread(target=lambda: future.set_result(wait(PATIENCE_SECONDS)), daemon=True).start()
     return future

@@ -1,0 +1,88 @@
+"""Work that must reach its end although its caller is cancelled: units of work on a database, and clean-up.
+
+A cancellation is delivered at whatever a task awaits, any number of times. A commit, a rollback or a clean-up step that
+is interrupted half-way keeps locks, connections, files or processes. Such work therefore runs in a task of its own,
+which the cancellation of the caller does not reach; the caller is cancelled when that task has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+#: Work that outlived its time limit; the event loop itself keeps only weak references to tasks.
+_late: set[asyncio.Future[Any]] = set()
+
+
+async def run_to_end(
+    work: Awaitable[T], *, limit_seconds: float | None = None, on_cancel: Callable[[], object] | None = None
+) -> T:
+    """Return the result of ``work``, which runs to its end however often the caller is cancelled meanwhile.
+
+    The cancellation of the caller is raised when the work has ended; the result or the error of the work is dropped
+    then.
+
+    Args:
+        work: a coroutine, which gets a task of its own, or a future.
+        limit_seconds: longest time in seconds for which a cancelled caller waits. Work that takes longer is cancelled
+            once and goes on without the caller. ``None`` waits as long as it takes.
+        on_cancel: called at the first cancellation, for example to ask a thread to stop early. It must not raise.
+
+    Raises:
+        CancelledError: the caller was cancelled.
+        Exception: what the work raised.
+    """
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    cancelled: asyncio.CancelledError | None = None
+    deadline: float | None = None
+    while not task.done() and (deadline is None or loop.time() < deadline):
+        try:
+            # `wait` never cancels what it waits for.
+            await asyncio.wait({task}, timeout=None if deadline is None else deadline - loop.time())
+        except asyncio.CancelledError as error:
+            if cancelled is not None:
+                continue
+            cancelled = error
+            if limit_seconds is not None:
+                deadline = loop.time() + limit_seconds
+            if on_cancel is not None:
+                on_cancel()
+    if cancelled is None:
+        return task.result()
+    if not task.done():
+        log.warning("work did not end in time after a cancellation", extra={"seconds": limit_seconds})
+        task.cancel()
+        _late.add(task)
+        task.add_done_callback(_late.discard)
+    task.add_done_callback(_retrieve)
+    try:
+        raise cancelled  # the same one: who cancelled may recognize it by its message
+    finally:
+        del cancelled  # its traceback refers to this frame
+
+
+async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel each of ``tasks`` once and wait until all have ended; their results and errors are dropped.
+
+    A cancellation of the caller does not reach the tasks a second time, which would interrupt their clean-up.
+
+    Raises:
+        CancelledError: the caller was cancelled while it waited.
+    """
+    for task in tasks:
+        task.cancel()
+        task.add_done_callback(_retrieve)
+    if tasks:
+        await run_to_end(asyncio.wait(tasks))
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Read the error of work nobody waits for, so that asyncio does not log it as never retrieved."""
+    if not task.cancelled():
+        task.exception()
