@@ -19,7 +19,7 @@ from rindle.media import video
 from rindle.media.av_probe import inspect
 from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
-from rindle.profile import VideoVariant
+from rindle.recipes import VideoVariant
 
 #: Length of the film in seconds; long enough that starting programs is not what is measured.
 FILM_SECONDS = 40

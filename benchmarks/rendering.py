@@ -22,7 +22,7 @@ from benchmarks.peers.sharp import Sharp
 from benchmarks.photo import photo
 from benchmarks.report import Figure, Sample
 from rindle.media.render_pool import RenderOrder, RenderPool
-from rindle.profile import ImageVariant
+from rindle.recipes import ImageVariant
 
 ROUNDS, WARM_UP = 30, 3
 #: How much faster than Pillow with ``draft`` the pool is to be.

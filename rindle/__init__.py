@@ -18,16 +18,9 @@ from rindle.db.models import (
 )
 from rindle.errors import RindleError
 from rindle.owners import OwnerRef
-from rindle.profile import (
-    AudioVariant,
-    DeliveryPolicy,
-    FrameVariant,
-    ImageVariant,
-    Profile,
-    VideoVariant,
-    WaveformVariant,
-)
+from rindle.profile import DeliveryPolicy, Profile
 from rindle.protocols import Quarantine
+from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
 from rindle.settings import Settings
 from rindle.states import AssetState, MediaKind, OutputKind, SessionState, VariantState
 from rindle.temporal_client import TemporalConnection

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from rindle.errors import CapabilityUnsupported, Condemned, UploadRejected
+from rindle.recipes import VariantSpec
 from rindle.states import MediaKind
 
 if TYPE_CHECKING:
     from rindle.db.models import MediaAsset
-    from rindle.profile import VariantSpec
 
 #: Largest piece ``Storage.read_range`` returns in one call.
 MAX_RANGE_BYTES = 1 << 20

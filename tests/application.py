@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from rindle import ImageVariant, MediaAsset, Profile, Quarantine, Rindle, Settings, TemporalConnection
 from rindle.presets import Web
-from rindle.profile import AudioVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.protocols import Storage
+from rindle.recipes import AudioVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage

@@ -18,8 +18,9 @@ from rindle.db.variants import Claim
 from rindle.errors import OutputMissing, ProcessorCapabilityMissing, RindleError, Unexpected, describe
 from rindle.media.av_processor import AvProcessor, check_headroom, check_runtime
 from rindle.media.render_pool import RenderOrder, RenderPool
-from rindle.profile import ImageVariant, Profile, VariantSpec, is_av_work
+from rindle.profile import Profile
 from rindle.protocols import Probe, Processor
+from rindle.recipes import ImageVariant, VariantSpec, is_av_work
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
 

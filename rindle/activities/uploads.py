@@ -45,8 +45,9 @@ from rindle.messages import (
     UploadStanding,
     UploadStep,
 )
-from rindle.profile import ImageVariant, Profile
+from rindle.profile import Profile
 from rindle.protocols import Probe, ProbeResult
+from rindle.recipes import ImageVariant
 from rindle.scanning import scan
 from rindle.security import validate_upload
 from rindle.services import Services

@@ -10,7 +10,7 @@ from typing import Any, Final
 from rindle.errors import FfmpegFailed
 from rindle.media.av_probe import AudioTrack, Media
 from rindle.media.ffmpeg import AvLimits, opened, written
-from rindle.profile import AudioVariant
+from rindle.recipes import AudioVariant
 
 #: Loudness that is aimed at: LUFS integrated, dBTP true peak, LU range (EBU R 128 as streaming services apply it).
 LOUDNESS: Final = {"I": "-16", "TP": "-1.5", "LRA": "11"}

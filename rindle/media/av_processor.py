@@ -41,7 +41,7 @@ from rindle.media.ffmpeg import (
     written,
 )
 from rindle.process import ephemeral_runtime
-from rindle.profile import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
+from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.states import MediaKind
 
 Track = TypeVar("Track", VideoTrack, AudioTrack)

@@ -52,8 +52,8 @@ from rindle.media.image_formats import (
 )
 from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
 from rindle.media.render_pool import Rendered, RenderOrder
-from rindle.profile import ImageVariant
 from rindle.protocols import ProbeResult
+from rindle.recipes import ImageVariant
 from rindle.security.mime import sniff
 from rindle.states import MediaKind
 

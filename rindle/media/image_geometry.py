@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rindle.profile import ImageVariant
+from rindle.recipes import ImageVariant
 
 
 @dataclass(frozen=True, slots=True)

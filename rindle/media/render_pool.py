@@ -32,8 +32,8 @@ from rindle.errors import MediaError, Misconfigured, ProbeFailed, ProcessTimeout
 from rindle.media import render_child
 from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
 from rindle.process import queued
-from rindle.profile import ImageVariant
 from rindle.protocols import ProbeResult
+from rindle.recipes import ImageVariant
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rindle.media.av_probe import Media, VideoTrack
 from rindle.media.ffmpeg import AvLimits, opened, written
-from rindle.profile import VideoVariant
+from rindle.recipes import VideoVariant
 
 #: Highest bit rate and the buffer it is measured over, in kbit, by preset: a noisy film must not fill the disk.
 _RATES: Final = {"web_720p": (2500, 5000), "web_480p": (1200, 2400)}

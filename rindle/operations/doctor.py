@@ -47,8 +47,9 @@ from rindle.db import outbox as outbox_rows
 from rindle.db.models import TABLES, UtcDateTime
 from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable, UnknownProfile
 from rindle.process import ephemeral_runtime
-from rindle.profile import ImageVariant, Profile, VariantSpec, is_av_work
+from rindle.profile import Profile
 from rindle.protocols import Storage
+from rindle.recipes import ImageVariant, VariantSpec, is_av_work
 from rindle.security import sniff
 from rindle.services import Services
 from rindle.states import OutputKind

@@ -29,7 +29,6 @@ import pytest
 
 from rindle.capabilities import PROCESSOR_CAPABILITIES
 from rindle.errors import Condemned, RindleError, Unauthorized
-from rindle.profile import VariantSpec
 from rindle.protocols import (
     Analyzer,
     Authorizer,
@@ -40,6 +39,7 @@ from rindle.protocols import (
     Quarantine,
     Scanner,
 )
+from rindle.recipes import VariantSpec
 from rindle.states import MediaKind
 
 

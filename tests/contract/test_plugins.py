@@ -14,8 +14,8 @@ from examples.extending.probe import WavProbe
 from examples.extending.processor import GrayscaleProcessor
 from examples.extending.scanner import EicarScanner
 from rindle import ImageVariant, MediaKind
-from rindle.profile import VariantSpec
 from rindle.protocols import Analyzer, Authorizer, DeliverySubject, Probe, ProbeResult, Processor, Scanner
+from rindle.recipes import VariantSpec
 from rindle.testing.plugin_contracts import (
     AnalyzerContract,
     AuthorizerContract,

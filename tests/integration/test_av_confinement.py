@@ -19,7 +19,7 @@ from rindle.errors import Condemned, RindleError
 from rindle.media.av_probe import AvProbe
 from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools, opened, run_ffmpeg, written
-from rindle.profile import AudioVariant, FrameVariant, VideoVariant, WaveformVariant
+from rindle.recipes import AudioVariant, FrameVariant, VideoVariant, WaveformVariant
 from tests.media.clips import H264, ffmpeg, moving, tone
 
 #: Stands in the canary's metadata and as its stream; in no payload.

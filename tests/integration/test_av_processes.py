@@ -19,7 +19,7 @@ from rindle.errors import RindleError, VariantProcessingCancelled
 from rindle.media.av_processor import AvProcessor
 from rindle.media.child_process import LAST_WORDS_BYTES, ChildLimits, run_child
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
-from rindle.profile import AudioVariant, FrameVariant, VideoVariant, WaveformVariant
+from rindle.recipes import AudioVariant, FrameVariant, VideoVariant, WaveformVariant
 from tests.media.clips import H264, Clips, moving, tone
 from tests.stage import until
 
@@ -420,7 +420,7 @@ import asyncio, resource
 from pathlib import Path
 from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import FfmpegTools
-from rindle.profile import WaveformVariant
+from rindle.recipes import WaveformVariant
 
 source, dest = Path({str(source)!r}), Path({str(tmp_path / "waveform.json")!r})
 processor = AvProcessor(FfmpegTools.find())

@@ -16,7 +16,7 @@ from PIL import Image
 from rindle.errors import RindleError
 from rindle.media.av_processor import AvProcessor, Built
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
-from rindle.profile import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
+from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
 from rindle.testing.plugin_contracts import ProcessorContract
 from tests.media.clips import H264, Clips, ffmpeg, moving, tone
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageEnhance, ImageOps, features
 from rindle.errors import Condemned, Misconfigured, ProbeFailed, UploadRejected
 from rindle.media.image_formats import LIBVIPS_FLOOR
 from rindle.media.render_pool import ImageProbe, Rendered, RenderOrder, RenderPool
-from rindle.profile import ImageVariant
+from rindle.recipes import ImageVariant
 
 MAX_PIXELS = 100_000_000
 #: Mean absolute difference of two downscaled pictures, 0 to 1, up to which they look the same.

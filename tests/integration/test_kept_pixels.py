@@ -16,7 +16,7 @@ from rindle.activities.kept_pixels import MAX_AGE_SECONDS, KeptPixels
 from rindle.activities.liveness import sweep_scratch
 from rindle.errors import Condemned
 from rindle.media.render_pool import RenderOrder, RenderPool
-from rindle.profile import ImageVariant
+from rindle.recipes import ImageVariant
 from rindle.security.mime import sniff
 from tests.stage import Stage, photo
 

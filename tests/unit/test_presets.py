@@ -8,7 +8,8 @@ import pytest
 
 from rindle.errors import ProfileError
 from rindle.presets import Web
-from rindle.profile import FrameVariant, ImageVariant, ProfileRegistry, VideoVariant
+from rindle.profile import ProfileRegistry
+from rindle.recipes import FrameVariant, ImageVariant, VideoVariant
 
 
 def made(**attributes: Any) -> type[Web]:

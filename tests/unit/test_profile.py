@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rindle.errors import ProfileError, UnknownProfile, UnknownVariant, UploadRejected
-from rindle.profile import (
+from rindle.profile import DeliveryPolicy, Profile, ProfileRegistry
+from rindle.protocols import Storage
+from rindle.recipes import (
     AudioVariant,
-    DeliveryPolicy,
     FrameVariant,
     ImageVariant,
-    Profile,
-    ProfileRegistry,
     VariantSpec,
     VideoVariant,
     WaveformVariant,
@@ -27,7 +26,6 @@ from rindle.profile import (
     parse_variant,
     recipe_digest,
 )
-from rindle.protocols import Storage
 from rindle.security import UploadPolicy
 from rindle.states import MediaKind, OutputKind
 

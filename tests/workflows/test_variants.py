@@ -28,7 +28,7 @@ from rindle.errors import (
     UnknownProfile,
     UnknownVariantNames,
 )
-from rindle.profile import VariantSpec
+from rindle.recipes import VariantSpec
 from rindle.testing.flaky import FlakyStorage
 from tests.application import SECRET, Avatar, storage
 from tests.invariants import everything_holds

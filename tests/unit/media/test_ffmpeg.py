@@ -21,7 +21,7 @@ from rindle.media import audio, video, waveform
 from rindle.media.av_probe import AudioTrack, Media, VideoTrack
 from rindle.media.av_processor import check_headroom, check_runtime
 from rindle.media.ffmpeg import FORMAT_WHITELIST, AvLimits, Progress, validate_argv
-from rindle.profile import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
+from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
 
 SOURCE, DEST = Path("/run/build/source"), Path("/run/build/variant.mp4")
 LIMITS = AvLimits(threads=2)

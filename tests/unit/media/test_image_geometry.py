@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
-from rindle.profile import ImageVariant
+from rindle.recipes import ImageVariant
 
 SIDES = st.integers(1, 20_000)
 BOXES = st.integers(1, 4_000)

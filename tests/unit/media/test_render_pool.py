@@ -13,7 +13,7 @@ import pytest
 
 from rindle.errors import Condemned, Misconfigured, ProbeFailed, ProcessTimeout
 from rindle.media.render_pool import Rendered, RenderOrder, RenderPool
-from rindle.profile import ImageVariant
+from rindle.recipes import ImageVariant
 
 ENGINE = "tests.unit.media.scripted_engine"
 ROOT = Path(__file__).parents[3]
@@ -260,7 +260,7 @@ from __future__ import annotations
 import asyncio, sys
 from pathlib import Path
 from rindle.media.render_pool import RenderOrder, RenderPool
-from rindle.profile import ImageVariant
+from rindle.recipes import ImageVariant
 
 async def main() -> None:
     name, out, wall = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])

@@ -1,0 +1,49 @@
+"""Checks of declared options: each returns what is wrong as ``option: what is wrong``, and nothing when all is well.
+
+The rules that belong to one kind of declaration are not here: recipes have theirs in :mod:`rindle.recipes`, profiles in
+:mod:`rindle.profile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rindle.errors import ProfileError
+
+
+def declaration_error(subject: str, problems: list[str]) -> ProfileError:
+    """Return the error that lists every problem of one declaration, also in ``detail["problems"]``."""
+    listed = "".join(f"\n- {problem}" for problem in problems)
+    return ProfileError(f"{subject} is not valid:{listed}", detail={"subject": subject, "problems": problems})
+
+
+def not_one_of(option: str, value: Any, choices: Iterable[str]) -> list[str]:
+    """Return the problem of a required option that must be one of ``choices``."""
+    listed = list(choices)
+    if value is None:
+        return [f"{option}: is required, one of {', '.join(listed)}"]
+    if isinstance(value, str) and value in listed:
+        return []
+    return [f"{option}: must be one of {', '.join(listed)}, not {value!r}"]
+
+
+def not_positive(option: str, value: Any) -> list[str]:
+    """Return the problem of an optional whole number that must be above 0."""
+    if value is None or (is_whole(value) and value > 0):
+        return []
+    return [f"{option}: must be a whole number above 0, not {value!r}"]
+
+
+def not_flags(subject: Any, *options: str) -> list[str]:
+    """Return the problems of attributes of ``subject`` that must be ``True`` or ``False``."""
+    return [
+        f"{option}: must be True or False, not {value!r}"
+        for option in options
+        if not isinstance(value := getattr(subject, option), bool)
+    ]
+
+
+def is_whole(value: Any) -> bool:
+    """Whether the value is a whole number; ``True`` and ``False`` are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
