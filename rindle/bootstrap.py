@@ -21,6 +21,7 @@ from rindle import telemetry, workflows
 from rindle.activities.builders import Builders
 from rindle.activities.failures import FailureInterceptor
 from rindle.activities.liveness import STALE_SECONDS, sweep_scratch
+from rindle.activities.promotion import PromotionActivities
 from rindle.activities.purge import PurgeActivities
 from rindle.activities.source_cache import SourceCache
 from rindle.activities.uploads import UploadActivities
@@ -235,15 +236,15 @@ class FleetMember:
             runs: list[Callable[..., Any]] = []
             options: dict[str, Any] = {}
             if queue == settings.queue():
-                uploads = UploadActivities(
+                uploads = UploadActivities(services, verify=partial(verify_completion, services))
+                promotion = PromotionActivities(
                     services,
-                    verify=partial(verify_completion, services),
                     sources=sources,
                     bundled_probe=partial(ImageProbe, pool),
                     av_probe=av_probe,
                 )
                 purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=sources)
-                runs += [*uploads.all(), *variants.steps(), *purge.all()]
+                runs += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all()]
                 options = self._workflow_options(client)
             else:
                 # Fixed: child processes are not visible to a tuner before they have eaten the machine.

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaUploadSession, MediaVariant, Profile, Rindle, Settings
+from rindle.db import promotion
 from rindle.db import variants as variant_rows
 from rindle.db.models import Base
 from rindle.db.transitions import lock_asset, move_asset, move_variant, tombstone
@@ -65,7 +66,7 @@ class Gallery:
         """Take in a file and judge it well; its variants are queued."""
         asset = await self.uploaded(profile, **kwargs)
         told = {"kind": "image", "width": 800, "height": 600, **(facts or {})}
-        await self.rindle.database.write(variant_rows.promote, asset.id, profile, **told)
+        await self.rindle.database.write(promotion.promote, asset.id, profile, **told)
         return await self.rindle.asset(asset.id)
 
     async def ready(self, profile: type[Profile], *names: str, **kwargs: Any) -> MediaAsset:

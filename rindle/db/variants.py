@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session
 
 from rindle.db.events import record_event, variant_payload
 from rindle.db.models import MediaAsset, MediaProcessingRun, MediaVariant, new_id, utc_now
-from rindle.db.transitions import add_queued, lock_asset, move_asset, move_variant, recompute, set_fields
-from rindle.errors import StateConflict
+from rindle.db.transitions import add_queued, lock_asset, move_variant, recompute, set_fields
 from rindle.messages import IMAGES_GROUP, Failure, GroupStanding
 from rindle.profile import Profile
 from rindle.security import variant_key
@@ -80,15 +79,16 @@ def plan_variants(
 
     The caller calls :func:`recompute` in the same transaction.
     """
-    planned = _missing_variants(asset, profile, variants_of(session, asset.id), only)
+    planned = missing_variants(asset, profile, variants_of(session, asset.id), only=only)
     add_queued(session, asset, planned)
     set_fields(session, asset, recipe_digest=profile.profile_digest())
     return planned
 
 
-def _missing_variants(
-    asset: MediaAsset, profile: type[Profile], rows: Iterable[MediaVariant], only: str | None
+def missing_variants(
+    asset: MediaAsset, profile: type[Profile], rows: Iterable[MediaVariant], *, only: str | None = None
 ) -> list[MediaVariant]:
+    """Return new rows, not yet added, for the variants that apply to ``asset`` and are not among ``rows``."""
     applicable, skipped = profile.applicable(asset.kind, asset.has_video_track, asset.has_audio_track)
     for name, reason in skipped.items():
         log.info("variant_skipped", extra={"asset_id": asset.id, "variant": name, "reason": reason})
@@ -114,10 +114,11 @@ def _missing_variants(
 def open_groups(session: Session, asset_id: str) -> list[str]:
     """Return the groups of an asset that have queued or processing rows."""
     asset = session.get(MediaAsset, asset_id, populate_existing=True)
-    return [] if asset is None else _open_groups(asset, variants_of(session, asset_id))
+    return [] if asset is None else groups_to_build(asset, variants_of(session, asset_id))
 
 
-def _open_groups(asset: MediaAsset, rows: Iterable[MediaVariant]) -> list[str]:
+def groups_to_build(asset: MediaAsset, rows: Iterable[MediaVariant]) -> list[str]:
+    """Return the groups that have queued or processing rows among ``rows``."""
     wanted = (VariantState.QUEUED, VariantState.PROCESSING)
     return sorted({group_of(asset.kind, row) for row in rows if row.state in wanted})
 
@@ -422,27 +423,6 @@ def fail_group(session: Session, asset_id: str, group: str, failure: Failure) ->
     return moved
 
 
-def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts: Any) -> list[str]:
-    """Make a judged asset available and queue its variants, in one step; returns the groups to build.
-
-    An asset that is still ``validating`` passes through ``analyzing`` here: both are in its timeline, in one write.
-    """
-    asset = lock_asset(session, asset_id)
-    if asset is None or asset.state not in (AssetState.VALIDATING, AssetState.ANALYZING):
-        raise StateConflict("the asset moved while it was being judged", detail={"entity": "asset"})
-    through = [AssetState.ANALYZING, AssetState.PROMOTING]
-    if asset.state == AssetState.ANALYZING:
-        del through[0]
-    facts |= {"recipe_digest": profile.profile_digest(), "error_code": None, "error_reason": None}
-    move_asset(session, asset, AssetState.AVAILABLE, through=through, **facts)
-    rows = list(variants_of(session, asset_id))
-    planned = _missing_variants(asset, profile, rows, None)
-    add_queued(session, asset, planned)
-    rows += planned
-    recompute(session, asset_id, rows)
-    return _open_groups(asset, rows)
-
-
 def _audit(session: Session, asset: MediaAsset, event_type: str, names: list[str], actor: str | None) -> None:
     record_event(
         session,
@@ -514,9 +494,10 @@ __all__ = [
     "detect_drift",
     "fail_group",
     "group_of",
+    "groups_to_build",
+    "missing_variants",
     "open_groups",
     "plan_variants",
-    "promote",
     "record_built",
     "record_failure",
     "record_group",

@@ -22,8 +22,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, Profile, Rindle
+from rindle.db.promotion import promote
 from rindle.db.uploads import insert_upload
-from rindle.db.variants import promote
 from rindle.errors import (
     CODES,
     Misconfigured,

@@ -1,0 +1,356 @@
+"""The promotion of an upload: check the bytes, let the scanner see them, probe them, then make the asset available.
+
+The order of the steps follows from the rows (``status``); what each writes is in ``db/promotion``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from temporalio import activity
+
+from rindle import messages, telemetry
+from rindle.activities.kept_pixels import KeptPixels
+from rindle.activities.liveness import heartbeating
+from rindle.activities.source_cache import SourceCache
+from rindle.activities.status import IN_PROMOTION, UploadStatusReader
+from rindle.crash_points import crash_point
+from rindle.db import promotion as rows
+from rindle.db.models import MediaAsset
+from rindle.db.uploads import find_upload
+from rindle.errors import (
+    Condemned,
+    MediaError,
+    ObjectChanged,
+    ProcessTimeout,
+    RenderFailed,
+    RindleError,
+    StorageNotFound,
+    Unexpected,
+    UploadRejected,
+)
+from rindle.messages import PromotionFailure, UploadInput, UploadStanding, UploadStep
+from rindle.profile import Profile
+from rindle.protocols import Probe, ProbeResult
+from rindle.recipes import ImageVariant
+from rindle.scanning import scan
+from rindle.security import validate_upload
+from rindle.services import Services
+from rindle.settings import PIXEL_CEILING
+from rindle.states import AssetState, MediaKind, SessionState
+
+log = logging.getLogger(__name__)
+
+#: Attempts of ``admit`` after which an unforeseen error is final; infrastructure errors have the policy's budget.
+_UNEXPECTED_ATTEMPTS = 3
+#: Attempts that may lose the process which reads the file before the file is to blame, and of those that may run out of
+#: time. More than one: the kernel kills innocent processes too when memory is short.
+_LOST_PROBES, _SLOW_PROBES = 5, 2
+#: Facts in the detail of an error that come from a process that died.
+_DEATHS = frozenset({"signal", "exit_code", "memory"})
+#: Heartbeat detail that carries the count of lost processes from attempt to attempt.
+_LOST = "lost_probes"
+
+
+class MakeProbe(Protocol):
+    """Makes the bundled probe of pictures."""
+
+    def __call__(
+        self, max_pixels: int, *, placeholder: bool, recipes: Sequence[ImageVariant], keep: Path | None
+    ) -> Probe:
+        """Return a probe with a pixel limit, which leaves pixels in the file ``keep`` for a render of ``recipes``."""
+
+
+@dataclass(slots=True)
+class _Gate:
+    """The type of the bytes, once they have passed the byte gate; the row may not have it yet."""
+
+    mime: str | None
+
+
+class PromotionActivities:
+    """The activities of ``UploadWorkflow`` that take a verified upload to an available asset.
+
+    Every one begins with the rows and can be run again.
+
+    Args:
+        services: the application's collaborators.
+        sources: the host's cache of originals.
+        bundled_probe: makes the bundled probe of pictures; a profile's own probe goes first.
+        av_probe: the bundled probe of audio and video.
+    """
+
+    def __init__(self, services: Services, *, sources: SourceCache, bundled_probe: MakeProbe, av_probe: Probe) -> None:
+        self._services = services
+        self._database = services.database
+        self._status = UploadStatusReader(services)
+        self._sources = sources
+        self._bundled_probe = bundled_probe
+        self._kept_pixels = KeptPixels(services.settings.scratch)
+        self._av_probe = av_probe
+
+    def all(self) -> list[Callable[..., Any]]:
+        """Return the activities to register."""
+        return [self.admit, self.scan, self.fail_promotion]
+
+    @activity.defn(name=messages.ADMIT)
+    async def admit(self, order: UploadInput) -> UploadStanding:
+        """Validate the bytes by content and make the asset available, going on from where its row stands.
+
+        Byte gate, scanner (an activity of its own), probe, limits, analysis, then one transaction that makes the asset
+        available and queues its variants. Rejected content is quarantined; an outage is raised and retried.
+        """
+        crash_point("admit.before")
+        found = await self._database.read(find_upload, order.session_id)
+        if found is None or found.session.state != SessionState.COMPLETED:
+            return await self._status.read(order.session_id)
+        asset = found.asset
+        if asset.state not in IN_PROMOTION:
+            return await self._status.read(order.session_id)
+        profile = self._services.profile(asset.profile)
+        gate = _Gate(asset.content_type if asset.state == AssetState.ANALYZING else None)
+        started = time.monotonic()
+        try:
+            async with heartbeating(lambda: {_LOST: _lost_probes()}):
+                status = await self._validate(asset, profile, gate)
+        except (UploadRejected, Condemned) as rejection:
+            await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message, gate.mime)
+            self._kept_pixels.discard(asset)
+            mime = str(rejection.detail.get("mime") or rejection.detail.get("found") or "")
+            log.warning(
+                "upload quarantined",
+                extra={"asset_id": asset.id, "detected_mime": mime, "reason": rejection.code},
+            )
+            status = await self._status.read(order.session_id)
+        except RindleError:
+            raise
+        except Exception as error:
+            log.exception("promotion failed", extra={"asset_id": asset.id, "error": type(error).__name__})
+            last = activity.info().attempt >= _UNEXPECTED_ATTEMPTS
+            raise Unexpected(
+                f"unexpected {type(error).__name__} while judging the upload", retryable=not last
+            ) from error
+        if status.step is UploadStep.DONE:
+            telemetry.emit(
+                "rindle.promotion.stop",
+                {"profile": profile.name, "outcome": status.outcome},
+                {"duration_us": (time.monotonic() - started) * 1e6},
+            )
+        return status
+
+    async def _validate(self, asset: MediaAsset, profile: type[Profile], gate: _Gate) -> UploadStanding:
+        """Take the asset as far as it gets without another activity.
+
+        Raises:
+            UploadRejected, Condemned: the content is refused.
+        """
+        async with self._source(asset, profile) as path:
+            crash_point("admit.fetched")
+            if asset.state == AssetState.VALIDATING:
+                gate.mime = await asyncio.to_thread(_check_bytes, path, asset, profile)
+                if profile.scanner is not None:
+                    await self._database.write(rows.pass_gate, asset.id, gate.mime)
+                # Without a scanner the row follows in the transaction of the promotion, a moment later.
+                crash_point("admit.gated")
+            mime = gate.mime or asset.content_type or ""
+            if profile.scanner is not None and asset.scanned_etag != asset.stored_etag:
+                return UploadStanding(
+                    step=UploadStep.SCAN,
+                    asset_id=asset.id,
+                    profile=asset.profile,
+                    outcome=AssetState.ANALYZING.value if asset.state == AssetState.VALIDATING else asset.state,
+                )
+            facts = {"content_type": mime or None, **await self._facts(path, mime, asset, profile)}
+            crash_point("admit.probed")
+        groups = await self._database.write(rows.promote, asset.id, profile, **facts)
+        crash_point("admit.promoted")
+        return UploadStanding(
+            step=UploadStep.DONE,
+            asset_id=asset.id,
+            profile=asset.profile,
+            outcome="promoted",
+            groups=self._status.group_starts(asset, groups),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _source(self, asset: MediaAsset, profile: type[Profile]) -> AsyncIterator[Path]:
+        """Yield the file of the original: exactly the bytes that were verified.
+
+        Raises:
+            Condemned: the object at the key is another one by now, or gone.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                path = await stack.enter_async_context(
+                    self._sources.borrow(
+                        self._services.storage(profile),
+                        self._services.storage_name(profile),
+                        asset.storage_key,
+                        asset.stored_etag,
+                        asset.byte_size or 0,
+                    )
+                )
+            except (ObjectChanged, StorageNotFound) as error:
+                what = "changed" if isinstance(error, ObjectChanged) else "disappeared"
+                raise Condemned(
+                    f"the object {what} after it was verified (profile {profile.name!r}); upload it again",
+                    code="object_changed_after_verify",
+                ) from error
+            yield path
+
+    async def _facts(self, path: Path, mime: str, asset: MediaAsset, profile: type[Profile]) -> dict[str, Any]:
+        """Probe and analyze; returns the columns to write with the promotion, clearing those that no longer apply."""
+        probe = await self._probe_for(mime, asset, profile)
+        result = await _probed(probe, path)
+        _check_limits(result, profile)
+        metadata = {**asset.media_metadata, **result.metadata}
+        if profile.placeholder and result.placeholder:
+            metadata["placeholder"] = result.placeholder
+        if profile.analyzer is not None:
+            try:
+                metadata["analyzer"] = {
+                    **metadata.get("analyzer", {}),
+                    **(await _call(profile.analyzer.analyze, path, result)),
+                }
+            except Exception as error:
+                log.warning("analyzer failed", extra={"asset_id": asset.id, "error": type(error).__name__})
+        is_image, is_audio = result.kind is MediaKind.IMAGE, result.kind is MediaKind.AUDIO
+        return {
+            "kind": result.kind.value,
+            "width": None if is_audio else result.width,
+            "height": None if is_audio else result.height,
+            "duration_ms": None if is_image else result.duration_ms,
+            "has_video_track": None if is_image or is_audio else result.has_video_track,
+            "has_audio_track": None if is_image else result.has_audio_track,
+            "media_metadata": metadata,
+        }
+
+    async def _probe_for(self, mime: str, asset: MediaAsset, profile: type[Profile]) -> Probe:
+        """Return the first probe that accepts ``mime``: the profile's own, then the bundled ones.
+
+        Raises:
+            Condemned: ``no_probe_for_mime``.
+        """
+        recipes = [spec for spec in profile.variants.values() if isinstance(spec, ImageVariant)]
+        keep = None
+        # Only where the render is likely to run on this host, in the bundled engine.
+        if recipes and profile.processor is None and self._services.settings.image_task_queue is None:
+            keep = await asyncio.to_thread(self._kept_pixels.place, asset)
+        bundled = self._bundled_probe(
+            _max_pixels(profile), placeholder=bool(profile.placeholder), recipes=recipes, keep=keep
+        )
+        probe = next((p for p in (profile.probe, bundled, self._av_probe) if p is not None and p.accepts(mime)), None)
+        if probe is None:
+            raise Condemned(
+                f"files of type {mime} cannot be probed for profile {profile.name!r}; allow only types with a probe",
+                code="no_probe_for_mime",
+                detail={"mime": mime},
+            )
+        return probe
+
+    @activity.defn(name=messages.SCAN)
+    async def scan(self, order: UploadInput) -> UploadStanding:
+        """Let the profile's scanner see the bytes before any decoder opens them; fails closed."""
+        crash_point("scan.before")
+        found = await self._database.read(find_upload, order.session_id)
+        if found is None or found.asset.state != AssetState.ANALYZING:
+            return await self._status.read(order.session_id)
+        asset = found.asset
+        profile = self._services.profile(asset.profile)
+        if profile.scanner is not None:
+            try:
+                async with heartbeating(), self._source(asset, profile) as path:
+                    timeout = self._services.settings.scanner_timeout_seconds
+                    await scan(profile.scanner, path, asset=asset, timeout_seconds=timeout)
+            except (UploadRejected, Condemned) as rejection:
+                await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message)
+                log.warning("upload quarantined", extra={"asset_id": asset.id, "reason": rejection.code})
+                return await self._status.read(order.session_id)
+            await self._database.write(rows.note_scanned, asset.id, asset.stored_etag)
+            crash_point("scan.judged")
+        return await self._status.read(order.session_id)
+
+    @activity.defn(name=messages.FAIL_PROMOTION)
+    async def fail_promotion(self, order: PromotionFailure) -> UploadStanding:
+        """Record why promotion gave up; the asset stays where it is and ``rindle resume`` goes on from there."""
+        await self._database.write(rows.note_failure, order.session_id, order.failure.code, order.failure.message)
+        return await self._status.read_after_failure(order.session_id)
+
+
+async def _call(function: Callable[..., Any], *args: Any) -> Any:
+    """Call foreign code: a coroutine is awaited, a plain function runs in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args)
+    answer = await asyncio.to_thread(function, *args)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+async def _probed(probe: Probe, path: Path) -> ProbeResult:
+    """Read the facts of the file; one that repeatedly costs its reader's life is rejected, not tried for a day.
+
+    The count goes from attempt to attempt by heartbeat, because attempts are also spent on outages and deploys.
+
+    Raises:
+        Condemned: ``decode_failed``, when this was the last reader the file gets.
+        RindleError: what the probe raised.
+    """
+    try:
+        found: ProbeResult = await _call(probe.probe, path)
+    except MediaError as error:
+        if not (isinstance(error, ProcessTimeout | RenderFailed) or _DEATHS & error.detail.keys()):
+            raise
+        lost = _lost_probes() + 1
+        if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
+            raise Condemned(
+                f"the file cannot be decoded: {lost} processes in a row were lost on it", detail=error.detail
+            ) from error
+        activity.heartbeat({_LOST: lost})
+        raise
+    return found
+
+
+def _lost_probes() -> int:
+    """Return how many attempts before this one lost the process that read the file."""
+    details = activity.info().heartbeat_details
+    return int(details[0][_LOST]) if details else 0
+
+
+def _check_bytes(path: Path, asset: MediaAsset, profile: type[Profile]) -> str:
+    size = os.stat(path).st_size
+    if asset.byte_size is not None and size != asset.byte_size:
+        raise Condemned(
+            f"the object has {size} bytes, {asset.byte_size} were verified; upload it again",
+            code="object_changed_after_verify",
+        )
+    return validate_upload(path, asset.filename or "", profile.upload_policy())
+
+
+def _max_pixels(profile: type[Profile]) -> int:
+    return min(profile.max_pixels or PIXEL_CEILING, PIXEL_CEILING)
+
+
+def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
+    pixels = (result.width or 0) * (result.height or 0)
+    max_pixels = _max_pixels(profile)
+    if pixels > max_pixels:
+        raise Condemned(
+            f"the picture has {pixels} pixels, profile {profile.name!r} allows max_pixels={max_pixels}",
+            code="max_pixels_exceeded",
+            detail={"limit": max_pixels, "found": pixels},
+        )
+    longest = profile.max_duration_seconds
+    if longest is not None and result.duration_ms is not None and result.duration_ms > longest * 1000:
+        raise Condemned(
+            f"the media lasts {result.duration_ms} ms, profile {profile.name!r} allows max_duration_seconds={longest}",
+            code="media_too_long",
+            detail={"limit": longest * 1000, "found": result.duration_ms},
+        )

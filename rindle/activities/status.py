@@ -1,0 +1,113 @@
+"""Where the rows say an upload is, and what they ask for next: the answer of every step of ``UploadWorkflow``.
+
+Nothing is changed here. The steps themselves are in ``uploads`` and ``promotion``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rindle.db import uploads as rows
+from rindle.db import variants as variant_rows
+from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
+from rindle.messages import GroupStart, UploadStanding, UploadStep
+from rindle.services import Services
+from rindle.states import DELIVERABLE, AssetState, SessionState
+from rindle.workflows import ids
+
+#: States of an asset whose bytes are verified and whose promotion has not ended.
+IN_PROMOTION = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
+#: States in which a session ended without an asset to promote.
+ENDED_BADLY = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
+#: Shortest pause in seconds before a workflow looks at the rows again.
+_MIN_WAIT_SECONDS = 0.05
+
+
+class UploadStatusReader:
+    """Reads the status of uploads for the workflow."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._database = services.database
+
+    async def read(self, session_id: str) -> UploadStanding:
+        """Return what the rows of an upload ask for next."""
+        found = await self._database.read(rows.find_upload, session_id)
+        if found is None:
+            return UploadStanding(step=UploadStep.DONE, outcome="gone")
+        upload, asset = found.session, found.asset
+        facts: dict[str, Any] = {"asset_id": asset.id, "profile": asset.profile}
+        if upload.state == SessionState.COMPLETED:
+            return await self._of_asset(asset, facts)
+        facts["outcome"] = upload.state
+        if upload.state in ENDED_BADLY:
+            return _of_ended(upload, facts)
+        if upload.state == SessionState.UPLOADED:
+            return UploadStanding(step=UploadStep.VERIFY, **facts)
+        wait_seconds, poll = self._wait(upload)
+        return UploadStanding(step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, **facts)
+
+    async def read_after_failure(self, session_id: str) -> UploadStanding:
+        """Return what follows on a promotion that gave up: the same promotion is not asked for again."""
+        found = await self._database.read(rows.find_upload, session_id)
+        if found is None:
+            return UploadStanding(step=UploadStep.DONE, outcome="gone")
+        facts: dict[str, Any] = {"asset_id": found.asset.id, "profile": found.asset.profile}
+        if found.session.state in (SessionState.SIGNED, SessionState.UPLOADING, SessionState.INITIALIZED):
+            wait_seconds, poll = self._wait(found.session)
+            return UploadStanding(
+                step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, outcome=found.session.state, **facts
+            )
+        if found.session.state in ENDED_BADLY:
+            # Either the release itself failed, or the promotion of a session that has ended since.
+            return UploadStanding(step=UploadStep.DONE, outcome=found.session.state, **facts)
+        return UploadStanding(step=UploadStep.DONE, outcome="failed", **facts)
+
+    def group_starts(self, asset: MediaAsset, groups: Sequence[str]) -> tuple[GroupStart, ...]:
+        """Return the builds to start for ``groups``, in the order of the profile."""
+        settings = self._services.settings
+        return tuple(
+            GroupStart(
+                workflow_id=ids.variants_id(asset.id, group, prefix=settings.workflow_id_prefix),
+                group=group,
+                task_queue=settings.queue_of(group),
+            )
+            for group in self._services.profile(asset.profile).build_order(groups)
+        )
+
+    async def _of_asset(self, asset: MediaAsset, facts: dict[str, Any]) -> UploadStanding:
+        facts["outcome"] = asset.state
+        if asset.state in IN_PROMOTION:
+            return UploadStanding(step=UploadStep.PROMOTE, **facts)
+        groups: tuple[GroupStart, ...] = ()
+        if AssetState(asset.state) in DELIVERABLE:
+            names = await self._database.read(variant_rows.open_groups, asset.id)
+            groups = self.group_starts(asset, names)
+        return UploadStanding(step=UploadStep.DONE, groups=groups, **facts)
+
+    def _wait(self, upload: MediaUploadSession) -> tuple[float, bool]:
+        """Return how long to wait and whether the timer is to look for the object (``auto_verify``)."""
+        remaining = max(_MIN_WAIT_SECONDS, rows.live_seconds(upload))
+        settings = self._services.settings
+        if not upload.auto_verify or upload.url_expires_at is None:
+            return remaining, False
+        now = utc_now()
+        if (now - upload.url_expires_at).total_seconds() > settings.auto_verify_grace_seconds:
+            return remaining, False
+        # Doubling pauses, derived from the row's age so that no attempt counter has to be kept.
+        age = max(settings.auto_verify_initial_seconds, (now - upload.inserted_at).total_seconds())
+        return min(remaining, age, settings.auto_verify_max_seconds), True
+
+
+def _of_ended(upload: MediaUploadSession, facts: dict[str, Any]) -> UploadStanding:
+    """An ended upload is released now and, while a signed URL still works, once more when it does not."""
+    released, until = upload.backing_released_at, upload.url_expires_at
+    if released is None:
+        return UploadStanding(step=UploadStep.RELEASE, **facts)
+    if until is None or released > until:
+        return UploadStanding(step=UploadStep.DONE, **facts)
+    remaining = (until - utc_now()).total_seconds()
+    if remaining < 0:
+        return UploadStanding(step=UploadStep.RELEASE, **facts)
+    return UploadStanding(step=UploadStep.WAIT, wait_seconds=remaining + _MIN_WAIT_SECONDS, **facts)
