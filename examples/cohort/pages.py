@@ -18,7 +18,7 @@ from examples.cohort.models import Member
 from examples.cohort.security import TOKEN_FIELD, TOKEN_HEADER, actor_of, form_is_ours, form_token
 from examples.cohort.texts import TEXTS
 from rindle import AssetState, MediaAsset, MediaAttachment, Profile, RindleError, VariantState
-from rindle.delivery import install_jinja
+from rindle.contrib.jinja import install_jinja
 from rindle.errors import Unauthorized, UploadRejected, VariantNotReady
 from rindle.http.uploads import MAX_INLINE_BYTES
 

@@ -4,7 +4,3 @@ Nothing here moves bytes or touches a store: URLs are made from rows and signed 
 """
 
 from __future__ import annotations
-
-from rindle.delivery.markup import install_jinja
-
-__all__ = ["install_jinja"]

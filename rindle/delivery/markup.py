@@ -1,4 +1,4 @@
-"""HTML of media: ``picture_tag``, ``video_tag``, ``audio_tag``, and their registration with Jinja2.
+"""HTML of media: ``picture_tag``, ``video_tag``, ``audio_tag``. Template engines learn of them in ``rindle.contrib``.
 
 Reads rows and signs URLs; never writes, never touches a store. Every text is escaped exactly once, whoever wrote it.
 """
@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -24,15 +24,10 @@ from rindle.delivery.urls import (
     issue_variant_url,
     variants_by_name,
 )
-from rindle.errors import InvalidArgument, Misconfigured, RindleError, Unauthorized
+from rindle.errors import InvalidArgument, RindleError, Unauthorized
 from rindle.profile import Profile
 from rindle.services import Services
 from rindle.states import DELIVERABLE, AssetState
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-    from rindle.app import Rindle
 
 log = logging.getLogger(__name__)
 
@@ -278,25 +273,6 @@ async def audio_tag(
     view = _view(services, profile, asset, UrlOptions(actor, expires_in, disposition, filename), stale_mode, fallback)
     attributes = {"controls": True, "preload": "metadata", **_attributes(attrs, more_attrs)}
     return await _player("audio", view, variants, tracks, attributes, None, placeholder, prefer_placeholder, on_denied)
-
-
-def install_jinja(env: Environment, rindle: Rindle) -> None:
-    """Make the three tags globals of a Jinja2 environment: ``{{ picture_tag("avatar", user.avatar, ["thumb"]) }}``.
-
-    Args:
-        env: made with ``enable_async=True``; its templates are rendered with ``render_async``. In synchronous templates
-            await ``rindle.picture_tag(...)`` in the view instead and pass the result.
-        rindle: the application's.
-
-    Raises:
-        Misconfigured: the environment is synchronous and would print a coroutine.
-    """
-    if not env.is_async:
-        raise Misconfigured(
-            "the Jinja2 environment is synchronous: create it with Environment(enable_async=True), or await "
-            "rindle.picture_tag(...) in the view and pass the result to the template"
-        )
-    env.globals.update(picture_tag=rindle.picture_tag, video_tag=rindle.video_tag, audio_tag=rindle.audio_tag)
 
 
 def _view(

@@ -54,7 +54,15 @@ def test_nothing_public_is_left_out_of_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["rindle.protocols", "rindle.security", "rindle.http", "rindle.delivery", "rindle.presets"]
+    "module",
+    [
+        "rindle.contrib.jinja",
+        "rindle.http",
+        "rindle.presets",
+        "rindle.profile",
+        "rindle.protocols",
+        "rindle.security",
+    ],
 )
 def test_what_a_module_lists_is_there(module: str) -> None:
     found = importlib.import_module(module)
@@ -75,6 +83,8 @@ def test_importing_rindle_loads_no_extra() -> None:
         ("rindle.storage.s3", {"boto3", "botocore"}),
         ("rindle.http", {"fastapi", "starlette"}),
         ("rindle.delivery", set()),
+        ("rindle.contrib", set()),
+        ("rindle.contrib.jinja", {"jinja2"}),
     ],
 )
 def test_a_module_loads_its_own_extra_only(module: str, allowed: set[str]) -> None:

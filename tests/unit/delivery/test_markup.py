@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jinja2 import Environment
 from markupsafe import Markup
 
 from rindle import MediaAsset, Profile
-from rindle.delivery import install_jinja
 from rindle.delivery.markup import _attributes, _tag
-from rindle.errors import InvalidArgument, Misconfigured, Unauthorized, UnknownProfile
+from rindle.errors import InvalidArgument, Unauthorized, UnknownProfile
 from rindle.states import DELIVERABLE, AssetState, VariantState
 from tests.gallery import BASE_URL, Gallery, variant_of
 from tests.unit.delivery.conftest import grant_of
@@ -587,7 +585,7 @@ def test_no_attribute_breaks_out_of_its_element(attrs: dict[str, Any]):
     assert re.fullmatch(r'<img(?: [A-Za-z_:][A-Za-z0-9_.:-]*(?:="[^"<>]*")?)*>', tag, re.DOTALL)
 
 
-# --- queries and Jinja -------------------------------------------------------------------------------------------
+# --- queries -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_page_costs_one_query_at_most(gallery: Gallery, private: type[Profile]):
@@ -602,22 +600,3 @@ async def test_a_page_costs_one_query_at_most(gallery: Gallery, private: type[Pr
         assert len(statements) == 1
 
     assert len(sources(first)) == len(sources(second)) == 2
-
-
-async def test_jinja_templates_call_them_by_name(gallery: Gallery, private: type[Profile]):
-    asset = await gallery.ready(private)
-    env = Environment(enable_async=True, autoescape=True)
-    install_jinja(env, gallery.rindle)
-
-    page = await env.from_string(
-        '<p>{{ picture_tag("private", asset, ["thumb"], alt=name) }}</p>'
-        '{{ video_tag("film", none, poster="/x.jpg") }}{{ audio_tag("song", none) }}'
-    ).render_async(asset=asset, name="<b>")
-
-    assert [name for name, _ in Elements(page).found] == ["p", "picture", "source", "img", "video", "audio"]
-    assert image(page)["alt"] == "<b>"
-
-
-def test_a_synchronous_jinja_environment_is_refused_with_advice(gallery: Gallery):
-    with pytest.raises(Misconfigured, match="enable_async"):
-        install_jinja(Environment(autoescape=True), gallery.rindle)
