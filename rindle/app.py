@@ -26,16 +26,17 @@ from rindle.db.uploads import Upload
 from rindle.delivery import markup, urls
 from rindle.errors import InvalidArgument, Misconfigured, NotFound
 from rindle.operations import repair
-from rindle.operations.doctor import DoctorReport, doctor
+from rindle.operations.checks.report import DoctorReport
+from rindle.operations.doctor import doctor
 from rindle.operations.repair import RegenerateReport, RequeueReport
 from rindle.operations.runtime_status import runtime_status
-from rindle.outbox import Relay
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
-from rindle.protocols import Storage
+from rindle.protocols import MAX_URL_SECONDS, Storage
+from rindle.relay import Relay
 from rindle.security import check_secrets, install_redaction, sign_ticket
 from rindle.services import Services
-from rindle.settings import SEVEN_DAYS, Settings
+from rindle.settings import Settings
 from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
 from rindle.uploads import direct, server_side
@@ -301,8 +302,8 @@ class Rindle:
             InvalidArgument: a ``ValueError``: unknown scope, an id that is no UUID, or ``ttl`` out of range.
             Misconfigured: this ``Rindle`` has no signing secret.
         """
-        if not 1 <= ttl <= SEVEN_DAYS:
-            raise InvalidArgument(f"ttl is 1 to {SEVEN_DAYS} seconds", detail={"option": "ttl"})
+        if not 1 <= ttl <= MAX_URL_SECONDS:
+            raise InvalidArgument(f"ttl is 1 to {MAX_URL_SECONDS} seconds", detail={"option": "ttl"})
         subject = subject_of(scope, id)
         return sign_ticket(subject.scope, subject.id, expires_at=int(time.time()) + ttl, secrets=self.secrets)
 

@@ -33,8 +33,8 @@ from rindle.media.av_probe import AvProbe
 from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
-from rindle.outbox import Relay
 from rindle.process import ephemeral_runtime
+from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
 from rindle.uploads.direct import verify_completion

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rindle.db import outbox as rows
-from rindle.outbox import Relay
+from rindle.relay import Relay
 from rindle.services import Services
 from rindle.temporal_client import TemporalConnection
 

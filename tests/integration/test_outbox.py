@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from rindle import MediaOutbox, attachments, telemetry
 from rindle.db import outbox as rows
-from rindle.outbox import Relay, coalesce
+from rindle.relay import Relay, coalesce
 from tests.stage import Stage, until
 
 

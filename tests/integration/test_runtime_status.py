@@ -17,7 +17,7 @@ from rindle.db import migrate
 from rindle.db.models import new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
 from rindle.operations.runtime_status import REMEDIES, runtime_status
-from rindle.outbox import Relay
+from rindle.relay import Relay
 from tests.servers import free_port
 from tests.stage import Stage, until
 
