@@ -10,7 +10,7 @@ from temporalio.client import WorkflowHandle
 
 from rindle import MediaAsset
 from rindle.errors import StoragePermanent
-from rindle.outbox import Relay
+from rindle.relay import Relay
 from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage

@@ -1,0 +1,287 @@
+"""The relay: hands committed outbox rows to Temporal, as starts and signals of workflows.
+
+A relay sends only rows that it has read on its own connection, never anything from memory. It sends at least once;
+workflow ids, state-driven workflows and compare-and-set make twice harmless. How rows get there is in
+:mod:`rindle.outbox`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from rindle import outbox, telemetry
+from rindle.crash_points import crash_point
+from rindle.db import outbox as rows
+from rindle.db.database import Database
+from rindle.db.listening import listening
+from rindle.db.models import MediaOutbox
+from rindle.errors import RindleError, TemporalUnavailable
+from rindle.settings import Settings
+from rindle.temporal_client import TemporalConnection
+from rindle.workflows import ids
+
+log = logging.getLogger(__name__)
+
+#: Longest pause before a row that could not be sent is tried again.
+_MAX_BACKOFF_SECONDS = 30.0
+#: Calls to Temporal a relay has in flight at once.
+_PARALLEL_SENDS = 16
+_RPC_SECONDS = timedelta(seconds=10)
+#: How long a relay waits, before it looks itself, after a commit of a process that has no relay: more may follow. What
+#: a process with a relay has committed is left to that one, for the length of a poll.
+_NOTIFIED_PAUSE_SECONDS = 0.05
+#: Refusals that repeating cannot cure.
+_INVALID = frozenset({RPCStatusCode.INVALID_ARGUMENT.name})
+
+
+@dataclass(slots=True)
+class _Call:
+    """Claimed rows of one workflow that become one call."""
+
+    row: MediaOutbox
+    signals: list[str] = field(default_factory=list)
+    row_ids: list[int] = field(default_factory=list)
+
+
+def coalesce(claimed: Sequence[MediaOutbox]) -> list[_Call]:
+    """Merge claimed rows so that each workflow hears each signal once; signalling includes starting."""
+    calls: dict[str, _Call] = {}
+    for row in claimed:
+        call = calls.setdefault(row.workflow_id, _Call(row))
+        call.row_ids.append(row.id)
+        if row.signal and row.signal not in call.signals:
+            call.signals.append(row.signal)
+    return list(calls.values())
+
+
+class Relay:
+    """Sends outbox rows to Temporal until stopped.
+
+    Runs inside ``async with rindle:`` (and the router's lifespan) in the application and inside every worker; any
+    number of them share the work. It wakes after a local commit, on Postgres also by NOTIFY, and polls otherwise.
+
+    Args:
+        eager: ask for eager workflow starts; right only where a worker shares this process and client.
+    """
+
+    def __init__(
+        self, database: Database, temporal: TemporalConnection, settings: Settings, *, eager: bool = False
+    ) -> None:
+        self._database = database
+        self._temporal = temporal
+        self._settings = settings
+        self._eager = eager
+        self._woken = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        #: ``time.monotonic()`` of the last completed round, for the liveness probe.
+        self.last_tick = time.monotonic()
+
+    async def start(self) -> None:
+        """Begin to send in the background."""
+        if self._tasks:
+            return
+        self._loop = asyncio.get_running_loop()
+        outbox.register(self)
+        self._tasks = [asyncio.create_task(self._run(), name="rindle-relay")]
+        if self._database.dialect == "postgresql" and isinstance(self._database.engine, AsyncEngine):
+            self._tasks.append(asyncio.create_task(self._listen(self._database.engine), name="rindle-relay-listen"))
+
+    async def stop(self) -> None:
+        """Stop sending; what is not sent stays in the outbox for the next relay."""
+        outbox.unregister(self)
+        tasks, self._tasks = self._tasks, []
+        pending = set(tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            # Again after a second: a driver or an SDK in between may swallow one.
+            _, pending = await asyncio.wait(pending, timeout=1)
+
+    def sends_for(self, pool: object) -> bool:
+        """Whether this relay sends what is committed on a connection of ``pool``."""
+        return pool is not None and pool is self._database.engine.pool
+
+    def wake(self) -> None:
+        """Look at the outbox now; callable from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def dispatch_once(self) -> int:
+        """Claim one batch and send it; returns how many rows were sent.
+
+        Raises:
+            TemporalUnavailable: Temporal cannot be reached; the rows were put off, not lost.
+        """
+        claimed = await self._database.write(rows.claim)
+        if not claimed:
+            return 0
+        calls = coalesce(claimed)
+        try:
+            client = await self._temporal.client()
+        except TemporalUnavailable as error:
+            await self._put_off(calls, error.code)
+            raise
+        slots = asyncio.Semaphore(_PARALLEL_SENDS)
+        outcomes = await asyncio.gather(*(self._send(client, call, slots) for call in calls))
+        crash_point("relay.sent")
+        sent = [
+            row_id for call, outcome in zip(calls, outcomes, strict=True) if outcome is None for row_id in call.row_ids
+        ]
+        if sent:
+            await self._database.write(rows.mark_dispatched, sent)
+            telemetry.emit("rindle.outbox.delivered", {"kind": "batch"}, {"count": len(sent)})
+        refused = [(call, outcome) for call, outcome in zip(calls, outcomes, strict=True) if outcome is not None]
+        for call, outcome in refused:
+            if outcome in _INVALID:
+                log.error(
+                    "Temporal refused an outbox row as invalid; it is parked until an operator drains it",
+                    extra={"action": "outbox_parked", "workflow_id": call.row.workflow_id, "status": outcome},
+                )
+                await self._database.write(rows.park, call.row_ids, error=outcome)
+        later = [call for call, outcome in refused if outcome not in _INVALID]
+        if later:
+            await self._put_off(later, "temporal_unavailable")
+            raise TemporalUnavailable("Temporal did not take every row; they are tried again")
+        return len(sent)
+
+    async def _put_off(self, calls: Sequence[_Call], code: str) -> None:
+        attempts = min(call.row.attempts for call in calls)
+        seconds = min(0.5 * 2**attempts, _MAX_BACKOFF_SECONDS)
+        row_ids = [row_id for call in calls for row_id in call.row_ids]
+        await self._database.write(rows.put_off, row_ids, seconds=seconds, error=code)
+
+    async def _send(self, client: Client, call: _Call, slots: asyncio.Semaphore) -> str | None:
+        """Send one call; ``None`` when Temporal has it, else the gRPC status name."""
+        async with slots:
+            try:
+                wanted: list[str | None] = [*call.signals] or [None]
+                for signal in wanted:
+                    await self._start(client, call.row, signal)
+            except WorkflowAlreadyStartedError:
+                return None
+            except RPCError as error:
+                return error.status.name
+        return None
+
+    async def _start(self, client: Client, row: MediaOutbox, signal: str | None) -> None:
+        facts = dict(row.payload.get("facts", {}))
+        use_attributes = self._settings.search_attributes and self._temporal.has_search_attributes is not False
+        try:
+            await self._start_with(client, row, signal, self._attributes(facts) if use_attributes else None)
+        except RPCError as error:
+            # The application may start before the attributes are registered, and managed clusters refuse to.
+            unmapped = error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in str(error).lower()
+            unmapped = unmapped or "no mapping defined" in str(error).lower()
+            if not (use_attributes and unmapped):
+                raise
+            if self._temporal.has_search_attributes is None:
+                log.warning("the namespace lacks our search attributes; runs start without them for now")
+            await self._start_with(client, row, signal, None)
+
+    @staticmethod
+    def _attributes(facts: dict[str, Any]) -> TypedSearchAttributes:
+        known = {name: facts.get(name) for name in ("profile", "asset_id", "session_id")}
+        return ids.attributes(str(facts.get("kind", "work")), **known)
+
+    async def _start_with(
+        self, client: Client, row: MediaOutbox, signal: str | None, attributes: TypedSearchAttributes | None
+    ) -> None:
+        facts = row.payload.get("facts", {})
+        options: dict[str, Any] = {
+            "id": row.workflow_id,
+            "task_queue": row.task_queue,
+            "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
+            "static_summary": f"{facts.get('kind', 'work')} of {facts.get('profile') or 'an asset'}",
+            "priority": Priority(priority_key=row.priority, fairness_key=(facts.get("profile") or "")[:64] or None),
+            "rpc_timeout": _RPC_SECONDS,
+        }
+        if attributes is not None:
+            options["search_attributes"] = attributes
+        if signal is None:
+            # An open run counts as started; a new one begins by reading the rows.
+            options["request_eager_start"] = self._eager
+        else:
+            options["start_signal"] = signal
+        await client.start_workflow(row.workflow_type, row.payload.get("input", {}), **options)
+
+    async def _run(self) -> None:
+        pause = self._settings.relay_poll_seconds
+        while True:
+            self._woken.clear()
+            sent = 0
+            try:
+                sent = await self.dispatch_once()
+            except TemporalUnavailable as error:
+                log.warning("outbox rows wait for Temporal", extra={"action": "outbox_waits", "code": error.code})
+            except RindleError as error:
+                log.warning("outbox round failed", extra={"action": "outbox_round", "code": error.code})
+            except Exception as error:
+                # A database that is away for a moment must not end the relay.
+                log.exception("outbox round failed", extra={"action": "outbox_round", "error": type(error).__name__})
+            self.last_tick = time.monotonic()
+            if sent:
+                pause = self._settings.relay_poll_seconds
+                continue
+            with contextlib.suppress(TimeoutError):
+                # Spread the pollers of a fleet: random jitter, not cryptography.
+                jittered = pause * random.uniform(0.8, 1.2)  # noqa: S311
+                # Not wait_for, which before Python 3.12 loses a cancellation that meets the end of what it waits for:
+                # the relay would never stop.
+                async with asyncio.timeout(jittered):
+                    await self._woken.wait()
+            if self._woken.is_set():
+                pause = self._settings.relay_poll_seconds
+            else:
+                await self._tell_lag()
+                pause = min(pause * 2, self._settings.relay_idle_poll_seconds)
+
+    async def _tell_lag(self) -> None:
+        """Emit how much waits and for how long; only when idle, so that a busy relay does not count itself slow."""
+        try:
+            waiting = await self._database.read(rows.backlog)
+        except Exception as error:
+            log.warning("outbox cannot be counted", extra={"error": type(error).__name__})
+            return
+        telemetry.emit(
+            "rindle.outbox.lag",
+            {},
+            {"seconds": waiting.oldest_age_seconds, "pending": waiting.pending, "parked": waiting.parked},
+        )
+
+    async def _listen(self, engine: AsyncEngine) -> None:
+        """Wake on NOTIFY; polling goes on beside it, so a lost connection costs latency and nothing else."""
+        while True:
+            try:
+                async with listening(engine, rows.CHANNEL) as notices:
+                    loop = asyncio.get_running_loop()
+                    look: asyncio.TimerHandle | None = None
+                    async for notice in notices:
+                        # The process that committed sends at once; the others are there in case it does not.
+                        in_hand = notice.payload == rows.IN_HAND
+                        pause = self._settings.relay_poll_seconds if in_hand else _NOTIFIED_PAUSE_SECONDS
+                        due = loop.time() + pause
+                        if look is None or look.when() <= loop.time() or due < look.when():
+                            if look is not None:
+                                look.cancel()
+                            look = loop.call_later(pause, self._woken.set)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                log.warning("LISTEN ended; polling goes on", extra={"error": type(error).__name__})
+                await asyncio.sleep(self._settings.relay_idle_poll_seconds)
