@@ -237,18 +237,12 @@ def _recipe(name: str) -> Callable[[], str]:
 
 _STORAGE_CAPABILITIES = {
     "presigned_put": "one PUT under a signed URL: direct uploads",
-    "presigned_post": "a signed form upload; no lane of this release uses it",
-    "multipart_upload": "uploads in parts; no lane of this release uses it",
     "signed_url": "URLs that expire: private delivery",
     "public_url": "URLs without signature: public delivery",
     "head": "size, type and ETag without reading; every store needs it",
     "read_range": "a part of an object; every store needs it",
     "write_once": "creating without ever replacing",
     "local": "objects are files of this machine and can be lent without a copy",
-    "resumable_upload": "uploads that go on after a break; no lane of this release uses it",
-    "resumable_upload_session": "the store keeps the upload's state itself; no lane of this release uses it",
-    "tus_upload": "the tus protocol; no lane of this release uses it",
-    "concatenate": "joining objects in the store; no lane of this release uses it",
     "response_headers": "type and disposition bound into a signed URL",
 }
 _PROCESSOR_CAPABILITIES = {

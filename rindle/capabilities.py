@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from rindle.errors import CapabilityUnsupported
-
-if TYPE_CHECKING:
-    from rindle.protocols import Storage
+from rindle.protocols import Storage
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +17,12 @@ log = logging.getLogger(__name__)
 STORAGE_CAPABILITIES = frozenset(
     {
         "presigned_put",
-        "presigned_post",
-        "multipart_upload",
         "signed_url",
         "public_url",
         "head",
         "read_range",
         "write_once",
         "local",
-        "resumable_upload",
-        "resumable_upload_session",
-        "tus_upload",
-        "concatenate",
         "response_headers",
     }
 )

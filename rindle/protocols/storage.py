@@ -1,31 +1,25 @@
-"""The contracts of everything that can be plugged in: stores, scanners, probes, analyzers, processors, authorizers.
+"""What a store is: its verbs, and what they take and return. The shipped ones are in ``rindle.storage``.
 
-Scanners, probes, analyzers and processors get local paths, run outside database transactions and may be plain
-functions (run in a thread) or coroutines.
+Two verbs are optional, ``url`` and ``presigned_put``: the same store may offer them or not, by its options, so the
+answer is what ``capabilities`` says, and the defaults refuse with the name of what is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from rindle.errors import CapabilityUnsupported, Condemned, UploadRejected
-from rindle.recipes import VariantSpec
-from rindle.states import MediaKind
-
-if TYPE_CHECKING:
-    from rindle.db.models import MediaAsset
+from rindle.errors import CapabilityUnsupported
 
 #: Largest piece ``Storage.read_range`` returns in one call.
 MAX_RANGE_BYTES = 1 << 20
 #: Longest life of a signed URL (SigV4's limit of seven days).
 MAX_URL_SECONDS = 604_800
 
-
-# --- storage -----------------------------------------------------------------------------------------------------
+#: Where a stream of bytes comes from in a server-side upload.
+ByteStream = AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,156 +197,3 @@ class Storage:
         return CapabilityUnsupported(
             f"{type(self).__name__} does not offer {capability!r}", capability=capability, code=code
         )
-
-
-# --- judgement ---------------------------------------------------------------------------------------------------
-
-
-class Quarantine(UploadRejected):
-    """Raised by a :class:`Scanner` to condemn a file: ``raise Quarantine("contains EICAR")``."""
-
-    def __init__(self, reason: str = "the scanner refused the file") -> None:
-        super().__init__(reason, code="scanner_rejected", detail={"reason": "scanner_rejected"})
-
-
-@runtime_checkable
-class Scanner(Protocol):
-    """Judges a file before any decoder opens it."""
-
-    def scan(self, path: Path, *, asset: MediaAsset | None) -> Awaitable[None] | None:
-        """Return ``None`` for clean or raise :class:`Quarantine`.
-
-        ``asset`` is ``None`` for a server-side upload, which is scanned before any row exists. Any other exception
-        means the scanner failed: it is tried again and never taken for clean.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """Technical facts of an original.
-
-    ``width`` and ``height`` are pixels after orientation is applied; ``metadata`` is JSON-compatible.
-    ``placeholder`` is a data URI of a tiny preview, when the probe made one.
-    """
-
-    kind: MediaKind
-    width: int | None = None
-    height: int | None = None
-    duration_ms: int | None = None
-    has_video_track: bool | None = None
-    has_audio_track: bool | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    placeholder: str | None = None
-
-
-@runtime_checkable
-class Probe(Protocol):
-    """Reads technical facts of the types it accepts."""
-
-    def accepts(self, mime: str) -> bool:
-        """Whether this probe reads files of the sniffed type ``mime``."""
-
-    def probe(self, path: Path) -> Awaitable[ProbeResult] | ProbeResult:
-        """Return the facts, or raise :class:`rindle.errors.Condemned` when the file is unusable."""
-
-
-@runtime_checkable
-class Analyzer(Protocol):
-    """Computes further metadata, merged under the key ``analyzer``."""
-
-    def analyze(self, path: Path, probe: ProbeResult) -> Awaitable[Mapping[str, Any]] | Mapping[str, Any]:
-        """Return a JSON-compatible mapping; a failure is logged and never stops the promotion."""
-
-
-@runtime_checkable
-class Processor(Protocol):
-    """Builds a variant from an original."""
-
-    capabilities: frozenset[str]
-
-    def process(
-        self,
-        source: Path,
-        spec: VariantSpec,
-        dest: Path,
-        *,
-        progress: Callable[[int], None],
-        cancelled: Callable[[], bool],
-    ) -> Awaitable[Path] | Path:
-        """Write the variant to ``dest`` and return it; raise a RindleError when it cannot be built.
-
-        ``progress`` takes 0 to 99; ``cancelled`` turns true when the work is no longer wanted.
-        """
-
-
-# --- delivery ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DeliverySubject:
-    """What an Authorizer is asked about when something is delivered."""
-
-    profile: str
-    mode: Literal["public", "private"]
-    key: str | None = None
-    asset_id: str | None = None
-    variant: str | None = None
-    playback_id: str | None = None
-    kind: Literal["object", "hls", "progressive"] = "object"
-
-
-@dataclass(frozen=True, slots=True)
-class UploadSubject:
-    """What an Authorizer is asked about on the upload routes; ``session`` is a plain mapping or ``None``."""
-
-    profile: str
-    session: Mapping[str, Any] | None = None
-    filename: str | None = None
-    size: int | None = None
-    method: str | None = None
-    token_actor: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AssetSubject:
-    """What an Authorizer is asked about on the asset routes (actions ``read``, ``operate`` and ``subscribe``)."""
-
-    profile: str
-    asset_id: str
-    uploaded_by: str | None = None
-
-
-@runtime_checkable
-class Authorizer(Protocol):
-    """Decides who may do what. Anything but a plain return denies: raising, and returning ``False``."""
-
-    def authorize(self, actor: Any, action: str, subject: Any) -> Awaitable[bool | None] | bool | None:
-        """Return to allow; raise :class:`rindle.errors.Unauthorized` to deny."""
-
-
-#: Where a stream of bytes comes from in a server-side upload.
-ByteStream = AsyncIterator[bytes]
-
-__all__ = [
-    "MAX_RANGE_BYTES",
-    "MAX_URL_SECONDS",
-    "Analyzer",
-    "AssetSubject",
-    "Authorizer",
-    "ByteStream",
-    "Condemned",
-    "DeleteResult",
-    "DeliverySubject",
-    "KeyPage",
-    "ListedObject",
-    "ObjectHead",
-    "Presigned",
-    "Probe",
-    "ProbeResult",
-    "Processor",
-    "Quarantine",
-    "Scanner",
-    "Storage",
-    "StoredObject",
-    "UploadSubject",
-]

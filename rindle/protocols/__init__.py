@@ -1,0 +1,46 @@
+"""The contracts of everything that can be plugged in: stores, scanners, probes, analyzers, processors, authorizers.
+
+One module per subject; import the names from here.
+"""
+
+from __future__ import annotations
+
+from rindle.errors import Condemned
+from rindle.protocols.access import AssetSubject, Authorizer, DeliverySubject, UploadSubject
+from rindle.protocols.media import Analyzer, Probe, ProbeResult, Processor, Quarantine, Scanner
+from rindle.protocols.storage import (
+    MAX_RANGE_BYTES,
+    MAX_URL_SECONDS,
+    ByteStream,
+    DeleteResult,
+    KeyPage,
+    ListedObject,
+    ObjectHead,
+    Presigned,
+    Storage,
+    StoredObject,
+)
+
+__all__ = [
+    "MAX_RANGE_BYTES",
+    "MAX_URL_SECONDS",
+    "Analyzer",
+    "AssetSubject",
+    "Authorizer",
+    "ByteStream",
+    "Condemned",
+    "DeleteResult",
+    "DeliverySubject",
+    "KeyPage",
+    "ListedObject",
+    "ObjectHead",
+    "Presigned",
+    "Probe",
+    "ProbeResult",
+    "Processor",
+    "Quarantine",
+    "Scanner",
+    "Storage",
+    "StoredObject",
+    "UploadSubject",
+]

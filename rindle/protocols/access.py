@@ -1,0 +1,49 @@
+"""Who may do what: the authorizer, and the subjects it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverySubject:
+    """What an Authorizer is asked about when something is delivered."""
+
+    profile: str
+    mode: Literal["public", "private"]
+    key: str | None = None
+    asset_id: str | None = None
+    variant: str | None = None
+    playback_id: str | None = None
+    kind: Literal["object", "hls", "progressive"] = "object"
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSubject:
+    """What an Authorizer is asked about on the upload routes; ``session`` is a plain mapping or ``None``."""
+
+    profile: str
+    session: Mapping[str, Any] | None = None
+    filename: str | None = None
+    size: int | None = None
+    method: str | None = None
+    token_actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AssetSubject:
+    """What an Authorizer is asked about on the asset routes (actions ``read``, ``operate`` and ``subscribe``)."""
+
+    profile: str
+    asset_id: str
+    uploaded_by: str | None = None
+
+
+@runtime_checkable
+class Authorizer(Protocol):
+    """Decides who may do what. Anything but a plain return denies: raising, and returning ``False``."""
+
+    def authorize(self, actor: Any, action: str, subject: Any) -> Awaitable[bool | None] | bool | None:
+        """Return to allow; raise :class:`rindle.errors.Unauthorized` to deny."""
