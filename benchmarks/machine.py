@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from rindle.process import usable_cores
 
 #: Share of all cores that others may use while a measurement starts.
 QUIET_SHARE = 0.15
@@ -44,7 +45,7 @@ def description() -> dict[str, Any]:
 
 def cores() -> int:
     """Return the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The process we run in: what may end it, which of its tasks have to wait, and leaving it after Temporal's runtime.
+"""The process we run in: its cores, what may end it, which of its tasks have to wait, and leaving it.
 
 The SDK's runtime can abort while the interpreter shuts down, after all work was done correctly, and so turn success
 into exit code 134 or 139. Every program of ours therefore ends through :func:`leave`.
@@ -40,6 +40,11 @@ def ephemeral_runtime(environ: Mapping[str, str] | None = None) -> str | None:
     """
     environment = os.environ if environ is None else environ
     return next((name for variable, name in _EPHEMERAL.items() if environment.get(variable)), None)
+
+
+def usable_cores() -> int:
+    """Return how many processor cores this process may use: fewer than there are where it is pinned to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -15,9 +15,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rindle.messages import AV_QUEUE, IMAGES_GROUP
+from rindle.protocols import MAX_URL_SECONDS
 
-#: Seconds of seven days: the longest life of a signed URL and of an upload session.
-SEVEN_DAYS = 604_800
 #: Pixels of an image no profile may exceed (``max_pixels`` of ``None`` still means this).
 PIXEL_CEILING = 100_000_000
 
@@ -37,9 +36,9 @@ class Settings(BaseSettings):
     #: Signing secrets of local URLs, separated by commas: the first signs, all verify. At least 32 bytes each.
     secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
-    upload_session_ttl_seconds: int = Field(86_400, ge=1, le=SEVEN_DAYS)
-    presigned_put_ttl_seconds: int = Field(3_600, ge=1, le=SEVEN_DAYS)
-    signed_url_ttl_seconds: int = Field(900, ge=1, le=SEVEN_DAYS)
+    upload_session_ttl_seconds: int = Field(86_400, ge=1, le=MAX_URL_SECONDS)
+    presigned_put_ttl_seconds: int = Field(3_600, ge=1, le=MAX_URL_SECONDS)
+    signed_url_ttl_seconds: int = Field(900, ge=1, le=MAX_URL_SECONDS)
     #: Grace period between detaching and purging.
     purge_delay_seconds: float = Field(0, ge=0)
     #: How long a purge waits for running work of its asset before it deletes all the same.

@@ -6,7 +6,7 @@ import click
 
 from rindle.cli.application import application_option, format_option, run
 from rindle.cli.terminal import say, say_json
-from rindle.operations.doctor import DoctorReport
+from rindle.operations.checks.report import DoctorReport
 
 _MARKS = {
     "ok": ("[OK]", "green"),

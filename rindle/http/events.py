@@ -12,7 +12,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -31,6 +30,7 @@ from rindle.errors import InvalidArgument, InvalidLastEventId, RindleError, TooM
 from rindle.events import TERMINAL_STATES
 from rindle.http.errors import NO_STORE, RindleRoute, documented
 from rindle.http.guards import ActorFromRequest, Guard, actor_name
+from rindle.instants import iso_instant
 from rindle.profile import Profile
 from rindle.protocols import Authorizer
 from rindle.security import read_ticket
@@ -273,7 +273,7 @@ class _Stream:
                     return
                 self._note(event)
                 if event.type != "reset":
-                    yield self._encoded(event.type, {**event.payload, "occurred_at": _iso(event.occurred_at)})
+                    yield self._encoded(event.type, {**event.payload, "occurred_at": iso_instant(event.occurred_at)})
                     continue
                 # Without an id: who loses the connection before the snapshots asks for the same again.
                 yield self._encoded("reset", event.payload, is_place=False)
@@ -351,7 +351,3 @@ class _Answer(EventSourceResponse):
         finally:
             self._stream.close()
             self._release()
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

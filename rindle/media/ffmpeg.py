@@ -32,6 +32,7 @@ from rindle.errors import (
     UnsupportedCodec,
 )
 from rindle.media.child_process import CANNOT_RUN, ChildLimits, Ended, run_child
+from rindle.process import usable_cores
 from rindle.settings import PIXEL_CEILING
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class AvLimits:
     @property
     def thread_options(self) -> dict[str, int]:
         """``-threads`` for inputs and outputs, where it is not ffmpeg's own choice."""
-        if self.threads is None and _cores() <= _MAX_FREE_THREADS:
+        if self.threads is None and usable_cores() <= _MAX_FREE_THREADS:
             return {}
         return {"threads": self.threads or _MAX_FREE_THREADS}
 
@@ -221,7 +222,7 @@ class AvLimits:
         return ChildLimits(
             wall_seconds=wall,
             stall_seconds=self.stall_seconds,
-            cpu_seconds=int(wall * min(self.threads or _MAX_FREE_THREADS, _cores())) + 1,
+            cpu_seconds=int(wall * min(self.threads or _MAX_FREE_THREADS, usable_cores())) + 1,
             memory_bytes=self.memory_bytes,
             file_bytes=self.max_output_bytes + _INDEX_BYTES,
             nice=self.nice,
@@ -230,11 +231,7 @@ class AvLimits:
     def probing(self) -> ChildLimits:
         """Return the limits of ffprobe, which reads headers and writes no file."""
         wall = self.probe_seconds
-        return ChildLimits(wall, wall, int(wall * _cores()) + 1, self.memory_bytes, 1 << 20, self.nice)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return ChildLimits(wall, wall, int(wall * usable_cores()) + 1, self.memory_bytes, 1 << 20, self.nice)
 
 
 # --- command lines -----------------------------------------------------------------------------------------------

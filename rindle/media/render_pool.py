@@ -31,7 +31,7 @@ from rindle.cancellation import run_to_end
 from rindle.errors import MediaError, Misconfigured, ProbeFailed, ProcessTimeout, RenderFailed, RindleError
 from rindle.media import render_child
 from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
-from rindle.process import queued
+from rindle.process import queued, usable_cores
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
 
@@ -100,7 +100,7 @@ class RenderPool:
         max_tasks: int = MAX_TASKS,
         engine: str = ENGINE,
     ) -> None:
-        self._workers = workers or _usable_cores()
+        self._workers = workers or usable_cores()
         self._wall_seconds = wall_seconds
         self._memory_bytes = memory_bytes
         self._max_tasks = max_tasks
@@ -417,10 +417,6 @@ def _locked_now(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end(pool: pebble.ProcessPool) -> None:

@@ -27,6 +27,7 @@ from rindle.db.models import (
 )
 from rindle.db.variants import group_of
 from rindle.errors import NotFound, TemporalUnavailable
+from rindle.instants import iso_instant
 from rindle.security import scrub
 from rindle.services import Services
 from rindle.settings import Settings
@@ -67,7 +68,7 @@ async def explain(services: Services, temporal: TemporalConnection, subject_id: 
     rows = await services.database.read(_look, services.settings, subject_id)
     workflows = await _workflows(temporal, rows.runs)
     return {
-        "generated_at": _instant(utc_now()),
+        "generated_at": iso_instant(utc_now()),
         "asset": _facts(
             rows.asset,
             *("id", "state", "profile", "kind", "content_type", "byte_size", "width", "height"),
@@ -146,8 +147,8 @@ async def _describe(client: Client, workflow_id: str) -> dict[str, Any] | None:
         "namespace": client.namespace,
         "task_queue": found.task_queue,
         "status": "unknown" if found.status is None else found.status.name.lower(),
-        "started_at": _instant(found.start_time),
-        "closed_at": None if found.close_time is None else _instant(found.close_time),
+        "started_at": iso_instant(found.start_time),
+        "closed_at": None if found.close_time is None else iso_instant(found.close_time),
         "pending_activities": _activities(found),
     }
 
@@ -169,7 +170,7 @@ def _activities(found: WorkflowExecutionDescription) -> list[dict[str, Any]]:
 
 
 def _moment(stamp: Timestamp) -> str | None:
-    return _instant(stamp.ToDatetime(tzinfo=UTC)) if stamp.seconds else None
+    return iso_instant(stamp.ToDatetime(tzinfo=UTC)) if stamp.seconds else None
 
 
 # --- judgement -----------------------------------------------------------------------------------------------------
@@ -264,8 +265,4 @@ def _last_error(rows: _Rows, failing: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 def _facts(row: Any, *names: str) -> dict[str, Any]:
     found = {name: getattr(row, name) for name in names}
-    return {name: _instant(value) if isinstance(value, datetime) else value for name, value in found.items()}
-
-
-def _instant(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {name: iso_instant(value) if isinstance(value, datetime) else value for name, value in found.items()}

@@ -27,6 +27,7 @@ from rindle.db import outbox as outbox_rows
 from rindle.db.models import TABLES, MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, utc_now
 from rindle.db.variants import group_of
 from rindle.errors import InspectionFailed, InvalidFilter, SetupIncomplete, TemporalUnavailable, UnknownFilters
+from rindle.instants import iso_instant
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import (
@@ -500,7 +501,7 @@ def _asset_sample(asset: MediaAsset) -> dict[str, Any]:
         "profile": asset.profile,
         "state": asset.state,
         "error_code": asset.error_code,
-        "updated_at": _instant(asset.updated_at),
+        "updated_at": iso_instant(asset.updated_at),
     }
 
 
@@ -513,7 +514,7 @@ def _variant_sample(variant: MediaVariant, profile: str) -> dict[str, Any]:
         "state": variant.state,
         "attempts": variant.attempts,
         "error_code": variant.error_code,
-        "updated_at": _instant(variant.updated_at),
+        "updated_at": iso_instant(variant.updated_at),
     }
 
 
@@ -598,7 +599,7 @@ def _report(seen: _Seen, heard: _Temporal, filters: _Filters, now: datetime) -> 
     found = sorted({finding["class"] for finding in (*runtime, *variants, *sessions, *purges)})
     pending, oldest = seen.purges
     return {
-        "generated_at": _instant(now),
+        "generated_at": iso_instant(now),
         "filters": filters.to_dict(),
         "runtime_checks": {"counts": {one["class"]: one["count"] for one in runtime}, "findings": runtime},
         "assets": _counted(seen.assets),
@@ -629,7 +630,3 @@ def _counted(counts: tuple[dict[str, int], list[str]]) -> dict[str, Any]:
 
 def _age(now: datetime, since: datetime | None) -> int:
     return 0 if since is None else max(0, int((now - since).total_seconds()))
-
-
-def _instant(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -17,7 +17,8 @@ from rindle import ImageVariant, Profile, Rindle, Settings, TemporalConnection, 
 from rindle.db import migrate
 from rindle.db.models import MediaOutbox, utc_now
 from rindle.errors import InvalidArgument, StorageTransient
-from rindle.operations.doctor import Check, DoctorReport, doctor
+from rindle.operations.checks.report import Check, DoctorReport
+from rindle.operations.doctor import doctor
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from tests.application import ControlledProcessor

@@ -1,0 +1,91 @@
+"""What the media libraries and programs of this machine can do: tried out, then printed as one JSON object.
+
+Run as ``python -m rindle.media.features images`` or ``... av [FFMPEG [FFPROBE]]``, always in a process of its own:
+libvips must not be loaded where the application runs, and may crash. ``doctor`` starts it and reads what it prints.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rindle.errors import Misconfigured
+
+#: Filters of ffmpeg that the recipes of a capability are made with.
+NEEDED_FILTERS: Final = {
+    "video_transcode": {"scale", "pad"},
+    "video_frame_extract": {"select"},
+    "video_thumbnail_strip": {"scale", "pad", "tile"},
+    "audio_normalize": {"loudnorm"},
+}
+#: Seconds ffmpeg may take to list its filters.
+_LIST_SECONDS = 10.0
+
+
+def image_features() -> dict[str, Any]:
+    """Return what libvips and pi-heif can do; ``problem`` says why this libvips cannot be used, or is ``None``."""
+    from rindle.media.image import features, require_safe_libvips
+
+    found = features()
+    try:
+        require_safe_libvips()
+        problem = None
+    except Misconfigured:
+        problem = f"libvips {found.libvips} cannot block untrusted loaders"
+    return {
+        "problem": problem,
+        "libvips": found.libvips,
+        "pi_heif": found.pi_heif,
+        "readable": sorted(found.readable),
+        "writable": sorted(found.writable),
+        "untrusted_blocked": found.untrusted_blocked,
+    }
+
+
+def av_features(ffmpeg: Path | None = None, ffprobe: Path | None = None) -> dict[str, Any]:
+    """Return versions of ffmpeg and ffprobe, and the capabilities for which they have every encoder and filter.
+
+    Args:
+        ffmpeg: the program, else the one on ``PATH``; likewise ``ffprobe``.
+    """
+    from rindle.media.ffmpeg import FfmpegTools
+
+    tools = FfmpegTools.find(ffmpeg, ffprobe)
+    filters = _filters(tools.ffmpeg) if tools.problem is None else set()
+    return {
+        "problem": tools.problem,
+        "ffmpeg": tools.version,
+        "ffprobe": tools.ffprobe_version,
+        "capabilities": sorted(name for name in tools.capabilities if NEEDED_FILTERS.get(name, set()) <= filters),
+    }
+
+
+def _filters(ffmpeg: Path) -> set[str]:
+    listed = subprocess.run(  # noqa: S603 - a program the operator installed or named
+        [ffmpeg, "-v", "error", "-filters"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=_LIST_SECONDS,
+        check=False,
+    )
+    return set(listed.stdout.split())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the features that are asked for; ``error`` names the class of what stopped it."""
+    kind, *programs = arguments
+    try:
+        found = image_features() if kind == "images" else av_features(*(Path(one) if one else None for one in programs))
+    except Exception as error:
+        # Only the class: a library's message may hold paths.
+        found = {"error": type(error).__name__}
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,129 @@
+"""Checks of the database: reachable, migrated, complete, in time, and its outbox not left waiting."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy.orm import Session
+
+from rindle.db import migrate
+from rindle.db import outbox as outbox_rows
+from rindle.db.models import TABLES, UtcDateTime
+from rindle.operations.checks.report import Planned, Result, Subject
+
+#: Clock skew in seconds that breaks expiry times noticeably, and that breaks signatures.
+SKEW_WARN_SECONDS, SKEW_ERROR_SECONDS = 30.0, 300.0
+#: Age in seconds of the oldest row nobody has sent.
+LAG_WARN_SECONDS, LAG_ERROR_SECONDS = 60.0, 600.0
+
+_FIX = "start the database, check the URL of the engine you give to Rindle"
+
+
+def planned(subject: Subject) -> list[Planned]:
+    """Return the checks of the database."""
+    return [
+        Planned("db.connect", "database", _db_connect, leaves_process=True, fix=_FIX),
+        Planned("db.migrations", "database", _db_migrations, leaves_process=True, fix=_FIX),
+        Planned("db.schema", "database", _db_schema, leaves_process=True, patience=2, fix=_FIX),
+        Planned("db.clock", "database", _db_clock, leaves_process=True, fix=_FIX),
+        Planned("outbox.backlog", "database", _outbox_backlog, leaves_process=True, fix=_FIX),
+    ]
+
+
+async def _db_connect(subject: Subject) -> Result:
+    def look(session: Session) -> Result:
+        connection = session.connection()
+        connection.exec_driver_sql("SELECT 1")
+        dialect = connection.dialect
+        version = ".".join(str(part) for part in (dialect.server_version_info or ())[:2])
+        if dialect.name == "sqlite":
+            journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+            if not connection.exec_driver_sql("PRAGMA foreign_keys").scalar():
+                return Result("error", "SQLite does not enforce foreign keys", "call rindle.sqlite.configure(engine)")
+            if journal != "wal":
+                return Result(
+                    "error",
+                    f"SQLite's journal is {journal!r}, so readers and writers wait for one another",
+                    "use a database file on a local disk and call rindle.sqlite.configure(engine)",
+                )
+        elif dialect.name != "postgresql":
+            return Result("error", f"{dialect.name} is not supported", "use PostgreSQL or SQLite")
+        return Result("ok", f"{dialect.name} {version}".strip(), detail={"dialect": dialect.name, "version": version})
+
+    return await subject.read(look)
+
+
+async def _db_migrations(subject: Subject) -> Result:
+    needed, known = migrate.head(), migrate.revisions()
+
+    def look(session: Session) -> Result:
+        connection = session.connection()
+        found = migrate.current(connection)
+        detail = {"found": found, "needed": needed}
+        if found == needed:
+            return Result("ok", f"at {needed}", detail=detail)
+        if found is None:
+            if _tables_present(connection):
+                fix = "rindle db stamp, if create_all of this release made them"
+                return Result("error", "the tables exist and no migration of ours has run", fix, detail)
+            return Result("error", "no migration has run", "rindle db upgrade", detail)
+        if found in known:
+            return Result("error", f"behind: at {found}, needs {needed}", "rindle db upgrade", detail)
+        return Result("error", "ahead: a newer release has migrated it", "deploy the newer release here too", detail)
+
+    return await subject.read(look)
+
+
+def _tables_present(connection: Connection) -> bool:
+    return bool(set(TABLES) & set(inspect(connection).get_table_names()))
+
+
+async def _db_schema(subject: Subject) -> Result:
+    def look(session: Session) -> Result:
+        missing = migrate.missing_parts(session.connection())
+        if missing:
+            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            return Result("error", f"missing: {shown}", "rindle db upgrade", {"missing": missing})
+        return Result("ok", f"{len(TABLES)} tables with their keys and indexes")
+
+    return await subject.read(look)
+
+
+async def _db_clock(subject: Subject) -> Result:
+    def look(session: Session) -> Result:
+        if session.get_bind().dialect.name == "sqlite":
+            return Result("ok", "SQLite uses this host's clock")
+        before = datetime.now(UTC)
+        theirs: datetime = session.execute(select(func.clock_timestamp(type_=UtcDateTime()))).scalar_one()
+        ours = before + (datetime.now(UTC) - before) / 2
+        skew = abs((theirs - ours).total_seconds())
+        detail = {"skew_seconds": round(skew, 3)}
+        fix = "synchronise the clocks of both machines (NTP)"
+        if skew > SKEW_ERROR_SECONDS:
+            return Result("error", f"the database's clock is {skew:.0f} s off: signatures fail", fix, detail)
+        if skew > SKEW_WARN_SECONDS:
+            return Result("warn", f"the database's clock is {skew:.0f} s off", fix, detail)
+        return Result("ok", f"{skew:.1f} s apart", detail=detail)
+
+    return await subject.read(look)
+
+
+async def _outbox_backlog(subject: Subject) -> Result:
+    def look(session: Session) -> Result:
+        waiting = outbox_rows.backlog(session)
+        detail = asdict(waiting)
+        if waiting.parked:
+            return Result(
+                "error", f"{waiting.parked} rows were refused by Temporal and are parked", "rindle outbox drain", detail
+            )
+        age = f"the oldest of {waiting.pending} rows has waited {waiting.oldest_age_seconds:.0f} s"
+        fix = "start a worker, see whether it reaches Temporal; rindle outbox drain sends by hand"
+        if waiting.oldest_age_seconds > LAG_ERROR_SECONDS:
+            return Result("error", age, fix, detail)
+        if waiting.oldest_age_seconds > LAG_WARN_SECONDS:
+            return Result("warn", age, fix, detail)
+        return Result("ok", f"{waiting.pending} waiting, none parked", detail=detail)
+
+    return await subject.read(look)

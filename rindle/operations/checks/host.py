@@ -1,0 +1,240 @@
+"""Checks of this machine: media libraries and programs, disk, and secrets in its environment.
+
+Media libraries are tried in a child process (:mod:`rindle.media.features`): they are never loaded where the application
+runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rindle.cancellation import run_to_end
+from rindle.operations.checks.report import Planned, Result, Subject, version_of
+from rindle.process import ephemeral_runtime
+from rindle.recipes import ImageVariant
+from rindle.security import sniff
+from rindle.security.signing import MIN_SECRET_BYTES
+from rindle.states import OutputKind
+
+#: Module that is run in a process of its own.
+FEATURES_MODULE = "rindle.media.features"
+#: First release of ffmpeg whose every option the recipes were made for; older ones work.
+FFMPEG_RECOMMENDED = (6, 0)
+#: Room one output may need on the scratch disk; twice as much must be free.
+OUTPUT_BYTES = 500 * 1024 * 1024
+
+_IMAGES_FIX = "install rindle[images]; it brings libvips 8.13 or newer and pi-heif"
+_FFMPEG_FIX = "install rindle[av], and ffmpeg 5.1 or newer with ffprobe: on PATH or named by RINDLE_FFMPEG_PATH"
+_TMP_DIR_FIX = "point RINDLE_TMP_DIR at a writable directory with room"
+#: Types of images that a profile may accept and that not every build of the libraries reads.
+_TRIED_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/avif", "image/heic"})
+#: The first bytes of the two formats every installation must tell apart.
+_SAMPLES = {
+    "image/png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x02\x00\x00\x00\x90wS\xde",
+    "video/mp4": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41\x00\x00\x00\x08free",
+}
+_EXAMPLE_SECRET = re.compile(r"change|example|secret|password|your[-_ ]|dummy|test|xxxx|1234", re.IGNORECASE)
+
+
+def planned(subject: Subject) -> list[Planned]:
+    """Return the checks of this machine; engines that no profile needs are not tried."""
+    checks = [
+        Planned("libmagic", "media", _libmagic),
+        Planned("temp.dir", "host", _temp_dir),
+        Planned("security.secrets", "security", _secrets),
+        Planned("ffmpeg.version", "media", _ffmpeg_version, patience=4),
+    ]
+    if any(isinstance(spec, ImageVariant) for profile in subject.profiles for spec in profile.variants.values()):
+        checks.append(Planned("libvips.features", "media", _libvips_features, patience=4))
+    if subject.av_variants():
+        checks.append(Planned("ffmpeg.features", "media", _ffmpeg_features, patience=4))
+        checks.append(Planned("profiles.runtime_fit", "profiles", _runtime_fit))
+    return checks
+
+
+# --- media libraries and programs --------------------------------------------------------------------------------
+
+
+async def _features(*arguments: str) -> dict[str, Any]:
+    """Return what the engines can do, as a Python of its own finds it; ``error`` says why it found nothing."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", FEATURES_MODULE, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        output, _ = await child.communicate()
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await run_to_end(child.wait())
+    try:
+        found: dict[str, Any] = json.loads(output)
+    except ValueError:
+        return {"error": f"exit status {child.returncode}"}
+    return found
+
+
+async def _libvips_features(subject: Subject) -> Result:
+    found = await _features("images")
+    if "error" in found:
+        return Result("error", f"libvips could not be tried ({found['error']})", _IMAGES_FIX)
+    problem = found.pop("problem")
+    if problem is not None:
+        return Result("error", problem, _IMAGES_FIX, found)
+    if not found["untrusted_blocked"]:
+        return Result("error", "untrusted loaders of libvips are not blocked", "unset VIPS_BLOCK_UNTRUSTED=0", found)
+    formats = {
+        spec.format
+        for profile in subject.profiles
+        for spec in profile.variants.values()
+        if isinstance(spec, ImageVariant)
+    }
+    if unwritable := ", ".join(sorted(formats - set(found["writable"]))):
+        return Result("error", f"profiles ask for formats that are not writable: {unwritable}", _IMAGES_FIX, found)
+    accepted = {mime for profile in subject.profiles for mime in profile.allow_mime or ()}
+    if unreadable := ", ".join(sorted((_TRIED_TYPES & accepted) - set(found["readable"]))):
+        return Result("error", f"profiles accept types that are not readable: {unreadable}", _IMAGES_FIX, found)
+    return Result("ok", f"libvips {found['libvips']}, untrusted loaders blocked", detail=found)
+
+
+async def _av_features(subject: Subject) -> dict[str, Any]:
+    settings = subject.services.settings
+    found = await _features("av", *(str(path or "") for path in (settings.ffmpeg_path, settings.ffprobe_path)))
+    return found if "error" not in found else {"problem": f"ffmpeg could not be tried ({found['error']})"}
+
+
+async def _ffmpeg_version(subject: Subject) -> Result:
+    found = await _av_features(subject)
+    if found["problem"] is not None:
+        needed = subject.av_variants()
+        unneeded = "" if needed else "; no profile here needs it"
+        return Result("error" if needed else "warn", f"{found['problem']}{unneeded}", _FFMPEG_FIX)
+    summary = f"ffmpeg {found['ffmpeg']}, ffprobe {found['ffprobe']}"
+    versions = {name: found[name] for name in ("ffmpeg", "ffprobe")}
+    if "development" in versions.values():
+        return Result("warn", f"{summary}: not a release", "use a release of ffmpeg in production", versions)
+    if any(version_of(version) < FFMPEG_RECOMMENDED for version in versions.values()):
+        return Result("warn", f"{summary}: works; 6.0 or newer is recommended", "upgrade ffmpeg when you can", versions)
+    return Result("ok", summary, detail=versions)
+
+
+async def _ffmpeg_features(subject: Subject) -> Result:
+    found = await _av_features(subject)
+    if found["problem"] is not None:
+        return Result("error", found["problem"], _FFMPEG_FIX)
+    problems = []
+    for profile, name, spec in subject.av_variants():
+        if lacking := sorted(spec.required_capabilities - set(found["capabilities"])):
+            problems.append(f"{profile.name}.{name}: {', '.join(lacking)}")
+    if problems:
+        return Result(
+            "error",
+            f"this ffmpeg lacks encoders or filters for {'; '.join(problems)}",
+            "install a build with libx264, aac, libmp3lame and mjpeg, such as your distribution's",
+            {"problems": problems},
+        )
+    return Result("ok", "encoders and filters for every variant are there")
+
+
+async def _runtime_fit(subject: Subject) -> Result:
+    builds = subject.av_variants()
+    names = [f"{profile.name}.{name}" for profile, name, _ in builds]
+    videos = [f"{profile.name}.{name}" for profile, name, spec in builds if spec.output_kind is OutputKind.VIDEO]
+    runtime = ephemeral_runtime()
+    if runtime is not None and videos:
+        return Result(
+            "error",
+            f"{', '.join(videos)}: no video is built on {runtime}",
+            "run a worker on a machine of its own for the queue of audio and video",
+            {"variants": videos},
+        )
+    settings = subject.services.settings
+    free = await subject.off_loop(lambda: shutil.disk_usage(settings.tmp_dir).free)
+    wanted = 2 * settings.av_max_output_bytes
+    if free < wanted:
+        return Result(
+            "error",
+            f"{', '.join(names)}: {free >> 20} MiB are free for builds, {wanted >> 20} MiB are wanted",
+            "free some disk, or point RINDLE_TMP_DIR at a larger one",
+            {"free_bytes": free, "required_bytes": wanted},
+        )
+    return Result("ok", f"{len(names)} variants of audio and video can be built here")
+
+
+async def _libmagic(subject: Subject) -> Result:
+    def look() -> Result:
+        with tempfile.TemporaryDirectory(prefix="rindle-doctor-") as scratch:
+            for expected, head in _SAMPLES.items():
+                sample = Path(scratch) / "sample"
+                sample.write_bytes(head)
+                found = sniff(sample)
+                if found != expected:
+                    return Result(
+                        "error",
+                        f"libmagic takes a file of type {expected} for {found}",
+                        "install libmagic 5.40 or newer with its database",
+                    )
+        return Result("ok", "PNG and MP4 are recognised")
+
+    return await subject.off_loop(look)
+
+
+# --- disk and secrets --------------------------------------------------------------------------------------------
+
+
+async def _temp_dir(subject: Subject) -> Result:
+    settings = subject.services.settings
+    largest = max((profile.max_bytes or 0 for profile in subject.profiles), default=0)
+    headroom = 2 * max(OUTPUT_BYTES, largest)
+
+    def look() -> Result:
+        if not settings.tmp_dir.is_dir():
+            return Result("error", "the temporary directory does not exist", _TMP_DIR_FIX)
+        try:
+            with tempfile.TemporaryFile(dir=settings.tmp_dir) as probe:
+                probe.write(b"rindle")
+        except OSError as error:
+            problem = f"the temporary directory cannot be written to ({type(error).__name__})"
+            return Result("error", problem, _TMP_DIR_FIX)
+        if settings.scratch.is_dir() and stat.S_IMODE(settings.scratch.stat().st_mode) & 0o077:
+            return Result(
+                "error", "other users can look into the scratch directory", "chmod 700 the rindle.tmp directory in it"
+            )
+        free = shutil.disk_usage(settings.tmp_dir).free
+        detail = {"free_bytes": free, "wanted_bytes": headroom}
+        if free < headroom:
+            return Result("warn", f"{free >> 20} MiB free, {headroom >> 20} MiB wanted", _TMP_DIR_FIX, detail)
+        return Result("ok", f"writable, {free >> 30} GiB free", detail=detail)
+
+    return await subject.off_loop(look)
+
+
+async def _secrets(subject: Subject) -> Result:
+    if not subject.secrets:
+        return Result("ok", "no signing secrets, and nothing that needs them is checked here")
+    problems = []
+    for number, secret in enumerate(subject.secrets, 1):
+        if len(secret.encode()) < MIN_SECRET_BYTES:
+            problems.append(f"secret {number} is shorter than {MIN_SECRET_BYTES} bytes")
+        elif _EXAMPLE_SECRET.search(secret) or len(set(secret)) < 10:
+            problems.append(f"secret {number} looks like an example")
+        # A secret that also signs the application's sessions is lost with them.
+        shared = sorted(name for name, value in os.environ.items() if value == secret and "RINDLE" not in name)
+        problems += [f"secret {number} is also the value of {name}" for name in shared]
+    if len(set(subject.secrets)) < len(subject.secrets):
+        problems.append("one secret is listed twice")
+    if problems:
+        return Result("warn", "; ".join(problems), "make one with: openssl rand -hex 32", {"problems": problems})
+    return Result("ok", f"{len(subject.secrets)} set")

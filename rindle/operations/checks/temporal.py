@@ -1,0 +1,128 @@
+"""Checks of Temporal: server and namespace, workers that poll, search attributes."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
+    DescribeTaskQueueRequest,
+    GetSystemInfoRequest,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from rindle.errors import TemporalUnavailable
+from rindle.operations.checks.report import Planned, Result, Subject, version_of
+from rindle.workflows import ids
+
+#: Oldest Temporal server that Rindle is tested with.
+TEMPORAL_FLOOR = (1, 29)
+#: A poller that has not asked for so many seconds is gone: a poll takes at most 60.
+POLLER_SECONDS = 65.0
+#: Shortest retention under which a finished upload can still be looked at the next morning.
+RETENTION_FLOOR = timedelta(days=1)
+
+_FIX = "start the server (rindle dev, docker compose) or check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE"
+
+
+def planned(subject: Subject, *, workers: bool) -> list[Planned]:
+    """Return the checks of Temporal; with ``workers`` their polling is expected."""
+    pollers = _temporal_pollers if workers else _no_workers
+    return [
+        Planned("temporal.reachable", "temporal", _temporal_reachable, leaves_process=True, fix=_FIX),
+        Planned("temporal.pollers", "temporal", pollers, leaves_process=True, patience=2, fix=_FIX),
+        Planned("temporal.search_attributes", "temporal", _search_attributes, leaves_process=True, fix=_FIX),
+    ]
+
+
+async def _temporal_reachable(subject: Subject) -> Result:
+    try:
+        client = await subject.temporal.client()
+        info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+        namespace = await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=client.namespace)
+        )
+    except TemporalUnavailable:
+        return Result("error", "no connection could be made", _FIX)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return Result("error", "the namespace does not exist", "create it: temporal operator namespace create")
+        return Result("error", f"the server answered {error.status.name}", _FIX)
+    retention = namespace.config.workflow_execution_retention_ttl.ToTimedelta()
+    detail = {"server": info.server_version, "retention_seconds": retention.total_seconds()}
+    if retention and retention < RETENTION_FLOOR:
+        return Result(
+            "error",
+            f"finished runs are kept for {retention.total_seconds() / 3600:.1f} h only",
+            "temporal operator namespace update --retention 7d",
+            detail,
+        )
+    if version_of(info.server_version) < TEMPORAL_FLOOR:
+        return Result("warn", f"server {info.server_version} is older than 1.29", "upgrade the server", detail)
+    return Result("ok", f"server {info.server_version}", detail=detail)
+
+
+async def _no_workers(subject: Subject) -> Result:
+    return Result("skipped", "no workers are expected")
+
+
+async def _temporal_pollers(subject: Subject) -> Result:
+    settings = subject.services.settings
+    needed = {(settings.queue(), kind) for kind in ("workflow", "activity")} | {(settings.image_queue, "activity")}
+    if subject.av_variants():
+        needed.add((settings.av_queue, "activity"))
+    client = await subject.temporal.client()
+    kinds = {
+        "workflow": TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        "activity": TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+    }
+
+    async def is_polled(queue: str, kind: str) -> bool:
+        answer = await client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kinds[kind]
+            )
+        )
+        oldest = datetime.now(UTC) - timedelta(seconds=POLLER_SECONDS)
+        return any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in answer.pollers)
+
+    asked = sorted(needed)
+    polled = await asyncio.gather(*(is_polled(queue, kind) for queue, kind in asked))
+    alone = [f"{queue} ({kind})" for (queue, kind), yes in zip(asked, polled, strict=True) if not yes]
+    if alone:
+        return Result(
+            "error",
+            f"no worker polls {', '.join(alone)}",
+            "start one: python worker.py (or rindle dev); --no-workers if none is expected",
+            {"queues": alone},
+        )
+    return Result("ok", f"polled: {', '.join(sorted({queue for queue, _ in asked}))}")
+
+
+async def _search_attributes(subject: Subject) -> Result:
+    if not subject.services.settings.search_attributes:
+        return Result("ok", "switched off")
+    client = await subject.temporal.client()
+    try:
+        listed = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+    except RPCError as error:
+        return Result(
+            "warn",
+            f"they cannot be listed ({error.status.name})",
+            "have the cluster's operator add them, or set RINDLE_SEARCH_ATTRIBUTES=false",
+        )
+    missing = [key.name for key in ids.SEARCH_ATTRIBUTES if key.name not in listed.custom_attributes]
+    if missing:
+        return Result(
+            "warn",
+            f"missing, so runs cannot be searched for: {', '.join(missing)}",
+            "start a worker, which registers them, or use: temporal operator search-attribute create --type Keyword",
+            {"missing": missing},
+        )
+    return Result("ok", f"{len(ids.SEARCH_ATTRIBUTES)} registered")
