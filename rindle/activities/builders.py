@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rindle import telemetry
+from rindle import plugins, telemetry
 from rindle.activities.kept_pixels import KeptPixels
 from rindle.db.models import MediaAsset
 from rindle.db.variants import Claim
-from rindle.errors import OutputMissing, ProcessorCapabilityMissing, RindleError, Unexpected, describe
+from rindle.errors import OutputMissing, ProcessorCapabilityMissing, RindleError, describe
 from rindle.media.av_processor import AvProcessor, check_headroom, check_runtime
 from rindle.media.render_pool import RenderOrder, RenderPool
 from rindle.profile import Profile
@@ -23,8 +21,6 @@ from rindle.protocols import Probe, Processor
 from rindle.recipes import ImageVariant, VariantSpec, is_av_work
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
-
-log = logging.getLogger(__name__)
 
 #: Takes 0 to 99 while a build goes on; callable from any thread.
 Progress = Callable[[int], None]
@@ -156,25 +152,8 @@ class Builders:
     async def _process(
         self, processor: Processor, source: Path, spec: VariantSpec, dest: Path, progress: Progress
     ) -> dict[str, Any]:
-        """Build one variant with foreign code, which may block; returns what is known of the output."""
-        stop = asyncio.Event()
-        build = processor.process
-        options: dict[str, Any] = {"progress": progress, "cancelled": stop.is_set}
-        try:
-            if inspect.iscoroutinefunction(build):
-                await build(source, spec, dest, **options)
-            else:
-                answer = await asyncio.to_thread(build, source, spec, dest, **options)
-                if inspect.isawaitable(answer):
-                    await answer
-        except asyncio.CancelledError:
-            stop.set()
-            raise
-        except RindleError:
-            raise
-        except Exception as error:
-            log.exception("processor failed", extra={"error": type(error).__name__})
-            raise Unexpected(f"the processor failed with {type(error).__name__}") from error
+        """Build one variant with foreign code; returns what is known of the output."""
+        await plugins.process(processor, source, spec, dest, progress=progress)
         size = await asyncio.to_thread(lambda: dest.stat().st_size if dest.is_file() else 0)
         if size == 0:
             raise OutputMissing("the processor left no output")
@@ -186,8 +165,7 @@ class Builders:
         if probe is None:
             return {}
         try:
-            answer = probe.probe(made)
-            facts = await answer if inspect.isawaitable(answer) else answer
+            facts = await plugins.probe(probe, made, timeout_seconds=None)
         except RindleError:
             return {}
         return {"width": facts.width, "height": facts.height, "duration_ms": facts.duration_ms}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import os
 import time
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 
 from temporalio import activity
 
-from rindle import messages, telemetry
+from rindle import messages, plugins, telemetry
 from rindle.activities.kept_pixels import KeptPixels
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
@@ -42,7 +41,6 @@ from rindle.messages import PromotionFailure, UploadInput, UploadStanding, Uploa
 from rindle.profile import Profile
 from rindle.protocols import Probe, ProbeResult
 from rindle.recipes import ImageVariant
-from rindle.scanning import scan
 from rindle.security import validate_upload
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
@@ -210,19 +208,16 @@ class PromotionActivities:
     async def _facts(self, path: Path, mime: str, asset: MediaAsset, profile: type[Profile]) -> dict[str, Any]:
         """Probe and analyze; returns the columns to write with the promotion, clearing those that no longer apply."""
         probe = await self._probe_for(mime, asset, profile)
-        result = await _probed(probe, path)
+        limit = plugins.FILE_SECONDS if probe is profile.probe else None
+        result = await _probed(probe, path, timeout_seconds=limit)
         _check_limits(result, profile)
         metadata = {**asset.media_metadata, **result.metadata}
         if profile.placeholder and result.placeholder:
             metadata["placeholder"] = result.placeholder
         if profile.analyzer is not None:
-            try:
-                metadata["analyzer"] = {
-                    **metadata.get("analyzer", {}),
-                    **(await _call(profile.analyzer.analyze, path, result)),
-                }
-            except Exception as error:
-                log.warning("analyzer failed", extra={"asset_id": asset.id, "error": type(error).__name__})
+            found = await plugins.analyze(profile.analyzer, path, result, asset_id=asset.id)
+            if found is not None:
+                metadata["analyzer"] = {**metadata.get("analyzer", {}), **found}
         is_image, is_audio = result.kind is MediaKind.IMAGE, result.kind is MediaKind.AUDIO
         return {
             "kind": result.kind.value,
@@ -270,7 +265,7 @@ class PromotionActivities:
             try:
                 async with heartbeating(), self._source(asset, profile) as path:
                     timeout = self._services.settings.scanner_timeout_seconds
-                    await scan(profile.scanner, path, asset=asset, timeout_seconds=timeout)
+                    await plugins.scan(profile.scanner, path, asset=asset, timeout_seconds=timeout)
             except (UploadRejected, Condemned) as rejection:
                 await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message)
                 log.warning("upload quarantined", extra={"asset_id": asset.id, "reason": rejection.code})
@@ -286,15 +281,7 @@ class PromotionActivities:
         return await self._status.read_after_failure(order.session_id)
 
 
-async def _call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call foreign code: a coroutine is awaited, a plain function runs in a thread."""
-    if inspect.iscoroutinefunction(function):
-        return await function(*args)
-    answer = await asyncio.to_thread(function, *args)
-    return await answer if inspect.isawaitable(answer) else answer
-
-
-async def _probed(probe: Probe, path: Path) -> ProbeResult:
+async def _probed(probe: Probe, path: Path, *, timeout_seconds: float | None) -> ProbeResult:
     """Read the facts of the file; one that repeatedly costs its reader's life is rejected, not tried for a day.
 
     The count goes from attempt to attempt by heartbeat, because attempts are also spent on outages and deploys.
@@ -304,7 +291,7 @@ async def _probed(probe: Probe, path: Path) -> ProbeResult:
         RindleError: what the probe raised.
     """
     try:
-        found: ProbeResult = await _call(probe.probe, path)
+        return await plugins.probe(probe, path, timeout_seconds=timeout_seconds)
     except MediaError as error:
         if not (isinstance(error, ProcessTimeout | RenderFailed) or _DEATHS & error.detail.keys()):
             raise
@@ -315,7 +302,6 @@ async def _probed(probe: Probe, path: Path) -> ProbeResult:
             ) from error
         activity.heartbeat({_LOST: lost})
         raise
-    return found
 
 
 def _lost_probes() -> int:

@@ -18,7 +18,6 @@ from rindle.capabilities import capabilities_of, require_delivery
 from rindle.db.delivery import is_deliverable_key
 from rindle.db.models import MediaAsset, MediaVariant, utc_now
 from rindle.db.variants import variants_of
-from rindle.delivery.authorization import authorize
 from rindle.delivery.disposition import content_disposition
 from rindle.errors import (
     AssetNotDeliverable,
@@ -31,6 +30,7 @@ from rindle.errors import (
     StorageAdapterException,
     VariantNotReady,
 )
+from rindle.plugins import authorize
 from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, DeliverySubject, Storage
 from rindle.security import is_active_content, mime_of_extension, validate_key

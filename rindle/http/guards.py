@@ -12,8 +12,8 @@ from fastapi import Request
 from rindle.app import Rindle
 from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.db.uploads import Upload, no_such_upload
-from rindle.delivery.authorization import authorize
 from rindle.errors import Misconfigured, NotFound, Unauthorized, UnknownProfile
+from rindle.plugins import authorize
 from rindle.profile import Profile
 from rindle.protocols import AssetSubject, Authorizer, UploadSubject
 

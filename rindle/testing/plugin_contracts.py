@@ -20,7 +20,6 @@ with ``asyncio_mode = "auto"``. Stores have a suite of their own, ``rindle.testi
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import pytest
 
 from rindle.capabilities import PROCESSOR_CAPABILITIES
 from rindle.errors import Condemned, RindleError, Unauthorized
+from rindle.plugins import Kind, call
 from rindle.protocols import (
     Analyzer,
     Authorizer,
@@ -41,10 +41,6 @@ from rindle.protocols import (
 )
 from rindle.recipes import VariantSpec
 from rindle.states import MediaKind
-
-
-async def _result(answer: Any) -> Any:
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 class ScannerContract:
@@ -75,7 +71,7 @@ class ScannerContract:
         """Any other answer counts as a failed scanner."""
         before = clean_file.read_bytes()
         for _ in range(2):
-            answer = await _result(scanner.scan(clean_file, asset=None))
+            answer = await call(Kind.SCAN, scanner.scan, clean_file, asset=None)
             assert answer is None
         assert clean_file.read_bytes() == before
 
@@ -83,13 +79,13 @@ class ScannerContract:
         """Other exceptions would be taken for an outage and asked again for a day."""
         for _ in range(2):
             with pytest.raises(Quarantine) as verdict:
-                await _result(scanner.scan(condemned_file, asset=None))
+                await call(Kind.SCAN, scanner.scan, condemned_file, asset=None)
             assert verdict.value.message
 
     async def test_a_missing_file_is_never_clean(self, scanner: Scanner, tmp_path: Path) -> None:
         """A scanner that cannot read must not let through."""
         with pytest.raises(Exception):  # noqa: B017 - whatever it raises, it fails closed
-            await _result(scanner.scan(tmp_path / "missing", asset=None))
+            await call(Kind.SCAN, scanner.scan, tmp_path / "missing", asset=None)
 
 
 class ProbeContract:
@@ -123,7 +119,7 @@ class ProbeContract:
 
     async def test_the_facts_fit_their_kind(self, probe: Probe, good_file: Path) -> None:
         """What a kind cannot have stays ``None``: the rows' constraints refuse it."""
-        facts = await _result(probe.probe(good_file))
+        facts = await call(Kind.PROBE, probe.probe, good_file)
         assert isinstance(facts, ProbeResult)
         assert isinstance(facts.kind, MediaKind)
         for size in (facts.width, facts.height, facts.duration_ms):
@@ -137,7 +133,7 @@ class ProbeContract:
     async def test_a_broken_file_is_condemned(self, probe: Probe, broken_file: Path) -> None:
         """A verdict quarantines; any other exception is retried."""
         with pytest.raises(Condemned):
-            await _result(probe.probe(broken_file))
+            await call(Kind.PROBE, probe.probe, broken_file)
 
 
 class AnalyzerContract:
@@ -159,8 +155,8 @@ class AnalyzerContract:
         """A repeated promotion must not change what is stored."""
         path, facts = analyzed_file
         before = path.read_bytes()
-        first = await _result(analyzer.analyze(path, facts))
-        again = await _result(analyzer.analyze(path, facts))
+        first = await call(Kind.ANALYZE, analyzer.analyze, path, facts)
+        again = await call(Kind.ANALYZE, analyzer.analyze, path, facts)
         assert isinstance(analyzer, Analyzer)
         assert json.loads(json.dumps(dict(first))) == dict(again)
         assert path.read_bytes() == before
@@ -186,7 +182,7 @@ class ProcessorContract:
 
     async def _build(self, processor: Processor, source: Path, recipe: VariantSpec, dest: Path) -> list[int]:
         told: list[int] = []
-        await _result(processor.process(source, recipe, dest, progress=told.append, cancelled=lambda: False))
+        await call(Kind.PROCESS, processor.process, source, recipe, dest, progress=told.append, cancelled=lambda: False)
         return told
 
     async def test_it_declares_capabilities_of_the_vocabulary(self, processor: Processor, recipe: VariantSpec) -> None:
@@ -243,14 +239,14 @@ class AuthorizerContract:
     ) -> None:
         """``None`` and ``True`` allow."""
         assert isinstance(authorizer, Authorizer)
-        assert await _result(authorizer.authorize(*allowed)) in (None, True)
+        assert await call(Kind.AUTHORIZE, authorizer.authorize, *allowed) in (None, True)
 
     async def test_denying_is_raising_or_false(
         self, authorizer: Authorizer, denied: tuple[Any, str, DeliverySubject]
     ) -> None:
         """``None`` would allow; any other exception denies too, and is logged as a broken authorizer."""
         try:
-            answer = await _result(authorizer.authorize(*denied))
+            answer = await call(Kind.AUTHORIZE, authorizer.authorize, *denied)
         except Unauthorized:
             return
         assert answer is False

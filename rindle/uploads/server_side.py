@@ -21,9 +21,9 @@ from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, utc_now
 from rindle.db.transitions import move_asset, move_session
 from rindle.errors import InvalidArgument, UploadRejected
+from rindle.plugins import scan
 from rindle.profile import Profile
 from rindle.protocols import StoredObject
-from rindle.scanning import scan
 from rindle.security import check_declared, validate_upload
 from rindle.services import Services
 from rindle.states import AssetState, SessionState
