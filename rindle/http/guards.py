@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from fastapi import Request
@@ -13,11 +12,9 @@ from rindle.app import Rindle
 from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.db.uploads import Upload, no_such_upload
 from rindle.errors import Misconfigured, NotFound, Unauthorized, UnknownProfile
-from rindle.plugins import authorize
+from rindle.plugins import authorize, call_hook
 from rindle.profile import Profile
 from rindle.protocols import AssetSubject, Authorizer, UploadSubject
-
-T = TypeVar("T")
 
 #: Says who sends a request: ``None`` for a stranger, else a text, an integer, a UUID or an object with such an ``id``.
 ActorFromRequest = Callable[[Request], Awaitable[Any] | Any]
@@ -100,7 +97,7 @@ class Guard:
 
     async def actor(self, request: Request) -> Any:
         """Return who sends ``request``, as the application describes its users."""
-        return None if self._actor_from_request is None else await _answer(self._actor_from_request(request))
+        return None if self._actor_from_request is None else await call_hook(self._actor_from_request, request)
 
     async def check_forgery(self, request: Request) -> None:
         """Refuse a state-changing request that another site may have made the browser send.
@@ -110,7 +107,7 @@ class Guard:
         """
         if request.headers.get(CSRF_HEADER) == "1":
             return
-        if self._csrf is not None and await _answer(self._csrf(request)) is not False:
+        if self._csrf is not None and await call_hook(self._csrf, request) is not False:
             return
         raise Unauthorized(
             f"the request may be forged: send the header {CSRF_HEADER}: 1, or a valid form token",
@@ -213,7 +210,3 @@ def actor_name(actor: Any) -> str | None:
         f"actor_from_request returned a {type(actor).__name__} without a name: return None, a text of 1 to "
         f"{_MAX_ACTOR_CHARS} characters, an integer, a UUID, or an object whose id is one of them"
     )
-
-
-async def _answer(given: Awaitable[T] | T) -> T:
-    return await given if inspect.isawaitable(given) else given

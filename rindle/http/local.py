@@ -8,7 +8,6 @@ CORS headers are the application's business (its middleware), as are rate limits
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from rindle.errors import (
     UploadRejected,
 )
 from rindle.http.ranges import ByteRange, NoRange, parse_range
+from rindle.plugins import call_hook
 from rindle.security.mime import is_active_content, mime_of_extension
 
 if TYPE_CHECKING:
@@ -133,8 +133,7 @@ class _Endpoint:
 
     async def public(self, request: Request, profile_segment: str, key: str) -> Response:
         full_key = f"{profile_segment}/{key}"
-        allowed = self._is_public(full_key)
-        if not (await allowed if inspect.isawaitable(allowed) else allowed):
+        if not await call_hook(self._is_public, full_key):
             return _refusal(404, "not found")
         _, dot, extension = full_key.rpartition("/")[2].rpartition(".")
         content_type = (mime_of_extension(extension) if dot else None) or _DEFAULT_TYPE
