@@ -22,7 +22,6 @@ from rindle.db import events as event_rows
 from rindle.db import models as model_rows
 from rindle.db.database import Database
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
-from rindle.db.uploads import Upload
 from rindle.delivery import markup, urls
 from rindle.errors import InvalidArgument, Misconfigured, NotFound
 from rindle.operations import repair
@@ -39,8 +38,9 @@ from rindle.services import Services
 from rindle.settings import Settings
 from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
-from rindle.uploads import direct, server_side
+from rindle.uploads import direct, server_side, sessions
 from rindle.uploads.direct import SignedUpload
+from rindle.uploads.sessions import Upload, UploadRequest
 
 #: A caller's own transaction.
 AnySession = Session | AsyncSession
@@ -149,7 +149,8 @@ class Rindle:
             content_type: what the client says it sends; signed where the store can, decides nothing.
             expires_in: life of the session in seconds, 60 to 604800; the setting (86400) when left out.
             actor: who uploads; recorded as ``uploaded_by`` and checked again by ``attach``.
-            idempotency_key: a repeated call of the same actor with this key returns the first session.
+            idempotency_key: a repeated call of the same actor with this key returns the first session. It needs an
+                ``actor``.
             auto_verify: let the workflow look for the object by itself, so that a browser that dies after its PUT
                 still gets an asset.
 
@@ -157,10 +158,9 @@ class Rindle:
             UploadRejected: extension or announced size are refused by the profile; no row was made.
             CapabilityUnsupported: the profile's storage takes no direct uploads.
             UnknownProfile: the profile is not registered.
+            InvalidArgument: the idempotency key comes without an actor, or the actor used it for another profile.
         """
-        return await direct.initiate_upload(
-            self.services,
-            profile,
+        request = UploadRequest(
             filename=filename,
             size=size,
             content_type=content_type,
@@ -169,6 +169,7 @@ class Rindle:
             idempotency_key=idempotency_key,
             auto_verify=auto_verify,
         )
+        return await direct.initiate_upload(self.services, profile, request)
 
     async def sign_url(self, session_id: str, *, expires_in: int | None = None) -> SignedUpload:
         """Sign a PUT for a live session; signing again returns a fresh URL.
@@ -197,7 +198,7 @@ class Rindle:
             InvalidTransition: the session was never signed.
             StorageTransient: the store did not answer; verification goes on by itself.
         """
-        return await direct.verify_completion(self.services, session_id)
+        return await sessions.verify_completion(self.services, session_id)
 
     async def cancel_upload(self, session_id: str) -> MediaUploadSession:
         """Abort a live session; what it left in the store is removed in the background. Ended sessions are returned as
@@ -207,7 +208,7 @@ class Rindle:
             UploadAlreadyCompleted: the bytes were verified already.
             NotFound: no such session.
         """
-        return await direct.cancel_upload(self.services, session_id)
+        return await sessions.cancel_upload(self.services, session_id)
 
     async def upload(
         self,
@@ -235,7 +236,7 @@ class Rindle:
         Raises:
             NotFound: no such session.
         """
-        return await direct.get_session(self.services, session_id)
+        return (await sessions.find_upload(self.services, session_id)).session
 
     # -- assets ---------------------------------------------------------------------------------------------------
 
@@ -502,7 +503,7 @@ class Rindle:
 
     async def resume(self, asset_id: str) -> None:
         """Let a promotion that gave up (scanner or store away for too long) go on from where its rows stand."""
-        await direct.resume(self.services, asset_id)
+        await sessions.resume(self.services, asset_id)
 
     async def doctor(self, **options: Any) -> DoctorReport:
         """Check everything Rindle needs; see :func:`rindle.operations.doctor.doctor`."""

@@ -37,7 +37,7 @@ from rindle.process import ephemeral_runtime
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
-from rindle.uploads.direct import verify_completion
+from rindle.uploads.sessions import verify_completion
 from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
 from rindle.workflows.tuning import PolicyTuning

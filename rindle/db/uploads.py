@@ -25,8 +25,14 @@ class Upload:
     asset: MediaAsset
 
 
-def insert_upload(session: Session, asset: MediaAsset, upload: MediaUploadSession) -> Upload:
-    """Add a new asset and the session that brings it in, with their event."""
+def insert_upload(
+    session: Session, asset: MediaAsset, upload: MediaUploadSession, *, signed_until: datetime | None = None
+) -> Upload:
+    """Add a new asset and the session that brings it in, with their events.
+
+    Args:
+        signed_until: until when a URL works that was signed already; the session is ``signed`` then.
+    """
     upload.asset_id = asset.id
     session.add(asset)
     session.flush()  # the session's foreign key needs the asset
@@ -41,6 +47,8 @@ def insert_upload(session: Session, asset: MediaAsset, upload: MediaUploadSessio
         profile=asset.profile,
         actor=upload.actor,
     )
+    if signed_until is not None:
+        move_session(session, upload, SessionState.SIGNED, url_expires_at=signed_until)
     return Upload(upload, asset)
 
 
@@ -59,10 +67,9 @@ def find_by_key(session: Session, key: str) -> Upload | None:
     return _pair(session, MediaUploadSession.upload_key == key)
 
 
-def find_by_idempotency_key(session: Session, actor: str | None, key: str) -> Upload | None:
-    """Return the upload an actor already initiated under an idempotency key."""
-    same_actor = MediaUploadSession.actor.is_(None) if actor is None else MediaUploadSession.actor == actor
-    return _pair(session, same_actor & (MediaUploadSession.idempotency_key == key))
+def find_by_idempotency_key(session: Session, actor: str, key: str) -> Upload | None:
+    """Return the upload an actor already initiated under an idempotency key; such keys are unique per actor."""
+    return _pair(session, (MediaUploadSession.actor == actor) & (MediaUploadSession.idempotency_key == key))
 
 
 def lock_upload(session: Session, session_id: str) -> Upload:

@@ -16,9 +16,8 @@ from rindle.db.models import MediaUploadSession
 from rindle.db.uploads import Upload
 from rindle.errors import InvalidArgument, InvalidTransition
 from rindle.profile import Profile
-from rindle.protocols import Presigned
+from rindle.protocols import MAX_URL_SECONDS, Presigned
 from rindle.services import Services
-from rindle.settings import SEVEN_DAYS
 from rindle.states import SessionState
 from rindle.uploads import sessions
 from rindle.uploads.sessions import UploadRequest
@@ -75,9 +74,9 @@ async def sign(services: Services, upload: Upload) -> SignedUpload:
 
 def _url_ttl(services: Services, expires_in: int | None) -> int:
     wanted = services.settings.presigned_put_ttl_seconds if expires_in is None else expires_in
-    if isinstance(wanted, bool) or not 1 <= wanted <= SEVEN_DAYS:
+    if isinstance(wanted, bool) or not 1 <= wanted <= MAX_URL_SECONDS:
         raise InvalidArgument(
-            f"expires_in of a signed URL must be between 1 and {SEVEN_DAYS} seconds",
+            f"expires_in of a signed URL must be between 1 and {MAX_URL_SECONDS} seconds",
             detail={"option": "expires_in", "found": wanted},
         )
     return wanted

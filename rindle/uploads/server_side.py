@@ -27,7 +27,7 @@ from rindle.protocols import StoredObject
 from rindle.security import check_declared, validate_upload
 from rindle.services import Services
 from rindle.states import AssetState, SessionState
-from rindle.uploads.direct import new_upload
+from rindle.uploads.sessions import new_upload
 
 #: Bytes moved at a time, whatever the source: memory stays flat.
 CHUNK_BYTES = 1 << 20

@@ -37,7 +37,7 @@ from rindle.http import assets_router, create_asgi_app, create_router, upload_ro
 from rindle.protocols import AssetSubject, Quarantine, Storage, UploadSubject
 from rindle.states import AssetState, VariantState
 from rindle.storage.local import LocalStorage
-from rindle.uploads import direct
+from rindle.uploads import sessions
 from tests.gallery import BASE_URL, SECRET, VARIANTS, Gallery, opened, png
 
 ORIGIN = "http://gallery.test"
@@ -417,7 +417,7 @@ def _count(session: Session, model: Any) -> int:
 
 async def test_a_session_whose_time_is_over_says_so(web: Site):
     def begin(session: Session) -> str:
-        asset, upload = direct.new_upload(
+        asset, upload = sessions.new_upload(
             web.avatar, filename="a.png", actor="alice", strategy="presigned_put", ttl_seconds=-1
         )
         return insert_upload(session, asset, upload).session.id

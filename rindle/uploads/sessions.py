@@ -1,0 +1,349 @@
+"""Upload sessions: what holds for an upload whatever brings its bytes in.
+
+New rows and their life, idempotency keys, proof of arrival, cancel and resume. How the bytes get in is the lane's:
+:mod:`rindle.uploads.direct` and :mod:`rindle.uploads.server_side`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from rindle import outbox, telemetry
+from rindle.db import uploads as rows
+from rindle.db.models import MediaAsset, MediaUploadSession, new_id, utc_now
+from rindle.db.uploads import Upload as Upload  # what these flows take and return
+from rindle.errors import (
+    InvalidArgument,
+    InvalidTransition,
+    NotFound,
+    RindleError,
+    StorageError,
+    StorageNotFound,
+    StorageObjectMissing,
+    StorageTransient,
+    UploadAlreadyCompleted,
+    UploadCancelled,
+    UploadRejected,
+    UploadSessionExpired,
+    error_of,
+)
+from rindle.profile import Profile
+from rindle.protocols import MAX_URL_SECONDS, ObjectHead
+from rindle.security import check_declared, original_key, sanitize_filename
+from rindle.services import Services
+from rindle.settings import Settings
+from rindle.states import ENDED_SESSIONS, SessionState
+
+#: Shortest life an upload session may be given by a caller.
+MIN_SESSION_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRequest:
+    """What a caller says about the file to come; see ``Rindle.initiate_upload`` for each field."""
+
+    filename: str = "unknown"
+    size: int | None = None
+    content_type: str | None = None
+    expires_in: int | None = None
+    actor: str | None = None
+    idempotency_key: str | None = None
+    auto_verify: bool = False
+
+
+# --- opening -----------------------------------------------------------------------------------------------------
+
+
+def new_upload(
+    profile: type[Profile], *, filename: str, actor: str | None, strategy: str, ttl_seconds: float
+) -> tuple[MediaAsset, MediaUploadSession]:
+    """Make the two rows of a new upload; nothing of the filename but its cleaned extension reaches the key."""
+    asset_id = new_id()
+    key = original_key(profile.name, asset_id, filename)
+    asset = MediaAsset(
+        id=asset_id,
+        storage_key=key,
+        profile=profile.name,
+        uploaded_by=actor,
+        filename=sanitize_filename(filename),
+    )
+    upload = MediaUploadSession(
+        id=new_id(),
+        upload_key=key,
+        upload_strategy=strategy,
+        actor=actor,
+        expires_at=utc_now() + timedelta(seconds=ttl_seconds),
+    )
+    return asset, upload
+
+
+def requested_upload(settings: Settings, profile: type[Profile], request: UploadRequest, *, strategy: str) -> Upload:
+    """Make the two rows that ``request`` asks for; nothing is stored yet.
+
+    Raises:
+        InvalidArgument: ``expires_in`` is out of range, or there is an idempotency key and no actor.
+        UploadRejected: the profile refuses extension or announced size.
+    """
+    ttl_seconds = _session_ttl(settings, request.expires_in)
+    if request.idempotency_key is not None and request.actor is None:
+        raise InvalidArgument(
+            "an idempotency key belongs to an actor; without an actor, leave it out",
+            detail={"option": "idempotency_key"},
+        )
+    check_declared(profile.upload_policy(), request.filename, request.size)
+    asset, upload = new_upload(
+        profile, filename=request.filename, actor=request.actor, strategy=strategy, ttl_seconds=ttl_seconds
+    )
+    upload.expected_size = request.size
+    upload.client_content_type = request.content_type
+    upload.idempotency_key = request.idempotency_key
+    upload.auto_verify = request.auto_verify
+    return Upload(upload, asset)
+
+
+async def open_upload(services: Services, new: Upload, *, signed_until: datetime | None = None) -> Upload:
+    """Store the rows of ``new`` and start its workflow, in one transaction.
+
+    Returns:
+        ``new``, or the upload that the actor opened earlier under the same idempotency key, also when both requests
+        come at once.
+
+    Args:
+        signed_until: until when the URL works that was signed for ``new``; the session is ``signed`` then.
+
+    Raises:
+        InvalidArgument: the actor used the idempotency key for an upload of another profile.
+    """
+    actor, key = new.session.actor, new.session.idempotency_key
+
+    def known(session: Session) -> Upload | None:
+        return None if actor is None or key is None else rows.find_by_idempotency_key(session, actor, key)
+
+    def find_or_insert(session: Session) -> Upload:
+        found = known(session)
+        if found is not None:
+            return found
+        made = rows.insert_upload(session, new.asset, new.session, signed_until=signed_until)
+        # A signed upload that verifies itself: the workflow begins to look for the object.
+        signal = "touch" if signed_until is not None and made.session.auto_verify else None
+        outbox.wake_upload(session, services.settings, made.session, made.asset.profile, signal=signal)
+        return made
+
+    new_session_id = new.session.id
+    try:
+        opened = await services.database.write(find_or_insert)
+    except IntegrityError:
+        # Two requests with one idempotency key: the other one was first.
+        found = await services.database.read(known)
+        if found is None:
+            raise
+        opened = found
+    if opened.asset.profile != new.asset.profile:
+        raise InvalidArgument(
+            "this idempotency key was used for an upload of another profile; take a fresh one",
+            detail={"option": "idempotency_key"},
+        )
+    if opened.session.id == new_session_id:
+        telemetry.emit("rindle.upload.start", {"profile": opened.asset.profile, "session_id": new_session_id})
+    return opened
+
+
+def _session_ttl(settings: Settings, expires_in: int | None) -> int:
+    if expires_in is None:
+        return settings.upload_session_ttl_seconds
+    if isinstance(expires_in, bool) or not MIN_SESSION_SECONDS <= expires_in <= MAX_URL_SECONDS:
+        raise InvalidArgument(
+            f"expires_in of an upload session must be between {MIN_SESSION_SECONDS} and {MAX_URL_SECONDS} seconds",
+            detail={"option": "expires_in", "found": expires_in},
+        )
+    return expires_in
+
+
+# --- finding -----------------------------------------------------------------------------------------------------
+
+
+async def find_upload(services: Services, session_id: str) -> Upload:
+    """Return an upload session and its asset.
+
+    Raises:
+        NotFound: no such session.
+    """
+    return _found(await services.database.read(rows.find_upload, session_id))
+
+
+async def find_upload_by_key(services: Services, key: str) -> Upload:
+    """Return the upload whose object is at the storage key ``key``.
+
+    Raises:
+        NotFound: no such session.
+    """
+    return _found(await services.database.read(rows.find_by_key, key))
+
+
+def _found(upload: Upload | None) -> Upload:
+    if upload is None:
+        raise no_such_upload()
+    return upload
+
+
+def no_such_upload() -> NotFound:
+    """Return the error for an unknown upload, and for one that is none of the caller's business."""
+    return rows.no_such_upload()
+
+
+# --- proof of arrival --------------------------------------------------------------------------------------------
+
+
+async def verify_completion(services: Services, session_id: str) -> Upload:
+    """Prove that the bytes arrived and hand the asset to promotion; see ``Rindle.verify_completion``."""
+    return await verify(services, await find_upload(services, session_id))
+
+
+async def verify(services: Services, found: Upload) -> Upload:
+    """Prove that the bytes of an upload arrived that was just read; as :func:`verify_completion`."""
+    upload, asset = found.session, found.asset
+    session_id = upload.id
+    if upload.state == SessionState.COMPLETED:
+        return found
+    if upload.state in ENDED_SESSIONS:
+        raise _ended(upload)
+    if upload.state == SessionState.INITIALIZED:
+        raise InvalidTransition(
+            "this upload was never signed: call sign_url, send the bytes, then verify",
+            detail={"entity": "MediaUploadSession", "from": upload.state, "to": SessionState.VERIFYING.value},
+        )
+    chosen = services.profile(asset.profile)
+    try:
+        head = await services.storage(chosen).head(upload.upload_key)
+    except StorageNotFound as error:
+        if rows.live_seconds(upload) <= 0:
+            expired, _ = await services.database.write(_expire_and_wake, services.settings, session_id)
+            if expired.session.state == SessionState.COMPLETED:
+                return expired
+            raise _ended(expired.session) from error
+        raise StorageObjectMissing(
+            "no object has arrived for this upload; send the bytes to the signed URL and verify again",
+            detail={"session_id": session_id},
+        ) from error
+    except StorageError as error:
+        # The browser may never call again: the workflow finishes the job when the store is back.
+        await services.database.write(_wake, services.settings, session_id, "complete")
+        if error.retryable:
+            raise
+        raise StorageTransient(
+            "the store could not be asked for the object; verification goes on by itself", adapter=error.adapter
+        ) from error
+    refusal = _size_refusal(chosen, upload, head)
+    if refusal is not None:
+        await _reject(services, session_id, refusal)
+    done, first = await services.database.write(_complete_and_wake, services.settings, session_id, head)
+    if done.session.state in ENDED_SESSIONS and done.session.state != SessionState.COMPLETED:
+        raise _ended(done.session)
+    if first:
+        facts = {"profile": chosen.name, "session_id": session_id, "asset_id": asset.id}
+        telemetry.emit("rindle.upload.stop", facts)
+    return done
+
+
+def _size_refusal(profile: type[Profile], upload: MediaUploadSession, head: ObjectHead) -> UploadRejected | None:
+    max_bytes = profile.upload_policy().max_bytes
+    if head.size == 0:
+        return UploadRejected(
+            f"the upload for profile {profile.name!r} is empty; choose a file with content", code="empty_upload"
+        )
+    if max_bytes is not None and head.size > max_bytes:
+        return UploadRejected(
+            f"the upload has {head.size} bytes, profile {profile.name!r} allows max_bytes={max_bytes}",
+            code="max_bytes_exceeded",
+            detail={"limit": max_bytes, "found": head.size},
+        )
+    if upload.expected_size is not None and head.size != upload.expected_size:
+        return UploadRejected(
+            f"the upload has {head.size} bytes, {upload.expected_size} were announced; start a new upload",
+            code="size_mismatch",
+            detail={"expected": upload.expected_size, "found": head.size},
+        )
+    return None
+
+
+async def _reject(services: Services, session_id: str, refusal: UploadRejected) -> None:
+    def reject(session: Session) -> Upload:
+        found, first = rows.reject_upload(session, session_id, code=refusal.code, reason=refusal.message)
+        if first:
+            outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
+        return found
+
+    found = await services.database.write(reject)
+    if found.session.state != SessionState.COMPLETED:
+        raise refusal
+
+
+def _complete_and_wake(session: Session, settings: Settings, session_id: str, head: ObjectHead) -> tuple[Upload, bool]:
+    found, first = rows.complete_upload(
+        session, session_id, size=head.size, etag=head.etag, content_type=head.content_type
+    )
+    if first:
+        outbox.wake_upload(session, settings, found.session, found.asset.profile, signal="verified")
+    return found, first
+
+
+def _expire_and_wake(session: Session, settings: Settings, session_id: str) -> tuple[Upload, bool]:
+    found, first = rows.expire_upload(session, session_id)
+    if first:
+        outbox.wake_upload(session, settings, found.session, found.asset.profile, signal="touch")
+    return found, first
+
+
+def _wake(session: Session, settings: Settings, session_id: str, signal: str) -> None:
+    found = rows.lock_upload(session, session_id)
+    outbox.wake_upload(session, settings, found.session, found.asset.profile, signal=signal)
+
+
+# --- cancel and resume ------------------------------------------------------------------------------------------
+
+
+async def cancel_upload(services: Services, session_id: str) -> MediaUploadSession:
+    """Abort a live session; see ``Rindle.cancel_upload``."""
+
+    def abort(session: Session) -> Upload:
+        found, first = rows.abort_upload(session, session_id)
+        if first:
+            outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="cancel")
+        return found
+
+    found = await services.database.write(abort)
+    if found.session.state == SessionState.COMPLETED:
+        raise UploadAlreadyCompleted(
+            "this upload is complete and cannot be cancelled; purge the asset instead",
+            detail={"session_id": session_id},
+        )
+    return found.session
+
+
+async def resume(services: Services, asset_id: str) -> None:
+    """Let promotion go on from where the asset's rows stand; used after an outage outlived its budget."""
+
+    def wake(session: Session) -> None:
+        found = rows.find_by_asset(session, asset_id)
+        if found is None:
+            raise NotFound("could not resume the upload: not found", detail={"entity": "asset"})
+        outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="verified")
+
+    await services.database.write(wake)
+
+
+def session_expired() -> UploadSessionExpired:
+    """Return the error for a session whose time is over."""
+    return UploadSessionExpired("the upload's time is over; start a new one")
+
+
+def _ended(upload: MediaUploadSession) -> RindleError:
+    if upload.state == SessionState.EXPIRED:
+        return session_expired()
+    if upload.state == SessionState.ABORTED:
+        return UploadCancelled("the upload was cancelled; start a new one")
+    return error_of(upload.error_code or "upload_rejected", upload.failure_reason or "the upload was refused")
