@@ -1,4 +1,4 @@
-"""The shipped stores, one module each; what a store is stands in :class:`rindle.protocols.Storage`.
+"""The shipped stores, one module or package each; what a store is stands in :class:`rindle.protocols.Storage`.
 
 ==============================  =====================================================
 :mod:`rindle.storage.local`     ``LocalStorage``: a directory (embedded default)

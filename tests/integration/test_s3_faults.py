@@ -24,8 +24,7 @@ from rindle.errors import (
     StorageTransient,
     StorageUnauthorized,
 )
-from rindle.storage import s3
-from rindle.storage.s3 import S3Storage
+from rindle.storage.s3 import S3Storage, parts
 
 
 @dataclass
@@ -299,8 +298,8 @@ WHOLE_ETAG = f"{hashlib.md5(bytes.fromhex(MD5) * 3, usedforsecurity=False).hexdi
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts for the 1000 bytes of ``source``."""
-    monkeypatch.setattr(s3, "MULTIPART_BYTES", 500)
-    monkeypatch.setattr(s3, "PART_BYTES", 400)
+    monkeypatch.setattr(parts, "MULTIPART_BYTES", 500)
+    monkeypatch.setattr(parts, "PART_BYTES", 400)
 
 
 def by_step(completed: Reply, *, part: Reply = PART, head: Reply | None = None) -> Callable[[str, str], Reply]:

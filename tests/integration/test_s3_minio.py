@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from rindle.errors import StorageConflict, StorageMisconfigured, StorageNotFound, StorageUnauthorized
-from rindle.storage.s3 import MULTIPART_BYTES, S3Storage
+from rindle.storage.s3 import S3Storage
+from rindle.storage.s3.parts import MULTIPART_BYTES
 from tests.contract.serving import send_raw
 from tests.servers.minio import MinioServer
 

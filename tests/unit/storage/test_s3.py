@@ -20,7 +20,8 @@ from botocore.exceptions import (
 from pydantic import SecretStr
 
 from rindle.errors import CapabilityUnsupported, InvalidArgument, InvalidKey, Misconfigured, StorageMisconfigured
-from rindle.storage.s3 import S3Storage, translate
+from rindle.storage.s3 import S3Storage
+from rindle.storage.s3.client import translate
 
 KEY = "avatars/1/a b+ü.jpg"
 

@@ -1,0 +1,31 @@
+"""Objects in an S3 bucket: Amazon S3, MinIO, Cloudflare R2 and others that speak the same API.
+
+**Permissions.** ``s3:GetObject``, ``s3:PutObject``, ``s3:DeleteObject`` and ``s3:AbortMultipartUpload`` on the objects,
+``s3:ListBucket`` on the bucket. Without the last one S3 answers 403 where an object is missing, and Rindle cannot tell
+a missing upload from a refused one.
+
+**What is written.** One object per key, below ``key_prefix`` when given. Files over 64 MiB go up in parts; a process
+that is killed meanwhile leaves an unfinished multipart upload, which the bucket's lifecycle rule
+``AbortIncompleteMultipartUpload`` (8 days) removes.
+
+**Browsers** need the bucket's CORS rules to allow ``PUT GET HEAD`` with the headers ``content-type`` and
+``if-none-match``, and to expose ``ETag``.
+
+Options by provider:
+
+=============  ====================================================================================================
+Amazon S3      ``S3Storage("bucket", region="eu-central-1")``
+MinIO          ``S3Storage("bucket", endpoint_url="http://minio:9000", public_endpoint="https://media.example.com")``
+Cloudflare R2  ``S3Storage("bucket", region="auto", endpoint_url="https://<account>.r2.cloudflarestorage.com")``
+other          ``write_once=False`` for servers that do not know ``If-None-Match`` on PUT
+=============  ====================================================================================================
+
+``storage`` holds the verbs, ``client`` the calls to the SDK, signing and errors, ``parts`` the files on their way up,
+whole or in parts. Not here: upload lanes beyond the single presigned PUT.
+"""
+
+from __future__ import annotations
+
+from rindle.storage.s3.storage import S3Storage
+
+__all__ = ["S3Storage"]
