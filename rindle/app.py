@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -15,15 +16,13 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from rindle import attachments, telemetry
+from rindle import assets, attachments, telemetry
 from rindle.attachments import UNCHECKED, Unchecked
 from rindle.cancellation import run_to_end
-from rindle.db import events as event_rows
-from rindle.db import models as model_rows
 from rindle.db.database import Database
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.delivery import markup, urls
-from rindle.errors import InvalidArgument, Misconfigured, NotFound
+from rindle.errors import InvalidArgument, Misconfigured
 from rindle.operations import repair
 from rindle.operations.checks.report import DoctorReport
 from rindle.operations.doctor import doctor
@@ -78,12 +77,18 @@ class Rindle:
             check_secrets(self.secrets)
         self.database = Database(engine, threads=self.settings.sync_threads)
         registry = ProfileRegistry(profiles)
-        self.services = Services(self.database, self.settings, registry, _storages(registry, storages or {}))
+        #: What every flow works with.
+        self.services = Services(
+            database=self.database,
+            settings=self.settings,
+            profiles=registry,
+            storages=_storages(registry, storages or {}),
+            temporal=temporal or TemporalConnection(connect_seconds=self.settings.temporal_connect_seconds),
+            secrets=self.secrets,
+        )
         for profile in registry:
             self.services.storage(profile)  # a profile without its storage fails at start, not on the first user
         telemetry.register_adapters({profile.name: self.services.adapter(profile) for profile in registry})
-        self.owner_types = OwnerTypes()
-        self.temporal = temporal or TemporalConnection(connect_seconds=self.settings.temporal_connect_seconds)
         self._relay: Relay | None = None
         #: The process's one reader of events; it runs while somebody follows something.
         self._listener = Listener(self.database, self.settings)
@@ -97,6 +102,20 @@ class Rindle:
     def storages(self) -> Mapping[str, Storage]:
         """The registered storages by name."""
         return self.services.storages
+
+    @property
+    def owner_types(self) -> OwnerTypes:
+        """The stable names of the classes that own media."""
+        return self.services.owner_types
+
+    @property
+    def temporal(self) -> TemporalConnection:
+        """The connection to Temporal."""
+        return self.services.temporal
+
+    @temporal.setter
+    def temporal(self, connection: TemporalConnection) -> None:
+        self.services = replace(self.services, temporal=connection)
 
     async def __aenter__(self) -> Self:
         if self._relay is None:
@@ -246,10 +265,7 @@ class Rindle:
         Raises:
             NotFound: no such asset.
         """
-        found = await self.database.read(_asset_with_variants, asset_id)
-        if found is None:
-            raise NotFound("could not find the asset: not found", detail={"entity": "asset"})
-        return found
+        return await assets.get_asset(self.services, asset_id)
 
     async def settled(self, asset_id: str, *, timeout: float = 30.0) -> MediaAsset:  # noqa: ASYNC109 - public name
         """Wait until an asset has come to rest and return it.
@@ -310,7 +326,7 @@ class Rindle:
 
     async def timeline(self, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
         """Return what happened to an asset, oldest first: events with an id above ``after``, at most ``limit``."""
-        return await self.database.read(event_rows.timeline, asset_id, after=after, limit=limit)
+        return await assets.timeline(self.services, asset_id, after=after, limit=limit)
 
     # -- attachments ----------------------------------------------------------------------------------------------
 
@@ -355,8 +371,7 @@ class Rindle:
             owner,
             slot,
             uploaded_by=uploaded_by,
-            owners=self.owner_types,
-            settings=self.settings,
+            services=self.services,
         )
 
     async def detach(self, owner: Any, slot: str, *, session: AnySession | None = None) -> None:
@@ -364,9 +379,7 @@ class Rindle:
 
         The purge itself leaves the asset alone while anybody else holds it.
         """
-        await self.database.within(
-            session, attachments.detach, owner, slot, owners=self.owner_types, settings=self.settings
-        )
+        await self.database.within(session, attachments.detach, owner, slot, services=self.services)
 
     async def attachment_for(
         self, owner: Any, slot: str, *, load: Iterable[str] = ("asset",), session: AnySession | None = None
@@ -375,7 +388,7 @@ class Rindle:
 
         ``load`` names what comes along: ``"asset"``, ``"variants"``; ``()`` loads nothing.
         """
-        options: dict[str, Any] = {"load": tuple(load), "owners": self.owner_types}
+        options: dict[str, Any] = {"load": tuple(load), "services": self.services}
         if session is None:
             return await self.database.read(attachments.attachment_for, owner, slot, **options)
         return await self.database.within(session, attachments.attachment_for, owner, slot, **options)
@@ -512,13 +525,6 @@ class Rindle:
     async def runtime_status(self, **filters: Any) -> dict[str, Any]:
         """Report stuck or degraded work; see :func:`rindle.operations.runtime_status.runtime_status`."""
         return await runtime_status(self.services, self.temporal, **filters)
-
-
-def _asset_with_variants(session: Session, asset_id: str) -> MediaAsset | None:
-    found = session.get(MediaAsset, asset_id) if model_rows.is_id(asset_id) else None
-    if found is not None:
-        _ = found.variants  # loaded while the session is open
-    return found
 
 
 def _storages(profiles: Iterable[type[Profile]], named: Mapping[str, Storage]) -> dict[str, Storage]:

@@ -21,6 +21,7 @@ from rindle.db.models import MediaAsset, MediaAttachment, MediaVariant, is_id, u
 from rindle.db.transitions import lock_asset
 from rindle.errors import InvalidArgument, NotFound, Quarantined, StateConflict
 from rindle.owners import OwnerRef, OwnerTypes, check_slot
+from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import AssetState, VariantState
 
@@ -44,22 +45,25 @@ def attach(
     slot: str,
     *,
     uploaded_by: str | Unchecked | None = UNCHECKED,
-    owners: OwnerTypes | None = None,
-    settings: Settings | None = None,
+    services: Services | None = None,
 ) -> MediaAttachment:
     """Put ``asset`` into an owner's slot, in the caller's transaction; see ``Rindle.attach``.
+
+    Args:
+        services: the application's; without it owner types have the names of their classes, and settings come from
+            the environment.
 
     Raises:
         NotFound: unknown or purged asset, or one that ``uploaded_by`` did not upload.
         Quarantined: the asset was condemned.
         StateConflict: another transaction was first; roll back and repeat.
     """
-    ref = (owners or _DEFAULT_TYPES).ref(owner)
+    ref = _owner_types(services).ref(owner)
     check_slot(slot)
     asset_id = asset if isinstance(asset, str) else asset.id
     with translating_conflicts():
         locked = _attachable(session, asset_id, uploaded_by)
-        return _place(session, locked, ref, slot, settings or Settings())
+        return _place(session, locked, ref, slot, _settings(services))
 
 
 def _attachable(session: Session, asset_id: str, uploaded_by: str | Unchecked | None) -> MediaAsset:
@@ -110,11 +114,10 @@ def detach(
     owner: Any,
     slot: str,
     *,
-    owners: OwnerTypes | None = None,
-    settings: Settings | None = None,
+    services: Services | None = None,
 ) -> None:
     """Empty an owner's slot, in the caller's transaction; an empty slot is fine. See ``Rindle.detach``."""
-    ref = (owners or _DEFAULT_TYPES).ref(owner)
+    ref = _owner_types(services).ref(owner)
     check_slot(slot)
     with translating_conflicts():
         present = session.scalars(_slot(ref, slot).with_for_update()).one_or_none()
@@ -125,7 +128,7 @@ def detach(
         session.flush()
         if asset is not None:
             _note(session, asset, slot, "detached")
-        _purge_later(session, present.asset_id, settings or Settings())
+        _purge_later(session, present.asset_id, _settings(services))
 
 
 def attachment_for(
@@ -134,14 +137,14 @@ def attachment_for(
     slot: str,
     *,
     load: Iterable[str] = ("asset",),
-    owners: OwnerTypes | None = None,
+    services: Services | None = None,
 ) -> MediaAttachment | None:
     """Return what is in an owner's slot, or ``None``; one query, never writes.
 
     Args:
         load: what comes with it: ``"asset"``, ``"variants"`` (the asset and its variants); ``()`` loads nothing.
     """
-    ref = (owners or _DEFAULT_TYPES).ref(owner)
+    ref = _owner_types(services).ref(owner)
     check_slot(slot)
     statement = _slot(ref, slot).order_by(MediaAttachment.inserted_at.desc()).limit(1)
     for part in load:
@@ -165,6 +168,14 @@ def ready_variants_for(session: Session, asset: MediaAsset | str) -> list[MediaV
         MediaVariant.dynamic.is_(False),
     )
     return list(session.scalars(statement.order_by(MediaVariant.name)))
+
+
+def _owner_types(services: Services | None) -> OwnerTypes:
+    return _DEFAULT_TYPES if services is None else services.owner_types
+
+
+def _settings(services: Services | None) -> Settings:
+    return Settings() if services is None else services.settings
 
 
 def _slot(ref: OwnerRef, slot: str) -> Select[MediaAttachment]:

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
 
 from rindle.db.database import Database
 from rindle.errors import Misconfigured
+from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import Storage
 from rindle.settings import Settings
+from rindle.temporal_client import TemporalConnection
 
 
 @dataclass(frozen=True)
 class Services:
-    """One application's database, profiles, storages and settings.
+    """Everything one application's flows work with; the first argument of each of them.
 
-    ``storages`` maps registered names to adapters; a profile names one of them or brings its own instance.
+    Attributes:
+        storages: adapters by their registered names; a profile names one of them or brings its own instance.
+        temporal: the connection to Temporal; most flows need none.
+        secrets: signing secrets, the newest first; empty when nothing is signed.
+        owner_types: stable names of the classes that own media.
     """
 
     database: Database
     settings: Settings
     profiles: ProfileRegistry
     storages: Mapping[str, Storage]
+    temporal: TemporalConnection
+    secrets: tuple[str | SecretStr, ...] = field(default=(), repr=False)
+    owner_types: OwnerTypes = field(default_factory=OwnerTypes)
 
     def profile(self, profile: str | type[Profile]) -> type[Profile]:
         """Return the registered profile class for a class or a stable name.

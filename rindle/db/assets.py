@@ -1,0 +1,26 @@
+"""SQL of one asset as callers ask for it, and the error for an asset that is not there."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from rindle.db.models import MediaAsset, is_id
+from rindle.errors import NotFound
+
+
+def get_with_variants(session: Session, asset_id: str) -> MediaAsset:
+    """Return an asset with its variants loaded.
+
+    Raises:
+        NotFound: no such asset.
+    """
+    found = session.get(MediaAsset, asset_id) if is_id(asset_id) else None
+    if found is None:
+        raise no_such_asset()
+    _ = found.variants  # loaded while the session is open
+    return found
+
+
+def no_such_asset() -> NotFound:
+    """Return the error for an unknown asset id, and for an asset that must look like one to the caller."""
+    return NotFound("could not find the asset: not found", detail={"entity": "asset"})
