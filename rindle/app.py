@@ -91,7 +91,7 @@ class Rindle:
         telemetry.register_adapters({profile.name: self.services.adapter(profile) for profile in registry})
         self._relay: Relay | None = None
         #: The process's one reader of events; it runs while somebody follows something.
-        self._listener = Listener(self.database, self.settings)
+        self.listener = Listener(self.database, self.settings)
 
     @property
     def profiles(self) -> ProfileRegistry:
@@ -144,7 +144,7 @@ class Rindle:
                 last_first.push_async_callback(storage.close)
             if relay is not None:
                 last_first.push_async_callback(relay.stop)
-            last_first.push_async_callback(self._listener.close)
+            last_first.push_async_callback(self.listener.close)
 
     # -- uploads --------------------------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class Rindle:
                 variants stand. Nothing stops because of that.
             NotFound: no such asset, or it is purged by now.
         """
-        return await settled(self._listener, asset_id, timeout_seconds=timeout)
+        return await settled(self.listener, asset_id, timeout_seconds=timeout)
 
     def subscribe(self, scope: str, id: str, *, after: int | None = None) -> Subscription:
         """Follow an asset, variant or upload session: every event once, in the order in which it happened.
@@ -304,7 +304,7 @@ class Rindle:
         """
         if after is not None and not 0 <= after <= MAX_ID:
             raise InvalidArgument("after is the id of an event, 0 or None", detail={"option": "after"})
-        return Subscription(self._listener, [subject_of(scope, id)], None if after is None else [after])
+        return Subscription(self.listener, [subject_of(scope, id)], None if after is None else [after])
 
     def subscription_ticket(self, scope: str, id: str, *, ttl: int = 3600) -> str:
         """Return a signed text that lets whoever holds it open the event stream of one subject, as ``?ticket=``.

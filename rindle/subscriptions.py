@@ -29,7 +29,9 @@ from rindle.db.database import Database
 from rindle.db.events import CHANNEL
 from rindle.db.listening import listening
 from rindle.db.models import MediaAsset, is_id, utc_now
-from rindle.db.subscriptions import Feed, FeedEvent, Standing, Subject
+from rindle.db.subscriptions import Feed, FeedEvent
+from rindle.db.subscriptions import Standing as Standing  # what these flows take and return
+from rindle.db.subscriptions import Subject as Subject
 from rindle.errors import InvalidArgument, NotFound, NotSettled
 from rindle.events import TERMINAL_ASSET_STATES, TERMINAL_STATES
 from rindle.settings import Settings
@@ -82,6 +84,11 @@ def subject_of(scope: str, subject_id: str) -> Subject:
     if not is_id(subject_id):
         raise InvalidArgument("the id is not a UUID", detail={"option": "id"})
     return Subject(scope, str(UUID(subject_id)))
+
+
+async def read_standings(listener: Listener, subjects: Sequence[Subject]) -> list[Standing | None]:
+    """Return where each of ``subjects`` stands now, ``None`` for one that never existed."""
+    return await listener.database.read(rows.look, subjects)
 
 
 # --- the listener ------------------------------------------------------------------------------------------------
@@ -345,7 +352,7 @@ class Subscription:
         Raises:
             NotFound: one of them never existed.
         """
-        found = await self._listener.database.read(rows.look, self._subjects)
+        found = await read_standings(self._listener, self._subjects)
         known = [standing for standing in found if standing is not None]
         if len(known) < len(found):
             missing = self._subjects[found.index(None)]

@@ -161,7 +161,7 @@ class Newsroom:
 
     async def is_at_rest(self) -> bool:
         """Whether nobody listens: no task, and on Postgres no connection."""
-        if self.rindle._listener.is_running:
+        if self.rindle.listener.is_running:
             return False
         return self.rindle.database.dialect != "postgresql" or await self.listening() == 0
 

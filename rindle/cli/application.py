@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rindle.errors import Misconfigured
 
@@ -49,11 +48,7 @@ def run(application: str | None, work: Callable[[Rindle], Awaitable[T]]) -> T:
             return await work(rindle)
         finally:
             await rindle.close()
-            engine = rindle.database.engine
-            if isinstance(engine, AsyncEngine):
-                await engine.dispose()
-            else:
-                engine.dispose()
+            await rindle.database.dispose()
 
     return asyncio.run(with_rindle())
 

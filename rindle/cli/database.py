@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import click
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rindle import sqlite
-from rindle.app import Rindle
 from rindle.cli.application import application_option, run
 from rindle.cli.terminal import say
-from rindle.db import migrate as migrations
-
-T = TypeVar("T")
+from rindle.operations import schema
 
 
 @click.group(name="db")
@@ -27,7 +18,7 @@ def database() -> None:
 @application_option
 def upgrade(application: str | None) -> None:
     """Bring the tables to this release; safe to repeat and to run several times at once."""
-    before, after = run(application, lambda rindle: _on_database(rindle, _upgrade))
+    before, after = run(application, lambda rindle: schema.upgrade(rindle.services))
     say(f"Rindle's tables are at {after}." if before == after else f"Rindle's tables: {before or 'none'} -> {after}.")
 
 
@@ -35,17 +26,17 @@ def upgrade(application: str | None) -> None:
 @application_option
 def current(application: str | None) -> None:
     """Say which revision the database is at, and which one this release needs; exit 1 when they differ."""
-    found = run(application, lambda rindle: _on_database(rindle, migrations.current))
+    found = run(application, lambda rindle: schema.current(rindle.services))
     say(f"database: {found or 'none'}")
-    say(f"release:  {migrations.head()}")
-    raise click.exceptions.Exit(int(found != migrations.head()))
+    say(f"release:  {schema.needed()}")
+    raise click.exceptions.Exit(int(found != schema.needed()))
 
 
 @database.command()
 @application_option
 def check(application: str | None) -> None:
     """List what the database lacks of this release's tables; exit 1 when it lacks anything."""
-    missing = run(application, lambda rindle: _on_database(rindle, migrations.missing_parts))
+    missing = run(application, lambda rindle: schema.missing_parts(rindle.services))
     for part in missing:
         say(f"missing: {part}", "red")
     say(f"{len(missing)} missing." if missing else "All tables, columns, keys and indexes are there.")
@@ -56,8 +47,8 @@ def check(application: str | None) -> None:
 @application_option
 def stamp(application: str | None) -> None:
     """Note that tables made by create_all are those of this release; refused when they are not."""
-    run(application, lambda rindle: _on_database(rindle, migrations.stamp))
-    say(f"Rindle's tables are at {migrations.head()}.")
+    run(application, lambda rindle: schema.stamp(rindle.services))
+    say(f"Rindle's tables are at {schema.needed()}.")
 
 
 @click.command()
@@ -66,20 +57,3 @@ def stamp(application: str | None) -> None:
 def migrate(context: click.Context, application: str | None) -> None:
     """Bring the tables to this release: short for `rindle db upgrade`."""
     context.invoke(upgrade, application=application)
-
-
-def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
-    before = migrations.current(connection)
-    migrations.upgrade(connection)
-    return before, migrations.current(connection)
-
-
-async def _on_database(rindle: Rindle, fn: Callable[[Connection], T]) -> T:
-    """Run ``fn`` in a transaction that may change the schema."""
-    engine = rindle.database.engine
-    options = {sqlite.WRITE_OPTION: True}
-    if isinstance(engine, AsyncEngine):
-        async with engine.execution_options(**options).begin() as connection:
-            return await connection.run_sync(fn)
-    with engine.execution_options(**options).begin() as connection:
-        return fn(connection)

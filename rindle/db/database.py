@@ -165,3 +165,10 @@ class Database:
             await run_to_end(asyncio.wait(units, timeout=CANCEL_LIMIT_SECONDS))
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def dispose(self) -> None:
+        """Close the connections that the engine's pool keeps; for programs that end with this."""
+        if isinstance(self.engine, AsyncEngine):
+            await self.engine.dispose()
+        else:
+            self.engine.dispose()

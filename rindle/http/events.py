@@ -24,8 +24,6 @@ from starlette.types import Receive, Scope, Send
 
 from rindle import telemetry
 from rindle.app import Rindle
-from rindle.db import subscriptions as rows
-from rindle.db.subscriptions import Standing, Subject
 from rindle.errors import InvalidArgument, InvalidLastEventId, RindleError, TooManyStreams, Unauthorized
 from rindle.events import TERMINAL_STATES
 from rindle.http.errors import NO_STORE, RindleRoute, documented
@@ -34,7 +32,7 @@ from rindle.instants import iso_instant
 from rindle.profile import Profile
 from rindle.protocols import Authorizer
 from rindle.security import read_ticket
-from rindle.subscriptions import MAX_ID, Event, Subscription, subject_of
+from rindle.subscriptions import MAX_ID, Event, Standing, Subject, Subscription, read_standings, subject_of
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +146,7 @@ class _Events:
         actor = await self._guard.actor(request)
         standings = await self._allowed(actor, subjects, tickets or ())
         release = self._take_place(actor_name(actor))
-        subscription = Subscription(self._rindle._listener, subjects, after, most_missing=MAX_REPLAYED)
+        subscription = Subscription(self._rindle.listener, subjects, after, most_missing=MAX_REPLAYED)
         try:
             await subscription.open(standings)
             is_told = until is not None and last_event_id_header and await subscription.has_caught_up()
@@ -171,7 +169,7 @@ class _Events:
         """
         granted = self._granted(tickets)
         allowed: list[Standing] = []
-        for subject, standing in zip(subjects, await self._rindle.database.read(rows.look, subjects), strict=True):
+        for subject, standing in zip(subjects, await read_standings(self._rindle.listener, subjects), strict=True):
             if standing is None or standing.asset is None or not self._guard.offers(standing.asset.profile):
                 raise Unauthorized(_REFUSED)
             if subject not in granted:

@@ -10,11 +10,11 @@ from fastapi import Request
 
 from rindle.app import Rindle
 from rindle.db.models import MediaAsset, MediaUploadSession
-from rindle.db.uploads import Upload, no_such_upload
 from rindle.errors import Misconfigured, NotFound, Unauthorized, UnknownProfile
 from rindle.plugins import authorize, call_hook
 from rindle.profile import Profile
 from rindle.protocols import AssetSubject, Authorizer, UploadSubject
+from rindle.uploads.sessions import Upload, no_such_upload
 
 #: Says who sends a request: ``None`` for a stranger, else a text, an integer, a UUID or an object with such an ``id``.
 ActorFromRequest = Callable[[Request], Awaitable[Any] | Any]
@@ -122,14 +122,14 @@ class Guard:
         """
         await authorize(self._authorizer, actor, action, subject)
 
-    async def allow_upload(self, request: Request, actor: Any, action: str, upload: Upload | None) -> Upload:
+    async def allow_upload(self, request: Request, actor: Any, action: str, upload: Upload) -> Upload:
         """Return ``upload`` if ``actor`` may do ``action`` to it.
 
         Raises:
-            NotFound: there is none, or it is another actor's and no authorizer allows it; the two look alike.
+            NotFound: it is another actor's and no authorizer allows it; the answer is that for an unknown id.
             Unauthorized: it is the actor's own and the authorizer denies.
         """
-        if upload is None or not self.offers(upload.asset.profile):
+        if not self.offers(upload.asset.profile):
             raise no_such_upload()
         subject = _upload_subject(upload.asset, upload.session, request.method)
         await self._allow_row(actor, action, subject, upload.session.actor, no_such_upload())

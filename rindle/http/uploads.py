@@ -13,9 +13,7 @@ from starlette.exceptions import HTTPException
 
 from rindle.app import Rindle
 from rindle.cancellation import run_to_end
-from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset
-from rindle.db.uploads import Upload
 from rindle.errors import CapabilityUnsupported, InvalidArgument, UploadRejected
 from rindle.http.errors import NO_STORE, RindleRoute, documented, limited
 from rindle.http.guards import ActorFromRequest, CsrfCheck, Guard, actor_name
@@ -34,6 +32,9 @@ from rindle.http.schemas import (
 )
 from rindle.profile import Profile
 from rindle.protocols import Authorizer, UploadSubject
+from rindle.uploads import direct, sessions
+from rindle.uploads.direct import SignedUpload
+from rindle.uploads.sessions import Upload, UploadRequest
 
 #: Largest file that may pass through the application when the router is not told otherwise; bigger ones go direct.
 MAX_INLINE_BYTES = 64 << 20
@@ -48,7 +49,11 @@ _LANES = {"multipart": "multipart_upload", "resumable": "resumable_upload", "tus
 _SessionId = Annotated[str, Path(max_length=64, description="Id of an upload session.")]
 _IdempotencyKey = Annotated[
     str | None,
-    Header(min_length=1, max_length=255, description="Repeating a request with it returns the first session."),
+    Header(
+        min_length=1,
+        max_length=255,
+        description="Repeating a request with it returns its actor the first session; refused without an actor.",
+    ),
 ]
 _RawProfile = Annotated[str | None, Query(max_length=255, description="Of a raw body; a form has its own field.")]
 _RawFilename = Annotated[str | None, Query(max_length=MAX_FILENAME_CHARS, description="Likewise.")]
@@ -245,8 +250,7 @@ class _Uploads:
             raise CapabilityUnsupported(
                 f"uploads by {body.strategy} are not offered here; use presigned_put", capability=_LANES[body.strategy]
             )
-        session = await self._rindle.initiate_upload(
-            profile,
+        wanted = UploadRequest(
             filename=body.filename,
             size=body.size,
             content_type=body.content_type or None,
@@ -254,15 +258,13 @@ class _Uploads:
             actor=actor_name(actor),
             idempotency_key=idempotency_key,
         )
-        if idempotency_key is not None:
-            await self._check_same_profile(session.id, profile)
-        return await self._signed(session.id)
+        return _signed_answer(await direct.initiate_and_sign(self._rindle.services, profile, wanted))
 
     async def sign(self, request: Request, session_id: _SessionId) -> SignedAnswer:
         """Return a fresh URL for an upload that is still live; earlier ones keep working until they expire."""
         await self._guard.check_forgery(request)
         found = await self._allowed(request, "upload.sign", session_id)
-        return await self._signed(found.session.id)
+        return _signed_answer(await direct.sign(self._rindle.services, found))
 
     async def show(self, request: Request, session_id: _SessionId) -> SessionAnswer:
         """Return where the upload stands."""
@@ -287,7 +289,7 @@ class _Uploads:
         """As verify, for clients that know the object's key only."""
         await self._guard.check_forgery(request)
         actor = await self._guard.actor(request)
-        upload = await self._rindle.database.read(rows.find_by_key, body.key)
+        upload = await sessions.find_upload_by_key(self._rindle.services, body.key)
         return await self._verified(await self._guard.allow_upload(request, actor, "upload.verify", upload))
 
     async def cancel(self, request: Request, session_id: _SessionId) -> SessionAnswer:
@@ -358,27 +360,19 @@ class _Uploads:
 
     async def _allowed(self, request: Request, action: str, session_id: str) -> Upload:
         actor = await self._guard.actor(request)
-        upload = await self._rindle.database.read(rows.find_upload, session_id)
+        upload = await sessions.find_upload(self._rindle.services, session_id)
         return await self._guard.allow_upload(request, actor, action, upload)
 
-    async def _check_same_profile(self, session_id: str, profile: type[Profile]) -> None:
-        upload = await self._rindle.database.read(rows.find_upload, session_id)
-        if upload is None or upload.asset.profile != profile.name:
-            raise InvalidArgument(
-                "this Idempotency-Key was used for an upload of another profile; take a fresh one",
-                detail={"option": "Idempotency-Key"},
-            )
-
-    async def _signed(self, session_id: str) -> SignedAnswer:
-        signed = await self._rindle.sign_url(session_id)
-        return SignedAnswer(session=SessionJson.of(signed.session), upload=GrantJson.of(signed.presigned))
-
     async def _verified(self, upload: Upload) -> CompletedAnswer:
-        done = await self._rindle.verify_completion(upload.session.id)
+        done = await sessions.verify(self._rindle.services, upload)
         return CompletedAnswer(session=SessionJson.of(done.session), asset=self._asset_json(done.asset))
 
     def _asset_json(self, asset: MediaAsset) -> AssetJson:
         return AssetJson.of(asset, self._guard.name_of(asset.profile))
+
+
+def _signed_answer(signed: SignedUpload) -> SignedAnswer:
+    return SignedAnswer(session=SessionJson.of(signed.session), upload=GrantJson.of(signed.presigned))
 
 
 _FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})

@@ -416,7 +416,7 @@ async def test_a_client_that_falls_too_far_behind_is_reset_and_shown_where_every
     client = SlowClient(routes(news.rindle, allow_anonymous=True), asset)
     task = asyncio.create_task(client.run())
     await asyncio.wait_for(client.begun.wait(), PATIENCE_SECONDS)
-    (subscription,) = news.rindle._listener.subscriptions
+    (subscription,) = news.rindle.listener.subscriptions
 
     await news.write(many, asset.variant_id, QUEUE_SIZE + 1)
 
@@ -529,9 +529,9 @@ async def test_clients_that_leave_leave_nothing_behind(tmp_path: Path, postgres_
         async with contextlib.AsyncExitStack() as clients:
             for _ in range(10):
                 await clients.enter_async_context(following(address, ("asset", asset.id)))
-            assert news.rindle._listener.is_running
+            assert news.rindle.listener.is_running
         await until(news.is_at_rest, what="the listener to stop")
-        assert not list(news.rindle._listener.subscriptions)
+        assert not list(news.rindle.listener.subscriptions)
     postgres_server.drop_database(url)
 
 

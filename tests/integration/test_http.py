@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import tracemalloc
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from uuid import uuid4
 import httpx
 import pytest
 from fastapi import FastAPI, HTTPException, Request
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -308,6 +310,97 @@ async def test_an_idempotency_key_returns_the_first_session_to_its_own_actor(web
     assert first.status_code == again.status_code == 201
     assert first.json()["session"]["id"] == again.json()["session"]["id"] != other.json()["session"]["id"]
     assert error_of(elsewhere) == (400, "invalid_argument")
+
+
+async def test_a_stranger_who_guesses_a_key_gets_neither_the_session_nor_a_url(web: Site):
+    key = {"Idempotency-Key": "k-1"}
+    body = {"profile": "avatar", "filename": "me.png"}
+    first = await web.call("POST", "/uploads", json=body, headers=key)
+
+    stranger = await web.call("POST", "/uploads", actor=None, json=body, headers=key)
+    strangers_own = await web.call("POST", "/uploads", actor=None, json=body, headers={"Idempotency-Key": "k-2"})
+    without_key = await web.call("POST", "/uploads", actor=None, json=body)
+    guessed_by_bob = await web.call("POST", "/uploads", actor="bob", json=body, headers=key)
+
+    assert error_of(stranger) == error_of(strangers_own) == (400, "invalid_argument")
+    assert stranger.json()["error"]["detail"] == {"option": "idempotency_key"}
+    assert without_key.status_code == guessed_by_bob.status_code == 201
+    ids = {answer.json()["session"]["id"] for answer in (first, without_key, guessed_by_bob)}
+    assert len(ids) == 3
+    assert await web.rindle.database.read(_count, MediaUploadSession) == 3
+
+
+async def test_a_repeated_ticket_is_signed_afresh_and_refused_once_the_upload_has_ended(web: Site):
+    key = {"Idempotency-Key": "k-1"}
+    body = {"profile": "avatar", "filename": "me.png"}
+    first = (await web.call("POST", "/uploads", json=body, headers=key)).json()
+
+    again = (await web.call("POST", "/uploads", json=body, headers=key)).json()
+    sent = await web.put(again["upload"], png())
+    await web.call("DELETE", f"/uploads/{first['session']['id']}")
+    late = await web.call("POST", "/uploads", json=body, headers=key)
+
+    assert again["session"]["state"] == first["session"]["state"] == "signed"
+    assert sent.status_code == 200
+    assert error_of(late) == (409, "invalid_transition")
+
+
+@contextmanager
+def counted(rindle: Rindle) -> Iterator[Counter[str]]:
+    """Count the transactions and the statements that read or lock an upload session, by kind."""
+    counts: Counter[str] = Counter()
+    engine = rindle.database.engine
+    assert isinstance(engine, AsyncEngine)
+
+    def begun(connection: Any) -> None:
+        counts["transactions"] += 1
+
+    def executed(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("SELECT") and "JOIN media_assets" in statement and "media_upload_sessions" in statement:
+            counts["reads of the upload"] += 1
+
+    event.listen(engine.sync_engine, "begin", begun)
+    event.listen(engine.sync_engine, "before_cursor_execute", executed)
+    try:
+        yield counts
+    finally:
+        event.remove(engine.sync_engine, "begin", begun)
+        event.remove(engine.sync_engine, "before_cursor_execute", executed)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}])
+async def test_a_ticket_is_one_transaction(web: Site, headers: dict[str, str]):
+    body = {"profile": "avatar", "filename": "me.png"}
+    with counted(web.rindle) as counts:
+        answer = await web.call("POST", "/uploads", json=body, headers=headers)
+
+    assert answer.status_code == 201 and answer.json()["session"]["state"] == "signed"
+    assert counts["transactions"] == 1
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+async def test_verifying_reads_the_upload_once(web: Site, by_key: bool):
+    ticket = await web.ticket()
+    await web.put(ticket["upload"], png())
+    path = "/uploads/verify" if by_key else f"/uploads/{ticket['session']['id']}/verify"
+    body = {"key": ticket["session"]["upload_key"]} if by_key else None
+    with counted(web.rindle) as first:
+        answer = await web.call("POST", path, json=body)
+    with counted(web.rindle) as second:
+        again = await web.call("POST", path, json=body)
+
+    assert answer.status_code == 200 and again.json() == answer.json()
+    assert first == {"transactions": 2, "reads of the upload": 1}  # it is read, and then moved
+    assert second == {"transactions": 1, "reads of the upload": 1}
+
+
+async def test_signing_again_reads_the_upload_once(web: Site):
+    ticket = await web.ticket()
+    with counted(web.rindle) as counts:
+        answer = await web.call("POST", f"/uploads/{ticket['session']['id']}/sign")
+
+    assert answer.status_code == 200
+    assert counts == {"transactions": 2, "reads of the upload": 1}
 
 
 @pytest.mark.parametrize(
@@ -1086,11 +1179,11 @@ async def test_uploads_work_while_temporal_is_away(web: Site):
 async def test_what_nobody_foresaw_is_answered_without_its_text(
     web: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    async def broken(session_id: str) -> None:
+    async def broken(services: Any, upload: Any) -> None:
         raise RuntimeError("password=the-secret X-Amz-Signature=the-secret")
 
     ticket = await web.ticket()
-    monkeypatch.setattr(web.rindle, "verify_completion", broken)
+    monkeypatch.setattr(sessions, "verify", broken)
 
     with caplog.at_level(logging.ERROR, logger="rindle"):
         answer = await web.call("POST", f"/uploads/{ticket['session']['id']}/verify")
@@ -1113,11 +1206,11 @@ async def test_what_nobody_foresaw_is_answered_without_its_text(
 async def test_errors_carry_their_status_and_when_to_come_back(
     web: Site, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: tuple[int, str], retry_after: str | None
 ):
-    async def broken(session_id: str) -> None:
+    async def broken(services: Any, upload: Any) -> None:
         raise raised
 
     ticket = await web.ticket()
-    monkeypatch.setattr(web.rindle, "verify_completion", broken)
+    monkeypatch.setattr(sessions, "verify", broken)
     answer = await web.call("POST", f"/uploads/{ticket['session']['id']}/verify")
 
     assert error_of(answer) == expected

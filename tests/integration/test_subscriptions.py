@@ -65,7 +65,7 @@ async def test_twenty_writers_lose_nothing_and_keep_each_assets_order(news: News
     assets = [await news.running() for _ in range(4)]
     steps, writers = 6, 5
     subscriptions = [await news.rindle.subscribe("asset", asset.id).open() for asset in assets]
-    together = await Subscription(news.rindle._listener, [subject_of("asset", asset.id) for asset in assets]).open()
+    together = await Subscription(news.rindle.listener, [subject_of("asset", asset.id) for asset in assets]).open()
     begun = {asset.id: await news.streamed(asset.id) for asset in assets}
     barrier = asyncio.Barrier(len(assets) * writers)
 
@@ -95,7 +95,7 @@ async def test_an_open_transaction_neither_delays_other_assets_nor_loses_its_own
     assert isinstance(engine, AsyncEngine)
     subjects = [subject_of("asset", slow.id), subject_of("asset", quick.id)]
 
-    async with Subscription(big.rindle._listener, subjects) as events:
+    async with Subscription(big.rindle.listener, subjects) as events:
         async with AsyncSession(engine) as held:
             await held.run_sync(restart, slow.variant_id)
             await held.flush()  # its event has its id and nobody else can see it
@@ -408,7 +408,7 @@ async def test_leaving_the_block_the_loop_or_by_cancellation_leaves_nothing_behi
     async with news.rindle.subscribe("asset", asset.id) as events:
         await news.restarted(asset)
         await take(events, 1)
-        assert news.rindle._listener.is_running
+        assert news.rindle.listener.is_running
     await until(news.is_at_rest, what="the listener to stop after the block")
 
     async for told in news.rindle.subscribe("asset", asset.id, after=0):
@@ -429,7 +429,7 @@ async def test_leaving_the_block_the_loop_or_by_cancellation_leaves_nothing_behi
 
 
 async def running(news: Newsroom) -> bool:
-    return news.rindle._listener.is_running
+    return news.rindle.listener.is_running
 
 
 async def test_closing_the_application_ends_everything(news: Newsroom):
@@ -448,7 +448,7 @@ async def test_closing_the_application_ends_everything(news: Newsroom):
 
 
 async def followed_by(news: Newsroom, count: int) -> bool:
-    return len(news.rindle._listener.subscriptions) == count
+    return len(news.rindle.listener.subscriptions) == count
 
 
 async def test_it_can_be_followed_again_after_everybody_left(news: Newsroom):

@@ -6,8 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from rindle import MediaUploadSession
+from rindle.db.uploads import insert_upload
 from rindle.errors import (
+    InvalidArgument,
     InvalidTransition,
     NotFound,
     StorageObjectMissing,
@@ -16,6 +21,7 @@ from rindle.errors import (
     UploadRejected,
     UploadSessionExpired,
 )
+from rindle.uploads import sessions
 from tests.stage import Stage, photo, until
 from tests.workflows.fleet import in_stage
 
@@ -228,6 +234,68 @@ async def test_one_idempotency_key_is_one_upload_per_actor(stage: Stage) -> None
     )
     assert first.id == again.id != other.id
     assert len({session.id for session in at_once}) == 1
+
+
+async def test_an_idempotency_key_belongs_to_one_profile(stage: Stage) -> None:
+    await stage.rindle.initiate_upload("avatar", filename="a.jpg", actor="alice", idempotency_key="k")
+
+    with pytest.raises(InvalidArgument) as refused:
+        await stage.rindle.initiate_upload("plain", filename="a.txt", actor="alice", idempotency_key="k")
+    at_once = await asyncio.gather(
+        *(
+            stage.rindle.initiate_upload(profile, filename="a.jpg", actor="alice", idempotency_key="k2")
+            for profile in ("avatar", "plain", "avatar", "plain")
+        ),
+        return_exceptions=True,
+    )
+
+    assert refused.value.detail == {"option": "idempotency_key"}
+    assert sorted(type(result).__name__ for result in at_once) == [
+        *("InvalidArgument", "InvalidArgument"),
+        *("MediaUploadSession", "MediaUploadSession"),
+    ]
+    assert len(await _sessions_of_keys(stage)) == 2
+
+
+async def test_an_idempotency_key_without_an_actor_is_refused_also_by_many_at_once(stage: Stage) -> None:
+    results = await asyncio.gather(
+        *(stage.rindle.initiate_upload("avatar", filename="a.jpg", idempotency_key="k") for _ in range(4)),
+        return_exceptions=True,
+    )
+
+    assert [type(result) for result in results] == [InvalidArgument] * 4
+    assert await _sessions_of_keys(stage) == []
+
+
+async def test_uploads_that_an_older_release_opened_with_one_key_and_no_actor_are_in_nobodys_way(stage: Stage) -> None:
+    def leave_two(session: Session) -> None:
+        for _ in range(2):
+            asset, upload = sessions.new_upload(
+                stage.rindle.profiles.get("avatar"),
+                filename="a.jpg",
+                actor=None,
+                strategy="presigned_put",
+                ttl_seconds=60,
+            )
+            upload.idempotency_key = "k"
+            insert_upload(session, asset, upload)
+
+    await stage.rindle.database.write(leave_two)
+
+    with pytest.raises(InvalidArgument):
+        await stage.rindle.initiate_upload("avatar", filename="a.jpg", idempotency_key="k")
+    opened = await stage.rindle.initiate_upload("avatar", filename="a.jpg", actor="alice", idempotency_key="k")
+
+    assert opened.state == "initialized"
+    assert len(await _sessions_of_keys(stage)) == 3
+
+
+async def _sessions_of_keys(stage: Stage) -> list[str]:
+    def read(session: Session) -> list[str]:
+        with_key = select(MediaUploadSession.id).where(MediaUploadSession.idempotency_key.is_not(None))
+        return list(session.scalars(with_key))
+
+    return await stage.rindle.database.read(read)
 
 
 @pytest.mark.parametrize("session_id", ["0198c0de-0000-7000-8000-000000000000", "not an id", "", "x" * 5000])
