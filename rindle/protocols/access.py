@@ -43,7 +43,10 @@ class AssetSubject:
 
 @runtime_checkable
 class Authorizer(Protocol):
-    """Decides who may do what. Anything but a plain return denies: raising, and returning ``False``."""
+    """Decides who may do what. Anything but a plain return denies: raising, and returning ``False``.
+
+    A plain function, which runs in a thread and may block, or a coroutine function; it has 30 seconds to answer.
+    """
 
     def authorize(self, actor: Any, action: str, subject: Any) -> Awaitable[bool | None] | bool | None:
         """Return to allow; raise :class:`rindle.errors.Unauthorized` to deny."""
