@@ -22,9 +22,9 @@ from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Session
 
 from rindle.db import subscriptions as rows
+from rindle.db.assets import find_with_variants, no_such_asset
 from rindle.db.database import Database
 from rindle.db.events import CHANNEL
 from rindle.db.listening import listening
@@ -504,7 +504,7 @@ class Subscription:
 async def settled(listener: Listener, asset_id: str, *, timeout_seconds: float) -> MediaAsset:
     """Return the asset once it has come to rest; see ``Rindle.settled``."""
     if not is_id(asset_id):
-        raise _no_such_asset()
+        raise no_such_asset()
     subject = subject_of("asset", asset_id)
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -524,7 +524,7 @@ async def _at_rest(listener: Listener, subject: Subject) -> MediaAsset:
             if event.type in _AT_REST_EVENTS:
                 asset = await _read(listener, subject.id)
         if asset is None:
-            raise _no_such_asset()
+            raise no_such_asset()
         return asset
 
 
@@ -553,15 +553,4 @@ async def _not_settled(listener: Listener, asset_id: str, seconds: float) -> Not
 
 
 async def _read(listener: Listener, asset_id: str) -> MediaAsset | None:
-    return await listener.database.read(_asset, asset_id)
-
-
-def _asset(session: Session, asset_id: str) -> MediaAsset | None:
-    asset = session.get(MediaAsset, asset_id)
-    if asset is not None:
-        _ = asset.variants
-    return asset
-
-
-def _no_such_asset() -> NotFound:
-    return NotFound("could not find the asset: not found", detail={"entity": "asset"})
+    return await listener.database.read(find_with_variants, asset_id)
