@@ -636,13 +636,13 @@ def _checks() -> str:
 
 
 def _findings() -> str:
-    from rindle.operations.runtime_status import REMEDIES
+    from rindle.operations.remedies import REMEDIES
 
     return _table(
         ("finding", "what it means", "command"),
         (
-            (f"`{name}`", f"{summary[0].upper()}{summary[1:]}.", f"`{command}`")
-            for name, (_, command, summary) in REMEDIES.items()
+            (f"`{name}`", f"{remedy.summary[0].upper()}{remedy.summary[1:]}.", f"`{remedy.command}`")
+            for name, remedy in REMEDIES.items()
         ),
     )
 
@@ -710,7 +710,7 @@ def _calls() -> str:
         parameters = [
             one.name if one.kind is not inspect.Parameter.VAR_KEYWORD else f"**{one.name}"
             for one in inspect.signature(member).parameters.values()
-            if one.name != "self"
+            if one.name not in ("self", "others")  # ``others`` takes no keyword: it refuses the unknown ones
         ]
         awaited = "await " if inspect.iscoroutinefunction(member) else ""
         rows.append((f"`{awaited}rindle.{name}({', '.join(parameters)})`", _first(member)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, Unpack
 
 from markupsafe import Markup
 from pydantic import SecretStr
@@ -22,18 +22,20 @@ from rindle.cancellation import run_to_end
 from rindle.db.database import Database
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.delivery import markup, urls
-from rindle.errors import InvalidArgument, Misconfigured
+from rindle.errors import InvalidArgument
 from rindle.operations import repair
 from rindle.operations.checks.report import DoctorReport
-from rindle.operations.doctor import doctor
-from rindle.operations.repair import RegenerateReport, RequeueReport
-from rindle.operations.runtime_status import runtime_status
+from rindle.operations.doctor import TIMEOUT_SECONDS, doctor
+from rindle.operations.findings import DEFAULT_LIMIT
+from rindle.operations.keywords import NoOthers
+from rindle.operations.repair import CancelReport, RegenerateReport, RequeueReport
+from rindle.operations.runtime_status import RuntimeStatus, runtime_status
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import MAX_URL_SECONDS, Storage
 from rindle.relay import Relay
 from rindle.security import check_secrets, install_redaction, sign_ticket
-from rindle.services import Services
+from rindle.services import Services, collect_storages
 from rindle.settings import Settings
 from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
@@ -82,7 +84,7 @@ class Rindle:
             database=self.database,
             settings=self.settings,
             profiles=registry,
-            storages=_storages(registry, storages or {}),
+            storages=collect_storages(registry, storages or {}),
             temporal=temporal or TemporalConnection(connect_seconds=self.settings.temporal_connect_seconds),
             secrets=self.secrets,
         )
@@ -459,22 +461,135 @@ class Rindle:
         )
 
     async def picture_tag(
-        self, profile: str | type[Profile], asset: MediaAsset | None, variants: Sequence[Any] = (), **options: Any
+        self,
+        profile: str | type[Profile],
+        asset: MediaAsset | None,
+        variants: Sequence[Any] = (),
+        *,
+        width: int | str | bool | None = None,
+        height: int | str | bool | None = None,
+        placeholder: str | None = None,
+        prefer_placeholder: bool = False,
+        actor: Any = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+        stale_mode: str = "fallback_original",
+        fallback: str = "original",
+        strict: bool = False,
+        on_denied: str = "raise",
+        attrs: Mapping[str, Any] | None = None,
+        **more_attrs: Any,
     ) -> Markup:
         """Return ``<picture>`` markup of an asset; see :func:`rindle.delivery.markup.picture_tag`."""
-        return await markup.picture_tag(self.services, profile, asset, variants, **options)
+        return await markup.picture_tag(
+            self.services,
+            profile,
+            asset,
+            variants,
+            width=width,
+            height=height,
+            placeholder=placeholder,
+            prefer_placeholder=prefer_placeholder,
+            actor=actor,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            stale_mode=stale_mode,
+            fallback=fallback,
+            strict=strict,
+            on_denied=on_denied,
+            attrs=attrs,
+            **more_attrs,
+        )
 
     async def video_tag(
-        self, profile: str | type[Profile], asset: MediaAsset | None, variants: Sequence[Any] = (), **options: Any
+        self,
+        profile: str | type[Profile],
+        asset: MediaAsset | None,
+        variants: Sequence[Any] = (),
+        *,
+        poster: str | None = None,
+        tracks: Sequence[Mapping[str, Any]] = (),
+        width: int | str | bool | None = None,
+        height: int | str | bool | None = None,
+        placeholder: str | None = None,
+        prefer_placeholder: bool = False,
+        actor: Any = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+        stale_mode: str = "fallback_original",
+        fallback: str = "original",
+        strict: bool = False,
+        on_denied: str = "raise",
+        attrs: Mapping[str, Any] | None = None,
+        **more_attrs: Any,
     ) -> Markup:
         """Return ``<video>`` markup of an asset; see :func:`rindle.delivery.markup.video_tag`."""
-        return await markup.video_tag(self.services, profile, asset, variants, **options)
+        return await markup.video_tag(
+            self.services,
+            profile,
+            asset,
+            variants,
+            poster=poster,
+            tracks=tracks,
+            width=width,
+            height=height,
+            placeholder=placeholder,
+            prefer_placeholder=prefer_placeholder,
+            actor=actor,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            stale_mode=stale_mode,
+            fallback=fallback,
+            strict=strict,
+            on_denied=on_denied,
+            attrs=attrs,
+            **more_attrs,
+        )
 
     async def audio_tag(
-        self, profile: str | type[Profile], asset: MediaAsset | None, variants: Sequence[Any] = (), **options: Any
+        self,
+        profile: str | type[Profile],
+        asset: MediaAsset | None,
+        variants: Sequence[Any] = (),
+        *,
+        tracks: Sequence[Mapping[str, Any]] = (),
+        placeholder: str | None = None,
+        prefer_placeholder: bool = False,
+        actor: Any = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+        stale_mode: str = "fallback_original",
+        fallback: str = "original",
+        strict: bool = False,
+        on_denied: str = "raise",
+        attrs: Mapping[str, Any] | None = None,
+        **more_attrs: Any,
     ) -> Markup:
         """Return ``<audio>`` markup of an asset; see :func:`rindle.delivery.markup.audio_tag`."""
-        return await markup.audio_tag(self.services, profile, asset, variants, **options)
+        return await markup.audio_tag(
+            self.services,
+            profile,
+            asset,
+            variants,
+            tracks=tracks,
+            placeholder=placeholder,
+            prefer_placeholder=prefer_placeholder,
+            actor=actor,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            stale_mode=stale_mode,
+            fallback=fallback,
+            strict=strict,
+            on_denied=on_denied,
+            attrs=attrs,
+            **more_attrs,
+        )
 
     # -- repair and operations ------------------------------------------------------------------------------------
 
@@ -484,7 +599,7 @@ class Rindle:
         variant_names: Iterable[str] | None = None,
         *,
         actor: str | None = None,
-        **options: Any,
+        **others: Unpack[NoOthers],
     ) -> RequeueReport:
         """Build failed and cancelled variants again, or the named ones.
 
@@ -493,15 +608,16 @@ class Rindle:
 
         Raises:
             UnknownVariantNames: a name is no variant of the asset; nothing was done.
+            UnknownOptions: another keyword was given.
             NotFound: no such asset.
         """
-        return await repair.requeue_variants(self.services, asset, variant_names, actor=actor, **options)
+        return await repair.requeue_variants(self.services, asset, variant_names, actor=actor, **others)
 
-    async def cancel_processing(self, asset: MediaAsset | str, *, actor: str | None = None) -> dict[str, Any]:
+    async def cancel_processing(self, asset: MediaAsset | str, *, actor: str | None = None) -> CancelReport:
         """Stop all open builds of an asset: rows are ``cancelled`` when this returns, processes gone within 3 s.
 
         Returns:
-            ``{"asset_id": ..., "cancelled": count}``.
+            A report: how many builds were open.
 
         Raises:
             NotProcessing: nothing is active, or no such asset.
@@ -509,37 +625,63 @@ class Rindle:
         return await repair.cancel_processing(self.services, asset, actor=actor)
 
     async def regenerate_variants(
-        self, profile: str | None = None, variant_name: str | None = None, **filters: Any
+        self, profile: str | None = None, variant_name: str | None = None, **others: Unpack[NoOthers]
     ) -> RegenerateReport:
-        """Mark ready variants whose recipe changed as stale, plan newly declared ones, and build both."""
-        return await repair.regenerate_variants(self.services, profile=profile, variant_name=variant_name, **filters)
+        """Mark ready variants whose recipe changed as stale, plan newly declared ones, and build both.
+
+        Args:
+            profile: assets of this one only; of all when left out.
+            variant_name: variants of this name only.
+
+        Raises:
+            UnknownProfile: no profile is called so.
+            UnknownFilters: another keyword was given; ignoring it would rebuild everything.
+        """
+        return await repair.regenerate_variants(self.services, profile=profile, variant_name=variant_name, **others)
 
     async def resume(self, asset_id: str) -> None:
         """Let a promotion that gave up (scanner or store away for too long) go on from where its rows stand."""
         await sessions.resume(self.services, asset_id)
 
-    async def doctor(self, **options: Any) -> DoctorReport:
+    async def doctor(
+        self,
+        *,
+        profiles: Iterable[str | type[Profile]] | None = None,
+        live: bool = False,
+        workers: bool = True,
+        offline: bool = False,
+        only: Collection[str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - the limit of each check
+    ) -> DoctorReport:
         """Check everything Rindle needs; see :func:`rindle.operations.doctor.doctor`."""
-        return await doctor(self.services, self.temporal, secrets=self.secrets, **options)
+        return await doctor(
+            self.services,
+            self.temporal,
+            profiles=profiles,
+            secrets=self.secrets,
+            live=live,
+            workers=workers,
+            offline=offline,
+            only=only,
+            timeout=timeout,
+        )
 
-    async def runtime_status(self, **filters: Any) -> dict[str, Any]:
+    async def runtime_status(
+        self,
+        *,
+        profile: str | None = None,
+        older_than: int | None = None,
+        limit: int = DEFAULT_LIMIT,
+        format: str | None = None,
+        **others: Unpack[NoOthers],
+    ) -> RuntimeStatus:
         """Report stuck or degraded work; see :func:`rindle.operations.runtime_status.runtime_status`."""
-        return await runtime_status(self.services, self.temporal, **filters)
-
-
-def _storages(profiles: Iterable[type[Profile]], named: Mapping[str, Storage]) -> dict[str, Storage]:
-    """Collect the storages: the named ones and those that profiles bring themselves."""
-    found = dict(named)
-    for profile in profiles:
-        declared = profile.storage
-        if isinstance(declared, str) or any(storage is declared for storage in found.values()):
-            continue
-        if isinstance(declared, type):
-            if any(type(storage) is declared for storage in found.values()):
-                continue
-            raise Misconfigured(
-                f"profile {profile.name!r} names the storage class {declared.__name__}, of which no instance is "
-                "registered; pass one as Rindle(storages={...})"
-            )
-        found[f"{profile.name}.storage"] = declared
-    return found
+        return await runtime_status(
+            self.services,
+            self.temporal,
+            profile=profile,
+            older_than=older_than,
+            limit=limit,
+            format=format,
+            **others,
+        )

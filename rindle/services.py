@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
@@ -71,3 +71,21 @@ class Services:
 def adapter_name(storage: Storage) -> str:
     """Return the name an adapter has in events and error texts."""
     return storage.adapter_name or type(storage).__name__
+
+
+def collect_storages(profiles: Iterable[type[Profile]], named: Mapping[str, Storage]) -> dict[str, Storage]:
+    """Collect the storages: the named ones and those that profiles bring themselves."""
+    found = dict(named)
+    for profile in profiles:
+        declared = profile.storage
+        if isinstance(declared, str) or any(storage is declared for storage in found.values()):
+            continue
+        if isinstance(declared, type):
+            if any(type(storage) is declared for storage in found.values()):
+                continue
+            raise Misconfigured(
+                f"profile {profile.name!r} names the storage class {declared.__name__}, of which no instance is "
+                "registered; pass one as Rindle(storages={...})"
+            )
+        found[f"{profile.name}.storage"] = declared
+    return found

@@ -15,4 +15,4 @@ from rindle.cli.terminal import say_report
 def cancel(asset: str, application: str | None, output: str) -> None:
     """Cancel what is being built for ASSET: rows at once, processes within 3 s; exit 1 when nothing is."""
     report = run(application, lambda rindle: rindle.cancel_processing(asset, actor="operator"))
-    say_report(f"Cancel of {asset}", report, output)
+    say_report(f"Cancel of {asset}", report.to_dict(), output)

@@ -19,7 +19,8 @@ from rindle.operations.explain import explain as look
 @format_option
 def explain(subject: str, application: str | None, ui: str | None, output: str) -> None:
     """Show rows, runs, pending activities and the last error of an asset, and the command that repairs it."""
-    found = run(application, lambda rindle: look(rindle.services, rindle.temporal, subject))
+    report = run(application, lambda rindle: look(rindle.services, rindle.temporal, subject))
+    found = report.to_dict()
     for one in found["workflows"]:
         if ui:
             one["link"] = f"{ui.rstrip('/')}/namespaces/{one['namespace']}/workflows/{one['id']}/{one['run_id']}"

@@ -16,6 +16,5 @@ from rindle.cli.terminal import say_report
 def regenerate_variants(application: str | None, profile: str | None, variant_name: str | None, output: str) -> None:
     """Mark variants whose recipe changed as stale, plan newly declared ones, and queue stale and missing ones."""
     report = run(application, lambda rindle: rindle.regenerate_variants(profile, variant_name))
-    counts = {"enqueued": report.enqueued, "skipped": report.skipped, "errors": report.errors}
-    say_report("Regenerate variants", counts, output)
+    say_report("Regenerate variants", report.to_dict(), output)
     raise click.exceptions.Exit(int(report.errors > 0))

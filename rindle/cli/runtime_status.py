@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from rindle.cli.application import application_option, format_option, run
 from rindle.cli.terminal import say, say_counts, say_json
 from rindle.errors import InspectionFailed, SetupIncomplete
-from rindle.operations.runtime_status import DEFAULT_LIMIT, MAX_LIMIT, REMEDIES
+from rindle.instants import iso_instant
+from rindle.operations.findings import DEFAULT_LIMIT, Finding
+from rindle.operations.remedies import REMEDIES
+from rindle.operations.runtime_status import MAX_LIMIT, RuntimeStatus
 
 #: Exit code of ``--fail-on``.
 FOUND = 3
-_SECTIONS = ("runtime_checks", "variants", "upload_sessions", "purges")
 
 
 @click.command(name="runtime-status")
@@ -33,9 +32,11 @@ def runtime_status(
 ) -> None:
     """Report stuck work with the command that repairs it; exit 0 also with findings."""
     alarming = _classes(fail_on)
-    filters = {"profile": profile, "older_than": older_than, "limit": limit, "format": output}
     try:
-        report = run(application, lambda rindle: rindle.runtime_status(**filters))
+        report = run(
+            application,
+            lambda rindle: rindle.runtime_status(profile=profile, older_than=older_than, limit=limit, format=output),
+        )
     except (InspectionFailed, SetupIncomplete) as error:
         if output == "text":
             raise
@@ -45,10 +46,10 @@ def runtime_status(
         )
         raise click.exceptions.Exit(4 if isinstance(error, InspectionFailed) else 1) from error
     if output == "json":
-        say_json(report)
+        say_json(report.to_dict())
     else:
         _say(report)
-    found = {finding["class"] for section in _SECTIONS for finding in report[section]["findings"]}
+    found = {finding.name for finding in report.findings}
     raise click.exceptions.Exit(FOUND if found & alarming else 0)
 
 
@@ -63,29 +64,33 @@ def _classes(given: str | None) -> set[str]:
     return asked
 
 
-def _say(report: Mapping[str, Any]) -> None:
-    say(f"Runtime status at {report['generated_at']}", "bold")
-    for section in ("assets", "variants", "upload_sessions"):
+def _say(report: RuntimeStatus) -> None:
+    say(f"Runtime status at {iso_instant(report.generated_at)}", "bold")
+    counts = {"assets": report.assets, "variants": report.variants, "upload_sessions": report.upload_sessions}
+    for section, rows in counts.items():
         say(section)
-        say_counts(report[section]["counts"])
+        say_counts(rows.counts)
     say("outbox")
-    say_counts(report["outbox"])
+    say_counts(report.outbox.to_dict())
     say("purges")
-    say_counts({name: report["purges"][name] for name in ("pending", "oldest_age_seconds")})
-    temporal = report["temporal"]
+    say_counts({"pending": report.purges.pending, "oldest_age_seconds": report.purges.oldest_age_seconds})
+    temporal = report.temporal
     say("temporal")
-    say_counts({"reachable": str(temporal["reachable"]).lower(), "verified": str(temporal["verified"]).lower()})
-    say_counts({f"running {kind}": count for kind, count in temporal["running"].items()})
+    say_counts({"reachable": str(temporal.reachable).lower(), "verified": str(temporal.verified).lower()})
+    say_counts({f"running {kind}": count for kind, count in temporal.running.items()})
     say("findings")
-    findings = [finding for section in _SECTIONS for finding in report[section]["findings"]]
-    for finding in findings:
-        note = " (unverified: Temporal did not answer)" if "reason" in finding else ""
-        name = f"{finding['class']} {finding['state']}" if "state" in finding else finding["class"]
-        say(f"  {name}:  {finding['count']}, oldest {finding['oldest_age_seconds']} s{note}", "yellow")
-        for sample in finding["samples"]:
-            say("    - " + " ".join(f"{name}={value}" for name, value in sample.items() if value is not None))
-    if not findings:
+    for finding in report.findings:
+        _say_finding(finding)
+    if not report.findings:
         say("  none", "green")
-    for advice in report["recommendations"]:
-        say(f"  Fix {advice['class']}: {advice['surface']} ({advice['summary']})")
+    for advice in report.recommendations:
+        say(f"  Fix {advice.name}: {advice.surface} ({advice.summary})")
     say("Done.")
+
+
+def _say_finding(finding: Finding) -> None:
+    note = "" if finding.reason is None else " (unverified: Temporal did not answer)"
+    name = finding.name if finding.state is None else f"{finding.name} {finding.state}"
+    say(f"  {name}:  {finding.count}, oldest {finding.oldest_age_seconds} s{note}", "yellow")
+    for sample in finding.samples:
+        say("    - " + " ".join(f"{key}={value}" for key, value in sample.to_dict().items() if value is not None))

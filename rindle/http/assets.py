@@ -138,7 +138,7 @@ class _Assets:
         actor = await self._guard.actor(request)
         asset = await self._allowed(actor, "operate", asset_id)
         report = await self._rindle.cancel_processing(asset.id, actor=actor_name(actor))
-        return CancelReport.model_validate(report)
+        return CancelReport.model_validate(report.to_dict())
 
     async def requeue(self, request: Request, asset_id: _AssetId, body: Requeue | None = None) -> RequeueAnswer:
         """Queue failed and cancelled variants again, or the named ones, stale and missing ones included."""

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from rindle.db import outbox as rows
+from rindle.operations.reports import Report
 from rindle.relay import Relay
 from rindle.services import Services
 from rindle.temporal_client import TemporalConnection
 
 
 @dataclass(frozen=True, slots=True)
-class DrainReport:
+class DrainReport(Report):
     """Rows sent, rows that were parked and tried again, and what is left."""
 
     sent: int
     unparked: int
     pending: int
     parked: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON shows it."""
-        return asdict(self)
 
 
 async def drain(services: Services, temporal: TemporalConnection) -> DrainReport:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import select
@@ -27,7 +26,8 @@ from rindle.db.models import (
 )
 from rindle.db.variants import group_of
 from rindle.errors import NotFound, TemporalUnavailable
-from rindle.instants import iso_instant
+from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
+from rindle.operations.reports import Report
 from rindle.security import scrub
 from rindle.services import Services
 from rindle.settings import Settings
@@ -39,6 +39,138 @@ from rindle.workflows import ids
 TEMPORAL_SECONDS = 5.0
 #: Seconds a relay may take to send a row that is due.
 RELAY_SECONDS = 10
+
+
+# --- the report --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AssetFacts(Report):
+    """The row of the asset."""
+
+    id: str
+    state: str
+    profile: str
+    kind: str
+    content_type: str | None
+    byte_size: int | None
+    width: int | None
+    height: int | None
+    error_code: str | None
+    error_reason: str | None
+    inserted_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts(Report):
+    """The row of one of its upload sessions."""
+
+    id: str
+    state: str
+    upload_strategy: str
+    error_code: str | None
+    failure_reason: str | None
+    expires_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFacts(Report):
+    """The row of one of its variants."""
+
+    name: str
+    state: str
+    progress: int
+    attempts: int
+    error_code: str | None
+    error_reason: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxFacts(Report):
+    """A request to Temporal that was not sent yet."""
+
+    id: int
+    workflow_id: str
+    signal: str | None
+    state: str
+    attempts: int
+    last_error: str | None
+    available_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PendingActivity(Report):
+    """A step that a run waits for."""
+
+    type: str
+    state: str
+    attempt: int
+    last_failure: str | None
+    last_failure_code: str | None
+    next_attempt_at: datetime | None
+    last_heartbeat_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowFacts(Report):
+    """The newest run of a workflow id."""
+
+    id: str
+    run_id: str
+    namespace: str
+    task_queue: str
+    status: str
+    started_at: datetime
+    closed_at: datetime | None
+    pending_activities: tuple[PendingActivity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reachability(Report):
+    """Whether Temporal answered."""
+
+    reachable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LastError(Report):
+    """The newest error, and where it is written down: ``asset``, ``upload``, a variant, or the type of an activity."""
+
+    where: str
+    code: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis(Report):
+    """Where it stands in one sentence; ``command`` repairs it and is ``None`` when nothing needs repair."""
+
+    summary: str
+    last_error: LastError | None
+    command: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation(Report):
+    """What :func:`explain` returns.
+
+    Attributes:
+        attachments: how many places hold the asset.
+        workflows: empty when ``temporal.reachable`` is false.
+    """
+
+    generated_at: datetime
+    asset: AssetFacts
+    upload_sessions: tuple[SessionFacts, ...]
+    variants: tuple[VariantFacts, ...]
+    attachments: int
+    outbox: tuple[OutboxFacts, ...]
+    workflows: tuple[WorkflowFacts, ...]
+    temporal: Reachability
+    diagnosis: Diagnosis
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +185,29 @@ class _Rows:
     runs: tuple[str, ...]
 
 
-async def explain(services: Services, temporal: TemporalConnection, subject_id: str) -> dict[str, Any]:
+async def explain(services: Services, temporal: TemporalConnection, subject_id: str) -> Explanation:
     """Tell the whole story of an asset, or of the asset an upload session brings in; changes nothing.
 
     Returns:
-        ``asset``, ``upload_sessions``, ``variants``, ``attachments`` (a count), ``outbox`` (rows not sent yet),
-        ``workflows`` (status, start, pending activities with attempt and last failure; empty when
-        ``temporal.reachable`` is false), and ``diagnosis``: ``{summary, last_error, command}``, where ``command`` is
-        ``None`` when nothing needs repair. No keys, URLs, filenames or owners.
+        Its rows, the outbox rows that are not sent yet, its runs with pending activities, and a diagnosis. No keys,
+        URLs, filenames or owners.
 
     Raises:
         NotFound: neither an asset nor an upload session has that id.
     """
     rows = await services.database.read(_look, services.settings, subject_id)
     workflows = await _workflows(temporal, rows.runs)
-    return {
-        "generated_at": iso_instant(utc_now()),
-        "asset": _facts(
-            rows.asset,
-            *("id", "state", "profile", "kind", "content_type", "byte_size", "width", "height"),
-            *("error_code", "error_reason", "inserted_at", "updated_at"),
-        ),
-        "upload_sessions": [
-            _facts(one, "id", "state", "upload_strategy", "error_code", "failure_reason", "expires_at", "updated_at")
-            for one in rows.sessions
-        ],
-        "variants": [
-            _facts(one, *("name", "state", "progress", "attempts", "error_code", "error_reason", "updated_at"))
-            for one in rows.variants
-        ],
-        "attachments": rows.attachments,
-        "outbox": [
-            _facts(one, "id", "workflow_id", "signal", "state", "attempts", "last_error", "available_at")
-            for one in rows.outbox
-        ],
-        "workflows": workflows or [],
-        "temporal": {"reachable": workflows is not None},
-        "diagnosis": _diagnose(rows, workflows),
-    }
+    return Explanation(
+        generated_at=utc_now(),
+        asset=AssetFacts.of(rows.asset),
+        upload_sessions=tuple(SessionFacts.of(one) for one in rows.sessions),
+        variants=tuple(VariantFacts.of(one) for one in rows.variants),
+        attachments=rows.attachments,
+        outbox=tuple(OutboxFacts.of(one) for one in rows.outbox),
+        workflows=tuple(workflows or ()),
+        temporal=Reachability(workflows is not None),
+        diagnosis=_diagnose(rows, workflows),
+    )
 
 
 def _look(session: Session, settings: Settings, subject_id: str) -> _Rows:
@@ -123,7 +240,7 @@ def _look(session: Session, settings: Settings, subject_id: str) -> _Rows:
 # --- Temporal ------------------------------------------------------------------------------------------------------
 
 
-async def _workflows(temporal: TemporalConnection, runs: Iterable[str]) -> list[dict[str, Any]] | None:
+async def _workflows(temporal: TemporalConnection, runs: Iterable[str]) -> list[WorkflowFacts] | None:
     """Describe the runs that exist; ``None`` when Temporal does not answer in time."""
     try:
         async with asyncio.timeout(TEMPORAL_SECONDS):
@@ -134,135 +251,145 @@ async def _workflows(temporal: TemporalConnection, runs: Iterable[str]) -> list[
     return [one for one in described if one is not None]
 
 
-async def _describe(client: Client, workflow_id: str) -> dict[str, Any] | None:
+async def _describe(client: Client, workflow_id: str) -> WorkflowFacts | None:
     try:
         found = await client.get_workflow_handle(workflow_id).describe()
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return None
         raise
-    return {
-        "id": found.id,
-        "run_id": found.run_id,
-        "namespace": client.namespace,
-        "task_queue": found.task_queue,
-        "status": "unknown" if found.status is None else found.status.name.lower(),
-        "started_at": iso_instant(found.start_time),
-        "closed_at": None if found.close_time is None else iso_instant(found.close_time),
-        "pending_activities": _activities(found),
-    }
+    return WorkflowFacts(
+        id=found.id,
+        run_id=found.run_id,
+        namespace=client.namespace,
+        task_queue=found.task_queue,
+        status="unknown" if found.status is None else found.status.name.lower(),
+        started_at=found.start_time,
+        closed_at=found.close_time,
+        pending_activities=_activities(found),
+    )
 
 
-def _activities(found: WorkflowExecutionDescription) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": one.activity_type.name,
-            "state": PendingActivityState.Name(one.state).removeprefix("PENDING_ACTIVITY_STATE_").lower(),
-            "attempt": one.attempt,
+def _activities(found: WorkflowExecutionDescription) -> tuple[PendingActivity, ...]:
+    return tuple(
+        PendingActivity(
+            type=one.activity_type.name,
+            state=PendingActivityState.Name(one.state).removeprefix("PENDING_ACTIVITY_STATE_").lower(),
+            attempt=one.attempt,
             # Ours are redacted where they are raised; another worker's might not be.
-            "last_failure": scrub(one.last_failure.message)[:500] or None,
-            "last_failure_code": one.last_failure.application_failure_info.type or None,
-            "next_attempt_at": _moment(one.next_attempt_schedule_time),
-            "last_heartbeat_at": _moment(one.last_heartbeat_time),
-        }
+            last_failure=scrub(one.last_failure.message)[:500] or None,
+            last_failure_code=one.last_failure.application_failure_info.type or None,
+            next_attempt_at=_moment(one.next_attempt_schedule_time),
+            last_heartbeat_at=_moment(one.last_heartbeat_time),
+        )
         for one in found.raw_description.pending_activities
-    ]
+    )
 
 
-def _moment(stamp: Timestamp) -> str | None:
-    return iso_instant(stamp.ToDatetime(tzinfo=UTC)) if stamp.seconds else None
+def _moment(stamp: Timestamp) -> datetime | None:
+    return stamp.ToDatetime(tzinfo=UTC) if stamp.seconds else None
 
 
-# --- judgement -----------------------------------------------------------------------------------------------------
+# --- diagnosis ---------------------------------------------------------------------------------------------------
 
 
-def _diagnose(rows: _Rows, workflows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+def _diagnose(rows: _Rows, workflows: Sequence[WorkflowFacts] | None) -> Diagnosis:
     """Say in one sentence where it stands, and name the one command that helps."""
-    running = [one for one in workflows or () if one["status"] == "running"]
-    busy = [activity for one in running for activity in one["pending_activities"]]
-    failing = [activity for activity in busy if activity["last_failure"]]
-    last_error = _last_error(rows, failing)
+    running = [one for one in workflows or () if one.status == "running"]
+    failing = [activity for one in running for activity in one.pending_activities if activity.last_failure]
+    summary, command = _stands(rows, workflows is not None, bool(running), failing)
+    return Diagnosis(summary, _last_error(rows, failing), command)
 
-    def answer(summary: str, command: str | None = None) -> dict[str, Any]:
-        return {"summary": summary, "last_error": last_error, "command": command}
 
+def _stands(
+    rows: _Rows, is_reachable: bool, is_running: bool, failing: Sequence[PendingActivity]
+) -> tuple[str, str | None]:
+    """Return where it stands, and the command that repairs it."""
     if any(one.state == OutboxState.PARKED for one in rows.outbox):
-        return answer("Temporal refused the request to work on it as invalid", "rindle outbox drain")
+        return "Temporal refused the request to work on it as invalid", _repair("outbox_parked", rows)
     overdue = utc_now() - timedelta(seconds=RELAY_SECONDS)
     if any(one.attempts or one.available_at < overdue for one in rows.outbox):
-        return answer("Temporal has not been told yet: no relay has sent the outbox row", "rindle outbox drain")
+        return "Temporal has not been told yet: no relay has sent the outbox row", _repair("outbox_stalled", rows)
     if failing:
-        worst = max(failing, key=lambda one: one["attempt"])
-        return answer(
-            f"{worst['type']} failed and is tried again (attempt {worst['attempt']}); it goes on when the cause is gone"
-        )
-    if workflows is None:
-        return answer("Temporal does not answer, so nobody can say whether a run is working on it", "rindle doctor")
-    return answer(*_standing(rows, bool(running)))
-
-
-def _standing(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
-    asset = rows.asset
-    state = AssetState(asset.state)
-    by_state = {state: sorted(one.name for one in rows.variants if one.state == state) for state in VariantState}
+        worst = max(failing, key=lambda one: one.attempt)
+        attempt = f"attempt {worst.attempt}"
+        return f"{worst.type} failed and is tried again ({attempt}); it goes on when the cause is gone", None
+    if not is_reachable:
+        return "Temporal does not answer, so nobody can say whether a run is working on it", "rindle doctor"
+    state = AssetState(rows.asset.state)
     if state is AssetState.DELETED:
         if is_running:
             return "it is being purged", None
-        return "it is deleted, and no purge is running", "rindle purge --retry --execute"
+        return "it is deleted, and no purge is running", _repair("purge_stuck", rows)
     if state is AssetState.QUARANTINED:
-        return (
-            f"its content was condemned ({asset.error_code}); upload a corrected file",
-            f"rindle purge {asset.id} --execute",
-        )
+        return f"its content was condemned ({rows.asset.error_code}); upload a corrected file", _purge(rows)
     if state is AssetState.STAGED:
         return _staged(rows, is_running)
     if state in UNJUDGED:
         if is_running:
             return "it is being judged", None
-        return "its judgement gave up or was lost", f"rindle resume {asset.id}"
-    waiting = by_state[VariantState.QUEUED] + by_state[VariantState.PROCESSING]
-    if waiting:
-        if is_running:
-            return f"it can be served; being built: {', '.join(waiting)}", None
-        return f"no run builds {', '.join(waiting)}", f"rindle resume {asset.id}"
-    broken = by_state[VariantState.FAILED] + by_state[VariantState.CANCELLED]
-    if broken:
-        return f"failed or cancelled for good: {', '.join(broken)}", f"rindle requeue {asset.id}"
-    gone = by_state[VariantState.MISSING] + by_state[VariantState.STALE]
-    if gone:
-        named = " ".join(f"--variant {name}" for name in gone)
-        return f"missing or built from an older recipe: {', '.join(gone)}", f"rindle requeue {asset.id} {named}"
-    return "nothing is wrong with it", None
+        name = "workflow_missing" if rows.asset.error_code is None else "stuck_promotion"
+        return "its judgement gave up or was lost", _repair(name, rows)
+    return _served(rows, is_running)
 
 
 def _staged(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
     upload = rows.sessions[-1] if rows.sessions else None
     if upload is None:
-        return "no upload was ever begun for it", f"rindle purge {rows.asset.id} --execute"
+        return "no upload was ever begun for it", _purge(rows)
     if upload.state in (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED):
         if upload.backing_released_at is None and not is_running:
-            return f"its upload is {upload.state}, and what it left was not removed", f"rindle resume {rows.asset.id}"
+            summary = f"its upload is {upload.state}, and what it left was not removed"
+            return summary, _repair("session_residue", rows)
         return f"its upload is {upload.state}; the client has to start a new one", None
     if upload.expires_at < utc_now() and not is_running:
-        return "its upload is past its expiry and nobody has ended it", f"rindle resume {rows.asset.id}"
+        return "its upload is past its expiry and nobody has ended it", _repair("session_overdue", rows)
     return "it waits for the client to send its bytes and verify", None
 
 
-def _last_error(rows: _Rows, failing: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _served(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
+    """Return where an asset stands whose variants are all that can be wrong with it."""
+
+    def named(*states: VariantState) -> list[str]:
+        return [one.name for state in states for one in rows.variants if one.state == state]
+
+    if waiting := named(VariantState.QUEUED, VariantState.PROCESSING):
+        if is_running:
+            return f"it can be served; being built: {', '.join(waiting)}", None
+        name = "queue_starved" if named(VariantState.QUEUED) else "orphan_suspect"
+        return f"no run builds {', '.join(waiting)}", _repair(name, rows)
+    for states, condition in _CONDITIONS.items():
+        if names := named(*states):
+            finding = next(FINDING_OF_VARIANT[state] for state in states if named(state))
+            return f"{condition}: {', '.join(names)}", _repair(finding, rows)
+    return "nothing is wrong with it", None
+
+
+#: What variants are that stay as they are until somebody acts; both states of a condition have the same remedy.
+_CONDITIONS = {
+    (VariantState.FAILED, VariantState.CANCELLED): "failed or cancelled for good",
+    (VariantState.MISSING, VariantState.STALE): "missing or built from an older recipe",
+}
+
+
+def _repair(finding: str, rows: _Rows) -> str:
+    return REMEDIES[finding].command_for(rows.asset.id)
+
+
+def _purge(rows: _Rows) -> str:
+    return f"rindle purge {rows.asset.id} --execute"
+
+
+def _last_error(rows: _Rows, failing: Sequence[PendingActivity]) -> LastError | None:
     """Return the newest error: of an activity that is being tried again, else of a row."""
     if failing:
-        worst = max(failing, key=lambda one: one["attempt"])
-        return {"where": worst["type"], "code": worst["last_failure_code"], "reason": worst["last_failure"]}
+        worst = max(failing, key=lambda one: one.attempt)
+        return LastError(worst.type, worst.last_failure_code, worst.last_failure)
     marked = [(one.updated_at, f"variant {one.name}", one.error_code, one.error_reason) for one in rows.variants]
     marked += [(one.updated_at, "upload", one.error_code, one.failure_reason) for one in rows.sessions]
     marked.append((rows.asset.updated_at, "asset", rows.asset.error_code, rows.asset.error_reason))
-    told = [one for one in marked if one[2]]
-    if not told:
+    with_code = [one for one in marked if one[2]]
+    if not with_code:
         return None
-    _, where, code, reason = max(told, key=lambda one: one[0])
-    return {"where": where, "code": code, "reason": reason}
-
-
-def _facts(row: Any, *names: str) -> dict[str, Any]:
-    found = {name: getattr(row, name) for name in names}
-    return {name: iso_instant(value) if isinstance(value, datetime) else value for name, value in found.items()}
+    _, where, code, reason = max(with_code, key=lambda one: one[0])
+    return LastError(where, code, reason)

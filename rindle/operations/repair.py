@@ -1,17 +1,16 @@
 """Repairing variants: queue again, cancel, rebuild after drift; purge and resume of one asset.
 
-Rows change first and the workflow is woken afterwards, in one transaction: the same rows, events and audit as when
-an operator
-signals the workflow with nothing but the Temporal CLI.
+Rows change first and the workflow is woken afterwards, in one transaction: the same rows, events and audit as when an
+operator signals the workflow with nothing but the Temporal CLI.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,10 +18,10 @@ from sqlalchemy.orm import Session
 from rindle import outbox, telemetry
 from rindle.db import purge as purge_rows
 from rindle.db import variants as rows
+from rindle.db.assets import no_such_asset
 from rindle.db.models import MediaAsset, MediaVariant, is_id
 from rindle.db.transitions import lock_asset, recompute
 from rindle.errors import (
-    NotFound,
     NotProcessing,
     RindleError,
     StillAttached,
@@ -30,6 +29,8 @@ from rindle.errors import (
     UnknownOptions,
     UnknownVariantNames,
 )
+from rindle.operations.keywords import NoOthers
+from rindle.operations.reports import Report
 from rindle.services import Services
 from rindle.states import DELIVERABLE, OPEN_VARIANTS, AssetState, VariantState
 
@@ -41,8 +42,8 @@ _REPAIRABLE_BY_NAME = _REPAIRABLE | {VariantState.STALE, VariantState.MISSING}
 _UNDER_WAY = frozenset({VariantState.PLANNED, VariantState.QUEUED, VariantState.PROCESSING})
 
 
-@dataclass(slots=True)
-class RequeueReport:
+@dataclass(frozen=True, slots=True)
+class RequeueReport(Report):
     """Outcome of ``requeue_variants``; ``failures`` says why a selected variant was not queued."""
 
     asset_id: str
@@ -50,15 +51,19 @@ class RequeueReport:
     enqueued: int = 0
     skipped: int = 0
     errors: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON shows it."""
-        return asdict(self)
+    failures: tuple[Mapping[str, Any], ...] = ()
 
 
-@dataclass(slots=True)
-class RegenerateReport:
+@dataclass(frozen=True, slots=True)
+class CancelReport(Report):
+    """Outcome of ``cancel_processing``: how many builds were open."""
+
+    asset_id: str
+    cancelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegenerateReport(Report):
     """Outcome of ``regenerate_variants``: variants queued, assets with nothing to rebuild, assets that failed."""
 
     enqueued: int = 0
@@ -72,12 +77,12 @@ async def requeue_variants(
     variant_names: Iterable[str] | None = None,
     *,
     actor: str | None = None,
-    **options: Any,
+    **others: Unpack[NoOthers],
 ) -> RequeueReport:
     """Build failed and cancelled variants again; see ``Rindle.requeue_variants``."""
-    if options:
+    if others:
         raise UnknownOptions(
-            f"requeue_variants knows no option {', '.join(sorted(options))}", detail={"options": sorted(options)}
+            f"requeue_variants knows no option {', '.join(sorted(others))}", detail={"options": sorted(others)}
         )
     asset_id = asset if isinstance(asset, str) else asset.id
     names = None if variant_names is None else sorted(set(variant_names))
@@ -111,9 +116,8 @@ def _took(started: float) -> dict[str, float]:
 def _requeue(
     session: Session, services: Services, asset_id: str, names: list[str] | None, actor: str | None
 ) -> RequeueReport:
-    report = RequeueReport(asset_id=asset_id)
     if names == []:
-        return report
+        return RequeueReport(asset_id=asset_id)
     asset = _asset(session, asset_id)
     profile = services.profile(asset.profile)
     present = {row.name: row for row in rows.variants_of(session, asset_id)}
@@ -127,47 +131,46 @@ def _requeue(
         selected = [row for row in present.values() if row.state in _REPAIRABLE]
     else:
         selected = [present[name] for name in names]
-    report.selected = len(selected)
-    wanted = []
+    wanted: list[MediaVariant] = []
+    failures: list[Mapping[str, Any]] = []
+    skipped = 0
     for row in selected:
         if row.state in _UNDER_WAY:
-            report.skipped += 1
+            skipped += 1
         elif row.name not in profile.variants:
-            _refuse(
-                report,
-                row,
-                "configuration",
-                "variant_definition_missing",
-                "the profile no longer declares this variant",
-            )
+            reason, message = "variant_definition_missing", "the profile no longer declares this variant"
+            failures.append(_failure(row, "configuration", reason, message))
         elif row.state not in _REPAIRABLE_BY_NAME or AssetState(asset.state) not in DELIVERABLE:
-            _refuse(
-                report, row, "state_conflict", "state_not_repairable", f"a variant that is {row.state} needs no repair"
-            )
+            reason, message = "state_not_repairable", f"a variant that is {row.state} needs no repair"
+            failures.append(_failure(row, "state_conflict", reason, message))
         else:
             wanted.append(row)
-    report.enqueued = len(rows.requeue_rows(session, asset, wanted, profile, actor=actor))
+    queued = rows.requeue_rows(session, asset, wanted, profile, actor=actor)
     for group in sorted({rows.group_of(asset.kind, row) for row in wanted}):
         outbox.wake_group(session, services.settings, asset, group)
-    return report
-
-
-def _refuse(report: RequeueReport, row: MediaVariant, failure_class: str, reason: str, message: str) -> None:
-    report.errors += 1
-    report.failures.append(
-        {
-            "asset_id": row.asset_id,
-            "variant_id": row.id,
-            "variant_name": row.name,
-            "state": row.state,
-            "failure_class": failure_class,
-            "reason": reason,
-            "message": message,
-        }
+    return RequeueReport(
+        asset_id=asset_id,
+        selected=len(selected),
+        enqueued=len(queued),
+        skipped=skipped,
+        errors=len(failures),
+        failures=tuple(failures),
     )
 
 
-async def cancel_processing(services: Services, asset: MediaAsset | str, *, actor: str | None = None) -> dict[str, Any]:
+def _failure(row: MediaVariant, failure_class: str, reason: str, message: str) -> dict[str, Any]:
+    return {
+        "asset_id": row.asset_id,
+        "variant_id": row.id,
+        "variant_name": row.name,
+        "state": row.state,
+        "failure_class": failure_class,
+        "reason": reason,
+        "message": message,
+    }
+
+
+async def cancel_processing(services: Services, asset: MediaAsset | str, *, actor: str | None = None) -> CancelReport:
     """Stop all open builds of an asset; see ``Rindle.cancel_processing``."""
     asset_id = asset if isinstance(asset, str) else asset.id
 
@@ -182,19 +185,23 @@ async def cancel_processing(services: Services, asset: MediaAsset | str, *, acto
             outbox.wake_group(session, services.settings, found, group)
         return len(active)
 
-    return {"asset_id": asset_id, "cancelled": await services.database.write(cancel)}
+    return CancelReport(asset_id=asset_id, cancelled=await services.database.write(cancel))
 
 
 async def regenerate_variants(
-    services: Services, *, profile: str | None = None, variant_name: str | None = None, **filters: Any
+    services: Services,
+    *,
+    profile: str | None = None,
+    variant_name: str | None = None,
+    **others: Unpack[NoOthers],
 ) -> RegenerateReport:
     """Detect drift, plan missing declarations, queue stale and missing variants; see ``Rindle.regenerate_variants``."""
-    if filters:
+    if others:
         raise UnknownFilters(
-            f"regenerate_variants knows no filter {', '.join(sorted(filters))}", detail={"filters": sorted(filters)}
+            f"regenerate_variants knows no filter {', '.join(sorted(others))}", detail={"filters": sorted(others)}
         )
     wanted = [services.profile(profile)] if profile is not None else list(services.profiles)
-    report = RegenerateReport()
+    enqueued = skipped = errors = 0
     for chosen in wanted:
         if variant_name is not None and profile is not None:
             chosen.spec(variant_name)
@@ -202,17 +209,29 @@ async def regenerate_variants(
         while page := await services.database.read(_page, chosen.name, after):
             after = page[-1]
             for asset_id in page:
-                await _regenerate_one(services, asset_id, variant_name, report)
-    return report
+                try:
+                    due = await _regenerate_one(services, asset_id, variant_name)
+                except RindleError as error:
+                    # One asset that cannot be repaired must not keep the others from it.
+                    log.warning("variants not regenerated", extra={"asset_id": asset_id, "code": error.code})
+                    errors += 1
+                else:
+                    enqueued += due
+                    skipped += due == 0
+    return RegenerateReport(enqueued=enqueued, skipped=skipped, errors=errors)
 
 
-async def _regenerate_one(
-    services: Services, asset_id: str, variant_name: str | None, report: RegenerateReport
-) -> None:
-    def regenerate(session: Session) -> tuple[int, int]:
+async def _regenerate_one(services: Services, asset_id: str, variant_name: str | None) -> int:
+    """Queue what one asset needs; returns how many variants.
+
+    Raises:
+        RindleError: the asset cannot be repaired.
+    """
+
+    def regenerate(session: Session) -> int:
         asset = lock_asset(session, asset_id)
         if asset is None or AssetState(asset.state) not in DELIVERABLE:
-            return 0, 1
+            return 0
         profile = services.profile(asset.profile)
         rows.detect_drift(session, asset, profile)
         planned = rows.plan_variants(session, asset, profile, only=variant_name)
@@ -227,17 +246,9 @@ async def _regenerate_one(
         due = [*planned, *wanted]
         for group in sorted({rows.group_of(asset.kind, row) for row in due}):
             outbox.wake_group(session, services.settings, asset, group)
-        return len(due), 0 if due else 1
+        return len(due)
 
-    try:
-        enqueued, skipped = await services.database.write(regenerate)
-    except RindleError as error:
-        # One asset that cannot be repaired must not keep the others from it.
-        log.warning("variants not regenerated", extra={"asset_id": asset_id, "code": error.code})
-        report.errors += 1
-        return
-    report.enqueued += enqueued
-    report.skipped += skipped
+    return await services.database.write(regenerate)
 
 
 def _page(session: Session, profile: str, after: str, limit: int = 500) -> Sequence[str]:
@@ -267,5 +278,5 @@ async def purge_asset(services: Services, asset: MediaAsset | str) -> None:
 def _asset(session: Session, asset_id: str) -> MediaAsset:
     found = lock_asset(session, asset_id) if is_id(asset_id) else None
     if found is None or found.state == AssetState.DELETED:
-        raise NotFound("could not find the asset: not found", detail={"entity": "asset"})
+        raise no_such_asset()
     return found

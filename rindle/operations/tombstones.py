@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from rindle import outbox
+from rindle.db.assets import no_such_asset
 from rindle.db.models import MediaAsset, MediaVariant, is_id
 from rindle.db.purge import attachment_count
-from rindle.errors import NotFound
+from rindle.operations.reports import Report
 from rindle.services import Services
 from rindle.states import AssetState
 
@@ -21,7 +21,7 @@ PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class PurgePreview:
+class PurgePreview(Report):
     """What a purge of one asset would meet: the owners' slots that forbid it, or the objects that go."""
 
     asset_id: str
@@ -31,22 +31,14 @@ class PurgePreview:
     variants: int
     objects: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the preview as JSON shows it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class RetryReport:
+class RetryReport(Report):
     """How many tombstones were found, and for how many a purge was started."""
 
     found: int
     started: int
     dry_run: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON shows it."""
-        return asdict(self)
 
 
 async def preview_purge(services: Services, asset_id: str) -> PurgePreview:
@@ -59,7 +51,7 @@ async def preview_purge(services: Services, asset_id: str) -> PurgePreview:
     def look(session: Session) -> PurgePreview:
         asset = session.get(MediaAsset, asset_id) if is_id(asset_id) else None
         if asset is None:
-            raise NotFound("could not find the asset: not found", detail={"entity": "asset"})
+            raise no_such_asset()
         variants, stored = session.execute(
             select(func.count(), func.count(MediaVariant.storage_key)).where(MediaVariant.asset_id == asset_id)
         ).one()

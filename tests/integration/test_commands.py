@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.db import migrate, transitions
 from rindle.db.models import utc_now
-from rindle.operations.explain import explain
+from rindle.operations.explain import Diagnosis, Explanation, explain
 from rindle.states import AssetState
 from tests.servers import free_port
 from tests.stage import REPOSITORY, Stage, until
@@ -150,7 +150,8 @@ async def test_explain_names_the_failure_the_run_and_the_command_that_repairs_it
     # What it recommends is what helps.
     assert (await rindle(stage, "requeue", asset.id)).returncode == 0
     await stage.state(asset.id, "ready")
-    assert (await explain(stage.rindle.services, stage.rindle.temporal, asset.id))["diagnosis"] == {
+    story = await explain(stage.rindle.services, stage.rindle.temporal, asset.id)
+    assert story.to_dict()["diagnosis"] == {
         "summary": "nothing is wrong with it",
         "last_error": None,
         "command": None,
@@ -162,17 +163,18 @@ async def test_explain_shows_an_activity_that_keeps_failing(stage: Stage) -> Non
     stage.tell("scanner", "down")
     asset = await stage.verified("scanned")
 
-    async def failing() -> dict[str, Any] | None:
+    async def failing() -> Explanation | None:
         story = await explain(stage.rindle.services, stage.rindle.temporal, asset.id)
-        return story if story["diagnosis"]["last_error"] else None
+        return story if story.diagnosis.last_error else None
 
     story = await until(failing, what="the scan to be tried again")
     assert story is not None
-    assert story["diagnosis"]["command"] is None  # it goes on by itself
-    assert story["diagnosis"]["last_error"]["code"] == "scanner_unavailable"
-    [run] = [one for one in story["workflows"] if one["status"] == "running"]
-    [pending] = run["pending_activities"]
-    assert pending["type"] == "rindle.scan"
+    assert story.diagnosis.command is None  # it goes on by itself
+    assert story.diagnosis.last_error is not None
+    assert story.diagnosis.last_error.code == "scanner_unavailable"
+    [run] = [one for one in story.workflows if one.status == "running"]
+    [pending] = run.pending_activities
+    assert pending.type == "rindle.scan"
 
     stage.tell("scanner", "")
     await stage.settled(asset.id)
@@ -181,25 +183,24 @@ async def test_explain_shows_an_activity_that_keeps_failing(stage: Stage) -> Non
 async def test_explain_finds_an_asset_by_its_upload_and_says_what_it_waits_for(stage: Stage) -> None:
     upload = await stage.rindle.initiate_upload("avatar")
 
-    async def story() -> dict[str, Any]:
-        told: dict[str, Any] = (await explain(stage.rindle.services, stage.rindle.temporal, upload.id))["diagnosis"]
-        return told
+    async def story() -> Diagnosis:
+        return (await explain(stage.rindle.services, stage.rindle.temporal, upload.id)).diagnosis
 
-    assert (await story())["summary"] == "it waits for the client to send its bytes and verify"
+    assert (await story()).summary == "it waits for the client to send its bytes and verify"
 
     def age(session: Session) -> None:
         since = utc_now() - timedelta(minutes=5)
         session.execute(update(MediaOutbox).values(available_at=since))
 
     await stage.rindle.database.write(age)
-    assert (await story())["command"] == "rindle outbox drain"
+    assert (await story()).command == "rindle outbox drain"
 
     def lose(session: Session) -> None:
         session.execute(update(MediaOutbox).values(state="dispatched"))
         session.execute(update(MediaUploadSession).values(expires_at=utc_now() - timedelta(minutes=5)))
 
     await stage.rindle.database.write(lose)
-    assert (await story())["command"] == f"rindle resume {upload.asset_id}"
+    assert (await story()).command == f"rindle resume {upload.asset_id}"
 
     unknown = await rindle(stage, "explain", "0198f6d4-8f2c-7000-8000-000000000000")
     assert (unknown.returncode, unknown.stderr.partition(":")[0]) == (1, "not_found")

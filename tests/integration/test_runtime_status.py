@@ -16,7 +16,10 @@ from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, Ri
 from rindle.db import migrate
 from rindle.db.models import new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
-from rindle.operations.runtime_status import REMEDIES, runtime_status
+from rindle.operations.explain import explain
+from rindle.operations.findings import AssetSample, SessionSample, VariantSample
+from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
+from rindle.operations.runtime_status import RuntimeStatus, runtime_status
 from rindle.relay import Relay
 from tests.servers import free_port
 from tests.stage import Stage, until
@@ -77,17 +80,16 @@ async def keep(rindle: Rindle, *rows: Any) -> None:
     await rindle.database.write(add)
 
 
-def findings(report: dict[str, Any]) -> dict[str, int]:
+def findings(report: RuntimeStatus) -> dict[str, int]:
     """Return all findings of a report as ``class -> count``."""
-    sections = ("runtime_checks", "variants", "upload_sessions", "purges")
-    return {one["class"]: one["count"] for section in sections for one in report[section]["findings"]}
+    return {one.name: one.count for one in report.findings}
 
 
 # --- shape ---------------------------------------------------------------------------------------------------------
 
 
 async def test_nothing_stuck_is_an_empty_report_of_the_whole_shape(rindle: Rindle) -> None:
-    report = await rindle.runtime_status()
+    report = (await rindle.runtime_status()).to_dict()
 
     report.pop("generated_at")
     running = report["temporal"].pop("running")
@@ -146,18 +148,57 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
         "stuck_promotion": 1,
         "workflow_missing": 1,
     }
-    assert [one["class"] for one in report["recommendations"]] == sorted(REMEDIES)
-    assert {one["class"]: one["surface"] for one in report["recommendations"]}["failed_work"] == "rindle requeue ASSET"
-    assert report["assets"]["counts"] == {
+    assert [one.name for one in report.recommendations] == sorted(REMEDIES)
+    assert {one.name: one.surface for one in report.recommendations}["failed_work"] == "rindle requeue ASSET"
+    assert report.assets.counts == {
         **{"analyzing": 1, "degraded": 1, "deleted": 1, "staged": 1, "validating": 1},
         "total": 5,
     }
-    [missing] = [one for one in report["runtime_checks"]["findings"] if one["class"] == "workflow_missing"]
-    assert missing["oldest_age_seconds"] == pytest.approx(2 * HOUR, abs=60)
-    assert [sample["asset_id"] for sample in missing["samples"]] == [waiting.id]
-    [residue] = [one for one in report["upload_sessions"]["findings"] if one["class"] == "session_residue"]
-    assert (residue["state"], residue["samples"][0]["failure_reason"]) == ("expired", "too late")
-    assert set(residue["samples"][0]) == {"session_id", "asset_id", "state", "failure_reason"}
+    [missing] = [one for one in report.runtime_checks.findings if one.name == "workflow_missing"]
+    assert missing.oldest_age_seconds == pytest.approx(2 * HOUR, abs=60)
+    assert [sample.asset_id for sample in missing.samples if isinstance(sample, AssetSample)] == [waiting.id]
+    [residue] = [one for one in report.upload_sessions.findings if one.name == "session_residue"]
+    [sample] = residue.samples
+    assert isinstance(sample, SessionSample)
+    assert (residue.state, sample.failure_reason) == ("expired", "too late")
+    shown = report.to_dict()
+    [as_json] = [one for one in shown["upload_sessions"]["findings"] if one["class"] == "session_residue"]
+    assert list(as_json) == ["class", "state", "count", "oldest_age_seconds", "samples"]
+    assert set(as_json["samples"][0]) == {"session_id", "asset_id", "state", "failure_reason"}
+    assert list(shown["recommendations"][0]) == ["class", "action", "surface", "summary"]
+
+
+@pytest.mark.parametrize("name", sorted(REMEDIES))
+async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, name: str) -> None:
+    """``explain`` and ``runtime_status`` read one table: whoever is asked, the advice is the same."""
+    rindle = lite_stage.rindle
+    async with rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
+        await connection.run_sync(migrate.stamp)
+    states = {
+        **dict.fromkeys(("outbox_parked", "outbox_stalled", "session_overdue", "session_residue"), "staged"),
+        **{"purge_stuck": "deleted", "stuck_promotion": "analyzing", "workflow_missing": "validating"},
+    }
+    facts = {"error_code": "scanner_unavailable"} if name == "stuck_promotion" else {}
+    asset = an_asset(states.get(name, "degraded"), 2 * HOUR, **facts)
+    upload = a_session(asset, {"session_residue": "expired"}.get(name, "signed"), HOUR)
+    rows: list[Any] = [asset]
+    if asset.state == "staged":
+        rows.append(upload)
+    if name.startswith("outbox"):
+        state = "parked" if name == "outbox_parked" else "pending"
+        workflow_id = lite_stage.upload_workflow(upload.id)
+        send = {"kind": "start", "workflow_type": "t", "workflow_id": workflow_id, "task_queue": "q"}
+        rows.append(MediaOutbox(**send, state=state, available_at=utc_now() - timedelta(hours=1), **aged(HOUR)))
+    of_variants = {finding: state.value for state, finding in FINDING_OF_VARIANT.items()}
+    of_variants |= {"queue_starved": "queued", "orphan_suspect": "processing"}
+    if name in of_variants:
+        rows.append(a_variant(asset, of_variants[name], HOUR))
+    await keep(rindle, *rows)
+
+    [advice] = [one for one in (await rindle.runtime_status()).recommendations if one.name == name]
+    diagnosis = (await explain(rindle.services, rindle.temporal, asset.id)).diagnosis
+
+    assert diagnosis.command == advice.surface.replace("ASSET", asset.id)
 
 
 async def test_what_is_merely_young_is_no_finding(rindle: Rindle) -> None:
@@ -188,11 +229,12 @@ async def test_samples_are_limited_and_oldest_first(rindle: Rindle) -> None:
     rows = [a_variant(home, "failed", age) for age in (100, 300, 200, 400)]
     await keep(rindle, home, *rows)
 
-    [failed] = (await rindle.runtime_status(limit=2))["variants"]["findings"]
+    [failed] = (await rindle.runtime_status(limit=2)).variants.findings
 
-    assert failed["count"] == 4
-    assert [sample["variant_name"] for sample in failed["samples"]] == [rows[3].name, rows[1].name]
-    assert failed["oldest_age_seconds"] == pytest.approx(400, abs=30)
+    assert failed.count == 4
+    names = [sample.variant_name for sample in failed.samples if isinstance(sample, VariantSample)]
+    assert names == [rows[3].name, rows[1].name]
+    assert failed.oldest_age_seconds == pytest.approx(400, abs=30)
 
 
 async def test_older_than_hides_findings_and_never_counts_or_loosens_a_threshold(rindle: Rindle) -> None:
@@ -201,7 +243,7 @@ async def test_older_than_hides_findings_and_never_counts_or_loosens_a_threshold
 
     report = await rindle.runtime_status(older_than=150)
     assert findings(report) == {}
-    assert report["variants"]["counts"] == {"failed": 1, "queued": 1, "total": 2}
+    assert report.variants.counts == {"failed": 1, "queued": 1, "total": 2}
     assert findings(await rindle.runtime_status(older_than=50)) == {"failed_work": 1}
 
 
@@ -216,8 +258,9 @@ async def test_a_profile_narrows_counts_and_findings(rindle: Rindle) -> None:
     report = await rindle.runtime_status(profile="avatar")
 
     assert findings(report) == {"failed_work": 1}
-    assert [report[part]["counts"]["total"] for part in ("assets", "variants", "upload_sessions")] == [1, 1, 0]
-    assert report["purges"]["pending"] == 0
+    parts = (report.assets, report.variants, report.upload_sessions)
+    assert [part.counts["total"] for part in parts] == [1, 1, 0]
+    assert report.purges.pending == 0
 
 
 @pytest.mark.parametrize(
@@ -275,17 +318,19 @@ async def test_work_that_a_run_is_still_doing_is_not_stuck(stage: Stage, rindle:
 
     report = await rindle.runtime_status()
     assert findings(report) == {}
-    assert report["temporal"]["verified"] is True
+    assert report.temporal.verified is True
 
     async def counted() -> bool:  # visibility follows after a moment
-        return bool((await rindle.runtime_status())["temporal"]["running"]["upload"] == 1)
+        return (await rindle.runtime_status()).temporal.running["upload"] == 1
 
     await until(counted, what="the open run to be counted")
     sessions = await stage.read(lambda session: session.query(MediaUploadSession.id).scalar())
     await (await stage.client()).get_workflow_handle(stage.upload_workflow(str(sessions))).terminate()
 
-    [missing] = (await rindle.runtime_status())["runtime_checks"]["findings"]
-    assert (missing["class"], missing["samples"][0]["asset_id"]) == ("workflow_missing", asset.id)
+    [missing] = (await rindle.runtime_status()).runtime_checks.findings
+    [sample] = missing.samples
+    assert isinstance(sample, AssetSample)
+    assert (missing.name, sample.asset_id) == ("workflow_missing", asset.id)
 
 
 async def test_a_backlog_whose_runs_all_live_is_load_and_no_standstill(stage: Stage, rindle: Rindle) -> None:
@@ -299,14 +344,14 @@ async def test_a_backlog_whose_runs_all_live_is_load_and_no_standstill(stage: St
     report = await rindle.runtime_status()
 
     assert findings(report) == {}
-    assert report["temporal"]["truncated"] is True
+    assert report.temporal.truncated is True
 
 
 async def test_with_temporal_away_the_report_still_answers_and_says_it_could_not_verify(rindle: Rindle) -> None:
     await keep(rindle, an_asset("validating", HOUR), an_asset("analyzing", HOUR, error_code="scanner_unavailable"))
     nowhere = TemporalConnection(connect_seconds=0.5, environment={"TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}"})
 
-    report = await runtime_status(rindle.services, nowhere)
+    report = (await runtime_status(rindle.services, nowhere)).to_dict()
 
     assert report["temporal"] == {"reachable": False, "running": {}, "verified": False, "truncated": False}
     given_up, missing = report["runtime_checks"]["findings"]
@@ -344,7 +389,7 @@ async def test_large_states_are_estimated_on_postgres_and_said_to_be(
     home = an_asset("ready", 10)
     await keep(rindle, home, *(a_variant(home, "ready", 10) for _ in range(5)), a_variant(home, "failed", 10))
 
-    variants = (await rindle.runtime_status(**filters))["variants"]
+    variants = (await rindle.runtime_status(**filters)).to_dict()["variants"]
 
     assert variants["counts"]["failed"] == 1
     if rindle.database.dialect == "postgresql":

@@ -108,7 +108,7 @@ async def test_cancel_returns_with_its_rows_cancelled_and_stops_the_build(stage:
 
     report = await stage.rindle.cancel_processing(before.id, actor="olga")
 
-    assert report == {"asset_id": before.id, "cancelled": 2}
+    assert report.to_dict() == {"asset_id": before.id, "cancelled": 2}
     after = await stage.rindle.asset(before.id)
     assert after.state == "degraded"
     assert {(row.name, row.state, row.error_code) for row in after.variants} == {
@@ -132,7 +132,7 @@ async def test_cancel_reaches_rows_that_no_worker_has_taken_yet(stage: Stage, fl
     asset = await cancelled(stage)
     await fleet.stop()
     await stage.rindle.requeue_variants(asset)
-    assert (await stage.rindle.cancel_processing(asset))["cancelled"] == 2
+    assert (await stage.rindle.cancel_processing(asset)).cancelled == 2
 
     await fleet.start()
     await until(lambda: _all_sent(stage), what="the wake-ups to arrive")
@@ -155,7 +155,7 @@ async def test_cancel_between_two_attempts_ends_the_retries(stage: Stage, fleet:
         return (await runs(stage, asset.id, "thumb"))[:1] == [("failed", "unexpected")]
 
     await until(failed_once, what="the first attempt to fail")
-    assert (await stage.rindle.cancel_processing(asset.id))["cancelled"] == 2
+    assert (await stage.rindle.cancel_processing(asset.id)).cancelled == 2
     await closed(stage, stage.variants_workflow(asset.id))
 
     assert {row.state for row in (await stage.rindle.asset(asset.id)).variants} == {"cancelled"}

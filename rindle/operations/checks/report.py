@@ -9,11 +9,12 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy.orm import Session
 
+from rindle.operations.reports import Report
 from rindle.profile import Profile
 from rindle.recipes import VariantSpec, is_av_work
 from rindle.services import Services
@@ -24,7 +25,7 @@ Status = Literal["ok", "warn", "error", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Report):
     """One row of the report.
 
     ``fix`` says what to do about a warning or an error; ``detail`` holds JSON-compatible facts.
@@ -39,13 +40,13 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class DoctorReport:
+class DoctorReport(Report):
     """All checks by id. ``success`` when none failed; warnings never fail."""
 
-    checks: tuple[Check, ...]
+    total: int
     failed: int
     warned: int
-    total: int
+    checks: tuple[Check, ...]
 
     @property
     def success(self) -> bool:
@@ -53,14 +54,8 @@ class DoctorReport:
         return self.failed == 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON shows it."""
-        return {
-            "success": self.success,
-            "total": self.total,
-            "failed": self.failed,
-            "warned": self.warned,
-            "checks": [asdict(check) for check in self.checks],
-        }
+        """Return the report as JSON shows it, with its outcome first."""
+        return {"success": self.success, **Report.to_dict(self)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,428 @@
+"""What stands still, as the rows say: one function per class of finding, each with its threshold.
+
+A finding is a count, an age and a few samples. Where a running workflow would explain it, the functions also name the
+runs; asking Temporal about them is the business of ``runtime_status``, and what to do about a class, of ``remedies``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from rindle.db.models import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
+from rindle.db.variants import group_of
+from rindle.operations.remedies import FINDING_OF_VARIANT
+from rindle.operations.reports import Report
+from rindle.settings import Settings
+from rindle.states import (
+    ENDED_SESSIONS,
+    AssetState,
+    OutboxState,
+    OutputKind,
+    SessionState,
+    VariantState,
+)
+from rindle.workflows import ids
+
+#: Samples per finding.
+DEFAULT_LIMIT = 5
+#: Seconds a row may stand in a state that a run should be working on before it is suspected.
+PROMOTION_SECONDS, QUEUED_SECONDS, IMAGE_SECONDS, AV_SECONDS = 300, 300, 900, 1200
+#: Seconds past its expiry after which a live session, and past its end after which what it left, is overdue.
+SESSION_SECONDS = 300
+#: Seconds a tombstone may wait for its purge, and an outbox row for a relay.
+PURGE_SECONDS, OUTBOX_SECONDS = 3600, 60
+#: Runs of one class that are looked at one by one, unless more samples are wanted.
+CLASS_DESCRIBED = 10
+
+_PROMOTING = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
+_LIVE_SESSIONS = tuple(sorted(set(SessionState) - ENDED_SESSIONS))
+_RESIDUAL_SESSIONS = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters(Report):
+    """What is asked for; see ``runtime_status``."""
+
+    profile: str | None = None
+    older_than: int | None = None
+    limit: int = DEFAULT_LIMIT
+    format: str | None = None
+
+
+# --- samples -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AssetSample(Report):
+    """One asset that stands still."""
+
+    asset_id: str
+    profile: str
+    state: str
+    error_code: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class VariantSample(Report):
+    """One variant that stands still."""
+
+    variant_id: str
+    asset_id: str
+    variant_name: str
+    profile: str
+    state: str
+    attempts: int
+    error_code: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSample(Report):
+    """One upload session that nobody ended, or that may have left bytes."""
+
+    session_id: str
+    asset_id: str | None
+    state: str
+    failure_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxSample(Report):
+    """One row that Temporal does not know of."""
+
+    outbox_id: int
+    workflow_id: str
+    attempts: int
+    last_error: str | None
+
+
+Sample = AssetSample | VariantSample | SessionSample | OutboxSample
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Report):
+    """One class of what stands still.
+
+    Attributes:
+        name: the class.
+        state: of the sessions, where a class has several.
+        count: how many; projected from the oldest where not all could be verified.
+        oldest_age_seconds: since when the oldest stands still.
+        samples: oldest first.
+        reason: ``unverified`` where Temporal could not be asked whether a run still works on them.
+    """
+
+    name: str = field(metadata={"json": "class"})
+    state: str | None = field(metadata={"optional": True})
+    count: int
+    oldest_age_seconds: int
+    samples: tuple[Sample, ...]
+    reason: str | None = field(metadata={"optional": True})
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One class as the rows show it, before Temporal was asked.
+
+    Attributes:
+        oldest: since when the oldest stands still.
+        runs: for each sample the run that should be working on it; a running one explains the sample. Empty where no
+            run could.
+        since: for each of the runs, since when its sample stands still.
+    """
+
+    name: str
+    count: int
+    oldest: datetime | None
+    samples: tuple[Sample, ...]
+    state: str | None = None
+    runs: tuple[str, ...] = ()
+    since: tuple[datetime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One read-only transaction and what is asked of it."""
+
+    session: Session
+    settings: Settings
+    filters: Filters
+    now: datetime
+
+    def cutoff(self, at_least_seconds: int = 0) -> datetime:
+        """Return the newest change a finding may have: ``older_than`` never loosens a threshold."""
+        return self.now - timedelta(seconds=max(self.filters.older_than or 0, at_least_seconds))
+
+    @property
+    def examined(self) -> int:
+        """How many suspects of a class are read, oldest first, so that Temporal is asked about them."""
+        return max(self.filters.limit, CLASS_DESCRIBED)
+
+    def of_profile(self) -> list[ColumnElement[bool]]:
+        """Return the condition that keeps a query to the profile asked for."""
+        return [] if self.filters.profile is None else [MediaAsset.profile == self.filters.profile]
+
+    def extent(self, statement: Any) -> tuple[int, datetime | None]:
+        """Return count and oldest time of a query for these two."""
+        count, oldest = self.session.execute(statement).one()
+        return count, oldest
+
+
+# --- assets ------------------------------------------------------------------------------------------------------
+
+
+def stuck_promotion(look: Inspection) -> list[Candidate]:
+    """Uploads whose validation gave up."""
+    gave_up = and_(MediaAsset.error_code.is_not(None), MediaAsset.updated_at <= look.cutoff())
+    return _assets(look, "stuck_promotion", [MediaAsset.state.in_(_PROMOTING), gave_up])
+
+
+def workflow_missing(look: Inspection) -> list[Candidate]:
+    """Uploads between arrival and the end of their validation that nothing has touched for a while."""
+    silent = and_(MediaAsset.error_code.is_(None), MediaAsset.updated_at <= look.cutoff(PROMOTION_SECONDS))
+    return _assets(look, "workflow_missing", [MediaAsset.state.in_(_PROMOTING), silent], is_suspect=True)
+
+
+def purge_stuck(look: Inspection) -> list[Candidate]:
+    """Tombstones whose purge should long be over; one that still retries a failing store is stuck all the same."""
+    late = MediaAsset.updated_at <= look.cutoff(PURGE_SECONDS)
+    return _assets(look, "purge_stuck", [MediaAsset.state == AssetState.DELETED, late])
+
+
+def _assets(
+    look: Inspection, name: str, conditions: Iterable[ColumnElement[bool]], *, is_suspect: bool = False
+) -> list[Candidate]:
+    where = [*conditions, *look.of_profile()]
+    count, oldest = look.extent(select(func.count(), func.min(MediaAsset.updated_at)).where(*where))
+    if not count:
+        return []
+    statement = select(MediaAsset).where(*where).order_by(MediaAsset.updated_at, MediaAsset.id)
+    if not is_suspect:
+        rows = look.session.scalars(statement.limit(look.filters.limit))
+        return [Candidate(name, count, oldest, tuple(_asset_sample(asset) for asset in rows))]
+    suspects = look.session.execute(
+        statement.add_columns(MediaUploadSession.id)
+        .outerjoin(MediaUploadSession, MediaUploadSession.asset_id == MediaAsset.id)
+        .limit(look.examined)
+    ).all()
+    return [
+        Candidate(
+            name,
+            count,
+            oldest,
+            samples=tuple(_asset_sample(asset) for asset, _ in suspects),
+            runs=tuple(
+                ids.upload_id(session_id or "", prefix=look.settings.workflow_id_prefix) for _, session_id in suspects
+            ),
+            since=tuple(asset.updated_at for asset, _ in suspects),
+        )
+    ]
+
+
+def _asset_sample(asset: MediaAsset) -> AssetSample:
+    return AssetSample(
+        asset_id=asset.id,
+        profile=asset.profile,
+        state=asset.state,
+        error_code=asset.error_code,
+        updated_at=asset.updated_at,
+    )
+
+
+# --- the outbox --------------------------------------------------------------------------------------------------
+
+
+def outbox_parked(look: Inspection) -> list[Candidate]:
+    """Rows that Temporal refused as invalid."""
+    parked = and_(MediaOutbox.state == OutboxState.PARKED, MediaOutbox.updated_at <= look.cutoff())
+    return _outbox(look, "outbox_parked", parked)
+
+
+def outbox_stalled(look: Inspection) -> list[Candidate]:
+    """Rows that nobody has sent."""
+    # A claimed row is put off for 30 s, so a row that is merely being sent is never due for so long.
+    due = look.cutoff(OUTBOX_SECONDS)
+    stalled = and_(
+        MediaOutbox.state == OutboxState.PENDING,
+        MediaOutbox.inserted_at <= due,
+        or_(MediaOutbox.available_at <= due, MediaOutbox.attempts > 0),
+    )
+    return _outbox(look, "outbox_stalled", stalled)
+
+
+def _outbox(look: Inspection, name: str, condition: ColumnElement[bool]) -> list[Candidate]:
+    count, oldest = look.extent(select(func.count(), func.min(MediaOutbox.inserted_at)).where(condition))
+    if not count:
+        return []
+    rows = look.session.scalars(
+        select(MediaOutbox).where(condition).order_by(MediaOutbox.inserted_at, MediaOutbox.id).limit(look.filters.limit)
+    )
+    samples = tuple(OutboxSample(row.id, row.workflow_id, row.attempts, row.last_error) for row in rows)
+    return [Candidate(name, count, oldest, samples)]
+
+
+# --- variants ----------------------------------------------------------------------------------------------------
+
+
+def cancelled_work(look: Inspection) -> list[Candidate]:
+    """Variants whose build was cancelled."""
+    return _resting(look, VariantState.CANCELLED)
+
+
+def failed_work(look: Inspection) -> list[Candidate]:
+    """Variants that could not be built."""
+    return _resting(look, VariantState.FAILED)
+
+
+def storage_drift(look: Inspection) -> list[Candidate]:
+    """Variants whose object is gone from the store."""
+    return _resting(look, VariantState.MISSING)
+
+
+def recipe_drift(look: Inspection) -> list[Candidate]:
+    """Variants that were built from an older recipe."""
+    return _resting(look, VariantState.STALE)
+
+
+def queue_starved(look: Inspection) -> list[Candidate]:
+    """Variants that wait for a build nobody seems to begin."""
+    queued = MediaVariant.updated_at <= look.cutoff(QUEUED_SECONDS)
+    condition = and_(MediaVariant.state == VariantState.QUEUED, queued)
+    return _variants(look, "queue_starved", condition, is_suspect=True)
+
+
+def orphan_suspect(look: Inspection) -> list[Candidate]:
+    """Variants that say they are being built, longer than a build takes."""
+    image = MediaVariant.output_kind == OutputKind.IMAGE
+    late = or_(
+        and_(image, MediaVariant.updated_at <= look.cutoff(IMAGE_SECONDS)),
+        and_(~image, MediaVariant.updated_at <= look.cutoff(AV_SECONDS)),
+    )
+    condition = and_(MediaVariant.state == VariantState.PROCESSING, late)
+    return _variants(look, "orphan_suspect", condition, is_suspect=True)
+
+
+def _resting(look: Inspection, state: VariantState) -> list[Candidate]:
+    """Variants of a state that they keep until somebody acts."""
+    condition = and_(MediaVariant.state == state, MediaVariant.updated_at <= look.cutoff())
+    return _variants(look, FINDING_OF_VARIANT[state], condition)
+
+
+def _variants(
+    look: Inspection, name: str, condition: ColumnElement[bool], *, is_suspect: bool = False
+) -> list[Candidate]:
+    where = [condition, MediaVariant.dynamic.is_(False), *look.of_profile()]
+    extent = select(func.count(), func.min(MediaVariant.updated_at)).select_from(MediaVariant).where(*where)
+    if look.filters.profile is not None:
+        extent = extent.join(MediaAsset, MediaAsset.id == MediaVariant.asset_id)
+    count, oldest = look.extent(extent)
+    if not count:
+        return []
+    rows = look.session.execute(
+        select(MediaVariant, MediaAsset.kind, MediaAsset.profile)
+        .join(MediaAsset, MediaAsset.id == MediaVariant.asset_id)
+        .where(*where)
+        .order_by(MediaVariant.updated_at, MediaVariant.id)
+        .limit(look.examined if is_suspect else look.filters.limit)
+    ).all()
+    samples = tuple(_variant_sample(variant, profile) for variant, _, profile in rows)
+    if not is_suspect:
+        return [Candidate(name, count, oldest, samples)]
+    prefix = look.settings.workflow_id_prefix
+    return [
+        Candidate(
+            name,
+            count,
+            oldest,
+            samples,
+            runs=tuple(
+                ids.variants_id(variant.asset_id, group_of(kind, variant), prefix=prefix) for variant, kind, _ in rows
+            ),
+            since=tuple(variant.updated_at for variant, _, _ in rows),
+        )
+    ]
+
+
+def _variant_sample(variant: MediaVariant, profile: str) -> VariantSample:
+    return VariantSample(
+        variant_id=variant.id,
+        asset_id=variant.asset_id,
+        variant_name=variant.name,
+        profile=profile,
+        state=variant.state,
+        attempts=variant.attempts,
+        error_code=variant.error_code,
+        updated_at=variant.updated_at,
+    )
+
+
+# --- upload sessions ---------------------------------------------------------------------------------------------
+
+
+def session_overdue(look: Inspection) -> list[Candidate]:
+    """Live sessions that nobody ended in time."""
+    since = MediaUploadSession.expires_at
+    overdue = and_(MediaUploadSession.state.in_(_LIVE_SESSIONS), since <= look.cutoff(SESSION_SECONDS))
+    return _sessions(look, "session_overdue", "open", overdue, since)
+
+
+def session_residue(look: Inspection) -> list[Candidate]:
+    """Ended sessions whose bytes nobody has released, by the way in which they ended."""
+    since = MediaUploadSession.updated_at
+    found = []
+    for state in _RESIDUAL_SESSIONS:
+        left = and_(
+            MediaUploadSession.state == state,
+            MediaUploadSession.backing_released_at.is_(None),
+            since <= look.cutoff(SESSION_SECONDS),
+        )
+        found += _sessions(look, "session_residue", state.value, left, since)
+    return found
+
+
+def _sessions(
+    look: Inspection, name: str, state: str, condition: ColumnElement[bool], since: InstrumentedAttribute[datetime]
+) -> list[Candidate]:
+    where = [condition, *look.of_profile()]
+    extent = select(func.count(), func.min(since)).select_from(MediaUploadSession).where(*where)
+    statement = select(MediaUploadSession).where(*where).order_by(since, MediaUploadSession.id).limit(look.examined)
+    if look.filters.profile is not None:
+        of_session = MediaAsset.id == MediaUploadSession.asset_id
+        extent, statement = extent.join(MediaAsset, of_session), statement.join(MediaAsset, of_session)
+    count, oldest = look.extent(extent)
+    if not count:
+        return []
+    rows = look.session.scalars(statement).all()
+    return [
+        Candidate(
+            name,
+            count,
+            oldest,
+            samples=tuple(SessionSample(row.id, row.asset_id, row.state, row.failure_reason) for row in rows),
+            state=state,
+            runs=tuple(ids.upload_id(row.id, prefix=look.settings.workflow_id_prefix) for row in rows),
+            since=tuple(getattr(row, since.key) for row in rows),
+        )
+    ]
+
+
+#: The functions by section of the report.
+Finder = Callable[[Inspection], list[Candidate]]
+RUNTIME: tuple[Finder, ...] = (stuck_promotion, workflow_missing, outbox_parked, outbox_stalled)
+VARIANTS: tuple[Finder, ...] = (
+    cancelled_work,
+    failed_work,
+    storage_drift,
+    recipe_drift,
+    queue_starved,
+    orphan_suspect,
+)
+SESSIONS: tuple[Finder, ...] = (session_overdue, session_residue)
+PURGES: tuple[Finder, ...] = (purge_stuck,)
