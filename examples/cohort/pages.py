@@ -20,7 +20,7 @@ from examples.cohort.texts import TEXTS
 from rindle import AssetState, MediaAsset, MediaAttachment, Profile, RindleError, VariantState
 from rindle.contrib.jinja import install_jinja
 from rindle.errors import Unauthorized, UploadRejected, VariantNotReady
-from rindle.http.uploads import MAX_INLINE_BYTES
+from rindle.http.inline import MAX_INLINE_BYTES
 
 #: Bytes of a form besides its file.
 FORM_OVERHEAD_BYTES = 64 * 1024

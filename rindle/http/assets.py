@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Unpack
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -12,11 +11,10 @@ from rindle.app import Rindle
 from rindle.db.models import MediaAsset
 from rindle.delivery.urls import UrlOptions, issue_url, issue_variant_url
 from rindle.errors import NotFound
-from rindle.http.errors import NO_STORE, RindleRoute, documented
-from rindle.http.guards import ActorFromRequest, CsrfCheck, Guard, actor_name
+from rindle.http.access import Access, ChangingRules, actor_name
+from rindle.http.errors import NO_STORE
+from rindle.http.routes import Route, router_of
 from rindle.http.schemas import CancelReport, FullAssetAnswer, FullAssetJson, Requeue, RequeueAnswer, UrlAnswer
-from rindle.profile import Profile
-from rindle.protocols import Authorizer
 
 _AssetId = Annotated[str, Path(max_length=64, description="Id of an asset.")]
 _VariantName = Annotated[
@@ -28,86 +26,33 @@ _Disposition = Annotated[
 _Redirect = Annotated[bool, Query(description="Answer 302 to the URL instead of naming it.")]
 
 
-def assets_router(
-    rindle: Rindle,
-    *,
-    profiles: Mapping[str, type[Profile]],
-    actor_from_request: ActorFromRequest | None = None,
-    authorizer: Authorizer | None = None,
-    allow_anonymous: bool = False,
-    csrf: CsrfCheck | None = None,
-) -> APIRouter:
-    """Return ``/assets/{asset_id}`` with its sub-routes; see :class:`rindle.http.guards.Guard` for the arguments.
+def assets_router(rindle: Rindle, **rules: Unpack[ChangingRules]) -> APIRouter:
+    """Return ``/assets/{asset_id}`` with its sub-routes; see :class:`rindle.http.access.Access` for the rules.
 
     The authorizer is asked ``read`` for the first two routes and ``operate`` for the others, with an ``AssetSubject``;
     a URL needs the consent of the profile's own authorizer (``deliver``) besides.
 
     Raises:
-        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``.
+        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, or no profile.
     """
-    guard = Guard(
-        rindle,
-        profiles=profiles,
-        actor_from_request=actor_from_request,
-        authorizer=authorizer,
-        allow_anonymous=allow_anonymous,
-        csrf=csrf,
-    )
-    routes = _Assets(rindle, guard)
-    router = APIRouter(route_class=RindleRoute, tags=["assets"])
-    router.add_api_route(
-        "/assets/{asset_id}",
-        routes.show,
-        methods=["GET"],
-        response_model=FullAssetAnswer,
-        operation_id="rindle_get_asset",
-        summary="Show an asset and its variants",
-        responses=documented("not_found"),
-    )
-    router.add_api_route(
-        "/assets/{asset_id}/url",
-        routes.url,
-        methods=["GET"],
-        response_model=UrlAnswer,
-        operation_id="rindle_get_asset_url",
-        summary="Sign a URL of an original or a variant",
-        responses={
-            302: {"description": "To the URL, when `redirect` was asked for."},
-            **documented("not_found", "asset_not_deliverable", "delivery_unsupported", "storage_adapter_exception"),
-        },
-    )
-    router.add_api_route(
-        "/assets/{asset_id}/cancel",
-        routes.cancel,
-        methods=["POST"],
-        status_code=202,
-        response_model=CancelReport,
-        operation_id="rindle_cancel_processing",
-        summary="Stop all builds of an asset",
-        responses=documented("not_found", "not_processing", "state_conflict"),
-    )
-    router.add_api_route(
-        "/assets/{asset_id}/requeue",
-        routes.requeue,
-        methods=["POST"],
-        status_code=202,
-        response_model=RequeueAnswer,
-        operation_id="rindle_requeue_variants",
-        summary="Build failed and cancelled variants again",
-        responses=documented("not_found", "unknown_variant_names", "state_conflict"),
-    )
-    return router
+    return asset_routes(Access(rindle, **rules))
+
+
+def asset_routes(access: Access) -> APIRouter:
+    """Return the routes of :func:`assets_router`."""
+    access.require_authorizer()
+    return router_of(_ROUTES, _Assets(access), tag="assets")
 
 
 class _Assets:
-    def __init__(self, rindle: Rindle, guard: Guard) -> None:
-        self._rindle = rindle
-        self._guard = guard
+    def __init__(self, access: Access) -> None:
+        self._rindle = access.rindle
+        self._access = access
 
     async def show(self, request: Request, asset_id: _AssetId) -> FullAssetAnswer:
         """Return where the asset and each of its variants stand, for pages that poll."""
-        asset = await self._allowed(await self._guard.actor(request), "read", asset_id)
-        return FullAssetAnswer(asset=FullAssetJson.of(asset, self._guard.name_of(asset.profile)))
+        asset = await self._allowed(await self._access.actor(request), "read", asset_id)
+        return FullAssetAnswer(asset=FullAssetJson.of(asset, self._access.name_of(asset.profile)))
 
     async def url(
         self,
@@ -118,7 +63,7 @@ class _Assets:
         redirect: _Redirect = False,
     ) -> UrlAnswer | Response:
         """Return a URL and until when it works. While a declared variant is not ready, it is that of the original."""
-        actor = await self._guard.actor(request)
+        actor = await self._access.actor(request)
         asset = await self._allowed(actor, "read", asset_id)
         options = UrlOptions(actor=actor, disposition=disposition)
         services = self._rindle.services
@@ -134,19 +79,62 @@ class _Assets:
 
     async def cancel(self, request: Request, asset_id: _AssetId) -> CancelReport:
         """Stop what is being built; rows are `cancelled` when this answers, processes gone seconds later."""
-        await self._guard.check_forgery(request)
-        actor = await self._guard.actor(request)
+        await self._access.check_forgery(request)
+        actor = await self._access.actor(request)
         asset = await self._allowed(actor, "operate", asset_id)
         report = await self._rindle.cancel_processing(asset.id, actor=actor_name(actor))
         return CancelReport.model_validate(report.to_dict())
 
     async def requeue(self, request: Request, asset_id: _AssetId, body: Requeue | None = None) -> RequeueAnswer:
         """Queue failed and cancelled variants again, or the named ones, stale and missing ones included."""
-        await self._guard.check_forgery(request)
-        actor = await self._guard.actor(request)
+        await self._access.check_forgery(request)
+        actor = await self._access.actor(request)
         asset = await self._allowed(actor, "operate", asset_id)
         names = None if body is None else body.variant_names
         return RequeueAnswer.of(await self._rindle.requeue_variants(asset.id, names, actor=actor_name(actor)))
 
     async def _allowed(self, actor: object, action: str, asset_id: str) -> MediaAsset:
-        return await self._guard.allow_asset(actor, action, await self._rindle.asset(asset_id))
+        return await self._access.allow_asset(actor, action, await self._rindle.asset(asset_id))
+
+
+_ROUTES = (
+    Route(
+        "GET",
+        "/assets/{asset_id}",
+        _Assets.show,
+        "get_asset",
+        "Show an asset and its variants",
+        FullAssetAnswer,
+        errors=("not_found",),
+    ),
+    Route(
+        "GET",
+        "/assets/{asset_id}/url",
+        _Assets.url,
+        "get_asset_url",
+        "Sign a URL of an original or a variant",
+        UrlAnswer,
+        errors=("not_found", "asset_not_deliverable", "delivery_unsupported", "storage_adapter_exception"),
+        responses={302: {"description": "To the URL, when `redirect` was asked for."}},
+    ),
+    Route(
+        "POST",
+        "/assets/{asset_id}/cancel",
+        _Assets.cancel,
+        "cancel_processing",
+        "Stop all builds of an asset",
+        CancelReport,
+        status=202,
+        errors=("not_found", "not_processing", "state_conflict"),
+    ),
+    Route(
+        "POST",
+        "/assets/{asset_id}/requeue",
+        _Assets.requeue,
+        "requeue_variants",
+        "Build failed and cancelled variants again",
+        RequeueAnswer,
+        status=202,
+        errors=("not_found", "unknown_variant_names", "state_conflict"),
+    ),
+)

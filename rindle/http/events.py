@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Unpack
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import StringConstraints
@@ -26,11 +26,10 @@ from rindle import telemetry
 from rindle.app import Rindle
 from rindle.errors import InvalidArgument, InvalidLastEventId, RindleError, TooManyStreams, Unauthorized
 from rindle.events import TERMINAL_STATES
-from rindle.http.errors import NO_STORE, RindleRoute, documented
-from rindle.http.guards import ActorFromRequest, Guard, actor_name
+from rindle.http.access import Access, Rules, actor_name
+from rindle.http.errors import NO_STORE
+from rindle.http.routes import Route, router_of
 from rindle.instants import iso_instant
-from rindle.profile import Profile
-from rindle.protocols import Authorizer
 from rindle.security import read_ticket
 from rindle.subscriptions import MAX_ID, Event, Standing, Subject, Subscription, read_standings, subject_of
 
@@ -75,53 +74,28 @@ _Tickets = Annotated[
 ]
 
 
-def events_router(
-    rindle: Rindle,
-    *,
-    profiles: Mapping[str, type[Profile]],
-    actor_from_request: ActorFromRequest | None = None,
-    authorizer: Authorizer | None = None,
-    allow_anonymous: bool = False,
-) -> APIRouter:
-    """Return ``/events``; see :class:`rindle.http.guards.Guard` for the arguments.
+def events_router(rindle: Rindle, **rules: Unpack[Rules]) -> APIRouter:
+    """Return ``/events``; see :class:`rindle.http.access.Access` for the rules.
 
     The authorizer (or else that of the asset's profile) is asked ``subscribe`` about each subject before the first
     byte. Where there is none, everything is refused but what a ticket is for, unless ``allow_anonymous`` is given.
+
+    Raises:
+        Misconfigured: there is no profile.
     """
-    guard = Guard(
-        rindle,
-        profiles=profiles,
-        actor_from_request=actor_from_request,
-        authorizer=authorizer,
-        allow_anonymous=allow_anonymous,
-        takes_tickets=True,
-    )
-    routes = _Events(rindle, guard)
-    router = APIRouter(route_class=RindleRoute, tags=["events"])
-    router.add_api_route(
-        "/events",
-        routes.stream,
-        methods=["GET"],
-        response_class=Response,
-        operation_id="rindle_follow_events",
-        summary="Follow assets, variants and uploads as they change",
-        responses={
-            200: {
-                "description": "Server-Sent Events: `snapshot`, `reset` and the streamed event types.",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            },
-            204: {"description": "To a browser that connects again although everything is told: stay away."},
-            **documented("invalid_last_event_id", "too_many_streams"),
-        },
-    )
-    return router
+    return event_routes(Access(rindle, **rules))
+
+
+def event_routes(access: Access) -> APIRouter:
+    """Return the route of :func:`events_router`."""
+    return router_of(_ROUTES, _Events(access), tag="events")
 
 
 class _Events:
-    def __init__(self, rindle: Rindle, guard: Guard) -> None:
-        self._rindle = rindle
-        self._guard = guard
-        self._settings = rindle.settings
+    def __init__(self, access: Access) -> None:
+        self._rindle = access.rindle
+        self._access = access
+        self._settings = access.rindle.settings
         #: Open streams by actor; ``None`` stands for all strangers.
         self._open: Counter[str | None] = Counter()
 
@@ -143,7 +117,7 @@ class _Events:
         """
         subjects = _subjects(scopes, ids)
         after = _numbers(last_event_id_header or last_event_id, len(subjects))
-        actor = await self._guard.actor(request)
+        actor = await self._access.actor(request)
         standings = await self._allowed(actor, subjects, tickets or ())
         release = self._take_place(actor_name(actor))
         subscription = Subscription(self._rindle.listener, subjects, after, most_missing=MAX_REPLAYED)
@@ -170,11 +144,11 @@ class _Events:
         granted = self._granted(tickets)
         allowed: list[Standing] = []
         for subject, standing in zip(subjects, await read_standings(self._rindle.listener, subjects), strict=True):
-            if standing is None or standing.asset is None or not self._guard.offers(standing.asset.profile):
+            if standing is None or standing.asset is None or not self._access.offers(standing.asset.profile):
                 raise Unauthorized(_REFUSED)
             if subject not in granted:
                 try:
-                    await self._guard.allow_subscription(actor, standing.asset, standing.upload)
+                    await self._access.allow_subscription(actor, standing.asset, standing.upload)
                 except Unauthorized:
                     raise Unauthorized(_REFUSED) from None
             allowed.append(standing)
@@ -211,6 +185,26 @@ class _Events:
 
         count(1)
         return partial(count, -1)
+
+
+_ROUTES = (
+    Route(
+        "GET",
+        "/events",
+        _Events.stream,
+        "follow_events",
+        "Follow assets, variants and uploads as they change",
+        errors=("invalid_last_event_id", "too_many_streams"),
+        responses={
+            200: {
+                "description": "Server-Sent Events: `snapshot`, `reset` and the streamed event types.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            204: {"description": "To a browser that connects again although everything is told: stay away."},
+        },
+        options={"response_class": Response},
+    ),
+)
 
 
 def _subjects(scopes: Sequence[str], ids: Sequence[str]) -> list[Subject]:

@@ -13,12 +13,13 @@ from rindle import telemetry
 from rindle.app import Rindle
 from rindle.delivery import urls
 from rindle.errors import Misconfigured
-from rindle.http.assets import assets_router
-from rindle.http.events import events_router
-from rindle.http.guards import ActorFromRequest, CsrfCheck
+from rindle.http.access import Access, ActorFromRequest, CsrfCheck
+from rindle.http.assets import asset_routes
+from rindle.http.events import event_routes
+from rindle.http.inline import MAX_INLINE_BYTES
 from rindle.http.local import local_router
 from rindle.http.script import script_router
-from rindle.http.uploads import MAX_INLINE_BYTES, upload_router
+from rindle.http.uploads import upload_routes
 from rindle.profile import Profile
 from rindle.protocols import Authorizer
 from rindle.security import key_segment
@@ -26,6 +27,8 @@ from rindle.storage.local import LocalStorage
 
 #: The parts a router can be made of.
 PARTS = frozenset({"uploads", "assets", "events", "local", "script"})
+# Those that ask who is calling.
+_GUARDED_PARTS = frozenset({"uploads", "assets", "events"})
 
 
 def create_router(
@@ -50,7 +53,7 @@ def create_router(
 
     Args:
         profiles: names clients use, and the profiles they mean; others do not exist here.
-        actor_from_request: says who is calling, sync or async; see :class:`rindle.http.guards.Guard`.
+        actor_from_request: says who is calling, sync or async; see :class:`rindle.http.access.Access`.
         authorizer: decides about every action; without it actors reach their own uploads only.
         allow_anonymous: do without an authorizer, on purpose.
         csrf: accepts state-changing requests that lack the header ``X-Rindle: 1``.
@@ -65,13 +68,6 @@ def create_router(
     parts = PARTS if include is None else frozenset(include)
     if parts - PARTS:
         raise Misconfigured(f"include knows {', '.join(sorted(PARTS))}, not {', '.join(sorted(parts - PARTS))}")
-    rules: dict[str, Any] = {
-        "profiles": profiles,
-        "actor_from_request": actor_from_request,
-        "authorizer": authorizer,
-        "allow_anonymous": allow_anonymous,
-        "csrf": csrf,
-    }
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
@@ -79,14 +75,23 @@ def create_router(
             yield
 
     router = APIRouter(lifespan=lifespan)
-    if "uploads" in parts:
-        router.include_router(upload_router(rindle, **rules, max_inline_bytes=max_inline_bytes))
-    if "assets" in parts:
-        router.include_router(assets_router(rindle, **rules))
+    if parts & _GUARDED_PARTS:
+        access = Access(
+            rindle,
+            profiles=profiles,
+            actor_from_request=actor_from_request,
+            authorizer=authorizer,
+            allow_anonymous=allow_anonymous,
+            csrf=csrf,
+        )
+        if "uploads" in parts:
+            router.include_router(upload_routes(access, max_inline_bytes=max_inline_bytes))
+        if "assets" in parts:
+            router.include_router(asset_routes(access))
+        if "events" in parts:
+            router.include_router(event_routes(access))
     if "script" in parts:
         router.include_router(script_router())
-    if "events" in parts:
-        router.include_router(events_router(rindle, **{name: rules[name] for name in rules if name != "csrf"}))
     if "local" in parts:
         for prefix, storage in _local_storages(rindle, profiles).items():
             served = local_router(storage, is_public=_is_public(rindle, storage), emit=telemetry.emit)

@@ -1,14 +1,19 @@
-"""Who may call: the actor behind a request, the application's authorizer, ownership, and forged requests."""
+"""Who may call: the actor behind a request, the application's authorizer, ownership, and forged requests.
+
+One :class:`Access` holds the rules that every route of a router needs; the routes themselves are in modules of their
+own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NotRequired, Required, TypedDict
 from uuid import UUID
 
 from fastapi import Request
 
 from rindle.app import Rindle
+from rindle.assets import no_such_asset
 from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.errors import Misconfigured, NotFound, Unauthorized, UnknownProfile
 from rindle.plugins import authorize, call_hook
@@ -27,11 +32,26 @@ CSRF_HEADER = "X-Rindle"
 _MAX_ACTOR_CHARS = 255
 
 
-class Guard:
+class Rules(TypedDict, total=False):
+    """Keywords of a router that changes nothing; see :class:`Access`."""
+
+    profiles: Required[Mapping[str, type[Profile]]]
+    actor_from_request: ActorFromRequest | None
+    authorizer: Authorizer | None
+    allow_anonymous: bool
+
+
+class ChangingRules(Rules):
+    """Keywords of a router whose routes change something; see :class:`Access`."""
+
+    csrf: NotRequired[CsrfCheck | None]
+
+
+class Access:
     """The rules that all routes of one router share.
 
-    Without an authorizer an actor may do what he likes with his own uploads and nothing with those of others, who do
-    not exist for him. With one, the authorizer alone decides, and also about what others have uploaded: the subject
+    Without an authorizer an actor may do what they like with their own uploads and nothing with those of others, which
+    do not exist for them. With one, the authorizer alone decides, and also about what others have uploaded: the subject
     says by whom (``token_actor``, ``uploaded_by``).
 
     Args:
@@ -42,10 +62,9 @@ class Guard:
             ``upload.cancel``, ``read``, ``operate`` and ``subscribe``.
         allow_anonymous: do without an authorizer, on purpose.
         csrf: accepts requests without the header ``X-Rindle: 1``, such as plain HTML forms, after checking their token.
-        takes_tickets: the routes refuse by themselves where nobody decides, but for what a signed ticket is for.
 
     Raises:
-        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, or no profile.
+        Misconfigured: there is no profile.
         UnknownProfile: a profile is not registered with ``rindle``.
     """
 
@@ -58,13 +77,7 @@ class Guard:
         authorizer: Authorizer | None = None,
         allow_anonymous: bool = False,
         csrf: CsrfCheck | None = None,
-        takes_tickets: bool = False,
     ) -> None:
-        if authorizer is None and not (allow_anonymous or takes_tickets):
-            raise Misconfigured(
-                "these routes would be open to everybody: pass authorizer=..., or allow_anonymous=True when that is "
-                "what you want (actors then still reach only their own uploads)"
-            )
         if not profiles:
             raise Misconfigured("the router serves no profile: pass profiles={'name': ProfileClass}")
         self.rindle = rindle
@@ -75,6 +88,18 @@ class Guard:
         self._authorizer = authorizer
         self._allow_anonymous = allow_anonymous
         self._csrf = csrf
+
+    def require_authorizer(self) -> None:
+        """Check the rules of routes that refuse nobody by themselves.
+
+        Raises:
+            Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``.
+        """
+        if self._authorizer is None and not self._allow_anonymous:
+            raise Misconfigured(
+                "these routes would be open to everybody: pass authorizer=..., or allow_anonymous=True when that is "
+                "what you want (actors then still reach only their own uploads)"
+            )
 
     def profile(self, name: str) -> type[Profile]:
         """Return the profile a client names.
@@ -122,6 +147,17 @@ class Guard:
         """
         await authorize(self._authorizer, actor, action, subject)
 
+    async def allow_creation(
+        self, request: Request, actor: Any, profile: type[Profile], filename: str, size: int | None
+    ) -> None:
+        """Return if ``actor`` may upload a file to ``profile``.
+
+        Raises:
+            Unauthorized: the authorizer denies.
+        """
+        subject = UploadSubject(profile.name, filename=filename, size=size, method=request.method)
+        await self.allow(actor, "upload.create", subject)
+
     async def allow_upload(self, request: Request, actor: Any, action: str, upload: Upload) -> Upload:
         """Return ``upload`` if ``actor`` may do ``action`` to it.
 
@@ -151,7 +187,7 @@ class Guard:
         made with ``allow_anonymous``, where everybody may who knows the id.
 
         Raises:
-            Unauthorized: he may not.
+            Unauthorized: the actor may not.
         """
         authorizer = self._authorizer or self.rindle.profiles.get(asset.profile).delivery_policy().authorizer
         if authorizer is None and not self._allow_anonymous:
@@ -188,11 +224,6 @@ def _upload_subject(asset: MediaAsset, session: MediaUploadSession, method: str)
         method=method,
         token_actor=session.actor,
     )
-
-
-def no_such_asset() -> NotFound:
-    """Return the error for an unknown asset id, and for one that is none of the caller's business."""
-    return NotFound("could not find the asset: not found", detail={"entity": "asset"})
 
 
 def actor_name(actor: Any) -> str | None:

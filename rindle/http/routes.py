@@ -1,0 +1,59 @@
+"""Tables of routes: one line says where an endpoint answers, with what, and which errors it may have.
+
+The endpoints themselves are in the modules of their subjects; how errors are answered is in :mod:`rindle.http.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from rindle.http.errors import RindleRoute, documented
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route.
+
+    Attributes:
+        endpoint: method of the class whose instance answers.
+        name: stable operation id, without the prefix ``rindle_``.
+        answer: model of the body; ``None`` when the endpoint makes its own responses.
+        errors: codes of errors that it may have beside those that every route may have.
+        responses: further answers, as OpenAPI describes them.
+        options: whatever else FastAPI's ``add_api_route`` takes.
+    """
+
+    method: str
+    path: str
+    endpoint: Callable[..., Any]
+    name: str
+    summary: str
+    answer: type[BaseModel] | None = None
+    status: int = 200
+    errors: tuple[str, ...] = ()
+    responses: Mapping[int | str, dict[str, Any]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def router_of(routes: Iterable[Route], endpoints: object, *, tag: str) -> APIRouter:
+    """Return a router of ``routes``, answered by the methods of ``endpoints``."""
+    router = APIRouter(route_class=RindleRoute, tags=[tag])
+    for route in routes:
+        router.add_api_route(
+            route.path,
+            MethodType(route.endpoint, endpoints),
+            methods=[route.method],
+            status_code=route.status,
+            response_model=route.answer,
+            operation_id=f"rindle_{route.name}",
+            summary=route.summary,
+            responses={**route.responses, **documented(*route.errors)},
+            **route.options,
+        )
+    return router
