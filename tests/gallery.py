@@ -86,7 +86,7 @@ class Gallery:
                     spec = profile.variants[claim.name]
                     sides = {side: getattr(spec, side, None) for side in ("width", "height")}
                     made = {"content_type": spec.content_type, "byte_size": 99, **sides}
-                    variant_rows.record_ready(session, asset.storage_key, claim, **made)
+                    variant_rows.record_group(session, asset.id, asset.storage_key, [(claim, made)])
 
         await self.rindle.database.write(build)
         return await self.rindle.asset(asset.id)

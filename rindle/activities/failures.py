@@ -1,8 +1,7 @@
-"""RindleError to ApplicationError, for all activities at once, and back again for callers.
+"""RindleError to ApplicationError, for all activities at once.
 
 The message is already fit for strangers; the cause and its stack trace stay in this process, because Temporal stores
-failures
-in clear and SDK exceptions contain signed URLs.
+failures in clear and SDK exceptions contain signed URLs.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ import logging
 from datetime import timedelta
 from typing import Any
 
-from temporalio.client import WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, TemporalError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from rindle.errors import RindleError, StateConflict, StorageTransient, error_of
+from rindle.errors import RindleError, StateConflict, StorageTransient
 from rindle.security.redaction import scrub
 
 log = logging.getLogger(__name__)
@@ -38,14 +36,6 @@ def to_application_error(error: RindleError) -> ApplicationError:
         if isinstance(error, _EXPECTED)
         else ApplicationErrorCategory.UNSPECIFIED,
     )
-
-
-def from_update_error(error: WorkflowUpdateFailedError) -> RindleError | None:
-    """Return the RindleError behind a failed update, or ``None`` when the failure is not one of ours."""
-    cause = error.cause
-    if isinstance(cause, ApplicationError) and cause.type:
-        return error_of(cause.type, cause.message)
-    return None
 
 
 class FailureInterceptor(Interceptor):

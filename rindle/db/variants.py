@@ -189,15 +189,6 @@ def claim_of(asset: MediaAsset, row: MediaVariant, profile: type[Profile]) -> Cl
     return Claim(row.id, row.name, row.generation, row.recipe_digest, key, row.attempts)
 
 
-def record_ready(session: Session, /, source_key: str, claim: Claim, **facts: Any) -> str | None:
-    """Record one finished object; see :func:`record_group`."""
-    variant = session.get(MediaVariant, claim.variant_id, populate_existing=True)
-    if variant is None:
-        return claim.key
-    unwanted, _ = record_group(session, variant.asset_id, source_key, [(claim, facts)])
-    return unwanted.get(claim.variant_id)
-
-
 def record_group(
     session: Session, asset_id: str, source_key: str, made: Sequence[tuple[Claim, Mapping[str, Any]]]
 ) -> tuple[dict[str, str], Sequence[MediaVariant]]:
@@ -502,7 +493,6 @@ __all__ = [
     "record_failure",
     "record_group",
     "record_progress",
-    "record_ready",
     "requeue_rows",
     "rows_of_group",
     "standing",

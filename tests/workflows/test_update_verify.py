@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from temporalio.client import WithStartWorkflowOperation, WorkflowUpdateFailedError
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError
 
 from rindle import MediaUploadSession
-from rindle.activities.failures import from_update_error
 from rindle.errors import (
     InvalidTransition,
     NotFound,
@@ -23,6 +23,7 @@ from rindle.errors import (
     UploadCancelled,
     UploadRejected,
     UploadSessionExpired,
+    error_of,
 )
 from rindle.messages import UPLOAD_WORKFLOW, UploadInput, VerifyAnswer
 from rindle.testing.flaky import FlakyStorage
@@ -70,9 +71,10 @@ async def verify_with_start(stage: Stage, session_id: str) -> VerifyAnswer:
 
 def translated(failed: WorkflowUpdateFailedError) -> RindleError:
     """Return the error a failed update stands for."""
-    error = from_update_error(failed)
-    assert error is not None, failed.cause
-    return error
+    cause = failed.cause
+    assert isinstance(cause, ApplicationError), cause
+    assert cause.type is not None
+    return error_of(cause.type, cause.message)
 
 
 async def waiting(stage: Stage, *, sign: bool = True, **options: Any) -> MediaUploadSession:

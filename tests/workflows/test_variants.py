@@ -464,6 +464,13 @@ def facts_of(row: MediaVariant) -> dict[str, object]:
     return {column.key: getattr(row, column.key) for column in MediaVariant.__table__.columns}
 
 
+async def recorded(stage: Stage, asset_id: str, source_key: str, claim: Claim) -> str | None:
+    """Record one finished object as a build does; returns the key that is to be deleted now."""
+    made = [(claim, FACTS)]
+    unwanted, _ = await stage.rindle.database.write(rows.record_group, asset_id, source_key, made)
+    return unwanted.get(claim.variant_id)
+
+
 async def test_a_late_result_changes_nothing_and_leaves_the_object_the_newer_build_wants(
     stage: Stage, fleet: Fleet
 ) -> None:
@@ -476,7 +483,7 @@ async def test_a_late_result_changes_nothing_and_leaves_the_object_the_newer_bui
     before = facts_of(await stage.variant(asset.id, "thumb"))
     events = len(await stage.events(asset.id))
 
-    unwanted = await stage.rindle.database.write(rows.record_ready, asset.storage_key, zombie, **FACTS)
+    unwanted = await recorded(stage, asset.id, asset.storage_key, zombie)
     failed = await stage.rindle.database.write(
         rows.record_failure, zombie, code="unexpected", reason="too late", final=True
     )
@@ -501,12 +508,12 @@ async def test_a_late_result_nobody_wants_is_returned_for_deletion(stage: Stage,
     await stage.rindle.cancel_processing(asset)
     before = facts_of(await stage.variant(asset.id, "thumb"))
 
-    assert await stage.rindle.database.write(rows.record_ready, asset.storage_key, zombie, **FACTS) == zombie.key
+    assert await recorded(stage, asset.id, asset.storage_key, zombie) == zombie.key
 
     assert facts_of(await stage.variant(asset.id, "thumb")) == before
     await stage.rindle.purge_asset(asset)
     await stage.gone(asset.id)
-    assert await stage.rindle.database.write(rows.record_ready, asset.storage_key, zombie, **FACTS) == zombie.key
+    assert await recorded(stage, asset.id, asset.storage_key, zombie) == zombie.key
 
 
 @pytest.mark.parametrize("changed", ["source", "recipe"])
@@ -518,7 +525,7 @@ async def test_a_result_of_another_source_or_recipe_is_stale(stage: Stage, fleet
     if changed == "recipe":
         claim = Claim(claim.variant_id, claim.name, claim.generation, "0" * 64, claim.key, claim.attempts)
 
-    unwanted = await stage.rindle.database.write(rows.record_ready, source, claim, **FACTS)
+    unwanted = await recorded(stage, asset.id, source, claim)
 
     assert unwanted == claim.key
     row = await stage.variant(asset.id, "thumb")
@@ -538,7 +545,7 @@ async def test_a_late_result_of_an_older_recipe_never_replaces_the_newer_object(
     fresh = await until(lambda: _rebuilt(stage, asset.id, zombie.key), what="the rebuild")
     before = facts_of(fresh)
 
-    assert await stage.rindle.database.write(rows.record_ready, asset.storage_key, zombie, **FACTS) == zombie.key
+    assert await recorded(stage, asset.id, asset.storage_key, zombie) == zombie.key
 
     assert facts_of(await stage.variant(asset.id, "thumb")) == before
 
