@@ -89,7 +89,7 @@ def lock_upload(session: Session, session_id: str) -> Upload:
 
 
 def no_such_upload() -> NotFound:
-    """Return the error for an unknown session id."""
+    """Return the error for an unknown session id, and for an upload that must look like one to the caller."""
     return NotFound("could not find the upload session: not found", detail={"entity": "upload_session"})
 
 

@@ -16,6 +16,7 @@ from rindle import outbox, telemetry
 from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, MediaUploadSession, new_id, utc_now
 from rindle.db.uploads import Upload as Upload  # what these flows take and return
+from rindle.db.uploads import no_such_upload as no_such_upload  # also for uploads of others
 from rindle.errors import (
     InvalidArgument,
     InvalidTransition,
@@ -188,11 +189,6 @@ def _found(upload: Upload | None) -> Upload:
     if upload is None:
         raise no_such_upload()
     return upload
-
-
-def no_such_upload() -> NotFound:
-    """Return the error for an unknown upload, and for one that is none of the caller's business."""
-    return rows.no_such_upload()
 
 
 # --- proof of arrival --------------------------------------------------------------------------------------------
