@@ -656,9 +656,7 @@ class Rindle:
         """Check everything Rindle needs; see :func:`rindle.operations.doctor.doctor`."""
         return await doctor(
             self.services,
-            self.temporal,
             profiles=profiles,
-            secrets=self.secrets,
             live=live,
             workers=workers,
             offline=offline,
@@ -678,7 +676,6 @@ class Rindle:
         """Report stuck or degraded work; see :func:`rindle.operations.runtime_status.runtime_status`."""
         return await runtime_status(
             self.services,
-            self.temporal,
             profile=profile,
             older_than=older_than,
             limit=limit,

@@ -19,7 +19,7 @@ from rindle.operations.explain import explain as look
 @format_option
 def explain(subject: str, application: str | None, ui: str | None, output: str) -> None:
     """Show rows, runs, pending activities and the last error of an asset, and the command that repairs it."""
-    report = run(application, lambda rindle: look(rindle.services, rindle.temporal, subject))
+    report = run(application, lambda rindle: look(rindle.services, subject))
     found = report.to_dict()
     for one in found["workflows"]:
         if ui:

@@ -19,6 +19,6 @@ def outbox() -> None:
 @format_option
 def drain(application: str | None, output: str) -> None:
     """Send every waiting row, those that were parked or put off included; exit 1 when rows stay parked."""
-    report = run(application, lambda rindle: send_all(rindle.services, rindle.temporal))
+    report = run(application, lambda rindle: send_all(rindle.services))
     say_report("Outbox drain", report.to_dict(), output)
     raise click.exceptions.Exit(int(report.parked > 0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import SecretStr
@@ -22,7 +22,6 @@ from rindle.operations.checks import temporal as temporal_checks
 from rindle.operations.checks.report import Check, DoctorReport, Planned, Result, Subject
 from rindle.profile import Profile
 from rindle.services import Services
-from rindle.temporal_client import TemporalConnection
 
 #: Seconds one check may take; those that start a process or cross a network several times get a multiple.
 TIMEOUT_SECONDS = 5.0
@@ -32,10 +31,8 @@ _THREADS = 4
 
 async def doctor(
     services: Services,
-    temporal: TemporalConnection,
     *,
     profiles: Iterable[str | type[Profile]] | None = None,
-    secrets: Sequence[str | SecretStr] = (),
     live: bool = False,
     workers: bool = True,
     offline: bool = False,
@@ -46,7 +43,6 @@ async def doctor(
 
     Args:
         profiles: look at these only; all registered ones when left out. An unknown name is a finding, not an exception.
-        secrets: the signing secrets in use; those of the settings when left out.
         live: also write, read and delete a 32-byte object in every storage, and fetch it by a signed URL.
         workers: expect workers to be polling.
         offline: look at nothing outside this machine's process and disk.
@@ -59,11 +55,9 @@ async def doctor(
     Raises:
         InvalidArgument: ``only`` names a check that does not exist here.
     """
-    given = tuple(
-        one.get_secret_value() if isinstance(one, SecretStr) else one for one in secrets or services.settings.secrets
-    )
+    given = tuple(one.get_secret_value() if isinstance(one, SecretStr) else one for one in services.secrets)
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rindle-doctor")
-    subject = Subject(services, temporal, *_named(services, profiles), given, threads)
+    subject = Subject(services, *_named(services, profiles), given, threads)
     try:
         planned = _chosen(_plan(subject, live=live, workers=workers), only)
         checks = await asyncio.gather(*(_run(check, subject, timeout, offline) for check in planned))

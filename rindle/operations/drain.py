@@ -8,7 +8,6 @@ from rindle.db import outbox as rows
 from rindle.operations.reports import Report
 from rindle.relay import Relay
 from rindle.services import Services
-from rindle.temporal_client import TemporalConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +20,13 @@ class DrainReport(Report):
     parked: int
 
 
-async def drain(services: Services, temporal: TemporalConnection) -> DrainReport:
+async def drain(services: Services) -> DrainReport:
     """Send every row that can be sent, parked and put-off ones included; running relays do no harm.
 
     Raises:
         TemporalUnavailable: Temporal does not answer; all rows are still there.
     """
-    database = services.database
+    database, temporal = services.database, services.temporal
     await temporal.client()  # before anything is changed
     unparked = await database.write(rows.make_due)
     relay = Relay(database, temporal, services.settings)

@@ -185,7 +185,7 @@ class _Rows:
     runs: tuple[str, ...]
 
 
-async def explain(services: Services, temporal: TemporalConnection, subject_id: str) -> Explanation:
+async def explain(services: Services, subject_id: str) -> Explanation:
     """Tell the whole story of an asset, or of the asset an upload session brings in; changes nothing.
 
     Returns:
@@ -196,7 +196,7 @@ async def explain(services: Services, temporal: TemporalConnection, subject_id: 
         NotFound: neither an asset nor an upload session has that id.
     """
     rows = await services.database.read(_look, services.settings, subject_id)
-    workflows = await _workflows(temporal, rows.runs)
+    workflows = await _workflows(services.temporal, rows.runs)
     return Explanation(
         generated_at=utc_now(),
         asset=AssetFacts.of(rows.asset),

@@ -178,7 +178,6 @@ class _Answer:
 
 async def runtime_status(
     services: Services,
-    temporal: TemporalConnection,
     *,
     profile: str | None = None,
     older_than: int | None = None,
@@ -219,7 +218,7 @@ async def runtime_status(
             "2. verify with: rindle doctor",
             detail={"component": "database"},
         ) from error
-    answer = await _ask(temporal, services.settings, rows.suspects())
+    answer = await _ask(services.temporal, services.settings, rows.suspects())
     return _report(rows, answer, filters, now)
 
 

@@ -150,7 +150,7 @@ async def test_explain_names_the_failure_the_run_and_the_command_that_repairs_it
     # What it recommends is what helps.
     assert (await rindle(stage, "requeue", asset.id)).returncode == 0
     await stage.state(asset.id, "ready")
-    story = await explain(stage.rindle.services, stage.rindle.temporal, asset.id)
+    story = await explain(stage.rindle.services, asset.id)
     assert story.to_dict()["diagnosis"] == {
         "summary": "nothing is wrong with it",
         "last_error": None,
@@ -164,7 +164,7 @@ async def test_explain_shows_an_activity_that_keeps_failing(stage: Stage) -> Non
     asset = await stage.verified("scanned")
 
     async def failing() -> Explanation | None:
-        story = await explain(stage.rindle.services, stage.rindle.temporal, asset.id)
+        story = await explain(stage.rindle.services, asset.id)
         return story if story.diagnosis.last_error else None
 
     story = await until(failing, what="the scan to be tried again")
@@ -184,7 +184,7 @@ async def test_explain_finds_an_asset_by_its_upload_and_says_what_it_waits_for(s
     upload = await stage.rindle.initiate_upload("avatar")
 
     async def story() -> Diagnosis:
-        return (await explain(stage.rindle.services, stage.rindle.temporal, upload.id)).diagnosis
+        return (await explain(stage.rindle.services, upload.id)).diagnosis
 
     assert (await story()).summary == "it waits for the client to send its bytes and verify"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ async def test_everything_is_green_with_a_worker_and_migrated_tables(stage: Stag
 
     await until(polled, what="both kinds of pollers")
 
-    report = await doctor(stage.rindle.services, stage.rindle.temporal, profiles=["avatar"], secrets=[SECRET])
+    report = await doctor(replace(stage.rindle.services, secrets=(SECRET,)), profiles=["avatar"])
 
     unfit = [check.id for check in report.checks if check.status != "ok"]
     assert unfit in ([], ["ffmpeg.version"])  # which is a warning below 6.0
@@ -388,9 +389,7 @@ async def test_a_sync_engine_is_examined_too(tmp_path: Path, database_url: str) 
         temporal=base.temporal,
     )
 
-    report = await doctor(
-        rindle.services, rindle.temporal, only=["db.connect", "db.schema", "db.migrations", "db.clock"]
-    )
+    report = await doctor(rindle.services, only=["db.connect", "db.schema", "db.migrations", "db.clock"])
 
     assert report.success, report.checks
     await rindle.close()

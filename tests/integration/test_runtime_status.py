@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
     await keep(rindle, *rows)
 
     [advice] = [one for one in (await rindle.runtime_status()).recommendations if one.name == name]
-    diagnosis = (await explain(rindle.services, rindle.temporal, asset.id)).diagnosis
+    diagnosis = (await explain(rindle.services, asset.id)).diagnosis
 
     assert diagnosis.command == advice.surface.replace("ASSET", asset.id)
 
@@ -351,7 +352,7 @@ async def test_with_temporal_away_the_report_still_answers_and_says_it_could_not
     await keep(rindle, an_asset("validating", HOUR), an_asset("analyzing", HOUR, error_code="scanner_unavailable"))
     nowhere = TemporalConnection(connect_seconds=0.5, environment={"TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}"})
 
-    report = (await runtime_status(rindle.services, nowhere)).to_dict()
+    report = (await runtime_status(replace(rindle.services, temporal=nowhere))).to_dict()
 
     assert report["temporal"] == {"reachable": False, "running": {}, "verified": False, "truncated": False}
     given_up, missing = report["runtime_checks"]["findings"]

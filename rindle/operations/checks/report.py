@@ -18,7 +18,6 @@ from rindle.operations.reports import Report
 from rindle.profile import Profile
 from rindle.recipes import VariantSpec, is_av_work
 from rindle.services import Services
-from rindle.temporal_client import TemporalConnection
 
 T = TypeVar("T")
 Status = Literal["ok", "warn", "error", "skipped"]
@@ -73,7 +72,6 @@ class Subject:
     """What is examined: the application's collaborators, and the profiles that were asked for."""
 
     services: Services
-    temporal: TemporalConnection
     profiles: tuple[type[Profile], ...]
     unknown_profiles: tuple[str, ...]
     secrets: tuple[str, ...] = field(repr=False)

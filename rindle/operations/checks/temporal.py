@@ -41,7 +41,7 @@ def planned(subject: Subject, *, workers: bool) -> list[Planned]:
 
 async def _temporal_reachable(subject: Subject) -> Result:
     try:
-        client = await subject.temporal.client()
+        client = await subject.services.temporal.client()
         info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
         namespace = await client.workflow_service.describe_namespace(
             DescribeNamespaceRequest(namespace=client.namespace)
@@ -75,7 +75,7 @@ async def _temporal_pollers(subject: Subject) -> Result:
     needed = {(settings.queue(), kind) for kind in ("workflow", "activity")} | {(settings.image_queue, "activity")}
     if subject.av_variants():
         needed.add((settings.av_queue, "activity"))
-    client = await subject.temporal.client()
+    client = await subject.services.temporal.client()
     kinds = {
         "workflow": TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
         "activity": TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
@@ -106,7 +106,7 @@ async def _temporal_pollers(subject: Subject) -> Result:
 async def _search_attributes(subject: Subject) -> Result:
     if not subject.services.settings.search_attributes:
         return Result("ok", "switched off")
-    client = await subject.temporal.client()
+    client = await subject.services.temporal.client()
     try:
         listed = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)
