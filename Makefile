@@ -35,6 +35,7 @@ check: setup ## layout, lint, types and import layers
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 format: setup ## put the layout right and mend what lint can mend

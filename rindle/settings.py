@@ -36,91 +36,91 @@ class Settings(BaseSettings):
     #: Signing secrets of local URLs, separated by commas: the first signs, all verify. At least 32 bytes each.
     secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
-    upload_session_ttl_seconds: int = Field(86_400, ge=1, le=MAX_URL_SECONDS)
-    presigned_put_ttl_seconds: int = Field(3_600, ge=1, le=MAX_URL_SECONDS)
-    signed_url_ttl_seconds: int = Field(900, ge=1, le=MAX_URL_SECONDS)
+    upload_session_ttl_seconds: int = Field(default=86_400, ge=1, le=MAX_URL_SECONDS)
+    presigned_put_ttl_seconds: int = Field(default=3_600, ge=1, le=MAX_URL_SECONDS)
+    signed_url_ttl_seconds: int = Field(default=900, ge=1, le=MAX_URL_SECONDS)
     #: Grace period between detaching and purging.
-    purge_delay_seconds: float = Field(0, ge=0)
+    purge_delay_seconds: float = Field(default=0, ge=0)
     #: How long a purge waits for running work of its asset before it deletes all the same.
-    purge_settle_seconds: float = Field(60, ge=0)
+    purge_settle_seconds: float = Field(default=60, ge=0)
     #: First pause between HEAD requests when a session verifies itself; doubles up to ``auto_verify_max_seconds``.
-    auto_verify_initial_seconds: float = Field(5, gt=0)
-    auto_verify_max_seconds: float = Field(300, gt=0)
+    auto_verify_initial_seconds: float = Field(default=5, gt=0)
+    auto_verify_max_seconds: float = Field(default=300, gt=0)
     #: How long after the last signed URL expired a session that verifies itself goes on looking.
-    auto_verify_grace_seconds: float = Field(60, ge=0)
+    auto_verify_grace_seconds: float = Field(default=60, ge=0)
 
     #: Application prefix of task queues and workflow ids: two applications may share a namespace.
-    task_queue_prefix: str = Field("rindle", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    workflow_id_prefix: str = Field("rindle", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    task_queue_prefix: str = Field(default="rindle", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    workflow_id_prefix: str = Field(default="rindle", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     #: Queue for image renders; ``None`` keeps them on the workflows' own queue (eager activities work only there).
     image_task_queue: str | None = None
     search_attributes: bool = True
 
     #: First pause before a failed activity is tried again; the policy's own value when ``None``.
-    retry_initial_seconds: float | None = Field(None, gt=0)
+    retry_initial_seconds: float | None = Field(default=None, gt=0)
     #: Silence after which a worker counts as lost; the policy's 30 s when ``None``.
-    heartbeat_seconds: float | None = Field(None, ge=1)
+    heartbeat_seconds: float | None = Field(default=None, ge=1)
     #: Render children per worker; ``None`` means one per core.
-    render_workers: int | None = Field(None, ge=1)
-    render_wall_seconds: int = Field(120, ge=1)
-    render_memory_bytes: int = Field(2 << 30, ge=256 << 20)
+    render_workers: int | None = Field(default=None, ge=1)
+    render_wall_seconds: int = Field(default=120, ge=1)
+    render_memory_bytes: int = Field(default=2 << 30, ge=256 << 20)
     #: ffmpeg builds at once per worker; ``None`` means one for every four cores, since one build keeps several busy.
-    av_workers: int | None = Field(None, ge=1)
+    av_workers: int | None = Field(default=None, ge=1)
     #: ffmpeg, 5.1 or newer; the one on ``PATH`` when ``None``.
     ffmpeg_path: Path | None = None
     #: ffprobe of the same release; the one on ``PATH`` when ``None``.
     ffprobe_path: Path | None = None
     #: Longest original that is transcoded; what is longer fails, whatever the profile lets in.
-    av_max_duration_seconds: int = Field(7_200, ge=1)
+    av_max_duration_seconds: int = Field(default=7_200, ge=1)
     #: Size at which an audio or video variant is given up. A build needs twice that much free disk.
-    av_max_output_bytes: int = Field(500_000_000, ge=1)
+    av_max_output_bytes: int = Field(default=500_000_000, ge=1)
     #: Address space of one ffmpeg.
-    av_memory_bytes: int = Field(4 << 30, ge=256 << 20)
+    av_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     #: Shortest wall limit of one ffmpeg run; the limit is four times the duration and two minutes.
-    av_wall_floor_seconds: float = Field(600, gt=0)
+    av_wall_floor_seconds: float = Field(default=600, gt=0)
     #: Longest one, and the one where the duration is unknown.
-    av_wall_ceiling_seconds: float = Field(14_400, gt=0, le=14_400)
+    av_wall_ceiling_seconds: float = Field(default=14_400, gt=0, le=14_400)
     #: Longest silence of ffmpeg, which reports twice a second while it works.
-    av_stall_seconds: float = Field(120, gt=0)
+    av_stall_seconds: float = Field(default=120, gt=0)
     #: Wall limit of one ffprobe run.
-    av_probe_seconds: float = Field(60, gt=0)
+    av_probe_seconds: float = Field(default=60, gt=0)
     #: Added to the worker's own niceness for ffmpeg, so that web processes on the same machine go first.
-    av_nice: int = Field(10, ge=0, le=19)
+    av_nice: int = Field(default=10, ge=0, le=19)
     #: Threads per codec; ``None`` lets ffmpeg choose, up to 16.
-    av_threads: int | None = Field(None, ge=1)
-    source_cache_bytes: int = Field(10 << 30, ge=0)
-    source_cache_age_seconds: int = Field(3_600, ge=0)
+    av_threads: int | None = Field(default=None, ge=1)
+    source_cache_bytes: int = Field(default=10 << 30, ge=0)
+    source_cache_age_seconds: int = Field(default=3_600, ge=0)
     #: Classified failures of one variant before it is ``failed``.
-    variant_attempts: int = Field(5, ge=1)
-    scanner_timeout_seconds: float = Field(600, gt=0)
+    variant_attempts: int = Field(default=5, ge=1)
+    scanner_timeout_seconds: float = Field(default=600, gt=0)
 
     #: Worker versioning (Temporal worker deployments): on when both are set. Nothing is dispatched to such workers
     #: until the version was made current once (``temporal worker deployment set-current-version``).
     deployment_name: str | None = None
     build_id: str | None = None
 
-    relay_poll_seconds: float = Field(1.0, gt=0)
-    relay_idle_poll_seconds: float = Field(5.0, gt=0)
+    relay_poll_seconds: float = Field(default=1.0, gt=0)
+    relay_idle_poll_seconds: float = Field(default=5.0, gt=0)
     #: Pause between two looks for new events where nothing announces them: on SQLite and sync engines.
-    event_poll_seconds: float = Field(0.5, gt=0)
+    event_poll_seconds: float = Field(default=0.5, gt=0)
     #: Longest such pause while nothing happens; where Postgres announces events, this one is the safety net.
-    event_idle_poll_seconds: float = Field(2.0, gt=0)
+    event_idle_poll_seconds: float = Field(default=2.0, gt=0)
     #: How long state changes are kept for resuming a stream: 90 days.
-    event_retention_seconds: int = Field(7_776_000, ge=3_600)
+    event_retention_seconds: int = Field(default=7_776_000, ge=3_600)
     #: Between two pings of an event stream.
-    stream_ping_seconds: float = Field(15.0, gt=0)
+    stream_ping_seconds: float = Field(default=15.0, gt=0)
     #: Longest life of one connection of an event stream.
-    stream_max_seconds: float = Field(1_800.0, gt=0)
+    stream_max_seconds: float = Field(default=1_800.0, gt=0)
     #: How long ``until=terminal`` lingers after everything has come to rest.
-    stream_grace_seconds: float = Field(30.0, ge=0)
+    stream_grace_seconds: float = Field(default=30.0, ge=0)
     #: How long a client may take to accept one message before its stream is ended.
-    stream_send_seconds: float = Field(30.0, gt=0)
+    stream_send_seconds: float = Field(default=30.0, gt=0)
     #: Event streams one actor may have open in one process.
-    streams_per_actor: int = Field(5, ge=1)
+    streams_per_actor: int = Field(default=5, ge=1)
     #: Event streams a process serves at once.
-    streams_per_process: int = Field(1_000, ge=1)
-    temporal_connect_seconds: float = Field(2.0, gt=0)
-    sync_threads: int = Field(8, ge=1)
+    streams_per_process: int = Field(default=1_000, ge=1)
+    temporal_connect_seconds: float = Field(default=2.0, gt=0)
+    sync_threads: int = Field(default=8, ge=1)
 
     #: Address of the worker's ``/livez``, ``/readyz`` and of Temporal's Prometheus metrics; ``None`` switches off.
     health_address: str | None = None

@@ -1,0 +1,191 @@
+"""An application as type checkers see it: every public call of ``Rindle``, with the type of what it returns.
+
+Never run. ``make check`` reads it with mypy and pyright in their strict modes, and ``tests/architecture`` holds that no
+public name of ``Rindle`` is missing. A call that a checker must refuse has an ignore beside it; both checkers complain
+about an ignore that is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import assert_type
+
+from markupsafe import Markup
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from rindle import (
+    ImageVariant,
+    MediaAsset,
+    MediaAttachment,
+    MediaEvent,
+    MediaUploadSession,
+    MediaVariant,
+    Profile,
+    Rindle,
+    Settings,
+    TemporalConnection,
+)
+from rindle.db.uploads import Upload
+from rindle.operations.checks.report import DoctorReport
+from rindle.operations.repair import CancelReport, RegenerateReport, RequeueReport
+from rindle.operations.runtime_status import RuntimeStatus
+from rindle.owners import OwnerTypes
+from rindle.profile import ProfileRegistry
+from rindle.protocols import Storage
+from rindle.storage.local import LocalStorage
+from rindle.subscriptions import Subscription
+from rindle.uploads.direct import SignedUpload
+
+
+class Avatar(Profile):
+    """A profile as an application declares it."""
+
+    name = "avatar"
+    storage = "media"
+    variants = {"thumb": ImageVariant(mode="crop", width=64, height=64)}
+    allow_mime = ("image/*",)
+
+
+class Member:
+    """A mapped class of the application."""
+
+    id: int
+
+
+def application(engine: Engine, temporal: TemporalConnection) -> Rindle:
+    """Build the object, and read what it holds."""
+    local = LocalStorage("media", base_url="https://example.com/media", secrets=["s" * 32])
+    rindle = Rindle(
+        engine=engine,
+        profiles=[Avatar],
+        storages={"media": local},
+        secrets=["s" * 32],
+        settings=Settings(),
+        temporal=temporal,
+    )
+    assert_type(rindle.profiles, ProfileRegistry)
+    assert_type(rindle.storages, Mapping[str, Storage])
+    assert_type(rindle.owner_types, OwnerTypes)
+    assert_type(rindle.temporal, TemporalConnection)
+    rindle.register_owner_type("member", Member)
+    return rindle
+
+
+async def uploads(rindle: Rindle, path: str) -> MediaAsset:
+    """Bring bytes in, from the browser and through the server."""
+    session = await rindle.initiate_upload(
+        Avatar,
+        filename="me.jpg",
+        size=1024,
+        content_type="image/jpeg",
+        expires_in=3600,
+        actor="ada",
+        idempotency_key="once",
+        auto_verify=True,
+    )
+    assert_type(session, MediaUploadSession)
+    assert_type(await rindle.sign_url(session.id, expires_in=600), SignedUpload)
+    assert_type(await rindle.verify_completion(session.id), Upload)
+    assert_type(await rindle.upload_session(session.id), MediaUploadSession)
+    assert_type(await rindle.cancel_upload(session.id), MediaUploadSession)
+    await rindle.initiate_upload("avatar", file_name="me.jpg")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    return assert_type(await rindle.upload("avatar", path, filename="me.jpg", actor="ada"), MediaAsset)
+
+
+async def assets(rindle: Rindle, asset_id: str) -> None:
+    """Look at an asset, wait for it, follow it."""
+    assert_type(await rindle.asset(asset_id), MediaAsset)
+    assert_type(await rindle.settled(asset_id, timeout=10), MediaAsset)
+    assert_type(rindle.subscribe("asset", asset_id, after=0), Subscription)
+    async with rindle.subscribe("asset", asset_id) as events:
+        async for event in events:
+            assert_type(event.type, str)
+    assert_type(rindle.subscription_ticket("asset", asset_id, ttl=60), str)
+    assert_type(await rindle.timeline(asset_id, after=0, limit=10), Sequence[MediaEvent])
+
+
+async def attachments(rindle: Rindle, member: Member, asset: MediaAsset, session: Session | AsyncSession) -> None:
+    """Put an asset into a slot of a member."""
+    held = await rindle.attach(asset, member, "avatar", uploaded_by="ada", session=session)
+    assert_type(held, MediaAttachment)
+    await rindle.attach(asset.id, ("member", "1"), "avatar", uploaded_by=None)
+    assert_type(await rindle.attachment_for(member, "avatar", load=("variants",)), MediaAttachment | None)
+    assert_type(await rindle.ready_variants_for(asset), list[MediaVariant])
+    await rindle.detach(member, "avatar", session=session)
+    await rindle.purge_asset(asset)
+
+
+async def delivery(rindle: Rindle, asset: MediaAsset) -> None:
+    """Make URLs and markup."""
+    assert_type(
+        await rindle.url(
+            Avatar,
+            asset,
+            actor="ada",
+            expires_in=60,
+            disposition="attachment",
+            filename="me.jpg",
+            allow_unvalidated=False,
+        ),
+        str,
+    )
+    assert_type(
+        await rindle.variant_url(Avatar, asset, "thumb", stale_mode="serve_stale", fallback="none", expires_in=60), str
+    )
+    picture = await rindle.picture_tag(
+        "avatar",
+        asset,
+        ["thumb", ("thumb", "(max-width: 480px)")],
+        placeholder="auto",
+        width=64,
+        height=64,
+        prefer_placeholder=True,
+        on_denied="empty",
+        attrs={"alt": "Ada"},
+        class_="round",
+        data_member="1",
+    )
+    assert_type(picture, Markup)
+    video = await rindle.video_tag("avatar", None, poster="thumb", tracks=[{"src": "/en.vtt"}], width=640, muted=True)
+    assert_type(video, Markup)
+    assert_type(await rindle.audio_tag("avatar", None, tracks=[], actor="ada", expires_in=60, controls=False), Markup)
+    await rindle.picture_tag("avatar", asset, width=[64])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def operations(rindle: Rindle, asset_id: str) -> None:
+    """Look after what is stuck, and repair it."""
+    requeued = await rindle.requeue_variants(asset_id, ["thumb"], actor="ada")
+    assert_type(requeued, RequeueReport)
+    assert_type(requeued.enqueued, int)
+    cancelled = await rindle.cancel_processing(asset_id, actor="ada")
+    assert_type(cancelled, CancelReport)
+    assert_type(cancelled.cancelled, int)
+    assert_type(await rindle.regenerate_variants("avatar", "thumb"), RegenerateReport)
+    await rindle.resume(asset_id)
+
+    report = await rindle.doctor(
+        profiles=[Avatar, "avatar"], live=True, workers=False, offline=False, only=["db.connect"], timeout=2.5
+    )
+    assert_type(report, DoctorReport)
+    assert_type([check.fix for check in report.checks], list[str | None])
+
+    status = await rindle.runtime_status(profile="avatar", older_than=60, limit=10, format="json")
+    assert_type(status, RuntimeStatus)
+    assert_type([finding.name for finding in status.findings], list[str])
+    assert_type(status.outbox.pending, int)
+
+    # What no checker saw while these calls took ``**options: Any``.
+    await rindle.doctor(profile="avatar")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await rindle.runtime_status(older_then=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await rindle.runtime_status(limit="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await rindle.requeue_variants(asset_id, names=["thumb"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await rindle.regenerate_variants(variant="thumb")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def lifetime(rindle: Rindle) -> None:
+    """Run the relay while the application runs."""
+    async with rindle as running:
+        assert_type(running, Rindle)
+    await rindle.close()
