@@ -21,6 +21,9 @@ from rindle.protocols import Storage
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage
+from tests.patience import PATIENCE_SECONDS, widen_deadlock_detector
+
+widen_deadlock_detector()
 
 SECRET = "a secret of the tests, long enough to sign with"
 _VARIANTS = {
@@ -202,5 +205,5 @@ def make(environment: Mapping[str, str] = os.environ, *, store: Storage | None =
         profiles=profiles(drifted=bool(environment.get("APP_DRIFTED"))),
         secrets=[SECRET],
         settings=Settings(**tuning),
-        temporal=TemporalConnection(environment=environment),
+        temporal=TemporalConnection(connect_seconds=PATIENCE_SECONDS, environment=environment),
     )

@@ -16,7 +16,7 @@ from rindle.cli.temporal_server import find_temporal_cli
 from rindle.errors import InvalidArgument
 from tests.servers import free_port
 from tests.servers.temporal import StoppableTemporal
-from tests.stage import Stage, staged, status_of, until
+from tests.stage import PATIENCE_SECONDS, Stage, staged, status_of, until
 
 
 async def test_a_worker_is_live_and_ready_says_so_and_ends_with_status_0(lite_stage: Stage) -> None:
@@ -50,7 +50,7 @@ async def test_metrics_are_served_for_prometheus(lite_stage: Stage) -> None:
     address = f"127.0.0.1:{free_port()}"
     await lite_stage.worker(RINDLE_METRICS_ADDRESS=address)
     await lite_stage.ready()
-    async with httpx.AsyncClient() as scraper:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as scraper:
         text = (await scraper.get(f"http://{address}/metrics")).text
     assert "temporal_activity_execution_latency_seconds" in text
     assert "temporal_worker_task_slots_available" in text

@@ -11,6 +11,7 @@ import pytest
 
 from rindle.cli import temporal_server
 from rindle.errors import Misconfigured, SetupIncomplete
+from tests.patience import PATIENCE_SECONDS
 
 #: Installs a program that names its module, as slowly as the test wants and never under a half-written name.
 GO = """#!/bin/sh
@@ -130,7 +131,7 @@ def test_processes_that_start_together_build_once(go: Path) -> None:
         for _ in range(4)
     ]
 
-    assert [process.communicate(timeout=60)[0] for process in together] == ["tool\n"] * 4
+    assert [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in together] == ["tool\n"] * 4
     assert go.read_text().splitlines() == ["example.com/tool@v1"]
 
 
