@@ -289,7 +289,8 @@ class _Stream:
     async def _next(self) -> Event | None:
         """Return the next event, ``None`` when the stream is over."""
         ends_at = self._ends_at
-        if self._until_terminal and _are_at_rest(self._subjects, self._states):
+        # Who has not been told everything yet is not let go, however short the grace and slow the database.
+        if self._until_terminal and _are_at_rest(self._subjects, self._states) and await self._events.has_caught_up():
             if self._rest_ends_at is None:
                 self._rest_ends_at = self._loop.time() + self._settings.stream_grace_seconds
             ends_at = min(ends_at, self._rest_ends_at)
