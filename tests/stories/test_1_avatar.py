@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.async_api import BrowserContext, FilePayload, Page, Request, Route, expect
 from skimage import data
 
+from tests.patience import PATIENCE_SECONDS
 from tests.stories.conftest import Site, Visit, until
 
 pytestmark = pytest.mark.external
@@ -64,7 +65,7 @@ async def choose(page: Page, photo: FilePayload) -> str:
     before = await asset_on(page)
     await page.set_input_files("#photo", photo)
     ready = page.locator(f'.portrait[data-state="ready"]:not([data-asset="{before}"])')
-    await expect(ready).to_be_visible(timeout=30_000)
+    await expect(ready).to_be_visible()
     await expect(page.locator(".progress")).to_be_hidden()
     return str(await asset_on(page))
 
@@ -170,12 +171,12 @@ async def test_a_reload_goes_on_where_the_page_was(visit: Visit) -> None:
 
     await page.route("**/media/events?*", hold)
     await page.set_input_files("#photo", picture("coffee"))
-    await asyncio.wait_for(asked.wait(), 30)
+    await asyncio.wait_for(asked.wait(), PATIENCE_SECONDS)
     await page.unroute("**/media/events?*")
 
     await page.reload()
 
-    await expect(page.locator(".badge")).to_have_text("Ready", timeout=30_000)
+    await expect(page.locator(".badge")).to_have_text("Ready")
     await expect(page.locator(".portrait picture")).to_be_visible()
 
 
@@ -188,7 +189,7 @@ async def test_cancel_stops_the_bytes_and_ends_the_upload(visit: Visit) -> None:
 
     await page.route("**/media/local/*", hold)
     await page.set_input_files("#photo", picture("coffee"))
-    await asyncio.wait_for(sending.wait(), 30)
+    await asyncio.wait_for(sending.wait(), PATIENCE_SECONDS)
     async with page.expect_response(lambda answer: answer.request.method == "DELETE") as ended:
         await page.click(".cancel")
 
@@ -213,7 +214,7 @@ async def test_a_refused_file_says_why_and_replaces_nothing(visit: Visit, name: 
 
     await page.set_input_files("#photo", {"name": name, "mimeType": "image/jpeg", "buffer": body})
 
-    await expect(page.locator(".chooser .notice")).to_contain_text(told, timeout=30_000)
+    await expect(page.locator(".chooser .notice")).to_contain_text(told)
     await expect(page.locator(".badge")).to_have_text("Ready")
     await page.reload()
     assert await asset_on(page) == kept
@@ -303,7 +304,7 @@ async def test_everything_works_without_scripts(visit: Visit) -> None:
         await page.set_input_files("#photo", photo)
         await page.click(".chooser .row button")
         # While it is being worked on the page looks again by itself.
-        await expect(page.locator(".badge")).to_have_text("Ready", timeout=30_000)
+        await expect(page.locator(".badge")).to_have_text("Ready")
         assert not re.search(r"http-equiv=.refresh", await page.content())
         return str(await asset_on(page))
 
