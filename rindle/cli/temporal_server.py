@@ -58,6 +58,9 @@ DOWNLOAD_SECONDS = 120.0
 #: Seconds between two lines of progress while Go compiles.
 PROGRESS_SECONDS = 15.0
 
+#: Noted beside a program that came by the SDK's download.
+_DOWNLOADED = "download"
+
 Report = Callable[[str], object]
 
 
@@ -98,7 +101,8 @@ def find_temporal_cli() -> Path | None:
 def ensure_temporal_cli(*, report: Report) -> Path:
     """Return a Temporal CLI, fetching or building one into our cache when this machine has none.
 
-    The first time can take minutes; later calls return at once. Processes that call it together wait for one another.
+    The first time can take minutes; later calls return at once. Processes that call it together wait for one another. A
+    program in our cache that was made from other modules than today's is made anew; while that fails it stays in use.
 
     Args:
         report: called with one line of text at a time: what is being done, how long it takes, how long it has taken.
@@ -107,12 +111,22 @@ def ensure_temporal_cli(*, report: Report) -> Path:
         Misconfigured: ``RINDLE_TEMPORAL_CLI`` names no program.
         SetupIncomplete: there is none, and it could neither be downloaded nor built.
     """
-    if found := find_temporal_cli():
+    source = _source(CLI_MODULE, CLI_NEWER)
+    if (found := find_temporal_cli()) and _is_current(found, source):
         return found
     with _one_at_a_time("temporal", report):
         # Somebody else may have fetched it while we waited for the lock.
-        found = find_temporal_cli() or _download("temporal", report)
-        return found or go_install("temporal", CLI_MODULE, newer=CLI_NEWER, takes="about 4 minutes", report=report)
+        if (found := find_temporal_cli()) and _is_current(found, source):
+            return found
+        if downloaded := _download("temporal", report):
+            return downloaded
+        try:
+            return go_install("temporal", CLI_MODULE, newer=CLI_NEWER, takes="about 4 minutes", report=report)
+        except SetupIncomplete as error:
+            if found is None:
+                raise
+            report(f"using the Temporal CLI of an earlier set-up: {error.message}")
+            return found
 
 
 def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> Path:
@@ -127,10 +141,13 @@ def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> 
     Raises:
         SetupIncomplete: it is missing and cannot be built.
     """
-    if found := find_program(name):
+    source = _source(module, ())
+    if (found := find_program(name)) and _is_current(found, source):
         return found
     with _one_at_a_time(name, report):
-        return find_program(name) or go_install(name, module, takes=takes, report=report)
+        if (found := find_program(name)) and _is_current(found, source):
+            return found
+        return go_install(name, module, takes=takes, report=report)
 
 
 def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str, report: Report) -> Path:
@@ -178,7 +195,7 @@ def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str,
                     f"go {step[0]} could not build {name} (exit status {status}); its output says why",
                     detail={"program": name, "module": module, "exit_status": status},
                 )
-        (Path(scratch) / name).replace(programs / name)
+        _put(Path(scratch) / name, programs / name, _source(module, newer))
     report(f"built {name} in {time.monotonic() - began:.0f} s")
     return programs / name
 
@@ -198,7 +215,7 @@ def _download(name: str, report: Report) -> Path | None:
         fetched = [file for file in Path(scratch).iterdir() if file.is_file() and os.access(file, os.X_OK)]
         if len(fetched) != 1:
             return None
-        fetched[0].replace(programs / name)
+        _put(fetched[0], programs / name, _DOWNLOADED)
     return programs / name
 
 
@@ -211,6 +228,28 @@ async def _start_downloaded(directory: str) -> None:
         WorkflowEnvironment.start_local(download_dest_dir=directory), timeout=DOWNLOAD_SECONDS
     )
     await environment.shutdown()
+
+
+def _source(module: str, newer: Sequence[str]) -> str:
+    return " ".join([module, *newer])
+
+
+def _note(program: Path) -> Path:
+    """Return the file that says what a program of our cache was made from."""
+    return program.with_name(f".{program.name}.source")
+
+
+def _put(made: Path, program: Path, source: str) -> None:
+    made.replace(program)
+    _note(program).write_text(source)
+
+
+def _is_current(program: Path, source: str) -> bool:
+    """Whether a program is what we would get now; one that is not of our cache is its owner's business."""
+    if program.parent != cache_directory() / "bin":
+        return True
+    note = _note(program)
+    return note.is_file() and note.read_text() in (source, _DOWNLOADED)
 
 
 def _programs_directory() -> Path:

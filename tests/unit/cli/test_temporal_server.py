@@ -137,7 +137,29 @@ def test_a_program_is_built_with_newer_modules_than_it_asks_for(go: Path, machin
 
     told = subprocess.run([built], capture_output=True, text=True, check=True).stdout
     assert told == "example.com/tool/cmd example.com/tool/cmd@v1 example.com/driver@v2\n"
-    assert [file.name for file in (machine / "cache" / "rindle" / "bin").iterdir()] == ["tool"]
+    assert [file.name for file in (machine / "cache" / "rindle" / "bin").glob("[!.]*")] == ["tool"]
+
+
+def test_a_program_of_our_cache_that_was_made_from_other_modules_is_made_anew(
+    go: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temporal_server, "_download", lambda name, report: None)
+    monkeypatch.setattr(temporal_server, "CLI_MODULE", "example.com/temporal@v1")
+    old = program(machine / "cache" / "rindle" / "bin" / "temporal")
+    go_program = (machine / "path" / "go").read_text()
+    program(machine / "path" / "go", go_program.replace("tool", "temporal"))
+    told: list[str] = []
+
+    monkeypatch.setenv("GO_STATUS", "3")  # it cannot be built now: the old one is better than none
+    assert temporal_server.ensure_temporal_cli(report=told.append) == old
+    assert "earlier set-up" in told[-1]
+    assert old.read_text() == "#!/bin/sh\n"
+
+    monkeypatch.setenv("GO_STATUS", "0")
+    for _ in range(2):
+        assert temporal_server.ensure_temporal_cli(report=told.append) == old
+    assert "example.com/temporal" in old.read_text()
+    assert len(go.read_text().splitlines()) == 2  # the failed one and the good one
 
 
 def test_a_module_that_is_not_there_leaves_nothing(go: Path, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
