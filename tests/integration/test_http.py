@@ -779,8 +779,9 @@ async def test_the_matrix_is_the_whole_api(web: Site):
     }
 
     following = {("GET", "/media/events")}  # what may be followed is tested in test_events_http.py
+    open_to_all = {("GET", "/media/livez"), ("GET", "/media/readyz")}  # what they tell is tested in test_health.py
 
-    assert {(method, path) for path, method, _ in operations(web.app)} == known | creating | following
+    assert {(method, path) for path, method, _ in operations(web.app)} == known | creating | following | open_to_all
 
 
 @owned_routes
