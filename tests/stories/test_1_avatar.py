@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -60,10 +63,17 @@ def page_of(context: BrowserContext) -> Page:
     return context.pages[0]
 
 
-async def choose(page: Page, photo: FilePayload) -> str:
-    """Upload ``photo`` through the page's form, wait until it is ready and return the asset's id."""
+async def choose(page: Page, photo: FilePayload, *, worker: int | None = None) -> str:
+    """Upload ``photo`` through the page's form, wait until it is ready and return the asset's id.
+
+    A ``worker`` process stands still until the page says that the photo is being processed: a page that is slower than
+    the worker would not show it.
+    """
     before = await asset_on(page)
-    await page.set_input_files("#photo", photo)
+    with nullcontext() if worker is None else suspended(worker):
+        await page.set_input_files("#photo", photo)
+        if worker is not None:
+            await expect(page.locator(".badge")).to_have_text("Processing")
     ready = page.locator(f'.portrait[data-state="ready"]:not([data-asset="{before}"])')
     await expect(ready).to_be_visible()
     await expect(page.locator(".progress")).to_be_hidden()
@@ -84,6 +94,16 @@ async def addresses_on(page: Page) -> dict[str, str]:
 async def form_token(page: Page) -> str:
     """Return the form token of the page's session."""
     return await page.locator("input[name=form_token]").first.input_value()
+
+
+@contextmanager
+def suspended(pid: int) -> Iterator[None]:
+    """Let a process stand still for the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def gone(context: BrowserContext, address: str) -> Callable[[], Awaitable[bool]]:
@@ -114,7 +134,7 @@ async def test_a_chosen_photo_goes_straight_to_the_store_and_appears_when_it_is_
     page.on("console", lambda message: violations.append(message.text) if message.type == "error" else None)
     photo = picture("astronaut")
 
-    asset_id = await choose(page, photo)
+    asset_id = await choose(page, photo, worker=site.worker.pid)
 
     seen = await page.evaluate("window.seen")
     assert [text for text in seen["badge"] if text in ("Processing", "Ready")] == ["Processing", "Ready"]
