@@ -33,6 +33,7 @@ from rindle.media.av_probe import AvProbe
 from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
+from rindle.operations.health import HealthCheck
 from rindle.process import ephemeral_runtime
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
@@ -132,6 +133,7 @@ class FleetMember:
         self._grace_seconds = grace_seconds
         self._interceptors = tuple(interceptors)
         self._cached_workflows = cached_workflows
+        self._health = HealthCheck(rindle.database, rindle.temporal)
         self.relay = Relay(rindle.database, rindle.temporal, self.settings, eager=self.settings.queue() in self.queues)
         #: Whether all pollers are up.
         self.is_polling = False
@@ -149,6 +151,8 @@ class FleetMember:
         settings = self.settings
         settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._warn_of_runtime()
+        # First of all: tidying a large disk takes its time, and a worker that does so is alive.
+        beat = asyncio.create_task(self._beat(), name="rindle-beat")
         await self._tidy()
         pool = render_pool(settings)
         await asyncio.to_thread(pool.start)
@@ -157,7 +161,6 @@ class FleetMember:
             max_bytes=settings.source_cache_bytes,
             max_age_seconds=settings.source_cache_age_seconds,
         )
-        beat = asyncio.create_task(self._beat(), name="rindle-beat")
         try:
             client = await self._connect(stop)
             if client is None:
@@ -300,13 +303,10 @@ class FleetMember:
             self.last_beat = time.monotonic()
             await asyncio.sleep(1)
 
-    async def is_ready(self) -> bool:
-        """Whether pollers are up and both the database and Temporal answer."""
-        if not self.is_polling or not await self.rindle.temporal.healthy():
-            return False
-        try:
-            await self.rindle.database.read(lambda session: session.connection().exec_driver_sql("SELECT 1").scalar())
-        except Exception as error:
-            log.warning("database does not answer", extra={"error": type(error).__name__})
-            return False
-        return True
+    async def missing(self) -> tuple[str, ...]:
+        """Return what this member cannot work without and does not have: ``pollers``, ``database``, ``temporal``.
+
+        Nothing when it is ready. Takes a few seconds at most.
+        """
+        found = await self._health.health()
+        return (*(() if self.is_polling else ("pollers",)), *found.missing)

@@ -12,6 +12,7 @@ from typing import Any
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
@@ -95,13 +96,18 @@ class TemporalConnection:
         return await Client.connect(**config, data_converter=pydantic_data_converter)
 
     async def healthy(self) -> bool:
-        """Whether the server answers its health check right now."""
+        """Whether the server can read our namespace right now.
+
+        The server's own health check would say yes as long as its process runs, also when its database is gone. Takes
+        twice ``connect_seconds`` at most: once to connect, once for the answer.
+        """
         try:
             client = await self.client()
             async with asyncio.timeout(self._connect_seconds):
-                return await client.service_client.check_health()
+                await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
         except (TemporalUnavailable, RPCError, TimeoutError):
             return False
+        return True
 
     async def register_search_attributes(self) -> bool:
         """Make sure that the namespace has our search attributes; ``False`` when it has not and will not.

@@ -21,8 +21,13 @@ from rindle.recipes import AudioVariant, VariantSpec, VideoVariant, WaveformVari
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage
+from tests.patience import widen_deadlock_detector
+
+widen_deadlock_detector()
 
 SECRET = "a secret of the tests, long enough to sign with"
+#: Longer than the two seconds of production, because a busy machine needs them; a server that hangs is told so late.
+CONNECT_SECONDS = 8.0
 _VARIANTS = {
     "large": ImageVariant(mode="fit", width=640, height=640, format="webp"),
     "thumb": ImageVariant(mode="crop", width=96, height=96),
@@ -202,5 +207,5 @@ def make(environment: Mapping[str, str] = os.environ, *, store: Storage | None =
         profiles=profiles(drifted=bool(environment.get("APP_DRIFTED"))),
         secrets=[SECRET],
         settings=Settings(**tuning),
-        temporal=TemporalConnection(environment=environment),
+        temporal=TemporalConnection(connect_seconds=CONNECT_SECONDS, environment=environment),
     )

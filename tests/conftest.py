@@ -5,6 +5,7 @@ A missing server skips the test on a laptop and fails it under ``CI=true``, wher
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import sys
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
@@ -36,6 +37,7 @@ Server = TypeVar("Server")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the run independent of the shell it is started from."""
+    _note_collected()
     for name in [*os.environ]:
         if name.startswith(("RINDLE_", "TEMPORAL_", "AWS_")) and name not in KEPT_VARIABLES:
             del os.environ[name]
@@ -132,6 +134,33 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _skips(config: pytest.Config) -> int:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     return 0 if reporter is None else len(reporter.stats.get("skipped", ()))
+
+
+# --- what is left behind ---
+
+
+_collected: list[str] = []
+
+
+def _note_collected() -> None:
+    """Remember every async generator of ours that the interpreter had to finish because nobody closed it."""
+    finish = asyncio.BaseEventLoop._asyncgen_finalizer_hook  # type: ignore[attr-defined]
+
+    def noted(loop: asyncio.BaseEventLoop, generator: Any) -> None:
+        code = generator.ag_code
+        if Path(code.co_filename).is_relative_to(REPOSITORY) and ".venv" not in code.co_filename:
+            _collected.append(f"{code.co_filename}:{code.co_firstlineno} {generator.__qualname__}")
+        finish(loop, generator)
+
+    asyncio.BaseEventLoop._asyncgen_finalizer_hook = noted  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_to_the_collector() -> Iterator[None]:
+    """Fail a test that leaves an async generator of ours unclosed: when it then ends is nobody's choice."""
+    _collected.clear()
+    yield
+    assert _collected == []
 
 
 # --- servers ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,7 +227,9 @@ def create_app() -> FastAPI:
 async def served(app: Any, **options: Any) -> AsyncIterator[str]:
     """Serve an ASGI application on this loop and yield its address."""
     port = free_port()
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", **options)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=port, log_level="warning", timeout_keep_alive=int(PATIENCE_SECONDS), **options
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
@@ -260,9 +262,9 @@ class Block:
 class Stream:
     """An open event stream."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, lines: AsyncIterator[str]) -> None:
         self.response = response
-        self._lines = response.aiter_lines()
+        self._lines = lines
         #: What a browser would send as ``Last-Event-ID``.
         self.last_id: str | None = None
 
@@ -326,8 +328,11 @@ async def following(
     params = [*pairs(*subjects), *((name, str(value)) for name, value in query.items())]
     own = client or httpx.AsyncClient(timeout=None)
     try:
-        async with own.stream("GET", f"{address}{path}", params=params, headers=headers) as response:
-            stream = Stream(response)
+        async with (
+            own.stream("GET", f"{address}{path}", params=params, headers=headers) as response,
+            aclosing(response.aiter_lines()) as lines,
+        ):
+            stream = Stream(response, lines)
             if response.status_code == 200:
                 greeting = await stream.block()
                 assert greeting is not None and greeting.lines[:2] == ["retry: 3000", ": connected"]

@@ -24,7 +24,7 @@ from types import FrameType
 import click
 
 from rindle.cli.application import APP_VARIABLE
-from rindle.cli.supervisor import Supervisor
+from rindle.cli.supervisor import UNHEALTHY_SECONDS, Supervisor
 from rindle.cli.temporal_server import DEV_SERVER_ARGS, dev_server_environment, ensure_temporal_cli
 from rindle.cli.terminal import say
 from rindle.errors import Misconfigured, SetupIncomplete
@@ -34,7 +34,7 @@ HOST = "127.0.0.1"
 #: Ports people expect; another free one is taken where they are not free.
 TEMPORAL_PORT, UI_PORT, WEB_PORT = 7233, 8233, 8000
 NAMESPACE = "default"
-#: Seconds one look at a part's health may take.
+#: Seconds one look at a part's health may wait for its answer.
 _HEALTH_SECONDS = 5.0
 #: Seconds the worker's running work gets to finish after Ctrl-C.
 _GRACE_SECONDS = 5.0
@@ -82,11 +82,25 @@ class Stack:
 @click.option("--port", type=click.IntRange(1, 65535), help=f"Port of the application.  [default: {WEB_PORT}]")
 @click.option("--temporal-port", type=click.IntRange(1, 65535), help=f"[default: {TEMPORAL_PORT}]")
 @click.option("--ui-port", type=click.IntRange(1, 65535), help=f"Port of Temporal's UI.  [default: {UI_PORT}]")
+@click.option(
+    "--unhealthy-seconds", type=click.FloatRange(min=0), default=UNHEALTHY_SECONDS, show_default=True,
+    help="How long a part may run without working before it is restarted; 0 leaves it alone, for debuggers.",
+)  # fmt: skip
 def dev(
-    application: str, web: str | None, home: Path, port: int | None, temporal_port: int | None, ui_port: int | None
+    application: str,
+    web: str | None,
+    home: Path,
+    port: int | None,
+    temporal_port: int | None,
+    ui_port: int | None,
+    unhealthy_seconds: float,
 ) -> None:
     """Run the application, a worker, a Temporal dev server and SQLite until Ctrl-C."""
-    supervisor = Supervisor(home, report=lambda line: click.echo(f"rindle dev: {line}", err=True))
+    supervisor = Supervisor(
+        home,
+        report=lambda line: click.echo(f"rindle dev: {line}", err=True),
+        unhealthy_seconds=unhealthy_seconds,
+    )
 
     def asked(_number: int, _frame: FrameType | None) -> None:
         supervisor.ask_to_stop()
@@ -106,7 +120,9 @@ def dev(
 def start(supervisor: Supervisor, *, application: str, web: str | None = None, ports: Ports | None = None) -> Stack:
     """Start all parts under ``supervisor`` and return when they work; the database is migrated on the way.
 
-    The parts are ``temporal`` (not when ``TEMPORAL_ADDRESS`` is set), ``worker`` and ``web`` (when there is one).
+    The parts are ``temporal`` (not when ``TEMPORAL_ADDRESS`` is set), ``worker`` and ``web`` (when there is one). A
+    part is restarted for its own health only: Temporal when it cannot read its namespace, the worker when its event
+    loop stands still, the application when it answers no request at all. A worker that waits for Temporal is healthy.
 
     Args:
         application: ``module:name`` of the Rindle object, as for ``--app``.
@@ -139,7 +155,9 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
     worker = ["worker.py"] if Path("worker.py").is_file() else ["-m", "rindle.cli.worker"]
     # Who presses Ctrl-C does not wait for a transcode: it is handed back and done after the next start.
     command = [sys.executable, *worker, "--grace", f"{_GRACE_SECONDS:g}"]
-    supervisor.start_part("worker", command, environment, ready=_answers(health, "/readyz"))
+    supervisor.start_part(
+        "worker", command, environment, ready=_answers(health, "/readyz"), healthy=_answers(health, "/livez")
+    )
     if web is not None:
         # It listens only when its own start is over, so an open port is a started application.
         supervisor.start_part(
@@ -148,6 +166,8 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
             [sys.executable, "-m", "uvicorn", web, "--host", HOST, "--port", str(serving), "--no-access-log"],
             environment,
             ready=lambda: _is_open(int(serving or 0)),
+            # Any status will do: the prefix of its router is not known here, and a 404 takes a running event loop too.
+            healthy=_answers(f"{HOST}:{serving}", "/livez", any_status=True),
         )
         supervisor.wait_ready("web")
     supervisor.wait_ready("worker")
@@ -235,30 +255,30 @@ def _start_temporal(supervisor: Supervisor, port: int, ui_port: int) -> None:
     _check_version(program, database)
     attributes = (part for key in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{key.name}=Keyword"))
 
-    def answers() -> bool:
-        looked = [str(program), "operator", "namespace", "describe", "--namespace", NAMESPACE]
-        try:
-            done = subprocess.run(  # noqa: S603 - the program we start
-                [*looked, "--address", f"{HOST}:{port}"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=_HEALTH_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
-
+    # What the CLI's "operator namespace describe" asks, without a process for each question. It reads the server's
+    # database, so it also fails when only that is broken, which gRPC's own health check does not notice.
+    api_port = _free_port()
+    answers = _answers(f"{HOST}:{api_port}", f"/api/v1/namespaces/{NAMESPACE}")
     supervisor.start_part(
         "temporal",
         [
             *(str(program), "server", "start-dev", "--ip", HOST, "--port", str(port), "--ui-port", str(ui_port)),
-            *("--namespace", NAMESPACE, "--db-filename", str(database), "--log-level", "error"),
+            *(
+                "--http-port",
+                str(api_port),
+                "--namespace",
+                NAMESPACE,
+                "--db-filename",
+                str(database),
+                "--log-level",
+                "error",
+            ),
             *DEV_SERVER_ARGS,
             *attributes,
         ],
         dev_server_environment(),
-        ready=answers,
+        ready=lambda: answers() and _is_open(port),
+        healthy=answers,
         stop_signal=signal.SIGINT,  # otherwise its write-ahead log and port stay
     )
 
@@ -316,14 +336,14 @@ def _is_open(port: int) -> bool:
         return False
 
 
-def _answers(address: str, path: str) -> Callable[[], bool]:
-    """Return a look at ``http://address/path`` that is satisfied with 200."""
+def _answers(address: str, path: str, *, any_status: bool = False) -> Callable[[], bool]:
+    """Return a look at ``http://address/path`` that is satisfied with 200, or with ``any_status``."""
 
     def look() -> bool:
         connection = HTTPConnection(address, timeout=_HEALTH_SECONDS)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status == 200
+            return connection.getresponse().status == 200 or any_status
         except (OSError, HTTPException):
             return False
         finally:

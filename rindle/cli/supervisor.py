@@ -1,8 +1,10 @@
 """Keeping a few programs alive on one machine: what ``rindle dev`` and the demonstration stand on.
 
 Every part runs in a process session of its own, so Ctrl-C reaches the supervisor alone and it decides the order of the
-end. A part that dies is started again, with growing pauses. What runs is recorded beside the data with process ids and
-start times; a supervisor that was killed leaves its parts behind, and the next one ends those that are really ours.
+end. A part that dies is started again, with growing pauses. So is a part that runs but does not work: it is asked for
+its health all the time, and ended when it does not answer for too long. What runs is recorded beside the data with
+process ids and start times; a supervisor that was killed leaves its parts behind, and the next one ends those that are
+really ours.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import signal
 import subprocess
@@ -34,6 +37,16 @@ HOPELESS_DEATHS = 3
 LOOK_SECONDS = 0.1
 #: Seconds a part gets to end before it is killed.
 STOP_SECONDS = 15.0
+#: Seconds a part may run without being healthy before it is ended and started again: longer than a machine under load
+#: delays an answer, shorter than a person waits before looking for the cause.
+UNHEALTHY_SECONDS = 30.0
+#: The same for a process that has not been healthy yet, because it is still starting.
+START_SECONDS = 120.0
+#: Seconds between two questions for a part's health. A question is one request on the loopback interface.
+HEALTH_PAUSE_SECONDS = 3.0
+#: Most that one look counts towards those limits. After a pause of the whole machine, such as a closed laptop, the
+#: clock may have gone on by hours in which nobody could answer.
+_LONGEST_LOOK_SECONDS = 1.0
 
 Report = Callable[[str], object]
 
@@ -46,6 +59,7 @@ class _Part:
     argv: list[str]
     env: dict[str, str] = field(repr=False)  # holds the secret
     ready: Callable[[], bool] | None
+    healthy: Callable[[], bool] | None
     stop_signal: signal.Signals
     stop_seconds: float
     process: subprocess.Popen[bytes] | None = None
@@ -55,23 +69,41 @@ class _Part:
     was_ready: bool = False
     again_at: float = 0.0
     last_status: int | None = None
+    #: The process whose health is asked for, and the last one that was healthy.
+    asked: subprocess.Popen[bytes] | None = None
+    answered: subprocess.Popen[bytes] | None = None
+    #: For how long ``asked`` has not been healthy.
+    unhealthy_seconds: float = 0.0
+    #: When a part that was told to end is killed.
+    kill_at: float | None = None
 
 
 class Supervisor:
-    """Starts parts, restarts dead ones, and stops them in reverse order of their start.
+    """Starts parts, restarts dead and unhealthy ones, and stops them in reverse order of their start.
 
-    Use it as ``with Supervisor(home) as supervisor:``; a thread watches the parts inside the block.
+    Use it as ``with Supervisor(home) as supervisor:``; a thread watches the parts inside the block. Each part with a
+    health check has one more thread, so that a slow answer of one part delays nothing else.
 
     Args:
         home: directory of ``supervisor.json`` and the lock; made when missing.
         report: called with one line of text at a time, from any thread.
         output: file descriptor for what the parts print; standard error when left out.
+        unhealthy_seconds: how long a part may be unhealthy before it is ended and started again, 30 by default; with 0
+            a part that runs is left alone. It should be longer than a health check takes.
     """
 
-    def __init__(self, home: Path, *, report: Report = print, output: int | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        report: Report = print,
+        output: int | None = None,
+        unhealthy_seconds: float = UNHEALTHY_SECONDS,
+    ) -> None:
         self.home = home.resolve()
         self._report = report
         self._output = output
+        self._unhealthy_seconds = unhealthy_seconds
         self._parts: dict[str, _Part] = {}
         self._guard = threading.RLock()
         self._ending = threading.Event()
@@ -101,6 +133,7 @@ class Supervisor:
         env: Mapping[str, str] | None = None,
         *,
         ready: Callable[[], bool] | None = None,
+        healthy: Callable[[], bool] | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         stop_seconds: float = STOP_SECONDS,
     ) -> None:
@@ -110,13 +143,20 @@ class Supervisor:
             name: for :meth:`kill_part`, :meth:`wait_ready` and the reports.
             argv: the program and its arguments.
             env: variables beside those of this process.
-            ready: says whether it works; without it running is being ready.
+            ready: says whether it works, also with the help of other parts; without it running is being ready. Asked
+                by :meth:`wait_ready` only.
+            healthy: says whether this part itself works. It must not depend on other parts: a part is restarted when
+                this is not true for long. Asked every few seconds from a thread of its own once :meth:`wait_ready` has
+                returned, never twice at once; it should answer within a few seconds. What it raises counts as
+                unhealthy. Without it a part that runs is left alone.
             stop_signal: what asks it to end; SIGKILL follows after ``stop_seconds``.
         """
-        part = _Part(name, list(argv), {**os.environ, **(env or {})}, ready, stop_signal, stop_seconds)
+        part = _Part(name, list(argv), {**os.environ, **(env or {})}, ready, healthy, stop_signal, stop_seconds)
         with self._guard:
             self._parts[name] = part
             self._spawn(part)
+        if healthy is not None and self._unhealthy_seconds > 0:
+            threading.Thread(target=self._ask, args=(part, healthy), name=f"rindle-health-{name}", daemon=True).start()
 
     def kill_part(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """Signal a part, wait until that process is gone, and return its id; it is started again like any dead part.
@@ -156,7 +196,8 @@ class Supervisor:
         while True:
             process = part.process
             if process is not None and (part.ready is None or part.ready()) and process.poll() is None:
-                part.was_ready = True
+                with self._guard:
+                    part.was_ready, part.answered = True, process
                 return
             if part.deaths >= HOPELESS_DEATHS and not part.was_ready:
                 raise SetupIncomplete(
@@ -202,15 +243,62 @@ class Supervisor:
             stderr=output,
             start_new_session=True,
         )
-        part.born = time.monotonic()
+        part.born, part.kill_at = time.monotonic(), None
         part.started = identity(part.process.pid)
         self._record()
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._ending.wait(LOOK_SECONDS):
             with self._guard:
+                now = time.monotonic()
+                passed, looked = min(now - looked, _LONGEST_LOOK_SECONDS), now
                 for part in self._parts.values():
                     self._look_at(part)
+                    self._judge(part, passed)
+
+    def _ask(self, part: _Part, healthy: Callable[[], bool]) -> None:
+        """Ask for a part's health again and again; :meth:`_judge` reads the answers and waits for none."""
+        # Several times within the limit, also where that is short.
+        pause = min(HEALTH_PAUSE_SECONDS, self._unhealthy_seconds / 5)
+        while not self._ending.wait(pause):
+            with self._guard:
+                process = part.process
+                if process is None or not part.was_ready:
+                    continue
+                if part.asked is not process:
+                    part.asked, part.unhealthy_seconds = process, 0.0
+            try:
+                is_healthy = healthy()
+            except Exception:  # a check that breaks must not end the checks
+                is_healthy = False
+            if is_healthy:
+                with self._guard:
+                    part.answered, part.unhealthy_seconds = process, 0.0
+
+    def _judge(self, part: _Part, passed_seconds: float) -> None:
+        """End a part that runs and has been unhealthy for too long, by its stop signal and then by SIGKILL.
+
+        A process nobody has asked yet is not judged: neither one that just began, nor one whose predecessor's check
+        still hangs.
+        """
+        process = part.process
+        if process is None or part.asked is not process:
+            return
+        if part.kill_at is not None:
+            if time.monotonic() >= part.kill_at:
+                part.kill_at = math.inf
+                self._report(f"killing the {part.name}")
+                _end_group(process.pid)  # also reaches what is suspended, which no other signal does
+            return
+        part.unhealthy_seconds += passed_seconds
+        has_worked = part.answered is process
+        limit = self._unhealthy_seconds if has_worked else max(self._unhealthy_seconds, START_SECONDS)
+        if part.unhealthy_seconds >= limit:
+            told = "stopped working" if has_worked else "has not begun to work"
+            self._report(f"the {part.name} runs, but {told}: not healthy for {limit:g} s; ending it to start it again")
+            process.send_signal(part.stop_signal)
+            part.kill_at = time.monotonic() + part.stop_seconds
 
     def _look_at(self, part: _Part) -> None:
         if self._ending.is_set():

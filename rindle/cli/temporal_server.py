@@ -1,7 +1,8 @@
 """Finding a Temporal CLI, whose ``server start-dev`` is the embedded Temporal server; getting one where there is none.
 
 Looked for in this order: ``RINDLE_TEMPORAL_CLI``, ``temporal`` on ``PATH``, our cache; then fetched by the SDK's own
-download or built by ``go install``. ``rindle dev`` and the test suite use the same code.
+download, which is the release that goes with the SDK, or built with Go. ``rindle dev`` and the test suite use the same
+code.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,17 @@ from rindle.errors import Misconfigured, SetupIncomplete
 
 #: Environment variable that names the Temporal CLI: a path, or a command on ``PATH``.
 CLI_VARIABLE = "RINDLE_TEMPORAL_CLI"
-#: The newest release that ``go install`` accepts: every later one has ``replace`` directives in its go.mod.
+#: The newest release of the CLI that Go can build from modules alone. From v1.6.0 on its go.mod replaces the nested
+#: module ``cliext`` by a directory beside it. ``go install`` refuses such a module. A main module of our own ignores
+#: the replacement, but then needs ``cliext`` itself, which has no release: neither v0.0.0, which the CLI's go.mod
+#: names, nor a pseudo-version of its newest commit could be had from the module proxy (tried with CLI v1.9.1).
 CLI_MODULE = "github.com/temporalio/cli/cmd/temporal@v1.5.1"
+#: What is built into it in a newer version than its go.mod asks for. Its own SQLite driver, v1.34.1, does not recover
+#: from a call that is cancelled while a statement runs: every later call on that connection ends with
+#: ``interrupted (9)``, and the server has one connection. Measured on the driver alone: after 40 cancelled
+#: transactions; never in 42,000 with v1.51.0, which is the version in CLI v1.9.1. The server stays the CLI's own
+#: v1.29.1, the newest of its line that could be had: with v1.31.2 this CLI does not compile.
+CLI_NEWER = ("modernc.org/sqlite@v1.51.0",)
 
 #: Dynamic configuration of a dev server: eager activities and one partition per queue, because one worker on the same
 #: machine serves it. Measured 1.5 times the throughput of the server's defaults on two cores.
@@ -47,6 +57,9 @@ _VARIABLES = {"GOGC": "400", "GODEBUG": "adaptivestackstart=1"}
 DOWNLOAD_SECONDS = 120.0
 #: Seconds between two lines of progress while Go compiles.
 PROGRESS_SECONDS = 15.0
+
+#: Noted beside a program that came by the SDK's download.
+_DOWNLOADED = "download"
 
 Report = Callable[[str], object]
 
@@ -88,7 +101,8 @@ def find_temporal_cli() -> Path | None:
 def ensure_temporal_cli(*, report: Report) -> Path:
     """Return a Temporal CLI, fetching or building one into our cache when this machine has none.
 
-    The first time can take minutes; later calls return at once. Processes that call it together wait for one another.
+    The first time can take minutes; later calls return at once. Processes that call it together wait for one another. A
+    program in our cache that was made from other modules than today's is made anew; while that fails it stays in use.
 
     Args:
         report: called with one line of text at a time: what is being done, how long it takes, how long it has taken.
@@ -97,12 +111,22 @@ def ensure_temporal_cli(*, report: Report) -> Path:
         Misconfigured: ``RINDLE_TEMPORAL_CLI`` names no program.
         SetupIncomplete: there is none, and it could neither be downloaded nor built.
     """
-    if found := find_temporal_cli():
+    source = _source(CLI_MODULE, CLI_NEWER)
+    if (found := find_temporal_cli()) and _is_current(found, source):
         return found
     with _one_at_a_time("temporal", report):
         # Somebody else may have fetched it while we waited for the lock.
-        found = find_temporal_cli() or _download("temporal", report)
-        return found or go_install("temporal", CLI_MODULE, takes="about 4 minutes", report=report)
+        if (found := find_temporal_cli()) and _is_current(found, source):
+            return found
+        if downloaded := _download("temporal", report):
+            return downloaded
+        try:
+            return go_install("temporal", CLI_MODULE, newer=CLI_NEWER, takes="about 4 minutes", report=report)
+        except SetupIncomplete as error:
+            if found is None:
+                raise
+            report(f"using the Temporal CLI of an earlier set-up: {error.message}")
+            return found
 
 
 def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> Path:
@@ -117,14 +141,24 @@ def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> 
     Raises:
         SetupIncomplete: it is missing and cannot be built.
     """
-    if found := find_program(name):
+    source = _source(module, ())
+    if (found := find_program(name)) and _is_current(found, source):
         return found
     with _one_at_a_time(name, report):
-        return find_program(name) or go_install(name, module, takes=takes, report=report)
+        if (found := find_program(name)) and _is_current(found, source):
+            return found
+        return go_install(name, module, takes=takes, report=report)
 
 
-def go_install(name: str, module: str, *, takes: str, report: Report) -> Path:
+def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str, report: Report) -> Path:
     """Build ``module`` with Go and put the program ``name`` into our cache, whole or not at all.
+
+    Args:
+        name: file name of the program.
+        module: its package, with the version of its module.
+        newer: modules it is built with in a newer version than its own go.mod asks for.
+        takes: how long that takes, for the reader of ``report``.
+        report: called with one line of text at a time.
 
     Raises:
         SetupIncomplete: Go is missing, or the build failed; Go's own words have gone to standard error.
@@ -136,25 +170,32 @@ def go_install(name: str, module: str, *, takes: str, report: Report) -> Path:
             detail={"program": name, "module": module},
         )
     programs = _programs_directory()
-    report(f"building {name} with go install {module}: {takes}, once")
+    report(f"building {' with '.join([module, *newer])}: {takes}, once")
     # Beside the target, so that the last step is one atomic rename.
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=programs) as scratch:
         began = time.monotonic()
-        # GOBIN and a build for another platform exclude each other: build for this machine.
+        # GOBIN and a build for another platform exclude each other: build for this machine. A workspace is the user's.
         environment = {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH")}
-        with subprocess.Popen([go, "install", module], env={**environment, "GOBIN": scratch}) as build:  # noqa: S603 - fixed arguments
-            try:
-                while (status := _wait(build, PROGRESS_SECONDS)) is None:
-                    report(f"building {name}: {time.monotonic() - began:.0f} s")
-            except BaseException:
-                build.terminate()  # Ctrl-C must not leave a compiler behind
-                raise
-        if status != 0:
-            raise SetupIncomplete(
-                f"go install could not build {name} (exit status {status}); its output says why",
-                detail={"program": name, "module": module, "exit_status": status},
-            )
-        (Path(scratch) / name).replace(programs / name)
+        environment |= {"GOBIN": scratch, "GOWORK": "off"}
+        steps = [["install", module]]
+        if newer:
+            # go install takes every version from the program's own go.mod; a main module may ask for more.
+            package = module.partition("@")[0]
+            steps = [["mod", "init", "rindle/build"], ["get", module, *newer], ["build", "-o", name, package]]
+        for step in steps:
+            with subprocess.Popen([go, *step], cwd=scratch, env=environment) as build:  # noqa: S603 - fixed arguments
+                try:
+                    while (status := _wait(build, PROGRESS_SECONDS)) is None:
+                        report(f"building {name}: {time.monotonic() - began:.0f} s")
+                except BaseException:
+                    build.terminate()  # Ctrl-C must not leave a compiler behind
+                    raise
+            if status != 0:
+                raise SetupIncomplete(
+                    f"go {step[0]} could not build {name} (exit status {status}); its output says why",
+                    detail={"program": name, "module": module, "exit_status": status},
+                )
+        _put(Path(scratch) / name, programs / name, _source(module, newer))
     report(f"built {name} in {time.monotonic() - began:.0f} s")
     return programs / name
 
@@ -174,7 +215,7 @@ def _download(name: str, report: Report) -> Path | None:
         fetched = [file for file in Path(scratch).iterdir() if file.is_file() and os.access(file, os.X_OK)]
         if len(fetched) != 1:
             return None
-        fetched[0].replace(programs / name)
+        _put(fetched[0], programs / name, _DOWNLOADED)
     return programs / name
 
 
@@ -187,6 +228,28 @@ async def _start_downloaded(directory: str) -> None:
         WorkflowEnvironment.start_local(download_dest_dir=directory), timeout=DOWNLOAD_SECONDS
     )
     await environment.shutdown()
+
+
+def _source(module: str, newer: Sequence[str]) -> str:
+    return " ".join([module, *newer])
+
+
+def _note(program: Path) -> Path:
+    """Return the file that says what a program of our cache was made from."""
+    return program.with_name(f".{program.name}.source")
+
+
+def _put(made: Path, program: Path, source: str) -> None:
+    made.replace(program)
+    _note(program).write_text(source)
+
+
+def _is_current(program: Path, source: str) -> bool:
+    """Whether a program is what we would get now; one that is not of our cache is its owner's business."""
+    if program.parent != cache_directory() / "bin":
+        return True
+    note = _note(program)
+    return note.is_file() and note.read_text() in (source, _DOWNLOADED)
 
 
 def _programs_directory() -> Path:

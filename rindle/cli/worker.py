@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import click
@@ -30,6 +30,10 @@ log = logging.getLogger("rindle.worker")
 
 #: Seconds without a beat after which the event loop counts as stuck.
 _STUCK_SECONDS = 15.0
+#: What a health answer then calls missing.
+_STUCK = ("event loop",)
+#: Seconds the event loop gets to say whether database and Temporal answer; it waits 3 s for each of them, at once.
+_ANSWER_SECONDS = 5.0
 #: Seconds beyond the grace period after which a worker that does not stop leaves all the same.
 _WATCHDOG_SECONDS = 30.0
 #: New objects after which Python looks for garbage cycles; its own default is 700. One task makes thousands, and nearly
@@ -80,30 +84,39 @@ def _runtime(settings: Settings) -> Runtime:
 
 
 def _serve_health(address: str, member: FleetMember, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
-    """Answer ``/livez`` (the loop runs, the relay ticks) and ``/readyz`` (pollers, database, Temporal) from a
-    thread."""
+    """Answer ``/livez`` (the event loop runs) and ``/readyz`` (pollers, database, Temporal) from a thread.
 
-    def live() -> bool:
-        return time.monotonic() - member.last_beat < _STUCK_SECONDS
+    The body of a 503 names what is missing.
+    """
 
-    def ready() -> bool:
-        if not live():
-            return False
-        return asyncio.run_coroutine_threadsafe(member.is_ready(), loop).result(timeout=5)
+    def live() -> Sequence[str]:
+        return () if time.monotonic() - member.last_beat < _STUCK_SECONDS else _STUCK
 
-    checks: dict[str, Callable[[], bool]] = {"/livez": live, "/readyz": ready}
+    def ready() -> Sequence[str]:
+        if live():
+            return _STUCK
+        try:
+            return asyncio.run_coroutine_threadsafe(member.missing(), loop).result(timeout=_ANSWER_SECONDS)
+        except TimeoutError:
+            return _STUCK
+
+    checks: dict[str, Callable[[], Sequence[str]]] = {"/livez": live, "/readyz": ready}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             check = checks.get(self.path)
             try:
-                status = 404 if check is None else 200 if check() else 503
+                missing = () if check is None else check()
             except Exception as error:
                 log.warning("health check failed", extra={"error": type(error).__name__})
-                status = 503
-            body = {200: b"ok\n", 404: b"not found\n", 503: b"not ready\n"}[status]
+                missing = ("health check",)
+            status, told = (503, f"not ready: {', '.join(missing)}") if missing else (200, "ok")
+            if check is None:
+                status, told = 404, "not found"
+            body = f"{told}\n".encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/plain")
+            self.send_header("Cache-Control", "no-store")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -26,7 +26,8 @@ async def listening(engine: AsyncEngine, channel: str) -> AsyncIterator[AsyncIte
         try:
             await driver.set_autocommit(True)
             await driver.execute(f"LISTEN {channel}")
-            yield driver.notifies()
+            async with aclosing(driver.notifies()) as notices:
+                yield notices
         finally:
             await run_to_end(_closed(connection, driver))
 

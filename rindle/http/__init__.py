@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rindle.http.assets import assets_router
 from rindle.http.events import events_router
+from rindle.http.health import health_router
 from rindle.http.local import local_router
 from rindle.http.router import create_asgi_app, create_router
 from rindle.http.script import script_router
@@ -17,6 +18,7 @@ __all__ = [
     "create_asgi_app",
     "create_router",
     "events_router",
+    "health_router",
     "local_router",
     "script_router",
     "upload_router",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Request, Response
@@ -33,6 +33,9 @@ MAX_JSON_BYTES = 64 * 1024
 #: ``Retry-After`` of an answer that is worth a retry when nobody said how long to wait.
 RETRY_SECONDS = 5
 
+#: What every route with arguments and an actor may answer.
+COMMON_CODES = ("invalid_argument", "unauthorized", "unauthenticated", "unexpected", "inspection_failed")
+
 #: Answers belong to one actor and may hold a signed URL.
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -51,10 +54,13 @@ class ErrorAnswer(BaseModel):
     error: ErrorFacts
 
 
-def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Return the ``responses`` of a route: the codes it answers with, by status, and what any route may answer."""
+def documented(*codes: str, common: Collection[str] = COMMON_CODES) -> dict[int | str, dict[str, Any]]:
+    """Return the ``responses`` of a route: the codes it answers with, by status, and what any route may answer.
+
+    ``common`` replaces the latter for routes that know no arguments and no actor.
+    """
     by_status: dict[int, list[str]] = {}
-    for code in (*codes, "invalid_argument", "unauthorized", "unauthenticated", "unexpected", "inspection_failed"):
+    for code in dict.fromkeys((*codes, *common)):
         if code not in CODES:
             raise ValueError(f"unknown error code {code!r}")
         by_status.setdefault(http_status_of(code), []).append(f"`{code}`")

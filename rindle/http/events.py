@@ -11,7 +11,8 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any, Literal, Unpack
 
@@ -252,7 +253,7 @@ class _Stream:
         self._ends_at = self._loop.time() + self._settings.stream_max_seconds
         self._rest_ends_at: float | None = None
 
-    async def text(self) -> AsyncIterator[bytes]:
+    async def text(self) -> AsyncGenerator[bytes, None]:
         """Yield the stream piece by piece until it is over."""
         try:
             yield self._greeting()
@@ -281,7 +282,8 @@ class _Stream:
     async def _next(self) -> Event | None:
         """Return the next event, ``None`` when the stream is over."""
         ends_at = self._ends_at
-        if self._until_terminal and _are_at_rest(self._subjects, self._states):
+        # Who has not been told everything yet is not let go, however short the grace and slow the database.
+        if self._until_terminal and _are_at_rest(self._subjects, self._states) and await self._events.has_caught_up():
             if self._rest_ends_at is None:
                 self._rest_ends_at = self._loop.time() + self._settings.stream_grace_seconds
             ends_at = min(ends_at, self._rest_ends_at)
@@ -324,8 +326,9 @@ class _Answer(EventSourceResponse):
     """The response: keeps the connection alive and gives everything back when it ends, however it does."""
 
     def __init__(self, stream: _Stream, rindle: Rindle, release: Callable[[], None]) -> None:
+        self._text = stream.text()
         super().__init__(
-            stream.text(),
+            self._text,
             headers=_HEADERS,
             ping=rindle.settings.stream_ping_seconds,
             ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
@@ -337,7 +340,8 @@ class _Answer(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with aclosing(self._text):  # a client that goes away leaves it where it stands
+                await super().__call__(scope, receive, send)
         except SendTimeoutError:
             log.info("event stream ended: its client takes nothing")
         finally:

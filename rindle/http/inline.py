@@ -5,6 +5,7 @@ Tickets for files that go straight to the store are in :mod:`rindle.http.uploads
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -103,7 +104,8 @@ class _Inline:
                     "a raw body needs profile and filename in the query; a form needs the fields profile and file",
                     detail={"option": "profile" if profile is None else "filename"},
                 )
-            return await self._take_in(body, profile, filename, body.stream(), None)
+            async with aclosing(body.stream()) as pieces:  # refused halfway, it would be left where it stands
+                return await self._take_in(body, profile, filename, pieces, None)
         finally:
             await run_to_end(body.close())  # the form's spooled file, whoever parsed it
 

@@ -8,7 +8,8 @@ CORS headers are the application's business (its middleware), as are rate limits
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -117,7 +118,8 @@ class _Endpoint:
             if request.method == "PUT":
                 grant.check_content_type(request.headers.get("content-type"))
                 grant.check_body_size(_announced_bytes(request), complete="content-length" in request.headers)
-                stored = await self._storage.receive(request.stream(), grant)
+                async with aclosing(request.stream()) as body:  # refused halfway, it would be left where it stands
+                    stored = await self._storage.receive(body, grant)
                 return Response(headers={**_GUARDS, "ETag": f'"{stored.etag}"'})
             served = _Served(
                 grant.key,
@@ -206,12 +208,13 @@ class _ObjectResponse(StreamingResponse):
 
     def __init__(self, opened: OpenObject, first: int, length: int, status: int, headers: Mapping[str, str]) -> None:
         self._opened = opened
-        pieces: AsyncIterator[bytes] = opened.pieces(first, length, CHUNK_BYTES)
-        super().__init__(pieces, status_code=status, headers=headers)
+        self._pieces = opened.pieces(first, length, CHUNK_BYTES)
+        super().__init__(self._pieces, status_code=status, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with aclosing(self._pieces):  # a client that goes away leaves it where it stands
+                await super().__call__(scope, receive, send)
         except ClientDisconnect:
             pass
         finally:

@@ -16,6 +16,7 @@ from rindle.errors import Misconfigured
 from rindle.http.access import Access, ActorFromRequest, CsrfCheck
 from rindle.http.assets import asset_routes
 from rindle.http.events import event_routes
+from rindle.http.health import health_router
 from rindle.http.inline import MAX_INLINE_BYTES
 from rindle.http.local import local_router
 from rindle.http.script import script_router
@@ -26,7 +27,7 @@ from rindle.security import key_segment
 from rindle.storage.local import LocalStorage
 
 #: The parts a router can be made of.
-PARTS = frozenset({"uploads", "assets", "events", "local", "script"})
+PARTS = frozenset({"uploads", "assets", "events", "local", "script", "health"})
 # Those that ask who is calling.
 _GUARDED_PARTS = frozenset({"uploads", "assets", "events"})
 
@@ -58,7 +59,8 @@ def create_router(
         allow_anonymous: do without an authorizer, on purpose.
         csrf: accepts state-changing requests that lack the header ``X-Rindle: 1``.
         max_inline_bytes: largest file that may pass through the application, 64 MiB by default.
-        include: which of ``uploads``, ``assets``, ``events``, ``local`` and ``script``; all when left out.
+        include: which of ``uploads``, ``assets``, ``events``, ``local``, ``script`` and ``health``; all when left
+            out. The last one answers to everybody; see :func:`rindle.http.health.health_router`.
 
     Raises:
         Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, ``include`` names an unknown part,
@@ -92,6 +94,8 @@ def create_router(
             router.include_router(event_routes(access))
     if "script" in parts:
         router.include_router(script_router())
+    if "health" in parts:
+        router.include_router(health_router(rindle))
     if "local" in parts:
         for prefix, storage in _local_storages(rindle, profiles).items():
             served = local_router(storage, is_public=_is_public(rindle, storage), emit=telemetry.emit)
@@ -118,7 +122,7 @@ def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> di
         if not isinstance(storage, LocalStorage) or storage.base_url is None:
             continue
         segment = urlsplit(storage.base_url).path.rstrip("/").rpartition("/")[2]
-        if not segment or segment in ("uploads", "assets", "events", "rindle.js"):
+        if not segment or segment in ("uploads", "assets", "events", "rindle.js", "livez", "readyz"):
             raise Misconfigured(
                 f"the base_url of the local storage of profile {profile.name!r} must end in a path segment of its own, "
                 "below the prefix of this router: for example LocalStorage(base_url='https://example.com/media/local')"

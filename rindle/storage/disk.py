@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class OpenObject:
     modified_at: int
     _threads: Threads
 
-    async def pieces(self, first: int, length: int, piece_bytes: int) -> AsyncIterator[bytes]:
+    async def pieces(self, first: int, length: int, piece_bytes: int) -> AsyncGenerator[bytes, None]:
         """Yield ``length`` bytes from offset ``first``, each piece read in a thread when it is asked for.
 
         Raises:

@@ -119,7 +119,7 @@ class StorageContract:
         """Sends one request as a browser would. Override for URLs that are not HTTP."""
         import httpx  # the contract of a store without URLs does not need it
 
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=120) as client:  # a busy machine is no broken store
 
             async def send(
                 grant: Presigned | str, body: bytes | None = None, headers: Mapping[str, str] | None = None

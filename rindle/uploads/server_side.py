@@ -8,7 +8,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -131,15 +132,16 @@ async def _spool(source: Any, path: Path, profile: str, max_bytes: int | None) -
     size = 0
     target = await asyncio.to_thread(path.open, "wb")
     try:
-        async for chunk in _chunks(source):
-            size += len(chunk)
-            if max_bytes is not None and size > max_bytes:
-                raise UploadRejected(
-                    f"the upload is larger than profile {profile!r} allows (max_bytes={max_bytes})",
-                    code="max_bytes_exceeded",
-                    detail={"limit": max_bytes},
-                )
-            await asyncio.to_thread(_append, target, digest, chunk)
+        async with aclosing(_chunks(source)) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                if max_bytes is not None and size > max_bytes:
+                    raise UploadRejected(
+                        f"the upload is larger than profile {profile!r} allows (max_bytes={max_bytes})",
+                        code="max_bytes_exceeded",
+                        detail={"limit": max_bytes},
+                    )
+                await asyncio.to_thread(_append, target, digest, chunk)
     finally:
         await run_to_end(asyncio.to_thread(target.close))
     return size, digest.hexdigest()
@@ -150,12 +152,13 @@ def _append(target: BinaryIO, digest: Any, chunk: bytes) -> None:
     target.write(chunk)
 
 
-async def _chunks(source: Any) -> AsyncIterator[bytes]:
+async def _chunks(source: Any) -> AsyncGenerator[bytes, None]:
     if isinstance(source, str | os.PathLike):
         opened = await asyncio.to_thread(Path(source).open, "rb")
         try:
-            async for chunk in _read_all(opened):
-                yield chunk
+            async with aclosing(_read_all(opened)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         finally:
             await run_to_end(asyncio.to_thread(opened.close))
     elif hasattr(source, "__aiter__"):
@@ -163,8 +166,9 @@ async def _chunks(source: Any) -> AsyncIterator[bytes]:
             for start in range(0, len(piece), CHUNK_BYTES):
                 yield bytes(piece[start : start + CHUNK_BYTES])
     elif hasattr(source, "read"):
-        async for chunk in _read_all(source):
-            yield chunk
+        async with aclosing(_read_all(source)) as chunks:
+            async for chunk in chunks:
+                yield chunk
     else:
         raise InvalidArgument(
             f"source is a {type(source).__name__}: pass a path, a binary file object, an UploadFile or an async "
@@ -173,7 +177,7 @@ async def _chunks(source: Any) -> AsyncIterator[bytes]:
         )
 
 
-async def _read_all(source: Any) -> AsyncIterator[bytes]:
+async def _read_all(source: Any) -> AsyncGenerator[bytes, None]:
     """Read a file object or an UploadFile (whose ``read`` is a coroutine) piece by piece."""
     is_async = asyncio.iscoroutinefunction(source.read)
     while True:

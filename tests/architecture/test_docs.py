@@ -15,6 +15,7 @@ from rindle import workflows
 from rindle.crash_points import CRASH_POINTS
 from rindle.errors import CODES
 from rindle.states import AssetState, SessionState, VariantState
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -27,7 +28,11 @@ OF_TESTS = {"RINDLE_CRASH_AT", "RINDLE_CRASH_LOG"}
 
 def test_what_is_generated_is_up_to_date() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "docs.generate", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=100
+        [sys.executable, "-m", "docs.generate", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -112,7 +117,7 @@ def test_the_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
 

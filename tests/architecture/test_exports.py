@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import rindle
+from tests.patience import PATIENCE_SECONDS
 
 #: Packages of optional extras, and those too heavy for everybody.
 NOT_LOADED = (
@@ -33,7 +34,9 @@ def loaded_by(statement: str) -> set[str]:
     program = (
         f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
     return set(json.loads(done.stdout))
 
 

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+
 ROOT = Path(__file__).resolve().parents[2]
 PASSES = "def test_passes(): pass\n"
 SKIPS = "import pytest\ndef test_skips(): pytest.skip('not here')\n"
@@ -30,7 +32,7 @@ def run(directory: Path, text: str, *arguments: str, **environment: str) -> subp
         env={**{key: value for key, value in os.environ.items() if key != "CI"}, **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
     )
 
 
@@ -95,7 +97,7 @@ def test_the_header_names_every_server() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
     )
 
     for name in ("Temporal server", "Postgres", "SQLite", "MinIO", "libvips", "Chromium"):

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import FastAPI
 
+from tests.patience import PATIENCE_SECONDS
+
 
 @contextmanager
 def listening() -> Iterator[tuple[socket.socket, str]]:
@@ -23,14 +25,18 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
 @contextmanager
 def serving(app: FastAPI, listener: socket.socket) -> Iterator[None]:
     """Serve ``app`` in a thread with a loop of its own until the block is left; early clients wait in the backlog."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_config=None, lifespan="off", timeout_graceful_shutdown=5, timeout_keep_alive=int(PATIENCE_SECONDS)
+        )
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
         yield
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE_SECONDS)
 
 
 async def send_raw(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> int | None:
@@ -45,7 +51,7 @@ async def send_raw(method: str, url: str, headers: Mapping[str, str], body: byte
         lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}", *(f"{k}: {v}" for k, v in headers.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await writer.drain()
-        line = await asyncio.wait_for(reader.readline(), 10)
+        line = await asyncio.wait_for(reader.readline(), PATIENCE_SECONDS)
         return int(line.split()[1]) if line else None
     finally:
         writer.close()

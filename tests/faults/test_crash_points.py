@@ -17,7 +17,7 @@ from rindle.crash_points import CRASH_POINTS
 from tests.invariants import everything_holds
 from tests.servers.postgres import PostgresServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import REPOSITORY, Stage, photo, staged, until
+from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, staged, until
 
 #: Prepares, then returns what must be true in the end.
 Scenario = Callable[[Stage], Awaitable[Callable[[], Awaitable[None]]]]
@@ -158,7 +158,7 @@ async def crash_stage(
     """A stage whose database alternates with the crash point."""
     on_postgres = CRASH_POINTS.index(request.node.callspec.params["point"]) % 2 == 0
     url = postgres_server.new_database() if on_postgres else f"sqlite+aiosqlite:///{tmp_path}/stage.db"
-    async with staged(tmp_path, url, temporal_server.target) as ready:
+    async with staged(tmp_path, url, temporal_server.target, NOTICES_LOST_WORKERS) as ready:
         yield ready
     if on_postgres:
         postgres_server.drop_database(url)

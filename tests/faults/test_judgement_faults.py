@@ -15,7 +15,7 @@ from rindle.errors import ScannerUnavailable, UploadRejected
 from rindle.media.render_pool import RenderPool
 from rindle.workflows import ids
 from tests.invariants import everything_holds
-from tests.stage import REPOSITORY, Stage, photo, until
+from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, until
 
 
 def _scans(stage: Stage) -> int:
@@ -108,7 +108,7 @@ async def test_a_truncated_picture_is_a_verdict(lite_stage: Stage) -> None:
 
 async def test_a_worker_that_its_processor_kills_costs_the_build_an_attempt_and_nothing_else(stage: Stage) -> None:
     stage.tell("processor", "die")
-    first = await stage.worker()
+    first = await stage.worker(**NOTICES_LOST_WORKERS)
     asset = await stage.verified("held")
     assert await first.wait() == -9
     stage.tell("processor", "")

@@ -21,6 +21,7 @@ from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools, opened, run_ffmpeg, written
 from rindle.recipes import AudioVariant, FrameVariant, VideoVariant, WaveformVariant
 from tests.media.clips import H264, ffmpeg, moving, tone
+from tests.patience import PATIENCE_SECONDS
 
 #: Stands in the canary's metadata and as its stream; in no payload.
 MARK = "canary-in-the-mine"
@@ -195,7 +196,9 @@ async def unconfined(path: Path, dest: Path, *, protocols: str | None, formats: 
         arguments = without(arguments, "-protocol_whitelist")
     else:
         arguments[arguments.index("-protocol_whitelist") + 1] = protocols
-    await asyncio.to_thread(subprocess.run, ["ffmpeg", *arguments], capture_output=True, timeout=60, check=False)
+    await asyncio.to_thread(
+        subprocess.run, ["ffmpeg", *arguments], capture_output=True, timeout=PATIENCE_SECONDS, check=False
+    )
     return dest.exists() and dest.stat().st_size > 0
 
 
@@ -237,6 +240,8 @@ async def test_the_probes_canary_dies_without_the_lists(film, server, tmp_path) 
     path.write_bytes(playlist(f"file:{film}"))
     ask = ["ffprobe", "-v", "error", "-show_streams", "-show_programs", f"file:{path}"]
 
-    told = await asyncio.to_thread(subprocess.run, ask, capture_output=True, text=True, timeout=60, check=False)
+    told = await asyncio.to_thread(
+        subprocess.run, ask, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
 
     assert "codec_name=h264" in told.stdout

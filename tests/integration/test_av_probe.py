@@ -15,6 +15,7 @@ from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.states import MediaKind
 from rindle.testing.plugin_contracts import ProbeContract
 from tests.media.clips import H264, Clips, ffmpeg, moving, tone
+from tests.patience import PATIENCE_SECONDS
 
 CORPUS = Path(os.environ["RINDLE_CORPUS"]) if os.environ.get("RINDLE_CORPUS") else None
 CORPUS_VIDEOS = sorted(CORPUS.glob("video_*")) if CORPUS else []
@@ -247,8 +248,10 @@ def script(path: Path, body: str) -> Path:
 async def test_an_outage_is_no_verdict(clips, tmp_path, body, code) -> None:
     tools = FfmpegTools(Path("/bin/true"), script(tmp_path / "ffprobe", body))
 
+    seconds = 0.5 if code == "process_timeout" else PATIENCE_SECONDS
+
     with pytest.raises(RindleError) as failed:
-        await AvProbe(tools, AvLimits(probe_seconds=0.5)).probe(clips.film())
+        await AvProbe(tools, AvLimits(probe_seconds=seconds)).probe(clips.film())
 
     assert (failed.value.code, failed.value.retryable) == (code, True)
     assert not isinstance(failed.value, Condemned)

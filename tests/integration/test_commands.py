@@ -19,6 +19,7 @@ from rindle.db import migrate, transitions
 from rindle.db.models import utc_now
 from rindle.operations.explain import Diagnosis, Explanation, explain
 from rindle.states import AssetState
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 from tests.stage import REPOSITORY, Stage, until
 
@@ -40,7 +41,7 @@ async def rindle(stage: Stage, *arguments: str, **environment: str) -> subproces
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
 
 

@@ -23,6 +23,7 @@ from rindle.operations.doctor import doctor
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from tests.application import ControlledProcessor
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 from tests.stage import Stage, until
 
@@ -301,7 +302,9 @@ async def test_a_storage_that_raises_or_hangs_is_one_red_row(
 ) -> None:
     rindle = application(tmp_path, storages={"media": UglyStorage(error)})
 
-    report = await closed(rindle, only=["storage.media.reachable", "libmagic"], timeout=0.1 if error is None else 5)
+    report = await closed(
+        rindle, only=["storage.media.reachable", "libmagic"], timeout=0.1 if error is None else PATIENCE_SECONDS
+    )
 
     found = checks(report)["storage.media.reachable"]
     assert (found.status, found.summary) == ("error", summary)

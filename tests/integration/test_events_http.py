@@ -84,8 +84,10 @@ async def test_the_answer_is_an_event_stream_that_nobody_keeps_or_changes(web: A
 
     async with httpx.AsyncClient(timeout=None) as client:
         query = pairs(("asset", asset.id))
-        async with client.stream("GET", f"{address}/media/events", params=query) as response:
-            lines = response.aiter_lines()
+        async with (
+            client.stream("GET", f"{address}/media/events", params=query) as response,
+            contextlib.aclosing(response.aiter_lines()) as lines,
+        ):
             greeting = [await anext(lines) for _ in range(4)]
             await news.progressed(asset, 43)
             sent = [await anext(lines) for _ in range(4)]
@@ -476,27 +478,43 @@ async def test_a_page_that_waits_for_the_end_is_let_go_and_told_to_stay_away(tmp
         await until(news.is_at_rest, what="the listener to stop")
 
 
-async def test_work_that_begins_again_keeps_the_stream(tmp_path: Path):
-    async with site(tmp_path, stream_grace_seconds=1.0, stream_ping_seconds=0.4) as (news, address):
+async def kept_by_new_work(directory: Path, grace_seconds: float) -> tuple[list[Block], list[Block | None]] | None:
+    """Let work begin again while a stream lingers; returns the stream's events and some pings long after its grace.
+
+    ``None`` when the grace was over before the work had begun, as a short one may be on a busy machine.
+    """
+    directory.mkdir()
+    pause = 0.4 * grace_seconds
+    async with site(directory, stream_grace_seconds=grace_seconds, stream_ping_seconds=pause) as (news, address):
         asset = await news.running()
         async with following(address, ("asset", asset.id), until="terminal") as stream:
             await news.failed(asset)
             blocks = await stream.events(2)
             await news.retried(asset)
-            blocks += await stream.events(2)
+            if (begun := await stream.event()) is None:
+                return None
+            blocks += [begun, *await stream.events(1)]
             pings = [await stream.block() for _ in range(4)]  # longer than it would have lingered
             await news.finished(asset)
-            blocks += await stream.rest()
+            return blocks + await stream.rest(), pings
 
-        assert all(ping is not None and ping.lines == [": ping"] for ping in pings)
-        assert told(blocks) == [
-            ("variant_failed", "failed"),
-            ("asset_state_changed", "degraded"),
-            ("variant_started", "processing"),
-            ("asset_state_changed", "processing"),
-            ("variant_ready", "ready"),
-            ("asset_state_changed", "ready"),
-        ]
+
+async def test_work_that_begins_again_keeps_the_stream(tmp_path: Path):
+    for grace_seconds in (1, 4, 16):
+        if kept := await kept_by_new_work(tmp_path / str(grace_seconds), grace_seconds):
+            break
+
+    assert kept is not None
+    blocks, pings = kept
+    assert all(ping is not None and ping.lines == [": ping"] for ping in pings)
+    assert told(blocks) == [
+        ("variant_failed", "failed"),
+        ("asset_state_changed", "degraded"),
+        ("variant_started", "processing"),
+        ("asset_state_changed", "processing"),
+        ("variant_ready", "ready"),
+        ("asset_state_changed", "ready"),
+    ]
 
 
 async def test_a_connection_lives_for_a_while_and_is_resumed(tmp_path: Path):
@@ -505,10 +523,12 @@ async def test_a_connection_lives_for_a_while_and_is_resumed(tmp_path: Path):
         async with following(address, ("asset", asset.id)) as stream:
             assert await stream.rest() == []
         await news.progressed(asset, 10)
-        async with following(address, ("asset", asset.id), last_id=stream.last_id) as stream:
-            (missed,) = await stream.rest()
+        missed: list[Block] = []
+        while not missed:  # on a busy machine a connection may be over before it has told anything
+            async with following(address, ("asset", asset.id), last_id=stream.last_id) as stream:
+                missed = await stream.rest()
 
-        assert missed.event == "variant_progress"
+        assert [block.event for block in missed] == ["variant_progress"]
 
 
 async def test_the_stream_of_a_deleted_asset_ends(web: Any):
@@ -645,7 +665,10 @@ async def test_without_an_authorizer_everything_is_refused_but_what_a_ticket_is_
             await news.progressed(asset, 10)
             assert (await stream.events(1))[0].event == "variant_progress"
         query = [*pairs(("asset", asset.id), ("asset", other.id)), ("ticket", for_other), ("ticket", ticket)]
-        async with httpx.AsyncClient() as client, client.stream("GET", f"{address}/media/events", params=query) as both:
+        async with (
+            httpx.AsyncClient(timeout=None) as client,
+            client.stream("GET", f"{address}/media/events", params=query) as both,
+        ):
             assert both.status_code == 200
 
     assert {name: status for name, (status, _) in refused.items()} == dict.fromkeys(refused, 403)
@@ -697,7 +720,7 @@ async def test_the_profiles_own_authorizer_decides_where_the_router_has_none(new
 async def test_a_request_of_another_form_is_refused(web: Any, query: str):
     _, address = web
 
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=None) as client:
         answer = await client.get(f"{address}/media/events?{query}")
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_argument")
@@ -791,7 +814,7 @@ async def test_it_works_beside_django(news: Newsroom):
     asset = await news.running()
 
     async with served(mounted, lifespan="off") as address:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=None) as client:
             page = await client.get(address)
         async with following(address, ("asset", asset.id)) as stream:
             await news.progressed(asset, 10)

@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, async_playwright, expect
+from playwright.async_api import Browser, expect
 
-from tests.servers import chromium as browser_of_tests
+from tests.browser import launched, window
 from tests.servers import free_port
 from tests.servers.temporal import TemporalServer
 from tests.stage import REPOSITORY, WorkerProcess, photo, status_of, until
@@ -74,10 +74,8 @@ async def process(
 @pytest.fixture
 async def browser(chromium: Path) -> AsyncIterator[Browser]:
     """The system's Chromium."""
-    async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=chromium, args=list(browser_of_tests.ARGUMENTS))
+    async with launched(chromium) as running:
         yield running
-        await running.close()
 
 
 @pytest.mark.external
@@ -97,7 +95,7 @@ async def test_a_stranger_gets_from_an_empty_directory_to_a_picture(
         await stack.enter_async_context(process(home, environment, url, *serve))
         for_worker = {**environment, "RINDLE_HEALTH_ADDRESS": health}
         await stack.enter_async_context(process(home, for_worker, f"http://{health}/readyz", "worker.py"))
-        page = await browser.new_page()
+        page = await (await stack.enter_async_context(window(browser))).new_page()
         await page.goto(url)
         assert await page.locator("figure img").get_attribute("src") is None
 
@@ -105,7 +103,7 @@ async def test_a_stranger_gets_from_an_empty_directory_to_a_picture(
         await page.set_input_files("input[type=file]", first)
         await page.click("button")
 
-        await expect(page.locator("figcaption")).to_have_text("Alice: ready", timeout=40_000)
+        await expect(page.locator("figcaption")).to_have_text("Alice: ready")
         shown = await page.locator("figure img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
         assert shown == [900, 600]
         sources = page.locator("figure source")
@@ -119,7 +117,6 @@ async def test_a_stranger_gets_from_an_empty_directory_to_a_picture(
 
         # Judged after it was attached, or before: then attaching is refused, and the first photo stays.
         quarantined = page.locator("figcaption", has_text="Alice: quarantined")
-        await expect(quarantined.or_(page.locator("output", has_text=REFUSED))).to_be_visible(timeout=40_000)
+        await expect(quarantined.or_(page.locator("output", has_text=REFUSED))).to_be_visible()
         shown = await page.locator("figure img").evaluate("image => image.getAttribute('src') && image.naturalWidth")
         assert shown == (None if await quarantined.count() else 900)
-        await page.close()

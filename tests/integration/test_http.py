@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from rindle.errors import (
     Unauthenticated,
     Unauthorized,
     UnknownProfile,
+    UploadRejected,
     http_status_of,
 )
 from rindle.http import assets_router, create_asgi_app, create_router, upload_router
@@ -450,14 +453,15 @@ async def test_a_body_that_is_no_json_is_refused_in_our_shape(web: Site, content
 async def test_a_huge_json_body_is_refused_unread(web: Site):
     consumed = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless() -> AsyncGenerator[bytes, None]:
         nonlocal consumed
         for _ in range(1000):
             consumed += 65536
             yield b" " * 65536
 
     announced = await web.call("POST", "/uploads", content=b" " * 70_000, headers={"Content-Type": "application/json"})
-    chunked = await web.call("POST", "/uploads", content=endless(), headers={"Content-Type": "application/json"})
+    async with aclosing(endless()) as body:
+        chunked = await web.call("POST", "/uploads", content=body, headers={"Content-Type": "application/json"})
 
     assert error_of(announced) == error_of(chunked) == (413, "max_bytes_exceeded")
     assert consumed < 1 << 20
@@ -622,7 +626,7 @@ async def test_incomplete_inline_requests_are_explained(web: Site):
 async def test_an_inline_body_over_the_limit_is_cut_short(tmp_path: Path):
     consumed = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless() -> AsyncGenerator[bytes, None]:
         nonlocal consumed
         for _ in range(1000):
             consumed += 65536
@@ -630,7 +634,8 @@ async def test_an_inline_body_over_the_limit_is_cut_short(tmp_path: Path):
 
     async with site(tmp_path, max_inline_bytes=1 << 20) as web:
         path = "/uploads/inline?profile=avatar&filename=a.png"
-        chunked = await web.call("POST", path, content=endless())
+        async with aclosing(endless()) as body:
+            chunked = await web.call("POST", path, content=body)
         announced = await web.call("POST", path, content=png() + bytes(1 << 20))
         form = await web.call(
             "POST", "/uploads/inline", data={"profile": "avatar"}, files={"file": ("a.png", png() + bytes(1 << 20))}
@@ -639,6 +644,18 @@ async def test_an_inline_body_over_the_limit_is_cut_short(tmp_path: Path):
         assert {error_of(answer) for answer in (chunked, announced, form)} == {(413, "max_bytes_exceeded")}
         assert consumed < 4 << 20
         assert await web.rindle.database.read(_count, MediaAsset) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+async def test_a_file_that_is_refused_halfway_is_closed_at_once(web: Site, tmp_path: Path):
+    large = tmp_path / "large.png"
+    large.touch()
+    os.truncate(large, 33 << 20)  # sparse: no disk is used
+
+    with pytest.raises(UploadRejected):
+        await web.rindle.upload(web.avatar, large, filename="large.png")
+
+    assert str(large) not in {os.path.realpath(handle) for handle in Path("/proc/self/fd").iterdir()}
 
 
 async def test_an_inline_upload_does_not_fill_the_memory(web: Site):
@@ -855,8 +872,9 @@ async def test_the_matrix_is_the_whole_api(web: Site):
     }
 
     following = {("GET", "/media/events")}  # what may be followed is tested in test_events_http.py
+    open_to_all = {("GET", "/media/livez"), ("GET", "/media/readyz")}  # what they tell is tested in test_health.py
 
-    assert {(method, path) for path, method, _ in operations(web.app)} == known | creating | following
+    assert {(method, path) for path, method, _ in operations(web.app)} == known | creating | following | open_to_all
 
 
 @owned_routes
@@ -1266,7 +1284,9 @@ async def test_the_description_is_complete(web: Site):
             if is_error and status != "default":
                 for code in re.findall(r"`(\w+)`", response["description"]):
                     assert str(http_status_of(code)) == status and code in CODES
-        assert {"400", "401", "403", "500", "503", "default"} <= operation["responses"].keys()
+        # What says how the process is takes no arguments and asks for no actor.
+        refusals = set() if operation["tags"] == ["health"] else {"400", "401", "403", "503"}
+        assert {"500", "default"} | refusals <= operation["responses"].keys()
         assert ("404" in operation["responses"]) is ("{" in path or path.endswith("/verify")), (method, path)
     assert "HTTPValidationError" not in document["components"]["schemas"]
     inline = document["paths"]["/media/uploads/inline"]["post"]["requestBody"]["content"]

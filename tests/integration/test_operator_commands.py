@@ -10,6 +10,7 @@ import pytest
 
 from rindle import AssetState, MediaAsset, VariantState
 from rindle.cli.temporal_server import find_temporal_cli
+from tests.patience import PATIENCE_SECONDS
 from tests.stage import REPOSITORY, Stage
 
 PAGE = (REPOSITORY / "docs" / "background.md").read_text()
@@ -65,7 +66,7 @@ async def test_a_run_is_found_and_asked(lite_stage: Stage, building: MediaAsset)
 
 
 async def test_runs_are_listed_by_asset(lite_stage: Stage, building: MediaAsset) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while "VariantWorkflow" not in (listed := await typed(lite_stage, "workflow list", asset=building.id)):
             await asyncio.sleep(0.5)
 
@@ -116,6 +117,6 @@ async def test_an_upload_is_verified_by_an_update_and_promotion_is_woken(lite_st
 async def _closed(stage: Stage, asset: MediaAsset) -> None:
     """Wait until the group's run has ended: requeueing must start a new one."""
     handle = (await stage.client()).get_workflow_handle(stage.variants_workflow(asset.id))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await handle.describe()).close_time is None:
             await asyncio.sleep(0.05)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from rindle import MediaOutbox, attachments, telemetry
 from rindle.db import outbox as rows
 from rindle.relay import Relay, coalesce
+from tests.patience import PATIENCE_SECONDS
 from tests.stage import Stage, until
 
 
@@ -23,14 +24,14 @@ def _sessions(stage: Stage) -> AsyncSession:
 
 
 async def test_a_commit_wakes_the_relay_of_its_own_process(lite_stage: Stage) -> None:
-    """Polling is set to a minute: only the wake-up after commit can be what dispatches."""
-    async with lite_stage.application(RINDLE_RELAY_POLL_SECONDS="60", RINDLE_RELAY_IDLE_POLL_SECONDS="60") as web:
+    """Polling is set to an hour: only the wake-up after commit can be what dispatches."""
+    async with lite_stage.application(RINDLE_RELAY_POLL_SECONDS="3600", RINDLE_RELAY_IDLE_POLL_SECONDS="3600") as web:
         session = await web.initiate_upload("avatar", filename="me.jpg")
 
         async def dispatched() -> bool:
             return [row.state for row in await lite_stage.outbox()] == ["dispatched"]
 
-        await until(dispatched, what="the row to be dispatched", timeout_seconds=60)
+        await until(dispatched, what="the row to be dispatched")
         client = await lite_stage.client()
         described = await client.get_workflow_handle(lite_stage.upload_workflow(session.id)).describe()
         assert described.status is not None
@@ -39,14 +40,14 @@ async def test_a_commit_wakes_the_relay_of_its_own_process(lite_stage: Stage) ->
 async def test_postgres_notify_wakes_relays_of_other_processes(stage: Stage) -> None:
     if stage.rindle.database.dialect != "postgresql":
         return  # SQLite polls
-    async with stage.application(RINDLE_RELAY_POLL_SECONDS="60", RINDLE_RELAY_IDLE_POLL_SECONDS="60"):
+    async with stage.application(RINDLE_RELAY_POLL_SECONDS="3600", RINDLE_RELAY_IDLE_POLL_SECONDS="3600"):
         await _listening(stage)
         await stage.rindle.initiate_upload("avatar", filename="me.jpg")  # this process runs no relay
 
         async def dispatched() -> bool:
             return [row.state for row in await stage.outbox()] == ["dispatched"]
 
-        await until(dispatched, what="the row to be dispatched", timeout_seconds=60)
+        await until(dispatched, what="the row to be dispatched")
 
 
 async def test_relays_hear_whether_the_committing_process_sends_by_itself(stage: Stage) -> None:
@@ -59,14 +60,14 @@ async def test_relays_hear_whether_the_committing_process_sends_by_itself(stage:
         async with stage.application() as web:
             await web.initiate_upload("avatar", filename="me.jpg")
             await stage.rindle.initiate_upload("avatar", filename="me.jpg")  # this application runs no relay
-            heard = [notice.payload async for notice in listening.notifies(timeout=20, stop_after=2)]
+            heard = [notice.payload async for notice in listening.notifies(timeout=PATIENCE_SECONDS, stop_after=2)]
     assert heard == [rows.IN_HAND, ""]
 
 
 async def test_a_row_that_is_in_hand_is_sent_by_another_process_when_its_own_does_not(stage: Stage) -> None:
     if stage.rindle.database.dialect != "postgresql":
         return  # SQLite polls
-    async with stage.application(RINDLE_RELAY_POLL_SECONDS="1", RINDLE_RELAY_IDLE_POLL_SECONDS="60"):
+    async with stage.application(RINDLE_RELAY_POLL_SECONDS="1", RINDLE_RELAY_IDLE_POLL_SECONDS="3600"):
         await _listening(stage)
         await stage.rindle.database.write(
             rows.insert,
@@ -80,7 +81,7 @@ async def test_a_row_that_is_in_hand_is_sent_by_another_process_when_its_own_doe
         async def dispatched() -> bool:
             return [row.state for row in await stage.outbox()] == ["dispatched"]
 
-        await until(dispatched, what="the row to be dispatched", timeout_seconds=60)
+        await until(dispatched, what="the row to be dispatched")
 
 
 async def test_a_relay_that_stops_on_postgres_leaves_its_connection_without_a_complaint(
@@ -309,7 +310,7 @@ async def test_a_relay_that_is_woken_and_stopped_at_once_stops(lite_stage: Stage
     for _ in range(steps):  # turns of the event loop between being woken and being stopped
         await asyncio.sleep(0)
     running.cancel()  # once, as a caller does who is cancelled himself
-    done, _ = await asyncio.wait({running}, timeout=10)
+    done, _ = await asyncio.wait({running}, timeout=PATIENCE_SECONDS)
 
     await relay.stop()
     assert running in done

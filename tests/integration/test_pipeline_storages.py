@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ from rindle.storage.memory import MemoryStorage
 from tests.invariants import everything_holds
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, photo, staged
+from tests.stage import PATIENCE_SECONDS, Stage, photo, staged
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def test_a_photo_put_to_minio_is_judged_built_served_replaced_and_purged(s
     await stage.worker()
     body = photo(stage.home / "p.jpg").read_bytes()
     ids = []
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as browser:
         for _ in range(2):
             session = await stage.rindle.initiate_upload(
                 "avatar", filename="me.jpg", size=len(body), content_type="image/jpeg", actor="alice"
@@ -68,15 +69,16 @@ async def test_a_ticket_for_8_bytes_takes_neither_more_nor_less_nor_another_type
     session = await s3_stage.rindle.initiate_upload("avatar", filename="me.jpg", size=8, content_type="image/jpeg")
     presigned = (await s3_stage.rindle.sign_url(session.id)).presigned
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless() -> AsyncGenerator[bytes, None]:
         for _ in range(64):
             yield b"x" * 65_536
 
     headers = dict(presigned.headers)
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as browser:
         for body in (b"x" * 9, b"x" * 7, b"x" * 1_000_000):
             assert (await browser.put(presigned.url, content=body, headers=headers)).status_code == 403
-        without_length = await browser.put(presigned.url, content=endless(), headers=headers)
+        async with aclosing(endless()) as body_without_end:
+            without_length = await browser.put(presigned.url, content=body_without_end, headers=headers)
         assert without_length.status_code >= 400
         other_type = {**headers, "content-type": "text/html"}
         assert (await browser.put(presigned.url, content=b"x" * 8, headers=other_type)).status_code == 403
@@ -88,7 +90,7 @@ async def test_an_undeclared_size_is_checked_at_verify_and_the_object_removed(s3
     await s3_stage.worker()
     session = await s3_stage.rindle.initiate_upload("avatar", filename="me.jpg")
     presigned = (await s3_stage.rindle.sign_url(session.id)).presigned
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as browser:
         put = await browser.put(presigned.url, content=b"x" * 8_000_001, headers=dict(presigned.headers))
     assert put.status_code == 200
     with pytest.raises(UploadRejected) as refused:

@@ -25,6 +25,7 @@ from rindle.errors import (
     StorageUnauthorized,
 )
 from rindle.storage.s3 import S3Storage, parts
+from tests.patience import PATIENCE_SECONDS
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         reply = self.server.reply_to(self.command, self.path)
         self.server.reached.set()
         if reply.hangs and not reply.body:
-            self.server.release.wait(30)
+            self.server.release.wait(PATIENCE_SECONDS)
             self.close_connection = True
             return
         self.send_response(reply.status)
@@ -88,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.body)
             self.wfile.flush()
         if reply.hangs:
-            self.server.release.wait(30)
+            self.server.release.wait(PATIENCE_SECONDS)
         if length != len(reply.body) and self.command != "HEAD":
             self.close_connection = True
 
@@ -107,7 +108,7 @@ def server() -> Iterator[Server]:
     server.release.set()
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join(PATIENCE_SECONDS)
 
 
 def storage_on(server: Server, **options: Any) -> S3Storage:
@@ -115,8 +116,8 @@ def storage_on(server: Server, **options: Any) -> S3Storage:
         "endpoint_url": f"http://127.0.0.1:{server.server_port}",
         "access_key_id": "AKIACANARY",
         "secret_access_key": "canary-secret",
-        "connect_timeout": 0.5,
-        "read_timeout": 0.5,
+        "connect_timeout": PATIENCE_SECONDS,
+        "read_timeout": PATIENCE_SECONDS,
         "max_attempts": 1,
     }
     return S3Storage("media", **{**facts, **options})
@@ -128,6 +129,19 @@ async def storage(server: Server) -> AsyncIterator[S3Storage]:
     yield storage
     server.release.set()
     await storage.close()
+
+
+@pytest.fixture(params=[0.5])
+async def hasty(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[S3Storage]:
+    """A storage that gives up on a server which says nothing for half a second, or for the seconds given indirectly."""
+    storage = storage_on(server, read_timeout=request.param)
+    yield storage
+    server.release.set()
+    await storage.close()
+
+
+#: Enough for a test to cancel a call first; a thread that waits for bytes notices so late, within the grace it has.
+in_no_hurry = pytest.mark.parametrize("hasty", [2.0], indirect=True, ids=["in_no_hurry"])
 
 
 @pytest.fixture
@@ -221,10 +235,10 @@ async def test_deleting_what_is_absent_is_success(server: Server, storage: S3Sto
 # --- no answer ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_does_not_answer_is_given_up_on(server: Server, storage: S3Storage, source: Path):
+async def test_a_server_that_does_not_answer_is_given_up_on(server: Server, hasty: S3Storage, source: Path):
     server.script = [Reply(hangs=True)]
 
-    for call in (storage.head("a/b/c"), storage.store("a/b/c", source), storage.read_range("a/b/c", 0, 1)):
+    for call in (hasty.head("a/b/c"), hasty.store("a/b/c", source), hasty.read_range("a/b/c", 0, 1)):
         with pytest.raises(StorageTransient):
             await call
 
@@ -246,21 +260,22 @@ async def test_a_body_cut_short_leaves_no_file(server: Server, storage: S3Storag
     assert files(tmp_path) == {"deep"}
 
 
-async def test_a_body_that_stalls_leaves_no_file(server: Server, storage: S3Storage, tmp_path: Path):
+async def test_a_body_that_stalls_leaves_no_file(server: Server, hasty: S3Storage, tmp_path: Path):
     server.script = [Reply(200, b"x" * 1000, {"ETag": '"abc"'}, promised=500_000, hangs=True)]
 
     with pytest.raises(StorageTransient):
-        await storage.download("a/b/c", tmp_path / "copy")
+        await hasty.download("a/b/c", tmp_path / "copy")
     with pytest.raises(StorageTransient):
-        await storage.read_range("a/b/c", 0, 5000)
+        await hasty.read_range("a/b/c", 0, 5000)
 
     assert files(tmp_path) == set()
 
 
-async def test_a_cancelled_download_ends_and_leaves_no_file(server: Server, storage: S3Storage, tmp_path: Path):
+@in_no_hurry
+async def test_a_cancelled_download_ends_and_leaves_no_file(server: Server, hasty: S3Storage, tmp_path: Path):
     server.script = [Reply(200, b"x" * 1000, {"ETag": '"abc"'}, promised=500_000, hangs=True)]
-    task = asyncio.create_task(storage.download("a/b/c", tmp_path / "copy"))
-    await asyncio.get_running_loop().run_in_executor(None, server.reached.wait, 10)
+    task = asyncio.create_task(hasty.download("a/b/c", tmp_path / "copy"))
+    await asyncio.get_running_loop().run_in_executor(None, server.reached.wait, PATIENCE_SECONDS)
     task.cancel()
 
     with pytest.raises(asyncio.CancelledError):
@@ -357,10 +372,11 @@ async def test_an_upload_completed_by_a_lost_answer_is_success(server: Server, s
     assert (await storage.store("a/b/c", source)).etag == WHOLE_ETAG
 
 
+@in_no_hurry
 @pytest.mark.usefixtures("small_parts")
-async def test_a_cancelled_multipart_upload_is_given_up(server: Server, storage: S3Storage, source: Path):
+async def test_a_cancelled_multipart_upload_is_given_up(server: Server, hasty: S3Storage, source: Path):
     server.script = [STARTED, Reply(hangs=True), Reply(hangs=True), Reply(hangs=True), Reply(204)]
-    task = asyncio.create_task(storage.store("a/b/c", source))
+    task = asyncio.create_task(hasty.store("a/b/c", source))
     loop = asyncio.get_running_loop()
     while [method for method, _ in server.asked].count("PUT") < 1:
         server.reached.clear()

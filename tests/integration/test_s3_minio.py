@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from rindle.errors import StorageConflict, StorageMisconfigured, StorageNotFound
 from rindle.storage.s3 import S3Storage
 from rindle.storage.s3.parts import MULTIPART_BYTES
 from tests.contract.serving import send_raw
+from tests.patience import PATIENCE_SECONDS
 from tests.servers.minio import MinioServer
 
 pytestmark = pytest.mark.external
@@ -121,7 +123,7 @@ async def test_browsers_use_the_public_endpoint_and_servers_their_own(minio: Min
     storage = storage_on(minio, bucket, public_endpoint=public)
 
     grant = await storage.presigned_put("public/1/x", 60, content_type="image/png")
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
         put = await client.put(grant.url, content=b"hello", headers=dict(grant.headers))
         url = await storage.url("public/1/x")
         got = await client.get(url)
@@ -146,11 +148,11 @@ async def test_a_ticket_for_8_mib_takes_nothing_else(storage: S3Storage, announc
 async def test_a_body_of_unknown_length_is_refused(storage: S3Storage):
     grant = await storage.presigned_put("ticket/2/x", 60, content_length=5)
 
-    async def body() -> AsyncIterator[bytes]:
+    async def body() -> AsyncGenerator[bytes, None]:
         yield b"12345"
 
-    async with httpx.AsyncClient(trust_env=False) as client:
-        answer = await client.put(grant.url, content=body(), headers=dict(grant.headers))
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client, aclosing(body()) as content:
+        answer = await client.put(grant.url, content=content, headers=dict(grant.headers))
 
     assert 400 <= answer.status_code < 500
     with pytest.raises(StorageNotFound):
@@ -160,7 +162,7 @@ async def test_a_body_of_unknown_length_is_refused(storage: S3Storage):
 async def test_a_grant_for_one_key_writes_no_other(storage: S3Storage):
     grant = await storage.presigned_put("ticket/3/x", 60)
 
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
         answer = await client.put(
             grant.url.replace("ticket/3/x", "ticket/3/y"), content=b"x", headers=dict(grant.headers)
         )

@@ -18,6 +18,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import chromium as browser
 from tests.servers import version_of
 from tests.servers.minio import MinioServer
@@ -132,7 +133,7 @@ def test_minio_stores_an_object(minio: MinioServer) -> None:
 
 
 def test_minio_is_healthy(minio: MinioServer) -> None:
-    with urllib.request.urlopen(f"{minio.endpoint_url}/minio/health/live", timeout=5) as answer:
+    with urllib.request.urlopen(f"{minio.endpoint_url}/minio/health/live", timeout=PATIENCE_SECONDS) as answer:
         assert answer.status == 200
 
 

@@ -17,6 +17,7 @@ from rindle.errors import ObjectChanged, StorageNotFound, StorageTransient
 from rindle.protocols import ObjectHead, Storage
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 KEY = "photos/018f/original.jpg"
@@ -108,7 +109,7 @@ async def test_borrowers_of_one_moment_all_read_at_once(storage, cache, put):
         async with cache.borrow(storage, "main", KEY, etag, len(BODY)):
             await together.wait()  # nobody gives the entry back before the last one has it
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(*(read() for _ in range(20)))
     assert storage.downloads == 1
 
@@ -333,7 +334,7 @@ def write(path: Path, body: bytes) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -378,7 +379,7 @@ async def test_processes_of_one_host_download_once(process, original, directory)
     original.with_suffix(".go").touch()
     await until(lambda: len(list(original.parent.glob("borrowed.*"))) == 3)
     original.with_suffix(".stop").touch()
-    assert [one.wait(30) for one in processes] == [0, 0, 0]
+    assert [one.wait(PATIENCE_SECONDS) for one in processes] == [0, 0, 0]
     assert len(original.with_suffix(".log").read_text().split()) == 1
     assert len(leftovers(directory)) == 1
 

@@ -12,6 +12,7 @@ from rindle import MediaAsset, MediaAttachment, Rindle
 from rindle.errors import NotFound, StateConflict
 from tests.application import SECRET, profiles
 from tests.invariants import everything_holds
+from tests.patience import PATIENCE_SECONDS
 from tests.stage import Stage
 
 
@@ -33,7 +34,7 @@ async def test_the_pipeline_runs_on_a_sync_engine_and_attach_joins_a_sync_sessio
     await stage.member(rindle)
 
     asset = await stage.verified(actor="alice")
-    assert (await rindle.settled(asset.id, timeout=60)).state == "ready"
+    assert (await rindle.settled(asset.id, timeout=PATIENCE_SECONDS)).state == "ready"
     with Session(engine) as session:
         with pytest.raises(NotFound):
             await rindle.attach(asset.id, ("user", "1"), "avatar", uploaded_by="bob", session=session)

@@ -16,7 +16,10 @@ from rindle.cli.temporal_server import find_temporal_cli
 from rindle.errors import InvalidArgument
 from tests.servers import free_port
 from tests.servers.temporal import StoppableTemporal
-from tests.stage import Stage, staged, status_of, until
+from tests.stage import PATIENCE_SECONDS, Stage, staged, status_of, until
+
+#: Seconds a probe may take on a loaded machine; the worker's own limits end at 5.
+PROBE_SECONDS = 20.0
 
 
 async def test_a_worker_is_live_and_ready_says_so_and_ends_with_status_0(lite_stage: Stage) -> None:
@@ -46,11 +49,33 @@ async def test_a_worker_without_temporal_is_live_but_not_ready_and_waits(
         assert await worker.stop() == 0
 
 
+async def test_a_worker_says_within_seconds_that_temporal_hangs_and_that_it_is_back(
+    tmp_path: Path, stoppable_temporal: StoppableTemporal
+) -> None:
+    """A server that is suspended keeps its connections open, so nothing fails by itself."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, stoppable_temporal.target) as stage:
+        worker = await stage.worker()
+        async with httpx.AsyncClient(base_url=worker.health, timeout=PROBE_SECONDS) as probe:
+            stoppable_temporal.suspend()
+
+            async def told() -> str:
+                answer = await probe.get("/readyz")  # each within its time: a probe that waits for ever tells nothing
+                assert answer.headers["cache-control"] == "no-store"
+                return answer.text if answer.status_code == 503 and "event loop" not in answer.text else ""
+
+            assert await until(told, what="the worker to be unready") == "not ready: temporal\n"
+            assert await status_of(f"{worker.health}/livez") == 200  # restarting it would help nobody
+            stoppable_temporal.resume()
+        await worker.ready()
+        assert worker.process.returncode is None
+
+
 async def test_metrics_are_served_for_prometheus(lite_stage: Stage) -> None:
     address = f"127.0.0.1:{free_port()}"
     await lite_stage.worker(RINDLE_METRICS_ADDRESS=address)
     await lite_stage.ready()
-    async with httpx.AsyncClient() as scraper:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as scraper:
         text = (await scraper.get(f"http://{address}/metrics")).text
     assert "temporal_activity_execution_latency_seconds" in text
     assert "temporal_worker_task_slots_available" in text

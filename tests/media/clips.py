@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.patience import PATIENCE_SECONDS
+
 #: Frames per second of every clip that does not say otherwise.
 RATE = 25
 
@@ -12,7 +14,7 @@ RATE = 25
 def ffmpeg(*arguments: str | Path) -> None:
     """Run ffmpeg by hand, as a person making a file would."""
     command = ["ffmpeg", "-v", "error", "-nostdin", "-y", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.patience import PATIENCE_SECONDS
+
 #: Seconds a server may take until it answers: a loaded box with two cores needs more than the usual five.
-STARTUP_SECONDS = 60.0
+STARTUP_SECONDS = PATIENCE_SECONDS
 #: Seconds between two looks at a server that is starting.
 POLL_SECONDS = 0.1
 
@@ -34,7 +36,9 @@ def free_port() -> int:
 def version_of(program: Path, *arguments: str, pattern: str = r"(\d+(?:\.\d+)+)") -> str:
     """Run ``program`` and return what the group in ``pattern`` first matches in its output, or ``unknown``."""
     with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)
+        told = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=STARTUP_SECONDS, check=False
+        )
         if found := re.search(pattern, told.stdout):
             return found.group(1)
     return "unknown"
@@ -51,13 +55,13 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 @contextmanager
 def ending(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> Iterator[None]:
-    """Signal ``process`` to end when the block is left, and kill it when it has not within ten seconds."""
+    """Signal ``process`` to end when the block is left, and kill it when it has not for a long time."""
     try:
         yield
     finally:
         process.send_signal(how)
         try:
-            process.wait(10)
+            process.wait(STARTUP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -115,7 +115,7 @@ def _wait_until_ready(endpoint_url: str, process: subprocess.Popen[bytes]) -> No
     deadline = time.monotonic() + STARTUP_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{endpoint_url}/minio/health/ready", timeout=5):
+            with urllib.request.urlopen(f"{endpoint_url}/minio/health/ready", timeout=STARTUP_SECONDS):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             if has_ended(process):

@@ -66,7 +66,7 @@ async def running_temporal() -> AsyncIterator[TemporalServer]:
 
 
 class StoppableTemporal:
-    """A dev server on one port and one database file that a test stops, kills and starts again.
+    """A dev server on one port and one database file that a test stops, kills, suspends and starts again.
 
     Workflows survive, as they would in production. Nothing runs until :meth:`start`; leaving the ``async with`` block
     stops it.
@@ -132,6 +132,16 @@ class StoppableTemporal:
         """Kill the server without warning (SIGKILL) and wait until it is gone. Does nothing while it is down."""
         await self._end(signal.SIGKILL)
 
+    def suspend(self) -> None:
+        """Make the server stand still (SIGSTOP): its connections stay open and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a suspended server go on (SIGCONT)."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     async def restart(self) -> None:
         """Stop the server and start it again on the same port and data."""
         await self.stop()
@@ -142,6 +152,7 @@ class StoppableTemporal:
         if process is None or process.returncode is not None:
             return
         process.send_signal(how)
+        process.send_signal(signal.SIGCONT)  # what is suspended hears of SIGINT only when it goes on
         try:
             await asyncio.wait_for(process.wait(), STARTUP_SECONDS)
         except TimeoutError:

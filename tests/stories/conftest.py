@@ -15,11 +15,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page
 
+from tests.browser import launched, window
 from tests.media.clips import H264, Clips, moving, tone
-from tests.servers import POLL_SECONDS, STARTUP_SECONDS, free_port
-from tests.servers.chromium import ARGUMENTS
+from tests.patience import PATIENCE_SECONDS
+from tests.servers import POLL_SECONDS, free_port
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 
@@ -29,13 +30,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 Visit = Callable[..., Awaitable[BrowserContext]]
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until ``condition`` holds.
 
     Raises:
-        TimeoutError: it did not within ``seconds``.
+        TimeoutError: it did not within :data:`PATIENCE_SECONDS`.
     """
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():
             await asyncio.sleep(POLL_SECONDS)
 
@@ -62,7 +63,7 @@ class Part:
             self._process = process = await asyncio.create_subprocess_exec(
                 sys.executable, *self._arguments, cwd=REPOSITORY, env=self._environment, stdout=output, stderr=output
             )
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
 
             async def answers() -> bool:
                 if process.returncode is not None:
@@ -73,7 +74,7 @@ class Part:
                 except httpx.TransportError:
                     return False
 
-            await until(answers, STARTUP_SECONDS)
+            await until(answers)
 
     async def stop(self) -> None:
         """End it gracefully, or kill it when it takes too long."""
@@ -117,7 +118,7 @@ async def running_site(temporal: TemporalServer, home: Path, **settings: str) ->
     health, port = f"127.0.0.1:{free_port()}", free_port()
     environment = {
         **os.environ,
-        "RINDLE_APP": "examples.cohort.app:rindle",
+        "RINDLE_APP": "tests.stories.cohort:rindle",
         "RINDLE_HOME": str(home),
         "RINDLE_TMP_DIR": str(home),
         "RINDLE_SECRETS": secrets.token_urlsafe(32),
@@ -163,10 +164,8 @@ async def bucket_site(
 @pytest.fixture(scope="session")
 async def browser(chromium: Path) -> AsyncIterator[Browser]:
     """The system's Chromium."""
-    async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
+    async with launched(chromium) as running:
         yield running
-        await running.close()
 
 
 @pytest.fixture
@@ -178,9 +177,7 @@ async def visit(site: Site, browser: Browser) -> AsyncIterator[Visit]:
     async with AsyncExitStack() as stack:
 
         async def open_window(member: str, *, scripts: bool = True, at: Site = site) -> BrowserContext:
-            context = await browser.new_context(base_url=at.url, java_script_enabled=scripts)
-            stack.push_async_callback(context.close)
-            context.set_default_timeout(30_000)
+            context = await stack.enter_async_context(window(browser, base_url=at.url, java_script_enabled=scripts))
             page = await context.new_page()
             await page.goto("/")
             await page.select_option("#actor", member)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 from playwright.async_api import BrowserContext, FilePayload, Page, Request, Route, expect
 from skimage import data
 
+from tests.patience import PATIENCE_SECONDS
 from tests.stories.conftest import Site, Visit, until
 
 pytestmark = pytest.mark.external
@@ -59,12 +63,19 @@ def page_of(context: BrowserContext) -> Page:
     return context.pages[0]
 
 
-async def choose(page: Page, photo: FilePayload) -> str:
-    """Upload ``photo`` through the page's form, wait until it is ready and return the asset's id."""
+async def choose(page: Page, photo: FilePayload, *, worker: int | None = None) -> str:
+    """Upload ``photo`` through the page's form, wait until it is ready and return the asset's id.
+
+    A ``worker`` process stands still until the page says that the photo is being processed: a page that is slower than
+    the worker would not show it.
+    """
     before = await asset_on(page)
-    await page.set_input_files("#photo", photo)
+    with nullcontext() if worker is None else suspended(worker):
+        await page.set_input_files("#photo", photo)
+        if worker is not None:
+            await expect(page.locator(".badge")).to_have_text("Processing")
     ready = page.locator(f'.portrait[data-state="ready"]:not([data-asset="{before}"])')
-    await expect(ready).to_be_visible(timeout=30_000)
+    await expect(ready).to_be_visible()
     await expect(page.locator(".progress")).to_be_hidden()
     return str(await asset_on(page))
 
@@ -83,6 +94,16 @@ async def addresses_on(page: Page) -> dict[str, str]:
 async def form_token(page: Page) -> str:
     """Return the form token of the page's session."""
     return await page.locator("input[name=form_token]").first.input_value()
+
+
+@contextmanager
+def suspended(pid: int) -> Iterator[None]:
+    """Let a process stand still for the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def gone(context: BrowserContext, address: str) -> Callable[[], Awaitable[bool]]:
@@ -113,7 +134,7 @@ async def test_a_chosen_photo_goes_straight_to_the_store_and_appears_when_it_is_
     page.on("console", lambda message: violations.append(message.text) if message.type == "error" else None)
     photo = picture("astronaut")
 
-    asset_id = await choose(page, photo)
+    asset_id = await choose(page, photo, worker=site.worker.pid)
 
     seen = await page.evaluate("window.seen")
     assert [text for text in seen["badge"] if text in ("Processing", "Ready")] == ["Processing", "Ready"]
@@ -170,12 +191,12 @@ async def test_a_reload_goes_on_where_the_page_was(visit: Visit) -> None:
 
     await page.route("**/media/events?*", hold)
     await page.set_input_files("#photo", picture("coffee"))
-    await asyncio.wait_for(asked.wait(), 30)
+    await asyncio.wait_for(asked.wait(), PATIENCE_SECONDS)
     await page.unroute("**/media/events?*")
 
     await page.reload()
 
-    await expect(page.locator(".badge")).to_have_text("Ready", timeout=30_000)
+    await expect(page.locator(".badge")).to_have_text("Ready")
     await expect(page.locator(".portrait picture")).to_be_visible()
 
 
@@ -188,7 +209,7 @@ async def test_cancel_stops_the_bytes_and_ends_the_upload(visit: Visit) -> None:
 
     await page.route("**/media/local/*", hold)
     await page.set_input_files("#photo", picture("coffee"))
-    await asyncio.wait_for(sending.wait(), 30)
+    await asyncio.wait_for(sending.wait(), PATIENCE_SECONDS)
     async with page.expect_response(lambda answer: answer.request.method == "DELETE") as ended:
         await page.click(".cancel")
 
@@ -213,7 +234,7 @@ async def test_a_refused_file_says_why_and_replaces_nothing(visit: Visit, name: 
 
     await page.set_input_files("#photo", {"name": name, "mimeType": "image/jpeg", "buffer": body})
 
-    await expect(page.locator(".chooser .notice")).to_contain_text(told, timeout=30_000)
+    await expect(page.locator(".chooser .notice")).to_contain_text(told)
     await expect(page.locator(".badge")).to_have_text("Ready")
     await page.reload()
     assert await asset_on(page) == kept
@@ -303,7 +324,7 @@ async def test_everything_works_without_scripts(visit: Visit) -> None:
         await page.set_input_files("#photo", photo)
         await page.click(".chooser .row button")
         # While it is being worked on the page looks again by itself.
-        await expect(page.locator(".badge")).to_have_text("Ready", timeout=30_000)
+        await expect(page.locator(".badge")).to_have_text("Ready")
         assert not re.search(r"http-equiv=.refresh", await page.content())
         return str(await asset_on(page))
 

@@ -11,6 +11,7 @@ from temporalio.testing import ActivityEnvironment
 from rindle.activities import liveness
 from rindle.activities.liveness import heartbeating
 from rindle.process import queued
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ async def test_work_that_waits_for_its_turn_beats_only_as_often_as_it_must() -> 
         return beat
 
     hour, moment = timedelta(hours=1), timedelta(milliseconds=9)
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
         for name, timeout in (("running", hour), ("waiting", hour), ("impatient", moment)):
             made = environment(counted(name), timeout)
             tasks.create_task(beats(made, is_queued=name != "running", begin=begin, end=end))

@@ -9,12 +9,16 @@ from textwrap import dedent
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+
 
 def leaving(body: str) -> subprocess.CompletedProcess[str]:
     """Run ``body`` in a process of its own; what it prints goes into a pipe and so is buffered."""
     program = "from rindle.process import leave\n" + dedent(body)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (3, 3), (255, 255), (256, 1), (512, 1), (-1, 1)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Self
 
 from temporalio import workflow
@@ -32,8 +32,9 @@ from rindle.cli.temporal_server import find_temporal_cli
 from rindle.messages import StatusView
 from tests.stage import Stage, until
 
-#: Longest pause of a held workflow task: the SDK takes a task of two seconds for a deadlock.
-HOLD_SECONDS = 1.5
+#: Longest pause of a held workflow task: after ten seconds the server gives it to somebody else. The SDK, which takes
+#: two seconds for a deadlock, is told to wait (``tests/patience.py``).
+HOLD_SECONDS = 9.0
 
 Deed = Callable[[], Awaitable[Any]]
 
@@ -190,6 +191,43 @@ async def closed(stage: Stage, workflow_id: str) -> str:
         raise
 
 
+async def at_rest(stage: Stage) -> None:
+    """Wait until nothing is on its way to Temporal and every run has ended, also the builds that uploads abandon.
+
+    A stage is left while nothing of it works any more: workers that stop would otherwise interrupt it.
+    """
+    told: set[str] = set()
+    while True:
+        await dispatched(stage)
+        new = {row.workflow_id for row in await stage.outbox()} - told
+        if not new:
+            return
+        for workflow_id in sorted(new):
+            await closed(stage, workflow_id)
+            for child in _children(await (await handle_of(stage, workflow_id)).fetch_history()):
+                await closed(stage, child)
+        told |= new
+
+
+async def dispatched(stage: Stage) -> None:
+    """Wait until the relays have sent every outbox row."""
+
+    async def look() -> bool:
+        return all(row.state == "dispatched" for row in await stage.outbox())
+
+    await until(look, what="the outbox to be empty")
+
+
+def _children(history: WorkflowHistory) -> set[str]:
+    """Return the ids of the workflows that a run has started."""
+    started = EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED
+    return {
+        event.child_workflow_execution_started_event_attributes.workflow_execution.workflow_id
+        for event in history.events
+        if event.event_type == started
+    }
+
+
 def marks(history: WorkflowHistory) -> Iterator[str]:
     """Describe the events of a history that tell its branches apart, one short text each."""
     names: dict[int, str] = {}
@@ -266,7 +304,7 @@ def replayer(workflow_classes: tuple[type, ...] = workflows.ALL, *, heartbeat_se
     )
 
 
-async def histories_of(stage: Stage) -> AsyncIterator[WorkflowHistory]:
+async def histories_of(stage: Stage) -> AsyncGenerator[WorkflowHistory, None]:
     """Yield the history of every run the stage's application started."""
     client = await stage.client()
     seen = set()
@@ -282,13 +320,16 @@ async def histories_of(stage: Stage) -> AsyncIterator[WorkflowHistory]:
 
 async def replay_all(stage: Stage) -> None:
     """Replay every history the stage has made; raises when one of them no longer replays."""
-    await replayer().replay_workflows(histories_of(stage))
+    async with aclosing(histories_of(stage)) as histories:
+        await replayer().replay_workflows(histories)
 
 
 __all__ = [
     "Fleet",
     "Interruption",
+    "at_rest",
     "closed",
+    "dispatched",
     "handle_of",
     "histories_of",
     "in_stage",

@@ -16,7 +16,7 @@ from rindle import process
 from tests.servers.temporal import running_temporal
 from tests.stage import staged
 from tests.workflows.branches import BRANCHES, Branch, scrub
-from tests.workflows.fleet import Fleet, handle_of, replayer
+from tests.workflows.fleet import Fleet, replayer
 
 
 async def record(branch: Branch, target: str) -> None:
@@ -25,8 +25,7 @@ async def record(branch: Branch, target: str) -> None:
         home = Path(directory)
         url = f"sqlite+aiosqlite:///{home}/stage.db"
         async with staged(home, url, target, branch.environment) as stage, Fleet(stage) as fleet:
-            workflow_id = await branch.play(stage, fleet)
-            history = await (await handle_of(stage, workflow_id)).fetch_history()
+            history = await branch.played(stage, fleet)
     branch.check(history)
     await replayer().replay_workflow(history)
     branch.file.parent.mkdir(parents=True, exist_ok=True)

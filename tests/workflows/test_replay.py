@@ -18,7 +18,7 @@ from tests.servers.temporal import TemporalServer
 from tests.stage import staged
 from tests.workflows import broken
 from tests.workflows.branches import BRANCHES, HISTORIES, Branch
-from tests.workflows.fleet import Fleet, handle_of, replayer
+from tests.workflows.fleet import Fleet, replayer
 
 EVERY_BRANCH = pytest.mark.parametrize("branch", BRANCHES, ids=str)
 
@@ -85,8 +85,7 @@ async def test_every_branch_also_works_when_each_task_is_replayed_from_its_histo
         staged(tmp_path, url, temporal_server.target, branch.environment) as stage,
         Fleet(stage, cached_workflows=0) as fleet,
     ):
-        workflow_id = await branch.play(stage, fleet)
-        history = await (await handle_of(stage, workflow_id)).fetch_history()
+        history = await branch.played(stage, fleet)
 
     branch.check(history)
     await replayer().replay_workflow(history)

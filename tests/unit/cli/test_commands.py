@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from rindle.cli import commands
 from rindle.cli.terminal import say, say_report
 from rindle.errors import InspectionFailed, NotProcessing, TemporalUnavailable
+from tests.patience import PATIENCE_SECONDS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -93,7 +94,7 @@ def test_the_program_ends_with_the_commands_code_and_without_the_interpreters_ow
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
 
     assert (done.returncode, done.stdout) == (1, "")

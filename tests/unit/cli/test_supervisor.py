@@ -1,4 +1,5 @@
-"""Keeping programs alive: restarts, the order of the end, and cleaning up after a supervisor that was killed."""
+"""Keeping programs alive: restarts of dead and of unhealthy ones, the order of the end, and cleaning up after a
+supervisor that was killed."""
 
 from __future__ import annotations
 
@@ -7,16 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rindle.cli.supervisor import Supervisor, identity
 from rindle.errors import Misconfigured, SetupIncomplete
 
-#: Writes its process id, then lives until it is told to end; says so when it does.
+#: Writes its process id, then lives and shows its pulse until it is told to end; says so when it does.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -31,7 +35,10 @@ if "deaf" not in sys.argv:
 else:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (home / f"{name}.pid").write_text(str(os.getpid()))
+beats = 0
 while True:
+    beats += 1
+    (home / f"{name}.pulse").write_text(str(beats))
     time.sleep(0.02)
 """
 PATIENCE_SECONDS = 30.0
@@ -52,6 +59,41 @@ def gone(pid: int) -> bool:
     return identity(pid) is None
 
 
+class Checks:
+    """A health check that answers as it is told, and knows how often it was asked and whether twice at once."""
+
+    def __init__(self, answer: Callable[[int], bool]) -> None:
+        self._answer = answer
+        self.count = self.under_way = self.most_at_once = 0
+
+    def __call__(self) -> bool:
+        self.count += 1
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
+        try:
+            return self._answer(self.count)
+        finally:
+            self.under_way -= 1
+
+    def wait(self, more: int) -> None:
+        """Wait until it has been asked ``more`` times from now on."""
+        wanted = self.count + more
+        until(lambda: self.count >= wanted, f"{more} more checks")
+
+
+def pulse_of(name: str, home: Path) -> Callable[[], bool]:
+    """Return a health check that wants to see a part move between two looks."""
+    seen: set[str] = set()
+
+    def moves() -> bool:
+        beat = (home / f"{name}.pulse").read_text()
+        is_new = beat != "" and beat not in seen
+        seen.add(beat)
+        return is_new
+
+    return moves
+
+
 @pytest.fixture
 def reports() -> list[str]:
     return []
@@ -62,6 +104,18 @@ def supervisor(tmp_path: Path, reports: list[str]) -> Iterator[Supervisor]:
     """A supervisor whose parts are ended with the test."""
     with Supervisor(tmp_path / "home", report=reports.append) as running:
         yield running
+
+
+@pytest.fixture
+def watching(tmp_path: Path, reports: list[str]) -> Iterator[Callable[[float], Supervisor]]:
+    """Start a supervisor that gives unhealthy parts so many seconds."""
+    with ExitStack() as stack:
+
+        def begin(unhealthy_seconds: float) -> Supervisor:
+            home = tmp_path / "home"
+            return stack.enter_context(Supervisor(home, report=reports.append, unhealthy_seconds=unhealthy_seconds))
+
+        yield begin
 
 
 def start(supervisor: Supervisor, name: str, home: Path, *more: str, **options: object) -> None:
@@ -83,6 +137,163 @@ def test_a_part_that_is_killed_comes_back_as_another_process(
     supervisor.wait_ready("worker")
     assert supervisor.pid("worker") not in (None, killed)
     assert "the worker ended with SIGKILL; starting it again in 0.5 s" in reports
+
+
+def test_a_part_that_stays_unhealthy_is_told_to_end_and_the_new_one_gets_time_to_start(
+    watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
+) -> None:
+    supervisor = watching(0.5)
+    well = tmp_path / "well"
+    well.touch()
+    checks = Checks(lambda _: well.exists())
+    start(supervisor, "worker", tmp_path, healthy=checks)
+    checks.wait(2)
+    first = supervisor.pid("worker")
+
+    well.unlink()
+
+    until(lambda: supervisor.pid("worker") not in (None, first), "another process")
+    second = supervisor.pid("worker")
+    checks.wait(20)  # four times the limit: a start may take longer than that
+    assert supervisor.pid("worker") == second
+    assert (tmp_path / "ends").read_text().splitlines() == ["worker SIGTERM"]
+    assert reports == [
+        "the worker runs, but stopped working: not healthy for 0.5 s; ending it to start it again",
+        "the worker ended with status 0; starting it again in 0.5 s",
+    ]
+    well.touch()  # it begins to work, and from then on the limit holds again
+    checks.wait(2)
+    well.unlink()
+    until(lambda: supervisor.pid("worker") not in (None, second), "a third process")
+
+
+def test_an_unhealthy_part_that_does_not_listen_is_killed(
+    watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
+) -> None:
+    supervisor = watching(0.5)
+    start(supervisor, "worker", tmp_path, "deaf", healthy=lambda: False, stop_seconds=0.2)
+
+    until(lambda: len(reports) >= 3, "the end of the part")
+
+    assert reports[1:3] == ["killing the worker", "the worker ended with SIGKILL; starting it again in 0.5 s"]
+
+
+def test_a_suspended_part_is_replaced_and_its_neighbour_is_not(
+    watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
+) -> None:
+    supervisor = watching(3)
+    for name in ("temporal", "worker"):
+        start(supervisor, name, tmp_path, healthy=pulse_of(name, tmp_path), stop_seconds=0.2)
+    suspended, neighbour = supervisor.pid("temporal"), supervisor.pid("worker")
+    assert suspended is not None
+    checks = Checks(lambda _: True)
+    start(supervisor, "web", tmp_path, healthy=checks)
+    checks.wait(1)  # so the others were asked, too
+
+    os.kill(suspended, signal.SIGSTOP)
+
+    until(lambda: supervisor.pid("temporal") not in (None, suspended), "another process")
+    assert gone(suspended)
+    assert supervisor.pid("worker") == neighbour
+    assert [report for report in reports if "temporal" not in report] == []
+
+
+def test_a_part_that_recovers_in_time_is_left_alone(
+    watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
+) -> None:
+    supervisor = watching(2)
+
+    def sometimes(count: int) -> bool:
+        if count % 3 == 1:
+            raise RuntimeError("a check that breaks is an answer, too")
+        return count % 3 == 0
+
+    checks = Checks(sometimes)
+    start(supervisor, "worker", tmp_path, healthy=checks)
+
+    checks.wait(9)  # unhealthy for longer than the limit, but never so at one time
+
+    assert reports == []
+
+
+def test_health_is_not_asked_before_a_part_was_ready(
+    watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
+) -> None:
+    supervisor = watching(0.5)
+    checks = Checks(lambda _: True)
+    asked_at_ready: list[int] = []
+
+    def ready() -> bool:
+        asked_at_ready.append(checks.count)
+        return len(asked_at_ready) == 20
+
+    supervisor.start_part("worker", command("worker", tmp_path), ready=ready, healthy=checks)
+    supervisor.wait_ready("worker")
+
+    assert set(asked_at_ready) == {0}
+    checks.wait(1)
+    assert reports == []
+
+
+def test_a_check_that_hangs_delays_no_other_part_and_is_not_asked_twice_at_once(
+    watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
+) -> None:
+    supervisor = watching(0.5)
+    release = threading.Event()
+    hanging = Checks(lambda _: release.wait(PATIENCE_SECONDS))
+    try:
+        start(supervisor, "temporal", tmp_path, healthy=hanging)
+        start(supervisor, "worker", tmp_path)
+        hangs = supervisor.pid("temporal")
+        until(lambda: hanging.under_way, "the check to hang")
+
+        killed = supervisor.kill_part("worker")
+
+        until(lambda: supervisor.pid("worker") not in (None, killed), "the other part to be back")
+        # No answer is none: the part is replaced. The new process is not judged by the old one's check.
+        until(lambda: supervisor.pid("temporal") not in (None, hangs), "another process")
+        assert (hanging.count, hanging.most_at_once) == (1, 1)
+    finally:
+        release.set()
+    hanging.wait(5)
+    assert hanging.most_at_once == 1
+    assert len([report for report in reports if "not healthy" in report]) == 1
+
+
+def test_a_pause_of_the_whole_machine_condemns_nobody(
+    watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * len(hours), sleep=time.sleep)
+    monkeypatch.setattr("rindle.cli.supervisor.time", clock)
+    supervisor = watching(5)
+
+    def after_a_pause(count: int) -> bool:
+        if count % 3 == 2:
+            hours.append(1)  # nobody could answer meanwhile
+            return False
+        return True
+
+    checks = Checks(after_a_pause)
+    start(supervisor, "worker", tmp_path, healthy=checks)
+
+    checks.wait(4)
+
+    assert hours
+    assert reports == []
+
+
+def test_without_a_limit_a_part_that_runs_is_left_alone(
+    watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
+) -> None:
+    supervisor = watching(0)
+    start(supervisor, "worker", tmp_path, healthy=lambda: pytest.fail("it was asked"))
+
+    supervisor.kill_part("worker")  # what is dead is still started again
+    supervisor.wait_ready("worker")
+
+    assert [report for report in reports if "healthy" in report] == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rindle-health-worker")]
 
 
 def test_the_last_part_started_is_the_first_to_end_each_by_its_own_signal(tmp_path: Path) -> None:

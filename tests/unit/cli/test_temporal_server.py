@@ -11,14 +11,25 @@ import pytest
 
 from rindle.cli import temporal_server
 from rindle.errors import Misconfigured, SetupIncomplete
+from tests.patience import PATIENCE_SECONDS
 
-#: Installs a program that names its module, as slowly as the test wants and never under a half-written name.
+#: Builds a program that names its modules. Installing takes them from the command, building from go.mod.
 GO = """#!/bin/sh
 set -eu
-echo "$2" >> "$GO_CALLS"
-test "$GO_STATUS" = 0 || { echo "go: no such module" >&2; exit "$GO_STATUS"; }
-printf '#!/bin/sh\\necho %s\\n' "$2" > "$GOBIN/tool"
-chmod +x "$GOBIN/tool"
+say() { printf '#!/bin/sh\\necho %s\\n' "$2" > "$1"; chmod +x "$1"; }
+case "$1" in
+install)
+    echo "$2" >> "$GO_CALLS"
+    test "$GO_STATUS" = 0 || { echo "go: no such module" >&2; exit "$GO_STATUS"; }
+    say "$GOBIN/tool" "$2" ;;
+mod) echo "module $3" > go.mod ;;
+get)
+    shift
+    echo "$*" >> "$GO_CALLS"
+    test "$GO_STATUS" = 0 || { echo "go: no such module" >&2; exit "$GO_STATUS"; }
+    echo "$*" >> go.mod ;;
+build) say "$3" "$4 $(tail -n 1 go.mod)" ;;
+esac
 """
 
 
@@ -120,6 +131,47 @@ def test_a_missing_program_is_built_once(go: Path, machine: Path) -> None:
     assert "a while" in told[0]
 
 
+def test_a_program_is_built_with_newer_modules_than_it_asks_for(go: Path, machine: Path) -> None:
+    modules = {"module": "example.com/tool/cmd@v1", "newer": ["example.com/driver@v2"]}
+    built = temporal_server.go_install("tool", **modules, takes="a while", report=lambda line: None)  # type: ignore[arg-type]
+
+    told = subprocess.run([built], capture_output=True, text=True, check=True).stdout
+    assert told == "example.com/tool/cmd example.com/tool/cmd@v1 example.com/driver@v2\n"
+    assert [file.name for file in (machine / "cache" / "rindle" / "bin").glob("[!.]*")] == ["tool"]
+
+
+def test_a_program_of_our_cache_that_was_made_from_other_modules_is_made_anew(
+    go: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temporal_server, "_download", lambda name, report: None)
+    monkeypatch.setattr(temporal_server, "CLI_MODULE", "example.com/temporal@v1")
+    old = program(machine / "cache" / "rindle" / "bin" / "temporal")
+    go_program = (machine / "path" / "go").read_text()
+    program(machine / "path" / "go", go_program.replace("tool", "temporal"))
+    told: list[str] = []
+
+    monkeypatch.setenv("GO_STATUS", "3")  # it cannot be built now: the old one is better than none
+    assert temporal_server.ensure_temporal_cli(report=told.append) == old
+    assert "earlier set-up" in told[-1]
+    assert old.read_text() == "#!/bin/sh\n"
+
+    monkeypatch.setenv("GO_STATUS", "0")
+    for _ in range(2):
+        assert temporal_server.ensure_temporal_cli(report=told.append) == old
+    assert "example.com/temporal" in old.read_text()
+    assert len(go.read_text().splitlines()) == 2  # the failed one and the good one
+
+
+def test_a_module_that_is_not_there_leaves_nothing(go: Path, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GO_STATUS", "3")
+
+    with pytest.raises(SetupIncomplete, match="go get could not build tool") as failed:
+        temporal_server.go_install("tool", "example.com/tool@v1", newer=["x@v2"], takes="", report=lambda line: None)
+
+    assert failed.value.detail["exit_status"] == 3
+    assert list((machine / "cache" / "rindle" / "bin").iterdir()) == []
+
+
 def test_processes_that_start_together_build_once(go: Path) -> None:
     script = (
         "from rindle.cli.temporal_server import ensure_go_program as ensure\n"
@@ -130,7 +182,7 @@ def test_processes_that_start_together_build_once(go: Path) -> None:
         for _ in range(4)
     ]
 
-    assert [process.communicate(timeout=60)[0] for process in together] == ["tool\n"] * 4
+    assert [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in together] == ["tool\n"] * 4
     assert go.read_text().splitlines() == ["example.com/tool@v1"]
 
 

@@ -58,7 +58,7 @@ def tree(directory: Path) -> set[str]:
 # --- paths (S4) ---------------------------------------------------------------------------------------------------
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 @given(
     key=st.one_of(
         st.text(max_size=60),
@@ -487,7 +487,7 @@ async def test_a_root_that_is_no_directory_is_reported(tmp_path: Path, source: P
         await LocalStorage(source).ping()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40)
 @given(
     names=st.sets(
         st.lists(st.text("ab-.0z", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join), max_size=12
