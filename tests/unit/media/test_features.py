@@ -34,12 +34,14 @@ def test_what_cannot_be_tried_is_named_by_its_class_alone(
     assert printed(capsys, "images") == {"error": "OSError"}
 
 
-def test_a_program_that_is_not_there_is_a_problem_and_no_failure(
+def test_a_program_that_is_no_ffmpeg_is_a_problem_and_no_failure(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    absent = str(tmp_path / "ffmpeg")
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho something else\n")
+    program.chmod(0o755)
 
-    found = printed(capsys, "av", absent, absent)
+    found = printed(capsys, "av", str(program), str(program))
 
     assert found["problem"] is not None
     assert set(found) == {"problem", "ffmpeg", "ffprobe", "capabilities"}
