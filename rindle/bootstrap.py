@@ -99,7 +99,7 @@ def render_pool(settings: Settings) -> RenderPool:
     )
 
 
-class FleetMember:
+class WorkerProcess:
     """One worker process: its task queues, its relay, its render children.
 
     Args:

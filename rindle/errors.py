@@ -5,7 +5,7 @@
     RindleError
     ├── LifecycleError      not_found · invalid_transition · state_conflict · invalid_start_state · quarantined ·
     │                       still_attached · not_settled · unexpected
-    ├── BadCall             invalid_profile · unknown_profile · unknown_variant · unknown_variant_names ·
+    ├── InvalidCall             invalid_profile · unknown_profile · unknown_variant · unknown_variant_names ·
     │                       unknown_options · unknown_filters · invalid_filter · invalid_argument · invalid_owner ·
     │                       owner_not_persisted · owner_type_conflict · invalid_slot · invalid_last_event_id
     ├── AccessError         unauthorized · unauthenticated · too_many_streams
@@ -19,7 +19,7 @@
     │                       ffmpeg_not_found · ffmpeg_failed · unsupported_codec · missing_audio_track ·
     │                       output_missing · output_too_large · output_kind_mismatch · output_track_missing ·
     │                       output_duration_mismatch · insufficient_disk_headroom ·
-    │                       unsupported_ephemeral_runtime · UnsafeCommand (two codes) · Condemned (several codes)
+    │                       unsupported_ephemeral_runtime · UnsafeCommand (two codes) · ContentRejected (several codes)
     ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured
 
@@ -153,49 +153,49 @@ class Unexpected(LifecycleError):
 # --- bad calls ---------------------------------------------------------------------------------------------------
 
 
-class BadCall(RindleError):
+class InvalidCall(RindleError):
     """The arguments cannot be meant; nothing was done."""
 
     http_status = 422
 
 
-class ProfileError(BadCall, ValueError):
+class ProfileError(InvalidCall, ValueError):
     """A profile declaration is wrong; the message lists every problem of the class at once."""
 
     code = "invalid_profile"
 
 
-class UnknownProfile(BadCall):
+class UnknownProfile(InvalidCall):
     """No profile of that name is registered in this process."""
 
     code = "unknown_profile"
 
 
-class UnknownVariant(BadCall):
+class UnknownVariant(InvalidCall):
     """The profile declares no variant of that name."""
 
     code = "unknown_variant"
 
 
-class UnknownVariantNames(BadCall):
+class UnknownVariantNames(InvalidCall):
     """Some of the variant names given are not rows of this asset; nothing was done."""
 
     code = "unknown_variant_names"
 
 
-class UnknownOptions(BadCall):
+class UnknownOptions(InvalidCall):
     """An option is not known to the call; options are refused, never ignored."""
 
     code = "unknown_options"
 
 
-class UnknownFilters(BadCall):
+class UnknownFilters(InvalidCall):
     """A filter is not known to the call; ignoring it would match everything."""
 
     code = "unknown_filters"
 
 
-class InvalidFilter(BadCall):
+class InvalidFilter(InvalidCall):
     """A filter of the status report has a wrong value; ``code`` names the filter."""
 
     code = "invalid_filter"
@@ -206,38 +206,38 @@ class InvalidFilter(BadCall):
     }
 
 
-class InvalidArgument(BadCall, ValueError):
+class InvalidArgument(InvalidCall, ValueError):
     """An argument is outside its documented range; ``detail['option']`` names it."""
 
     code = "invalid_argument"
     http_status = 400
 
 
-class InvalidOwner(BadCall):
+class InvalidOwner(InvalidCall):
     """The owner is neither an OwnerRef, nor mapped by SQLAlchemy, nor does it say who it is."""
 
     code = "invalid_owner"
 
 
-class OwnerNotPersisted(BadCall):
+class OwnerNotPersisted(InvalidCall):
     """The owner has no primary key yet; flush it first."""
 
     code = "owner_not_persisted"
 
 
-class OwnerTypeConflict(BadCall):
+class OwnerTypeConflict(InvalidCall):
     """Two classes claim one owner type name."""
 
     code = "owner_type_conflict"
 
 
-class InvalidSlot(BadCall):
+class InvalidSlot(InvalidCall):
     """A slot is 1 to 255 characters without control characters."""
 
     code = "invalid_slot"
 
 
-class InvalidLastEventId(BadCall, ValueError):
+class InvalidLastEventId(InvalidCall, ValueError):
     """``Last-Event-ID`` is not one number per subject of the stream."""
 
     code = "invalid_last_event_id"
@@ -585,7 +585,7 @@ class UnsafeCommand(MediaError):
     codes: ClassVar[Mapping[str, int]] = {"missing_protocol_whitelist": 500, "unsupported_ingest_format": 500}
 
 
-class Condemned(MediaError):
+class ContentRejected(MediaError):
     """A verdict about the content; promotion quarantines the asset with ``code`` as the reason."""
 
     code = "decode_failed"
@@ -697,7 +697,7 @@ def _catalogue() -> dict[str, type[RindleError]]:
 CODES: Mapping[str, type[RindleError]] = _catalogue()
 
 #: Verdicts about content: what an asset can be quarantined for.
-QUARANTINE_REASONS: frozenset[str] = frozenset({*UploadRejected.codes, *Condemned.codes})
+QUARANTINE_REASONS: frozenset[str] = frozenset({*UploadRejected.codes, *ContentRejected.codes})
 
 
 def http_status_of(code: str) -> int:

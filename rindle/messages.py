@@ -95,7 +95,7 @@ class GroupStart(Message):
     task_queue: str
 
 
-class UploadStanding(Message):
+class UploadStatus(Message):
     """Where the rows of an upload stand and what they ask for next.
 
     ``wait_seconds`` is the time until the session expires or is looked at again; ``poll`` says that the timer is to
@@ -161,7 +161,7 @@ class GroupOrder(Message):
     failure: Failure | None = None
 
 
-class GroupStanding(Message):
+class GroupStatus(Message):
     """How many variants of a group are in which state; ``asset_state`` is ``None`` when the asset is gone."""
 
     asset_id: str

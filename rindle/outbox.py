@@ -108,6 +108,8 @@ def start_purge(session: Session, settings: Settings, asset_id: str, profile: st
 
 def _enqueue(session: Session, *, delay_seconds: float = 0, **row: Any) -> None:
     pool = getattr(session.get_bind(), "pool", None)
-    in_hand = any(relay.sends_for(pool) for relay in tuple(_relays))
-    rows.insert(session, available_at=utc_now() + timedelta(seconds=delay_seconds), in_hand=in_hand, **row)
+    has_local_relay = any(relay.sends_for(pool) for relay in tuple(_relays))
+    rows.insert(
+        session, available_at=utc_now() + timedelta(seconds=delay_seconds), has_local_relay=has_local_relay, **row
+    )
     after_commit(session, wake_relays)

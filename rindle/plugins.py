@@ -78,7 +78,7 @@ async def scan(scanner: Scanner, path: Path, *, asset: MediaAsset | None, timeou
 async def probe(probe: Probe, path: Path, *, timeout_seconds: float | None = FILE_SECONDS) -> ProbeResult:
     """Return the technical facts of the file at ``path``.
 
-    What the probe raises is passed on: a ``Condemned`` rejects the file, anything else is an outage to its caller.
+    What the probe raises is passed on: ``ContentRejected`` rejects the file, anything else is an outage to its caller.
 
     Args:
         timeout_seconds: ``None`` for the bundled probes, which have limits of their own and wait for their turn.

@@ -134,7 +134,7 @@ class Relay:
         try:
             client = await self._temporal.client()
         except TemporalUnavailable as error:
-            await self._put_off(calls, error.code)
+            await self._reschedule(calls, error.code)
             raise
         slots = asyncio.Semaphore(_PARALLEL_SENDS)
         outcomes = await asyncio.gather(*(self._send(client, call, slots) for call in calls))
@@ -155,15 +155,15 @@ class Relay:
                 await self._database.write(rows.park, call.row_ids, error=outcome)
         later = [call for call, outcome in refused if outcome not in _INVALID]
         if later:
-            await self._put_off(later, "temporal_unavailable")
+            await self._reschedule(later, "temporal_unavailable")
             raise TemporalUnavailable("Temporal did not take every row; they are tried again")
         return len(sent)
 
-    async def _put_off(self, calls: Sequence[_Call], code: str) -> None:
+    async def _reschedule(self, calls: Sequence[_Call], code: str) -> None:
         attempts = min(call.row.attempts for call in calls)
         seconds = min(0.5 * 2**attempts, _MAX_BACKOFF_SECONDS)
         row_ids = [row_id for call in calls for row_id in call.row_ids]
-        await self._database.write(rows.put_off, row_ids, seconds=seconds, error=code)
+        await self._database.write(rows.reschedule, row_ids, seconds=seconds, error=code)
 
     async def _send(self, client: Client, call: _Call, slots: asyncio.Semaphore) -> str | None:
         """Send one call; ``None`` when Temporal has it, else the gRPC status name."""
@@ -248,10 +248,10 @@ class Relay:
             if self._woken.is_set():
                 pause = self._settings.relay_poll_seconds
             else:
-                await self._tell_lag()
+                await self._emit_lag()
                 pause = min(pause * 2, self._settings.relay_idle_poll_seconds)
 
-    async def _tell_lag(self) -> None:
+    async def _emit_lag(self) -> None:
         """Emit how much waits and for how long; only when idle, so that a busy relay does not count itself slow."""
         try:
             waiting = await self._database.read(rows.backlog)
@@ -273,8 +273,8 @@ class Relay:
                     look: asyncio.TimerHandle | None = None
                     async for notice in notices:
                         # The process that committed sends at once; the others are there in case it does not.
-                        in_hand = notice.payload == rows.IN_HAND
-                        pause = self._settings.relay_poll_seconds if in_hand else _NOTIFIED_PAUSE_SECONDS
+                        has_local_relay = notice.payload == rows.LOCAL_RELAY
+                        pause = self._settings.relay_poll_seconds if has_local_relay else _NOTIFIED_PAUSE_SECONDS
                         due = loop.time() + pause
                         if look is None or look.when() <= loop.time() or due < look.when():
                             if look is not None:

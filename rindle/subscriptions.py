@@ -30,8 +30,8 @@ from rindle.db.events import CHANNEL
 from rindle.db.listening import listening
 from rindle.db.models import MediaAsset, is_id, utc_now
 from rindle.db.subscriptions import Feed, FeedEvent
-from rindle.db.subscriptions import Standing as Standing  # what these flows take and return
 from rindle.db.subscriptions import Subject as Subject
+from rindle.db.subscriptions import SubjectStatus as SubjectStatus  # what these flows take and return
 from rindle.errors import InvalidArgument, NotFound, NotSettled
 from rindle.events import TERMINAL_ASSET_STATES, TERMINAL_STATES
 from rindle.settings import Settings
@@ -86,7 +86,7 @@ def subject_of(scope: str, subject_id: str) -> Subject:
     return Subject(scope, str(UUID(subject_id)))
 
 
-async def read_standings(listener: Listener, subjects: Sequence[Subject]) -> list[Standing | None]:
+async def read_statuses(listener: Listener, subjects: Sequence[Subject]) -> list[SubjectStatus | None]:
     """Return where each of ``subjects`` stands now, ``None`` for one that never existed."""
     return await listener.database.read(rows.look, subjects)
 
@@ -130,7 +130,7 @@ class Listener:
             channel = self._channels.setdefault(feed, _Channel(known))
             channel.followers.add(subscription)
             if channel.position > known:
-                subscription.fall_behind()
+                subscription.mark_lagging()
         self._start()
         # What was committed since the feeds were looked at may have been announced to nobody.
         self._look_at(newest)
@@ -267,7 +267,7 @@ class Subscription:
 
     Attributes:
         cursors: the number of the last event handed out, per subject: where to resume.
-        standings: where the subjects stood when this was opened.
+        statuses: where the subjects stood when this was opened.
     """
 
     def __init__(
@@ -283,15 +283,15 @@ class Subscription:
         self._after = None if after is None else tuple(after)
         self._most_missing = most_missing
         self.cursors: list[int] = []
-        self.standings: list[Standing] = []
+        self.statuses: list[SubjectStatus] = []
         #: Why something was missed, until the consumer was told.
         self._reset: str | None = None
         self._queue: deque[FeedEvent] = deque()
         self._arrived = asyncio.Event()
         #: Per feed the last event looked at, and the last one handed out.
-        self._seen: dict[Feed, int] = {}
+        self._read_up_to: dict[Feed, int] = {}
         self._done: dict[Feed, int] = {}
-        self._over: set[Feed] = set()
+        self._ended: set[Feed] = set()
         self._is_open = self._is_closed = False
         #: Whether the database has more than the queue; until that is read nothing is queued.
         self._is_behind = self._has_missed = False
@@ -299,71 +299,71 @@ class Subscription:
 
     # -- life -----------------------------------------------------------------------------------------------------
 
-    async def open(self, standings: Sequence[Standing] | None = None) -> Self:
+    async def open(self, statuses: Sequence[SubjectStatus] | None = None) -> Self:
         """Begin to listen; entering the block or iterating does it too.
 
         Args:
-            standings: where the subjects stand, when that was just read.
+            statuses: where the subjects stand, when that was just read.
 
         Raises:
             NotFound: one of the subjects never existed.
         """
         if self._is_open:
             return self
-        found = await self.look() if standings is None else list(standings)
-        numbers = [standing.newest for standing in found]
+        found = await self.look() if statuses is None else list(statuses)
+        numbers = [status.newest for status in found]
         if self._after is not None:
-            self._reset = await self._problem(found, self._after)
+            self._reset = await self._reset_reason(found, self._after)
             if self._reset is None or self._most_missing is None:
                 # Who cannot be told the state goes on with what is left.
                 numbers = [min(number, newest) for number, newest in zip(self._after, numbers, strict=True)]
         self._begin(found, numbers)
         self._is_open = True
         if not self._is_closed:
-            self._listener.join(self, {standing.feed: standing.newest for standing in found})
+            self._listener.join(self, {status.feed: status.newest for status in found})
         return self
 
-    async def _problem(self, standings: Sequence[Standing], after: Sequence[int]) -> str | None:
+    async def _reset_reason(self, statuses: Sequence[SubjectStatus], after: Sequence[int]) -> str | None:
         if self._most_missing is None and not any(after):
             return None  # from the oldest kept, whatever that is
         settings = self._listener.settings
         kept_since = utc_now() - timedelta(seconds=settings.event_retention_seconds)
         return await self._listener.database.read(
-            rows.resume_problem, standings, after, kept_since=kept_since, most=self._most_missing
+            rows.reset_reason, statuses, after, kept_since=kept_since, most=self._most_missing
         )
 
-    def _begin(self, standings: Sequence[Standing], numbers: Sequence[int]) -> None:
+    def _begin(self, statuses: Sequence[SubjectStatus], numbers: Sequence[int]) -> None:
         """Stand at ``numbers`` and go on from there."""
-        self.standings, self.cursors = list(standings), list(numbers)
+        self.statuses, self.cursors = list(statuses), list(numbers)
         self._queue.clear()
         self._done = {}
         newest: dict[Feed, int] = {}
-        for standing, number in zip(standings, numbers, strict=True):
-            self._done[standing.feed] = min(number, self._done.get(standing.feed, MAX_ID))
-            newest[standing.feed] = max(standing.newest, newest.get(standing.feed, 0))
-        self._seen = dict(self._done)
-        self._over = {standing.feed for standing in standings if standing.is_over}
-        if any(self._seen[feed] < known for feed, known in newest.items()):
-            self.fall_behind()
+        for status, number in zip(statuses, numbers, strict=True):
+            self._done[status.feed] = min(number, self._done.get(status.feed, MAX_ID))
+            newest[status.feed] = max(status.newest, newest.get(status.feed, 0))
+        self._read_up_to = dict(self._done)
+        self._ended = {status.feed for status in statuses if status.is_over}
+        if any(self._read_up_to[feed] < known for feed, known in newest.items()):
+            self.mark_lagging()
 
-    async def look(self) -> list[Standing]:
+    async def look(self) -> list[SubjectStatus]:
         """Return where the subjects stand now.
 
         Raises:
             NotFound: one of them never existed.
         """
-        found = await read_standings(self._listener, self._subjects)
-        known = [standing for standing in found if standing is not None]
+        found = await read_statuses(self._listener, self._subjects)
+        known = [status for status in found if status is not None]
         if len(known) < len(found):
             missing = self._subjects[found.index(None)]
             raise NotFound(f"could not follow the {missing.scope}: not found", detail={"entity": missing.scope})
         return known
 
-    async def skip(self) -> list[Standing]:
+    async def skip(self) -> list[SubjectStatus]:
         """Leave out what has happened until now and return where the subjects stand: the answer to a ``reset``."""
         found = await self.look()
-        self._begin(found, [standing.newest for standing in found])
-        self.fall_behind()  # something may have happened since
+        self._begin(found, [status.newest for status in found])
+        self.mark_lagging()  # something may have happened since
         return found
 
     def close(self) -> None:
@@ -405,7 +405,7 @@ class Subscription:
                     return event
             elif self._is_behind:
                 await self._catch_up()
-            elif self._over >= self._seen.keys():
+            elif self._ended >= self._read_up_to.keys():
                 self.close()
             else:
                 self._arrived.clear()
@@ -438,8 +438,8 @@ class Subscription:
         self._done[event.feed] = event.id
         told = tuple(
             number
-            for number, standing in enumerate(self.standings)
-            if standing.feed == event.feed and event.concerns(standing.subject) and self.cursors[number] < event.id
+            for number, status in enumerate(self.statuses)
+            if status.feed == event.feed and event.concerns(status.subject) and self.cursors[number] < event.id
         )
         for number in told:
             self.cursors[number] = event.id
@@ -455,7 +455,7 @@ class Subscription:
             self._take(event)
         self._arrived.set()
 
-    def fall_behind(self) -> None:
+    def mark_lagging(self) -> None:
         """Read from the database before taking anything that is pushed."""
         self._is_behind = self._has_missed = True
         self._arrived.set()
@@ -464,7 +464,7 @@ class Subscription:
         """Queue the next page of what was missed."""
         self._has_missed = False
         try:
-            page = await self._listener.database.read(rows.events_after, self._seen, limit=PAGE)
+            page = await self._listener.database.read(rows.events_after, self._read_up_to, limit=PAGE)
         except BaseException:
             self._has_missed = True
             raise
@@ -474,12 +474,12 @@ class Subscription:
             self._is_behind = False
 
     def _take(self, event: FeedEvent) -> None:
-        if event.id <= self._seen[event.feed]:
+        if event.id <= self._read_up_to[event.feed]:
             return
-        self._seen[event.feed] = event.id
+        self._read_up_to[event.feed] = event.id
         if event.is_last:
-            self._over.add(event.feed)
-        if any(standing.feed == event.feed and event.concerns(standing.subject) for standing in self.standings):
+            self._ended.add(event.feed)
+        if any(status.feed == event.feed and event.concerns(status.subject) for status in self.statuses):
             if len(self._queue) >= QUEUE_SIZE and not self._make_room(event):
                 return
             self._queue.append(event)
@@ -492,9 +492,9 @@ class Subscription:
                 return True
         if event.type != _PROGRESS:
             self._queue.clear()
-            self._seen = dict(self._done)
+            self._read_up_to = dict(self._done)
             self._reset = "overflow"
-            self.fall_behind()
+            self.mark_lagging()
         return False
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from temporalio.client import Client
 
 from rindle import MediaAsset, MediaEvent, MediaOutbox, MediaUploadSession, MediaVariant, Rindle
-from rindle.bootstrap import FleetMember
+from rindle.bootstrap import WorkerProcess
 from rindle.db.models import Base
 from rindle.protocols import Storage
 from rindle.workflows import ids
@@ -56,7 +56,7 @@ def photo(path: Path, *, width: int = 800, height: int = 600) -> Path:
     return path
 
 
-class WorkerProcess:
+class SpawnedWorker:
     """A ``python worker.py`` of its own."""
 
     def __init__(self, process: asyncio.subprocess.Process, health: str, log: Path) -> None:
@@ -132,7 +132,7 @@ class Stage:
             "RINDLE_EVENT_IDLE_POLL_SECONDS": "0.5",
             **environment,
         }
-        self._workers: list[WorkerProcess] = []
+        self._workers: list[SpawnedWorker] = []
         self._members: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
         self._applications: list[Rindle] = []
         self.rindle: Rindle = None  # type: ignore[assignment]
@@ -178,7 +178,7 @@ class Stage:
 
     # -- workers --------------------------------------------------------------------------------------------------
 
-    async def worker(self, *arguments: str, wait: bool = True, **environment: str) -> WorkerProcess:
+    async def worker(self, *arguments: str, wait: bool = True, **environment: str) -> SpawnedWorker:
         """Start ``python worker.py`` and wait until it polls."""
         port = free_port()
         log = self.home / f"worker-{len(self._workers)}.log"
@@ -197,15 +197,15 @@ class Stage:
                 stdout=output,
                 stderr=output,
             )
-        worker = WorkerProcess(process, f"http://127.0.0.1:{port}", log)
+        worker = SpawnedWorker(process, f"http://127.0.0.1:{port}", log)
         self._workers.append(worker)
         if wait:
             await worker.ready()
         return worker
 
-    async def member(self, rindle: Rindle | None = None, **options: Any) -> FleetMember:
+    async def member(self, rindle: Rindle | None = None, **options: Any) -> WorkerProcess:
         """Run a fleet member inside the test's process: quicker, for tests that kill nothing."""
-        member = FleetMember(rindle or self.rindle, grace_seconds=5, **options)
+        member = WorkerProcess(rindle or self.rindle, grace_seconds=5, **options)
         stop = asyncio.Event()
         task = asyncio.create_task(member.run(stop))
         self._members.append((stop, task))
@@ -342,4 +342,4 @@ async def staged(
         await stage.close()
 
 
-__all__ = ["NOTICES_LOST_WORKERS", "PATIENCE_SECONDS", "Stage", "WorkerProcess", "photo", "staged", "until"]
+__all__ = ["NOTICES_LOST_WORKERS", "PATIENCE_SECONDS", "SpawnedWorker", "Stage", "photo", "staged", "until"]

@@ -6,7 +6,7 @@ import wave
 from pathlib import Path
 
 from rindle import MediaKind
-from rindle.errors import Condemned
+from rindle.errors import ContentRejected
 from rindle.protocols import ProbeResult
 
 
@@ -21,16 +21,16 @@ class WavProbe:
         """Return duration and format; the profile's ``max_duration_seconds`` is then checked against it.
 
         Raises:
-            Condemned: the file is damaged. That is a verdict: the asset is quarantined, not tried again.
+            ContentRejected: the file is damaged. That is a verdict: the asset is quarantined, not tried again.
         """
         try:
             with wave.open(str(path), "rb") as sound:
                 rate, frames = sound.getframerate(), sound.getnframes()
                 facts = {"channels": sound.getnchannels(), "sample_rate_hz": rate, "bits": 8 * sound.getsampwidth()}
         except (wave.Error, EOFError) as error:
-            raise Condemned("the WAV file is damaged and cannot be read", code="decode_failed") from error
+            raise ContentRejected("the WAV file is damaged and cannot be read", code="decode_failed") from error
         if rate <= 0:
-            raise Condemned("the WAV file names no sample rate", code="decode_failed")
+            raise ContentRejected("the WAV file names no sample rate", code="decode_failed")
         return ProbeResult(
             kind=MediaKind.AUDIO,
             duration_ms=round(1000 * frames / rate),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rindle import plugins, telemetry
-from rindle.activities.kept_pixels import KeptPixels
+from rindle.activities.decode_cache import DecodeCache
 from rindle.db.models import MediaAsset
 from rindle.db.variants import Claim
 from rindle.errors import OutputMissing, ProcessorCapabilityMissing, RindleError, describe
@@ -23,13 +23,13 @@ from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
 
 #: Takes 0 to 99 while a build goes on; callable from any thread.
-Progress = Callable[[int], None]
+ReportProgress = Callable[[int], None]
 #: What the bundled image engine can do; the audio and video engine says it itself.
 _IMAGE_CAPABILITIES = frozenset({"image_resize"})
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class BuildResult:
     """What became of one claim: a file and the columns it fills, or the error that says why there is none."""
 
     claim: Claim
@@ -53,7 +53,7 @@ class Builders:
         self._pool = pool
         self._av = av
         self._probes = tuple(probes)
-        self._kept_pixels = KeptPixels(services.settings.scratch)
+        self._decode_cache = DecodeCache(services.settings.scratch)
 
     def refusal(self, profile: type[Profile], claim: Claim) -> RindleError | None:
         """Return why ``claim`` cannot be built in this process, whatever its source holds."""
@@ -92,7 +92,7 @@ class Builders:
 
     async def render(
         self, source: Path, asset: MediaAsset, profile: type[Profile], claims: Sequence[Claim], scratch: Path
-    ) -> list[Made]:
+    ) -> list[BuildResult]:
         """Build pictures of a picture, all from one decode: where it can be, the one its judgement has made."""
         if profile.processor is not None:
             return [await self.build(source, asset, profile, claim, scratch, lambda percent: None) for claim in claims]
@@ -104,22 +104,22 @@ class Builders:
         max_pixels = min(profile.max_pixels or PIXEL_CEILING, PIXEL_CEILING)
         made = {}
         if orders:
-            kept = self._kept_pixels.path(asset)
+            kept = self._decode_cache.path(asset)
             try:
                 done = await self._pool.render(
                     source, asset.content_type or "", orders, max_pixels=max_pixels, kept=kept
                 )
             finally:
-                self._kept_pixels.discard(asset)
+                self._decode_cache.discard(asset)
             made = {result.name: result for result in done}
         results = []
         for claim in claims:
             result = made.get(claim.name)
             if result is None:
-                results.append(Made(claim, error=_not_a_picture(claim, profile)))
+                results.append(BuildResult(claim, error=_not_a_picture(claim, profile)))
             else:
                 facts = {name: getattr(result, name) for name in ("byte_size", "content_type", "width", "height")}
-                results.append(Made(claim, result.path, facts, result.error))
+                results.append(BuildResult(claim, result.path, facts, result.error))
         return results
 
     async def build(
@@ -129,8 +129,8 @@ class Builders:
         profile: type[Profile],
         claim: Claim,
         scratch: Path,
-        progress: Progress,
-    ) -> Made:
+        progress: ReportProgress,
+    ) -> BuildResult:
         """Build one variant with the profile's own processor or, without one, the bundled audio and video engine.
 
         Raises:
@@ -138,28 +138,30 @@ class Builders:
         """
         spec = profile.variants[claim.name]
         dest = scratch / f"{claim.name}{spec.extension}"
-        with _Told(asset, profile, claim, spec) as told:
+        with _TranscodeTelemetry(asset, profile, claim, spec) as told:
             try:
                 if profile.processor is not None:
-                    return Made(claim, dest, await self._process(profile.processor, source, spec, dest, progress))
+                    return BuildResult(
+                        claim, dest, await self._process(profile.processor, source, spec, dest, progress)
+                    )
                 built = await self._av.build(source, spec, dest, progress=progress)
             except RindleError as error:
                 told.error = error
-                return Made(claim, error=error)
+                return BuildResult(claim, error=error)
         names = ("byte_size", "content_type", "width", "height", "duration_ms")
-        return Made(claim, built.path, {name: getattr(built, name) for name in names})
+        return BuildResult(claim, built.path, {name: getattr(built, name) for name in names})
 
     async def _process(
-        self, processor: Processor, source: Path, spec: VariantSpec, dest: Path, progress: Progress
+        self, processor: Processor, source: Path, spec: VariantSpec, dest: Path, progress: ReportProgress
     ) -> dict[str, Any]:
         """Build one variant with foreign code; returns what is known of the output."""
         await plugins.process(processor, source, spec, dest, progress=progress)
         size = await asyncio.to_thread(lambda: dest.stat().st_size if dest.is_file() else 0)
         if size == 0:
             raise OutputMissing("the processor left no output")
-        return {"byte_size": size, "content_type": spec.content_type, **await self._seen(dest, spec)}
+        return {"byte_size": size, "content_type": spec.content_type, **await self._probe_output(dest, spec)}
 
-    async def _seen(self, made: Path, spec: VariantSpec) -> dict[str, Any]:
+    async def _probe_output(self, made: Path, spec: VariantSpec) -> dict[str, Any]:
         """Return size and duration of a foreign processor's output, where one of our probes can read it."""
         probe = next((probe for probe in self._probes if probe.accepts(spec.content_type)), None)
         if probe is None:
@@ -171,7 +173,7 @@ class Builders:
         return {"width": facts.width, "height": facts.height, "duration_ms": facts.duration_ms}
 
 
-class _Told:
+class _TranscodeTelemetry:
     """Emits the ``rindle.media.transcode`` family around one audio or video build."""
 
     def __init__(self, asset: MediaAsset, profile: type[Profile], claim: Claim, spec: VariantSpec) -> None:
@@ -187,7 +189,7 @@ class _Told:
             "output_kind": spec.output_kind.value,
         }
 
-    def __enter__(self) -> _Told:
+    def __enter__(self) -> _TranscodeTelemetry:
         self._started = time.monotonic()
         self._emit("start")
         return self

@@ -19,7 +19,7 @@ MIN_FREE_BYTES = 1 << 30
 MAX_AGE_SECONDS = 3600.0
 
 
-class KeptPixels:
+class DecodeCache:
     """Which file holds the pixels of which original, and how many files there may be.
 
     A file belongs to one asset, key and ETag, so it is never used for other bytes. Files have mode 0600 in a directory

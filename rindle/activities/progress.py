@@ -20,11 +20,11 @@ TELL_SECONDS = 1.0
 TELL_POINTS = 5
 
 
-class Overtaken(Exception):
+class ClaimLost(Exception):
     """The row belongs to somebody else by now: what is being built is no longer wanted."""
 
 
-class Gauge:
+class Progress:
     """The furthest point a build has reported, 0 to 99: it never falls, and 100 comes with the stored object."""
 
     def __init__(self) -> None:
@@ -35,29 +35,29 @@ class Gauge:
         self.percent = max(self.percent, min(99, int(percent)))
 
 
-async def watched(database: Database, claim: Claim, gauge: Gauge, build: Awaitable[T]) -> T:
-    """Await ``build`` and meanwhile write what ``gauge`` says to the claim's row, where followers hear of it.
+async def run_reporting_progress(database: Database, claim: Claim, progress: Progress, build: Awaitable[T]) -> T:
+    """Await ``build`` and meanwhile write what ``progress`` says to the claim's row, where followers hear of it.
 
     Raises:
-        Overtaken: the row was cancelled or queued again; the build was stopped and its processes are gone.
+        ClaimLost: the row was cancelled or queued again; the build was stopped and its processes are gone.
     """
     building = asyncio.ensure_future(build)
-    telling = asyncio.create_task(_tell(database, claim, gauge), name="progress")
+    telling = asyncio.create_task(_write_progress(database, claim, progress), name="progress")
     try:
         await asyncio.wait((building, telling), return_when=asyncio.FIRST_COMPLETED)
         if not building.done():
-            raise Overtaken
+            raise ClaimLost
         return building.result()
     finally:
         await cancel_and_wait(building, telling)
 
 
-async def _tell(database: Database, claim: Claim, gauge: Gauge) -> None:
+async def _write_progress(database: Database, claim: Claim, progress: Progress) -> None:
     """Write progress events until the row is no longer ours."""
     told = 0
     while True:
         await asyncio.sleep(TELL_SECONDS)
-        percent = gauge.percent
+        percent = progress.percent
         if percent < told + TELL_POINTS:
             continue
         try:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from temporalio import activity
 
 from rindle import messages, plugins, telemetry
-from rindle.activities.kept_pixels import KeptPixels
+from rindle.activities.decode_cache import DecodeCache
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
 from rindle.activities.status import IN_PROMOTION, UploadStatusReader
@@ -27,7 +27,7 @@ from rindle.db import promotion as rows
 from rindle.db.models import MediaAsset
 from rindle.db.uploads import find_upload
 from rindle.errors import (
-    Condemned,
+    ContentRejected,
     MediaError,
     ObjectChanged,
     ProcessTimeout,
@@ -37,7 +37,7 @@ from rindle.errors import (
     Unexpected,
     UploadRejected,
 )
-from rindle.messages import PromotionFailure, UploadInput, UploadStanding, UploadStep
+from rindle.messages import PromotionFailure, UploadInput, UploadStatus, UploadStep
 from rindle.profile import Profile
 from rindle.protocols import Probe, ProbeResult
 from rindle.recipes import ImageVariant
@@ -93,7 +93,7 @@ class PromotionActivities:
         self._status = UploadStatusReader(services)
         self._sources = sources
         self._bundled_probe = bundled_probe
-        self._kept_pixels = KeptPixels(services.settings.scratch)
+        self._decode_cache = DecodeCache(services.settings.scratch)
         self._av_probe = av_probe
 
     def all(self) -> list[Callable[..., Any]]:
@@ -101,7 +101,7 @@ class PromotionActivities:
         return [self.admit, self.scan, self.fail_promotion]
 
     @activity.defn(name=messages.ADMIT)
-    async def admit(self, order: UploadInput) -> UploadStanding:
+    async def admit(self, order: UploadInput) -> UploadStatus:
         """Validate the bytes by content and make the asset available, going on from where its row stands.
 
         Byte gate, scanner (an activity of its own), probe, limits, analysis, then one transaction that makes the asset
@@ -120,9 +120,9 @@ class PromotionActivities:
         try:
             async with heartbeating(lambda: {_LOST: _lost_probes()}):
                 status = await self._validate(asset, profile, gate)
-        except (UploadRejected, Condemned) as rejection:
+        except (UploadRejected, ContentRejected) as rejection:
             await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message, gate.mime)
-            self._kept_pixels.discard(asset)
+            self._decode_cache.discard(asset)
             mime = str(rejection.detail.get("mime") or rejection.detail.get("found") or "")
             log.warning(
                 "upload quarantined",
@@ -145,11 +145,11 @@ class PromotionActivities:
             )
         return status
 
-    async def _validate(self, asset: MediaAsset, profile: type[Profile], gate: _Gate) -> UploadStanding:
+    async def _validate(self, asset: MediaAsset, profile: type[Profile], gate: _Gate) -> UploadStatus:
         """Take the asset as far as it gets without another activity.
 
         Raises:
-            UploadRejected, Condemned: the content is refused.
+            UploadRejected, ContentRejected: the content is refused.
         """
         async with self._source(asset, profile) as path:
             crash_point("admit.fetched")
@@ -161,7 +161,7 @@ class PromotionActivities:
                 crash_point("admit.gated")
             mime = gate.mime or asset.content_type or ""
             if profile.scanner is not None and asset.scanned_etag != asset.stored_etag:
-                return UploadStanding(
+                return UploadStatus(
                     step=UploadStep.SCAN,
                     asset_id=asset.id,
                     profile=asset.profile,
@@ -171,7 +171,7 @@ class PromotionActivities:
             crash_point("admit.probed")
         groups = await self._database.write(rows.promote, asset.id, profile, **facts)
         crash_point("admit.promoted")
-        return UploadStanding(
+        return UploadStatus(
             step=UploadStep.DONE,
             asset_id=asset.id,
             profile=asset.profile,
@@ -184,7 +184,7 @@ class PromotionActivities:
         """Yield the file of the original: exactly the bytes that were verified.
 
         Raises:
-            Condemned: the object at the key is another one by now, or gone.
+            ContentRejected: the object at the key is another one by now, or gone.
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -199,7 +199,7 @@ class PromotionActivities:
                 )
             except (ObjectChanged, StorageNotFound) as error:
                 what = "changed" if isinstance(error, ObjectChanged) else "disappeared"
-                raise Condemned(
+                raise ContentRejected(
                     f"the object {what} after it was verified (profile {profile.name!r}); upload it again",
                     code="object_changed_after_verify",
                 ) from error
@@ -233,19 +233,19 @@ class PromotionActivities:
         """Return the first probe that accepts ``mime``: the profile's own, then the bundled ones.
 
         Raises:
-            Condemned: ``no_probe_for_mime``.
+            ContentRejected: ``no_probe_for_mime``.
         """
         recipes = [spec for spec in profile.variants.values() if isinstance(spec, ImageVariant)]
         keep = None
         # Only where the render is likely to run on this host, in the bundled engine.
         if recipes and profile.processor is None and self._services.settings.image_task_queue is None:
-            keep = await asyncio.to_thread(self._kept_pixels.place, asset)
+            keep = await asyncio.to_thread(self._decode_cache.place, asset)
         bundled = self._bundled_probe(
             _max_pixels(profile), placeholder=bool(profile.placeholder), recipes=recipes, keep=keep
         )
         probe = next((p for p in (profile.probe, bundled, self._av_probe) if p is not None and p.accepts(mime)), None)
         if probe is None:
-            raise Condemned(
+            raise ContentRejected(
                 f"files of type {mime} cannot be probed for profile {profile.name!r}; allow only types with a probe",
                 code="no_probe_for_mime",
                 detail={"mime": mime},
@@ -253,7 +253,7 @@ class PromotionActivities:
         return probe
 
     @activity.defn(name=messages.SCAN)
-    async def scan(self, order: UploadInput) -> UploadStanding:
+    async def scan(self, order: UploadInput) -> UploadStatus:
         """Let the profile's scanner see the bytes before any decoder opens them; fails closed."""
         crash_point("scan.before")
         found = await self._database.read(find_upload, order.session_id)
@@ -266,7 +266,7 @@ class PromotionActivities:
                 async with heartbeating(), self._source(asset, profile) as path:
                     timeout = self._services.settings.scanner_timeout_seconds
                     await plugins.scan(profile.scanner, path, asset=asset, timeout_seconds=timeout)
-            except (UploadRejected, Condemned) as rejection:
+            except (UploadRejected, ContentRejected) as rejection:
                 await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message)
                 log.warning("upload quarantined", extra={"asset_id": asset.id, "reason": rejection.code})
                 return await self._status.read(order.session_id)
@@ -275,7 +275,7 @@ class PromotionActivities:
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.FAIL_PROMOTION)
-    async def fail_promotion(self, order: PromotionFailure) -> UploadStanding:
+    async def fail_promotion(self, order: PromotionFailure) -> UploadStatus:
         """Record why promotion gave up; the asset stays where it is and ``rindle resume`` goes on from there."""
         await self._database.write(rows.note_failure, order.session_id, order.failure.code, order.failure.message)
         return await self._status.read_after_failure(order.session_id)
@@ -287,7 +287,7 @@ async def _probed(probe: Probe, path: Path, *, timeout_seconds: float | None) ->
     The count goes from attempt to attempt by heartbeat, because attempts are also spent on outages and deploys.
 
     Raises:
-        Condemned: ``decode_failed``, when this was the last reader the file gets.
+        ContentRejected: ``decode_failed``, when this was the last reader the file gets.
         RindleError: what the probe raised.
     """
     try:
@@ -297,7 +297,7 @@ async def _probed(probe: Probe, path: Path, *, timeout_seconds: float | None) ->
             raise
         lost = _lost_probes() + 1
         if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
-            raise Condemned(
+            raise ContentRejected(
                 f"the file cannot be decoded: {lost} processes in a row were lost on it", detail=error.detail
             ) from error
         activity.heartbeat({_LOST: lost})
@@ -313,7 +313,7 @@ def _lost_probes() -> int:
 def _check_bytes(path: Path, asset: MediaAsset, profile: type[Profile]) -> str:
     size = os.stat(path).st_size
     if asset.byte_size is not None and size != asset.byte_size:
-        raise Condemned(
+        raise ContentRejected(
             f"the object has {size} bytes, {asset.byte_size} were verified; upload it again",
             code="object_changed_after_verify",
         )
@@ -328,14 +328,14 @@ def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
     pixels = (result.width or 0) * (result.height or 0)
     max_pixels = _max_pixels(profile)
     if pixels > max_pixels:
-        raise Condemned(
+        raise ContentRejected(
             f"the picture has {pixels} pixels, profile {profile.name!r} allows max_pixels={max_pixels}",
             code="max_pixels_exceeded",
             detail={"limit": max_pixels, "found": pixels},
         )
     longest = profile.max_duration_seconds
     if longest is not None and result.duration_ms is not None and result.duration_ms > longest * 1000:
-        raise Condemned(
+        raise ContentRejected(
             f"the media lasts {result.duration_ms} ms, profile {profile.name!r} allows max_duration_seconds={longest}",
             code="media_too_long",
             detail={"limit": longest * 1000, "found": result.duration_ms},

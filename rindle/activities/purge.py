@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import messages, telemetry
-from rindle.activities.kept_pixels import KeptPixels
+from rindle.activities.decode_cache import DecodeCache
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
 from rindle.crash_points import crash_point
@@ -43,7 +43,7 @@ class PurgeActivities:
         self._database = services.database
         self._client = client
         self._sources = sources
-        self._kept_pixels = KeptPixels(services.settings.scratch)
+        self._decode_cache = DecodeCache(services.settings.scratch)
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities to register."""
@@ -93,7 +93,7 @@ class PurgeActivities:
                 crash_point("purge.object_deleted")
             crash_point("purge.objects_deleted")
             await self._sources.evict(self._services.storage_name(asset.profile), asset.storage_key)
-            self._kept_pixels.discard(asset)
+            self._decode_cache.discard(asset)
         result = await self._database.write(rows.finish, order.asset_id, objects=len(keys), variants=len(variants))
         crash_point("purge.row_deleted")
         telemetry.emit(

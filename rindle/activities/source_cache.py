@@ -176,8 +176,8 @@ class SourceCache:
             os.close(handle)
 
     async def _download(self, entry: _Entry, storage: Storage, key: str, etag: str | None, size: int) -> None:
-        workshop = entry.workshop()
-        draft = workshop / "original"
+        scratch = entry.scratch_directory()
+        draft = scratch / "original"
         try:
             try:
                 await storage.download(key, draft, max_bytes=size, if_match=etag)
@@ -194,7 +194,7 @@ class SourceCache:
             await self._in_thread(lambda: entry.publish(draft))
         finally:
             # At once and not in a thread, so that a cancelled download leaves nothing either.
-            shutil.rmtree(workshop, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
 
     async def _make_room(self, size: int) -> None:
         def make() -> None:
@@ -279,7 +279,7 @@ class _Entry:
     def stem(storage_name: str, key: str) -> str:
         return _digest(f"{storage_name}\0{key}")[:40]
 
-    def workshop(self) -> Path:
+    def scratch_directory(self) -> Path:
         # A directory, because an adapter may write to a temporary name of its own beside the one it is given.
         return self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.part")
 
@@ -311,8 +311,8 @@ class _Entry:
 
     def sweep(self) -> None:
         """Remove what downloads left whose process died; only for who holds the exclusive lock."""
-        for workshop in self.path.parent.glob(f"{self.path.name}.*.part"):
-            shutil.rmtree(workshop, ignore_errors=True)
+        for scratch in self.path.parent.glob(f"{self.path.name}.*.part"):
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def discard(self) -> bool:
         """Remove the entry, what is left of its downloads and its lock, unless somebody holds it."""

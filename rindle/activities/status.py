@@ -11,7 +11,7 @@ from typing import Any
 from rindle.db import uploads as rows
 from rindle.db import variants as variant_rows
 from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
-from rindle.messages import GroupStart, UploadStanding, UploadStep
+from rindle.messages import GroupStart, UploadStatus, UploadStep
 from rindle.services import Services
 from rindle.states import DELIVERABLE, AssetState, SessionState
 from rindle.workflows import ids
@@ -31,11 +31,11 @@ class UploadStatusReader:
         self._services = services
         self._database = services.database
 
-    async def read(self, session_id: str) -> UploadStanding:
+    async def read(self, session_id: str) -> UploadStatus:
         """Return what the rows of an upload ask for next."""
         found = await self._database.read(rows.find_upload, session_id)
         if found is None:
-            return UploadStanding(step=UploadStep.DONE, outcome="gone")
+            return UploadStatus(step=UploadStep.DONE, outcome="gone")
         upload, asset = found.session, found.asset
         facts: dict[str, Any] = {"asset_id": asset.id, "profile": asset.profile}
         if upload.state == SessionState.COMPLETED:
@@ -44,25 +44,25 @@ class UploadStatusReader:
         if upload.state in ENDED_BADLY:
             return _of_ended(upload, facts)
         if upload.state == SessionState.UPLOADED:
-            return UploadStanding(step=UploadStep.VERIFY, **facts)
+            return UploadStatus(step=UploadStep.VERIFY, **facts)
         wait_seconds, poll = self._wait(upload)
-        return UploadStanding(step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, **facts)
+        return UploadStatus(step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, **facts)
 
-    async def read_after_failure(self, session_id: str) -> UploadStanding:
+    async def read_after_failure(self, session_id: str) -> UploadStatus:
         """Return what follows on a promotion that gave up: the same promotion is not asked for again."""
         found = await self._database.read(rows.find_upload, session_id)
         if found is None:
-            return UploadStanding(step=UploadStep.DONE, outcome="gone")
+            return UploadStatus(step=UploadStep.DONE, outcome="gone")
         facts: dict[str, Any] = {"asset_id": found.asset.id, "profile": found.asset.profile}
         if found.session.state in (SessionState.SIGNED, SessionState.UPLOADING, SessionState.INITIALIZED):
             wait_seconds, poll = self._wait(found.session)
-            return UploadStanding(
+            return UploadStatus(
                 step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, outcome=found.session.state, **facts
             )
         if found.session.state in ENDED_BADLY:
             # Either the release itself failed, or the promotion of a session that has ended since.
-            return UploadStanding(step=UploadStep.DONE, outcome=found.session.state, **facts)
-        return UploadStanding(step=UploadStep.DONE, outcome="failed", **facts)
+            return UploadStatus(step=UploadStep.DONE, outcome=found.session.state, **facts)
+        return UploadStatus(step=UploadStep.DONE, outcome="failed", **facts)
 
     def group_starts(self, asset: MediaAsset, groups: Sequence[str]) -> tuple[GroupStart, ...]:
         """Return the builds to start for ``groups``, in the order of the profile."""
@@ -76,15 +76,15 @@ class UploadStatusReader:
             for group in self._services.profile(asset.profile).build_order(groups)
         )
 
-    async def _of_asset(self, asset: MediaAsset, facts: dict[str, Any]) -> UploadStanding:
+    async def _of_asset(self, asset: MediaAsset, facts: dict[str, Any]) -> UploadStatus:
         facts["outcome"] = asset.state
         if asset.state in IN_PROMOTION:
-            return UploadStanding(step=UploadStep.PROMOTE, **facts)
+            return UploadStatus(step=UploadStep.PROMOTE, **facts)
         groups: tuple[GroupStart, ...] = ()
         if AssetState(asset.state) in DELIVERABLE:
             names = await self._database.read(variant_rows.open_groups, asset.id)
             groups = self.group_starts(asset, names)
-        return UploadStanding(step=UploadStep.DONE, groups=groups, **facts)
+        return UploadStatus(step=UploadStep.DONE, groups=groups, **facts)
 
     def _wait(self, upload: MediaUploadSession) -> tuple[float, bool]:
         """Return how long to wait and whether the timer is to look for the object (``auto_verify``)."""
@@ -100,14 +100,14 @@ class UploadStatusReader:
         return min(remaining, age, settings.auto_verify_max_seconds), True
 
 
-def _of_ended(upload: MediaUploadSession, facts: dict[str, Any]) -> UploadStanding:
+def _of_ended(upload: MediaUploadSession, facts: dict[str, Any]) -> UploadStatus:
     """An ended upload is released now and, while a signed URL still works, once more when it does not."""
     released, until = upload.backing_released_at, upload.url_expires_at
     if released is None:
-        return UploadStanding(step=UploadStep.RELEASE, **facts)
+        return UploadStatus(step=UploadStep.RELEASE, **facts)
     if until is None or released > until:
-        return UploadStanding(step=UploadStep.DONE, **facts)
+        return UploadStatus(step=UploadStep.DONE, **facts)
     remaining = (until - utc_now()).total_seconds()
     if remaining < 0:
-        return UploadStanding(step=UploadStep.RELEASE, **facts)
-    return UploadStanding(step=UploadStep.WAIT, wait_seconds=remaining + _MIN_WAIT_SECONDS, **facts)
+        return UploadStatus(step=UploadStep.RELEASE, **facts)
+    return UploadStatus(step=UploadStep.WAIT, wait_seconds=remaining + _MIN_WAIT_SECONDS, **facts)

@@ -14,7 +14,7 @@ from rindle.crash_points import crash_point
 from rindle.db import uploads as rows
 from rindle.db.uploads import Upload
 from rindle.errors import NotFound, RindleError, StorageObjectMissing, describe
-from rindle.messages import UploadInput, UploadStanding, UploadStep
+from rindle.messages import UploadInput, UploadStatus, UploadStep
 from rindle.services import Services
 
 #: Verifies a session and returns it; the same code the application calls.
@@ -42,12 +42,12 @@ class UploadActivities:
         return [self.read_upload, self.verify_upload, self.expire_upload, self.release_upload]
 
     @activity.defn(name=messages.READ_UPLOAD)
-    async def read_upload(self, order: UploadInput) -> UploadStanding:
+    async def read_upload(self, order: UploadInput) -> UploadStatus:
         """Return what the rows of an upload ask for next."""
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.VERIFY_UPLOAD)
-    async def verify_upload(self, order: UploadInput) -> UploadStanding:
+    async def verify_upload(self, order: UploadInput) -> UploadStatus:
         """Look for the object and complete the session when it is there.
 
         "Not there yet" and "this upload has ended" are answers (the second with its reason in ``failure``), so that
@@ -66,18 +66,18 @@ class UploadActivities:
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.EXPIRE_UPLOAD)
-    async def expire_upload(self, order: UploadInput) -> UploadStanding:
+    async def expire_upload(self, order: UploadInput) -> UploadStatus:
         """Expire the session if its time is over by the row."""
         with contextlib.suppress(NotFound):  # purged meanwhile
             await self._database.write(rows.expire_upload, order.session_id)
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.RELEASE_UPLOAD)
-    async def release_upload(self, order: UploadInput) -> UploadStanding:
+    async def release_upload(self, order: UploadInput) -> UploadStatus:
         """Delete what an ended upload left in the store; a missing object is success."""
         found = await self._database.read(rows.find_upload, order.session_id)
         if found is None:
-            return UploadStanding(step=UploadStep.DONE, outcome="gone")
+            return UploadStatus(step=UploadStep.DONE, outcome="gone")
         if found.session.state in ENDED_BADLY:
             crash_point("upload.release.before")
             await self._services.storage(found.asset.profile).delete(found.session.upload_key)

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from temporalio import activity
 
 from rindle import messages
-from rindle.activities.builders import Builders, Made
+from rindle.activities.builders import Builders, BuildResult
 from rindle.activities.liveness import heartbeating, scratch_directory
-from rindle.activities.progress import Gauge, Overtaken, watched
+from rindle.activities.progress import ClaimLost, Progress, run_reporting_progress
 from rindle.activities.source_cache import SourceCache
 from rindle.cancellation import run_to_end
 from rindle.crash_points import crash_point
@@ -33,7 +33,7 @@ from rindle.errors import (
     VariantSourceNotFound,
     describe,
 )
-from rindle.messages import GroupOrder, GroupStanding, VariantInput
+from rindle.messages import GroupOrder, GroupStatus, VariantInput
 from rindle.profile import Profile
 from rindle.protocols import Storage
 from rindle.services import Services
@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 #: Codes of failures that repeat in practice: once more, then final.
 _ONE_RETRY = frozenset({"process_timeout", "ffmpeg_failed", "output_duration_mismatch"})
 #: Failures of the surroundings: the row goes back to the queue and no attempt is counted.
-_NOT_THE_VARIANTS_FAULT = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom)
+_INFRASTRUCTURE_ERRORS = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom)
 
 #: Makes files of claims: source, asset, profile, claims and scratch directory go in.
-Build = Callable[[Path, MediaAsset, type[Profile], Sequence[Claim], Path], Awaitable[list[Made]]]
+Build = Callable[[Path, MediaAsset, type[Profile], Sequence[Claim], Path], Awaitable[list[BuildResult]]]
 
 
 class VariantActivities:
@@ -70,7 +70,7 @@ class VariantActivities:
         return [self.read_group, self.requeue_group, self.cancel_group, self.fail_group]
 
     @activity.defn(name=messages.RENDER_IMAGES)
-    async def render_images(self, order: VariantInput) -> GroupStanding:
+    async def render_images(self, order: VariantInput) -> GroupStatus:
         """Build all queued variants of the group from one decode; running it again is harmless.
 
         Keys hold the recipe digest, so a retry overwrites only its own output; the final compare-and-set requires the
@@ -84,7 +84,7 @@ class VariantActivities:
             return await self._run(order, self._builders.render)
 
     @activity.defn(name=messages.BUILD_AV)
-    async def build_av(self, order: VariantInput) -> GroupStanding:
+    async def build_av(self, order: VariantInput) -> GroupStatus:
         """Build the queued variant of a group with ffmpeg or the profile's own processor; running it again is harmless.
 
         As :meth:`render_images`; its progress goes out with the heartbeats and as events.
@@ -95,40 +95,40 @@ class VariantActivities:
             InsufficientDiskHeadroom: there is no room on this worker's disk; likewise.
             RindleError: the variant is to be tried again.
         """
-        gauge = Gauge()
+        progress = Progress()
 
         async def build(
             source: Path, asset: MediaAsset, profile: type[Profile], claims: Sequence[Claim], scratch: Path
-        ) -> list[Made]:
+        ) -> list[BuildResult]:
             return [
-                await watched(
+                await run_reporting_progress(
                     self._database,
                     claim,
-                    gauge,
-                    self._builders.build(source, asset, profile, claim, scratch, gauge.rise),
+                    progress,
+                    self._builders.build(source, asset, profile, claim, scratch, progress.rise),
                 )
                 for claim in claims  # one: an audio or video group is one variant
             ]
 
-        async with heartbeating(lambda: {"pct": gauge.percent}):
+        async with heartbeating(lambda: {"pct": progress.percent}):
             return await self._run(order, build)
 
-    async def _run(self, order: VariantInput, build: Build) -> GroupStanding:
+    async def _run(self, order: VariantInput, build: Build) -> GroupStatus:
         crash_point("render.before")
         claimed = await self._database.write(
             rows.claim_group, order.asset_id, order.group, self._services.profile, _run_facts()
         )
         crash_point("render.claimed")
         if claimed is None or not (claimed.claims or claimed.superseded):
-            return await self._standing(order)
+            return await self._status(order)
         storage = self._services.storage(claimed.asset.profile)
         await self._delete_superseded(storage, claimed.superseded)
         built = await self._build(order, storage, claimed, build) if claimed.claims else None
-        return built or await self._standing(order)
+        return built or await self._status(order)
 
     async def _build(
         self, order: VariantInput, storage: Storage, claimed: ClaimedGroup, build: Build
-    ) -> GroupStanding | None:
+    ) -> GroupStatus | None:
         """Build the claims; returns where the group stands when the last thing recorded was a success.
 
         Raises:
@@ -164,14 +164,14 @@ class VariantActivities:
             await self._fail_all(claims, gone)
             log.warning("variant source lost", extra={"asset_id": asset.id, "code": error.code})
             return None
-        except _NOT_THE_VARIANTS_FAULT as error:
-            await self._give_back(claims, error)
+        except _INFRASTRUCTURE_ERRORS as error:
+            await self._release_claims(claims, error)
             raise
-        except Overtaken:
+        except ClaimLost:
             return None
         except asyncio.CancelledError:
             # Asked to stop: rows that are still ours go back to the queue, unless a cancel has already moved them.
-            await run_to_end(self._give_back(claims, None))
+            await run_to_end(self._release_claims(claims, None))
             raise
         except RindleError:
             raise
@@ -198,8 +198,8 @@ class VariantActivities:
         return buildable
 
     async def _settle(
-        self, order: VariantInput, storage: Storage, asset: MediaAsset, results: Sequence[Made]
-    ) -> GroupStanding | None:
+        self, order: VariantInput, storage: Storage, asset: MediaAsset, results: Sequence[BuildResult]
+    ) -> GroupStatus | None:
         """Store the results and record them in one transaction; failures are recorded one by one before.
 
         Raises:
@@ -219,10 +219,10 @@ class VariantActivities:
                 stored.append((made.claim, made.facts))
         finally:
             # Also when the store went away halfway: what it has is not made again.
-            standing = await self._record(order, storage, asset, stored) if stored else None
+            status = await self._record(order, storage, asset, stored) if stored else None
         if retry is not None:
             raise retry
-        return standing
+        return status
 
     async def _record(
         self,
@@ -230,8 +230,8 @@ class VariantActivities:
         storage: Storage,
         asset: MediaAsset,
         stored: Sequence[tuple[Claim, Mapping[str, Any]]],
-    ) -> GroupStanding:
-        unwanted, standing = await self._database.write(
+    ) -> GroupStatus:
+        unwanted, status = await self._database.write(
             rows.record_built, asset.id, order.group, asset.storage_key, stored
         )
         crash_point("render.recorded")
@@ -239,7 +239,7 @@ class VariantActivities:
             await storage.delete(key)
             crash_point("render.superseded_deleted")
             await self._database.write(rows.clear_superseded, variant_id, key)
-        return standing
+        return status
 
     async def _record_failure(self, claim: Claim, error: RindleError) -> RindleError | None:
         failures = claim.attempts + 1
@@ -255,7 +255,7 @@ class VariantActivities:
         for claim in claims:
             await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=True)
 
-    async def _give_back(self, claims: Sequence[Claim], error: RindleError | None) -> None:
+    async def _release_claims(self, claims: Sequence[Claim], error: RindleError | None) -> None:
         """Return rows that are still ours to the queue, without counting an attempt."""
         code, reason = ("interrupted", "the worker stopped") if error is None else describe(error)
         for claim in claims:
@@ -266,36 +266,36 @@ class VariantActivities:
             await storage.delete(key)
             await self._database.write(rows.clear_superseded, variant_id, key)
 
-    async def _standing(self, order: VariantInput | GroupOrder, *, moved: int = 0) -> GroupStanding:
-        return await self._database.read(rows.standing, order.asset_id, order.group, moved=moved)
+    async def _status(self, order: VariantInput | GroupOrder, *, moved: int = 0) -> GroupStatus:
+        return await self._database.read(rows.status, order.asset_id, order.group, moved=moved)
 
     # -- SQL steps of the signals ---------------------------------------------------------------------------------
 
     @activity.defn(name=messages.READ_GROUP)
-    async def read_group(self, order: GroupOrder) -> GroupStanding:
+    async def read_group(self, order: GroupOrder) -> GroupStatus:
         """Count the states of the group's rows."""
-        return await self._standing(order)
+        return await self._status(order)
 
     @activity.defn(name=messages.REQUEUE_GROUP)
-    async def requeue_group(self, order: GroupOrder) -> GroupStanding:
+    async def requeue_group(self, order: GroupOrder) -> GroupStatus:
         """Move the group's failed and cancelled rows (or the named ones) to ``queued``."""
         moved = await self._database.write(_requeue, order, self._services)
         crash_point("requeue.moved")
-        return await self._standing(order, moved=moved)
+        return await self._status(order, moved=moved)
 
     @activity.defn(name=messages.CANCEL_GROUP)
-    async def cancel_group(self, order: GroupOrder) -> GroupStanding:
+    async def cancel_group(self, order: GroupOrder) -> GroupStatus:
         """Move the group's open rows (or the named ones) to ``cancelled``."""
         moved = await self._database.write(_cancel, order)
         crash_point("cancel.moved")
-        return await self._standing(order, moved=moved)
+        return await self._status(order, moved=moved)
 
     @activity.defn(name=messages.FAIL_GROUP)
-    async def fail_group(self, order: GroupOrder) -> GroupStanding:
+    async def fail_group(self, order: GroupOrder) -> GroupStatus:
         """Fail the group's open rows after its build gave up."""
         failure = order.failure or messages.Failure(code="unexpected")
         moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure)
-        return await self._standing(order, moved=moved)
+        return await self._status(order, moved=moved)
 
 
 def _run_facts() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import click
 from temporalio.runtime import LoggingConfig, LoggingFormat, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
-from rindle.bootstrap import AV_GRACE_SECONDS, GRACE_SECONDS, FleetMember
+from rindle.bootstrap import AV_GRACE_SECONDS, GRACE_SECONDS, WorkerProcess
 from rindle.cli.application import load_application
 from rindle.errors import RindleError
 from rindle.process import leave
@@ -83,7 +83,7 @@ def _runtime(settings: Settings) -> Runtime:
     return Runtime(telemetry=TelemetryConfig(logging=core_logs, metrics=prometheus))
 
 
-def _serve_health(address: str, member: FleetMember, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
+def _serve_health(address: str, member: WorkerProcess, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
     """Answer ``/livez`` (the event loop runs) and ``/readyz`` (pollers, database, Temporal) from a thread.
 
     The body of a 503 names what is missing.
@@ -130,7 +130,7 @@ def _serve_health(address: str, member: FleetMember, loop: asyncio.AbstractEvent
     return server
 
 
-def _spare_the_collector() -> None:
+def _freeze_gc() -> None:
     """Take what is loaded by now and stays, modules and mappings, out of the garbage collector's sight.
 
     Source: Python "gc", ``gc.freeze``.
@@ -143,7 +143,7 @@ def _spare_the_collector() -> None:
 async def _work(app: str | None, queues: list[str] | None, grace_seconds: float | None) -> None:
     rindle = load_application(app)
     rindle.temporal.use_runtime(_runtime(rindle.settings))
-    member = FleetMember(rindle, queues=queues, grace_seconds=grace_seconds)
+    member = WorkerProcess(rindle, queues=queues, grace_seconds=grace_seconds)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -162,7 +162,7 @@ async def _work(app: str | None, queues: list[str] | None, grace_seconds: float 
     health = None
     if rindle.settings.health_address:
         health = _serve_health(rindle.settings.health_address, member, loop)
-    _spare_the_collector()
+    _freeze_gc()
     try:
         await member.run(stop)
     finally:

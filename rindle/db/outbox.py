@@ -18,7 +18,7 @@ from rindle.states import OutboxState
 #: Postgres channel on which a commit wakes the relays.
 CHANNEL = "rindle_outbox"
 #: What the notification says when a relay of the committing process sends the row; nothing otherwise.
-IN_HAND = "in hand"
+LOCAL_RELAY = "in hand"
 #: How long a claimed row stays invisible to other relays.
 LEASE = timedelta(seconds=30)
 #: How many rows one claim takes.
@@ -44,13 +44,13 @@ def insert(
     signal: str | None = None,
     priority: int = 3,
     available_at: datetime | None = None,
-    in_hand: bool = False,
+    has_local_relay: bool = False,
 ) -> None:
     """Add a row that starts a workflow, or with ``signal`` signals it (starting it if need be).
 
     Rows are never deduplicated here: a wake-up absorbed by a pending row that is sent before this transaction commits
-    would be lost. The relay coalesces what it has claimed. ``in_hand`` tells the relays of other processes that this
-    one has a relay of its own.
+    would be lost. The relay coalesces what it has claimed. ``has_local_relay`` notifies the relays of other processes
+    that this one has a relay of its own.
     """
     session.add(
         MediaOutbox(
@@ -64,7 +64,7 @@ def insert(
             available_at=available_at or utc_now(),
         )
     )
-    tell(session, CHANNEL, lambda _: IN_HAND if in_hand else "")
+    tell(session, CHANNEL, lambda _: LOCAL_RELAY if has_local_relay else "")
 
 
 def claim(session: Session, *, limit: int = BATCH) -> Sequence[MediaOutbox]:
@@ -118,7 +118,7 @@ def mark_dispatched(session: Session, row_ids: Iterable[int]) -> None:
     _set(session, row_ids, state=OutboxState.DISPATCHED.value, dispatched_at=now, last_error=None)
 
 
-def put_off(session: Session, row_ids: Iterable[int], *, seconds: float, error: str) -> None:
+def reschedule(session: Session, row_ids: Iterable[int], *, seconds: float, error: str) -> None:
     """Try the rows again after ``seconds``."""
     _set(
         session,
@@ -140,8 +140,8 @@ def make_due(session: Session) -> int:
     due = {"available_at": now, "updated_at": now}
     quietly = {"synchronize_session": False}
     parked = update(MediaOutbox).where(MediaOutbox.state == OutboxState.PARKED)
-    put_off = update(MediaOutbox).where(MediaOutbox.state == OutboxState.PENDING, MediaOutbox.attempts > 0)
-    session.execute(put_off.where(MediaOutbox.available_at > now).values(**due).execution_options(**quietly))
+    reschedule = update(MediaOutbox).where(MediaOutbox.state == OutboxState.PENDING, MediaOutbox.attempts > 0)
+    session.execute(reschedule.where(MediaOutbox.available_at > now).values(**due).execution_options(**quietly))
     freed = session.execute(
         parked.values(state=OutboxState.PENDING.value, **due).returning(MediaOutbox.id).execution_options(**quietly)
     )

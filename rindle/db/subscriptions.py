@@ -61,7 +61,7 @@ class FeedEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SubjectStatus:
     """Where a subject stands.
 
     Attributes:
@@ -90,12 +90,12 @@ class Standing:
         return self.state == AssetState.DELETED or (self.asset is not None and self.asset.state == AssetState.DELETED)
 
 
-def look(session: Session, subjects: Iterable[Subject]) -> list[Standing | None]:
+def look(session: Session, subjects: Iterable[Subject]) -> list[SubjectStatus | None]:
     """Return where each subject stands, ``None`` for what there never was."""
-    return [_standing(session, subject) for subject in subjects]
+    return [_status(session, subject) for subject in subjects]
 
 
-def _standing(session: Session, subject: Subject) -> Standing | None:
+def _status(session: Session, subject: Subject) -> SubjectStatus | None:
     feed = _feed_of(session, subject)
     if feed is None:
         return None
@@ -103,13 +103,13 @@ def _standing(session: Session, subject: Subject) -> Standing | None:
     asset = None if feed.asset_id is None else session.get(MediaAsset, feed.asset_id, populate_existing=True)
     if asset is None and feed.session_id is None:
         gone = {"asset_id": feed.asset_id, "state": AssetState.DELETED.value}
-        return Standing(subject, feed, newest, None, None, gone["state"], gone, None) if newest else None
+        return SubjectStatus(subject, feed, newest, None, None, gone["state"], gone, None) if newest else None
     if subject.scope == "upload_session":
         upload = session.get(MediaUploadSession, subject.id, populate_existing=True)
         if upload is None:
             return None
         told: dict[str, Any] = {"session_id": upload.id, "state": upload.state, "offset": upload.last_known_offset}
-        return Standing(subject, feed, newest, asset, upload, upload.state, told, upload.inserted_at)
+        return SubjectStatus(subject, feed, newest, asset, upload, upload.state, told, upload.inserted_at)
     if asset is None:
         return None
     if subject.scope == "variant":
@@ -123,13 +123,13 @@ def _standing(session: Session, subject: Subject) -> Standing | None:
             "state": variant.state,
             "progress": variant.progress,
         }
-        return Standing(subject, feed, newest, asset, None, variant.state, told, variant.inserted_at)
+        return SubjectStatus(subject, feed, newest, asset, None, variant.state, told, variant.inserted_at)
     if subject.scope == "provider_asset":
         # No release pushes to a provider yet: such an asset has no provider state to tell.
         told = {"asset_id": asset.id, "state": None}
-        return Standing(subject, feed, newest, asset, None, None, told, asset.inserted_at)
+        return SubjectStatus(subject, feed, newest, asset, None, None, told, asset.inserted_at)
     told = {"asset_id": asset.id, "state": asset.state, "kind": asset.kind, "variants": _variants(session, asset.id)}
-    return Standing(subject, feed, newest, asset, None, asset.state, told, asset.inserted_at)
+    return SubjectStatus(subject, feed, newest, asset, None, asset.state, told, asset.inserted_at)
 
 
 def _variants(session: Session, asset_id: str) -> list[dict[str, Any]]:
@@ -219,8 +219,8 @@ def _event(row: Any) -> FeedEvent:
     return FeedEvent(feed, row.id, row.type, subject, row.payload, row.occurred_at)
 
 
-def resume_problem(
-    session: Session, standings: Sequence[Standing], after: Sequence[int], *, kept_since: datetime, most: int | None
+def reset_reason(
+    session: Session, statuses: Sequence[SubjectStatus], after: Sequence[int], *, kept_since: datetime, most: int | None
 ) -> str | None:
     """Return why one of the subjects cannot go on after its number, or ``None`` when all can.
 
@@ -228,18 +228,18 @@ def resume_problem(
         ``unknown``: a number is above the feed's newest event. ``expired``: it is older than ``kept_since``, and events
         after it may have been swept. ``too_many``: more than ``most`` events are missing.
     """
-    pairs = [(standing, number) for standing, number in zip(standings, after, strict=True)]
-    if any(number > standing.newest for standing, number in pairs):
+    pairs = [(status, number) for status, number in zip(statuses, after, strict=True)]
+    if any(number > status.newest for status, number in pairs):
         return "unknown"
-    if any(_has_expired(session, standing, number, kept_since) for standing, number in pairs):
+    if any(_has_expired(session, status, number, kept_since) for status, number in pairs):
         return "expired"
-    if most is not None and any(_missing(session, standing, number, most + 1) > most for standing, number in pairs):
+    if most is not None and any(_missing(session, status, number, most + 1) > most for status, number in pairs):
         return "too_many"
     return None
 
 
-def _has_expired(session: Session, standing: Standing, number: int, kept_since: datetime) -> bool:
-    if standing.since is not None and standing.since >= kept_since:
+def _has_expired(session: Session, status: SubjectStatus, number: int, kept_since: datetime) -> bool:
+    if status.since is not None and status.since >= kept_since:
         return False  # nothing of a subject this young was ever swept
     # The row itself may be a swept progress event; its neighbour below is about as old.
     nearest = select(MediaEvent.occurred_at).where(MediaEvent.id <= number).order_by(MediaEvent.id.desc()).limit(1)
@@ -247,10 +247,8 @@ def _has_expired(session: Session, standing: Standing, number: int, kept_since: 
     return when is None or when < kept_since
 
 
-def _missing(session: Session, standing: Standing, number: int, limit: int) -> int:
-    missed = select(MediaEvent.id).where(_of_feed(standing.feed), MediaEvent.id > number, MediaEvent.type.in_(_TYPES))
-    if standing.subject.scope != "asset":
-        missed = missed.where(
-            MediaEvent.scope_key == standing.subject.scope, MediaEvent.scope_id == standing.subject.id
-        )
+def _missing(session: Session, status: SubjectStatus, number: int, limit: int) -> int:
+    missed = select(MediaEvent.id).where(_of_feed(status.feed), MediaEvent.id > number, MediaEvent.type.in_(_TYPES))
+    if status.subject.scope != "asset":
+        missed = missed.where(MediaEvent.scope_key == status.subject.scope, MediaEvent.scope_id == status.subject.id)
     return session.scalar(select(func.count()).select_from(missed.limit(limit).subquery())) or 0

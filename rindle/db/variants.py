@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from rindle.db.events import record_event, variant_payload
 from rindle.db.models import MediaAsset, MediaProcessingRun, MediaVariant, new_id, utc_now
 from rindle.db.transitions import add_queued, lock_asset, move_variant, recompute, set_fields
-from rindle.messages import IMAGES_GROUP, Failure, GroupStanding
+from rindle.messages import IMAGES_GROUP, Failure, GroupStatus
 from rindle.profile import Profile
 from rindle.security import variant_key
 from rindle.states import DELIVERABLE, OPEN_VARIANTS, AssetState, MediaKind, OutputKind, RunState, VariantState
@@ -123,17 +123,17 @@ def groups_to_build(asset: MediaAsset, rows: Iterable[MediaVariant]) -> list[str
     return sorted({group_of(asset.kind, row) for row in rows if row.state in wanted})
 
 
-def standing(session: Session, asset_id: str, group: str, *, moved: int = 0) -> GroupStanding:
+def status(session: Session, asset_id: str, group: str, *, moved: int = 0) -> GroupStatus:
     """Count the states of a group's rows."""
     asset = session.get(MediaAsset, asset_id, populate_existing=True)
     if asset is None:
-        return GroupStanding(asset_id=asset_id, group=group, moved=moved)
-    return _standing(asset, group, variants_of(session, asset_id), moved=moved)
+        return GroupStatus(asset_id=asset_id, group=group, moved=moved)
+    return _status(asset, group, variants_of(session, asset_id), moved=moved)
 
 
-def _standing(asset: MediaAsset, group: str, rows: Iterable[MediaVariant], *, moved: int = 0) -> GroupStanding:
+def _status(asset: MediaAsset, group: str, rows: Iterable[MediaVariant], *, moved: int = 0) -> GroupStatus:
     states = [row.state for row in _in_group(asset, rows, group)]
-    return GroupStanding(
+    return GroupStatus(
         asset_id=asset.id,
         group=group,
         asset_state=asset.state,
@@ -265,13 +265,13 @@ def record_built(
     group: str,
     source_key: str,
     made: Sequence[tuple[Claim, Mapping[str, Any]]],
-) -> tuple[dict[str, str], GroupStanding]:
+) -> tuple[dict[str, str], GroupStatus]:
     """Record what a build has made, and say where its group stands then; see :func:`record_group`."""
     unwanted, rows = record_group(session, asset_id, source_key, made)
     asset = lock_asset(session, asset_id)
     if asset is None or not rows:
-        return unwanted, standing(session, asset_id, group)
-    return unwanted, _standing(asset, group, rows)
+        return unwanted, status(session, asset_id, group)
+    return unwanted, _status(asset, group, rows)
 
 
 def clear_superseded(session: Session, variant_id: str, key: str) -> None:
@@ -495,6 +495,6 @@ __all__ = [
     "record_progress",
     "requeue_rows",
     "rows_of_group",
-    "standing",
+    "status",
     "variants_of",
 ]

@@ -32,7 +32,7 @@ from rindle.http.errors import NO_STORE
 from rindle.http.routes import Route, router_of
 from rindle.instants import iso_instant
 from rindle.security import read_ticket
-from rindle.subscriptions import MAX_ID, Event, Standing, Subject, Subscription, read_standings, subject_of
+from rindle.subscriptions import MAX_ID, Event, Subject, SubjectStatus, Subscription, read_statuses, subject_of
 
 log = logging.getLogger(__name__)
 
@@ -119,40 +119,40 @@ class _Events:
         subjects = _subjects(scopes, ids)
         after = _numbers(last_event_id_header or last_event_id, len(subjects))
         actor = await self._access.actor(request)
-        standings = await self._allowed(actor, subjects, tickets or ())
+        statuses = await self._allowed(actor, subjects, tickets or ())
         release = self._take_place(actor_name(actor))
         subscription = Subscription(self._rindle.listener, subjects, after, most_missing=MAX_REPLAYED)
         try:
-            await subscription.open(standings)
+            await subscription.open(statuses)
             is_told = until is not None and last_event_id_header and await subscription.has_caught_up()
         except BaseException:
             subscription.close()
             release()
             raise
-        if is_told and _are_at_rest(subjects, [standing.state for standing in standings]):
+        if is_told and _are_at_rest(subjects, [status.state for status in statuses]):
             subscription.close()
             release()
             return Response(status_code=204, headers=NO_STORE)
         stream = _Stream(subscription, subjects, self._rindle, snapshot=snapshot, until_terminal=until is not None)
         return _Answer(stream, self._rindle, release)
 
-    async def _allowed(self, actor: Any, subjects: Sequence[Subject], tickets: Sequence[str]) -> list[Standing]:
+    async def _allowed(self, actor: Any, subjects: Sequence[Subject], tickets: Sequence[str]) -> list[SubjectStatus]:
         """Return where the subjects stand, if every one of them may be followed.
 
         Raises:
             Unauthorized: one of them is unknown or refused; the answer is the same.
         """
         granted = self._granted(tickets)
-        allowed: list[Standing] = []
-        for subject, standing in zip(subjects, await read_standings(self._rindle.listener, subjects), strict=True):
-            if standing is None or standing.asset is None or not self._access.offers(standing.asset.profile):
+        allowed: list[SubjectStatus] = []
+        for subject, status in zip(subjects, await read_statuses(self._rindle.listener, subjects), strict=True):
+            if status is None or status.asset is None or not self._access.offers(status.asset.profile):
                 raise Unauthorized(_REFUSED)
             if subject not in granted:
                 try:
-                    await self._access.allow_subscription(actor, standing.asset, standing.upload)
+                    await self._access.allow_subscription(actor, status.asset, status.upload)
                 except Unauthorized:
                     raise Unauthorized(_REFUSED) from None
-            allowed.append(standing)
+            allowed.append(status)
         return allowed
 
     def _granted(self, tickets: Sequence[str]) -> set[Subject]:
@@ -248,7 +248,7 @@ class _Stream:
         self._owes_snapshots = snapshot
         self._is_resumed = subscription.is_resumed
         self._until_terminal = until_terminal
-        self._states = [standing.state for standing in subscription.standings]
+        self._states = [status.state for status in subscription.statuses]
         self._loop = asyncio.get_running_loop()
         self._ends_at = self._loop.time() + self._settings.stream_max_seconds
         self._rest_ends_at: float | None = None
@@ -306,12 +306,12 @@ class _Stream:
         place = "" if self._events.owes_reset else f"id: {self._place()}\n"
         return f"retry: {RETRY_MS}\n: connected\n{place}\n".encode()
 
-    def _snapshots(self, standings: Sequence[Standing] | None) -> list[bytes]:
-        """Return the state of every subject: as it was found at the start, or as ``standings`` say."""
+    def _snapshots(self, statuses: Sequence[SubjectStatus] | None) -> list[bytes]:
+        """Return the state of every subject: as it was found at the start, or as ``statuses`` say."""
         self._owes_snapshots = False
-        found = self._events.standings if standings is None else standings
-        self._states = [standing.state for standing in found]
-        return [self._encoded("snapshot", {"scope": standing.subject.scope, **standing.snapshot}) for standing in found]
+        found = self._events.statuses if statuses is None else statuses
+        self._states = [status.state for status in found]
+        return [self._encoded("snapshot", {"scope": status.subject.scope, **status.snapshot}) for status in found]
 
     def _encoded(self, event_type: str, payload: Mapping[str, Any], *, is_place: bool = True) -> bytes:
         data = json.dumps({"type": event_type, **payload}, ensure_ascii=False, separators=(",", ":"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rindle.errors import Condemned, ProbeFailed
+from rindle.errors import ContentRejected, ProbeFailed
 from rindle.media.ffmpeg import (
     AvLimits,
     FfmpegTools,
@@ -133,7 +133,7 @@ class AvProbe:
         escape them where they are shown.
 
         Raises:
-            Condemned: ``decode_failed``: no sound and no video that ffprobe can find.
+            ContentRejected: ``decode_failed``: no sound and no video that ffprobe can find.
             ProbeFailed: the file cannot be read, or ffprobe answers nonsense; retryable.
             FfmpegNotFound, FfmpegFailed (killed by a signal), ProcessTimeout: nothing is said about the content;
                 retryable.
@@ -173,7 +173,7 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
     try:
         with path.open("rb") as file:
             if not file.read(1):
-                raise Condemned("the file is empty")
+                raise ContentRejected("the file is empty")
     except OSError as error:
         raise ProbeFailed("the file cannot be read", detail={"errno": error.errno}, retryable=True) from error
     described = _Description()
@@ -184,7 +184,7 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
     validate_argv(arguments)
     ended = await run_ffprobe(tools.require(), arguments, limits.probing(), directory, described.feed)
     if ended.status != 0 or (picture and ended.last_words.strip()):
-        raise Condemned("the file cannot be read as what it should be")
+        raise ContentRejected("the file cannot be read as what it should be")
     return _media(described.parsed())
 
 
@@ -197,7 +197,7 @@ class _Description:
     def feed(self, data: bytes) -> None:
         self._text += data
         if len(self._text) > MAX_DESCRIPTION_BYTES:
-            raise Condemned("the file describes itself at a length that no media needs")
+            raise ContentRejected("the file describes itself at a length that no media needs")
 
     def parsed(self) -> dict[str, Any]:
         try:
@@ -219,7 +219,7 @@ def _media(answer: Mapping[str, Any]) -> Media:
     ]
     sounds = [stream for stream in streams if stream.get("codec_type") == "audio"]
     if not (pictures or sounds):
-        raise Condemned("the file holds neither sound nor video")
+        raise ContentRejected("the file holds neither sound nor video")
     video = _video(pictures[0]) if pictures else None
     audio = _audio(sounds[0]) if sounds else None
     longest = [found for stream in streams if (found := _stream_ms(stream)) is not None]
@@ -240,7 +240,7 @@ def _video(stream: Mapping[str, Any]) -> VideoTrack:
     width, height = _whole(stream.get("width")), _whole(stream.get("height"))
     if width <= 0 or height <= 0:
         # It would slip under every limit of pixels.
-        raise Condemned("the video does not say how large its picture is")
+        raise ContentRejected("the video does not say how large its picture is")
     ratio = _ratio(stream.get("sample_aspect_ratio"))
     square_width = max(1, round(width * ratio))
     matrix = next(

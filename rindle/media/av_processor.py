@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from rindle.cancellation import cancel_and_wait
 from rindle.errors import (
-    Condemned,
+    ContentRejected,
     FfmpegFailed,
     MissingAudioTrack,
     OutputDurationMismatch,
@@ -54,7 +54,7 @@ _LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class AvOutput:
     """A variant that was made and checked.
 
     Attributes:
@@ -113,7 +113,7 @@ class AvProcessor:
 
     async def build(
         self, source: Path, spec: VariantSpec, dest: Path, *, progress: Callable[[int], None] = lambda percent: None
-    ) -> Built:
+    ) -> AvOutput:
         """Write the variant to ``dest``, checked, replacing what is there; on failure nothing is written.
 
         Cancelling ends ffmpeg with its whole process group before ``CancelledError`` is raised.
@@ -125,8 +125,8 @@ class AvProcessor:
             progress: called with percent from 0 to 99, each higher than the one before.
 
         Raises:
-            MissingAudioTrack, UnsupportedCodec, Condemned (``media_too_long``, ``decode_failed``): the source cannot
-                have this variant; final.
+            MissingAudioTrack, UnsupportedCodec, ContentRejected (``media_too_long``, ``decode_failed``): the source
+                cannot have this variant; final.
             OutputTooLarge, OutputKindMismatch, OutputTrackMissing: what came out is not the variant; final.
             OutputMissing, OutputDurationMismatch, FfmpegFailed, ProcessTimeout, FfmpegNotFound,
                 InsufficientDiskHeadroom: retryable.
@@ -138,7 +138,7 @@ class AvProcessor:
                 detail={"required": sorted(spec.required_capabilities), "declared": sorted(self.capabilities)},
             )
         tools = self._tools.require()
-        with _workshop(dest.parent) as directory:
+        with _scratch_directory(dest.parent) as directory:
             original = linked(source, directory)
             media = await inspect(tools, original, self.limits, directory)
             build = _Build(tools, self.limits, directory, original, media, _Rising(progress))
@@ -151,7 +151,7 @@ class AvProcessor:
             else:
                 built = await build.waveform(spec)
             built.path.replace(dest)
-        return Built(dest, built.byte_size, spec.content_type, built.width, built.height, built.duration_ms)
+        return AvOutput(dest, built.byte_size, spec.content_type, built.width, built.height, built.duration_ms)
 
 
 class _Rising:
@@ -186,7 +186,7 @@ class _Build:
     media: Media
     report: Callable[[int], None]
 
-    async def video(self, spec: VideoVariant) -> Built:
+    async def video(self, spec: VideoVariant) -> AvOutput:
         track = self._picture()
         sound = self.media.audio
         span = await self._span([track] if sound is None else [track, sound])
@@ -195,7 +195,7 @@ class _Build:
         await self._run(command, span, Progress(span.milliseconds, self.report))
         return await self._checked(spec, made, span)
 
-    async def audio(self, spec: AudioVariant) -> Built:
+    async def audio(self, spec: AudioVariant) -> AvOutput:
         track = self._sound()
         span = await self._span([track])
         made = self._output(spec)
@@ -208,7 +208,7 @@ class _Build:
         await self._run(command, span, Progress(span.milliseconds, self.report, first=50 if spec.two_pass else 0))
         return await self._checked(spec, made, span)
 
-    async def waveform(self, spec: WaveformVariant) -> Built:
+    async def waveform(self, spec: WaveformVariant) -> AvOutput:
         track = self._sound()
         span = await self._span([track])
         samples = self.directory / "samples"
@@ -221,9 +221,9 @@ class _Build:
         await waveform.write_peaks(samples, made, length=length, sample_rate=track.sample_rate)
         if waveform.length_of(made) != length:
             raise OutputMissing("the waveform was not written as a whole")
-        return Built(made, _size_of(made), spec.content_type, None, None, None)
+        return AvOutput(made, _size_of(made), spec.content_type, None, None, None)
 
-    async def frame(self, spec: FrameVariant) -> Built:
+    async def frame(self, spec: FrameVariant) -> AvOutput:
         track = self._picture()
         span = await self._span([track])
         made = self._output(spec)
@@ -268,7 +268,7 @@ class _Build:
         """Return how long an output of these tracks is to be; measured where the file only guesses.
 
         Raises:
-            Condemned: ``media_too_long``; it would be cut at the limit.
+            ContentRejected: ``media_too_long``; it would be cut at the limit.
         """
         own = [track.duration_ms for track in tracks if track.duration_ms is not None]
         stated = self.media.duration_ms
@@ -283,7 +283,7 @@ class _Build:
             # file: good for progress and for spreading frames, but what was encoded is not held to it.
             span = _Span(await self._measured(tracks) or stated, certain=False)
         if span.milliseconds is not None and span.milliseconds > self.limits.max_duration_seconds * 1000:
-            raise Condemned(
+            raise ContentRejected(
                 "the original is longer than what is transcoded",
                 code="media_too_long",
                 detail={"limit_seconds": self.limits.max_duration_seconds, "found_ms": span.milliseconds},
@@ -307,7 +307,7 @@ class _Build:
         limits = self.limits.encoding(span.milliseconds)
         return await run_ffmpeg(self.tools, command, limits, self.directory, progress)
 
-    async def _checked(self, spec: VideoVariant | AudioVariant, made: Path, span: _Span) -> Built:
+    async def _checked(self, spec: VideoVariant | AudioVariant, made: Path, span: _Span) -> AvOutput:
         """Probe what ffmpeg has written and refuse what is not the variant; ``-fs`` cuts and calls that success."""
         size = self._size(made)
         found = await self._reopened(made)
@@ -326,7 +326,7 @@ class _Build:
                     detail={"expected_ms": span.milliseconds, "found_ms": found.duration_ms},
                 )
         picture = found.video if found.kind is MediaKind.VIDEO else None
-        return Built(
+        return AvOutput(
             path=made,
             byte_size=size,
             content_type=spec.content_type,
@@ -335,12 +335,12 @@ class _Build:
             duration_ms=found.duration_ms,
         )
 
-    async def _checked_picture(self, spec: FrameVariant, made: Path) -> Built:
+    async def _checked_picture(self, spec: FrameVariant, made: Path) -> AvOutput:
         size = self._size(made)
         found = await self._reopened(made, picture=True)
         if found.video is None:
             raise OutputKindMismatch("the output is no picture", detail={"expected": "image", "found": "audio"})
-        return Built(made, size, spec.content_type, found.video.width, found.video.height, None)
+        return AvOutput(made, size, spec.content_type, found.video.width, found.video.height, None)
 
     def _size(self, made: Path) -> int:
         size = _size_of(made)
@@ -358,7 +358,7 @@ class _Build:
     async def _reopened(self, made: Path, *, picture: bool = False) -> Media:
         try:
             return await inspect(self.tools, made, self.limits, self.directory, picture=picture)
-        except (Condemned, ProbeFailed) as error:
+        except (ContentRejected, ProbeFailed) as error:
             # Not a verdict about the original: its variant is broken.
             raise OutputMissing("ffmpeg ended well and left an output that cannot be read") from error
 
@@ -378,7 +378,7 @@ def _decodable(track: Track) -> Track:
 
 
 @contextmanager
-def _workshop(parent: Path) -> Iterator[Path]:
+def _scratch_directory(parent: Path) -> Iterator[Path]:
     """Make a private directory beside the output, on the same file system, and remove it with all it holds."""
     try:
         directory = Path(tempfile.mkdtemp(prefix=".rindle-av-", dir=parent))

@@ -35,7 +35,7 @@ import pi_heif
 import pyvips
 
 from rindle.errors import (
-    Condemned,
+    ContentRejected,
     Misconfigured,
     OutputMissing,
     ProbeFailed,
@@ -43,7 +43,7 @@ from rindle.errors import (
     RenderFailed,
     RindleError,
 )
-from rindle.media import kept_pixels
+from rindle.media import decode_cache
 from rindle.media.image_formats import (
     LIBVIPS_FLOOR,
     MAX_FRAMES,
@@ -51,7 +51,7 @@ from rindle.media.image_formats import (
     ImageFeatures,
 )
 from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
-from rindle.media.render_pool import Rendered, RenderOrder
+from rindle.media.render_pool import RenderOrder, RenderResult
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
 from rindle.security.mime import sniff
@@ -152,8 +152,8 @@ def probe_image(
     for the largest of ``recipes``, and left in that file, scaled, for :func:`render_images`.
 
     Raises:
-        Condemned: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height) or
-            ``decode_failed`` (damaged, cut off, or not what its type says).
+        ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height)
+            or ``decode_failed`` (damaged, cut off, or not what its type says).
         ProbeFailed: the file cannot be read or memory ran out; says nothing about the content, so retryable.
     """
     require_safe_libvips()
@@ -185,7 +185,7 @@ def probe_image(
 
 def render_images(
     source: Path, mime: str, orders: list[RenderOrder], max_pixels: int, kept: Path | None = None
-) -> list[Rendered]:
+) -> list[RenderResult]:
     """Build every order from the picture at ``source``; an order that cannot be built fails alone.
 
     The file is decoded once, for the largest output. A smaller one is made from the smallest whole output picture that
@@ -204,12 +204,12 @@ def render_images(
         return [failed(order, RenderFailed(error.message, detail=error.detail)) for order in orders]
     except RindleError as error:
         return [failed(order, error) for order in orders]
-    results: dict[str, Rendered] = {}
+    results: dict[str, RenderResult] = {}
     wholes: list[_Whole] = []
     # Largest first, so that the later ones find something to be made from.
     by_size = sorted(orders, key=lambda order: _area(order.recipe, picture), reverse=True)
     if kept is not None and _can_be_kept(picture, [order.recipe for order in by_size]):
-        picture.use_kept(kept, frame_of(by_size[0].recipe, picture.width, picture.height))
+        picture.use_cached(kept, frame_of(by_size[0].recipe, picture.width, picture.height))
     for order in by_size:
         try:
             results[order.name] = _render(picture, order, wholes, max_pixels)
@@ -224,9 +224,9 @@ def render_images(
     return [results[order.name] for order in orders]
 
 
-def failed(order: RenderOrder, error: RindleError) -> Rendered:
+def failed(order: RenderOrder, error: RindleError) -> RenderResult:
     """Return the result of an order that wrote nothing."""
-    return Rendered(order.name, None, None, None, None, order.recipe.content_type, error)
+    return RenderResult(order.name, None, None, None, None, order.recipe.content_type, error)
 
 
 # --- the source --------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ class Picture:
 
     def __init__(self, path: Path, mime: str) -> None:
         if mime not in READABLE_TYPES:
-            raise Condemned(
+            raise ContentRejected(
                 f"files of type {mime} are not read as images", code="no_probe_for_mime", detail={"mime": mime}
             )
         self._path = path
@@ -281,11 +281,11 @@ class Picture:
         """Refuse a picture that would be too large to decode.
 
         Raises:
-            Condemned: ``max_pixels_exceeded``.
+            ContentRejected: ``max_pixels_exceeded``.
         """
         found = self.width * self.height * min(frames, MAX_FRAMES)
         if found > max_pixels:
-            raise Condemned(
+            raise ContentRejected(
                 f"the picture has {found} pixels, more than the {max_pixels} allowed",
                 code="max_pixels_exceeded",
                 detail={"limit": max_pixels, "found": found, "width": self.width, "height": self.height},
@@ -303,9 +303,9 @@ class Picture:
         convert = not own_colours and image.get_typeof("icc-profile-data") != 0
         return _scaled(image, frame, convert=convert, no_rotate=self.pages > 1)
 
-    def use_kept(self, path: Path, frame: Frame) -> None:
+    def use_cached(self, path: Path, frame: Frame) -> None:
         """Take the whole picture of ``frame`` from a file that a probe has left, if it is there and of that size."""
-        image = kept_pixels.read(path)
+        image = decode_cache.read(path)
         if image is not None and (image.width, image.height) == (frame.scaled_width, frame.scaled_height):
             self._kept = (frame, image)
 
@@ -346,7 +346,7 @@ class Picture:
         try:
             return pi_heif.open_heif(str(self._path), convert_hdr_to_8bit=True)
         except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
-            raise Condemned("the HEIC container cannot be read") from error
+            raise ContentRejected("the HEIC container cannot be read") from error
 
 
 def _require_whole_boxes(path: Path) -> None:
@@ -363,7 +363,7 @@ def _require_whole_boxes(path: Path) -> None:
             elif size == 0:  # to the end of the file
                 return
             if size < 8 or start + size > end:
-                raise Condemned("the HEIC file is cut off")
+                raise ContentRejected("the HEIC file is cut off")
             start += size
 
 
@@ -374,7 +374,7 @@ def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
     try:
         pixels = heic.data
     except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
-        raise Condemned("the HEIC picture cannot be decoded: it is damaged or cut off") from error
+        raise ContentRejected("the HEIC picture cannot be decoded: it is damaged or cut off") from error
     # Rows may be padded: read them as bytes, cut the padding off, then group the bytes into bands.
     rows = pyvips.Image.new_from_memory(pixels, heic.stride, height, 1, "uchar")
     image = rows.crop(0, 0, width * bands, height).bandfold(factor=bands).copy(interpretation="srgb")
@@ -394,7 +394,7 @@ def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _render(picture: Picture, order: RenderOrder, wholes: list[_Whole], max_pixels: int) -> Rendered:
+def _render(picture: Picture, order: RenderOrder, wholes: list[_Whole], max_pixels: int) -> RenderResult:
     recipe = order.recipe
     if not _can_write(recipe.format):
         raise ProcessorCapabilityMissing(
@@ -455,7 +455,7 @@ def _keep(picture: Picture, recipes: Sequence[ImageVariant], path: Path) -> bool
     largest = max(recipes, key=lambda recipe: _area(recipe, picture))
     if _area(largest, picture) > MAX_KEPT_PIXELS:
         return False
-    kept_pixels.write(picture.scaled(frame_of(largest, picture.width, picture.height)), path)
+    decode_cache.write(picture.scaled(frame_of(largest, picture.width, picture.height)), path)
     return True
 
 
@@ -531,7 +531,7 @@ def _without_metadata(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -
     return _bare(image, _PIXEL_FIELDS | {"icc-profile-data"} if recipe.keep_icc else _PIXEL_FIELDS)
 
 
-def _saved(image: pyvips.Image, order: RenderOrder, frame: Frame) -> Rendered:
+def _saved(image: pyvips.Image, order: RenderOrder, frame: Frame) -> RenderResult:
     """Write under a temporary name, open the result again, then rename it to ``order.dest``."""
     draft = order.dest.with_name(f".{order.dest.name}.{os.getpid()}.part")
     try:
@@ -549,7 +549,7 @@ def _saved(image: pyvips.Image, order: RenderOrder, frame: Frame) -> Rendered:
         draft.replace(order.dest)
     finally:
         draft.unlink(missing_ok=True)
-    return Rendered(order.name, order.dest, frame.width, frame.height, byte_size, order.recipe.content_type, None)
+    return RenderResult(order.name, order.dest, frame.width, frame.height, byte_size, order.recipe.content_type, None)
 
 
 def _save_options(recipe: ImageVariant) -> dict[str, Any]:
@@ -664,7 +664,7 @@ def _judging(path: Path) -> Iterator[None]:
             raise _out_of_memory() from None
         if "unix error" in reason:
             raise ProbeFailed("the file cannot be read here", detail={"reason": reason}, retryable=True) from None
-        raise Condemned(
+        raise ContentRejected(
             "the image cannot be decoded: it is damaged, cut off, or not what it claims to be",
             detail={"reason": reason},
         ) from None

@@ -61,7 +61,7 @@ class RenderOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderResult:
     """What became of one order.
 
     ``error`` is ``None`` when ``path`` holds the variant; then ``width`` and ``height`` are its pixels (of one frame)
@@ -113,7 +113,7 @@ class RenderPool:
         self._running: set[Future[Any]] = set()
         self._closed = False
         # Ending a pool joins threads and processes; that is done here, off the loop.
-        self._undertaker = ThreadPoolExecutor(1, thread_name_prefix="rindle-render-close")
+        self._shutdown_executor = ThreadPoolExecutor(1, thread_name_prefix="rindle-render-close")
 
     def start(self) -> None:
         """Start the children and check their libraries. Blocks for about half a second; call it once at startup.
@@ -152,7 +152,7 @@ class RenderPool:
         ``placeholder`` none is made.
 
         Raises:
-            Condemned: ``no_probe_for_mime``, ``max_pixels_exceeded`` or ``decode_failed``.
+            ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` or ``decode_failed``.
             UploadRejected: ``unknown_mime``, only when the type was to be sniffed.
             ProcessTimeout: the decoder took longer than the limit and was killed; retryable.
             ProbeFailed: the child died or the file could not be read; retryable.
@@ -172,7 +172,7 @@ class RenderPool:
 
     async def render(
         self, source: Path, mime: str, orders: Sequence[RenderOrder], *, max_pixels: int, kept: Path | None = None
-    ) -> list[Rendered]:
+    ) -> list[RenderResult]:
         """Build all ``orders`` from one decode of ``source``; names are unique, all ``dest`` on one file system.
 
         An order that cannot be built fails alone, in its ``error``. When the child dies or takes too long, the orders
@@ -214,12 +214,12 @@ class RenderPool:
         for future in list(self._running):
             future.cancel()
         if pool is not None:
-            await run_to_end(asyncio.get_running_loop().run_in_executor(self._undertaker, _end, pool))
-        self._undertaker.shutdown(wait=False)
+            await run_to_end(asyncio.get_running_loop().run_in_executor(self._shutdown_executor, _end, pool))
+        self._shutdown_executor.shutdown(wait=False)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    async def _render_alone(self, source: Path, mime: str, order: RenderOrder, max_pixels: int) -> Rendered:
+    async def _render_alone(self, source: Path, mime: str, order: RenderOrder, max_pixels: int) -> RenderResult:
         try:
             return (await self._render_together(source, mime, [order], max_pixels))[0]
         except _ChildLost as lost:
@@ -229,20 +229,20 @@ class RenderPool:
 
     async def _render_together(
         self, source: Path, mime: str, orders: Sequence[RenderOrder], max_pixels: int, kept: Path | None = None
-    ) -> list[Rendered]:
+    ) -> list[RenderResult]:
         """Render in a directory of this call's own and move what was made to its place."""
         try:
-            workshop = Path(tempfile.mkdtemp(prefix=".rindle-render-", dir=orders[0].dest.parent))
+            scratch = Path(tempfile.mkdtemp(prefix=".rindle-render-", dir=orders[0].dest.parent))
         except OSError as error:
             raise RenderFailed("the scratch directory cannot be written", detail={"errno": error.errno}) from error
         drafts = [
-            replace(order, dest=workshop / f"{number}{order.recipe.extension}") for number, order in enumerate(orders)
+            replace(order, dest=scratch / f"{number}{order.recipe.extension}") for number, order in enumerate(orders)
         ]
         try:
-            made = await self._run("render_images", workshop, source, mime, drafts, max_pixels, kept)
+            made = await self._run("render_images", scratch, source, mime, drafts, max_pixels, kept)
             return [_moved(result, order) for result, order in zip(made, orders, strict=True)]
         finally:
-            await run_to_end(_remove_idle(workshop))
+            await run_to_end(_remove_idle(scratch))
 
     async def _run(self, function: str, busy: Path | None, *arguments: Any, **options: Any) -> Any:
         async with self._child():
@@ -293,7 +293,7 @@ class RenderPool:
             if self._closed or self._pool is None:
                 raise Misconfigured("the render pool is not running")
             if not self._pool.active:
-                self._undertaker.submit(_end, self._pool)
+                self._shutdown_executor.submit(_end, self._pool)
                 self._pool = self._new_pool()
             task = (self._engine, function, self._wall_seconds, busy, arguments, dict(options))
             scheduled: Future[Any] = self._pool.schedule(render_child.call, args=task, timeout=self._wall_seconds)
@@ -368,11 +368,11 @@ def _loss(error: BaseException, wall_seconds: float) -> MediaError:
     return RenderFailed("the process that rendered the variant died", detail=cause)
 
 
-def _failed(order: RenderOrder, error: RindleError) -> Rendered:
-    return Rendered(order.name, None, None, None, None, order.recipe.content_type, error)
+def _failed(order: RenderOrder, error: RindleError) -> RenderResult:
+    return RenderResult(order.name, None, None, None, None, order.recipe.content_type, error)
 
 
-def _moved(result: Rendered, order: RenderOrder) -> Rendered:
+def _moved(result: RenderResult, order: RenderOrder) -> RenderResult:
     if result.path is None:
         return result
     try:

@@ -5,7 +5,7 @@ One module per subject; import the names from here.
 
 from __future__ import annotations
 
-from rindle.errors import Condemned
+from rindle.errors import ContentRejected
 from rindle.protocols.access import AssetSubject, Authorizer, DeliverySubject, UploadSubject
 from rindle.protocols.media import Analyzer, Probe, ProbeResult, Processor, Quarantine, Scanner
 from rindle.protocols.storage import (
@@ -28,7 +28,7 @@ __all__ = [
     "AssetSubject",
     "Authorizer",
     "ByteStream",
-    "Condemned",
+    "ContentRejected",
     "DeleteResult",
     "DeliverySubject",
     "KeyPage",

@@ -63,7 +63,7 @@ class Probe(Protocol):
         """Whether this probe reads files of the sniffed type ``mime``."""
 
     def probe(self, path: Path) -> Awaitable[ProbeResult] | ProbeResult:
-        """Return the facts, or raise :class:`rindle.errors.Condemned` when the file is unusable."""
+        """Return the facts, or raise :class:`rindle.errors.ContentRejected` when the file is unusable."""
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 from rindle.capabilities import PROCESSOR_CAPABILITIES
-from rindle.errors import Condemned, RindleError, Unauthorized
+from rindle.errors import ContentRejected, RindleError, Unauthorized
 from rindle.plugins import Kind, call
 from rindle.protocols import (
     Analyzer,
@@ -132,7 +132,7 @@ class ProbeContract:
 
     async def test_a_broken_file_is_condemned(self, probe: Probe, broken_file: Path) -> None:
         """A verdict quarantines; any other exception is retried."""
-        with pytest.raises(Condemned):
+        with pytest.raises(ContentRejected):
             await call(Kind.PROBE, probe.probe, broken_file)
 
 

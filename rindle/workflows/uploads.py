@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
         StatusView,
         UploadInput,
         UploadResult,
-        UploadStanding,
+        UploadStatus,
         UploadStep,
         VariantInput,
         VerifyAnswer,
@@ -48,7 +48,7 @@ class UploadWorkflow:
         self._woken = False
         #: What the last signal suggests doing before the rows are asked.
         self._hint: UploadStep | None = None
-        self._standing: UploadStanding | None = None
+        self._status: UploadStatus | None = None
         self._stage = "starting"
         self._last_error: str | None = None
         self._verifying = asyncio.Lock()
@@ -84,7 +84,7 @@ class UploadWorkflow:
         """Where this run stands, for operators; programs read the rows."""
         return StatusView(
             kind="upload",
-            state=self._standing.outcome if self._standing else "open",
+            state=self._status.outcome if self._status else "open",
             stage=self._stage,
             last_error_code=self._last_error,
             started_at=workflow.info().start_time,
@@ -96,33 +96,33 @@ class UploadWorkflow:
         ``verify_completion``."""
         async with self._verifying:  # one at a time: two could otherwise interleave between their awaits
             try:
-                standing = await start_step(
-                    messages.VERIFY_UPLOAD, self._order, UploadStanding, policies.STORAGE_HEAD, "verify on request"
+                status = await start_step(
+                    messages.VERIFY_UPLOAD, self._order, UploadStatus, policies.STORAGE_HEAD, "verify on request"
                 )
             except ActivityError as error:
                 failure = failure_of(error)
                 raise ApplicationError(failure.message, type=failure.code, non_retryable=True) from error
-        if standing.failure is not None:
+        if status.failure is not None:
             self._wake(None)  # an upload that was refused has to be released
-            raise ApplicationError(standing.failure.message, type=standing.failure.code, non_retryable=True)
-        if standing.step is UploadStep.WAIT:
+            raise ApplicationError(status.failure.message, type=status.failure.code, non_retryable=True)
+        if status.step is UploadStep.WAIT:
             raise ApplicationError(
                 "no object has arrived for this upload; send the bytes and verify again",
                 type="storage_object_missing",
                 non_retryable=True,
             )
-        self._standing = standing
-        self._wake(standing.step if standing.step is UploadStep.PROMOTE else None)
+        self._status = status
+        self._wake(status.step if status.step is UploadStep.PROMOTE else None)
         return VerifyAnswer(
             session_id=self._order.session_id,
             session_state="completed",
-            asset_id=standing.asset_id or "",
-            asset_state=standing.outcome,
+            asset_id=status.asset_id or "",
+            asset_state=status.outcome,
         )
 
     @verify.validator
     def _refuse_when_over(self) -> None:
-        outcome = self._standing.outcome if self._standing else ""
+        outcome = self._status.outcome if self._status else ""
         if outcome in _OVER:
             code = "upload_cancelled" if outcome == "aborted" else "upload_session_expired"
             raise ApplicationError(f"the upload is {outcome}; start a new one", type=code, non_retryable=True)
@@ -134,30 +134,30 @@ class UploadWorkflow:
         """Do what the rows ask for until they ask for nothing and nobody has called meanwhile."""
         while True:
             self._woken = False
-            standing = await self._look()
-            while standing.step in (UploadStep.PROMOTE, UploadStep.VERIFY, UploadStep.SCAN, UploadStep.RELEASE):
-                standing = await self._do(standing.step)
-            self._standing = standing
-            if standing.step is UploadStep.WAIT:
-                await self._wait(standing)
+            status = await self._look()
+            while status.step in (UploadStep.PROMOTE, UploadStep.VERIFY, UploadStep.SCAN, UploadStep.RELEASE):
+                status = await self._do(status.step)
+            self._status = status
+            if status.step is UploadStep.WAIT:
+                await self._wait(status)
                 continue
-            if standing.groups:
-                await self._start_builds(standing)
+            if status.groups:
+                await self._start_builds(status)
             await workflow.wait_condition(workflow.all_handlers_finished)
             if not self._woken:
-                self._tell("finished", standing.outcome)
-                note_outcome(standing.outcome, is_usual=standing.outcome in _WELL)
-                return UploadResult(session_id=order.session_id, asset_id=standing.asset_id, outcome=standing.outcome)
+                self._tell("finished", status.outcome)
+                note_outcome(status.outcome, is_usual=status.outcome in _WELL)
+                return UploadResult(session_id=order.session_id, asset_id=status.asset_id, outcome=status.outcome)
 
-    async def _look(self) -> UploadStanding:
+    async def _look(self) -> UploadStatus:
         hint, self._hint = self._hint, None
         if hint is not None:  # the rows are read by the step itself: no need to ask twice
-            return UploadStanding(step=hint)
+            return UploadStatus(step=hint)
         return await start_step(
-            messages.READ_UPLOAD, self._order, UploadStanding, policies.DB_STEP, "where does the upload stand"
+            messages.READ_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "where does the upload stand"
         )
 
-    async def _do(self, step: UploadStep) -> UploadStanding:
+    async def _do(self, step: UploadStep) -> UploadStatus:
         self._stage = step.value
         name, summary, policy = {
             UploadStep.PROMOTE: (messages.ADMIT, "judge the bytes", policies.ADMIT),
@@ -167,7 +167,7 @@ class UploadWorkflow:
         }[step]
         workflow.set_current_details(f"**{step.value}**: {summary}")
         try:
-            return await start_step(name, self._order, UploadStanding, policy, summary)
+            return await start_step(name, self._order, UploadStatus, policy, summary)
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
@@ -175,38 +175,38 @@ class UploadWorkflow:
             self._last_error = failure.code
             return await self._give_up(failure)
 
-    async def _give_up(self, failure: Failure) -> UploadStanding:
+    async def _give_up(self, failure: Failure) -> UploadStatus:
         """Note on the rows why promotion stopped; the asset stays where it is and a resume continues from there."""
         order = PromotionFailure(session_id=self._order.session_id, failure=failure)
-        return await start_step(messages.FAIL_PROMOTION, order, UploadStanding, policies.DB_STEP, "note why it stopped")
+        return await start_step(messages.FAIL_PROMOTION, order, UploadStatus, policies.DB_STEP, "note why it stopped")
 
-    async def _wait(self, standing: UploadStanding) -> None:
+    async def _wait(self, status: UploadStatus) -> None:
         self._stage = "waiting"
         workflow.set_current_details("**waiting** for the bytes")
         try:
             await workflow.wait_condition(
                 lambda: self._woken,
-                timeout=timedelta(seconds=max(0.001, standing.wait_seconds)),
-                timeout_summary="look again" if standing.poll else "upload ttl",
+                timeout=timedelta(seconds=max(0.001, status.wait_seconds)),
+                timeout_summary="look again" if status.poll else "upload ttl",
             )
         except TimeoutError:
-            if standing.poll:
+            if status.poll:
                 self._hint = UploadStep.VERIFY
                 return
             # The row decides: an upload that was extended meanwhile gets its remaining time.
             await start_step(
-                messages.EXPIRE_UPLOAD, self._order, UploadStanding, policies.DB_STEP, "expire if its time is over"
+                messages.EXPIRE_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "expire if its time is over"
             )
 
-    async def _start_builds(self, standing: UploadStanding) -> None:
+    async def _start_builds(self, status: UploadStatus) -> None:
         self._stage = "starting builds"
-        for group in standing.groups:
-            await self._start_build(standing, group)
+        for group in status.groups:
+            await self._start_build(status, group)
 
-    async def _start_build(self, standing: UploadStanding, group: GroupStart) -> None:
-        order = VariantInput(asset_id=standing.asset_id or "", group=group.group, task_queue=group.task_queue)
+    async def _start_build(self, status: UploadStatus, group: GroupStart) -> None:
+        order = VariantInput(asset_id=status.asset_id or "", group=group.group, task_queue=group.task_queue)
         has_attributes = len(workflow.info().typed_search_attributes) > 0
-        attributes = ids.attributes("variants", profile=standing.profile, asset_id=standing.asset_id)
+        attributes = ids.attributes("variants", profile=status.profile, asset_id=status.asset_id)
         while True:
             try:
                 # Abandoned: cancelling this run later must not end processing, and nobody waits for the builds.
@@ -216,7 +216,7 @@ class UploadWorkflow:
                     id=group.workflow_id,
                     parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                     search_attributes=attributes if has_attributes else None,
-                    static_summary=f"variants {group.group} of {standing.profile}",
+                    static_summary=f"variants {group.group} of {status.profile}",
                 )
                 return
             except WorkflowAlreadyStartedError:

@@ -9,7 +9,7 @@ from temporalio.exceptions import ActivityError, CancelledError, is_cancelled_ex
 
 with workflow.unsafe.imports_passed_through():
     from rindle import messages
-    from rindle.messages import GroupOrder, GroupStanding, StatusView, VariantInput
+    from rindle.messages import GroupOrder, GroupStatus, StatusView, VariantInput
     from rindle.workflows import policies
     from rindle.workflows.steps import failure_of, note_outcome, start_step, uninterrupted
 
@@ -35,7 +35,7 @@ class VariantWorkflow:
         self._stage = "starting"
         self._builds = 0
         self._last_error: str | None = None
-        self._standing = GroupStanding(asset_id=order.asset_id, group=order.group)
+        self._status = GroupStatus(asset_id=order.asset_id, group=order.group)
 
     @workflow.signal
     def wake(self) -> None:
@@ -61,7 +61,7 @@ class VariantWorkflow:
         """Where this run stands, for operators; programs read the rows."""
         return StatusView(
             kind="variants",
-            state=self._standing.summary,
+            state=self._status.summary,
             stage=self._stage,
             attempts=self._builds,
             last_error_code=self._last_error,
@@ -69,22 +69,22 @@ class VariantWorkflow:
         )
 
     @workflow.run
-    async def run(self, order: VariantInput) -> GroupStanding:
+    async def run(self, order: VariantInput) -> GroupStatus:
         """Drain the group; a signal that lands while the last build ends gets its round."""
         while True:
             self._woken = self._again = False
             await self._apply_requests()
-            self._standing = await self._build()
+            self._status = await self._build()
             if not (self._woken or self._again or self._requests):
                 return self._close()
 
-    def _close(self) -> GroupStanding:
+    def _close(self) -> GroupStatus:
         self._stage = "finished"
-        workflow.set_current_details(f"**{self._standing.summary}** · {self._standing.ready} ready")
-        note_outcome(self._standing.summary, is_usual=self._standing.summary == "ready")
-        if self._cancel_noticed and self._standing.summary == "cancelled":
+        workflow.set_current_details(f"**{self._status.summary}** · {self._status.ready} ready")
+        note_outcome(self._status.summary, is_usual=self._status.summary == "ready")
+        if self._cancel_noticed and self._status.summary == "cancelled":
             raise CancelledError("cancelled on request")
-        return self._standing
+        return self._status
 
     def _on_cancel_request(self) -> None:
         """Request Cancellation asks for the same as the signal ``cancel``."""
@@ -100,7 +100,7 @@ class VariantWorkflow:
             cancels = step == messages.CANCEL_GROUP
             await self._step(step, names, "cancel open variants" if cancels else "queue variants again")
 
-    async def _build(self) -> GroupStanding:
+    async def _build(self) -> GroupStatus:
         """Run one build of the queued rows, and watch for reasons to stop it."""
         self._stage = "building"
         self._stopped = False
@@ -117,27 +117,27 @@ class VariantWorkflow:
             await self._look_while(building)
         return await self._ending(building)
 
-    def _start_build(self) -> workflow.ActivityHandle[GroupStanding]:
+    def _start_build(self) -> workflow.ActivityHandle[GroupStatus]:
         order, summary = self._order, f"build {self._order.group}"
         if order.group == messages.IMAGES_GROUP:
             name, policy, queue = messages.RENDER_IMAGES, policies.RENDER_IMAGES, order.task_queue
         else:
             queue = order.task_queue or f"{workflow.info().task_queue}-{messages.AV_QUEUE}"
             name, policy = messages.BUILD_AV, policies.BUILD_AV
-        return start_step(name, order, GroupStanding, policy, summary, task_queue=queue)
+        return start_step(name, order, GroupStatus, policy, summary, task_queue=queue)
 
-    async def _look_while(self, building: workflow.ActivityHandle[GroupStanding]) -> None:
+    async def _look_while(self, building: workflow.ActivityHandle[GroupStatus]) -> None:
         """Something was said during a build: apply it, and stop the build when its rows are no longer its own."""
         self._woken = False
         await self._apply_requests()
-        standing = await self._step(messages.READ_GROUP, None, "look at the rows again")
-        if not building.done() and standing.processing == 0:
+        status = await self._step(messages.READ_GROUP, None, "look at the rows again")
+        if not building.done() and status.processing == 0:
             self._stopped = True
             building.cancel()  # the policy waits until the children are really gone
-        if standing.queued:
+        if status.queued:
             self._again = True  # rows queued during a build need a round of their own
 
-    async def _ending(self, building: workflow.ActivityHandle[GroupStanding]) -> GroupStanding:
+    async def _ending(self, building: workflow.ActivityHandle[GroupStatus]) -> GroupStatus:
         try:
             return await uninterrupted(building, self._on_cancel_request)
         except ActivityError as error:
@@ -150,11 +150,11 @@ class VariantWorkflow:
             order = GroupOrder(asset_id=self._order.asset_id, group=self._order.group, failure=failure)
             return await self._run_step(messages.FAIL_GROUP, order, "record the failure")
 
-    async def _step(self, name: str, names: tuple[str, ...] | None, summary: str) -> GroupStanding:
+    async def _step(self, name: str, names: tuple[str, ...] | None, summary: str) -> GroupStatus:
         order = GroupOrder(asset_id=self._order.asset_id, group=self._order.group, names=names)
         return await self._run_step(name, order, summary)
 
-    async def _run_step(self, name: str, order: GroupOrder, summary: str) -> GroupStanding:
-        handle = start_step(name, order, GroupStanding, policies.DB_STEP, summary)
-        self._standing = await uninterrupted(handle, self._on_cancel_request)
-        return self._standing
+    async def _run_step(self, name: str, order: GroupOrder, summary: str) -> GroupStatus:
+        handle = start_step(name, order, GroupStatus, policies.DB_STEP, summary)
+        self._status = await uninterrupted(handle, self._on_cancel_request)
+        return self._status

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rindle.errors import Condemned, RindleError
+from rindle.errors import ContentRejected, RindleError
 from rindle.media.av_probe import AvProbe
 from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools, opened, run_ffmpeg, written
@@ -138,7 +138,7 @@ def payloads(request, film, server) -> Callable[[Path], list[Path]]:
 async def test_ffprobe_opens_nothing_else(payloads, server, tmp_path) -> None:
     probe = AvProbe(FfmpegTools.find(), scratch=tmp_path / "scratch")
     for path in payloads(tmp_path):
-        with pytest.raises(Condemned) as verdict:
+        with pytest.raises(ContentRejected) as verdict:
             await probe.probe(path)
         assert MARK not in str(verdict.value.to_dict())
 

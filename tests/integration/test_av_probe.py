@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rindle.errors import Condemned, RindleError
+from rindle.errors import ContentRejected, RindleError
 from rindle.media.av_probe import MAX_TAGS, AvProbe
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.states import MediaKind
@@ -157,7 +157,7 @@ async def test_what_is_no_media_is_condemned(probe, clips, tmp_path, content) ->
     path = tmp_path / "lesson.mp4"
     path.write_bytes(content(clips))
 
-    with pytest.raises(Condemned) as verdict:
+    with pytest.raises(ContentRejected) as verdict:
         await probe.probe(path)
 
     assert verdict.value.code == "decode_failed"
@@ -183,7 +183,7 @@ async def test_a_film_without_frames_has_no_duration(probe, tmp_path) -> None:
 
     try:
         assert (await probe.probe(path)).duration_ms is None
-    except Condemned as verdict:  # newer ones write no track at all
+    except ContentRejected as verdict:  # newer ones write no track at all
         assert verdict.code == "decode_failed"
 
 
@@ -254,7 +254,7 @@ async def test_an_outage_is_no_verdict(clips, tmp_path, body, code) -> None:
         await AvProbe(tools, AvLimits(probe_seconds=seconds)).probe(clips.film())
 
     assert (failed.value.code, failed.value.retryable) == (code, True)
-    assert not isinstance(failed.value, Condemned)
+    assert not isinstance(failed.value, ContentRejected)
 
 
 async def test_a_missing_program_is_no_verdict(clips, tmp_path) -> None:
@@ -274,7 +274,7 @@ async def test_a_missing_file_is_no_verdict(probe, tmp_path) -> None:
 async def test_a_flood_of_description_is_cut_off_and_condemned(clips, tmp_path) -> None:
     flood = script(tmp_path / "ffprobe", "head -c 40000000 /dev/zero | tr '\\0' x; sleep 60")
 
-    with pytest.raises(Condemned):
+    with pytest.raises(ContentRejected):
         await AvProbe(FfmpegTools(Path("/bin/true"), flood)).probe(clips.film())
 
 

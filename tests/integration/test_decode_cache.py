@@ -12,9 +12,9 @@ import skimage.data
 from PIL import Image, ImageCms
 
 from rindle import MediaAsset
-from rindle.activities.kept_pixels import MAX_AGE_SECONDS, KeptPixels
+from rindle.activities.decode_cache import MAX_AGE_SECONDS, DecodeCache
 from rindle.activities.liveness import sweep_scratch
-from rindle.errors import Condemned
+from rindle.errors import ContentRejected
 from rindle.media.render_pool import RenderOrder, RenderPool
 from rindle.recipes import ImageVariant
 from rindle.security.mime import sniff
@@ -156,7 +156,7 @@ async def test_damage_is_found_while_pixels_are_kept(pool, tmp_path):
     whole, source = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     drawing(".jpg").save(whole)
     source.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    with pytest.raises(Condemned) as verdict:
+    with pytest.raises(ContentRejected) as verdict:
         await pool.probe(
             source, max_pixels=MAX_PIXELS, placeholder=False, recipes=list(RECIPES.values()), keep=tmp_path / "kept"
         )
@@ -195,14 +195,14 @@ def asset(**facts: str | None) -> MediaAsset:
 
 
 def test_every_original_has_a_file_of_its_own(tmp_path):
-    kept = KeptPixels(tmp_path)
+    kept = DecodeCache(tmp_path)
     others = [asset(), asset(id="b"), asset(storage_key="l"), asset(stored_etag="f")]
     assert len({kept.path(each) for each in others}) == 4
     assert kept.path(asset(stored_etag=None)) is None  # nothing would tell its bytes from later ones
 
 
 def test_files_are_bounded_in_number_and_age(tmp_path):
-    kept = KeptPixels(tmp_path, max_bytes=1000)
+    kept = DecodeCache(tmp_path, max_bytes=1000)
     first, second = asset(), asset(id="b")
     place = kept.place(first)
     assert place is not None
@@ -216,7 +216,7 @@ def test_files_are_bounded_in_number_and_age(tmp_path):
 
 
 def test_the_sweep_of_scratch_space_takes_them(tmp_path):
-    kept = KeptPixels(tmp_path)
+    kept = DecodeCache(tmp_path)
     place = kept.place(asset())
     assert place is not None
     place.parent.mkdir()
@@ -242,7 +242,7 @@ async def test_a_render_takes_the_pixels_its_judgement_has_kept(lite_stage: Stag
 async def test_a_purge_takes_pixels_that_no_render_has_used(lite_stage: Stage) -> None:
     await lite_stage.member()
     done = await lite_stage.ready(actor="a")
-    place = KeptPixels(lite_stage.rindle.settings.scratch).path(done)
+    place = DecodeCache(lite_stage.rindle.settings.scratch).path(done)
     assert place is not None
     place.write_bytes(b"left by a probe on a host whose render ran elsewhere")
     await lite_stage.rindle.purge_asset(done.id)

@@ -32,7 +32,7 @@ from rindle.protocols import Analyzer, Authorizer, Probe, Processor, Scanner
 from rindle.testing.storage_contract import StorageContract
 from tests.servers import free_port
 from tests.servers.temporal import TemporalServer
-from tests.stage import PATIENCE_SECONDS, REPOSITORY, WorkerProcess
+from tests.stage import PATIENCE_SECONDS, REPOSITORY, SpawnedWorker
 
 EICAR = SIGNATURES["EICAR test file"]
 
@@ -101,7 +101,7 @@ async def extended(
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "worker.py", cwd=REPOSITORY, env=dict(os.environ), stdout=output, stderr=output
             )
-        worker = WorkerProcess(process, f"http://{health}", log)
+        worker = SpawnedWorker(process, f"http://{health}", log)
         try:
             await worker.ready()
             assert process.returncode is None, worker.tail()

@@ -18,7 +18,7 @@ from playwright.async_api import Browser, expect
 from tests.browser import launched, window
 from tests.servers import free_port
 from tests.servers.temporal import TemporalServer
-from tests.stage import REPOSITORY, WorkerProcess, photo, status_of, until
+from tests.stage import REPOSITORY, SpawnedWorker, photo, status_of, until
 
 EXAMPLE = REPOSITORY / "examples" / "getting_started"
 #: What attaching an asset that is condemned by then is refused with.
@@ -58,7 +58,7 @@ async def process(
         running = await asyncio.create_subprocess_exec(
             sys.executable, *arguments, cwd=home, env=environment, stdout=output, stderr=output
         )
-    worker = WorkerProcess(running, health, log)
+    worker = SpawnedWorker(running, health, log)
 
     async def answers() -> bool:
         assert running.returncode is None, worker.tail()

@@ -18,9 +18,9 @@ import pytest
 import skimage.data
 from PIL import Image, ImageCms, ImageEnhance, ImageOps, features
 
-from rindle.errors import Condemned, Misconfigured, ProbeFailed, UploadRejected
+from rindle.errors import ContentRejected, Misconfigured, ProbeFailed, UploadRejected
 from rindle.media.image_formats import LIBVIPS_FLOOR
-from rindle.media.render_pool import ImageProbe, Rendered, RenderOrder, RenderPool
+from rindle.media.render_pool import ImageProbe, RenderOrder, RenderPool, RenderResult
 from rindle.recipes import ImageVariant
 
 MAX_PIXELS = 100_000_000
@@ -82,7 +82,7 @@ def render(pool, tmp_path):
     return render
 
 
-def picture(result: Rendered) -> Image.Image:
+def picture(result: RenderResult) -> Image.Image:
     """Open what was rendered, after checking what was said about it."""
     assert result.error is None, (result.error.code, result.error.detail)
     image = opened(result.path)
@@ -253,7 +253,7 @@ async def test_a_picture_that_was_cut_off_is_condemned(pool, tmp_path, photo, su
     photo.save(whole, {".jpg": "jpeg", ".tif": "tiff"}.get(suffix, suffix[1:]))
     source = tmp_path / f"cut{suffix}"
     source.write_bytes(whole.getvalue()[: len(whole.getvalue()) * 3 // 5])
-    with pytest.raises(Condemned) as verdict:
+    with pytest.raises(ContentRejected) as verdict:
         await pool.probe(source, TYPES[suffix], max_pixels=MAX_PIXELS)
     assert verdict.value.code == "decode_failed"
     assert str(tmp_path) not in str(verdict.value.to_dict())
@@ -265,7 +265,7 @@ async def test_damage_inside_is_found_although_the_header_is_fine(pool, tmp_path
     body = bytearray(source.read_bytes())
     body[len(body) // 2 : len(body) // 2 + 200] = bytes(200)
     source.write_bytes(body)
-    with pytest.raises(Condemned) as verdict:
+    with pytest.raises(ContentRejected) as verdict:
         await pool.probe(source, "image/png", max_pixels=MAX_PIXELS)
     assert verdict.value.code == "decode_failed"
 
@@ -273,7 +273,7 @@ async def test_damage_inside_is_found_although_the_header_is_fine(pool, tmp_path
 @needs_corpus
 @pytest.mark.parametrize("name", ["truncated.jpg", "corrupted.jpg"])
 async def test_the_damaged_pictures_of_the_corpus_are_condemned_and_not_rendered(pool, render, name):
-    with pytest.raises(Condemned) as verdict:
+    with pytest.raises(ContentRejected) as verdict:
         await pool.probe(CORPUS / name, max_pixels=MAX_PIXELS)
     assert verdict.value.code == "decode_failed"
     made = await render(CORPUS / name, thumb={"mode": "fit", "width": 64})
@@ -315,7 +315,7 @@ async def test_bombs_are_condemned_by_their_header(tmp_path, photo):
         for mime, body in bombs.items():
             source = tmp_path / "bomb"
             source.write_bytes(body)
-            with pytest.raises(Condemned) as verdict:
+            with pytest.raises(ContentRejected) as verdict:
                 await pool.probe(source, mime, max_pixels=MAX_PIXELS)
             assert verdict.value.code == "max_pixels_exceeded", mime
             assert verdict.value.detail["limit"] == MAX_PIXELS
@@ -331,7 +331,7 @@ async def test_the_limit_itself_is_allowed(pool, tmp_path, photo):
     source = tmp_path / "limit.png"
     photo.save(source)
     assert (await pool.probe(source, "image/png", max_pixels=512 * 384)).width == 512
-    with pytest.raises(Condemned):
+    with pytest.raises(ContentRejected):
         await pool.probe(source, "image/png", max_pixels=512 * 384 - 1)
 
 
@@ -352,11 +352,11 @@ ACTIVE = {
 async def test_nothing_but_the_allowed_loaders_ever_opens_a_file(pool, tmp_path, kind):
     source = tmp_path / "innocent.jpg"
     source.write_bytes(ACTIVE[kind])
-    with pytest.raises((Condemned, UploadRejected)) as sniffed:
+    with pytest.raises((ContentRejected, UploadRejected)) as sniffed:
         await pool.probe(source, max_pixels=MAX_PIXELS)
     assert sniffed.value.code in ("no_probe_for_mime", "unknown_mime")
     for mime in ("image/jpeg", "image/png", "image/tiff", "image/avif", "image/heic"):
-        with pytest.raises(Condemned) as forced:  # even when somebody names the wrong type
+        with pytest.raises(ContentRejected) as forced:  # even when somebody names the wrong type
             await pool.probe(source, mime, max_pixels=MAX_PIXELS)
         assert forced.value.code == "decode_failed"
 
@@ -366,7 +366,7 @@ async def test_nothing_but_the_allowed_loaders_ever_opens_a_file(pool, tmp_path,
 async def test_the_active_formats_of_the_corpus_are_no_pictures(pool, tmp_path, name):
     disguised = tmp_path / "photo.jpg"
     disguised.write_bytes((CORPUS / name).read_bytes())
-    with pytest.raises(Condemned) as verdict:
+    with pytest.raises(ContentRejected) as verdict:
         await pool.probe(disguised, max_pixels=MAX_PIXELS)
     assert verdict.value.code == "no_probe_for_mime"
 
@@ -749,7 +749,7 @@ async def test_frames_count_against_the_pixel_limit_and_end_at_three_hundred(poo
     animation(source, 320, size=(40, 40))
     facts = await pool.probe(source, "image/gif", max_pixels=300 * 40 * 40)
     assert facts.metadata["pages"] == 320
-    with pytest.raises(Condemned) as verdict:
+    with pytest.raises(ContentRejected) as verdict:
         await pool.probe(source, "image/gif", max_pixels=300 * 40 * 40 - 1)
     assert verdict.value.code == "max_pixels_exceeded"
     recipe = {"mode": "fit", "width": 20, "format": "webp", "lossless": True}
@@ -814,6 +814,6 @@ async def test_a_heic_that_was_cut_off_is_condemned(pool, tmp_path):
     for part in (2000, len(whole) // 2):
         source = tmp_path / "cut.heic"
         source.write_bytes(whole[:part])
-        with pytest.raises(Condemned) as verdict:
+        with pytest.raises(ContentRejected) as verdict:
             await pool.probe(source, "image/heic", max_pixels=MAX_PIXELS)
         assert verdict.value.code == "decode_failed"

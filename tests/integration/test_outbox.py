@@ -61,7 +61,7 @@ async def test_relays_hear_whether_the_committing_process_sends_by_itself(stage:
             await web.initiate_upload("avatar", filename="me.jpg")
             await stage.rindle.initiate_upload("avatar", filename="me.jpg")  # this application runs no relay
             heard = [notice.payload async for notice in listening.notifies(timeout=PATIENCE_SECONDS, stop_after=2)]
-    assert heard == [rows.IN_HAND, ""]
+    assert heard == [rows.LOCAL_RELAY, ""]
 
 
 async def test_a_row_that_is_in_hand_is_sent_by_another_process_when_its_own_does_not(stage: Stage) -> None:
@@ -75,7 +75,7 @@ async def test_a_row_that_is_in_hand_is_sent_by_another_process_when_its_own_doe
             workflow_id=stage.upload_workflow("0"),
             task_queue=stage.prefix,
             payload={"input": {"session_id": "0"}, "facts": {"kind": "upload"}},
-            in_hand=True,  # but the process has died since
+            has_local_relay=True,  # but the process has died since
         )
 
         async def dispatched() -> bool:

@@ -507,7 +507,7 @@ async def test_many_followed_assets_are_asked_about_in_one_statement(lite: Newsr
     subscriptions = [await lite.rindle.subscribe("asset", asset.id).open() for asset in assets for _ in range(4)]
     engine = lite.rindle.database.engine
     assert isinstance(engine, AsyncEngine)
-    positions = {events.standings[0].feed: 0 for events in subscriptions}
+    positions = {events.statuses[0].feed: 0 for events in subscriptions}
     for events in subscriptions:
         events.close()
     await until(lite.is_at_rest, what="the listener to stop")
@@ -534,7 +534,7 @@ async def test_the_question_is_answered_by_the_index_of_the_asset(news: Newsroom
     asset = await news.running()
     await news.write(many, asset.variant_id, 50)
     async with news.rindle.subscribe("asset", asset.id) as events:
-        feed = events.standings[0].feed
+        feed = events.statuses[0].feed
 
     def explain(session: Session) -> str:
         postgres_only = news.rindle.database.dialect == "postgresql"

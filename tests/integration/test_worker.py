@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from rindle.activities.liveness import sweep_scratch
-from rindle.bootstrap import FleetMember
+from rindle.bootstrap import WorkerProcess
 from rindle.cli.temporal_server import find_temporal_cli
 from rindle.errors import InvalidArgument
 from tests.servers import free_port
@@ -96,7 +96,7 @@ async def test_logs_are_json_lines_without_secrets(lite_stage: Stage) -> None:
 
 async def test_an_unknown_queue_is_refused_with_the_known_ones(lite_stage: Stage) -> None:
     with pytest.raises(InvalidArgument, match=lite_stage.prefix):
-        FleetMember(lite_stage.rindle, queues=["nonsense"])
+        WorkerProcess(lite_stage.rindle, queues=["nonsense"])
     worker = await lite_stage.worker("--queues", "nonsense", wait=False)
     assert await worker.wait() == 1
     assert "unknown task queue nonsense" in worker.log.read_text()

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from rindle import Rindle, Settings
 from rindle.activities import progress
-from rindle.activities.progress import Gauge, watched
+from rindle.activities.progress import Progress, run_reporting_progress
 from rindle.cancellation import cancel_and_wait, run_to_end
 from rindle.storage.memory import MemoryStorage
 
@@ -133,8 +133,8 @@ async def test_a_build_cancelled_again_while_it_ends_is_not_interrupted(monkeypa
             await release.wait()
             steps.append("processes gone")
 
-    monkeypatch.setattr(progress, "_tell", follow)
-    caller = asyncio.create_task(watched(None, None, Gauge(), build()))  # type: ignore[arg-type]
+    monkeypatch.setattr(progress, "_write_progress", follow)
+    caller = asyncio.create_task(run_reporting_progress(None, None, Progress(), build()))  # type: ignore[arg-type]
     await began.wait()
     for _ in range(3):
         caller.cancel()

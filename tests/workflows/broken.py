@@ -7,12 +7,12 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import (
-        GroupStanding,
+        GroupStatus,
         PurgeInput,
         PurgeResult,
         UploadInput,
         UploadResult,
-        UploadStanding,
+        UploadStatus,
         VariantInput,
     )
     from rindle.workflows import PurgeWorkflow, UploadWorkflow, VariantWorkflow, policies
@@ -32,7 +32,7 @@ class UploadWithoutTimer(UploadWorkflow):
         """Run the inherited loop."""
         return await super().run(order)
 
-    async def _wait(self, standing: UploadStanding) -> None:
+    async def _wait(self, status: UploadStatus) -> None:
         await workflow.wait_condition(lambda: self._woken)
 
 
@@ -45,7 +45,7 @@ class VariantsReadFirst(VariantWorkflow):
         super().__init__(order)
 
     @workflow.run
-    async def run(self, order: VariantInput) -> GroupStanding:
+    async def run(self, order: VariantInput) -> GroupStatus:
         """Take a step more than runs that are open now have taken."""
         await self._step(messages.READ_GROUP, None, "look first")
         return await super().run(order)

@@ -27,7 +27,7 @@ from temporalio.worker import (
 )
 
 from rindle import Rindle, Settings, workflows
-from rindle.bootstrap import FleetMember, workflow_interceptors, workflow_runner
+from rindle.bootstrap import WorkerProcess, workflow_interceptors, workflow_runner
 from rindle.cli.temporal_server import find_temporal_cli
 from rindle.messages import StatusView
 from tests.stage import Stage, until
@@ -104,7 +104,7 @@ class Fleet:
 
     Args:
         stage: the stage they work on.
-        cached_workflows: see ``FleetMember``; 0 replays every workflow task from its history.
+        cached_workflows: see ``WorkerProcess``; 0 replays every workflow task from its history.
     """
 
     def __init__(self, stage: Stage, *, cached_workflows: int = 1_000) -> None:
@@ -126,7 +126,7 @@ class Fleet:
         """Run a worker and return its application: ``rindle``, or one of its own."""
         rindle = rindle or self.stage.application()
         interceptors = () if interruption is None else (interruption,)
-        member = FleetMember(
+        member = WorkerProcess(
             rindle, grace_seconds=5, cached_workflows=self._cached_workflows, interceptors=interceptors
         )
         await self._stack.enter_async_context(_working(member))
@@ -134,7 +134,7 @@ class Fleet:
 
 
 @asynccontextmanager
-async def _working(member: FleetMember) -> AsyncIterator[None]:
+async def _working(member: WorkerProcess) -> AsyncIterator[None]:
     stop = asyncio.Event()
     task = asyncio.create_task(member.run(stop))
 

@@ -14,9 +14,9 @@ import signal
 import threading
 from pathlib import Path
 
-from rindle.errors import Condemned, ProcessorCapabilityMissing
+from rindle.errors import ContentRejected, ProcessorCapabilityMissing
 from rindle.media.image_formats import ImageFeatures
-from rindle.media.render_pool import Rendered, RenderOrder
+from rindle.media.render_pool import RenderOrder, RenderResult
 from rindle.protocols import ProbeResult
 from rindle.states import MediaKind
 
@@ -34,7 +34,7 @@ def features() -> ImageFeatures:
 def probe_image(path: Path, mime: str | None, max_pixels: int, **options: object) -> ProbeResult:
     """Act on the file's name."""
     if path.stem == "refuse":
-        raise Condemned("no picture", code="max_pixels_exceeded", detail={"limit": max_pixels})
+        raise ContentRejected("no picture", code="max_pixels_exceeded", detail={"limit": max_pixels})
     _act(path.stem, path)
     address_space, memory = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     facts = {"pid": os.getpid(), "address_space": address_space, "memory": memory}
@@ -43,20 +43,20 @@ def probe_image(path: Path, mime: str | None, max_pixels: int, **options: object
 
 def render_images(
     source: Path, mime: str, orders: list[RenderOrder], max_pixels: int, kept: Path | None
-) -> list[Rendered]:
+) -> list[RenderResult]:
     """Act on each order's name, after writing half of its output."""
     return [_render(source, order) for order in orders]
 
 
-def _render(source: Path, order: RenderOrder) -> Rendered:
+def _render(source: Path, order: RenderOrder) -> RenderResult:
     order.dest.write_bytes(b"half")
     if order.name == "refuse":
         order.dest.unlink()
         missing = ProcessorCapabilityMissing("no encoder", detail={"format": order.recipe.format})
-        return Rendered(order.name, None, None, None, None, None, missing)
+        return RenderResult(order.name, None, None, None, None, None, missing)
     _act(order.name.split("_")[0], source)
     order.dest.write_bytes(b"whole")
-    return Rendered(order.name, order.dest, 1, 1, 5, order.recipe.content_type, None)
+    return RenderResult(order.name, order.dest, 1, 1, 5, order.recipe.content_type, None)
 
 
 def _act(name: str, source: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rindle.errors import Condemned, Misconfigured, ProbeFailed, ProcessTimeout
-from rindle.media.render_pool import Rendered, RenderOrder, RenderPool
+from rindle.errors import ContentRejected, Misconfigured, ProbeFailed, ProcessTimeout
+from rindle.media.render_pool import RenderOrder, RenderPool, RenderResult
 from rindle.recipes import ImageVariant
 from tests.patience import PATIENCE_SECONDS
 
@@ -58,7 +58,7 @@ def orders(out: Path, *names: str) -> list[RenderOrder]:
     return [RenderOrder(name, ImageVariant(mode="fit", width=1), out / f"{name}.jpg") for name in names]
 
 
-def outcome(results: list[Rendered]) -> dict[str, str]:
+def outcome(results: list[RenderResult]) -> dict[str, str]:
     return {result.name: result.error.code if result.error else "made" for result in results}
 
 
@@ -180,7 +180,7 @@ async def test_a_scratch_directory_that_is_gone_is_an_error_of_the_orders(pool, 
 
 
 async def test_probe_errors_come_back_typed(pool, tmp_path):
-    with pytest.raises(Condemned) as condemned:
+    with pytest.raises(ContentRejected) as condemned:
         await pool.probe(tmp_path / "refuse", "image/png", max_pixels=ANY_PIXELS)
     assert (condemned.value.code, condemned.value.detail) == ("max_pixels_exceeded", {"limit": ANY_PIXELS})
     with pytest.raises(ProbeFailed) as died:
