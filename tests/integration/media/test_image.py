@@ -26,7 +26,7 @@ from rindle.recipes import ImageVariant
 MAX_PIXELS = 100_000_000
 #: Mean absolute difference of two downscaled pictures, 0 to 1, up to which they look the same.
 SAME = 0.03
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CORPUS = Path(os.environ["RINDLE_CORPUS"]) if os.environ.get("RINDLE_CORPUS") else None
 CORPUS_ORIENTATIONS = sorted(CORPUS.glob("orientation_[1-8].jpg")) if CORPUS else []
 TYPES = {
@@ -405,7 +405,7 @@ async def test_the_doctor_learns_what_the_libraries_can_do(pool):
 
 
 async def test_a_libvips_below_the_floor_is_refused_at_the_start():
-    pool = RenderPool(1, engine="tests.integration.engine_of_old_libvips")
+    pool = RenderPool(1, engine="tests.integration.media.engine_of_old_libvips")
     with pytest.raises(Misconfigured, match=r"libvips .* cannot block untrusted loaders"):
         pool.start()
     await pool.close()
@@ -670,7 +670,7 @@ async def test_an_order_that_cannot_be_built_fails_alone(render, tmp_path, photo
 async def test_a_format_without_an_encoder_is_a_missing_capability(tmp_path, photo):
     source = tmp_path / "photo.png"
     photo.save(source)
-    pool = RenderPool(1, engine="tests.integration.engine_without_avif")
+    pool = RenderPool(1, engine="tests.integration.media.engine_without_avif")
     pool.start()
     try:
         orders = [

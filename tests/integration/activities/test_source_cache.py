@@ -19,7 +19,7 @@ from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from tests.patience import PATIENCE_SECONDS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEY = "photos/018f/original.jpg"
 BODY = b"0123456789" * 1000
 
@@ -356,7 +356,7 @@ def original(tmp_path: Path) -> Path:
 @pytest.fixture
 def process(directory: Path, original: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     program = (
-        "import asyncio, sys; from pathlib import Path; from tests.integration.test_source_cache import *; "
+        "import asyncio, sys; from pathlib import Path; from tests.integration.activities.test_source_cache import *; "
         "asyncio.run(borrow_in_a_process(Path(sys.argv[1]), Path(sys.argv[2])))"
     )
     started: list[subprocess.Popen[bytes]] = []
