@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from rindle.errors import RindleError
-from rindle.media.av_processor import AvProcessor, Built
+from rindle.media.av_processor import AvProcessor, AvOutput
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
 from rindle.testing.plugin_contracts import ProcessorContract
@@ -504,6 +504,6 @@ async def test_frames_per_second_of_a_film_are_kept(build, clips) -> None:
 
 
 def test_built_says_nothing_of_how_it_was_made() -> None:
-    fields = set(Built.__slots__)
+    fields = set(AvOutput.__slots__)
 
     assert fields == {"path", "byte_size", "content_type", "width", "height", "duration_ms"}
