@@ -8,17 +8,18 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
 from fastapi import FastAPI, Request
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
-from rindle import MediaVariant, Profile, Rindle, Settings
+from rindle import MediaAsset, MediaEvent, MediaVariant, Profile, Rindle, Settings
 from rindle.db import variants as variant_rows
 from rindle.db.models import Base
 from rindle.db.transitions import lock_asset, move_asset, move_variant, recompute, tombstone
@@ -32,6 +33,8 @@ from tests.servers import free_port
 from tests.stage import PATIENCE_SECONDS, until
 
 SECRET = "a secret of the news, long enough to sign with"
+#: An id that nothing has.
+UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 #: As quick as a test wants it, on a machine that others use too.
 QUICK: dict[str, Any] = {"event_poll_seconds": 0.05, "event_idle_poll_seconds": 0.2}
 
@@ -176,6 +179,27 @@ def restart(session: Session, variant_id: str) -> None:
     move_variant(session, variant, VariantState.PROCESSING)
 
 
+def restart_repeatedly(session: Session, variant_id: str, times: int) -> None:
+    """Begin a build anew ``times`` times in one transaction; each time is one ``variant_started``."""
+    for _ in range(times):
+        restart(session, variant_id)
+        session.flush()
+
+
+async def age(news: Newsroom, asset_id: str) -> None:
+    """Make an asset and its events older than what is kept."""
+
+    def back(session: Session) -> None:
+        past = timedelta(seconds=news.rindle.settings.event_retention_seconds + 60)
+        asset = session.get(MediaAsset, asset_id)
+        assert asset is not None
+        when = asset.inserted_at - past
+        session.execute(update(MediaAsset).where(MediaAsset.id == asset_id).values(inserted_at=when))
+        session.execute(update(MediaEvent).where(MediaEvent.asset_id == asset_id).values(occurred_at=when))
+
+    await news.write(back)
+
+
 def make(database_url: str, **settings: Any) -> Rindle:
     """Return the application on a database, from outside as from here."""
     pooled: dict[str, Any] = {} if database_url.startswith("sqlite") else {"pool_size": 25}
@@ -246,6 +270,17 @@ async def served(app: Any, **options: Any) -> AsyncIterator[str]:
         await asyncio.wait_for(task, PATIENCE_SECONDS)
 
 
+@asynccontextmanager
+async def news_site(directory: Path, *, url: str | None = None, **settings: Any) -> AsyncIterator[tuple[Newsroom, str]]:
+    """Open the application, serve it to everybody, and yield it with its address."""
+    url = url or f"sqlite+aiosqlite:///{directory / 'news.db'}"
+    async with (
+        newsroom(directory, url, **settings) as news,
+        served(routes(news.rindle, allow_anonymous=True)) as address,
+    ):
+        yield news, address
+
+
 # --- the client --------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +339,11 @@ class Stream:
         while (block := await self.event()) is not None:
             found.append(block)
         return found
+
+
+def told(blocks: list[Block]) -> list[tuple[str | None, str | None]]:
+    """Return what each block tells: its event and the state in it."""
+    return [(block.event, block.data.get("state")) for block in blocks]
 
 
 def pairs(*subjects: tuple[str, str]) -> list[tuple[str, str]]:

@@ -6,24 +6,23 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, event, text, update
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from rindle import MediaAsset, MediaEvent, MediaVariant, Rindle, Settings
+from rindle import MediaAsset, MediaVariant, Rindle, Settings
 from rindle.db.purge import finish
 from rindle.db.subscriptions import events_after
 from rindle.errors import InvalidArgument, NotFound, NotSettled
 from rindle.states import AssetState, VariantState
 from rindle.storage.memory import MemoryStorage
 from rindle.subscriptions import QUEUE_SIZE, Event, Subscription, subject_of
-from tests.live import SECRET, Clip, Newsroom, Other, Running, newsroom, restart
+from tests.live import SECRET, Clip, Newsroom, Other, Running, age, newsroom, restart, restart_repeatedly
 from tests.servers import postgres
 from tests.stage import PATIENCE_SECONDS, until
 
@@ -311,20 +310,6 @@ async def test_an_id_older_than_what_is_kept_is_reset_and_goes_on_with_what_is_l
     assert next_one.type == "variant_started"
 
 
-async def age(news: Newsroom, asset_id: str) -> None:
-    """Make an asset and its events older than what is kept."""
-
-    def back(session: Session) -> None:
-        past = timedelta(seconds=news.rindle.settings.event_retention_seconds + 60)
-        asset = session.get(MediaAsset, asset_id)
-        assert asset is not None
-        when = asset.inserted_at - past
-        session.execute(update(MediaAsset).where(MediaAsset.id == asset_id).values(inserted_at=when))
-        session.execute(update(MediaEvent).where(MediaEvent.asset_id == asset_id).values(occurred_at=when))
-
-    await news.write(back)
-
-
 # --- slow consumers ----------------------------------------------------------------------------------------------
 
 
@@ -334,7 +319,7 @@ async def test_a_slow_consumer_loses_progress_first(news: Newsroom):
     async with news.rindle.subscribe("asset", asset.id) as events:
         for percent in range(1, 6):
             await news.progressed(asset, percent)
-        await news.write(many, asset.variant_id, QUEUE_SIZE)
+        await news.write(restart_repeatedly, asset.variant_id, QUEUE_SIZE)
         last = (await news.streamed(asset.id))[-1]
         await until(lambda: seen(events, last), what="the queue to be full")
         told = await take(events, QUEUE_SIZE)
@@ -350,19 +335,13 @@ async def test_a_slower_consumer_is_reset_and_goes_on_from_the_database_without_
     async with news.rindle.subscribe("asset", asset.id) as events:
         await news.restarted(asset)
         (first,) = await take(events, 1)
-        await news.write(many, asset.variant_id, QUEUE_SIZE + 50)
+        await news.write(restart_repeatedly, asset.variant_id, QUEUE_SIZE + 50)
         await until(lambda: owes(events), what="the queue to overflow")
         await news.restarted(asset)
         reset, *told = await take(events, QUEUE_SIZE + 52)
 
     assert (reset.type, reset.payload) == ("reset", {"reason": "overflow", "last_id": str(first.id)})
     assert [first.id, *(one.id for one in told)] == (await news.streamed(asset.id))[len(known) :]
-
-
-def many(session: Session, variant_id: str, times: int) -> None:
-    for _ in range(times):
-        restart(session, variant_id)
-        session.flush()
 
 
 async def seen(events: Subscription, event_id: int) -> bool:
@@ -532,7 +511,7 @@ async def test_many_followed_assets_are_asked_about_in_one_statement(lite: Newsr
 
 async def test_the_question_is_answered_by_the_index_of_the_asset(news: Newsroom):
     asset = await news.running()
-    await news.write(many, asset.variant_id, 50)
+    await news.write(restart_repeatedly, asset.variant_id, 50)
     async with news.rindle.subscribe("asset", asset.id) as events:
         feed = events.statuses[0].feed
 
