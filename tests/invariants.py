@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.states import ASSET_MOVES, SESSION_MOVES, VARIANT_MOVES, AssetState, SessionState, VariantState
-from tests.stage import Stage, until
+from tests.patience import until
+from tests.stage import Stage
 
 _VARIANT_EVENTS = {
     "variant_started": VariantState.PROCESSING,

@@ -29,8 +29,8 @@ from rindle.http import create_router
 from rindle.states import AssetState, VariantState
 from rindle.storage.memory import MemoryStorage
 from tests.gallery import Gallery, png
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
-from tests.stage import PATIENCE_SECONDS, until
 
 SECRET = "a secret of the news, long enough to sign with"
 #: An id that nothing has.

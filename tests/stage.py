@@ -11,7 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from rindle.db.models import Base
 from rindle.protocols import Storage
 from rindle.workflows import ids
 from tests import application
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 
 T = TypeVar("T")
@@ -36,18 +36,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 #: For stages whose workers are killed: a lost one is noticed after so many seconds. Everywhere else a worker that was
 #: merely starved would be taken for a lost one, and its work would be done twice.
 NOTICES_LOST_WORKERS = {"RINDLE_HEARTBEAT_SECONDS": "5"}
-
-
-async def until(look: Callable[[], Awaitable[T]], *, what: str, timeout_seconds: float = PATIENCE_SECONDS) -> T:
-    """Return the first true answer of ``look``; the one way a test waits."""
-    answer: Any = None
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            while not (answer := await look()):
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"waited {timeout_seconds:.0f} s for {what}; last seen: {answer!r}") from None
-    return answer
 
 
 def photo(path: Path, *, width: int = 800, height: int = 600) -> Path:
@@ -340,6 +328,3 @@ async def staged(
         yield stage
     finally:
         await stage.close()
-
-
-__all__ = ["NOTICES_LOST_WORKERS", "PATIENCE_SECONDS", "SpawnedWorker", "Stage", "photo", "staged", "until"]

@@ -15,9 +15,10 @@ import pytest
 
 from rindle.crash_points import CRASH_POINTS
 from tests.invariants import everything_holds
+from tests.patience import until
 from tests.servers.postgres import PostgresServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, staged, until
+from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, staged
 
 #: Prepares, then returns what must be true in the end.
 Scenario = Callable[[Stage], Awaitable[Callable[[], Awaitable[None]]]]

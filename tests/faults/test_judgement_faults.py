@@ -15,7 +15,8 @@ from rindle.errors import ScannerUnavailable, UploadRejected
 from rindle.media.render_pool import RenderPool
 from rindle.workflows import ids
 from tests.invariants import everything_holds
-from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, until
+from tests.patience import until
+from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo
 
 
 def _scans(stage: Stage) -> int:

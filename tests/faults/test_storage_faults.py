@@ -11,8 +11,9 @@ from rindle.errors import StorageTransient, StorageUnauthorized
 from rindle.storage.memory import MemoryStorage
 from rindle.testing.flaky import FlakyStorage
 from tests.invariants import everything_holds
+from tests.patience import until
 from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, photo, staged, until
+from tests.stage import Stage, photo, staged
 
 
 @pytest.fixture

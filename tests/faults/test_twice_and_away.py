@@ -13,10 +13,11 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from rindle.errors import RindleError
 from tests.invariants import everything_holds
+from tests.patience import until
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, photo, staged, until
+from tests.stage import Stage, photo, staged
 
 
 class Twice(Interceptor):

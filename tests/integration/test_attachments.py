@@ -26,7 +26,8 @@ from rindle.errors import (
     StillAttached,
 )
 from tests.invariants import everything_holds
-from tests.stage import Stage, photo, until
+from tests.patience import until
+from tests.stage import Stage, photo
 
 
 class AppBase(DeclarativeBase):

@@ -30,9 +30,10 @@ from rindle.errors import CapabilityUnsupported, Unauthorized
 from rindle.http import create_router
 from rindle.protocols import Analyzer, Authorizer, Probe, Processor, Scanner
 from rindle.testing.storage_contract import StorageContract
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 from tests.servers.temporal import TemporalServer
-from tests.stage import PATIENCE_SECONDS, REPOSITORY, SpawnedWorker
+from tests.stage import REPOSITORY, SpawnedWorker
 
 EICAR = SIGNATURES["EICAR test file"]
 

@@ -16,9 +16,10 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.browser import launched, window
+from tests.patience import until
 from tests.servers import free_port
 from tests.servers.temporal import TemporalServer
-from tests.stage import REPOSITORY, SpawnedWorker, photo, status_of, until
+from tests.stage import REPOSITORY, SpawnedWorker, photo, status_of
 
 EXAMPLE = REPOSITORY / "examples" / "getting_started"
 #: What attaching an asset that is condemned by then is refused with.

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from rindle import MediaOutbox, attachments, telemetry
 from rindle.db import outbox as rows
 from rindle.relay import Relay, coalesce
-from tests.patience import PATIENCE_SECONDS
-from tests.stage import Stage, until
+from tests.patience import PATIENCE_SECONDS, until
+from tests.stage import Stage
 
 
 def _sessions(stage: Stage) -> AsyncSession:

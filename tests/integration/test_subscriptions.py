@@ -23,8 +23,8 @@ from rindle.states import AssetState, VariantState
 from rindle.storage.memory import MemoryStorage
 from rindle.subscriptions import QUEUE_SIZE, Event, Subscription, subject_of
 from tests.live import SECRET, Clip, Newsroom, Other, Running, age, newsroom, restart, restart_repeatedly
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import postgres
-from tests.stage import PATIENCE_SECONDS, until
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from playwright.async_api import Browser, BrowserContext, Page
 
 from tests.browser import launched, window
 from tests.media.clips import H264, Clips, moving, tone
-from tests.patience import PATIENCE_SECONDS
-from tests.servers import POLL_SECONDS, free_port
+from tests.patience import PATIENCE_SECONDS, until
+from tests.servers import free_port
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 
@@ -28,17 +28,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 #: Opens a fresh browser window on the site, signed in as a member.
 Visit = Callable[..., Awaitable[BrowserContext]]
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until ``condition`` holds.
-
-    Raises:
-        TimeoutError: it did not within :data:`PATIENCE_SECONDS`.
-    """
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await condition():
-            await asyncio.sleep(POLL_SECONDS)
 
 
 class Part:

@@ -16,8 +16,8 @@ from PIL import Image
 from playwright.async_api import BrowserContext, FilePayload, Page, Request, Route, expect
 from skimage import data
 
-from tests.patience import PATIENCE_SECONDS
-from tests.stories.conftest import Site, Visit, until
+from tests.patience import PATIENCE_SECONDS, until
+from tests.stories.conftest import Site, Visit
 
 pytestmark = pytest.mark.external
 

@@ -11,7 +11,8 @@ import pytest
 from playwright.async_api import BrowserContext, Page, Response, expect
 
 from tests.media.clips import Clips
-from tests.stories.conftest import Site, Visit, play, until
+from tests.patience import until
+from tests.stories.conftest import Site, Visit, play
 
 pytestmark = pytest.mark.external
 

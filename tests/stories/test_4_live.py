@@ -16,8 +16,9 @@ import pytest
 from playwright.async_api import Page, expect
 
 from rindle.events import EVENT_TYPES
+from tests.patience import until
 from tests.servers.proxy import Proxy
-from tests.stories.conftest import Site, Visit, until
+from tests.stories.conftest import Site, Visit
 
 pytestmark = pytest.mark.external
 

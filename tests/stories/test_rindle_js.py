@@ -14,8 +14,8 @@ import pytest
 from playwright.async_api import Page, Request, Route, expect
 
 from rindle.errors import CODES
-from tests.patience import PATIENCE_SECONDS
-from tests.stories.conftest import Visit, until
+from tests.patience import PATIENCE_SECONDS, until
+from tests.stories.conftest import Visit
 from tests.stories.test_1_avatar import picture
 
 pytestmark = pytest.mark.external

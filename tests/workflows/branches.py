@@ -21,7 +21,8 @@ from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage
 from tests.media.clips import Clips
-from tests.stage import Stage, photo, until
+from tests.patience import until
+from tests.stage import Stage, photo
 from tests.workflows.fleet import Fleet, Interruption, at_rest, closed, dispatched, handle_of, in_stage, marks
 
 HISTORIES = Path(__file__).resolve().parent / "histories"

@@ -30,7 +30,8 @@ from rindle import Rindle, Settings, workflows
 from rindle.bootstrap import WorkerProcess, workflow_interceptors, workflow_runner
 from rindle.cli.temporal_server import find_temporal_cli
 from rindle.messages import StatusView
-from tests.stage import Stage, until
+from tests.patience import until
+from tests.stage import Stage
 
 #: Longest pause of a held workflow task: after ten seconds the server gives it to somebody else. The SDK, which takes
 #: two seconds for a deadlock, is told to wait (``tests/patience.py``).

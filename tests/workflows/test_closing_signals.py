@@ -15,7 +15,8 @@ from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage
 from tests.invariants import everything_holds
-from tests.stage import Stage, until
+from tests.patience import until
+from tests.stage import Stage
 from tests.workflows.fleet import Fleet, Interruption, closed, handle_of, marks
 
 OWNER = ("User", "1")

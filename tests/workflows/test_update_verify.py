@@ -29,7 +29,8 @@ from rindle.messages import UPLOAD_WORKFLOW, UploadInput, VerifyAnswer
 from rindle.testing.flaky import FlakyStorage
 from tests.application import storage
 from tests.invariants import everything_holds
-from tests.stage import Stage, photo, until
+from tests.patience import until
+from tests.stage import Stage, photo
 from tests.workflows.fleet import Fleet, closed, handle_of, in_stage, marks, temporal
 
 

@@ -22,7 +22,8 @@ from rindle.errors import (
     UploadSessionExpired,
 )
 from rindle.uploads import sessions
-from tests.stage import Stage, photo, until
+from tests.patience import until
+from tests.stage import Stage, photo
 from tests.workflows.fleet import in_stage
 
 

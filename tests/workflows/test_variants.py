@@ -31,7 +31,8 @@ from rindle.recipes import VariantSpec
 from rindle.testing.flaky import FlakyStorage
 from tests.application import SECRET, Avatar, storage
 from tests.invariants import everything_holds
-from tests.stage import NOTICES_LOST_WORKERS, Stage, until
+from tests.patience import until
+from tests.stage import NOTICES_LOST_WORKERS, Stage
 from tests.workflows.fleet import Fleet, closed, handle_of
 
 NOBODY = "0198c0de-0000-7000-8000-000000000000"

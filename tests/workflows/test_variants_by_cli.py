@@ -10,7 +10,8 @@ from sqlalchemy import select
 
 from rindle import MediaProcessingRun
 from tests.invariants import everything_holds
-from tests.stage import Stage, until
+from tests.patience import until
+from tests.stage import Stage
 from tests.workflows.fleet import Fleet, closed, handle_of, marks, temporal
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from temporalio.api.enums.v1 import VersioningBehavior
 
-from tests.stage import Stage, until
+from tests.patience import until
+from tests.stage import Stage
 from tests.workflows.fleet import Fleet, closed, handle_of, temporal
 
 

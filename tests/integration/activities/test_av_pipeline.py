@@ -19,8 +19,9 @@ from rindle.states import VariantState
 from rindle.storage.memory import MemoryStorage
 from tests import invariants
 from tests.media.clips import Clips, ffmpeg, tone
+from tests.patience import until
 from tests.servers.temporal import TemporalServer
-from tests.stage import NOTICES_LOST_WORKERS, Stage, staged, until
+from tests.stage import NOTICES_LOST_WORKERS, Stage, staged
 
 
 def ffmpegs(stage: Stage) -> list[int]:

@@ -17,7 +17,7 @@ from rindle.errors import ObjectChanged, StorageNotFound, StorageTransient
 from rindle.protocols import ObjectHead, Storage
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 
 ROOT = Path(__file__).parents[3]
 KEY = "photos/018f/original.jpg"
@@ -331,12 +331,6 @@ class FileStorage(Storage):
 def write(path: Path, body: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(body)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def borrow_in_a_process(directory: Path, original: Path) -> None:

@@ -19,9 +19,9 @@ from rindle.db import migrate, transitions
 from rindle.db.models import utc_now
 from rindle.operations.explain import Diagnosis, Explanation, explain
 from rindle.states import AssetState
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
-from tests.stage import REPOSITORY, Stage, until
+from tests.stage import REPOSITORY, Stage
 
 
 @pytest.fixture

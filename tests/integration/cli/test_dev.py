@@ -9,20 +9,18 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from rindle.cli.supervisor import identity
+from tests.patience import PATIENCE_SECONDS, until_blocking
 from tests.stage import REPOSITORY, photo
 
-PATIENCE_SECONDS = 90.0
 SHOP = """
 import os
 from fastapi import FastAPI
@@ -47,14 +45,6 @@ async def initiate():
 """
 
 pytestmark = [pytest.mark.usefixtures("temporal_server"), pytest.mark.timeout(300)]
-
-
-def until(look: Callable[[], Any], what: Callable[[], str]) -> Any:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := look()):
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
-    return found
 
 
 #: The same with pictures and all routes: what somebody who uploads a photo needs.
@@ -111,7 +101,9 @@ class Dev:
 
     def ready(self) -> dict[str, str]:
         """Wait until everything works and return the addresses by what they are of."""
-        until(lambda: "Ready." in self.said or self.process.poll() is not None, lambda: f"{self.said}\n{self.log}")
+        until_blocking(
+            lambda: "Ready." in self.said or self.process.poll() is not None, what=lambda: f"{self.said}\n{self.log}"
+        )
         assert self.process.poll() is None, self.log
         return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in self.said.splitlines() if "  " in line)
 
@@ -170,8 +162,8 @@ def test_one_command_runs_everything_restarts_what_dies_and_ends_without_a_trace
 
     for name in ("worker", "temporal"):
         os.kill(parts[name], signal.SIGKILL)
-        until(lambda name=name: dev.pids().get(name, parts[name]) != parts[name], lambda: dev.log)
-        until(lambda: answer(addresses["Worker"]) == b"ok\n", lambda: dev.log)
+        until_blocking(lambda name=name: dev.pids().get(name, parts[name]) != parts[name], what=lambda: dev.log)
+        until_blocking(lambda: answer(addresses["Worker"]) == b"ok\n", what=lambda: dev.log)
     assert dev.pids()["web"] == parts["web"]
     parts = dev.pids()
 
@@ -220,16 +212,17 @@ def test_work_ends_although_temporal_stands_still_and_both_sides_say_so_meanwhil
         status, body = readiness(url)
         return body if status == 503 and "temporal" in body else None
 
-    assert "no answer from temporal" in until(lambda: told(f"{web}/readyz"), lambda: dev.log)
-    assert until(lambda: told(addresses["Worker"]), lambda: dev.log) == "not ready: temporal\n"
+    assert "no answer from temporal" in until_blocking(lambda: told(f"{web}/readyz"), what=lambda: dev.log)
+    assert until_blocking(lambda: told(addresses["Worker"]), what=lambda: dev.log) == "not ready: temporal\n"
 
-    until(lambda: dev.pids().get("temporal", parts["temporal"]) != parts["temporal"], lambda: dev.log)
+    until_blocking(lambda: dev.pids().get("temporal", parts["temporal"]) != parts["temporal"], what=lambda: dev.log)
     for asset in (begun, waiting):
-        until(
-            lambda asset=asset: state_of(web, asset) == "ready", lambda asset=asset: f"{state_of(web, asset)} {dev.log}"
+        until_blocking(
+            lambda asset=asset: state_of(web, asset) == "ready",
+            what=lambda asset=asset: f"{state_of(web, asset)} {dev.log}",
         )
     for url in (f"{web}/readyz", addresses["Worker"]):
-        until(lambda url=url: readiness(url)[0] == 200, lambda: dev.log)
+        until_blocking(lambda url=url: readiness(url)[0] == 200, what=lambda: dev.log)
     assert "the temporal runs, but stopped working: not healthy for 8 s; ending it to start it again" in dev.log
     # They only waited for another part: no reason to restart them.
     assert {name: pid for name, pid in dev.pids().items() if name != "temporal"} == {

@@ -14,9 +14,10 @@ from rindle.activities.liveness import sweep_scratch
 from rindle.bootstrap import WorkerProcess
 from rindle.cli.temporal_server import find_temporal_cli
 from rindle.errors import InvalidArgument
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.servers.temporal import StoppableTemporal
-from tests.stage import PATIENCE_SECONDS, Stage, staged, status_of, until
+from tests.stage import Stage, staged, status_of
 
 #: Seconds a probe may take on a loaded machine; the worker's own limits end at 5.
 PROBE_SECONDS = 20.0

@@ -28,9 +28,9 @@ from tests.live import (
     routes,
     told,
 )
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import postgres
 from tests.servers.proxy import Proxy
-from tests.stage import PATIENCE_SECONDS, until
 
 # --- what is sent ------------------------------------------------------------------------------------------------
 

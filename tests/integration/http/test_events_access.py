@@ -27,7 +27,7 @@ from tests.live import (
     routes,
     served,
 )
-from tests.stage import until
+from tests.patience import until
 
 
 class Rules:

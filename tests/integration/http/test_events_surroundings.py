@@ -28,8 +28,9 @@ from tests.live import (
     routes,
     served,
 )
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
-from tests.stage import PATIENCE_SECONDS, REPOSITORY, status_of, until
+from tests.stage import REPOSITORY, status_of
 
 
 async def test_the_route_is_described(news: Newsroom):

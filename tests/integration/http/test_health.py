@@ -18,8 +18,9 @@ from rindle import Rindle
 from rindle.http import create_asgi_app, create_router, health_router
 from rindle.temporal_client import TemporalConnection
 from tests.application import Avatar
+from tests.patience import until
 from tests.servers.temporal import StoppableTemporal
-from tests.stage import Stage, staged, until
+from tests.stage import Stage, staged
 
 #: Seconds an answer may take on a loaded machine; the checks themselves end at 3.
 ANSWER_SECONDS = 20.0

@@ -25,7 +25,7 @@ from rindle.http.local import local_router
 from rindle.storage.grant import Grant
 from rindle.storage.local import URL_LABEL, LocalStorage
 from tests.contract.serving import listening, send_raw, serving
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 
 SECRET, OLD_SECRET = "s" * 32, "o" * 32
 KEY = "avatars/1/a.bin"
@@ -549,13 +549,6 @@ async def test_what_is_uploaded_is_served(site: Site):
 
 
 # --- clients that go away -----------------------------------------------------------------------------------------
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when ``condition`` holds, which other threads bring about."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 def open_files(root: Path) -> set[str]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from rindle.errors import RindleError
-from rindle.media.av_processor import AvProcessor, AvOutput
+from rindle.media.av_processor import AvOutput, AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
 from rindle.testing.plugin_contracts import ProcessorContract

@@ -22,7 +22,7 @@ from rindle.media.child_process import LAST_WORDS_BYTES, ChildLimits, run_child
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.recipes import AudioVariant, FrameVariant, VideoVariant, WaveformVariant
 from tests.media.clips import H264, Clips, moving, tone
-from tests.stage import PATIENCE_SECONDS, until
+from tests.patience import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -23,9 +23,9 @@ from rindle.operations.doctor import doctor
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from tests.application import ControlledProcessor
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
-from tests.stage import Stage, until
+from tests.stage import Stage
 
 SECRET = "7c1f0d3e9ab24586c1f0d3e97ab8245867c1f0d3e9ab2458"
 

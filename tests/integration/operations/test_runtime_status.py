@@ -22,8 +22,9 @@ from rindle.operations.findings import AssetSample, SessionSample, VariantSample
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
 from rindle.operations.runtime_status import RuntimeStatus, runtime_status
 from rindle.relay import Relay
+from tests.patience import until
 from tests.servers import free_port
-from tests.stage import Stage, until
+from tests.stage import Stage
 
 HOUR = 3600
 

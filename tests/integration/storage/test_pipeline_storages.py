@@ -14,9 +14,10 @@ from rindle import OutputKind
 from rindle.errors import UploadRejected
 from rindle.storage.memory import MemoryStorage
 from tests.invariants import everything_holds
+from tests.patience import PATIENCE_SECONDS
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import PATIENCE_SECONDS, Stage, photo, staged
+from tests.stage import Stage, photo, staged
 
 
 @pytest.fixture

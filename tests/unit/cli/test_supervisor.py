@@ -19,6 +19,7 @@ import pytest
 
 from rindle.cli.supervisor import Supervisor, identity
 from rindle.errors import Misconfigured, SetupIncomplete
+from tests.patience import PATIENCE_SECONDS, until_blocking
 
 #: Writes its process id, then lives and shows its pulse until it is told to end; says so when it does.
 PROGRAM = """
@@ -41,14 +42,6 @@ while True:
     (home / f"{name}.pulse").write_text(str(beats))
     time.sleep(0.02)
 """
-PATIENCE_SECONDS = 30.0
-
-
-def until(look: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not look():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.02)
 
 
 def command(name: str, home: Path, *more: str) -> list[str]:
@@ -78,7 +71,7 @@ class Checks:
     def wait(self, more: int) -> None:
         """Wait until it has been asked ``more`` times from now on."""
         wanted = self.count + more
-        until(lambda: self.count >= wanted, f"{more} more checks")
+        until_blocking(lambda: self.count >= wanted, what=f"{more} more checks")
 
 
 def pulse_of(name: str, home: Path) -> Callable[[], bool]:
@@ -152,7 +145,7 @@ def test_a_part_that_stays_unhealthy_is_told_to_end_and_the_new_one_gets_time_to
 
     well.unlink()
 
-    until(lambda: supervisor.pid("worker") not in (None, first), "another process")
+    until_blocking(lambda: supervisor.pid("worker") not in (None, first), what="another process")
     second = supervisor.pid("worker")
     checks.wait(20)  # four times the limit: a start may take longer than that
     assert supervisor.pid("worker") == second
@@ -164,7 +157,7 @@ def test_a_part_that_stays_unhealthy_is_told_to_end_and_the_new_one_gets_time_to
     well.touch()  # it begins to work, and from then on the limit holds again
     checks.wait(2)
     well.unlink()
-    until(lambda: supervisor.pid("worker") not in (None, second), "a third process")
+    until_blocking(lambda: supervisor.pid("worker") not in (None, second), what="a third process")
 
 
 def test_an_unhealthy_part_that_does_not_listen_is_killed(
@@ -173,7 +166,7 @@ def test_an_unhealthy_part_that_does_not_listen_is_killed(
     supervisor = watching(0.5)
     start(supervisor, "worker", tmp_path, "deaf", healthy=lambda: False, stop_seconds=0.2)
 
-    until(lambda: len(reports) >= 3, "the end of the part")
+    until_blocking(lambda: len(reports) >= 3, what="the end of the part")
 
     assert reports[1:3] == ["killing the worker", "the worker ended with SIGKILL; starting it again in 0.5 s"]
 
@@ -192,7 +185,7 @@ def test_a_suspended_part_is_replaced_and_its_neighbour_is_not(
 
     os.kill(suspended, signal.SIGSTOP)
 
-    until(lambda: supervisor.pid("temporal") not in (None, suspended), "another process")
+    until_blocking(lambda: supervisor.pid("temporal") not in (None, suspended), what="another process")
     assert gone(suspended)
     assert supervisor.pid("worker") == neighbour
     assert [report for report in reports if "temporal" not in report] == []
@@ -245,13 +238,13 @@ def test_a_check_that_hangs_delays_no_other_part_and_is_not_asked_twice_at_once(
         start(supervisor, "temporal", tmp_path, healthy=hanging)
         start(supervisor, "worker", tmp_path)
         hangs = supervisor.pid("temporal")
-        until(lambda: hanging.under_way, "the check to hang")
+        until_blocking(lambda: hanging.under_way, what="the check to hang")
 
         killed = supervisor.kill_part("worker")
 
-        until(lambda: supervisor.pid("worker") not in (None, killed), "the other part to be back")
+        until_blocking(lambda: supervisor.pid("worker") not in (None, killed), what="the other part to be back")
         # No answer is none: the part is replaced. The new process is not judged by the old one's check.
-        until(lambda: supervisor.pid("temporal") not in (None, hangs), "another process")
+        until_blocking(lambda: supervisor.pid("temporal") not in (None, hangs), what="another process")
         assert (hanging.count, hanging.most_at_once) == (1, 1)
     finally:
         release.set()
@@ -342,12 +335,12 @@ def test_what_a_part_left_running_ends_with_it(supervisor: Supervisor, tmp_path:
     )
     supervisor.start_part("worker", [sys.executable, "-c", child], ready=(tmp_path / "child").exists)
     supervisor.wait_ready("worker")
-    until(lambda: (tmp_path / "child").read_text(), "the child's id")
+    until_blocking(lambda: (tmp_path / "child").read_text(), what="the child's id")
     left = int((tmp_path / "child").read_text())
 
     supervisor.kill_part("worker")
 
-    until(lambda: gone(left), "the child to be gone")
+    until_blocking(lambda: gone(left), what="the child to be gone")
 
 
 def test_two_supervisors_do_not_share_a_home(supervisor: Supervisor) -> None:
@@ -368,9 +361,11 @@ def test_parts_of_a_killed_supervisor_are_ended_by_the_next_one_and_strangers_ar
     first = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).resolve().parents[3])
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
         try:
-            until(lambda: (tmp_path / "worker.pid").exists() and (tmp_path / "worker.pid").read_text(), "the part")
+            until_blocking(
+                lambda: (tmp_path / "worker.pid").exists() and (tmp_path / "worker.pid").read_text(), what="the part"
+            )
             left = int((tmp_path / "worker.pid").read_text())
-            until(lambda: str(left) in (home / "supervisor.json").read_text(), "the record")
+            until_blocking(lambda: str(left) in (home / "supervisor.json").read_text(), what="the record")
             first.send_signal(signal.SIGKILL)
             first.wait()
             assert not gone(left)
@@ -406,4 +401,6 @@ def test_a_process_is_told_from_a_later_one_with_the_same_id() -> None:
         assert mine == identity(process.pid)
         assert mine != identity(os.getpid())
         process.kill()
-        until(lambda: identity(process.pid) is None, "a dead process that nobody has waited for to count as gone")
+        until_blocking(
+            lambda: identity(process.pid) is None, what="a dead process that nobody has waited for to count as gone"
+        )

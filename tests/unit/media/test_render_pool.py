@@ -15,7 +15,7 @@ import pytest
 from rindle.errors import ContentRejected, Misconfigured, ProbeFailed, ProcessTimeout
 from rindle.media.render_pool import RenderOrder, RenderPool, RenderResult
 from rindle.recipes import ImageVariant
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 
 ENGINE = "tests.unit.media.scripted_engine"
 ROOT = Path(__file__).parents[3]
@@ -60,12 +60,6 @@ def orders(out: Path, *names: str) -> list[RenderOrder]:
 
 def outcome(results: list[RenderResult]) -> dict[str, str]:
     return {result.name: result.error.code if result.error else "made" for result in results}
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
