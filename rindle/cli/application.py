@@ -1,4 +1,4 @@
-"""Finding the application whose profiles, database and storages a command is about."""
+"""Find the application that a command operates on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 #: Environment variable that names the application when ``--app`` does not.
 APP_VARIABLE = "RINDLE_APP"
 
-#: Option of every command that is about an application.
+#: Option of every command that operates on an application.
 application_option = click.option(
     "--app",
     "application",
@@ -37,9 +37,9 @@ format_option = click.option(
 
 
 def run(application: str | None, work: Callable[[Rindle], Awaitable[T]]) -> T:
-    """Run ``work`` with the application on an event loop of its own, and close everything afterwards.
+    """Run ``work`` with the application on a new event loop, and close everything afterwards.
 
-    The relay is not started: what a command writes to the outbox is sent by the workers.
+    The relay is not started: the workers send what a command writes to the outbox.
     """
     rindle = load_application(application)
 
@@ -63,8 +63,8 @@ def load_application(reference: str | None = None) -> Rindle:
             arguments that returns one; ``RINDLE_APP`` when left out.
 
     Raises:
-        Misconfigured: none is named, the reference is malformed, the module does not import, or it holds no such
-            object. The message says which, and never repeats what the module's own exception says.
+        Misconfigured: none is named, the reference is malformed, the module does not import, or it has no such object.
+            The message names the problem and never repeats the text of the module's own exception.
     """
     reference = reference or os.environ.get(APP_VARIABLE)
     if not reference:
@@ -90,7 +90,7 @@ def _imported(name: str) -> Any:
             raise _misnamed(f"there is no module {name!r} here") from error
         raise _misnamed(f"the module {name!r} needs {error.name!r}, which is not installed") from error
     except Exception as error:
-        raise _misnamed(f"the module {name!r} raised {_what_and_where(error)} while it was imported") from error
+        raise _misnamed(f"the module {name!r} raised {_summary_of(error)} while it was imported") from error
 
 
 def _instance(found: Any, reference: str) -> Rindle:
@@ -100,14 +100,16 @@ def _instance(found: Any, reference: str) -> Rindle:
         try:
             found = found()
         except Exception as error:
-            raise _misnamed(f"{reference!r} raised {_what_and_where(error)} when it was called") from error
+            raise _misnamed(f"{reference!r} raised {_summary_of(error)} when it was called") from error
     if not isinstance(found, Rindle):
-        raise _misnamed(f"{reference!r} is a {type(found).__name__}, neither a Rindle nor a function that returns one")
+        raise _misnamed(
+            f"{reference!r} is of type {type(found).__name__}; it must be a Rindle or a function that returns one"
+        )
     return found
 
 
-def _what_and_where(error: Exception) -> str:
-    """Name class, file and line; the message itself may hold a password of the application's configuration."""
+def _summary_of(error: Exception) -> str:
+    """Return the class, file and line of an exception, not its text, which may hold a password."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rindle.cli.application import application_option, format_option, run
-from rindle.cli.terminal import say_report
+from rindle.cli.terminal import print_report
 
 
 @click.command()
@@ -13,6 +13,6 @@ from rindle.cli.terminal import say_report
 @application_option
 @format_option
 def cancel(asset: str, application: str | None, output: str) -> None:
-    """Cancel what is being built for ASSET: rows at once, processes within 3 s; exit 1 when nothing is."""
+    """Cancel the open builds of ASSET: rows at once, processes within 3 s; exit 1 when no build is open."""
     report = run(application, lambda rindle: rindle.cancel_processing(asset, actor="operator"))
-    say_report(f"Cancel of {asset}", report.to_dict(), output)
+    print_report(f"Cancel of {asset}", report.to_dict(), output)

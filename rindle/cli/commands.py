@@ -1,4 +1,4 @@
-"""All commands, and how they end: exit codes, what an error looks like, and leaving the process."""
+"""All commands, their exit codes, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from rindle.errors import InspectionFailed, RindleError, TemporalUnavailable
 from rindle.process import leave
 from rindle.security import RedactingFilter
 
-#: Exit codes beside 0: finished with errors or refused; wrong usage; Temporal or database away; interrupted.
+#: Exit codes beside 0: finished with errors or refused; wrong usage; Temporal or database unreachable; interrupted.
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 4, 130
 
 
 @click.group(name="rindle", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rindle")
 def rindle() -> None:
-    """Operate Rindle: look at it, repair it, run it.
+    """Operate Rindle: inspect it, repair it, run it.
 
-    The application is named by --app package.module:name or RINDLE_APP. Exit codes: 0 done, 1 finished with errors or
+    --app package.module:name or RINDLE_APP names the application. Exit codes: 0 done, 1 finished with errors or
     refused, 2 wrong usage, 3 --fail-on, 4 Temporal or database unreachable, 130 interrupted.
     """
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(RedactingFilter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(levelname)s %(name)s: %(message)s")
-    # Every command, also one that opened no client: the exit code must not depend on what it happened to import.
+    # For every command, also one that opened no client: the exit code must not depend on what was imported.
     leave(execute(arguments))
 
 
@@ -82,15 +82,15 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"{error.code}: {error.message}", err=True)
         return UNREACHABLE if isinstance(error, InspectionFailed | TemporalUnavailable) else FAILED
     except Exception as error:
-        return _foreign(error)
+        return _unexpected(error)
 
 
-def _foreign(error: Exception) -> int:
+def _unexpected(error: Exception) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
     if isinstance(error, SQLAlchemyError):
         # Its text holds statements, parameters and hosts.
-        click.echo(f"the database could not be used ({type(error).__name__}); look with: rindle doctor", err=True)
+        click.echo(f"the database cannot be used ({type(error).__name__}); check it with: rindle doctor", err=True)
         return UNREACHABLE
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(where.filename).name}, line {where.lineno}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rindle.cli.application import application_option, run
-from rindle.cli.terminal import say
+from rindle.cli.terminal import print_line
 from rindle.operations import schema
 
 
@@ -19,36 +19,39 @@ def database() -> None:
 def upgrade(application: str | None) -> None:
     """Bring the tables to this release; safe to repeat and to run several times at once."""
     before, after = run(application, lambda rindle: schema.upgrade(rindle.services))
-    say(f"Rindle's tables are at {after}." if before == after else f"Rindle's tables: {before or 'none'} -> {after}.")
+    if before == after:
+        print_line(f"Rindle's tables are at {after}.")
+    else:
+        print_line(f"Rindle's tables: {before or 'none'} -> {after}.")
 
 
 @database.command()
 @application_option
 def current(application: str | None) -> None:
-    """Say which revision the database is at, and which one this release needs; exit 1 when they differ."""
+    """Print the database's revision and the revision this release needs; exit 1 when they differ."""
     found = run(application, lambda rindle: schema.current(rindle.services))
-    say(f"database: {found or 'none'}")
-    say(f"release:  {schema.needed()}")
+    print_line(f"database: {found or 'none'}")
+    print_line(f"release:  {schema.needed()}")
     raise click.exceptions.Exit(int(found != schema.needed()))
 
 
 @database.command()
 @application_option
 def check(application: str | None) -> None:
-    """List what the database lacks of this release's tables; exit 1 when it lacks anything."""
+    """List the parts of this release's tables that are missing; exit 1 when any is."""
     missing = run(application, lambda rindle: schema.missing_parts(rindle.services))
     for part in missing:
-        say(f"missing: {part}", "red")
-    say(f"{len(missing)} missing." if missing else "All tables, columns, keys and indexes are there.")
+        print_line(f"missing: {part}", "red")
+    print_line(f"{len(missing)} missing." if missing else "All tables, columns, keys and indexes are present.")
     raise click.exceptions.Exit(int(bool(missing)))
 
 
 @database.command()
 @application_option
 def stamp(application: str | None) -> None:
-    """Note that tables made by create_all are those of this release; refused when they are not."""
+    """Mark tables made by create_all as those of this release; refused when they differ."""
     run(application, lambda rindle: schema.stamp(rindle.services))
-    say(f"Rindle's tables are at {schema.needed()}.")
+    print_line(f"Rindle's tables are at {schema.needed()}.")
 
 
 @click.command()

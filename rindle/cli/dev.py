@@ -26,23 +26,23 @@ import click
 from rindle.cli.application import APP_VARIABLE
 from rindle.cli.supervisor import UNHEALTHY_SECONDS, Supervisor
 from rindle.cli.temporal_server import DEV_SERVER_ARGS, dev_server_environment, ensure_temporal_cli
-from rindle.cli.terminal import say
+from rindle.cli.terminal import print_line
 from rindle.errors import Misconfigured, SetupIncomplete
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
 
 HOST = "127.0.0.1"
-#: Ports people expect; another free one is taken where they are not free.
+#: Default ports; another free port is used when one of them is taken.
 TEMPORAL_PORT, UI_PORT, WEB_PORT = 7233, 8233, 8000
 NAMESPACE = "default"
-#: Seconds one look at a part's health may wait for its answer.
+#: Timeout of one health check in seconds.
 _HEALTH_SECONDS = 5.0
-#: Seconds the worker's running work gets to finish after Ctrl-C.
+#: Seconds that the worker's running work may take to finish after Ctrl-C.
 _GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the parts listen; ``None`` means the usual port, or any free one where that is taken."""
+    """Ports of the parts; ``None`` means the default port, or any free one when that is taken."""
 
     web: int | None = None
     temporal: int | None = None
@@ -51,7 +51,7 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What runs, and where: ``ui`` is ``None`` with somebody else's Temporal, ``web`` with nothing to serve."""
+    """Addresses of the running parts: ``ui`` is ``None`` with an external Temporal, ``web`` without an application."""
 
     temporal: str
     health: str
@@ -60,9 +60,8 @@ class Stack:
     environment: dict[str, str]
 
     def __repr__(self) -> str:
-        return (
-            f"Stack(temporal={self.temporal!r}, ui={self.ui!r}, web={self.web!r})"  # the environment holds the secret
-        )
+        # The environment holds the secret.
+        return f"Stack(temporal={self.temporal!r}, ui={self.ui!r}, web={self.web!r})"
 
 
 @click.command()
@@ -84,7 +83,7 @@ class Stack:
 @click.option("--ui-port", type=click.IntRange(1, 65535), help=f"Port of Temporal's UI.  [default: {UI_PORT}]")
 @click.option(
     "--unhealthy-seconds", type=click.FloatRange(min=0), default=UNHEALTHY_SECONDS, show_default=True,
-    help="How long a part may run without working before it is restarted; 0 leaves it alone, for debuggers.",
+    help="Seconds a part may be unhealthy before it is restarted; 0 never restarts it (for debuggers).",
 )  # fmt: skip
 def dev(
     application: str,
@@ -102,27 +101,27 @@ def dev(
         unhealthy_seconds=unhealthy_seconds,
     )
 
-    def asked(_number: int, _frame: FrameType | None) -> None:
-        supervisor.ask_to_stop()
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        supervisor.request_stop()
 
     for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(wanted, asked)
+        signal.signal(wanted, request_stop)
     try:
         with supervisor:
             stack = start(supervisor, application=application, web=web, ports=Ports(port, temporal_port, ui_port))
-            _say(stack, supervisor.home)
-            supervisor.wait_until_asked()
+            _print(stack, supervisor.home)
+            supervisor.wait_for_stop_request()
     except KeyboardInterrupt:
-        pass  # the block above has stopped what ran
-    say("rindle dev has stopped.")
+        pass  # the block above has stopped all parts
+    print_line("rindle dev has stopped.")
 
 
 def start(supervisor: Supervisor, *, application: str, web: str | None = None, ports: Ports | None = None) -> Stack:
-    """Start all parts under ``supervisor`` and return when they work; the database is migrated on the way.
+    """Migrate the database, start all parts under ``supervisor``, and return when they are ready.
 
     The parts are ``temporal`` (not when ``TEMPORAL_ADDRESS`` is set), ``worker`` and ``web`` (when there is one). A
     part is restarted for its own health only: Temporal when it cannot read its namespace, the worker when its event
-    loop stands still, the application when it answers no request at all. A worker that waits for Temporal is healthy.
+    loop is blocked, the application when it answers no request at all. A worker that waits for Temporal is healthy.
 
     Args:
         application: ``module:name`` of the Rindle object, as for ``--app``.
@@ -130,18 +129,18 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
 
     Raises:
         SetupIncomplete: a part does not start, or there is no Temporal CLI.
-        Misconfigured: a port that was asked for is taken, or the data was made by another Temporal version.
+        Misconfigured: a requested port is taken, or the data was made by another Temporal version.
     """
-    asked = ports or Ports()
+    requested = ports or Ports()
     home = supervisor.home
     web = web or _web_beside(application)
     environment = _environment(home, application)
-    serving = None if web is None else _port(asked.web, WEB_PORT)
+    serving = None if web is None else _port(requested.web, WEB_PORT)
     if serving is not None:
         environment["RINDLE_WEB_URL"] = f"http://{HOST}:{serving}"
     ui = None
     if "TEMPORAL_ADDRESS" not in os.environ:
-        temporal, ui = _port(asked.temporal, TEMPORAL_PORT), _port(asked.ui, UI_PORT)
+        temporal, ui = _port(requested.temporal, TEMPORAL_PORT), _port(requested.ui, UI_PORT)
         environment |= {
             "TEMPORAL_ADDRESS": f"{HOST}:{temporal}",
             "TEMPORAL_NAMESPACE": NAMESPACE,
@@ -153,20 +152,20 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
         supervisor.wait_ready("temporal")
     health = environment["RINDLE_HEALTH_ADDRESS"] = f"{HOST}:{_free_port()}"
     worker = ["worker.py"] if Path("worker.py").is_file() else ["-m", "rindle.cli.worker"]
-    # Who presses Ctrl-C does not wait for a transcode: it is handed back and done after the next start.
+    # Ctrl-C does not wait for a transcode: it is handed back and repeated after the next start.
     command = [sys.executable, *worker, "--grace", f"{_GRACE_SECONDS:g}"]
     supervisor.start_part(
         "worker", command, environment, ready=_answers(health, "/readyz"), healthy=_answers(health, "/livez")
     )
     if web is not None:
-        # It listens only when its own start is over, so an open port is a started application.
+        # It listens only after its own start, so an open port means a started application.
         supervisor.start_part(
             "web",
-            # Without the access log: signed URLs of local storage are credentials.
+            # No access log: signed URLs of local storage are credentials.
             [sys.executable, "-m", "uvicorn", web, "--host", HOST, "--port", str(serving), "--no-access-log"],
             environment,
             ready=lambda: _is_open(int(serving or 0)),
-            # Any status will do: the prefix of its router is not known here, and a 404 takes a running event loop too.
+            # Any status counts: the prefix of its router is not known here, and a 404 needs a running event loop too.
             healthy=_answers(f"{HOST}:{serving}", "/livez", any_status=True),
         )
         supervisor.wait_ready("web")
@@ -180,18 +179,18 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
     )
 
 
-def _say(stack: Stack, home: Path) -> None:
-    say(f"RINDLE_HOME  {home}")
+def _print(stack: Stack, home: Path) -> None:
+    print_line(f"RINDLE_HOME  {home}")
     if stack.web:
-        say(f"Application  {stack.web}")
+        print_line(f"Application  {stack.web}")
     if stack.ui:
-        say(f"Temporal UI  {stack.ui}")
-    say(f"Temporal     {stack.temporal}")
-    say(f"Worker       {stack.health}/readyz")
-    say("Ready. Ctrl-C stops everything.", "green")
+        print_line(f"Temporal UI  {stack.ui}")
+    print_line(f"Temporal     {stack.temporal}")
+    print_line(f"Worker       {stack.health}/readyz")
+    print_line("Ready. Ctrl-C stops everything.", "green")
 
 
-# --- what the parts share ------------------------------------------------------------------------------------------
+# --- shared by the parts --------------------------------------------------------------------------------------------
 
 
 def _environment(home: Path, application: str) -> dict[str, str]:
@@ -206,9 +205,9 @@ def _environment(home: Path, application: str) -> dict[str, str]:
 
 
 def _secret(path: Path) -> str:
-    """Return the secret of this home, made at the first start and readable by its owner only."""
+    """Return the secret of this home; the first start makes it, readable by its owner only."""
     with suppress(FileExistsError):
-        # Never opened with another mode first: between the two it could be read.
+        # The mode is set at creation: otherwise others could read the file before a chmod.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(32))
@@ -216,7 +215,7 @@ def _secret(path: Path) -> str:
 
 
 def _web_beside(application: str) -> str | None:
-    """Return ``module:app`` when the module of the Rindle object also defines ``app``; it is read, not run."""
+    """Return ``module:app`` when the module of the Rindle object also defines ``app``; it is parsed, not run."""
     module = application.partition(":")[0]
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -234,7 +233,7 @@ def _web_beside(application: str) -> str | None:
 
 
 def _migrate(environment: dict[str, str]) -> None:
-    """Migrate on the application's own engine, in a process of its own: the application is never loaded here."""
+    """Migrate with the application's own engine in a child process; the application is never loaded here."""
     done = subprocess.run(
         [sys.executable, "-m", "rindle.cli", "db", "upgrade"],
         env={**os.environ, **environment},
@@ -243,7 +242,7 @@ def _migrate(environment: dict[str, str]) -> None:
         check=False,
     )
     if done.returncode:
-        raise SetupIncomplete("the database could not be migrated; the lines above say why")
+        raise SetupIncomplete("the database migration failed; the lines above show the cause")
 
 
 # --- Temporal ------------------------------------------------------------------------------------------------------
@@ -255,10 +254,10 @@ def _start_temporal(supervisor: Supervisor, port: int, ui_port: int) -> None:
     _check_version(program, database)
     attributes = (part for key in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{key.name}=Keyword"))
 
-    # What the CLI's "operator namespace describe" asks, without a process for each question. It reads the server's
-    # database, so it also fails when only that is broken, which gRPC's own health check does not notice.
+    # The request of the CLI's "operator namespace describe", without a process for each check. It reads the server's
+    # database, so it also fails when only the database is broken, which gRPC's own health check does not notice.
     api_port = _free_port()
-    answers = _answers(f"{HOST}:{api_port}", f"/api/v1/namespaces/{NAMESPACE}")
+    is_healthy = _answers(f"{HOST}:{api_port}", f"/api/v1/namespaces/{NAMESPACE}")
     supervisor.start_part(
         "temporal",
         [
@@ -277,23 +276,23 @@ def _start_temporal(supervisor: Supervisor, port: int, ui_port: int) -> None:
             *attributes,
         ],
         dev_server_environment(),
-        ready=lambda: answers() and _is_open(port),
-        healthy=answers,
-        stop_signal=signal.SIGINT,  # otherwise its write-ahead log and port stay
+        ready=lambda: is_healthy() and _is_open(port),
+        healthy=is_healthy,
+        stop_signal=signal.SIGINT,  # other signals leave its write-ahead log and port behind
     )
 
 
 def _check_version(program: Path, database: Path) -> None:
     """Refuse data of another Temporal version: the dev server makes its schema once and never migrates it."""
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-    ours = told.stdout.strip()
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    ours = printed.stdout.strip()
     note = database.with_suffix(".version")
     theirs = note.read_text().strip() if note.is_file() else None
     if database.exists() and theirs is not None and theirs != ours:
         raise Misconfigured(
-            f"temporal.db was made by {theirs!r}, and this is {ours!r}, which cannot read it. To fix: 1. use the other "
-            "version (RINDLE_TEMPORAL_CLI); 2. or remove temporal.db* from RINDLE_HOME: histories are lost, media and "
-            "rows are not; rindle resume starts again what was running"
+            f"temporal.db was made by {theirs!r}; {ours!r} cannot read it. To fix: 1. use the other version "
+            "(RINDLE_TEMPORAL_CLI); 2. or remove temporal.db* from RINDLE_HOME: this deletes histories, not media or "
+            "rows; rindle resume restarts what was running"
         )
     note.write_text(f"{ours}\n")
 
@@ -301,19 +300,18 @@ def _check_version(program: Path, database: Path) -> None:
 # --- ports and health ----------------------------------------------------------------------------------------------
 
 
-def _port(asked: int | None, usual: int) -> int:
-    if asked is None:
-        return usual if _is_free(usual) else _free_port()
-    if not _is_free(asked):
-        raise Misconfigured(f"port {asked} is taken; leave the option out to get a free one")
-    return asked
+def _port(requested: int | None, default: int) -> int:
+    if requested is None:
+        return default if _is_free(default) else _free_port()
+    if not _is_free(requested):
+        raise Misconfigured(f"port {requested} is taken; leave the option out to get a free one")
+    return requested
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # what a server does: remains of the last run are fine
+        # As servers do: connections left by the last run are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -337,9 +335,9 @@ def _is_open(port: int) -> bool:
 
 
 def _answers(address: str, path: str, *, any_status: bool = False) -> Callable[[], bool]:
-    """Return a look at ``http://address/path`` that is satisfied with 200, or with ``any_status``."""
+    """Return a check of ``http://address/path``: true for status 200, or for any with ``any_status``."""
 
-    def look() -> bool:
+    def check() -> bool:
         connection = HTTPConnection(address, timeout=_HEALTH_SECONDS)
         try:
             connection.request("GET", path)
@@ -349,4 +347,4 @@ def _answers(address: str, path: str, *, any_status: bool = False) -> Callable[[
         finally:
             connection.close()
 
-    return look
+    return check

@@ -1,11 +1,11 @@
-"""``rindle doctor``: is everything there that Rindle needs?"""
+"""``rindle doctor``: check everything that Rindle needs."""
 
 from __future__ import annotations
 
 import click
 
 from rindle.cli.application import application_option, format_option, run
-from rindle.cli.terminal import say, say_json
+from rindle.cli.terminal import print_json, print_line
 from rindle.operations.checks.report import DoctorReport
 
 _MARKS = {
@@ -21,7 +21,7 @@ _MARKS = {
 @application_option
 @click.option("--live", is_flag=True, help="Also write, read and delete a small object in every storage.")
 @click.option("--no-workers", is_flag=True, help="Do not expect workers to be polling.")
-@click.option("--offline", is_flag=True, help="Look at nothing outside this process and its disk.")
+@click.option("--offline", is_flag=True, help="Check nothing outside this process and its disk.")
 @click.option("--only", metavar="ID,..", help="Run these checks only.")
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @format_option
@@ -35,7 +35,7 @@ def doctor(
     strict: bool,
     output: str,
 ) -> None:
-    """Check the surroundings of PROFILES (all by default); exit 0 when nothing is wrong."""
+    """Check the environment of PROFILES (all by default); exit 0 when no check fails."""
     wanted = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
     report = run(
         application,
@@ -44,19 +44,19 @@ def doctor(
         ),
     )
     if output == "json":
-        say_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        _say(report)
+        _print(report)
     raise click.exceptions.Exit(int(report.failed > 0 or (strict and report.warned > 0)))
 
 
-def _say(report: DoctorReport) -> None:
+def _print(report: DoctorReport) -> None:
     for check in report.checks:
         mark, style = _MARKS[check.status]
-        say(f"{mark} {check.id} ({check.component}) {check.summary}", style)
+        print_line(f"{mark} {check.id} ({check.component}) {check.summary}", style)
         if check.fix and check.status in ("warn", "error"):
-            say(f"  Fix: {check.fix}")
+            print_line(f"  Fix: {check.fix}")
     if report.success:
-        say(f"Environment checks passed ({report.total} checks).")
+        print_line(f"Environment checks passed ({report.total} checks).")
     else:
-        say(f"Environment checks failed ({report.failed}/{report.total} checks failed).")
+        print_line(f"Environment checks failed ({report.failed}/{report.total} checks failed).")

@@ -1,4 +1,4 @@
-"""``rindle explain``: why is this one stuck, and what repairs it?"""
+"""``rindle explain``: the state of one asset, its last error, and the command that repairs it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from rindle.cli.application import application_option, format_option, run
-from rindle.cli.terminal import say, say_counts, say_json
-from rindle.operations.explain import explain as look
+from rindle.cli.terminal import print_counts, print_json, print_line
+from rindle.operations.explain import explain as explain_asset
 
 
 @click.command()
@@ -19,41 +19,41 @@ from rindle.operations.explain import explain as look
 @format_option
 def explain(subject: str, application: str | None, ui: str | None, output: str) -> None:
     """Show rows, runs, pending activities and the last error of an asset, and the command that repairs it."""
-    report = run(application, lambda rindle: look(rindle.services, subject))
+    report = run(application, lambda rindle: explain_asset(rindle.services, subject))
     found = report.to_dict()
     for one in found["workflows"]:
         if ui:
             one["link"] = f"{ui.rstrip('/')}/namespaces/{one['namespace']}/workflows/{one['id']}/{one['run_id']}"
     if output == "json":
-        say_json(found)
+        print_json(found)
     else:
-        _say(found)
+        _print(found)
 
 
-def _say(found: Mapping[str, Any]) -> None:
+def _print(found: Mapping[str, Any]) -> None:
     def facts(row: Mapping[str, Any], *left_out: str) -> str:
         return " ".join(f"{name}={value}" for name, value in row.items() if value is not None and name not in left_out)
 
     asset = found["asset"]
-    say(f"Asset {asset['id']}: {asset['state']}", "bold")
-    say_counts({name: value for name, value in asset.items() if value is not None and name not in ("id", "state")})
-    say_counts({"attachments": found["attachments"]})
+    print_line(f"Asset {asset['id']}: {asset['state']}", "bold")
+    print_counts({name: value for name, value in asset.items() if value is not None and name not in ("id", "state")})
+    print_counts({"attachments": found["attachments"]})
     for name, heading in (("upload_sessions", "upload sessions"), ("variants", "variants"), ("outbox", "not sent yet")):
         if found[name]:
-            say(heading)
+            print_line(heading)
         for row in found[name]:
-            say(f"  {row.get('name') or row['id']}: {facts(row, 'name', 'id')}")
-    say("workflows")
+            print_line(f"  {row.get('name') or row['id']}: {facts(row, 'name', 'id')}")
+    print_line("workflows")
     if not found["temporal"]["reachable"]:
-        say("  unknown: Temporal did not answer", "yellow")
+        print_line("  unknown: Temporal did not answer", "yellow")
     for one in found["workflows"]:
-        say(f"  {one['id']}: {facts(one, 'id', 'pending_activities')}")
+        print_line(f"  {one['id']}: {facts(one, 'id', 'pending_activities')}")
         for activity in one["pending_activities"]:
-            say(f"    pending {activity['type']}: {facts(activity, 'type')}")
+            print_line(f"    pending {activity['type']}: {facts(activity, 'type')}")
     diagnosis = found["diagnosis"]
-    say("diagnosis")
-    say(f"  {diagnosis['summary']}", "bold")
+    print_line("diagnosis")
+    print_line(f"  {diagnosis['summary']}", "bold")
     if error := diagnosis["last_error"]:
-        say(f"  last error: {error['code']} ({error['where']}) {error['reason'] or ''}".rstrip())
+        print_line(f"  last error: {error['code']} ({error['where']}) {error['reason'] or ''}".rstrip())
     if diagnosis["command"]:
-        say(f"  Fix: {diagnosis['command']}", "green")
+        print_line(f"  Fix: {diagnosis['command']}", "green")

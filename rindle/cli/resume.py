@@ -1,11 +1,11 @@
-"""``rindle resume``: let the work on one asset go on from where its rows stand."""
+"""``rindle resume``: continue the work on one asset from the state of its rows."""
 
 from __future__ import annotations
 
 import click
 
 from rindle.cli.application import application_option, format_option, run
-from rindle.cli.terminal import say_report
+from rindle.cli.terminal import print_report
 
 
 @click.command()
@@ -13,6 +13,6 @@ from rindle.cli.terminal import say_report
 @application_option
 @format_option
 def resume(asset: str, application: str | None, output: str) -> None:
-    """Start or wake the run of ASSET's upload: judgement, lost builds, clean-up. Harmless when nothing is due."""
+    """Start or wake the workflow of ASSET's upload: validation, lost builds, clean-up. Safe when nothing is due."""
     run(application, lambda rindle: rindle.resume(asset))
-    say_report(f"Resume of {asset}", {"asset_id": asset, "resumed": 1}, output)
+    print_report(f"Resume of {asset}", {"asset_id": asset, "resumed": 1}, output)

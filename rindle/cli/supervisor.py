@@ -1,10 +1,10 @@
-"""Keeping a few programs alive on one machine: what ``rindle dev`` and the demonstration stand on.
+"""A process supervisor for one machine; ``rindle dev`` and the demonstration use it.
 
-Every part runs in a process session of its own, so Ctrl-C reaches the supervisor alone and it decides the order of the
-end. A part that dies is started again, with growing pauses. So is a part that runs but does not work: it is asked for
-its health all the time, and ended when it does not answer for too long. What runs is recorded beside the data with
-process ids and start times; a supervisor that was killed leaves its parts behind, and the next one ends those that are
-really ours.
+Every part runs in a process session of its own, so Ctrl-C reaches the supervisor alone and it decides the order in
+which parts stop. A part that dies is restarted, with growing pauses. A part that runs but is unhealthy for too long is
+stopped and restarted as well: its health is checked every few seconds. The running parts are recorded beside the data
+with process ids and start times. A supervisor that was killed leaves its parts behind; the next one identifies them by
+this record and ends them.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from typing import Any, Self
 
 from rindle.errors import Misconfigured, SetupIncomplete
 
-#: Pause in seconds before a dead part is started again: the first, doubled up to the longest.
+#: Pause in seconds before a dead part is restarted: the first one, doubled up to the longest.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-#: A part that has run for so many seconds counts as healthy: the next pause is the first again.
+#: After a part has run for this many seconds, the next pause is the first one again.
 HEALTHY_SECONDS = 10.0
-#: Deaths before a part was ready once after which it is not going to be.
+#: Deaths of a part that was never ready after which the start has failed.
 HOPELESS_DEATHS = 3
-#: Seconds between two looks at the parts.
-LOOK_SECONDS = 0.1
-#: Seconds a part gets to end before it is killed.
+#: Seconds between two checks of the processes.
+POLL_SECONDS = 0.1
+#: Seconds a part may take to end before it is killed.
 STOP_SECONDS = 15.0
-#: Seconds a part may run without being healthy before it is ended and started again: longer than a machine under load
-#: delays an answer, shorter than a person waits before looking for the cause.
+#: Seconds a part may be unhealthy before it is restarted: longer than a machine under load delays an answer, shorter
+#: than a person waits before looking for the cause.
 UNHEALTHY_SECONDS = 30.0
-#: The same for a process that has not been healthy yet, because it is still starting.
+#: The same limit for a process that has not been healthy yet because it is still starting.
 START_SECONDS = 120.0
-#: Seconds between two questions for a part's health. A question is one request on the loopback interface.
+#: Seconds between two health checks of a part. A check is one request on the loopback interface.
 HEALTH_PAUSE_SECONDS = 3.0
-#: Most that one look counts towards those limits. After a pause of the whole machine, such as a closed laptop, the
-#: clock may have gone on by hours in which nobody could answer.
-_LONGEST_LOOK_SECONDS = 1.0
+#: Longest interval that one poll adds to those limits. After a pause of the whole machine, such as a closed laptop, the
+#: clock may have advanced by hours in which no part could answer.
+_LONGEST_POLL_SECONDS = 1.0
 
 Report = Callable[[str], object]
 
 
 @dataclass(slots=True)
 class _Part:
-    """One program and how it is to be run."""
+    """One program, how to run it, and its current process."""
 
     name: str
     argv: list[str]
@@ -69,27 +69,27 @@ class _Part:
     was_ready: bool = False
     again_at: float = 0.0
     last_status: int | None = None
-    #: The process whose health is asked for, and the last one that was healthy.
-    asked: subprocess.Popen[bytes] | None = None
-    answered: subprocess.Popen[bytes] | None = None
-    #: For how long ``asked`` has not been healthy.
+    #: The process whose health is checked, and the last one that was healthy.
+    checked: subprocess.Popen[bytes] | None = None
+    healthy_process: subprocess.Popen[bytes] | None = None
+    #: For how long ``checked`` has not been healthy.
     unhealthy_seconds: float = 0.0
-    #: When a part that was told to end is killed.
+    #: When a part that was signalled to end is killed.
     kill_at: float | None = None
 
 
 class Supervisor:
-    """Starts parts, restarts dead and unhealthy ones, and stops them in reverse order of their start.
+    """Start parts, restart dead and unhealthy ones, and stop them in reverse order of their start.
 
     Use it as ``with Supervisor(home) as supervisor:``; a thread watches the parts inside the block. Each part with a
-    health check has one more thread, so that a slow answer of one part delays nothing else.
+    health check has one more thread, so that a slow check of one part delays no other.
 
     Args:
-        home: directory of ``supervisor.json`` and the lock; made when missing.
+        home: directory of ``supervisor.json`` and the lock; created when missing.
         report: called with one line of text at a time, from any thread.
-        output: file descriptor for what the parts print; standard error when left out.
-        unhealthy_seconds: how long a part may be unhealthy before it is ended and started again, 30 by default; with 0
-            a part that runs is left alone. It should be longer than a health check takes.
+        output: file descriptor for the output of the parts; standard error when left out.
+        unhealthy_seconds: how long a part may be unhealthy before it is restarted, 30 by default; 0 never restarts a
+            running part. It should be longer than a health check takes.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class Supervisor:
         self._parts: dict[str, _Part] = {}
         self._guard = threading.RLock()
         self._ending = threading.Event()
-        # Plain flags: an Event's lock may be held by the very code that a signal handler interrupts.
-        self._stop_asked = self._hurry = False
+        # Plain flags: a signal handler may interrupt code that holds an Event's lock.
+        self._stop_requested = self._kill_at_once = False
         self._watcher = threading.Thread(target=self._watch, name="rindle-supervisor", daemon=True)
         self._lock = -1
 
@@ -142,24 +142,26 @@ class Supervisor:
         Args:
             name: for :meth:`kill_part`, :meth:`wait_ready` and the reports.
             argv: the program and its arguments.
-            env: variables beside those of this process.
-            ready: says whether it works, also with the help of other parts; without it running is being ready. Asked
-                by :meth:`wait_ready` only.
-            healthy: says whether this part itself works. It must not depend on other parts: a part is restarted when
-                this is not true for long. Asked every few seconds from a thread of its own once :meth:`wait_ready` has
-                returned, never twice at once; it should answer within a few seconds. What it raises counts as
-                unhealthy. Without it a part that runs is left alone.
-            stop_signal: what asks it to end; SIGKILL follows after ``stop_seconds``.
+            env: variables in addition to those of this process.
+            ready: returns whether the part works, including the parts it depends on; without it every running part is
+                ready. Only :meth:`wait_ready` calls it.
+            healthy: returns whether this part itself works. It must not depend on other parts: a part is restarted when
+                this is false for too long. Called every few seconds from a thread of its own after :meth:`wait_ready`
+                has returned, never concurrently; it should return within a few seconds. An exception counts as
+                unhealthy. Without it a running part is never restarted.
+            stop_signal: signal that stops it; SIGKILL follows after ``stop_seconds``.
         """
         part = _Part(name, list(argv), {**os.environ, **(env or {})}, ready, healthy, stop_signal, stop_seconds)
         with self._guard:
             self._parts[name] = part
             self._spawn(part)
         if healthy is not None and self._unhealthy_seconds > 0:
-            threading.Thread(target=self._ask, args=(part, healthy), name=f"rindle-health-{name}", daemon=True).start()
+            threading.Thread(
+                target=self._check_health, args=(part, healthy), name=f"rindle-health-{name}", daemon=True
+            ).start()
 
     def kill_part(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
-        """Signal a part, wait until that process is gone, and return its id; it is started again like any dead part.
+        """Signal a part, wait until that process is gone, and return its id; it is restarted like any dead part.
 
         Raises:
             SetupIncomplete: it is not running, or did not end within its time.
@@ -175,8 +177,8 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise SetupIncomplete(f"the {name} did not end within {part.stop_seconds:.0f} s")
             self._pause()
-        with self._guard:  # the next look may take a moment: what is dead must not count as ready any more
-            self._look_at(part)
+        with self._guard:  # before the next poll: a dead part must not count as ready any more
+            self._poll(part)
         return process.pid
 
     def pid(self, name: str) -> int | None:
@@ -185,11 +187,11 @@ class Supervisor:
         return None if process is None else process.pid
 
     def wait_ready(self, name: str, timeout_seconds: float = 90.0) -> None:
-        """Wait until a part works.
+        """Wait until a part is ready.
 
         Raises:
-            SetupIncomplete: it keeps dying, or does not answer in time.
-            KeyboardInterrupt: :meth:`ask_to_stop` was called meanwhile.
+            SetupIncomplete: it keeps dying, or is not ready in time.
+            KeyboardInterrupt: :meth:`request_stop` was called meanwhile.
         """
         part = self._parts[name]
         deadline = time.monotonic() + timeout_seconds
@@ -197,7 +199,7 @@ class Supervisor:
             process = part.process
             if process is not None and (part.ready is None or part.ready()) and process.poll() is None:
                 with self._guard:
-                    part.was_ready, part.answered = True, process
+                    part.was_ready, part.healthy_process = True, process
                 return
             if part.deaths >= HOPELESS_DEATHS and not part.was_ready:
                 raise SetupIncomplete(
@@ -208,7 +210,7 @@ class Supervisor:
             self._pause()
 
     def stop(self) -> None:
-        """Stop every part, the last started first, and forget them."""
+        """Stop every part in reverse order of their start, and forget them."""
         self._ending.set()
         if self._watcher.is_alive():
             self._watcher.join()
@@ -221,17 +223,17 @@ class Supervisor:
                 os.close(self._lock)
                 self._lock = -1
 
-    def ask_to_stop(self) -> None:
-        """Make whoever waits for this supervisor stop it; asked twice, parts are killed. For signal handlers."""
-        self._hurry = self._stop_asked
-        self._stop_asked = True
+    def request_stop(self) -> None:
+        """End :meth:`wait_for_stop_request`; a second request kills the parts. For signal handlers."""
+        self._kill_at_once = self._stop_requested
+        self._stop_requested = True
 
-    def wait_until_asked(self) -> None:
-        """Wait for :meth:`ask_to_stop` while the parts are looked after."""
-        while not self._stop_asked:
-            time.sleep(LOOK_SECONDS)
+    def wait_for_stop_request(self) -> None:
+        """Wait for :meth:`request_stop` while the parts are supervised."""
+        while not self._stop_requested:
+            time.sleep(POLL_SECONDS)
 
-    # --- inside ----------------------------------------------------------------------------------------------------
+    # --- internals -------------------------------------------------------------------------------------------------
 
     def _spawn(self, part: _Part) -> None:
         output = sys.stderr.fileno() if self._output is None else self._output
@@ -248,59 +250,59 @@ class Supervisor:
         self._record()
 
     def _watch(self) -> None:
-        looked = time.monotonic()
-        while not self._ending.wait(LOOK_SECONDS):
+        polled_at = time.monotonic()
+        while not self._ending.wait(POLL_SECONDS):
             with self._guard:
                 now = time.monotonic()
-                passed, looked = min(now - looked, _LONGEST_LOOK_SECONDS), now
+                passed, polled_at = min(now - polled_at, _LONGEST_POLL_SECONDS), now
                 for part in self._parts.values():
-                    self._look_at(part)
-                    self._judge(part, passed)
+                    self._poll(part)
+                    self._stop_if_unhealthy(part, passed)
 
-    def _ask(self, part: _Part, healthy: Callable[[], bool]) -> None:
-        """Ask for a part's health again and again; :meth:`_judge` reads the answers and waits for none."""
-        # Several times within the limit, also where that is short.
+    def _check_health(self, part: _Part, healthy: Callable[[], bool]) -> None:
+        """Check a part's health repeatedly; :meth:`_stop_if_unhealthy` reads the results and waits for none."""
+        # Several checks fit into the limit, even a short one.
         pause = min(HEALTH_PAUSE_SECONDS, self._unhealthy_seconds / 5)
         while not self._ending.wait(pause):
             with self._guard:
                 process = part.process
                 if process is None or not part.was_ready:
                     continue
-                if part.asked is not process:
-                    part.asked, part.unhealthy_seconds = process, 0.0
+                if part.checked is not process:
+                    part.checked, part.unhealthy_seconds = process, 0.0
             try:
                 is_healthy = healthy()
-            except Exception:  # a check that breaks must not end the checks
+            except Exception:  # a failing check must not end the checks
                 is_healthy = False
             if is_healthy:
                 with self._guard:
-                    part.answered, part.unhealthy_seconds = process, 0.0
+                    part.healthy_process, part.unhealthy_seconds = process, 0.0
 
-    def _judge(self, part: _Part, passed_seconds: float) -> None:
-        """End a part that runs and has been unhealthy for too long, by its stop signal and then by SIGKILL.
+    def _stop_if_unhealthy(self, part: _Part, passed_seconds: float) -> None:
+        """End a running part that has been unhealthy for too long, by its stop signal and then by SIGKILL.
 
-        A process nobody has asked yet is not judged: neither one that just began, nor one whose predecessor's check
-        still hangs.
+        A process that was not checked yet is left alone: one that just started, or one whose predecessor's check still
+        hangs.
         """
         process = part.process
-        if process is None or part.asked is not process:
+        if process is None or part.checked is not process:
             return
         if part.kill_at is not None:
             if time.monotonic() >= part.kill_at:
                 part.kill_at = math.inf
                 self._report(f"killing the {part.name}")
-                _end_group(process.pid)  # also reaches what is suspended, which no other signal does
+                _end_group(process.pid)  # SIGKILL is the only signal that ends a suspended process
             return
         part.unhealthy_seconds += passed_seconds
-        has_worked = part.answered is process
-        limit = self._unhealthy_seconds if has_worked else max(self._unhealthy_seconds, START_SECONDS)
+        was_healthy = part.healthy_process is process
+        limit = self._unhealthy_seconds if was_healthy else max(self._unhealthy_seconds, START_SECONDS)
         if part.unhealthy_seconds >= limit:
-            told = "stopped working" if has_worked else "has not begun to work"
-            self._report(f"the {part.name} runs, but {told}: not healthy for {limit:g} s; ending it to start it again")
+            problem = "has been unhealthy" if was_healthy else "has not become healthy"
+            self._report(f"the {part.name} {problem} for {limit:g} s; restarting it")
             process.send_signal(part.stop_signal)
             part.kill_at = time.monotonic() + part.stop_seconds
 
-    def _look_at(self, part: _Part) -> None:
+    def _poll(self, part: _Part) -> None:
         if self._ending.is_set():
             return
         if part.process is None:
@@ -317,7 +319,7 @@ class Supervisor:
         part.deaths += 1
         part.last_status, part.process, part.again_at = status, None, time.monotonic() + pause
         self._record()
-        self._report(f"the {part.name} ended with {_ending(status)}; starting it again in {pause:g} s")
+        self._report(f"the {part.name} ended with {_ending(status)}; restarting it in {pause:g} s")
 
     def _stop_part(self, part: _Part) -> None:
         process, part.process = part.process, None
@@ -326,8 +328,8 @@ class Supervisor:
         if process.poll() is None:
             process.send_signal(part.stop_signal)
             deadline = time.monotonic() + part.stop_seconds
-            while process.poll() is None and time.monotonic() < deadline and not self._hurry:
-                time.sleep(LOOK_SECONDS / 2)
+            while process.poll() is None and time.monotonic() < deadline and not self._kill_at_once:
+                time.sleep(POLL_SECONDS / 2)
             if process.poll() is None:
                 self._report(f"killing the {part.name}")
         _end_group(process.pid)
@@ -335,8 +337,8 @@ class Supervisor:
         self._record()
 
     def _pause(self) -> None:
-        time.sleep(LOOK_SECONDS)
-        if self._stop_asked:
+        time.sleep(POLL_SECONDS)
+        if self._stop_requested:
             raise KeyboardInterrupt
 
     def _take_lock(self) -> None:
@@ -351,7 +353,7 @@ class Supervisor:
         self._lock = handle
 
     def _record(self) -> None:
-        """Write down what runs, whole or not at all."""
+        """Record the running parts in ``supervisor.json``, atomically."""
         running = [part for part in self._parts.values() if part.process is not None]
         document = {
             "supervisor": {"pid": os.getpid(), "started": identity(os.getpid())},
@@ -371,7 +373,7 @@ class Supervisor:
         fresh.replace(self.home / "supervisor.json")
 
     def _end_leftovers(self) -> None:
-        """End what a killed supervisor left running; processes that only share an id with it are left alone."""
+        """End the parts that a killed supervisor left running, but no other process that has got one of their ids."""
         try:
             parts: list[dict[str, Any]] = json.loads((self.home / "supervisor.json").read_text())["parts"]
             recorded = [(str(p["name"]), int(p["pid"]), str(p["started"]), int(p["stop_signal"])) for p in parts]
@@ -391,7 +393,7 @@ class Supervisor:
 
 
 def identity(pid: int) -> str | None:
-    """Return what tells a process from a later one with the same id: when it started; ``None`` when it is gone.
+    """Return the start time of a process, which distinguishes it from later ones with its id; ``None`` when it is gone.
 
     Source: proc(5), fields ``state`` and ``starttime`` of ``/proc/<pid>/stat``; elsewhere ps(1).
     """
@@ -403,12 +405,12 @@ def identity(pid: int) -> str | None:
         except OSError:
             return None
         return None if fields[0] in ("Z", "X") else f"{boot}/{fields[19]}"
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    return told.stdout.strip() or None
+    printed = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    return printed.stdout.strip() or None
 
 
 def _end_group(pid: int) -> None:
-    """Kill what is left of a part's session. Its number is not given to others while a member lives."""
+    """Kill the rest of a part's process group. Its id is not reused while a member lives."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 

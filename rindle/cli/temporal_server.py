@@ -1,8 +1,8 @@
-"""Finding a Temporal CLI, whose ``server start-dev`` is the embedded Temporal server; getting one where there is none.
+"""Find or install the Temporal CLI, whose ``server start-dev`` is the embedded Temporal server.
 
-Looked for in this order: ``RINDLE_TEMPORAL_CLI``, ``temporal`` on ``PATH``, our cache; then fetched by the SDK's own
-download, which is the release that goes with the SDK, or built with Go. ``rindle dev`` and the test suite use the same
-code.
+The search order is ``RINDLE_TEMPORAL_CLI``, ``temporal`` on ``PATH``, our cache. Otherwise it is fetched by the SDK's
+own download, which is the release that belongs to the SDK, or built with Go. ``rindle dev`` and the test suite use the
+same code.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CLI_VARIABLE = "RINDLE_TEMPORAL_CLI"
 #: The newest release of the CLI that Go can build from modules alone. From v1.6.0 on its go.mod replaces the nested
 #: module ``cliext`` by a directory beside it. ``go install`` refuses such a module. A main module of our own ignores
 #: the replacement, but then needs ``cliext`` itself, which has no release: neither v0.0.0, which the CLI's go.mod
-#: names, nor a pseudo-version of its newest commit could be had from the module proxy (tried with CLI v1.9.1).
+#: names, nor a pseudo-version of its newest commit is available from the module proxy (tried with CLI v1.9.1).
 CLI_MODULE = "github.com/temporalio/cli/cmd/temporal@v1.5.1"
-#: What is built into it in a newer version than its go.mod asks for. Its own SQLite driver, v1.34.1, does not recover
+#: Modules built into it in a newer version than its go.mod requires. Its own SQLite driver, v1.34.1, does not recover
 #: from a call that is cancelled while a statement runs: every later call on that connection ends with
 #: ``interrupted (9)``, and the server has one connection. Measured on the driver alone: after 40 cancelled
 #: transactions; never in 42,000 with v1.51.0, which is the version in CLI v1.9.1. The server stays the CLI's own
-#: v1.29.1, the newest of its line that could be had: with v1.31.2 this CLI does not compile.
+#: v1.29.1, the newest available of its line: with v1.31.2 this CLI does not compile.
 CLI_NEWER = ("modernc.org/sqlite@v1.51.0",)
 
 #: Dynamic configuration of a dev server: eager activities and one partition per queue, because one worker on the same
@@ -48,17 +48,17 @@ DEV_SERVER_ARGS = tuple(
     part for key, value in DYNAMIC_CONFIG.items() for part in ("--dynamic-config-value", f"{key}={value}")
 )
 
-#: Variables of a dev server. By default its garbage collector runs whenever a small heap has doubled; when it
-#: runs at the fivefold instead, the server takes a tenth less processor time and more memory: 310 MB, not 200. Its
-#: calls are deep: stacks that begin as large as others were of late need not be copied while they grow.
+#: Environment variables of a dev server. By default its garbage collector runs whenever a small heap has doubled; at
+#: five times the heap instead, the server takes a tenth less processor time and more memory: 310 MB, not 200. Its calls
+#: are deep: a stack that starts at the recent average size need not be copied while it grows.
 _VARIABLES = {"GOGC": "400", "GODEBUG": "adaptivestackstart=1"}
 
-#: Seconds the SDK's download may take before Go is tried instead.
+#: Timeout of the SDK's download in seconds; Go is tried afterwards.
 DOWNLOAD_SECONDS = 120.0
 #: Seconds between two lines of progress while Go compiles.
 PROGRESS_SECONDS = 15.0
 
-#: Noted beside a program that came by the SDK's download.
+#: Source recorded beside a program that the SDK downloaded.
 _DOWNLOADED = "download"
 
 Report = Callable[[str], object]
@@ -74,12 +74,12 @@ def cache_directory() -> Path:
 
 
 def dev_server_environment() -> dict[str, str]:
-    """Return what a dev server gets beside this process's environment; what is set there already stays as it is."""
+    """Return the variables to add for a dev server; those already set in this process's environment stay."""
     return {name: value for name, value in _VARIABLES.items() if name not in os.environ}
 
 
 def find_program(name: str) -> Path | None:
-    """Return the program ``name`` from ``PATH`` or, as an earlier call left it there, from our cache."""
+    """Return the program ``name`` from ``PATH`` or from our cache."""
     found = shutil.which(name) or shutil.which(cache_directory() / "bin" / name)
     return Path(found) if found else None
 
@@ -88,10 +88,10 @@ def find_temporal_cli() -> Path | None:
     """Return the Temporal CLI of this machine without fetching anything, or ``None``.
 
     Raises:
-        Misconfigured: ``RINDLE_TEMPORAL_CLI`` is set and names no program. It is never passed over silently.
+        Misconfigured: ``RINDLE_TEMPORAL_CLI`` is set and does not name a program. It is never ignored.
     """
-    if asked := os.environ.get(CLI_VARIABLE):
-        found = shutil.which(asked)
+    if configured := os.environ.get(CLI_VARIABLE):
+        found = shutil.which(configured)
         if found is None:
             raise Misconfigured(f"{CLI_VARIABLE} does not name a program that can be run")
         return Path(found)
@@ -101,21 +101,21 @@ def find_temporal_cli() -> Path | None:
 def ensure_temporal_cli(*, report: Report) -> Path:
     """Return a Temporal CLI, fetching or building one into our cache when this machine has none.
 
-    The first time can take minutes; later calls return at once. Processes that call it together wait for one another. A
-    program in our cache that was made from other modules than today's is made anew; while that fails it stays in use.
+    The first call can take minutes; later calls return at once. Concurrent processes wait for one another. A cached
+    program that was built from other modules than the current ones is rebuilt; it stays in use when that fails.
 
     Args:
-        report: called with one line of text at a time: what is being done, how long it takes, how long it has taken.
+        report: called with one line of text at a time: the step, how long it takes, how long it took.
 
     Raises:
-        Misconfigured: ``RINDLE_TEMPORAL_CLI`` names no program.
-        SetupIncomplete: there is none, and it could neither be downloaded nor built.
+        Misconfigured: ``RINDLE_TEMPORAL_CLI`` does not name a program.
+        SetupIncomplete: there is none, and both the download and the build failed.
     """
     source = _source(CLI_MODULE, CLI_NEWER)
     if (found := find_temporal_cli()) and _is_current(found, source):
         return found
     with _one_at_a_time("temporal", report):
-        # Somebody else may have fetched it while we waited for the lock.
+        # Another process may have fetched it while this one waited for the lock.
         if (found := find_temporal_cli()) and _is_current(found, source):
             return found
         if downloaded := _download("temporal", report):
@@ -130,11 +130,11 @@ def ensure_temporal_cli(*, report: Report) -> Path:
 
 
 def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> Path:
-    """Return the program ``name`` from ``PATH`` or our cache, built from the Go ``module`` when it is in neither.
+    """Return the program ``name`` from ``PATH`` or our cache; build it from the Go ``module`` when it is in neither.
 
     Args:
         name: file name of the program.
-        module: what ``go install`` gets, with its version.
+        module: argument of ``go install``, with its version.
         takes: how long a first build takes, for the reader of ``report``.
         report: called with one line of text at a time.
 
@@ -151,17 +151,17 @@ def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> 
 
 
 def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str, report: Report) -> Path:
-    """Build ``module`` with Go and put the program ``name`` into our cache, whole or not at all.
+    """Build ``module`` with Go and put the program ``name`` into our cache, atomically.
 
     Args:
         name: file name of the program.
         module: its package, with the version of its module.
-        newer: modules it is built with in a newer version than its own go.mod asks for.
-        takes: how long that takes, for the reader of ``report``.
+        newer: modules to build it with in a newer version than its own go.mod requires.
+        takes: how long the build takes, for the reader of ``report``.
         report: called with one line of text at a time.
 
     Raises:
-        SetupIncomplete: Go is missing, or the build failed; Go's own words have gone to standard error.
+        SetupIncomplete: Go is missing, or the build failed; Go's own output is on standard error.
     """
     go = shutil.which("go")
     if go is None:
@@ -171,15 +171,15 @@ def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str,
         )
     programs = _programs_directory()
     report(f"building {' with '.join([module, *newer])}: {takes}, once")
-    # Beside the target, so that the last step is one atomic rename.
+    # In the target's directory, so that the last step is one atomic rename.
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=programs) as scratch:
         began = time.monotonic()
-        # GOBIN and a build for another platform exclude each other: build for this machine. A workspace is the user's.
+        # GOBIN excludes a build for another platform: build for this machine. Ignore the user's workspace.
         environment = {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH")}
         environment |= {"GOBIN": scratch, "GOWORK": "off"}
         steps = [["install", module]]
         if newer:
-            # go install takes every version from the program's own go.mod; a main module may ask for more.
+            # go install takes every version from the program's own go.mod; a main module may require newer ones.
             package = module.partition("@")[0]
             steps = [["mod", "init", "rindle/build"], ["get", module, *newer], ["build", "-o", name, package]]
         for step in steps:
@@ -192,7 +192,7 @@ def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str,
                     raise
             if status != 0:
                 raise SetupIncomplete(
-                    f"go {step[0]} could not build {name} (exit status {status}); its output says why",
+                    f"go {step[0]} could not build {name} (exit status {status}); see its output",
                     detail={"program": name, "module": module, "exit_status": status},
                 )
         _put(Path(scratch) / name, programs / name, _source(module, newer))
@@ -201,16 +201,16 @@ def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str,
 
 
 def _download(name: str, report: Report) -> Path | None:
-    """Return the CLI the SDK downloads for itself, moved into our cache, or ``None`` when it cannot be reached."""
+    """Return the CLI that the SDK downloads, moved into our cache; ``None`` when the download fails."""
     report("looking for a Temporal CLI to download")
     programs = _programs_directory()
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=programs) as scratch:
-        # On a thread with a loop of its own: the caller may be inside a running loop.
+        # In a thread with its own event loop: the caller may be inside a running loop.
         with ThreadPoolExecutor(1) as thread:
             try:
                 thread.submit(asyncio.run, _start_downloaded(scratch)).result()
             except (RuntimeError, TimeoutError):
-                report("no download reachable")
+                report("the download failed")
                 return None
         fetched = [file for file in Path(scratch).iterdir() if file.is_file() and os.access(file, os.X_OK)]
         if len(fetched) != 1:
@@ -220,10 +220,10 @@ def _download(name: str, report: Report) -> Path | None:
 
 
 async def _start_downloaded(directory: str) -> None:
-    # Imported here because looking for a program, which every test run does, should not load the SDK.
+    # Imported here because finding a program, which every test run does, should not load the SDK.
     from temporalio.testing import WorkflowEnvironment
 
-    # The SDK has no call that only downloads; starting its server once also proves that the program runs here.
+    # The SDK has no call that only downloads. Starting its server once also proves that the program runs here.
     environment = await asyncio.wait_for(
         WorkflowEnvironment.start_local(download_dest_dir=directory), timeout=DOWNLOAD_SECONDS
     )
@@ -235,17 +235,17 @@ def _source(module: str, newer: Sequence[str]) -> str:
 
 
 def _note(program: Path) -> Path:
-    """Return the file that says what a program of our cache was made from."""
+    """Return the file that records what a cached program was built from."""
     return program.with_name(f".{program.name}.source")
 
 
-def _put(made: Path, program: Path, source: str) -> None:
-    made.replace(program)
+def _put(built: Path, program: Path, source: str) -> None:
+    built.replace(program)
     _note(program).write_text(source)
 
 
 def _is_current(program: Path, source: str) -> bool:
-    """Whether a program is what we would get now; one that is not of our cache is its owner's business."""
+    """Whether a cached program was built from ``source``; programs outside our cache always count as current."""
     if program.parent != cache_directory() / "bin":
         return True
     note = _note(program)
@@ -267,7 +267,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 @contextmanager
 def _one_at_a_time(name: str, report: Report) -> Iterator[None]:
-    """Hold the lock of one program; the kernel lets go of it when its holder dies."""
+    """Hold the lock of one program; the kernel releases it when its holder dies."""
     with (_programs_directory() / f".{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

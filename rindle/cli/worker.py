@@ -1,6 +1,6 @@
-"""``python worker.py``: one member of the fleet, until SIGTERM or SIGINT.
+"""``python worker.py``: one worker process, until SIGTERM or SIGINT.
 
-The first signal lets running work finish within the grace period or hands it back; the second leaves at once.
+After the first signal running work finishes within the grace period or is handed back; the second one exits at once.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from rindle.settings import Settings
 
 log = logging.getLogger("rindle.worker")
 
-#: Seconds without a beat after which the event loop counts as stuck.
+#: Seconds without a heartbeat after which the event loop counts as stuck.
 _STUCK_SECONDS = 15.0
-#: What a health answer then calls missing.
+#: What the health response then lists as missing.
 _STUCK = ("event loop",)
-#: Seconds the event loop gets to say whether database and Temporal answer; it waits 3 s for each of them, at once.
+#: Timeout in seconds of the readiness check on the event loop; it waits 3 s for database and Temporal, concurrently.
 _ANSWER_SECONDS = 5.0
-#: Seconds beyond the grace period after which a worker that does not stop leaves all the same.
+#: Seconds beyond the grace period after which a worker that does not stop exits anyway.
 _WATCHDOG_SECONDS = 30.0
-#: New objects after which Python looks for garbage cycles; its own default is 700. One task makes thousands, and nearly
-#: all of them go by themselves.
+#: New objects after which Python collects garbage cycles; its own default is 700. One task makes thousands of objects,
+#: and reference counting frees nearly all of them.
 _GARBAGE_THRESHOLD = 10_000
 
 
@@ -70,7 +70,7 @@ def configure_logging() -> None:
 
 
 def _runtime(settings: Settings) -> Runtime:
-    """Make Temporal's runtime, before anything connects: metrics made later would miss the client's."""
+    """Make Temporal's runtime before anything connects: metrics configured later would miss the client's."""
     prometheus = None
     if settings.metrics_address:
         prometheus = PrometheusConfig(
@@ -83,20 +83,20 @@ def _runtime(settings: Settings) -> Runtime:
     return Runtime(telemetry=TelemetryConfig(logging=core_logs, metrics=prometheus))
 
 
-def _serve_health(address: str, member: WorkerProcess, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
+def _serve_health(address: str, process: WorkerProcess, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
     """Answer ``/livez`` (the event loop runs) and ``/readyz`` (pollers, database, Temporal) from a thread.
 
     The body of a 503 names what is missing.
     """
 
     def live() -> Sequence[str]:
-        return () if time.monotonic() - member.last_beat < _STUCK_SECONDS else _STUCK
+        return () if time.monotonic() - process.last_beat < _STUCK_SECONDS else _STUCK
 
     def ready() -> Sequence[str]:
         if live():
             return _STUCK
         try:
-            return asyncio.run_coroutine_threadsafe(member.missing(), loop).result(timeout=_ANSWER_SECONDS)
+            return asyncio.run_coroutine_threadsafe(process.missing(), loop).result(timeout=_ANSWER_SECONDS)
         except TimeoutError:
             return _STUCK
 
@@ -110,10 +110,10 @@ def _serve_health(address: str, member: WorkerProcess, loop: asyncio.AbstractEve
             except Exception as error:
                 log.warning("health check failed", extra={"error": type(error).__name__})
                 missing = ("health check",)
-            status, told = (503, f"not ready: {', '.join(missing)}") if missing else (200, "ok")
+            status, text = (503, f"not ready: {', '.join(missing)}") if missing else (200, "ok")
             if check is None:
-                status, told = 404, "not found"
-            body = f"{told}\n".encode()
+                status, text = 404, "not found"
+            body = f"{text}\n".encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/plain")
             self.send_header("Cache-Control", "no-store")
@@ -122,7 +122,7 @@ def _serve_health(address: str, member: WorkerProcess, loop: asyncio.AbstractEve
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Probes every few seconds are no news."""
+            """Log nothing: probes arrive every few seconds."""
 
     host, _, port = address.rpartition(":")
     server = ThreadingHTTPServer((host or "127.0.0.1", int(port)), Handler)
@@ -131,7 +131,7 @@ def _serve_health(address: str, member: WorkerProcess, loop: asyncio.AbstractEve
 
 
 def _freeze_gc() -> None:
-    """Take what is loaded by now and stays, modules and mappings, out of the garbage collector's sight.
+    """Exclude the modules and mappings that are loaded by now from garbage collection.
 
     Source: Python "gc", ``gc.freeze``.
     """
@@ -143,28 +143,28 @@ def _freeze_gc() -> None:
 async def _work(app: str | None, queues: list[str] | None, grace_seconds: float | None) -> None:
     rindle = load_application(app)
     rindle.temporal.use_runtime(_runtime(rindle.settings))
-    member = WorkerProcess(rindle, queues=queues, grace_seconds=grace_seconds)
+    process = WorkerProcess(rindle, queues=queues, grace_seconds=grace_seconds)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
-    def asked_to_stop() -> None:
+    def request_stop() -> None:
         if stop.is_set():
-            log.warning("second signal: leaving at once")
+            log.warning("second signal: exiting at once")
             leave(1)
         stop.set()
-        longest = max(member.grace_of(queue) for queue in member.queues)
+        longest = max(process.grace_of(queue) for queue in process.queues)
         watchdog = threading.Timer(longest + _WATCHDOG_SECONDS, leave, args=(1,))
         watchdog.daemon = True
         watchdog.start()
 
     for wanted in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(wanted, asked_to_stop)
+        loop.add_signal_handler(wanted, request_stop)
     health = None
     if rindle.settings.health_address:
-        health = _serve_health(rindle.settings.health_address, member, loop)
+        health = _serve_health(rindle.settings.health_address, process, loop)
     _freeze_gc()
     try:
-        await member.run(stop)
+        await process.run(stop)
     finally:
         if health is not None:
             health.shutdown()
@@ -178,11 +178,11 @@ async def _work(app: str | None, queues: list[str] | None, grace_seconds: float 
     "grace_seconds",
     type=click.FloatRange(min=0),
     default=None,
-    help=f"Seconds to finish after SIGTERM; {AV_GRACE_SECONDS:.0f} on the queue of audio and video and "
+    help=f"Seconds running work may take after SIGTERM; {AV_GRACE_SECONDS:.0f} on the audio and video queue and "
     f"{GRACE_SECONDS:.0f} on the others when left out.",
 )
 def worker(app: str | None, queues: str | None, grace_seconds: float | None) -> None:
-    """Run uploads, builds of variants and purges until told to stop."""
+    """Run uploads, builds of variants and purges until SIGTERM or SIGINT."""
     configure_logging()
     chosen = None if queues is None else [name.strip() for name in queues.split(",") if name.strip()]
     try:

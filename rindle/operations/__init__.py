@@ -1,1 +1,1 @@
-"""What an operator calls: doctor, runtime status, repair."""
+"""Operators' calls: doctor, runtime status, explain, repair."""

@@ -1,8 +1,7 @@
-"""Checks that everything Rindle needs is there and fits together; changes nothing.
+"""Check that everything Rindle needs is present and compatible; changes nothing.
 
-All checks run at once, each within its own time. What a check raises becomes a row that names the exception's class and
-nothing else, so no output holds a password, a URL or somebody's answer. The checks
-are in :mod:`rindle.operations.checks`.
+All checks run concurrently, each with its own timeout. An exception becomes a row that names its class only, so the
+output holds no password, URL or response. The checks are in :mod:`rindle.operations.checks`.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from rindle.operations.checks.report import Check, DoctorReport, Planned, Result
 from rindle.profile import Profile
 from rindle.services import Services
 
-#: Seconds one check may take; those that start a process or cross a network several times get a multiple.
+#: Timeout of one check in seconds; checks that start a process or send several requests get a multiple.
 TIMEOUT_SECONDS = 5.0
-#: Threads for the checks that block.
+#: Threads for blocking checks.
 _THREADS = 4
 
 
@@ -42,18 +41,18 @@ async def doctor(
     """Check everything Rindle needs.
 
     Args:
-        profiles: look at these only; all registered ones when left out. An unknown name is a finding, not an exception.
+        profiles: check these only; all registered ones when left out. An unknown name is a finding, not an exception.
         live: also write, read and delete a 32-byte object in every storage, and fetch it by a signed URL.
-        workers: expect workers to be polling.
-        offline: look at nothing outside this machine's process and disk.
+        workers: require polling workers.
+        offline: check nothing outside this process and its disk.
         only: ids of the checks to run; all when left out.
-        timeout: seconds each check may take; starting a process or talking to a network takes a multiple.
+        timeout: seconds each check may take; checks that start a process or send several requests get a multiple.
 
     Returns:
         The report, its checks ordered by id. A check that does not concern the configuration is absent or ``ok``.
 
     Raises:
-        InvalidArgument: ``only`` names a check that does not exist here.
+        InvalidArgument: ``only`` names an unknown check.
     """
     given = tuple(one.get_secret_value() if isinstance(one, SecretStr) else one for one in services.secrets)
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rindle-doctor")
@@ -62,7 +61,7 @@ async def doctor(
         planned = _chosen(_plan(subject, live=live, workers=workers), only)
         checks = await asyncio.gather(*(_run(check, subject, timeout, offline) for check in planned))
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)  # a thread that hangs on a dead disk is left behind
+        threads.shutdown(wait=False, cancel_futures=True)  # a thread that hangs on a dead disk is abandoned
     return DoctorReport(
         checks=tuple(sorted(checks, key=lambda check: check.id)),
         failed=sum(check.status == "error" for check in checks),
@@ -74,7 +73,7 @@ async def doctor(
 def _named(
     services: Services, wanted: Iterable[str | type[Profile]] | None
 ) -> tuple[tuple[type[Profile], ...], tuple[str, ...]]:
-    """Return the profiles that are wanted, and the names that no profile has."""
+    """Return the requested profiles, and the requested names that no profile has."""
     known = services.profiles
     found: list[type[Profile]] = []
     unknown: list[str] = []
@@ -103,7 +102,7 @@ def _chosen(planned: list[Planned], only: Collection[str] | None) -> list[Planne
     unknown = sorted(set(only) - set(known))
     if unknown:
         raise InvalidArgument(
-            f"no check is called {', '.join(unknown)}; there are {', '.join(known)}",
+            f"unknown check {', '.join(unknown)}; choose from {', '.join(known)}",
             detail={"option": "only", "unknown": unknown},
         )
     return [check for check in planned if check.id in only]
@@ -113,17 +112,18 @@ async def _run(planned: Planned, subject: Subject, timeout_seconds: float, offli
     started = time.monotonic()
     limit = timeout_seconds * planned.patience
     if offline and planned.leaves_process:
-        result = Result("skipped", "not looked at: offline")
+        result = Result("skipped", "not checked: offline")
     else:
         try:
             result = await asyncio.wait_for(planned.run(subject), limit)
         except TimeoutError:
-            result = Result("error", f"no answer within {limit:g} s", "see whether it is up and reachable from here")
+            fix = "check that it is up and reachable from this machine"
+            result = Result("error", f"no answer within {limit:g} s", fix)
         except RindleError as error:
             result = Result("error", f"{type(error).__name__} ({error.code})", error.action, {"code": error.code})
         except Exception as error:
-            # Only the class: drivers and SDKs put passwords, hosts and whole answers into their messages.
-            result = Result("error", f"the check ended with {type(error).__name__}", planned.fix)
+            # Only the class: drivers and SDKs put passwords, hosts and whole responses into their messages.
+            result = Result("error", f"the check failed with {type(error).__name__}", planned.fix)
     telemetry.emit(
         "rindle.runtime.check.stop",
         {"check": planned.id, "status": result.status, "component": planned.component},

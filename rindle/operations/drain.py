@@ -1,4 +1,4 @@
-"""Sending the outbox by hand: the relay's own code, for an operator who wants it done now."""
+"""Send the outbox on request, with the relay's own code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rindle.services import Services
 
 @dataclass(frozen=True, slots=True)
 class DrainReport(Report):
-    """Rows sent, rows that were parked and tried again, and what is left."""
+    """Counts of rows sent, of parked rows that were retried, and of the remaining rows."""
 
     sent: int
     unparked: int
@@ -21,13 +21,13 @@ class DrainReport(Report):
 
 
 async def drain(services: Services) -> DrainReport:
-    """Send every row that can be sent, parked and put-off ones included; running relays do no harm.
+    """Send every row, including parked and rescheduled ones; relays may run at the same time.
 
     Raises:
-        TemporalUnavailable: Temporal does not answer; all rows are still there.
+        TemporalUnavailable: Temporal does not answer; no row was changed.
     """
     database, temporal = services.database, services.temporal
-    await temporal.client()  # before anything is changed
+    await temporal.client()  # fail before any change
     unparked = await database.write(rows.make_due)
     relay = Relay(database, temporal, services.settings)
     sent, parked = 0, 0
@@ -35,7 +35,7 @@ async def drain(services: Services) -> DrainReport:
         batch = await relay.dispatch_once()
         sent += batch
         left = await database.read(rows.backlog)
-        # A batch that was refused as a whole sends nothing and still makes room for the next one.
+        # A batch that Temporal refused as a whole sends nothing, but its rows are parked: the next batch has others.
         if not batch and left.parked == parked:
             return DrainReport(sent=sent, unparked=unparked, pending=left.pending, parked=left.parked)
         parked = left.parked

@@ -1,4 +1,4 @@
-"""Why is it stuck: rows of one asset, runs that work on it, their last error, and the command that repairs it."""
+"""Explain one asset: its rows, its workflow runs, its last error, and the command that repairs it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from rindle.states import UNJUDGED, AssetState, OutboxState, SessionState, Varia
 from rindle.temporal_client import TemporalConnection
 from rindle.workflows import ids
 
-#: Seconds for everything that is asked of Temporal.
+#: Timeout in seconds of all requests to Temporal together.
 TEMPORAL_SECONDS = 5.0
 #: Seconds a relay may take to send a row that is due.
 RELAY_SECONDS = 10
@@ -90,7 +90,7 @@ class VariantFacts(Report):
 
 @dataclass(frozen=True, slots=True)
 class OutboxFacts(Report):
-    """A request to Temporal that was not sent yet."""
+    """A request to Temporal that is not sent yet."""
 
     id: int
     workflow_id: str
@@ -137,7 +137,7 @@ class Reachability(Report):
 
 @dataclass(frozen=True, slots=True)
 class LastError(Report):
-    """The newest error, and where it is written down: ``asset``, ``upload``, a variant, or the type of an activity."""
+    """The newest error, and its source: ``asset``, ``upload``, a variant, or the type of an activity."""
 
     where: str
     code: str | None
@@ -146,7 +146,7 @@ class LastError(Report):
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis(Report):
-    """Where it stands in one sentence; ``command`` repairs it and is ``None`` when nothing needs repair."""
+    """The condition in one sentence; ``command`` repairs it and is ``None`` when nothing needs repair."""
 
     summary: str
     last_error: LastError | None
@@ -158,7 +158,7 @@ class Explanation(Report):
     """What :func:`explain` returns.
 
     Attributes:
-        attachments: how many places hold the asset.
+        attachments: number of slots that hold the asset.
         workflows: empty when ``temporal.reachable`` is false.
     """
 
@@ -175,7 +175,7 @@ class Explanation(Report):
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What the database holds of one asset; ``runs`` names its workflows by id."""
+    """The rows of one asset; ``runs`` holds the ids of its workflows."""
 
     asset: MediaAsset
     sessions: Sequence[MediaUploadSession]
@@ -186,16 +186,16 @@ class _Rows:
 
 
 async def explain(services: Services, subject_id: str) -> Explanation:
-    """Tell the whole story of an asset, or of the asset an upload session brings in; changes nothing.
+    """Explain the state of an asset, or of the asset of an upload session; changes nothing.
 
     Returns:
-        Its rows, the outbox rows that are not sent yet, its runs with pending activities, and a diagnosis. No keys,
-        URLs, filenames or owners.
+        Its rows, the outbox rows that are not sent yet, its runs with pending activities, and a diagnosis. The result
+        contains no keys, URLs, filenames or owners.
 
     Raises:
         NotFound: neither an asset nor an upload session has that id.
     """
-    rows = await services.database.read(_look, services.settings, subject_id)
+    rows = await services.database.read(_read_rows, services.settings, subject_id)
     workflows = await _workflows(services.temporal, rows.runs)
     return Explanation(
         generated_at=utc_now(),
@@ -210,12 +210,12 @@ async def explain(services: Services, subject_id: str) -> Explanation:
     )
 
 
-def _look(session: Session, settings: Settings, subject_id: str) -> _Rows:
+def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
     asset = session.get(MediaAsset, subject_id) if is_id(subject_id) else None
     if asset is None:
         upload = upload_rows.find_upload(session, subject_id)
         if upload is None:
-            raise NotFound("could not find an asset or upload of that id: not found", detail={"entity": "asset"})
+            raise NotFound("no asset or upload session has this id", detail={"entity": "asset"})
         asset = upload.asset
     of_asset = MediaUploadSession.asset_id == asset.id
     sessions = session.scalars(select(MediaUploadSession).where(of_asset).order_by(MediaUploadSession.id)).all()
@@ -276,7 +276,7 @@ def _activities(found: WorkflowExecutionDescription) -> tuple[PendingActivity, .
             type=one.activity_type.name,
             state=PendingActivityState.Name(one.state).removeprefix("PENDING_ACTIVITY_STATE_").lower(),
             attempt=one.attempt,
-            # Ours are redacted where they are raised; another worker's might not be.
+            # Our messages are redacted where they are raised; those of other workers may not be.
             last_failure=scrub(one.last_failure.message)[:500] or None,
             last_failure_code=one.last_failure.application_failure_info.type or None,
             next_attempt_at=_moment(one.next_attempt_schedule_time),
@@ -294,80 +294,80 @@ def _moment(stamp: Timestamp) -> datetime | None:
 
 
 def _diagnose(rows: _Rows, workflows: Sequence[WorkflowFacts] | None) -> Diagnosis:
-    """Say in one sentence where it stands, and name the one command that helps."""
+    """Describe the condition in one sentence, and name the command that repairs it."""
     running = [one for one in workflows or () if one.status == "running"]
     failing = [activity for one in running for activity in one.pending_activities if activity.last_failure]
-    summary, command = _stands(rows, workflows is not None, bool(running), failing)
+    summary, command = _condition(rows, workflows is not None, bool(running), failing)
     return Diagnosis(summary, _last_error(rows, failing), command)
 
 
-def _stands(
+def _condition(
     rows: _Rows, is_reachable: bool, is_running: bool, failing: Sequence[PendingActivity]
 ) -> tuple[str, str | None]:
-    """Return where it stands, and the command that repairs it."""
+    """Return the condition, and the command that repairs it."""
     if any(one.state == OutboxState.PARKED for one in rows.outbox):
-        return "Temporal refused the request to work on it as invalid", _repair("outbox_parked", rows)
+        return "Temporal rejected the request to process it as invalid", _repair("outbox_parked", rows)
     overdue = utc_now() - timedelta(seconds=RELAY_SECONDS)
     if any(one.attempts or one.available_at < overdue for one in rows.outbox):
-        return "Temporal has not been told yet: no relay has sent the outbox row", _repair("outbox_stalled", rows)
+        return "Temporal has no request yet: no relay has sent the outbox row", _repair("outbox_stalled", rows)
     if failing:
         worst = max(failing, key=lambda one: one.attempt)
         attempt = f"attempt {worst.attempt}"
-        return f"{worst.type} failed and is tried again ({attempt}); it goes on when the cause is gone", None
+        return f"{worst.type} failed and is retried ({attempt}); fix the cause, and it continues", None
     if not is_reachable:
-        return "Temporal does not answer, so nobody can say whether a run is working on it", "rindle doctor"
+        return "Temporal does not answer, so it is unknown whether a run is active", "rindle doctor"
     state = AssetState(rows.asset.state)
     if state is AssetState.DELETED:
         if is_running:
             return "it is being purged", None
-        return "it is deleted, and no purge is running", _repair("purge_stuck", rows)
+        return "it is deleted, but no purge is running", _repair("purge_stuck", rows)
     if state is AssetState.QUARANTINED:
-        return f"its content was condemned ({rows.asset.error_code}); upload a corrected file", _purge(rows)
+        return f"its content was rejected ({rows.asset.error_code}); upload a corrected file", _purge(rows)
     if state is AssetState.STAGED:
         return _staged(rows, is_running)
     if state in UNJUDGED:
         if is_running:
-            return "it is being judged", None
+            return "it is being validated", None
         name = "workflow_missing" if rows.asset.error_code is None else "stuck_promotion"
-        return "its judgement gave up or was lost", _repair(name, rows)
-    return _served(rows, is_running)
+        return "its validation failed or its run was lost", _repair(name, rows)
+    return _deliverable(rows, is_running)
 
 
 def _staged(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
     upload = rows.sessions[-1] if rows.sessions else None
     if upload is None:
-        return "no upload was ever begun for it", _purge(rows)
+        return "no upload was started for it", _purge(rows)
     if upload.state in (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED):
         if upload.backing_released_at is None and not is_running:
-            summary = f"its upload is {upload.state}, and what it left was not removed"
+            summary = f"its upload is {upload.state}, and its leftovers were not removed"
             return summary, _repair("session_residue", rows)
         return f"its upload is {upload.state}; the client has to start a new one", None
     if upload.expires_at < utc_now() and not is_running:
-        return "its upload is past its expiry and nobody has ended it", _repair("session_overdue", rows)
-    return "it waits for the client to send its bytes and verify", None
+        return "its upload is past its expiry but was not ended", _repair("session_overdue", rows)
+    return "it waits for the client to send the bytes and verify", None
 
 
-def _served(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
-    """Return where an asset stands whose variants are all that can be wrong with it."""
+def _deliverable(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
+    """Return the condition of a deliverable asset, which depends on its variants only."""
 
     def named(*states: VariantState) -> list[str]:
         return [one.name for state in states for one in rows.variants if one.state == state]
 
     if waiting := named(VariantState.QUEUED, VariantState.PROCESSING):
         if is_running:
-            return f"it can be served; being built: {', '.join(waiting)}", None
+            return f"it can be delivered; being built: {', '.join(waiting)}", None
         name = "queue_starved" if named(VariantState.QUEUED) else "orphan_suspect"
         return f"no run builds {', '.join(waiting)}", _repair(name, rows)
     for states, condition in _CONDITIONS.items():
         if names := named(*states):
             finding = next(FINDING_OF_VARIANT[state] for state in states if named(state))
             return f"{condition}: {', '.join(names)}", _repair(finding, rows)
-    return "nothing is wrong with it", None
+    return "no problem found", None
 
 
-#: What variants are that stay as they are until somebody acts; both states of a condition have the same remedy.
+#: Conditions of variants that need an operator; both states of a condition have the same remedy.
 _CONDITIONS = {
-    (VariantState.FAILED, VariantState.CANCELLED): "failed or cancelled for good",
+    (VariantState.FAILED, VariantState.CANCELLED): "failed or cancelled permanently",
     (VariantState.MISSING, VariantState.STALE): "missing or built from an older recipe",
 }
 
@@ -381,7 +381,7 @@ def _purge(rows: _Rows) -> str:
 
 
 def _last_error(rows: _Rows, failing: Sequence[PendingActivity]) -> LastError | None:
-    """Return the newest error: of an activity that is being tried again, else of a row."""
+    """Return the newest error: of an activity that is being retried, else of a row."""
     if failing:
         worst = max(failing, key=lambda one: one.attempt)
         return LastError(worst.type, worst.last_failure_code, worst.last_failure)

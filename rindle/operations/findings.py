@@ -1,7 +1,7 @@
-"""What stands still, as the rows say: one function per class of finding, each with its threshold.
+"""Find stuck work in the rows: one function per class of finding, each with its threshold.
 
-A finding is a count, an age and a few samples. Where a running workflow would explain it, the functions also name the
-runs; asking Temporal about them is the business of ``runtime_status``, and what to do about a class, of ``remedies``.
+A finding is a count, an age and a few samples. Where a running workflow would explain it, the functions also return the
+ids of the runs. ``runtime_status`` queries Temporal about them; ``remedies`` has the command for each class.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from rindle.workflows import ids
 
 #: Samples per finding.
 DEFAULT_LIMIT = 5
-#: Seconds a row may stand in a state that a run should be working on before it is suspected.
+#: Seconds a row may stay in a state that a run should be working on before it becomes a suspect.
 PROMOTION_SECONDS, QUEUED_SECONDS, IMAGE_SECONDS, AV_SECONDS = 300, 300, 900, 1200
-#: Seconds past its expiry after which a live session, and past its end after which what it left, is overdue.
+#: Seconds after its expiry until a live session is overdue, and after its end until its leftovers are.
 SESSION_SECONDS = 300
 #: Seconds a tombstone may wait for its purge, and an outbox row for a relay.
 PURGE_SECONDS, OUTBOX_SECONDS = 3600, 60
-#: Runs of one class that are looked at one by one, unless more samples are wanted.
+#: Runs of one class that are described one by one, unless more samples are requested.
 CLASS_DESCRIBED = 10
 
 _PROMOTING = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
@@ -47,7 +47,7 @@ _RESIDUAL_SESSIONS = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.F
 
 @dataclass(frozen=True, slots=True)
 class Filters(Report):
-    """What is asked for; see ``runtime_status``."""
+    """The filters of a report; see ``runtime_status``."""
 
     profile: str | None = None
     older_than: int | None = None
@@ -60,7 +60,7 @@ class Filters(Report):
 
 @dataclass(frozen=True, slots=True)
 class AssetSample(Report):
-    """One asset that stands still."""
+    """One stuck asset."""
 
     asset_id: str
     profile: str
@@ -71,7 +71,7 @@ class AssetSample(Report):
 
 @dataclass(frozen=True, slots=True)
 class VariantSample(Report):
-    """One variant that stands still."""
+    """One stuck variant."""
 
     variant_id: str
     asset_id: str
@@ -85,7 +85,7 @@ class VariantSample(Report):
 
 @dataclass(frozen=True, slots=True)
 class SessionSample(Report):
-    """One upload session that nobody ended, or that may have left bytes."""
+    """One upload session that was not ended, or that may have left bytes."""
 
     session_id: str
     asset_id: str | None
@@ -95,7 +95,7 @@ class SessionSample(Report):
 
 @dataclass(frozen=True, slots=True)
 class OutboxSample(Report):
-    """One row that Temporal does not know of."""
+    """One row that was not sent to Temporal."""
 
     outbox_id: int
     workflow_id: str
@@ -108,15 +108,15 @@ Sample = AssetSample | VariantSample | SessionSample | OutboxSample
 
 @dataclass(frozen=True, slots=True)
 class Finding(Report):
-    """One class of what stands still.
+    """One class of stuck work.
 
     Attributes:
         name: the class.
-        state: of the sessions, where a class has several.
-        count: how many; projected from the oldest where not all could be verified.
-        oldest_age_seconds: since when the oldest stands still.
+        state: state of the sessions, where a class has several.
+        count: number of rows; projected from the oldest ones when not all could be verified.
+        oldest_age_seconds: how long the oldest one has been stuck.
         samples: oldest first.
-        reason: ``unverified`` where Temporal could not be asked whether a run still works on them.
+        reason: ``unverified`` when Temporal did not answer whether a run is still working on them.
     """
 
     name: str = field(metadata={"json": "class"})
@@ -129,13 +129,13 @@ class Finding(Report):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One class as the rows show it, before Temporal was asked.
+    """One class as the rows show it, before Temporal is queried.
 
     Attributes:
-        oldest: since when the oldest stands still.
-        runs: for each sample the run that should be working on it; a running one explains the sample. Empty where no
-            run could.
-        since: for each of the runs, since when its sample stands still.
+        oldest: time since which the oldest one has been stuck.
+        runs: for each sample the run that should be working on it; a running one explains the sample. Empty for classes
+            without runs.
+        since: for each of the runs, the time since which its sample has been stuck.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One read-only transaction and what is asked of it."""
+    """One read-only transaction and the filters of the report."""
 
     session: Session
     settings: Settings
@@ -157,20 +157,20 @@ class Inspection:
     now: datetime
 
     def cutoff(self, at_least_seconds: int = 0) -> datetime:
-        """Return the newest change a finding may have: ``older_than`` never loosens a threshold."""
+        """Return the newest change a finding may have; ``older_than`` never shortens a threshold."""
         return self.now - timedelta(seconds=max(self.filters.older_than or 0, at_least_seconds))
 
     @property
     def examined(self) -> int:
-        """How many suspects of a class are read, oldest first, so that Temporal is asked about them."""
+        """Number of suspects of a class to read, oldest first, and to look up in Temporal."""
         return max(self.filters.limit, CLASS_DESCRIBED)
 
     def of_profile(self) -> list[ColumnElement[bool]]:
-        """Return the condition that keeps a query to the profile asked for."""
+        """Return the condition that restricts a query to the requested profile."""
         return [] if self.filters.profile is None else [MediaAsset.profile == self.filters.profile]
 
     def extent(self, statement: Any) -> tuple[int, datetime | None]:
-        """Return count and oldest time of a query for these two."""
+        """Execute a query for a count and an oldest time."""
         count, oldest = self.session.execute(statement).one()
         return count, oldest
 
@@ -178,39 +178,39 @@ class Inspection:
 # --- assets ------------------------------------------------------------------------------------------------------
 
 
-def stuck_promotion(look: Inspection) -> list[Candidate]:
-    """Uploads whose validation gave up."""
-    gave_up = and_(MediaAsset.error_code.is_not(None), MediaAsset.updated_at <= look.cutoff())
-    return _assets(look, "stuck_promotion", [MediaAsset.state.in_(_PROMOTING), gave_up])
+def stuck_promotion(inspection: Inspection) -> list[Candidate]:
+    """Uploads whose validation failed."""
+    gave_up = and_(MediaAsset.error_code.is_not(None), MediaAsset.updated_at <= inspection.cutoff())
+    return _assets(inspection, "stuck_promotion", [MediaAsset.state.in_(_PROMOTING), gave_up])
 
 
-def workflow_missing(look: Inspection) -> list[Candidate]:
-    """Uploads between arrival and the end of their validation that nothing has touched for a while."""
-    silent = and_(MediaAsset.error_code.is_(None), MediaAsset.updated_at <= look.cutoff(PROMOTION_SECONDS))
-    return _assets(look, "workflow_missing", [MediaAsset.state.in_(_PROMOTING), silent], is_suspect=True)
+def workflow_missing(inspection: Inspection) -> list[Candidate]:
+    """Uploads in validation that have not changed for a while."""
+    silent = and_(MediaAsset.error_code.is_(None), MediaAsset.updated_at <= inspection.cutoff(PROMOTION_SECONDS))
+    return _assets(inspection, "workflow_missing", [MediaAsset.state.in_(_PROMOTING), silent], is_suspect=True)
 
 
-def purge_stuck(look: Inspection) -> list[Candidate]:
-    """Tombstones whose purge should long be over; one that still retries a failing store is stuck all the same."""
-    late = MediaAsset.updated_at <= look.cutoff(PURGE_SECONDS)
-    return _assets(look, "purge_stuck", [MediaAsset.state == AssetState.DELETED, late])
+def purge_stuck(inspection: Inspection) -> list[Candidate]:
+    """Tombstones whose purge is overdue, including those that still retry a failing store."""
+    late = MediaAsset.updated_at <= inspection.cutoff(PURGE_SECONDS)
+    return _assets(inspection, "purge_stuck", [MediaAsset.state == AssetState.DELETED, late])
 
 
 def _assets(
-    look: Inspection, name: str, conditions: Iterable[ColumnElement[bool]], *, is_suspect: bool = False
+    inspection: Inspection, name: str, conditions: Iterable[ColumnElement[bool]], *, is_suspect: bool = False
 ) -> list[Candidate]:
-    where = [*conditions, *look.of_profile()]
-    count, oldest = look.extent(select(func.count(), func.min(MediaAsset.updated_at)).where(*where))
+    where = [*conditions, *inspection.of_profile()]
+    count, oldest = inspection.extent(select(func.count(), func.min(MediaAsset.updated_at)).where(*where))
     if not count:
         return []
     statement = select(MediaAsset).where(*where).order_by(MediaAsset.updated_at, MediaAsset.id)
     if not is_suspect:
-        rows = look.session.scalars(statement.limit(look.filters.limit))
+        rows = inspection.session.scalars(statement.limit(inspection.filters.limit))
         return [Candidate(name, count, oldest, tuple(_asset_sample(asset) for asset in rows))]
-    suspects = look.session.execute(
+    suspects = inspection.session.execute(
         statement.add_columns(MediaUploadSession.id)
         .outerjoin(MediaUploadSession, MediaUploadSession.asset_id == MediaAsset.id)
-        .limit(look.examined)
+        .limit(inspection.examined)
     ).all()
     return [
         Candidate(
@@ -219,7 +219,8 @@ def _assets(
             oldest,
             samples=tuple(_asset_sample(asset) for asset, _ in suspects),
             runs=tuple(
-                ids.upload_id(session_id or "", prefix=look.settings.workflow_id_prefix) for _, session_id in suspects
+                ids.upload_id(session_id or "", prefix=inspection.settings.workflow_id_prefix)
+                for _, session_id in suspects
             ),
             since=tuple(asset.updated_at for asset, _ in suspects),
         )
@@ -239,30 +240,33 @@ def _asset_sample(asset: MediaAsset) -> AssetSample:
 # --- the outbox --------------------------------------------------------------------------------------------------
 
 
-def outbox_parked(look: Inspection) -> list[Candidate]:
-    """Rows that Temporal refused as invalid."""
-    parked = and_(MediaOutbox.state == OutboxState.PARKED, MediaOutbox.updated_at <= look.cutoff())
-    return _outbox(look, "outbox_parked", parked)
+def outbox_parked(inspection: Inspection) -> list[Candidate]:
+    """Rows that Temporal rejected as invalid."""
+    parked = and_(MediaOutbox.state == OutboxState.PARKED, MediaOutbox.updated_at <= inspection.cutoff())
+    return _outbox(inspection, "outbox_parked", parked)
 
 
-def outbox_stalled(look: Inspection) -> list[Candidate]:
-    """Rows that nobody has sent."""
-    # A claimed row is put off for 30 s, so a row that is merely being sent is never due for so long.
-    due = look.cutoff(OUTBOX_SECONDS)
+def outbox_stalled(inspection: Inspection) -> list[Candidate]:
+    """Rows that no relay has sent."""
+    # A claimed row is rescheduled by 30 s, so a row that is just being sent is never due for that long.
+    due = inspection.cutoff(OUTBOX_SECONDS)
     stalled = and_(
         MediaOutbox.state == OutboxState.PENDING,
         MediaOutbox.inserted_at <= due,
         or_(MediaOutbox.available_at <= due, MediaOutbox.attempts > 0),
     )
-    return _outbox(look, "outbox_stalled", stalled)
+    return _outbox(inspection, "outbox_stalled", stalled)
 
 
-def _outbox(look: Inspection, name: str, condition: ColumnElement[bool]) -> list[Candidate]:
-    count, oldest = look.extent(select(func.count(), func.min(MediaOutbox.inserted_at)).where(condition))
+def _outbox(inspection: Inspection, name: str, condition: ColumnElement[bool]) -> list[Candidate]:
+    count, oldest = inspection.extent(select(func.count(), func.min(MediaOutbox.inserted_at)).where(condition))
     if not count:
         return []
-    rows = look.session.scalars(
-        select(MediaOutbox).where(condition).order_by(MediaOutbox.inserted_at, MediaOutbox.id).limit(look.filters.limit)
+    rows = inspection.session.scalars(
+        select(MediaOutbox)
+        .where(condition)
+        .order_by(MediaOutbox.inserted_at, MediaOutbox.id)
+        .limit(inspection.filters.limit)
     )
     samples = tuple(OutboxSample(row.id, row.workflow_id, row.attempts, row.last_error) for row in rows)
     return [Candidate(name, count, oldest, samples)]
@@ -271,71 +275,71 @@ def _outbox(look: Inspection, name: str, condition: ColumnElement[bool]) -> list
 # --- variants ----------------------------------------------------------------------------------------------------
 
 
-def cancelled_work(look: Inspection) -> list[Candidate]:
+def cancelled_work(inspection: Inspection) -> list[Candidate]:
     """Variants whose build was cancelled."""
-    return _resting(look, VariantState.CANCELLED)
+    return _of_state(inspection, VariantState.CANCELLED)
 
 
-def failed_work(look: Inspection) -> list[Candidate]:
+def failed_work(inspection: Inspection) -> list[Candidate]:
     """Variants that could not be built."""
-    return _resting(look, VariantState.FAILED)
+    return _of_state(inspection, VariantState.FAILED)
 
 
-def storage_drift(look: Inspection) -> list[Candidate]:
-    """Variants whose object is gone from the store."""
-    return _resting(look, VariantState.MISSING)
+def storage_drift(inspection: Inspection) -> list[Candidate]:
+    """Variants whose object is missing from the store."""
+    return _of_state(inspection, VariantState.MISSING)
 
 
-def recipe_drift(look: Inspection) -> list[Candidate]:
+def recipe_drift(inspection: Inspection) -> list[Candidate]:
     """Variants that were built from an older recipe."""
-    return _resting(look, VariantState.STALE)
+    return _of_state(inspection, VariantState.STALE)
 
 
-def queue_starved(look: Inspection) -> list[Candidate]:
-    """Variants that wait for a build nobody seems to begin."""
-    queued = MediaVariant.updated_at <= look.cutoff(QUEUED_SECONDS)
+def queue_starved(inspection: Inspection) -> list[Candidate]:
+    """Variants that have been waiting for a build for too long."""
+    queued = MediaVariant.updated_at <= inspection.cutoff(QUEUED_SECONDS)
     condition = and_(MediaVariant.state == VariantState.QUEUED, queued)
-    return _variants(look, "queue_starved", condition, is_suspect=True)
+    return _variants(inspection, "queue_starved", condition, is_suspect=True)
 
 
-def orphan_suspect(look: Inspection) -> list[Candidate]:
-    """Variants that say they are being built, longer than a build takes."""
+def orphan_suspect(inspection: Inspection) -> list[Candidate]:
+    """Variants that have been in processing for longer than a build takes."""
     image = MediaVariant.output_kind == OutputKind.IMAGE
     late = or_(
-        and_(image, MediaVariant.updated_at <= look.cutoff(IMAGE_SECONDS)),
-        and_(~image, MediaVariant.updated_at <= look.cutoff(AV_SECONDS)),
+        and_(image, MediaVariant.updated_at <= inspection.cutoff(IMAGE_SECONDS)),
+        and_(~image, MediaVariant.updated_at <= inspection.cutoff(AV_SECONDS)),
     )
     condition = and_(MediaVariant.state == VariantState.PROCESSING, late)
-    return _variants(look, "orphan_suspect", condition, is_suspect=True)
+    return _variants(inspection, "orphan_suspect", condition, is_suspect=True)
 
 
-def _resting(look: Inspection, state: VariantState) -> list[Candidate]:
-    """Variants of a state that they keep until somebody acts."""
-    condition = and_(MediaVariant.state == state, MediaVariant.updated_at <= look.cutoff())
-    return _variants(look, FINDING_OF_VARIANT[state], condition)
+def _of_state(inspection: Inspection, state: VariantState) -> list[Candidate]:
+    """Variants in a state that only an operator changes."""
+    condition = and_(MediaVariant.state == state, MediaVariant.updated_at <= inspection.cutoff())
+    return _variants(inspection, FINDING_OF_VARIANT[state], condition)
 
 
 def _variants(
-    look: Inspection, name: str, condition: ColumnElement[bool], *, is_suspect: bool = False
+    inspection: Inspection, name: str, condition: ColumnElement[bool], *, is_suspect: bool = False
 ) -> list[Candidate]:
-    where = [condition, MediaVariant.dynamic.is_(False), *look.of_profile()]
+    where = [condition, MediaVariant.dynamic.is_(False), *inspection.of_profile()]
     extent = select(func.count(), func.min(MediaVariant.updated_at)).select_from(MediaVariant).where(*where)
-    if look.filters.profile is not None:
+    if inspection.filters.profile is not None:
         extent = extent.join(MediaAsset, MediaAsset.id == MediaVariant.asset_id)
-    count, oldest = look.extent(extent)
+    count, oldest = inspection.extent(extent)
     if not count:
         return []
-    rows = look.session.execute(
+    rows = inspection.session.execute(
         select(MediaVariant, MediaAsset.kind, MediaAsset.profile)
         .join(MediaAsset, MediaAsset.id == MediaVariant.asset_id)
         .where(*where)
         .order_by(MediaVariant.updated_at, MediaVariant.id)
-        .limit(look.examined if is_suspect else look.filters.limit)
+        .limit(inspection.examined if is_suspect else inspection.filters.limit)
     ).all()
     samples = tuple(_variant_sample(variant, profile) for variant, _, profile in rows)
     if not is_suspect:
         return [Candidate(name, count, oldest, samples)]
-    prefix = look.settings.workflow_id_prefix
+    prefix = inspection.settings.workflow_id_prefix
     return [
         Candidate(
             name,
@@ -366,40 +370,46 @@ def _variant_sample(variant: MediaVariant, profile: str) -> VariantSample:
 # --- upload sessions ---------------------------------------------------------------------------------------------
 
 
-def session_overdue(look: Inspection) -> list[Candidate]:
-    """Live sessions that nobody ended in time."""
+def session_overdue(inspection: Inspection) -> list[Candidate]:
+    """Live sessions that were not ended in time."""
     since = MediaUploadSession.expires_at
-    overdue = and_(MediaUploadSession.state.in_(_LIVE_SESSIONS), since <= look.cutoff(SESSION_SECONDS))
-    return _sessions(look, "session_overdue", "open", overdue, since)
+    overdue = and_(MediaUploadSession.state.in_(_LIVE_SESSIONS), since <= inspection.cutoff(SESSION_SECONDS))
+    return _sessions(inspection, "session_overdue", "open", overdue, since)
 
 
-def session_residue(look: Inspection) -> list[Candidate]:
-    """Ended sessions whose bytes nobody has released, by the way in which they ended."""
+def session_residue(inspection: Inspection) -> list[Candidate]:
+    """Ended sessions whose bytes were not released, by their state."""
     since = MediaUploadSession.updated_at
     found = []
     for state in _RESIDUAL_SESSIONS:
         left = and_(
             MediaUploadSession.state == state,
             MediaUploadSession.backing_released_at.is_(None),
-            since <= look.cutoff(SESSION_SECONDS),
+            since <= inspection.cutoff(SESSION_SECONDS),
         )
-        found += _sessions(look, "session_residue", state.value, left, since)
+        found += _sessions(inspection, "session_residue", state.value, left, since)
     return found
 
 
 def _sessions(
-    look: Inspection, name: str, state: str, condition: ColumnElement[bool], since: InstrumentedAttribute[datetime]
+    inspection: Inspection,
+    name: str,
+    state: str,
+    condition: ColumnElement[bool],
+    since: InstrumentedAttribute[datetime],
 ) -> list[Candidate]:
-    where = [condition, *look.of_profile()]
+    where = [condition, *inspection.of_profile()]
     extent = select(func.count(), func.min(since)).select_from(MediaUploadSession).where(*where)
-    statement = select(MediaUploadSession).where(*where).order_by(since, MediaUploadSession.id).limit(look.examined)
-    if look.filters.profile is not None:
+    statement = (
+        select(MediaUploadSession).where(*where).order_by(since, MediaUploadSession.id).limit(inspection.examined)
+    )
+    if inspection.filters.profile is not None:
         of_session = MediaAsset.id == MediaUploadSession.asset_id
         extent, statement = extent.join(MediaAsset, of_session), statement.join(MediaAsset, of_session)
-    count, oldest = look.extent(extent)
+    count, oldest = inspection.extent(extent)
     if not count:
         return []
-    rows = look.session.scalars(statement).all()
+    rows = inspection.session.scalars(statement).all()
     return [
         Candidate(
             name,
@@ -407,7 +417,7 @@ def _sessions(
             oldest,
             samples=tuple(SessionSample(row.id, row.asset_id, row.state, row.failure_reason) for row in rows),
             state=state,
-            runs=tuple(ids.upload_id(row.id, prefix=look.settings.workflow_id_prefix) for row in rows),
+            runs=tuple(ids.upload_id(row.id, prefix=inspection.settings.workflow_id_prefix) for row in rows),
             since=tuple(getattr(row, since.key) for row in rows),
         )
     ]

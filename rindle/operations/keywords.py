@@ -1,4 +1,4 @@
-"""Keywords that a call does not know: refused by type checkers, and by the call with an error that has a code."""
+"""Unknown keywords of a call: type checkers refuse them, and the call raises an error with a code."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import TypedDict
 class NoOthers(TypedDict):
     """Type of ``**others`` where no further keyword is allowed: ``**others: Unpack[NoOthers]``.
 
-    Ignoring a mistyped filter would repair everything instead of what was meant.
+    A mistyped filter must not be ignored: the call would then repair everything.
     """

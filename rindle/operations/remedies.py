@@ -1,6 +1,6 @@
-"""What an operator does about each class of finding: the one table behind ``runtime_status`` and ``explain``.
+"""The repair command of each class of finding, as used by ``runtime_status`` and ``explain``.
 
-How a finding is found is the business of ``findings``.
+The queries behind the findings are in ``findings``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ASSET = "ASSET"
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What a class of finding means, and what repairs it.
+    """Meaning of a class of finding, and the command that repairs it.
 
     Attributes:
         action: the verb in one word.
@@ -39,25 +39,24 @@ _DRAIN = "rindle outbox drain"
 _PURGE = "rindle purge --retry --execute"
 _REGENERATE = "rindle regenerate-variants"
 
-#: ``requeue`` builds again what failed or was cancelled; what is stale or gone is queued by ``regenerate``, which
-#: ``requeue`` without the names of variants leaves alone.
+#: ``requeue`` without variant names queues failed and cancelled variants; ``regenerate`` queues stale and missing ones.
 REMEDIES: Mapping[str, Remedy] = {
-    "cancelled_work": Remedy("requeue", _REQUEUE, "builds were cancelled and stay so until they are requeued"),
-    "failed_work": Remedy("requeue", _REQUEUE, "builds failed for good; mend the cause, then requeue"),
-    "orphan_suspect": Remedy("resume", _RESUME, "builds look busy, but no run works on them"),
-    "outbox_parked": Remedy("drain", _DRAIN, "Temporal refused these rows as invalid; drain tries them again"),
-    "outbox_stalled": Remedy("drain", _DRAIN, "no relay has sent these rows; start a worker or drain by hand"),
+    "cancelled_work": Remedy("requeue", _REQUEUE, "builds were cancelled; requeue them to build again"),
+    "failed_work": Remedy("requeue", _REQUEUE, "builds failed permanently; fix the cause, then requeue"),
+    "orphan_suspect": Remedy("resume", _RESUME, "builds are marked as processing, but no run works on them"),
+    "outbox_parked": Remedy("drain", _DRAIN, "Temporal rejected these rows as invalid; drain retries them"),
+    "outbox_stalled": Remedy("drain", _DRAIN, "no relay has sent these rows; start a worker or drain them"),
     "purge_stuck": Remedy("purge", _PURGE, "deleted assets still have rows and maybe objects"),
-    "queue_starved": Remedy("resume", _RESUME, "builds wait, but no run is there to take them"),
+    "queue_starved": Remedy("resume", _RESUME, "builds are queued, but no run is active"),
     "recipe_drift": Remedy("regenerate", _REGENERATE, "variants were built from an older recipe"),
-    "session_overdue": Remedy("resume", _RESUME, "uploads are past their expiry and nobody has ended them"),
+    "session_overdue": Remedy("resume", _RESUME, "uploads are past their expiry but were not ended"),
     "session_residue": Remedy("resume", _RESUME, "ended uploads may have left bytes in the store"),
-    "storage_drift": Remedy("regenerate", _REGENERATE, "objects of variants are gone from the store"),
-    "stuck_promotion": Remedy("resume", _RESUME, "judging the upload gave up; mend the cause, then resume"),
-    "workflow_missing": Remedy("resume", _RESUME, "uploads wait for judgement, but no run is there to do it"),
+    "storage_drift": Remedy("regenerate", _REGENERATE, "objects of variants are missing from the store"),
+    "stuck_promotion": Remedy("resume", _RESUME, "validation of the upload failed; fix the cause, then resume"),
+    "workflow_missing": Remedy("resume", _RESUME, "uploads wait for validation, but no run is active"),
 }
 
-#: Variant states that are findings by themselves, however old.
+#: Variant states that are findings at any age.
 FINDING_OF_VARIANT: Mapping[VariantState, str] = {
     VariantState.CANCELLED: "cancelled_work",
     VariantState.FAILED: "failed_work",

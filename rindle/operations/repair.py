@@ -1,7 +1,7 @@
-"""Repairing variants: queue again, cancel, rebuild after drift; purge and resume of one asset.
+"""Repair variants: requeue, cancel, rebuild after drift; purge one asset.
 
-Rows change first and the workflow is woken afterwards, in one transaction: the same rows, events and audit as when an
-operator signals the workflow with nothing but the Temporal CLI.
+One transaction changes the rows and wakes the workflow. Rows, events and audit records are the same as when an
+operator signals the workflow with the Temporal CLI.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _UNDER_WAY = frozenset({VariantState.PLANNED, VariantState.QUEUED, VariantState.
 
 @dataclass(frozen=True, slots=True)
 class RequeueReport(Report):
-    """Outcome of ``requeue_variants``; ``failures`` says why a selected variant was not queued."""
+    """Outcome of ``requeue_variants``; ``failures`` has the reason for each selected variant that was not queued."""
 
     asset_id: str
     selected: int = 0
@@ -56,7 +56,7 @@ class RequeueReport(Report):
 
 @dataclass(frozen=True, slots=True)
 class CancelReport(Report):
-    """Outcome of ``cancel_processing``: how many builds were open."""
+    """Outcome of ``cancel_processing``: number of builds cancelled."""
 
     asset_id: str
     cancelled: int
@@ -82,7 +82,7 @@ async def requeue_variants(
     """Build failed and cancelled variants again; see ``Rindle.requeue_variants``."""
     if others:
         raise UnknownOptions(
-            f"requeue_variants knows no option {', '.join(sorted(others))}", detail={"options": sorted(others)}
+            f"requeue_variants has no option {', '.join(sorted(others))}", detail={"options": sorted(others)}
         )
     asset_id = asset if isinstance(asset, str) else asset.id
     names = None if variant_names is None else sorted(set(variant_names))
@@ -141,7 +141,7 @@ def _requeue(
             reason, message = "variant_definition_missing", "the profile no longer declares this variant"
             failures.append(_failure(row, "configuration", reason, message))
         elif row.state not in _REPAIRABLE_BY_NAME or AssetState(asset.state) not in DELIVERABLE:
-            reason, message = "state_not_repairable", f"a variant that is {row.state} needs no repair"
+            reason, message = "state_not_repairable", f"a variant in state {row.state} cannot be requeued"
             failures.append(_failure(row, "state_conflict", reason, message))
         else:
             wanted.append(row)
@@ -179,7 +179,7 @@ async def cancel_processing(services: Services, asset: MediaAsset | str, *, acto
         present = [] if found is None else rows.variants_of(session, asset_id)
         active = [row for row in present if VariantState(row.state) in OPEN_VARIANTS]
         if found is None or not active:
-            raise NotProcessing("nothing is being processed for this asset", detail={"asset_id": asset_id})
+            raise NotProcessing("this asset has no open builds", detail={"asset_id": asset_id})
         rows.cancel_rows(session, found, active, actor=actor)
         for group in sorted({rows.group_of(found.kind, row) for row in active}):
             outbox.wake_group(session, services.settings, found, group)
@@ -198,7 +198,7 @@ async def regenerate_variants(
     """Detect drift, plan missing declarations, queue stale and missing variants; see ``Rindle.regenerate_variants``."""
     if others:
         raise UnknownFilters(
-            f"regenerate_variants knows no filter {', '.join(sorted(others))}", detail={"filters": sorted(others)}
+            f"regenerate_variants has no filter {', '.join(sorted(others))}", detail={"filters": sorted(others)}
         )
     wanted = [services.profile(profile)] if profile is not None else list(services.profiles)
     enqueued = skipped = errors = 0
@@ -212,7 +212,7 @@ async def regenerate_variants(
                 try:
                     due = await _regenerate_one(services, asset_id, variant_name)
                 except RindleError as error:
-                    # One asset that cannot be repaired must not keep the others from it.
+                    # One asset that cannot be repaired must not block the others.
                     log.warning("variants not regenerated", extra={"asset_id": asset_id, "code": error.code})
                     errors += 1
                 else:
@@ -259,7 +259,7 @@ def _page(session: Session, profile: str, after: str, limit: int = 500) -> Seque
 
 
 async def purge_asset(services: Services, asset: MediaAsset | str) -> None:
-    """Purge an asset nobody uses; see ``Rindle.purge_asset``."""
+    """Purge an unattached asset; see ``Rindle.purge_asset``."""
     asset_id = asset if isinstance(asset, str) else asset.id
 
     def purge(session: Session) -> None:

@@ -1,6 +1,6 @@
-"""What the operators' calls return: frozen dataclasses, and how each becomes JSON.
+"""The base class of the operators' reports, with their JSON form.
 
-The reports themselves stand beside the calls that make them.
+The reports themselves are defined beside the calls that return them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from rindle.instants import iso_instant
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report, or a part of one; its JSON form is an object of its fields in their order.
+    """A report, or a part of one; its JSON form is an object with its fields in their order.
 
-    ``field(metadata=...)`` may say otherwise: ``json`` is the key where the field's own name cannot be used
-    (``class``), and an ``optional`` field is left out while it is empty.
+    ``field(metadata=...)`` changes that: ``json`` is the key when the field's own name cannot be used (``class``), and
+    an ``optional`` field is left out while it is empty.
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON shows it: times as text, parts as objects."""
+        """Return the JSON form: times as strings, parts as objects."""
         found = {}
         for one in fields(self):
             value = getattr(self, one.name)

@@ -1,8 +1,8 @@
-"""What is stuck or degraded right now, and which command repairs it. Read-only and bounded.
+"""Report stuck or degraded work and the commands that repair it. Read-only and bounded.
 
-Counts go over indexed states, to an end, and findings are aggregates with at most ``limit`` samples, so the cost grows
-neither with the library nor with what is asked for. Rows say since when something stands still (:mod:`.findings`);
-Temporal is asked only whether somebody still works on it, within a few seconds and about the oldest.
+Counts use the index on the state up to a limit, and findings are aggregates with at most ``limit`` samples, so the cost
+does not grow with the number of assets. Rows show how long something has been stuck (:mod:`.findings`); Temporal is
+only queried whether a run still works on the oldest suspects, within a few seconds.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from rindle.states import AssetState, SessionState, VariantState
 from rindle.temporal_client import TemporalConnection
 from rindle.workflows import ids
 
-#: Most samples per finding that may be asked for.
+#: Largest number of samples per finding.
 MAX_LIMIT = 100
-#: Rows of one state that are counted one by one; what is more than that is an estimate of Postgres.
+#: Rows of one state that are counted exactly; a larger count is an estimate of Postgres.
 EXACT_ROWS = 10_000
-#: Runs that Temporal is asked about in all, and at once.
+#: Runs that are looked up in Temporal in all, and concurrently.
 MAX_DESCRIBED, DESCRIBED_AT_ONCE = 200, 20
-#: Seconds for everything that is asked of Temporal.
+#: Timeout in seconds of all requests to Temporal together.
 TEMPORAL_SECONDS = 5.0
 
 _FORMATS = ("text", "json")
@@ -54,7 +54,7 @@ _FORMATS = ("text", "json")
 
 @dataclass(frozen=True, slots=True)
 class RuntimeChecks(Report):
-    """Uploads and outbox rows that stand still; ``counts`` by class."""
+    """Stuck uploads and outbox rows; ``counts`` by class."""
 
     counts: Mapping[str, int]
     findings: tuple[Finding, ...]
@@ -62,7 +62,7 @@ class RuntimeChecks(Report):
 
 @dataclass(frozen=True, slots=True)
 class RowCounts(Report):
-    """Rows by state, with their ``total``; states nobody is in are left out.
+    """Rows by state, with their ``total``; states without rows are left out.
 
     ``estimated`` lists the states whose count is the planner's estimate.
     """
@@ -73,14 +73,14 @@ class RowCounts(Report):
 
 @dataclass(frozen=True, slots=True)
 class RowCountsAndFindings(RowCounts):
-    """The same with what stands still among the rows."""
+    """Row counts, and the stuck work among the rows."""
 
     findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxStatus(Report):
-    """Rows that wait for a relay, and rows that Temporal refused."""
+    """Rows that wait for a relay, and rows that Temporal rejected."""
 
     pending: int
     parked: int
@@ -102,8 +102,8 @@ class TemporalStatus(Report):
 
     Attributes:
         running: open runs by kind.
-        verified: whether it could be asked about the suspects.
-        truncated: whether it was asked about the oldest suspects of a class only.
+        verified: whether the suspects could be looked up.
+        truncated: whether only the oldest suspects of a class were looked up.
     """
 
     reachable: bool
@@ -114,7 +114,7 @@ class TemporalStatus(Report):
 
 @dataclass(frozen=True, slots=True)
 class Recommendation(Report):
-    """What to do about one class of finding; ``surface`` is a command line."""
+    """The repair of one class of finding; ``surface`` is a command line."""
 
     name: str = field(metadata={"json": "class"})
     action: str
@@ -146,7 +146,7 @@ class RuntimeStatus(Report):
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What the database says."""
+    """The contents of the database."""
 
     assets: RowCounts
     variants: RowCounts
@@ -159,18 +159,18 @@ class _Rows:
     purge_candidates: list[Candidate]
 
     def suspects(self) -> list[Candidate]:
-        """Return what a running workflow would explain."""
+        """Return the candidates that a running workflow would explain."""
         listed = (*self.runtime, *self.variant_candidates, *self.session_candidates, *self.purge_candidates)
         return [candidate for candidate in listed if candidate.runs]
 
 
 @dataclass(slots=True)
-class _Answer:
-    """What Temporal says; of the suspects' runs that were ``asked`` about those are ``alive`` that are running."""
+class _TemporalFacts:
+    """The results of Temporal; of the suspects' runs that were ``checked``, the running ones are ``alive``."""
 
     reachable: bool = False
     running: dict[str, int] = field(default_factory=dict)
-    asked: frozenset[str] = frozenset()
+    checked: frozenset[str] = frozenset()
     alive: frozenset[str] = frozenset()
     verified: bool = False
     truncated: bool = False
@@ -189,19 +189,19 @@ async def runtime_status(
 
     Args:
         profile: name of a registered profile; all when left out. The outbox is not filtered: its rows have no profile.
-        older_than: findings only of what has not changed for so many seconds (int >= 0); counts ignore it.
+        older_than: report only findings unchanged for this many seconds (int >= 0); counts ignore it.
         limit: samples per finding, 1 to 100; 5 by default.
-        format: ``text`` or ``json``; only repeated in the answer.
+        format: ``text`` or ``json``; only repeated in the report.
 
     Returns:
-        The report. Findings are ordered by class, samples by age (oldest first), then id. With Temporal away the answer
-        is the same but ``temporal.verified`` is false, and findings that a running workflow might explain have the
-        reason ``unverified``. With ``temporal.truncated`` only the oldest suspects of a class were asked about, and its
-        count is projected from them. On Postgres a state with more than 10 000 rows is estimated, and listed under
+        The report. Findings are ordered by class, samples by age (oldest first), then id. While Temporal is
+        unreachable, ``temporal.verified`` is false, and findings that a running workflow might explain have the reason
+        ``unverified``. With ``temporal.truncated`` only the oldest suspects of a class were looked up, and its count is
+        projected from them. On Postgres a state with more than 10 000 rows is estimated, and listed under
         ``estimated`` beside the counts.
 
     Raises:
-        UnknownFilters: a filter is not known; ignoring it would match everything.
+        UnknownFilters: a filter is unknown; ignoring it would match everything.
         InvalidFilter: a filter has a wrong value (``invalid_profile``, ``invalid_older_than``, ``invalid_limit``,
             ``invalid_format``).
         SetupIncomplete: tables or migrations are missing; nothing was counted.
@@ -211,15 +211,15 @@ async def runtime_status(
     filters = _filters(services, {**given, **others})
     now = utc_now()
     try:
-        rows = await services.database.read(_look, services.settings, filters, now)
+        rows = await services.database.read(_read_rows, services.settings, filters, now)
     except (SQLAlchemyError, OSError) as error:
         raise InspectionFailed(
-            f"the database could not be read ({type(error).__name__}). To fix: 1. see whether it is up; "
+            f"the database could not be read ({type(error).__name__}). To fix: 1. check that it is up; "
             "2. verify with: rindle doctor",
             detail={"component": "database"},
         ) from error
-    answer = await _ask(services.temporal, services.settings, rows.suspects())
-    return _report(rows, answer, filters, now)
+    facts = await _query(services.temporal, services.settings, rows.suspects())
+    return _report(rows, facts, filters, now)
 
 
 # --- filters -----------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def _filters(services: Services, given: Mapping[str, Any]) -> Filters:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise UnknownFilters(
-            f"runtime_status knows no filter {', '.join(unknown)}; it knows {', '.join(known)}",
+            f"runtime_status has no filter {', '.join(unknown)}; choose from {', '.join(known)}",
             detail={"filters": unknown, "known": list(known)},
         )
     filters = Filters(**{name: value for name, value in given.items() if value is not None})
@@ -252,19 +252,21 @@ def _is_int(value: Any) -> bool:
 
 def _invalid(name: str, value: Any, wanted: str) -> InvalidFilter:
     return InvalidFilter(
-        f"the filter {name} is {str(value)[:64]!r}, not {wanted}", code=f"invalid_{name}", detail={"filter": name}
+        f"the filter {name} is {str(value)[:64]!r}; it must be {wanted}",
+        code=f"invalid_{name}",
+        detail={"filter": name},
     )
 
 
 # --- the database ------------------------------------------------------------------------------------------------
 
 
-def _look(session: Session, settings: Settings, filters: Filters, now: datetime) -> _Rows:
+def _read_rows(session: Session, settings: Settings, filters: Filters, now: datetime) -> _Rows:
     """Read everything in one read-only transaction."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET TRANSACTION READ ONLY"))
         session.execute(text("SET LOCAL statement_timeout = '10s'"))
-    _refuse_incomplete(session)
+    _check_schema(session)
     inspection = Inspection(session, settings, filters, now)
 
     def found(finders: Iterable[findings.Finder]) -> list[Candidate]:
@@ -284,7 +286,7 @@ def _look(session: Session, settings: Settings, filters: Filters, now: datetime)
     )
 
 
-def _refuse_incomplete(session: Session) -> None:
+def _check_schema(session: Session) -> None:
     connection = session.connection()
     tables = set(inspect(connection).get_table_names())
     found = migrate.current(connection) if migrate.VERSION_TABLE in tables else None
@@ -299,8 +301,8 @@ def _refuse_incomplete(session: Session) -> None:
 def _counts(session: Session, states: type[StrEnum], state: InstrumentedAttribute[str], filters: Filters) -> RowCounts:
     """Count rows by state.
 
-    Counting a million finished rows takes longer than everything else here together and tells an operator nothing, so
-    Postgres counts at most :data:`EXACT_ROWS` per state through the index. SQLite, which has no estimates, counts all.
+    Counting a million finished rows takes longer than the rest of the report and gives an operator no information, so
+    Postgres counts at most :data:`EXACT_ROWS` per state through the index. SQLite has no estimates and counts all rows.
     """
 
     def rows_in(value: str) -> Select[Any]:
@@ -323,36 +325,36 @@ def _counts(session: Session, states: type[StrEnum], state: InstrumentedAttribut
 
 
 def _estimate(session: Session, statement: Select[Any]) -> int:
-    """Return how many rows Postgres expects of a query, from its statistics."""
+    """Return the number of rows that Postgres expects from a query, by its statistics."""
     connection = session.connection()
-    asked = statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
-    plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {asked}").scalar_one()
+    compiled = statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+    plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {compiled}").scalar_one()
     return int(plan[0]["Plan"]["Plan Rows"])
 
 
 # --- Temporal ----------------------------------------------------------------------------------------------------
 
 
-async def _ask(temporal: TemporalConnection, settings: Settings, suspects: Sequence[Candidate]) -> _Answer:
-    """Ask Temporal how much is running and whether the suspects' runs are; always answers, within its budget."""
-    answer = _Answer()
+async def _query(temporal: TemporalConnection, settings: Settings, suspects: Sequence[Candidate]) -> _TemporalFacts:
+    """Query Temporal for open runs and for the suspects' runs; returns within its timeout and never raises."""
+    facts = _TemporalFacts()
     wanted = list(dict.fromkeys(run for suspect in suspects for run in suspect.runs))
     try:
         async with asyncio.timeout(TEMPORAL_SECONDS):
             client = await temporal.client()
-            answer.running = await _running(client, settings)
-            answer.reachable = True
-            answer.truncated = len(wanted) > MAX_DESCRIBED or any(one.count > len(one.runs) for one in suspects)
-            answer.asked = frozenset(wanted[:MAX_DESCRIBED])
-            answer.alive = await _alive(client, answer.asked)
-            answer.verified = True
+            facts.running = await _running(client, settings)
+            facts.reachable = True
+            facts.truncated = len(wanted) > MAX_DESCRIBED or any(one.count > len(one.runs) for one in suspects)
+            facts.checked = frozenset(wanted[:MAX_DESCRIBED])
+            facts.alive = await _alive(client, facts.checked)
+            facts.verified = True
     except (TemporalUnavailable, RPCError, TimeoutError):
-        pass  # the report says so: reachable and verified stay false
-    return answer
+        pass  # reachable and verified stay false in the report
+    return facts
 
 
 async def _running(client: Client, settings: Settings) -> dict[str, int]:
-    """Count the open runs of each kind. Visibility lags behind, so this is for the eye and decides nothing."""
+    """Count the open runs of each kind. Visibility lags behind, so the counts are informative only."""
     kinds = {
         "upload": (messages.UPLOAD_WORKFLOW, ids.upload_id("", prefix=settings.workflow_id_prefix)),
         "variants": (messages.VARIANT_WORKFLOW, f"{settings.workflow_id_prefix}-variants:"),
@@ -363,14 +365,14 @@ async def _running(client: Client, settings: Settings) -> dict[str, int]:
         ours = f"WorkflowType = '{workflow_type}' AND WorkflowId STARTS_WITH '{prefix}'"
         return (await client.count_workflows(f"ExecutionStatus = 'Running' AND {ours}")).count
 
-    counted = await asyncio.gather(*(count(*facts) for facts in kinds.values()))
+    counted = await asyncio.gather(*(count(*kind) for kind in kinds.values()))
     return dict(zip(kinds, counted, strict=True))
 
 
 async def _alive(client: Client, workflow_ids: Collection[str]) -> frozenset[str]:
     slots = asyncio.Semaphore(DESCRIBED_AT_ONCE)
 
-    async def look(workflow_id: str) -> str | None:
+    async def running(workflow_id: str) -> str | None:
         async with slots:
             try:
                 described = await client.get_workflow_handle(workflow_id).describe()
@@ -380,23 +382,23 @@ async def _alive(client: Client, workflow_ids: Collection[str]) -> frozenset[str
                 raise
             return workflow_id if described.status is WorkflowExecutionStatus.RUNNING else None
 
-    looked = await asyncio.gather(*(look(workflow_id) for workflow_id in workflow_ids))
-    return frozenset(workflow_id for workflow_id in looked if workflow_id is not None)
+    found = await asyncio.gather(*(running(workflow_id) for workflow_id in workflow_ids))
+    return frozenset(workflow_id for workflow_id in found if workflow_id is not None)
 
 
-# --- the answer --------------------------------------------------------------------------------------------------
+# --- the findings ------------------------------------------------------------------------------------------------
 
 
-def _finding(candidate: Candidate, answer: _Answer, limit: int, now: datetime) -> Finding | None:
-    """Return what is left of a candidate without what a running workflow is still working on."""
+def _finding(candidate: Candidate, facts: _TemporalFacts, limit: int, now: datetime) -> Finding | None:
+    """Return a candidate as a finding, without the rows that a running workflow is still working on."""
     count, samples, oldest = candidate.count, candidate.samples, candidate.oldest
-    if candidate.runs and answer.verified:
-        # The runs that were asked about stand for the rest: under load thousands wait, and all of them have a run.
-        asked = [index for index, run in enumerate(candidate.runs) if run in answer.asked]
-        kept = [index for index in asked if candidate.runs[index] not in answer.alive]
+    if candidate.runs and facts.verified:
+        # The checked runs represent the others: under load thousands of rows wait, and each of them has a run.
+        checked = [index for index, run in enumerate(candidate.runs) if run in facts.checked]
+        kept = [index for index in checked if candidate.runs[index] not in facts.alive]
         if not kept:
             return None
-        count = math.ceil(count * len(kept) / len(asked))
+        count = math.ceil(count * len(kept) / len(checked))
         samples = tuple(samples[index] for index in kept)
         oldest = candidate.since[kept[0]]
     return Finding(
@@ -405,14 +407,14 @@ def _finding(candidate: Candidate, answer: _Answer, limit: int, now: datetime) -
         count=count,
         oldest_age_seconds=_age(now, oldest),
         samples=samples[:limit],
-        reason="unverified" if candidate.runs and not answer.verified else None,
+        reason="unverified" if candidate.runs and not facts.verified else None,
     )
 
 
-def _report(rows: _Rows, answer: _Answer, filters: Filters, now: datetime) -> RuntimeStatus:
+def _report(rows: _Rows, facts: _TemporalFacts, filters: Filters, now: datetime) -> RuntimeStatus:
     def listed(candidates: Iterable[Candidate]) -> tuple[Finding, ...]:
         ordered = sorted(candidates, key=lambda one: (one.name, one.state or ""))
-        found = (_finding(candidate, answer, filters.limit, now) for candidate in ordered)
+        found = (_finding(candidate, facts, filters.limit, now) for candidate in ordered)
         return tuple(finding for finding in found if finding is not None)
 
     runtime, variants = listed(rows.runtime), listed(rows.variant_candidates)
@@ -428,7 +430,7 @@ def _report(rows: _Rows, answer: _Answer, filters: Filters, now: datetime) -> Ru
         upload_sessions=RowCountsAndFindings(rows.sessions.counts, rows.sessions.estimated, sessions),
         outbox=OutboxStatus(rows.backlog.pending, rows.backlog.parked, int(rows.backlog.oldest_age_seconds)),
         purges=PurgeStatus(pending, _age(now, oldest), purges),
-        temporal=TemporalStatus(answer.reachable, answer.running, answer.verified, answer.truncated),
+        temporal=TemporalStatus(facts.reachable, facts.running, facts.verified, facts.truncated),
         recommendations=tuple(
             Recommendation(name, REMEDIES[name].action, REMEDIES[name].command, REMEDIES[name].summary)
             for name in names

@@ -1,4 +1,4 @@
-"""Rindle's own tables, as an operator handles them: bring them to this release, compare them, note their revision.
+"""Operators' calls for Rindle's own tables: upgrade them, compare them, stamp their revision.
 
 The migrations themselves are in :mod:`rindle.db.migrate`; here each call gets a transaction that may change the schema.
 """
@@ -29,15 +29,15 @@ async def current(services: Services) -> str | None:
 
 
 async def missing_parts(services: Services) -> list[str]:
-    """Return what the database lacks of this release's tables, as :func:`rindle.db.migrate.missing_parts`."""
+    """Return the parts of this release's tables that the database lacks, as :func:`rindle.db.migrate.missing_parts`."""
     return await _in_transaction(services, migrate.missing_parts)
 
 
 async def stamp(services: Services) -> None:
-    """Note that tables made by ``create_all`` are those of this release.
+    """Mark tables made by ``create_all`` as those of this release.
 
     Raises:
-        SetupIncomplete: they are not.
+        SetupIncomplete: they differ.
     """
     await _in_transaction(services, migrate.stamp)
 

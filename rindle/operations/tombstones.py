@@ -1,4 +1,4 @@
-"""Deleted assets: what a purge would remove, and starting again purges that got lost."""
+"""Deleted assets: preview a purge, and restart lost purges."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class PurgePreview(Report):
-    """What a purge of one asset would meet: the owners' slots that forbid it, or the objects that go."""
+    """Outcome of a purge of one asset: the attachments that prevent it, or the objects it deletes."""
 
     asset_id: str
     profile: str
@@ -34,7 +34,7 @@ class PurgePreview(Report):
 
 @dataclass(frozen=True, slots=True)
 class RetryReport(Report):
-    """How many tombstones were found, and for how many a purge was started."""
+    """Number of tombstones found, and of purges started."""
 
     found: int
     started: int
@@ -42,13 +42,13 @@ class RetryReport(Report):
 
 
 async def preview_purge(services: Services, asset_id: str) -> PurgePreview:
-    """Say what ``purge_asset`` would do; writes nothing.
+    """Preview ``purge_asset``; writes nothing.
 
     Raises:
         NotFound: no such asset.
     """
 
-    def look(session: Session) -> PurgePreview:
+    def preview(session: Session) -> PurgePreview:
         asset = session.get(MediaAsset, asset_id) if is_id(asset_id) else None
         if asset is None:
             raise no_such_asset()
@@ -64,11 +64,11 @@ async def preview_purge(services: Services, asset_id: str) -> PurgePreview:
             objects=1 + stored,
         )
 
-    return await services.database.read(look)
+    return await services.database.read(preview)
 
 
 async def retry_purges(services: Services, *, dry_run: bool = True) -> RetryReport:
-    """Start the purge of every tombstone; one whose purge is running only hears about it.
+    """Start the purge of every tombstone; a running purge is only signalled.
 
     Pages of 500, each in a transaction of its own, so that a run can be interrupted and repeated.
     """

@@ -1,1 +1,1 @@
-"""The checks of ``doctor``: one file for each thing that is examined; each owns its limits and its advice."""
+"""The checks of ``doctor``: one module per subject; each has its own limits and fixes."""

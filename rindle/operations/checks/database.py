@@ -1,4 +1,4 @@
-"""Checks of the database: reachable, migrated, complete, in time, and its outbox not left waiting."""
+"""Checks of the database: connection, migrations, schema, clock, and the outbox backlog."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rindle.db import outbox as outbox_rows
 from rindle.db.models import TABLES, UtcDateTime
 from rindle.operations.checks.report import Planned, Result, Subject
 
-#: Clock skew in seconds that breaks expiry times noticeably, and that breaks signatures.
+#: Clock skew in seconds that distorts expiry times, and that breaks signatures.
 SKEW_WARN_SECONDS, SKEW_ERROR_SECONDS = 30.0, 300.0
-#: Age in seconds of the oldest row nobody has sent.
+#: Age in seconds of the oldest unsent row.
 LAG_WARN_SECONDS, LAG_ERROR_SECONDS = 60.0, 600.0
 
-_FIX = "start the database, check the URL of the engine you give to Rindle"
+_FIX = "start the database; check the URL of the engine that you pass to Rindle"
 
 
 def planned(subject: Subject) -> list[Planned]:
@@ -33,7 +33,7 @@ def planned(subject: Subject) -> list[Planned]:
 
 
 async def _db_connect(subject: Subject) -> Result:
-    def look(session: Session) -> Result:
+    def check(session: Session) -> Result:
         connection = session.connection()
         connection.exec_driver_sql("SELECT 1")
         dialect = connection.dialect
@@ -45,20 +45,20 @@ async def _db_connect(subject: Subject) -> Result:
             if journal != "wal":
                 return Result(
                     "error",
-                    f"SQLite's journal is {journal!r}, so readers and writers wait for one another",
+                    f"SQLite's journal mode is {journal!r}, so readers and writers block each other",
                     "use a database file on a local disk and call rindle.sqlite.configure(engine)",
                 )
         elif dialect.name != "postgresql":
             return Result("error", f"{dialect.name} is not supported", "use PostgreSQL or SQLite")
         return Result("ok", f"{dialect.name} {version}".strip(), detail={"dialect": dialect.name, "version": version})
 
-    return await subject.read(look)
+    return await subject.read(check)
 
 
 async def _db_migrations(subject: Subject) -> Result:
     needed, known = migrate.head(), migrate.revisions()
 
-    def look(session: Session) -> Result:
+    def check(session: Session) -> Result:
         connection = session.connection()
         found = migrate.current(connection)
         detail = {"found": found, "needed": needed}
@@ -66,14 +66,16 @@ async def _db_migrations(subject: Subject) -> Result:
             return Result("ok", f"at {needed}", detail=detail)
         if found is None:
             if _tables_present(connection):
-                fix = "rindle db stamp, if create_all of this release made them"
-                return Result("error", "the tables exist and no migration of ours has run", fix, detail)
+                fix = "rindle db stamp, if create_all of this release made the tables"
+                return Result("error", "the tables exist, but no migration of Rindle has run", fix, detail)
             return Result("error", "no migration has run", "rindle db upgrade", detail)
         if found in known:
-            return Result("error", f"behind: at {found}, needs {needed}", "rindle db upgrade", detail)
-        return Result("error", "ahead: a newer release has migrated it", "deploy the newer release here too", detail)
+            return Result("error", f"behind: at {found}; this release needs {needed}", "rindle db upgrade", detail)
+        return Result(
+            "error", "ahead: a newer release has migrated the database", "deploy the newer release here too", detail
+        )
 
-    return await subject.read(look)
+    return await subject.read(check)
 
 
 def _tables_present(connection: Connection) -> bool:
@@ -81,18 +83,18 @@ def _tables_present(connection: Connection) -> bool:
 
 
 async def _db_schema(subject: Subject) -> Result:
-    def look(session: Session) -> Result:
+    def check(session: Session) -> Result:
         missing = migrate.missing_parts(session.connection())
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             return Result("error", f"missing: {shown}", "rindle db upgrade", {"missing": missing})
         return Result("ok", f"{len(TABLES)} tables with their keys and indexes")
 
-    return await subject.read(look)
+    return await subject.read(check)
 
 
 async def _db_clock(subject: Subject) -> Result:
-    def look(session: Session) -> Result:
+    def check(session: Session) -> Result:
         if session.get_bind().dialect.name == "sqlite":
             return Result("ok", "SQLite uses this host's clock")
         before = datetime.now(UTC)
@@ -107,23 +109,23 @@ async def _db_clock(subject: Subject) -> Result:
             return Result("warn", f"the database's clock is {skew:.0f} s off", fix, detail)
         return Result("ok", f"{skew:.1f} s apart", detail=detail)
 
-    return await subject.read(look)
+    return await subject.read(check)
 
 
 async def _outbox_backlog(subject: Subject) -> Result:
-    def look(session: Session) -> Result:
+    def check(session: Session) -> Result:
         waiting = outbox_rows.backlog(session)
         detail = asdict(waiting)
         if waiting.parked:
             return Result(
-                "error", f"{waiting.parked} rows were refused by Temporal and are parked", "rindle outbox drain", detail
+                "error", f"Temporal rejected {waiting.parked} rows; they are parked", "rindle outbox drain", detail
             )
         age = f"the oldest of {waiting.pending} rows has waited {waiting.oldest_age_seconds:.0f} s"
-        fix = "start a worker, see whether it reaches Temporal; rindle outbox drain sends by hand"
+        fix = "start a worker and check that it reaches Temporal, or run: rindle outbox drain"
         if waiting.oldest_age_seconds > LAG_ERROR_SECONDS:
             return Result("error", age, fix, detail)
         if waiting.oldest_age_seconds > LAG_WARN_SECONDS:
             return Result("warn", age, fix, detail)
         return Result("ok", f"{waiting.pending} waiting, none parked", detail=detail)
 
-    return await subject.read(look)
+    return await subject.read(check)

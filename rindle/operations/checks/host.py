@@ -1,7 +1,7 @@
 """Checks of this machine: media libraries and programs, disk, and secrets in its environment.
 
-Media libraries are tried in a child process (:mod:`rindle.media.features`): they are never loaded where the application
-runs.
+Media libraries are tested in a child process (:mod:`rindle.media.features`); the application's process never loads
+them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from rindle.states import OutputKind
 
 #: Module that is run in a process of its own.
 FEATURES_MODULE = "rindle.media.features"
-#: First release of ffmpeg whose every option the recipes were made for; older ones work.
+#: First release of ffmpeg with every option that the recipes use; older ones work.
 FFMPEG_RECOMMENDED = (6, 0)
-#: Room one output may need on the scratch disk; twice as much must be free.
+#: Bytes that one output may need on the scratch disk; twice as much must be free.
 OUTPUT_BYTES = 500 * 1024 * 1024
 
 _IMAGES_FIX = "install rindle[images]; it brings libvips 8.13 or newer and pi-heif"
-_FFMPEG_FIX = "install rindle[av], and ffmpeg 5.1 or newer with ffprobe: on PATH or named by RINDLE_FFMPEG_PATH"
-_TMP_DIR_FIX = "point RINDLE_TMP_DIR at a writable directory with room"
-#: Types of images that a profile may accept and that not every build of the libraries reads.
+_FFMPEG_FIX = "install rindle[av], and ffmpeg 5.1 or newer with ffprobe, on PATH or set in RINDLE_FFMPEG_PATH"
+_TMP_DIR_FIX = "set RINDLE_TMP_DIR to a writable directory with enough free space"
+#: Image types that a profile may accept and that some builds of the libraries cannot read.
 _TRIED_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/avif", "image/heic"})
-#: The first bytes of the two formats every installation must tell apart.
+#: The first bytes of the two formats that every installation must recognise.
 _SAMPLES = {
     "image/png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x02\x00\x00\x00\x90wS\xde",
     "video/mp4": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41\x00\x00\x00\x08free",
@@ -47,7 +47,7 @@ _EXAMPLE_SECRET = re.compile(r"change|example|secret|password|your[-_ ]|dummy|te
 
 
 def planned(subject: Subject) -> list[Planned]:
-    """Return the checks of this machine; engines that no profile needs are not tried."""
+    """Return the checks of this machine; engines that no profile needs are not tested."""
     checks = [
         Planned("libmagic", "media", _libmagic),
         Planned("temp.dir", "host", _temp_dir),
@@ -66,7 +66,7 @@ def planned(subject: Subject) -> list[Planned]:
 
 
 async def _features(*arguments: str) -> dict[str, Any]:
-    """Return what the engines can do, as a Python of its own finds it; ``error`` says why it found nothing."""
+    """Return the features of the engines, as found by a child process; ``error`` is the reason when it failed."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", FEATURES_MODULE, *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -89,12 +89,12 @@ async def _features(*arguments: str) -> dict[str, Any]:
 async def _libvips_features(subject: Subject) -> Result:
     found = await _features("images")
     if "error" in found:
-        return Result("error", f"libvips could not be tried ({found['error']})", _IMAGES_FIX)
+        return Result("error", f"the test of libvips failed ({found['error']})", _IMAGES_FIX)
     problem = found.pop("problem")
     if problem is not None:
         return Result("error", problem, _IMAGES_FIX, found)
     if not found["untrusted_blocked"]:
-        return Result("error", "untrusted loaders of libvips are not blocked", "unset VIPS_BLOCK_UNTRUSTED=0", found)
+        return Result("error", "libvips does not block untrusted loaders", "unset VIPS_BLOCK_UNTRUSTED=0", found)
     formats = {
         spec.format
         for profile in subject.profiles
@@ -102,31 +102,33 @@ async def _libvips_features(subject: Subject) -> Result:
         if isinstance(spec, ImageVariant)
     }
     if unwritable := ", ".join(sorted(formats - set(found["writable"]))):
-        return Result("error", f"profiles ask for formats that are not writable: {unwritable}", _IMAGES_FIX, found)
+        return Result("error", f"libvips cannot write formats that profiles declare: {unwritable}", _IMAGES_FIX, found)
     accepted = {mime for profile in subject.profiles for mime in profile.allow_mime or ()}
     if unreadable := ", ".join(sorted((_TRIED_TYPES & accepted) - set(found["readable"]))):
-        return Result("error", f"profiles accept types that are not readable: {unreadable}", _IMAGES_FIX, found)
+        return Result("error", f"libvips cannot read types that profiles accept: {unreadable}", _IMAGES_FIX, found)
     return Result("ok", f"libvips {found['libvips']}, untrusted loaders blocked", detail=found)
 
 
 async def _av_features(subject: Subject) -> dict[str, Any]:
     settings = subject.services.settings
     found = await _features("av", *(str(path or "") for path in (settings.ffmpeg_path, settings.ffprobe_path)))
-    return found if "error" not in found else {"problem": f"ffmpeg could not be tried ({found['error']})"}
+    return found if "error" not in found else {"problem": f"the test of ffmpeg failed ({found['error']})"}
 
 
 async def _ffmpeg_version(subject: Subject) -> Result:
     found = await _av_features(subject)
     if found["problem"] is not None:
         needed = subject.av_variants()
-        unneeded = "" if needed else "; no profile here needs it"
+        unneeded = "" if needed else "; no registered profile needs it"
         return Result("error" if needed else "warn", f"{found['problem']}{unneeded}", _FFMPEG_FIX)
     summary = f"ffmpeg {found['ffmpeg']}, ffprobe {found['ffprobe']}"
     versions = {name: found[name] for name in ("ffmpeg", "ffprobe")}
     if "development" in versions.values():
         return Result("warn", f"{summary}: not a release", "use a release of ffmpeg in production", versions)
     if any(version_of(version) < FFMPEG_RECOMMENDED for version in versions.values()):
-        return Result("warn", f"{summary}: works; 6.0 or newer is recommended", "upgrade ffmpeg when you can", versions)
+        return Result(
+            "warn", f"{summary}: supported; 6.0 or newer is recommended", "upgrade ffmpeg when you can", versions
+        )
     return Result("ok", summary, detail=versions)
 
 
@@ -145,7 +147,7 @@ async def _ffmpeg_features(subject: Subject) -> Result:
             "install a build with libx264, aac, libmp3lame and mjpeg, such as your distribution's",
             {"problems": problems},
         )
-    return Result("ok", "encoders and filters for every variant are there")
+    return Result("ok", "encoders and filters for every variant are available")
 
 
 async def _runtime_fit(subject: Subject) -> Result:
@@ -156,8 +158,8 @@ async def _runtime_fit(subject: Subject) -> Result:
     if runtime is not None and videos:
         return Result(
             "error",
-            f"{', '.join(videos)}: no video is built on {runtime}",
-            "run a worker on a machine of its own for the queue of audio and video",
+            f"{', '.join(videos)}: workers on {runtime} build no video",
+            "run a worker for the audio and video queue on a dedicated machine",
             {"variants": videos},
         )
     settings = subject.services.settings
@@ -166,15 +168,15 @@ async def _runtime_fit(subject: Subject) -> Result:
     if free < wanted:
         return Result(
             "error",
-            f"{', '.join(names)}: {free >> 20} MiB are free for builds, {wanted >> 20} MiB are wanted",
-            "free some disk, or point RINDLE_TMP_DIR at a larger one",
+            f"{', '.join(names)}: {free >> 20} MiB are free for builds, {wanted >> 20} MiB are required",
+            "free disk space, or set RINDLE_TMP_DIR to a larger disk",
             {"free_bytes": free, "required_bytes": wanted},
         )
     return Result("ok", f"{len(names)} variants of audio and video can be built here")
 
 
 async def _libmagic(subject: Subject) -> Result:
-    def look() -> Result:
+    def check() -> Result:
         with tempfile.TemporaryDirectory(prefix="rindle-doctor-") as scratch:
             for expected, head in _SAMPLES.items():
                 sample = Path(scratch) / "sample"
@@ -183,12 +185,12 @@ async def _libmagic(subject: Subject) -> Result:
                 if found != expected:
                     return Result(
                         "error",
-                        f"libmagic takes a file of type {expected} for {found}",
+                        f"libmagic detects {found} for a file of type {expected}",
                         "install libmagic 5.40 or newer with its database",
                     )
         return Result("ok", "PNG and MP4 are recognised")
 
-    return await subject.off_loop(look)
+    return await subject.off_loop(check)
 
 
 # --- disk and secrets --------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ async def _temp_dir(subject: Subject) -> Result:
     largest = max((profile.max_bytes or 0 for profile in subject.profiles), default=0)
     headroom = 2 * max(OUTPUT_BYTES, largest)
 
-    def look() -> Result:
+    def check() -> Result:
         if not settings.tmp_dir.is_dir():
             return Result("error", "the temporary directory does not exist", _TMP_DIR_FIX)
         try:
@@ -210,31 +212,35 @@ async def _temp_dir(subject: Subject) -> Result:
             return Result("error", problem, _TMP_DIR_FIX)
         if settings.scratch.is_dir() and stat.S_IMODE(settings.scratch.stat().st_mode) & 0o077:
             return Result(
-                "error", "other users can look into the scratch directory", "chmod 700 the rindle.tmp directory in it"
+                "error",
+                "other users can read the scratch directory",
+                "run chmod 700 on the directory rindle.tmp in RINDLE_TMP_DIR",
             )
         free = shutil.disk_usage(settings.tmp_dir).free
         detail = {"free_bytes": free, "wanted_bytes": headroom}
         if free < headroom:
-            return Result("warn", f"{free >> 20} MiB free, {headroom >> 20} MiB wanted", _TMP_DIR_FIX, detail)
+            return Result(
+                "warn", f"{free >> 20} MiB are free, {headroom >> 20} MiB are recommended", _TMP_DIR_FIX, detail
+            )
         return Result("ok", f"writable, {free >> 30} GiB free", detail=detail)
 
-    return await subject.off_loop(look)
+    return await subject.off_loop(check)
 
 
 async def _secrets(subject: Subject) -> Result:
     if not subject.secrets:
-        return Result("ok", "no signing secrets, and nothing that needs them is checked here")
+        return Result("ok", "no signing secrets are set")
     problems = []
     for number, secret in enumerate(subject.secrets, 1):
         if len(secret.encode()) < MIN_SECRET_BYTES:
             problems.append(f"secret {number} is shorter than {MIN_SECRET_BYTES} bytes")
         elif _EXAMPLE_SECRET.search(secret) or len(set(secret)) < 10:
             problems.append(f"secret {number} looks like an example")
-        # A secret that also signs the application's sessions is lost with them.
+        # A leak of the application's other secret would then leak this one too.
         shared = sorted(name for name, value in os.environ.items() if value == secret and "RINDLE" not in name)
         problems += [f"secret {number} is also the value of {name}" for name in shared]
     if len(set(subject.secrets)) < len(subject.secrets):
         problems.append("one secret is listed twice")
     if problems:
-        return Result("warn", "; ".join(problems), "make one with: openssl rand -hex 32", {"problems": problems})
+        return Result("warn", "; ".join(problems), "create one with: openssl rand -hex 32", {"problems": problems})
     return Result("ok", f"{len(subject.secrets)} set")

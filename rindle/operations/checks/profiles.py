@@ -1,6 +1,6 @@
-"""Checks of what the application declares: profiles, and whether their storages and processors can do it.
+"""Checks of the declared profiles, and of the capabilities of their storages and processors.
 
-Whether this machine has the programs for it is the business of ``host``; whether a storage answers, of ``storage``.
+The programs on this machine are checked in ``host``; whether a storage answers, in ``storage``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ async def _profiles_load(subject: Subject) -> Result:
     if subject.unknown_profiles:
         return Result(
             "error",
-            f"no profile is called {', '.join(subject.unknown_profiles)}",
-            f"registered here: {', '.join(names) or 'none'}",
+            f"unknown profile {', '.join(subject.unknown_profiles)}",
+            f"choose from the registered ones: {', '.join(names) or 'none'}",
             {"unknown": list(subject.unknown_profiles), "registered": names},
         )
     if not names:
@@ -43,8 +43,8 @@ async def _profiles_capabilities(subject: Subject) -> Result:
             if need not in offered
         ]
         if "presigned_put" not in offered:
-            unused.append(f"{profile.name}: its storage takes no direct uploads")
-        # The bundled engines, for profiles without a processor of their own, build every kind of variant.
+            unused.append(f"{profile.name}: its storage does not accept direct uploads")
+        # For profiles without their own processor the bundled engines build every kind of variant.
         declared = profile.processor.capabilities if profile.processor is not None else PROCESSOR_CAPABILITIES
         for name, spec in profile.variants.items():
             lacking = sorted(spec.required_capabilities - declared)
@@ -54,17 +54,17 @@ async def _profiles_capabilities(subject: Subject) -> Result:
         return Result(
             "error",
             "; ".join(problems),
-            "give the profile another storage or a processor that can build the variant",
+            "use another storage, or a processor that can build the variant",
             {"problems": problems},
         )
     if unused:
         return Result(
             "warn",
             "; ".join(unused),
-            "give a LocalStorage its base_url and secrets, or upload through the server only",
+            "pass base_url and secrets to LocalStorage, or use server-side uploads only",
             {"profiles": unused},
         )
-    return Result("ok", "storages and processors can do what the profiles declare")
+    return Result("ok", "storages and processors support the declared profiles")
 
 
 async def _delivery_support(subject: Subject) -> Result:
@@ -73,12 +73,12 @@ async def _delivery_support(subject: Subject) -> Result:
         need = "public_url" if profile.delivery_policy().public else "signed_url"
         if need not in capabilities_of(subject.services.storage(profile)):
             way = "public" if need == "public_url" else "private"
-            problems.append(f"{profile.name} is {way} and its storage does not offer {need!r}")
+            problems.append(f"{profile.name} is {way}, but its storage does not offer {need!r}")
     if problems:
         return Result(
             "error",
             "; ".join(problems),
-            "use another storage, give it a delivery address and secret, or declare delivery={'public': ...}",
+            "use another storage, pass base_url and secrets to it, or declare delivery={'public': ...}",
             {"problems": problems},
         )
     return Result("ok", "every profile can be delivered")

@@ -1,6 +1,6 @@
-"""What checks and ``doctor`` share: a planned check, what it examines, its result, and the report of all results.
+"""Types of ``doctor``: a planned check, its subject, its result, and the report of all results.
 
-What is examined, with which limits, and how to fix it belongs to the other files of this package.
+The checks themselves, with their limits and fixes, are in the other modules of this package.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Status = Literal["ok", "warn", "error", "skipped"]
 class Check(Report):
     """One row of the report.
 
-    ``fix`` says what to do about a warning or an error; ``detail`` holds JSON-compatible facts.
+    ``fix`` describes how to resolve a warning or an error; ``detail`` holds JSON-compatible facts.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Check(Report):
 
 @dataclass(frozen=True, slots=True)
 class DoctorReport(Report):
-    """All checks by id. ``success`` when none failed; warnings never fail."""
+    """All checks by id. ``success`` when no check failed; warnings are not failures."""
 
     total: int
     failed: int
@@ -53,13 +53,13 @@ class DoctorReport(Report):
         return self.failed == 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON shows it, with its outcome first."""
+        """Return the JSON form of the report, with its outcome first."""
         return {"success": self.success, **Report.to_dict(self)}
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one check found: a :class:`Check` that does not know its own name yet."""
+    """Outcome of one check: a :class:`Check` without id and component."""
 
     status: Status
     summary: str
@@ -69,7 +69,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is examined: the application's collaborators, and the profiles that were asked for."""
+    """The subject of the checks: the application's services, and the requested profiles."""
 
     services: Services
     profiles: tuple[type[Profile], ...]
@@ -88,7 +88,7 @@ class Subject:
         ]
 
     async def off_loop(self, fn: Callable[[], T]) -> T:
-        """Run what blocks (disk, libmagic) in a thread, where it cannot hold up the other checks."""
+        """Run a blocking call (disk, libmagic) in a thread, where it does not delay the other checks."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, fn)
 
     async def read(self, fn: Callable[[Session], Result]) -> Result:
@@ -102,8 +102,8 @@ class Planned:
 
     Attributes:
         leaves_process: whether it needs more than this process and its disk, so that ``offline`` skips it.
-        patience: factor of the time that one check may take.
-        fix: advice when the check ends with an exception that is not ours.
+        patience: multiple of the timeout of one check.
+        fix: fix when the check fails with an exception other than ours.
     """
 
     id: str

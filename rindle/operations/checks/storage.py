@@ -1,4 +1,4 @@
-"""Checks of storages: they answer, local ones have an address, and with ``live`` an object goes there and back."""
+"""Checks of storages: connection, address of local ones, and with ``live`` a round trip of an object."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rindle.errors import RindleError
 from rindle.operations.checks.report import Planned, Result, Subject
 from rindle.protocols import Storage
 
-#: Seconds a signed URL may take to be answered.
+#: Timeout of a request to a signed URL in seconds.
 URL_SECONDS = 5.0
 
 _MOUNT_FIX = (
     "pass LocalStorage(base_url=..., secrets=[...]) and mount rindle.http.local.local_router there; 403 means that the "
-    "processes do not share their secrets"
+    "processes have different secrets"
 )
 
 
@@ -41,24 +41,26 @@ def planned(subject: Subject, *, live: bool) -> list[Planned]:
 
 
 async def _local_endpoint(subject: Subject) -> Result:
-    silent = [
+    without_url = [
         name
         for name, storage in subject.services.storages.items()
         if "local" in capabilities_of(storage) and "signed_url" not in capabilities_of(storage)
     ]
-    if silent:
+    if without_url:
         return Result(
-            "error", f"{', '.join(silent)} has no base_url: it can neither deliver nor take uploads", _MOUNT_FIX
+            "error",
+            f"{', '.join(without_url)} has no base_url: it can neither deliver files nor accept uploads",
+            _MOUNT_FIX,
         )
-    return Result("ok", "address and secrets are set; --live asks the address itself")
+    return Result("ok", "address and secrets are set; --live sends a request to the address")
 
 
 def _storage_reachable(storage: Storage) -> Callable[[Subject], Awaitable[Result]]:
-    async def look(subject: Subject) -> Result:
+    async def check(subject: Subject) -> Result:
         await storage.ping()
         return Result("ok", f"{storage.adapter_name or type(storage).__name__} answers")
 
-    return look
+    return check
 
 
 def _probe_key() -> str:
@@ -66,7 +68,7 @@ def _probe_key() -> str:
 
 
 def _storage_round_trip(storage: Storage) -> Callable[[Subject], Awaitable[Result]]:
-    async def look(subject: Subject) -> Result:
+    async def check(subject: Subject) -> Result:
         key, content = _probe_key(), os.urandom(32)
         offered = capabilities_of(storage)
         step = "put"
@@ -80,29 +82,36 @@ def _storage_round_trip(storage: Storage) -> Callable[[Subject], Awaitable[Resul
             step = "ranged get"
             middle = await storage.read_range(key, 8, 16)
             if head.size != len(content) or middle != content[8:24]:
-                return Result("error", f"what came back is not what was stored ({step})", "see what rewrites objects")
+                return Result(
+                    "error", f"the object read differs from the object stored ({step})", "find what rewrites objects"
+                )
             if "signed_url" not in offered:
-                return Result("ok", "put, head and ranged get work; it does not sign URLs")
+                return Result("ok", "put, head and ranged get work; the storage does not sign URLs")
             step = "signed URL"
             url = await storage.url(key, expires_in=60)
             if urlsplit(url).scheme not in ("http", "https"):
-                return Result("ok", "put, head and ranged get work; its URLs are relative to the application's")
+                return Result("ok", "put, head and ranged get work; its URLs are relative to the application's URL")
             status = await _status_of(subject, url)
             if status != 200:
                 fix = _MOUNT_FIX if "local" in offered else "check the clock and the endpoint's address"
-                return Result("error", f"the signed URL was answered with {status or 'nothing'}", fix, {"step": step})
+                return Result(
+                    "error",
+                    f"the signed URL returned {f'status {status}' if status else 'no response'}",
+                    fix,
+                    {"step": step},
+                )
             return Result("ok", "put, head, ranged get and signed URL work")
         except RindleError as error:
-            return Result("error", f"{step} failed ({error.code})", "check credentials and rights", {"step": step})
+            return Result("error", f"{step} failed ({error.code})", "check credentials and permissions", {"step": step})
         finally:
             with contextlib.suppress(RindleError):
                 await run_to_end(storage.delete(key))
 
-    return look
+    return check
 
 
 async def _status_of(subject: Subject, url: str) -> int | None:
-    """Return the HTTP status of a GET, or ``None`` without an answer. The URL is a credential and goes nowhere else."""
+    """Return the HTTP status of a GET, or ``None`` without a response. The URL is a credential and is not logged."""
 
     def fetch() -> int | None:
         parts = urlsplit(url)

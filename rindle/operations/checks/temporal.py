@@ -1,4 +1,4 @@
-"""Checks of Temporal: server and namespace, workers that poll, search attributes."""
+"""Checks of Temporal: server and namespace, polling workers, search attributes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from rindle.errors import TemporalUnavailable
 from rindle.operations.checks.report import Planned, Result, Subject, version_of
 from rindle.workflows import ids
 
-#: Oldest Temporal server that Rindle is tested with.
+#: Oldest supported Temporal server.
 TEMPORAL_FLOOR = (1, 29)
-#: A poller that has not asked for so many seconds is gone: a poll takes at most 60.
+#: A poller without a poll for this many seconds is gone: a poll takes at most 60 s.
 POLLER_SECONDS = 65.0
-#: Shortest retention under which a finished upload can still be looked at the next morning.
+#: Shortest retention with which a finished upload can still be inspected on the next day.
 RETENTION_FLOOR = timedelta(days=1)
 
 _FIX = "start the server (rindle dev, docker compose) or check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE"
 
 
 def planned(subject: Subject, *, workers: bool) -> list[Planned]:
-    """Return the checks of Temporal; with ``workers`` their polling is expected."""
+    """Return the checks of Temporal; ``workers`` requires polling workers."""
     pollers = _temporal_pollers if workers else _no_workers
     return [
         Planned("temporal.reachable", "temporal", _temporal_reachable, leaves_process=True, fix=_FIX),
@@ -47,7 +47,7 @@ async def _temporal_reachable(subject: Subject) -> Result:
             DescribeNamespaceRequest(namespace=client.namespace)
         )
     except TemporalUnavailable:
-        return Result("error", "no connection could be made", _FIX)
+        return Result("error", "the connection failed", _FIX)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return Result("error", "the namespace does not exist", "create it: temporal operator namespace create")
@@ -57,7 +57,7 @@ async def _temporal_reachable(subject: Subject) -> Result:
     if retention and retention < RETENTION_FLOOR:
         return Result(
             "error",
-            f"finished runs are kept for {retention.total_seconds() / 3600:.1f} h only",
+            f"finished runs are kept for only {retention.total_seconds() / 3600:.1f} h",
             "temporal operator namespace update --retention 7d",
             detail,
         )
@@ -90,17 +90,17 @@ async def _temporal_pollers(subject: Subject) -> Result:
         oldest = datetime.now(UTC) - timedelta(seconds=POLLER_SECONDS)
         return any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in answer.pollers)
 
-    asked = sorted(needed)
-    polled = await asyncio.gather(*(is_polled(queue, kind) for queue, kind in asked))
-    alone = [f"{queue} ({kind})" for (queue, kind), yes in zip(asked, polled, strict=True) if not yes]
-    if alone:
+    wanted = sorted(needed)
+    polled = await asyncio.gather(*(is_polled(queue, kind) for queue, kind in wanted))
+    unpolled = [f"{queue} ({kind})" for (queue, kind), found in zip(wanted, polled, strict=True) if not found]
+    if unpolled:
         return Result(
             "error",
-            f"no worker polls {', '.join(alone)}",
-            "start one: python worker.py (or rindle dev); --no-workers if none is expected",
-            {"queues": alone},
+            f"no worker polls {', '.join(unpolled)}",
+            "start one: python worker.py (or rindle dev); use --no-workers if none is expected",
+            {"queues": unpolled},
         )
-    return Result("ok", f"polled: {', '.join(sorted({queue for queue, _ in asked}))}")
+    return Result("ok", f"polled: {', '.join(sorted({queue for queue, _ in wanted}))}")
 
 
 async def _search_attributes(subject: Subject) -> Result:
@@ -114,14 +114,14 @@ async def _search_attributes(subject: Subject) -> Result:
     except RPCError as error:
         return Result(
             "warn",
-            f"they cannot be listed ({error.status.name})",
-            "have the cluster's operator add them, or set RINDLE_SEARCH_ATTRIBUTES=false",
+            f"search attributes cannot be listed ({error.status.name})",
+            "ask the cluster's operator to add them, or set RINDLE_SEARCH_ATTRIBUTES=false",
         )
     missing = [key.name for key in ids.SEARCH_ATTRIBUTES if key.name not in listed.custom_attributes]
     if missing:
         return Result(
             "warn",
-            f"missing, so runs cannot be searched for: {', '.join(missing)}",
+            f"missing, so runs cannot be found by them: {', '.join(missing)}",
             "start a worker, which registers them, or use: temporal operator search-attribute create --type Keyword",
             {"missing": missing},
         )

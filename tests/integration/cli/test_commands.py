@@ -67,7 +67,7 @@ async def test_doctor_prints_one_line_per_check_and_fails_on_errors_only(stage: 
     lines = good.stdout.splitlines()
     assert lines[0] == "[OK] db.schema (database) 7 tables with their keys and indexes"
     assert lines[-1] == "Environment checks passed (3 checks)."
-    assert "  Fix: make one with: openssl rand -hex 32" in lines
+    assert "  Fix: create one with: openssl rand -hex 32" in lines
 
     assert (await rindle(stage, "doctor", "--only", "security.secrets", "--strict")).returncode == 1
     bad = await rindle(stage, "doctor", "--only", "temporal.pollers,libmagic", "--format", "json")
@@ -187,7 +187,7 @@ async def test_explain_finds_an_asset_by_its_upload_and_says_what_it_waits_for(s
     async def story() -> Diagnosis:
         return (await explain(stage.rindle.services, upload.id)).diagnosis
 
-    assert (await story()).summary == "it waits for the client to send its bytes and verify"
+    assert (await story()).summary == "it waits for the client to send the bytes and verify"
 
     def age(session: Session) -> None:
         since = utc_now() - timedelta(minutes=5)

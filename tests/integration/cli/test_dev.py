@@ -223,7 +223,7 @@ def test_work_ends_although_temporal_stands_still_and_both_sides_say_so_meanwhil
         )
     for url in (f"{web}/readyz", addresses["Worker"]):
         until_blocking(lambda url=url: readiness(url)[0] == 200, what=lambda: dev.log)
-    assert "the temporal runs, but stopped working: not healthy for 8 s; ending it to start it again" in dev.log
+    assert "the temporal has been unhealthy for 8 s; restarting it" in dev.log
     # They only waited for another part: no reason to restart them.
     assert {name: pid for name, pid in dev.pids().items() if name != "temporal"} == {
         name: pid for name, pid in parts.items() if name != "temporal"

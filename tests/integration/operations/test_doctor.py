@@ -271,7 +271,7 @@ async def test_an_unreachable_database_is_named_by_class_and_nothing_is_given_aw
     report = await closed(application(tmp_path, url=url))
 
     found = checks(report)
-    assert found["db.connect"].summary == "the check ended with OperationalError"
+    assert found["db.connect"].summary == "the check failed with OperationalError"
     assert "canary" not in str(report.to_dict())
 
 
@@ -292,7 +292,7 @@ class UglyStorage(MemoryStorage):
 @pytest.mark.parametrize(
     ("error", "summary"),
     [
-        (RuntimeError("https://bucket/?X-Amz-Signature=canary"), "the check ended with RuntimeError"),
+        (RuntimeError("https://bucket/?X-Amz-Signature=canary"), "the check failed with RuntimeError"),
         (StorageTransient("canary"), "StorageTransient (storage_transient)"),
         (None, "no answer within 0.2 s"),
     ],
@@ -324,7 +324,7 @@ async def test_a_local_storage_without_an_address_delivers_nothing(tmp_path: Pat
 async def test_a_live_run_says_when_nobody_answers_at_the_local_address(tmp_path: Path) -> None:
     found = checks(await closed(application(tmp_path), live=True, only=["storage.media.round_trip"]))
 
-    assert found["storage.media.round_trip"].summary == "the signed URL was answered with nothing"
+    assert found["storage.media.round_trip"].summary == "the signed URL returned no response"
     assert list((tmp_path / "media").rglob("rindle-doctor/*")) == []
 
 

@@ -65,7 +65,7 @@ def test_the_environment_names_it_when_nothing_else_does(monkeypatch: pytest.Mon
         ("shop_without_parts:rindle", "needs 'no_such_part'"),
         ("shop_in_ruins:rindle", "raised KeyError (shop_in_ruins.py, line 1)"),
         ("shop_of_a_test:rindel", "has no 'rindel'"),
-        ("shop_of_a_test:number", "is a int, neither a Rindle nor"),
+        ("shop_of_a_test:number", "is of type int; it must be a Rindle or"),
         ("shop_of_a_test:broken", "raised RuntimeError (shop_of_a_test.py, line 9)"),
     ],
 )

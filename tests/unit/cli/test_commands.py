@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from rindle.cli import commands
-from rindle.cli.terminal import say, say_report
+from rindle.cli.terminal import print_line, print_report
 from rindle.errors import InspectionFailed, NotProcessing, TemporalUnavailable
 from tests.patience import PATIENCE_SECONDS
 
@@ -74,9 +74,9 @@ def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_reports_are_stable_lines_and_brackets_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    say_report("Verb of [bold]x[/bold]", {"found": 2, "deleted": 0}, "text", dry_run=True)
-    say("[OK] done " + "x" * 200)
-    say_report("Verb", {"found": 2}, "json", dry_run=True)
+    print_report("Verb of [bold]x[/bold]", {"found": 2, "deleted": 0}, "text", dry_run=True)
+    print_line("[OK] done " + "x" * 200)
+    print_report("Verb", {"found": 2}, "json", dry_run=True)
 
     assert capsys.readouterr().out == (
         "[DRY RUN] Verb of [bold]x[/bold]\n  found:    2\n  deleted:  0\n"

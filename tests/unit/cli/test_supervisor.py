@@ -129,7 +129,7 @@ def test_a_part_that_is_killed_comes_back_as_another_process(
     assert gone(killed)
     supervisor.wait_ready("worker")
     assert supervisor.pid("worker") not in (None, killed)
-    assert "the worker ended with SIGKILL; starting it again in 0.5 s" in reports
+    assert "the worker ended with SIGKILL; restarting it in 0.5 s" in reports
 
 
 def test_a_part_that_stays_unhealthy_is_told_to_end_and_the_new_one_gets_time_to_start(
@@ -151,8 +151,8 @@ def test_a_part_that_stays_unhealthy_is_told_to_end_and_the_new_one_gets_time_to
     assert supervisor.pid("worker") == second
     assert (tmp_path / "ends").read_text().splitlines() == ["worker SIGTERM"]
     assert reports == [
-        "the worker runs, but stopped working: not healthy for 0.5 s; ending it to start it again",
-        "the worker ended with status 0; starting it again in 0.5 s",
+        "the worker has been unhealthy for 0.5 s; restarting it",
+        "the worker ended with status 0; restarting it in 0.5 s",
     ]
     well.touch()  # it begins to work, and from then on the limit holds again
     checks.wait(2)
@@ -168,7 +168,7 @@ def test_an_unhealthy_part_that_does_not_listen_is_killed(
 
     until_blocking(lambda: len(reports) >= 3, what="the end of the part")
 
-    assert reports[1:3] == ["killing the worker", "the worker ended with SIGKILL; starting it again in 0.5 s"]
+    assert reports[1:3] == ["killing the worker", "the worker ended with SIGKILL; restarting it in 0.5 s"]
 
 
 def test_a_suspended_part_is_replaced_and_its_neighbour_is_not(
@@ -250,7 +250,7 @@ def test_a_check_that_hangs_delays_no_other_part_and_is_not_asked_twice_at_once(
         release.set()
     hanging.wait(5)
     assert hanging.most_at_once == 1
-    assert len([report for report in reports if "not healthy" in report]) == 1
+    assert len([report for report in reports if "unhealthy" in report]) == 1
 
 
 def test_a_pause_of_the_whole_machine_condemns_nobody(
@@ -313,11 +313,11 @@ def test_a_part_that_does_not_listen_is_killed_in_the_end(tmp_path: Path) -> Non
 def test_asking_twice_does_not_wait_for_a_part_that_does_not_listen(tmp_path: Path) -> None:
     with Supervisor(tmp_path / "home") as supervisor:
         start(supervisor, "worker", tmp_path, "deaf", stop_seconds=10 * PATIENCE_SECONDS)
-        supervisor.ask_to_stop()
+        supervisor.request_stop()
         supervisor.start_part("web", [sys.executable, "-c", "import time; time.sleep(60)"], ready=lambda: False)
         with pytest.raises(KeyboardInterrupt):
             supervisor.wait_ready("web")
-        supervisor.ask_to_stop()
+        supervisor.request_stop()
 
 
 def test_a_part_that_keeps_dying_is_given_up_on_with_its_status(supervisor: Supervisor) -> None:
