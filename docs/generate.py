@@ -22,6 +22,7 @@ import inspect
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -121,6 +122,11 @@ def _section(documented: Any, title: str) -> dict[str, str]:
         elif inside and name and line.strip():
             found[name] += " " + line.strip()
     return {key: _plain(text) for key, text in found.items()}
+
+
+def example_of(documented: Any) -> str:
+    """Return the code of the section ``Example``, which comes last in a docstring; empty where there is none."""
+    return textwrap.dedent((inspect.getdoc(documented) or "").partition("\nExample:\n")[2]).strip()
 
 
 def _code(reference: str) -> str:
@@ -700,13 +706,19 @@ def _exports() -> str:
     )
 
 
-def _calls() -> str:
+def _public_calls() -> Iterable[tuple[str, Any]]:
+    """Yield the methods of ``Rindle`` in the order of the guide: its own, then those of its parts."""
     from rindle import Rindle
 
+    for cls in Rindle.__mro__[:-1]:
+        for name, member in vars(cls).items():
+            if not name.startswith("_") and inspect.isfunction(member):
+                yield name, member
+
+
+def _calls() -> str:
     rows = []
-    for name, member in vars(Rindle).items():
-        if name.startswith("_") or isinstance(member, property):
-            continue
+    for name, member in _public_calls():
         parameters = [
             one.name if one.kind is not inspect.Parameter.VAR_KEYWORD else f"**{one.name}"
             for one in inspect.signature(member).parameters.values()
@@ -717,8 +729,19 @@ def _calls() -> str:
     return _table(("call", "what the caller gets"), rows)
 
 
+def _call_examples() -> str:
+    shown = []
+    for name, member in _public_calls():
+        code = example_of(member)
+        if not code:
+            raise SystemExit(f"Rindle.{name} has no example in its docstring")
+        shown.append(f"# {name}\n{code}")
+    return "```python\n" + "\n\n".join(shown) + "\n```"
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "asset_moves": lambda: _moves("ASSET_MOVES"),
+    "call_examples": _call_examples,
     "calls": _calls,
     "checks": _checks,
     "commands": _commands,

@@ -1,16 +1,19 @@
-"""``Rindle``: every public call, in the order of the guide."""
+"""``Rindle``, the object that an application works with: every public call, in the order of the guide.
+
+Calls live beside their flows where these have many options: URLs and markup in :mod:`rindle.delivery.calls`, repair and
+checks in :mod:`rindle.operations.calls`. Nothing is decided here: each call hands its arguments to one flow.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, BinaryIO, Self, Unpack
+from typing import Any, BinaryIO, Self
 
-from markupsafe import Markup
 from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -21,15 +24,10 @@ from rindle.attachments import UNCHECKED, Unchecked
 from rindle.cancellation import run_to_end
 from rindle.db.database import Database
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
-from rindle.delivery import markup, urls
+from rindle.delivery.calls import DeliveryCalls
 from rindle.errors import InvalidArgument
 from rindle.operations import repair
-from rindle.operations.checks.report import DoctorReport
-from rindle.operations.doctor import TIMEOUT_SECONDS, doctor
-from rindle.operations.findings import DEFAULT_LIMIT
-from rindle.operations.keywords import NoOthers
-from rindle.operations.repair import CancelReport, RegenerateReport, RequeueReport
-from rindle.operations.runtime_status import RuntimeStatus, runtime_status
+from rindle.operations.calls import OperationsCalls
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import MAX_URL_SECONDS, Storage
@@ -47,7 +45,7 @@ from rindle.uploads.sessions import Upload, UploadRequest
 AnySession = Session | AsyncSession
 
 
-class Rindle:
+class Rindle(DeliveryCalls, OperationsCalls):
     """Everything after the upload button, on the application's own database.
 
     Args:
@@ -60,6 +58,10 @@ class Rindle:
 
     Use it as ``async with rindle:`` (or through the router's lifespan): that runs the relay which hands committed work
     to Temporal. Without it only workers' relays dispatch. No call needs Temporal to be up.
+
+    Example:
+        async with Rindle(engine=engine, profiles=[Avatar], storages={"media": storage}) as rindle:
+            asset = await rindle.upload("avatar", "me.jpg", filename="me.jpg", actor="ada")
     """
 
     def __init__(
@@ -92,27 +94,47 @@ class Rindle:
             self.services.storage(profile)  # a profile without its storage fails at start, not on the first user
         telemetry.register_adapters({profile.name: self.services.adapter(profile) for profile in registry})
         self._relay: Relay | None = None
-        #: The process's one reader of events; it runs while somebody follows something.
+        #: The process's one reader of events; it runs while there is a subscription.
         self.listener = Listener(self.database, self.settings)
 
     @property
     def profiles(self) -> ProfileRegistry:
-        """The registered profiles."""
+        """The registered profiles, by name and in the order of registration.
+
+        Example:
+            names = [profile.name for profile in rindle.profiles]
+            avatar = rindle.profiles.get("avatar")
+        """
         return self.services.profiles
 
     @property
     def storages(self) -> Mapping[str, Storage]:
-        """The registered storages by name."""
+        """The registered storages by name.
+
+        Example:
+            storage = rindle.storages["media"]
+            can_sign = "signed_url" in storage.capabilities()
+        """
         return self.services.storages
 
     @property
     def owner_types(self) -> OwnerTypes:
-        """The stable names of the classes that own media."""
+        """The stable names of the classes that own media.
+
+        Example:
+            ref = rindle.owner_types.ref(member)
+            stored = (ref.type, ref.id)
+        """
         return self.services.owner_types
 
     @property
     def temporal(self) -> TemporalConnection:
-        """The connection to Temporal."""
+        """The connection to Temporal.
+
+        Example:
+            client = await rindle.temporal.client()
+            count = await client.count_workflows("RindleKind = 'upload'")
+        """
         return self.services.temporal
 
     @temporal.setter
@@ -131,10 +153,13 @@ class Rindle:
         await self.close()
 
     async def close(self) -> None:
-        """Stop the relay, end subscriptions and release threads; the engine and its connections stay the
-        application's.
+        """Stop the relay, end subscriptions and release threads; the engine stays the application's.
 
-        Every step is taken, also when one before it fails or the caller is cancelled meanwhile.
+        Every step is taken, also when an earlier one fails or the caller is cancelled.
+
+        Example:
+            await rindle.close()
+            await engine.dispose()
         """
         await run_to_end(self._close())
 
@@ -162,24 +187,28 @@ class Rindle:
         idempotency_key: str | None = None,
         auto_verify: bool = False,
     ) -> MediaUploadSession:
-        """Open an upload session and its asset (``staged``); the bytes are not here yet.
+        """Open an upload session and its asset (``staged``), before any bytes are sent.
 
         Args:
             filename: the client's name for the file; only its cleaned extension reaches the storage key.
-            size: bytes the client announces; bound into the signature and checked at verification.
-            content_type: what the client says it sends; signed where the store can, decides nothing.
-            expires_in: life of the session in seconds, 60 to 604800; the setting (86400) when left out.
+            size: the size in bytes that the client declares; bound into the signature and checked at verification.
+            content_type: the type that the client declares; signed where the store can, never trusted.
+            expires_in: lifetime of the session in seconds, 60 to 604800; the setting (86400) when left out.
             actor: who uploads; recorded as ``uploaded_by`` and checked again by ``attach``.
             idempotency_key: a repeated call of the same actor with this key returns the first session. It needs an
                 ``actor``.
-            auto_verify: let the workflow look for the object by itself, so that a browser that dies after its PUT
-                still gets an asset.
+            auto_verify: let the workflow check for the object by itself, so that an upload also completes when the
+                browser is closed after its PUT.
 
         Raises:
-            UploadRejected: extension or announced size are refused by the profile; no row was made.
+            UploadRejected: the profile does not allow the extension or the declared size; no row was written.
             CapabilityUnsupported: the profile's storage takes no direct uploads.
             UnknownProfile: the profile is not registered.
             InvalidArgument: the idempotency key comes without an actor, or the actor used it for another profile.
+
+        Example:
+            session = await rindle.initiate_upload("avatar", filename="me.jpg", size=48_213, actor="ada")
+            signed = await rindle.sign_url(session.id)
         """
         request = UploadRequest(
             filename=filename,
@@ -195,39 +224,50 @@ class Rindle:
     async def sign_url(self, session_id: str, *, expires_in: int | None = None) -> SignedUpload:
         """Sign a PUT for a live session; signing again returns a fresh URL.
 
-        The URL writes once and is bound to the announced size and type where the store can. Its life is
-        ``expires_in`` seconds (3600), capped at what is left of the session.
+        The URL writes once and is bound to the declared size and type where the store can. It lives for
+        ``expires_in`` seconds (3600), but not longer than the session.
 
         Raises:
             NotFound: no such session.
             InvalidTransition: the session has ended.
-            UploadSessionExpired: its time is over.
+            UploadSessionExpired: the session has expired.
+
+        Example:
+            grant = (await rindle.sign_url(session.id, expires_in=600)).presigned
+            for_the_browser = {"method": grant.method, "url": grant.url, "headers": dict(grant.headers)}
         """
         return await direct.sign_url(self.services, session_id, expires_in=expires_in)
 
     async def verify_completion(self, session_id: str) -> Upload:
-        """Prove that the object arrived; returns the session (``completed``) and the asset (``validating``).
+        """Check that the object arrived; returns the session (``completed``) and the asset (``validating``).
 
-        Idempotent: a second call, also a concurrent one, returns the same. Judgement and variants follow in the
-        background; until the asset is ``available`` nothing of it is served.
+        Idempotent: a second call, also a concurrent one, returns the same. Validation and variants follow in the
+        background; nothing is served before the asset is ``available``.
 
         Raises:
-            StorageObjectMissing: no object yet; send the bytes and call again.
-            UploadRejected: empty, too large or not of the announced size; the session is ``failed``.
-            UploadSessionExpired: the session's time was over and no object had come.
+            StorageObjectMissing: there is no object yet; send the bytes and call again.
+            UploadRejected: empty, too large or not of the declared size; the session is ``failed``.
+            UploadSessionExpired: the session expired before an object arrived.
             UploadCancelled: the session was cancelled.
             InvalidTransition: the session was never signed.
-            StorageTransient: the store did not answer; verification goes on by itself.
+            StorageTransient: the store did not answer; verification continues in the background.
+
+        Example:
+            upload = await rindle.verify_completion(session.id)
+            asset = await rindle.settled(upload.asset.id)
         """
         return await sessions.verify_completion(self.services, session_id)
 
     async def cancel_upload(self, session_id: str) -> MediaUploadSession:
-        """Abort a live session; what it left in the store is removed in the background. Ended sessions are returned as
-        they are.
+        """Abort a live session; its objects are removed in the background. An ended session is returned unchanged.
 
         Raises:
             UploadAlreadyCompleted: the bytes were verified already.
             NotFound: no such session.
+
+        Example:
+            session = await rindle.cancel_upload(session.id)
+            assert session.state == "aborted"
         """
         return await sessions.cancel_upload(self.services, session_id)
 
@@ -239,15 +279,19 @@ class Rindle:
         filename: str,
         actor: str | None = None,
     ) -> MediaAsset:
-        """Take in bytes on the server: a path, binary file object, Starlette ``UploadFile`` or async iterator of bytes.
+        """Store bytes from the server: a path, binary file object, Starlette ``UploadFile`` or async iterator of bytes.
 
-        Spooled to disk in pieces of 1 MiB, stopping one byte over the limit; passes the byte gate and the scanner
-        before anything is stored or any row exists. The asset is returned ``analyzing``.
+        The source is copied to disk in pieces of 1 MiB, up to one byte over the limit. Type check and scanner run
+        before anything is stored or any row is written. The asset is returned ``analyzing``.
 
         Raises:
-            UploadRejected: the policy refuses the file; nothing was stored.
-            ScannerUnavailable: no verdict; nothing was stored, try again.
-            StorageError: the store refused; the session expires and is cleaned.
+            UploadRejected: the profile does not allow the file; nothing was stored.
+            ScannerUnavailable: the scanner returned no result; nothing was stored, try again.
+            StorageError: the store refused; the session expires and its objects are removed.
+
+        Example:
+            asset = await rindle.upload("avatar", "me.jpg", filename="me.jpg", actor="ada")
+            assert asset.state == "analyzing"
         """
         return await server_side.upload(self.services, profile, source, filename=filename, actor=actor)
 
@@ -256,6 +300,10 @@ class Rindle:
 
         Raises:
             NotFound: no such session.
+
+        Example:
+            session = await rindle.upload_session(session.id)
+            seconds_left = (session.expires_at - datetime.now(UTC)).total_seconds()
         """
         return (await sessions.find_upload(self.services, session_id)).session
 
@@ -266,60 +314,78 @@ class Rindle:
 
         Raises:
             NotFound: no such asset.
+
+        Example:
+            asset = await rindle.asset(asset.id)
+            states = {variant.name: variant.state for variant in asset.variants}
         """
         return await assets.get_asset(self.services, asset_id)
 
     async def settled(self, asset_id: str, *, timeout: float = 30.0) -> MediaAsset:  # noqa: ASYNC109 - public name
-        """Wait until an asset has come to rest and return it.
+        """Wait until no work on an asset is left and return the asset.
 
-        It is ``ready`` or ``degraded`` then, with no variant ``queued`` or ``processing`` any more, or ``quarantined``
-        or ``deleted``. The call waits for the asset's events and reads its rows only after one of them.
+        It is then ``quarantined`` or ``deleted``, or ``ready`` or ``degraded`` with no variant ``queued`` or
+        ``processing``. The call waits for the asset's events and reads its rows only after one of them.
+
+        Args:
+            timeout: longest wait in seconds.
 
         Raises:
-            NotSettled: a ``TimeoutError``: it has not within ``timeout`` seconds; ``detail`` says where it and its
-                variants stand. Nothing stops because of that.
-            NotFound: no such asset, or it is purged by now.
+            NotSettled: a ``TimeoutError``: work was left after ``timeout`` seconds; ``detail`` has the states of the
+                asset and its variants. The work continues.
+            NotFound: no such asset, or it was purged.
+
+        Example:
+            asset = await rindle.settled(asset.id, timeout=60)
+            assert asset.state == "ready"
         """
         return await settled(self.listener, asset_id, timeout_seconds=timeout)
 
     def subscribe(self, scope: str, id: str, *, after: int | None = None) -> Subscription:
         """Follow an asset, variant or upload session: every event once, in the order in which it happened.
 
-        Use it as ``async with rindle.subscribe(...) as events`` or directly in ``async for``; it begins when the block
-        or the loop is entered. Leaving either ends it. It also ends by itself after the event that the asset was
-        deleted. A slow consumer loses progress events first; when 256 others wait it gets the event ``reset`` with the
-        reason ``overflow``, and goes on from the database where it was, without a gap.
+        Use it as ``async with rindle.subscribe(...) as events`` or directly in ``async for``. It starts when the block
+        or the loop is entered and ends when it is left, or after the event that the asset was deleted. A slow consumer
+        loses progress events first. When 256 other events wait it gets the event ``reset`` with the reason
+        ``overflow``; the events after it are read from the database, without a gap.
 
         Args:
             scope: ``asset`` (which includes its variants, uploads and providers), ``variant``, ``upload_session`` or
                 ``provider_asset``, which is named by the id of its asset.
-            after: go on after the event of this id; ``0`` begins with the oldest event kept, ``None`` with the next.
-                An id that is not known, or is older than what is kept, gives a ``reset`` first (``unknown``,
+            after: start after the event of this id; ``0`` starts with the oldest event kept, ``None`` with the next
+                event. An id that is unknown, or older than the events kept, gives a ``reset`` first (``unknown``,
                 ``expired``).
 
         Returns:
             An async iterator of events: ``id``, ``type``, ``payload``, ``occurred_at``.
 
         Raises:
-            InvalidArgument: a ``ValueError``: unknown scope, an id that is no UUID, or a negative ``after``.
-            NotFound: from the iterator: there is no such thing.
+            InvalidArgument: a ``ValueError``: unknown scope, an id that is not a UUID, or a negative ``after``.
+            NotFound: from the iterator: no such asset, variant or session.
+
+        Example:
+            async with rindle.subscribe("asset", asset.id, after=0) as events:
+                event = await anext(events)
         """
         if after is not None and not 0 <= after <= MAX_ID:
             raise InvalidArgument("after is the id of an event, 0 or None", detail={"option": "after"})
         return Subscription(self.listener, [subject_of(scope, id)], None if after is None else [after])
 
     def subscription_ticket(self, scope: str, id: str, *, ttl: int = 3600) -> str:
-        """Return a signed text that lets whoever holds it open the event stream of one subject, as ``?ticket=``.
+        """Return a signed token that grants its bearer the event stream of one subject, as ``?ticket=``.
 
-        For pages that know the id already and have no other way to say who they are. It is checked when a connection
-        is opened, not afterwards.
+        For pages that have the id and no other way to authenticate. It is checked only when a connection is opened.
 
         Args:
-            ttl: its life in seconds, 1 to 604800.
+            ttl: its lifetime in seconds, 1 to 604800.
 
         Raises:
-            InvalidArgument: a ``ValueError``: unknown scope, an id that is no UUID, or ``ttl`` out of range.
+            InvalidArgument: a ``ValueError``: unknown scope, an id that is not a UUID, or ``ttl`` out of range.
             Misconfigured: this ``Rindle`` has no signing secret.
+
+        Example:
+            ticket = rindle.subscription_ticket("asset", asset.id, ttl=600)
+            path = f"/media/events?scope=asset&id={asset.id}&ticket={ticket}"
         """
         if not 1 <= ttl <= MAX_URL_SECONDS:
             raise InvalidArgument(f"ttl is 1 to {MAX_URL_SECONDS} seconds", detail={"option": "ttl"})
@@ -327,7 +393,12 @@ class Rindle:
         return sign_ticket(subject.scope, subject.id, expires_at=int(time.time()) + ttl, secrets=self.secrets)
 
     async def timeline(self, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
-        """Return what happened to an asset, oldest first: events with an id above ``after``, at most ``limit``."""
+        """Return the events of an asset, oldest first: those with an id above ``after``, at most ``limit``.
+
+        Example:
+            for event in await rindle.timeline(asset.id):
+                print(event.occurred_at, event.type, event.payload)
+        """
         return await assets.timeline(self.services, asset_id, after=after, limit=limit)
 
     # -- attachments ----------------------------------------------------------------------------------------------
@@ -337,6 +408,10 @@ class Rindle:
 
         Raises:
             OwnerTypeConflict: another class has that name.
+
+        Example:
+            rindle.register_owner_type("member", Member)
+            await rindle.attach(asset, member, "avatar")
         """
         self.owner_types.register(name, owner_class)
 
@@ -349,10 +424,10 @@ class Rindle:
         uploaded_by: str | Unchecked | None = UNCHECKED,
         session: AnySession | None = None,
     ) -> MediaAttachment:
-        """Put an asset into an owner's slot, replacing (and later purging) what was there.
+        """Put an asset into an owner's slot; an asset that it replaces is purged later.
 
-        With ``session`` everything joins the caller's transaction and is not committed here: the purge of a replaced
-        asset exists only if the caller commits. Attaching the asset that is there already changes nothing.
+        With ``session`` the call joins the caller's transaction and does not commit it: the purge of a replaced asset
+        happens only if the caller commits. Attaching the same asset again changes nothing.
 
         Args:
             owner: an instance of a mapped class, an ``OwnerRef``, a ``(type, id)`` tuple, or an object with
@@ -362,9 +437,13 @@ class Rindle:
                 trusted code. Pass it whenever the asset id came from a browser.
 
         Raises:
-            NotFound: unknown or purged asset, or somebody else's upload.
-            Quarantined: the asset was condemned.
-            StateConflict: another transaction was first; roll back and repeat.
+            NotFound: unknown or purged asset, or the upload of another actor.
+            Quarantined: the content of the asset was rejected.
+            StateConflict: another transaction changed the slot first; roll back and repeat.
+
+        Example:
+            async with AsyncSession(engine) as session, session.begin():
+                await rindle.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
         """
         return await self.database.within(
             session,
@@ -377,18 +456,27 @@ class Rindle:
         )
 
     async def detach(self, owner: Any, slot: str, *, session: AnySession | None = None) -> None:
-        """Empty an owner's slot and queue the purge of its asset; an empty slot is fine.
+        """Empty an owner's slot and queue the purge of its asset; an empty slot is left as it is.
 
-        The purge itself leaves the asset alone while anybody else holds it.
+        The purge keeps an asset that is attached somewhere else.
+
+        Example:
+            await rindle.detach(member, "avatar")
+            assert await rindle.attachment_for(member, "avatar") is None
         """
         await self.database.within(session, attachments.detach, owner, slot, services=self.services)
 
     async def attachment_for(
         self, owner: Any, slot: str, *, load: Iterable[str] = ("asset",), session: AnySession | None = None
     ) -> MediaAttachment | None:
-        """Return what is in an owner's slot, or ``None``; one query, never writes.
+        """Return the attachment in an owner's slot, or ``None``; one query, never writes.
 
-        ``load`` names what comes along: ``"asset"``, ``"variants"``; ``()`` loads nothing.
+        Args:
+            load: rows to load with it: ``"asset"``, ``"variants"``; ``()`` loads neither.
+
+        Example:
+            attachment = await rindle.attachment_for(member, "avatar", load=("asset", "variants"))
+            asset = None if attachment is None else attachment.asset
         """
         options: dict[str, Any] = {"load": tuple(load), "services": self.services}
         if session is None:
@@ -396,289 +484,23 @@ class Rindle:
         return await self.database.within(session, attachments.attachment_for, owner, slot, **options)
 
     async def ready_variants_for(self, asset: MediaAsset | str) -> list[MediaVariant]:
-        """Return the ready variants of an asset, by name."""
+        """Return the ready variants of an asset, ordered by name.
+
+        Example:
+            for variant in await rindle.ready_variants_for(asset):
+                print(variant.name, variant.width, variant.height, variant.byte_size)
+        """
         return await self.database.read(attachments.ready_variants_for, asset)
 
     async def purge_asset(self, asset: MediaAsset | str) -> None:
-        """Delete an asset nobody uses: its objects and rows, in the background.
+        """Delete an asset that is attached nowhere: its objects and rows, in the background.
 
         Raises:
-            StillAttached: an owner holds it; detach it first.
+            StillAttached: it is in the slot of an owner; detach it first.
             NotFound: no such asset.
+
+        Example:
+            asset = await rindle.upload("avatar", "me.jpg", filename="me.jpg")
+            await rindle.purge_asset(asset)
         """
         await repair.purge_asset(self.services, asset)
-
-    # -- delivery -------------------------------------------------------------------------------------------------
-
-    async def url(
-        self,
-        profile: str | type[Profile],
-        asset_or_key: MediaAsset | str,
-        *,
-        actor: Any = None,
-        expires_in: int | None = None,
-        disposition: str | None = None,
-        filename: str | None = None,
-        allow_unvalidated: bool = False,
-    ) -> str:
-        """Return a URL of an original; see :func:`rindle.delivery.urls.url`."""
-        return await urls.url(
-            self.services,
-            profile,
-            asset_or_key,
-            actor=actor,
-            expires_in=expires_in,
-            disposition=disposition,
-            filename=filename,
-            allow_unvalidated=allow_unvalidated,
-        )
-
-    async def variant_url(
-        self,
-        profile: str | type[Profile],
-        asset: MediaAsset,
-        variant: MediaVariant | str,
-        *,
-        actor: Any = None,
-        stale_mode: str = "fallback_original",
-        fallback: str = "original",
-        expires_in: int | None = None,
-        disposition: str | None = None,
-        filename: str | None = None,
-    ) -> str:
-        """Return a URL of a variant, or of its fallback; see :func:`rindle.delivery.urls.variant_url`."""
-        return await urls.variant_url(
-            self.services,
-            profile,
-            asset,
-            variant,
-            actor=actor,
-            stale_mode=stale_mode,
-            fallback=fallback,
-            expires_in=expires_in,
-            disposition=disposition,
-            filename=filename,
-        )
-
-    async def picture_tag(
-        self,
-        profile: str | type[Profile],
-        asset: MediaAsset | None,
-        variants: Sequence[Any] = (),
-        *,
-        width: int | str | bool | None = None,
-        height: int | str | bool | None = None,
-        placeholder: str | None = None,
-        prefer_placeholder: bool = False,
-        actor: Any = None,
-        expires_in: int | None = None,
-        disposition: str | None = None,
-        filename: str | None = None,
-        stale_mode: str = "fallback_original",
-        fallback: str = "original",
-        strict: bool = False,
-        on_denied: str = "raise",
-        attrs: Mapping[str, Any] | None = None,
-        **more_attrs: Any,
-    ) -> Markup:
-        """Return ``<picture>`` markup of an asset; see :func:`rindle.delivery.markup.picture_tag`."""
-        return await markup.picture_tag(
-            self.services,
-            profile,
-            asset,
-            variants,
-            width=width,
-            height=height,
-            placeholder=placeholder,
-            prefer_placeholder=prefer_placeholder,
-            actor=actor,
-            expires_in=expires_in,
-            disposition=disposition,
-            filename=filename,
-            stale_mode=stale_mode,
-            fallback=fallback,
-            strict=strict,
-            on_denied=on_denied,
-            attrs=attrs,
-            **more_attrs,
-        )
-
-    async def video_tag(
-        self,
-        profile: str | type[Profile],
-        asset: MediaAsset | None,
-        variants: Sequence[Any] = (),
-        *,
-        poster: str | None = None,
-        tracks: Sequence[Mapping[str, Any]] = (),
-        width: int | str | bool | None = None,
-        height: int | str | bool | None = None,
-        placeholder: str | None = None,
-        prefer_placeholder: bool = False,
-        actor: Any = None,
-        expires_in: int | None = None,
-        disposition: str | None = None,
-        filename: str | None = None,
-        stale_mode: str = "fallback_original",
-        fallback: str = "original",
-        strict: bool = False,
-        on_denied: str = "raise",
-        attrs: Mapping[str, Any] | None = None,
-        **more_attrs: Any,
-    ) -> Markup:
-        """Return ``<video>`` markup of an asset; see :func:`rindle.delivery.markup.video_tag`."""
-        return await markup.video_tag(
-            self.services,
-            profile,
-            asset,
-            variants,
-            poster=poster,
-            tracks=tracks,
-            width=width,
-            height=height,
-            placeholder=placeholder,
-            prefer_placeholder=prefer_placeholder,
-            actor=actor,
-            expires_in=expires_in,
-            disposition=disposition,
-            filename=filename,
-            stale_mode=stale_mode,
-            fallback=fallback,
-            strict=strict,
-            on_denied=on_denied,
-            attrs=attrs,
-            **more_attrs,
-        )
-
-    async def audio_tag(
-        self,
-        profile: str | type[Profile],
-        asset: MediaAsset | None,
-        variants: Sequence[Any] = (),
-        *,
-        tracks: Sequence[Mapping[str, Any]] = (),
-        placeholder: str | None = None,
-        prefer_placeholder: bool = False,
-        actor: Any = None,
-        expires_in: int | None = None,
-        disposition: str | None = None,
-        filename: str | None = None,
-        stale_mode: str = "fallback_original",
-        fallback: str = "original",
-        strict: bool = False,
-        on_denied: str = "raise",
-        attrs: Mapping[str, Any] | None = None,
-        **more_attrs: Any,
-    ) -> Markup:
-        """Return ``<audio>`` markup of an asset; see :func:`rindle.delivery.markup.audio_tag`."""
-        return await markup.audio_tag(
-            self.services,
-            profile,
-            asset,
-            variants,
-            tracks=tracks,
-            placeholder=placeholder,
-            prefer_placeholder=prefer_placeholder,
-            actor=actor,
-            expires_in=expires_in,
-            disposition=disposition,
-            filename=filename,
-            stale_mode=stale_mode,
-            fallback=fallback,
-            strict=strict,
-            on_denied=on_denied,
-            attrs=attrs,
-            **more_attrs,
-        )
-
-    # -- repair and operations ------------------------------------------------------------------------------------
-
-    async def requeue_variants(
-        self,
-        asset: MediaAsset | str,
-        variant_names: Iterable[str] | None = None,
-        *,
-        actor: str | None = None,
-        **others: Unpack[NoOthers],
-    ) -> RequeueReport:
-        """Build failed and cancelled variants again, or the named ones.
-
-        Returns:
-            A report: how many were selected, enqueued, skipped (already queued or running) and refused, with reasons.
-
-        Raises:
-            UnknownVariantNames: a name is no variant of the asset; nothing was done.
-            UnknownOptions: another keyword was given.
-            NotFound: no such asset.
-        """
-        return await repair.requeue_variants(self.services, asset, variant_names, actor=actor, **others)
-
-    async def cancel_processing(self, asset: MediaAsset | str, *, actor: str | None = None) -> CancelReport:
-        """Stop all open builds of an asset: rows are ``cancelled`` when this returns, processes gone within 3 s.
-
-        Returns:
-            A report: how many builds were open.
-
-        Raises:
-            NotProcessing: nothing is active, or no such asset.
-        """
-        return await repair.cancel_processing(self.services, asset, actor=actor)
-
-    async def regenerate_variants(
-        self, profile: str | None = None, variant_name: str | None = None, **others: Unpack[NoOthers]
-    ) -> RegenerateReport:
-        """Mark ready variants whose recipe changed as stale, plan newly declared ones, and build both.
-
-        Args:
-            profile: assets of this one only; of all when left out.
-            variant_name: variants of this name only.
-
-        Raises:
-            UnknownProfile: no profile is called so.
-            UnknownFilters: another keyword was given; ignoring it would rebuild everything.
-        """
-        return await repair.regenerate_variants(self.services, profile=profile, variant_name=variant_name, **others)
-
-    async def resume(self, asset_id: str) -> None:
-        """Let a promotion that gave up (scanner or store away for too long) go on from where its rows stand."""
-        await sessions.resume(self.services, asset_id)
-
-    async def doctor(
-        self,
-        *,
-        profiles: Iterable[str | type[Profile]] | None = None,
-        live: bool = False,
-        workers: bool = True,
-        offline: bool = False,
-        only: Collection[str] | None = None,
-        timeout: float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - the limit of each check
-    ) -> DoctorReport:
-        """Check everything Rindle needs; see :func:`rindle.operations.doctor.doctor`."""
-        return await doctor(
-            self.services,
-            profiles=profiles,
-            live=live,
-            workers=workers,
-            offline=offline,
-            only=only,
-            timeout=timeout,
-        )
-
-    async def runtime_status(
-        self,
-        *,
-        profile: str | None = None,
-        older_than: int | None = None,
-        limit: int = DEFAULT_LIMIT,
-        format: str | None = None,
-        **others: Unpack[NoOthers],
-    ) -> RuntimeStatus:
-        """Report stuck or degraded work; see :func:`rindle.operations.runtime_status.runtime_status`."""
-        return await runtime_status(
-            self.services,
-            profile=profile,
-            older_than=older_than,
-            limit=limit,
-            format=format,
-            **others,
-        )

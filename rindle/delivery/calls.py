@@ -1,0 +1,228 @@
+"""The calls of ``Rindle`` that deliver: URLs and markup.
+
+Signatures and documentation only. What may be served and how a URL is made is in :mod:`.urls`, HTML in :mod:`.markup`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from rindle.db.models import MediaAsset, MediaVariant
+from rindle.delivery import markup, urls
+from rindle.profile import Profile
+from rindle.services import Services
+
+
+class DeliveryCalls:
+    """The part of :class:`rindle.Rindle` that delivers."""
+
+    services: Services
+
+    async def url(
+        self,
+        profile: str | type[Profile],
+        asset_or_key: MediaAsset | str,
+        *,
+        actor: Any = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+        allow_unvalidated: bool = False,
+    ) -> str:
+        """Return a URL of an original; see :func:`rindle.delivery.urls.url`.
+
+        Example:
+            href = await rindle.url("avatar", asset, expires_in=300, disposition="attachment", filename="ada.jpg")
+            link = f'<a href="{escape(href)}">Download</a>'
+        """
+        return await urls.url(
+            self.services,
+            profile,
+            asset_or_key,
+            actor=actor,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            allow_unvalidated=allow_unvalidated,
+        )
+
+    async def variant_url(
+        self,
+        profile: str | type[Profile],
+        asset: MediaAsset,
+        variant: MediaVariant | str,
+        *,
+        actor: Any = None,
+        stale_mode: str = "fallback_original",
+        fallback: str = "original",
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+    ) -> str:
+        """Return a URL of a variant, or of its fallback; see :func:`rindle.delivery.urls.variant_url`.
+
+        Example:
+            src = await rindle.variant_url("avatar", asset, "thumb")
+            image = f'<img src="{escape(src)}" alt="Ada">'
+        """
+        return await urls.variant_url(
+            self.services,
+            profile,
+            asset,
+            variant,
+            actor=actor,
+            stale_mode=stale_mode,
+            fallback=fallback,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+        )
+
+    async def picture_tag(
+        self,
+        profile: str | type[Profile],
+        asset: MediaAsset | None,
+        variants: Sequence[Any] = (),
+        *,
+        width: int | str | bool | None = None,
+        height: int | str | bool | None = None,
+        placeholder: str | None = None,
+        prefer_placeholder: bool = False,
+        actor: Any = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+        stale_mode: str = "fallback_original",
+        fallback: str = "original",
+        strict: bool = False,
+        on_denied: str = "raise",
+        attrs: Mapping[str, Any] | None = None,
+        **more_attrs: Any,
+    ) -> Markup:
+        """Return ``<picture>`` markup of an asset; see :func:`rindle.delivery.markup.picture_tag`.
+
+        Example:
+            html = await rindle.picture_tag("avatar", asset, ["thumb"], attrs={"alt": "Ada"}, class_="round")
+            assert html.startswith("<picture>")
+        """
+        return await markup.picture_tag(
+            self.services,
+            profile,
+            asset,
+            variants,
+            width=width,
+            height=height,
+            placeholder=placeholder,
+            prefer_placeholder=prefer_placeholder,
+            actor=actor,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            stale_mode=stale_mode,
+            fallback=fallback,
+            strict=strict,
+            on_denied=on_denied,
+            attrs=attrs,
+            **more_attrs,
+        )
+
+    async def video_tag(
+        self,
+        profile: str | type[Profile],
+        asset: MediaAsset | None,
+        variants: Sequence[Any] = (),
+        *,
+        poster: str | None = None,
+        tracks: Sequence[Mapping[str, Any]] = (),
+        width: int | str | bool | None = None,
+        height: int | str | bool | None = None,
+        placeholder: str | None = None,
+        prefer_placeholder: bool = False,
+        actor: Any = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+        stale_mode: str = "fallback_original",
+        fallback: str = "original",
+        strict: bool = False,
+        on_denied: str = "raise",
+        attrs: Mapping[str, Any] | None = None,
+        **more_attrs: Any,
+    ) -> Markup:
+        """Return ``<video>`` markup of an asset; see :func:`rindle.delivery.markup.video_tag`.
+
+        Example:
+            html = await rindle.video_tag("lesson", video, ["web_720p"], poster="poster", preload="none")
+            assert html.startswith("<video")
+        """
+        return await markup.video_tag(
+            self.services,
+            profile,
+            asset,
+            variants,
+            poster=poster,
+            tracks=tracks,
+            width=width,
+            height=height,
+            placeholder=placeholder,
+            prefer_placeholder=prefer_placeholder,
+            actor=actor,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            stale_mode=stale_mode,
+            fallback=fallback,
+            strict=strict,
+            on_denied=on_denied,
+            attrs=attrs,
+            **more_attrs,
+        )
+
+    async def audio_tag(
+        self,
+        profile: str | type[Profile],
+        asset: MediaAsset | None,
+        variants: Sequence[Any] = (),
+        *,
+        tracks: Sequence[Mapping[str, Any]] = (),
+        placeholder: str | None = None,
+        prefer_placeholder: bool = False,
+        actor: Any = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+        stale_mode: str = "fallback_original",
+        fallback: str = "original",
+        strict: bool = False,
+        on_denied: str = "raise",
+        attrs: Mapping[str, Any] | None = None,
+        **more_attrs: Any,
+    ) -> Markup:
+        """Return ``<audio>`` markup of an asset; see :func:`rindle.delivery.markup.audio_tag`.
+
+        Example:
+            html = await rindle.audio_tag("talk", audio, ["m4a"], controls=True)
+            assert html.startswith("<audio")
+        """
+        return await markup.audio_tag(
+            self.services,
+            profile,
+            asset,
+            variants,
+            tracks=tracks,
+            placeholder=placeholder,
+            prefer_placeholder=prefer_placeholder,
+            actor=actor,
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            stale_mode=stale_mode,
+            fallback=fallback,
+            strict=strict,
+            on_denied=on_denied,
+            attrs=attrs,
+            **more_attrs,
+        )

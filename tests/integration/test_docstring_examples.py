@@ -1,0 +1,140 @@
+"""Every public name of ``Rindle`` has an example in its docstring, and the examples run.
+
+They run on a real application (SQLite, local storage, Temporal), each on one of its own, with the names that
+:func:`names` prepares. An example that waits for an asset gets a worker.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from docs.generate import example_of
+from rindle import MediaAsset, Rindle
+from rindle.db import migrate
+from tests.application import Avatar, Lesson, Talk
+from tests.gallery import Gallery
+from tests.stage import Stage, photo
+
+#: ``Rindle`` itself (its constructor), then every public method and property, also those of its parts.
+PUBLIC = ["Rindle", *sorted(name for name in dir(Rindle) if not name.startswith("_"))]
+#: Bytes that are of the type video/mp4 or audio/wav, and no more than that: nothing decodes them here.
+MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom\0\0\0\x08free"
+WAV = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x44\xac\0\0\x88\x58\x01\0\x02\0\x10\0data\0\0\0\0"
+VIDEO = {"kind": "video", "width": 1920, "height": 1080, "has_video_track": True, "has_audio_track": True}
+AUDIO = {"kind": "audio", "width": None, "height": None, "has_audio_track": True}
+
+
+class _Tables(DeclarativeBase):
+    pass
+
+
+class Member(_Tables):
+    """A mapped class of the application."""
+
+    __tablename__ = "members"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def documented(name: str) -> Any:
+    """Return what a name of :data:`PUBLIC` stands for."""
+    return Rindle if name == "Rindle" else inspect.getattr_static(Rindle, name)
+
+
+async def run(code: str, names: dict[str, Any]) -> None:
+    """Run code that may await at its top level."""
+    compiled = compile(code, "<example>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    running: Any = eval(compiled, names)
+    if inspect.isawaitable(running):
+        await running
+
+
+async def _built(gallery: Gallery, actor: str = "ada") -> MediaAsset:
+    """Return an asset whose ``thumb`` is ready and whose ``large`` has failed."""
+    return await gallery.ready(Avatar, "thumb", actor=actor)
+
+
+async def _asset(stage: Stage, gallery: Gallery, name: str, code: str) -> MediaAsset:
+    if "settled(" in code:
+        return await stage.verified("avatar", actor="ada")
+    asset = await _built(gallery)
+    if name == "cancel_processing":
+        await stage.rindle.requeue_variants(asset)
+    return asset
+
+
+@asynccontextmanager
+async def names(stage: Stage, name: str, code: str) -> AsyncIterator[dict[str, Any]]:
+    """Prepare what examples use: an upload whose bytes were sent, an asset, a member whose slot is taken, and so on."""
+    rindle, gallery = stage.rindle, Gallery(stage.rindle)
+    engine = rindle.database.engine
+    assert isinstance(engine, AsyncEngine)
+    async with engine.begin() as connection:
+        await connection.run_sync(_Tables.metadata.create_all)
+        await connection.run_sync(migrate.stamp)
+    async with AsyncSession(engine, expire_on_commit=False) as transaction, transaction.begin():
+        member = Member()
+        transaction.add(member)
+    if "settled(" in code:
+        await stage.member()
+    else:
+        await rindle.attach(await _built(gallery, "bob"), member, "avatar")
+    wanted: dict[str, Callable[[], Any]] = {
+        "asset": lambda: _asset(stage, gallery, name, code),
+        "session": lambda: stage.sent("avatar", actor="ada"),
+        "video": lambda: gallery.available(Lesson, data=MP4, filename="lesson.mp4", facts=VIDEO),
+        "audio": lambda: gallery.available(Talk, data=WAV, filename="talk.wav", facts=AUDIO),
+    }
+    used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    rows = {key: await make() for key, make in wanted.items() if key in used}
+    known = {
+        "AsyncSession": AsyncSession,
+        "Avatar": Avatar,
+        "Member": Member,
+        "Rindle": Rindle,
+        "UTC": UTC,
+        "datetime": datetime,
+        "engine": engine,
+        "escape": escape,
+        "member": member,
+        "rindle": rindle,
+        "storage": stage.storage,
+    }
+    yield known | rows
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_a_short_example(name: str) -> None:
+    lines = example_of(documented(name)).splitlines()
+
+    assert 1 <= len(lines) <= 3, f"give the docstring of {name} a section `Example:` of two lines"
+    used = {node.attr for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.Attribute)}
+    assert name in used | {"Rindle"}, f"the example of {name} does not use it"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+async def test_the_example_runs(
+    name: str, lite_stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = example_of(documented(name))
+    folder = tmp_path / "application"
+    folder.mkdir()
+    shutil.copy(photo(tmp_path / "me.jpg"), folder)
+    for variable, value in lite_stage.environment.items():
+        monkeypatch.setenv(variable, value)
+    async with names(lite_stage, name, code) as prepared:
+        monkeypatch.chdir(folder)
+
+        await run(code, prepared)
