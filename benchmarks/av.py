@@ -166,7 +166,7 @@ def _name(process: psutil.Process) -> str:
 
 
 async def _memory(stack: Stack, worker: int, film: Path) -> Figure:
-    """Take a film of 2 GB to ready: the film, and a box of nothing behind it that players skip."""
+    """Take a video of 2 GB to ready: the video, followed by an empty box that players skip."""
     large = stack.home / "large.mp4"
     body = film.read_bytes()
     with large.open("wb") as file:
@@ -183,7 +183,7 @@ async def _memory(stack: Stack, worker: int, film: Path) -> Figure:
         await stack.wait_until([upload.asset_id])
     took = time.perf_counter() - began
     return Figure(
-        "growth of the worker: a film of 2 GB",
+        "growth of the worker: a video of 2 GB",
         Sample.of([watch.growth("worker")]),
         "MiB",
         f"under {GROWTH_MIB} MiB",

@@ -26,7 +26,7 @@ _PACKAGES = ("temporalio", "sqlalchemy", "psycopg", "pyvips", "pyvips-binary", "
 
 
 def description() -> dict[str, Any]:
-    """Return what a reader needs to judge the numbers: processor, cores, memory, system, versions."""
+    """Return what a reader needs to interpret the numbers: processor, cores, memory, system, versions."""
     versions = {}
     for name in _PACKAGES:
         try:

@@ -48,7 +48,7 @@ class Figure:
         budget: the budget as the design words it; empty where there is none.
         is_met: whether the budget is kept; ``None`` where there is none.
         is_peer: whether this is somebody else's number, measured in the same run.
-        note: what a reader must know to judge it.
+        note: what a reader must know to interpret it.
     """
 
     what: str

@@ -1,15 +1,15 @@
 """Writes the parts of the documentation that come from code: ``python -m docs.generate`` from the repository's root.
 
-A page marks where they go, and everything between the marks is replaced::
+A page contains marks, and this program replaces everything between them::
 
     <!-- generated: settings -->
     <!-- end -->
     <!-- code: examples/extending/scanner.py#EicarScanner -->
     <!-- end -->
 
-The first takes a table from this file, the second a file (or one class or function of it). The results are committed,
-so that the pages can be read anywhere; ``--check`` writes nothing and fails when something is out of date, which
-``tests/architecture/test_docs.py`` runs.
+The first mark inserts a table of this file, the second a source file (or one class or function of it). The results are
+committed, so that the pages are complete in the repository. ``--check`` writes nothing and fails when a part is out of
+date; ``tests/architecture/test_docs.py`` runs it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pages() -> list[Path]:
 
 
 def rendered(page: Path) -> str:
-    """Return the text of ``page`` as it should be."""
+    """Return the text that ``page`` should have."""
 
     def fill(found: re.Match[str]) -> str:
         name = found["name"]
@@ -54,7 +54,7 @@ def rendered(page: Path) -> str:
 
 
 def main() -> int:
-    """Write what changed, or with ``--check`` name it; returns the exit code."""
+    """Write the parts that changed, or with ``--check`` list them; returns the exit code."""
     check = "--check" in sys.argv[1:]
     wanted = {page: rendered(page) for page in pages()}
     wanted |= {DOCS / "diagrams" / f"{name}.mmd": text for name, text in diagrams().items()}
@@ -64,11 +64,11 @@ def main() -> int:
         if not check:
             path.write_text(wanted[path])
     if check and stale:
-        print("bring them up to date with: python -m docs.generate")
+        print("update them with: python -m docs.generate")
     sources = sorted((DOCS / "diagrams").glob("*.mmd"))
     drawings = [path for path in sources if digest(path.read_text()) not in _drawing(path)]
     for path in drawings:
-        print(f"{path.with_suffix('.svg').name} is not drawn from {path.name}; docs/diagrams/draw.py says how")
+        print(f"{path.with_suffix('.svg').name} is not drawn from {path.name}; run docs/diagrams/draw.py")
     return int(bool(check and stale) or bool(drawings))
 
 
@@ -78,7 +78,7 @@ def _drawing(source: Path) -> str:
 
 
 def digest(text: str) -> str:
-    """Return what a drawing carries to say from which text it was made."""
+    """Return the mark in a drawing that identifies its source text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -99,14 +99,14 @@ def _plain(text: str) -> str:
     """Turn a docstring's markup into Markdown."""
     text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text)
     text = text.replace("``", "`")
-    # A link that goes nowhere on these pages is a name.
+    # A link without a target on these pages becomes a name.
     return re.sub(r"`rindle\.(?:errors|protocols|profile)\.(\w+)`", r"`\1`", text)
 
 
 def _first(documented: Any) -> str:
     """Return the first sentence of a docstring."""
-    told = _plain(" ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split()))
-    return re.split(r"(?<=\.)\s", told)[0]
+    text = _plain(" ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split()))
+    return re.split(r"(?<=\.)\s", text)[0]
 
 
 def _section(documented: Any, title: str) -> dict[str, str]:
@@ -209,11 +209,11 @@ def _served() -> str:
 def _profile_options() -> str:
     from rindle import Profile
 
-    told = _section(Profile, "Attributes")
+    meanings = _section(Profile, "Attributes")
     names = [name for name in inspect.get_annotations(Profile) if not name.startswith("_")]
     return _table(
         ("option", "default", "meaning"),
-        ((f"`{name}`", _default(getattr(Profile, name, dataclasses.MISSING)), told[name]) for name in names),
+        ((f"`{name}`", _default(getattr(Profile, name, dataclasses.MISSING)), meanings[name]) for name in names),
     )
 
 
@@ -230,10 +230,10 @@ def _recipe(name: str) -> Callable[[], str]:
         from rindle import profile
 
         recipe = getattr(profile, name)
-        told = _section(recipe, "Attributes")
+        meanings = _section(recipe, "Attributes")
         return _table(
             ("option", "default", "meaning"),
-            ((f"`{field.name}`", _default(field.default), told[field.name]) for field in dataclasses.fields(recipe)),
+            ((f"`{field.name}`", _default(field.default), meanings[field.name]) for field in dataclasses.fields(recipe)),
         )
 
     return made
@@ -242,23 +242,23 @@ def _recipe(name: str) -> Callable[[], str]:
 # --- capabilities ------------------------------------------------------------------------------------------------
 
 _STORAGE_CAPABILITIES = {
-    "presigned_put": "one PUT under a signed URL: direct uploads",
+    "presigned_put": "one PUT to a signed URL: direct uploads",
     "signed_url": "URLs that expire: private delivery",
-    "public_url": "URLs without signature: public delivery",
-    "head": "size, type and ETag without reading; every store needs it",
-    "read_range": "a part of an object; every store needs it",
-    "write_once": "creating without ever replacing",
-    "local": "objects are files of this machine and can be lent without a copy",
+    "public_url": "URLs without a signature: public delivery",
+    "head": "size, type and ETag without reading the object; every store needs it",
+    "read_range": "reading a part of an object; every store needs it",
+    "write_once": "creating an object without ever replacing one",
+    "local": "objects are files of this machine and are read in place, without a copy",
     "response_headers": "type and disposition bound into a signed URL",
 }
 _PROCESSOR_CAPABILITIES = {
-    "image_resize": "pictures of pictures",
-    "video_transcode": "video of video",
+    "image_resize": "image variants of an image",
+    "video_transcode": "video variants of a video",
     "video_frame_extract": "a poster of a video",
     "video_thumbnail_strip": "a strip of frames of a video",
-    "audio_transcode": "sound of sound",
-    "audio_normalize": "sound at an even loudness",
-    "audio_waveform": "the outline of a sound",
+    "audio_transcode": "audio variants of audio or video",
+    "audio_normalize": "audio with normalized loudness",
+    "audio_waveform": "the waveform of an audio track",
 }
 
 
@@ -298,7 +298,7 @@ def _processor_capabilities() -> str:
     if set(_PROCESSOR_CAPABILITIES) != PROCESSOR_CAPABILITIES:
         raise SystemExit("docs/generate.py explains other processor capabilities than there are")
     specs = {
-        "any picture": ImageVariant(mode="fit", width=1),
+        "any image variant": ImageVariant(mode="fit", width=1),
         "`video_poster_scene`": FrameVariant("video_poster_scene"),
         "`video_thumbnail_strip`": FrameVariant("video_thumbnail_strip"),
         "`web_720p`, `web_480p`": VideoVariant("web_720p"),
@@ -312,7 +312,7 @@ def _processor_capabilities() -> str:
             (
                 f"`{name}`",
                 meaning,
-                ", ".join(told for told, spec in specs.items() if name in spec.required_capabilities),
+                ", ".join(label for label, spec in specs.items() if name in spec.required_capabilities),
                 "yes" if name == "image_resize" else "yes, with ffmpeg",
             )
             for name, meaning in _PROCESSOR_CAPABILITIES.items()
@@ -322,27 +322,27 @@ def _processor_capabilities() -> str:
 
 # --- errors, events, settings ------------------------------------------------------------------------------------
 
-#: What the codes of a class with several of them say; the others take the first sentence of their class.
+#: Meaning of each code of a class with several codes; the other codes take the first sentence of their class.
 _REASONS = {
-    "unknown_mime": "The bytes look like no type that is known.",
-    "mime_not_allowed": "The bytes are of a type the profile does not let in.",
-    "extension_not_allowed": "The file's name ends in something the profile does not let in.",
-    "extension_mime_mismatch": "Name and bytes say different types.",
-    "missing_extension": "The profile lists extensions and the file's name has none.",
-    "max_bytes_exceeded": "More bytes than the profile, the signature or the route allows.",
-    "size_mismatch": "Another number of bytes than was announced.",
-    "empty_upload": "No bytes at all.",
-    "scanner_rejected": "The profile's scanner condemned the file.",
-    "upload_unsupported": "The storage does not offer this way of uploading (`detail.capability`).",
-    "delivery_unsupported": "The storage cannot make such a URL (`detail.capability`).",
-    "decode_failed": "The file is damaged, or not what its first bytes promise.",
-    "max_pixels_exceeded": "More pixels than the profile allows, read from the header.",
-    "media_too_long": "Longer than the profile's `max_duration_seconds`.",
-    "no_probe_for_mime": "Nothing here can read the facts of this type.",
+    "unknown_mime": "The bytes match no known type.",
+    "mime_not_allowed": "The profile does not accept the type of the bytes.",
+    "extension_not_allowed": "The profile does not accept the extension of the file name.",
+    "extension_mime_mismatch": "The extension and the bytes have different types.",
+    "missing_extension": "The profile requires an extension and the file name has none.",
+    "max_bytes_exceeded": "The file has more bytes than the profile, the signature or the route allows.",
+    "size_mismatch": "The number of bytes differs from the announced size.",
+    "empty_upload": "The upload has no bytes.",
+    "scanner_rejected": "The profile's scanner rejected the file.",
+    "upload_unsupported": "The storage does not support this upload method (`detail.capability`).",
+    "delivery_unsupported": "The storage cannot create such a URL (`detail.capability`).",
+    "decode_failed": "The file is damaged, or its content does not match its first bytes.",
+    "max_pixels_exceeded": "The header has more pixels than the profile allows.",
+    "media_too_long": "The duration is above the profile's `max_duration_seconds`.",
+    "no_probe_for_mime": "No probe can read this type.",
     "object_changed_after_verify": "The object is not the one that was verified, or it is gone.",
     "strip_unsupported": "Metadata of this type cannot be removed without decoding it.",
-    "missing_protocol_whitelist": "An ffmpeg command line without its protocol and format lists.",
-    "unsupported_ingest_format": "An ffmpeg command line that would open a playlist, or a container by name.",
+    "missing_protocol_whitelist": "An ffmpeg command line has no protocol and format lists.",
+    "unsupported_ingest_format": "An ffmpeg command line would open a playlist, or a container by name.",
     "invalid_older_than": "The filter `older_than` has a wrong value.",
     "invalid_limit": "The filter `limit` has a wrong value.",
     "invalid_format": "The filter `format` has a wrong value.",
@@ -397,26 +397,26 @@ def _event_rows() -> str:
     )
 
 
-#: Meaning of the settings whose name and range say almost everything, so that the code has no comment.
+#: Meaning of the settings that have no comment in the code, because name and range are almost enough.
 _SETTINGS = {
-    "upload_session_ttl_seconds": "Life of an upload session.",
-    "presigned_put_ttl_seconds": "Life of a signed PUT, never longer than its session.",
-    "signed_url_ttl_seconds": "Life of a signed URL when neither profile nor call says.",
-    "auto_verify_max_seconds": "Longest pause between those requests.",
-    "task_queue_prefix": "Beginning of the names of all task queues: two applications may share a namespace.",
-    "workflow_id_prefix": "Beginning of all workflow ids, likewise.",
+    "upload_session_ttl_seconds": "Lifetime of an upload session.",
+    "presigned_put_ttl_seconds": "Lifetime of a signed PUT, never longer than its session.",
+    "signed_url_ttl_seconds": "Lifetime of a signed URL if neither the profile nor the call sets one.",
+    "auto_verify_max_seconds": "Longest pause between these requests.",
+    "task_queue_prefix": "Prefix of the names of all task queues, so that two applications may share a namespace.",
+    "workflow_id_prefix": "Prefix of all workflow ids, for the same reason.",
     "build_id": "Build of this worker, with the name of the deployment.",
     "health_address": "`host:port` of the worker's `/livez` and `/readyz`; off when not set.",
     "metrics_address": "`host:port` of Temporal's Prometheus metrics; off when not set.",
-    "search_attributes": "Register and set the search attributes; switch off where the namespace refuses them.",
-    "render_wall_seconds": "Longest time one picture may take in a render child.",
+    "search_attributes": "Register and set the search attributes; set it to false if the namespace refuses them.",
+    "render_wall_seconds": "Longest time for one image in a render child.",
     "render_memory_bytes": "Address space of one render child.",
     "source_cache_bytes": "Size of a worker host's cache of originals; 0 keeps none.",
-    "source_cache_age_seconds": "Age after which a cached original goes.",
-    "scanner_timeout_seconds": "Longest time one scan may take; then there is no verdict and it is asked again.",
-    "relay_poll_seconds": "Pause between two looks at the outbox while there is work.",
-    "relay_idle_poll_seconds": "Longest pause while there is none.",
-    "temporal_connect_seconds": "Longest time one attempt to reach Temporal may take.",
+    "source_cache_age_seconds": "Age after which a cached original is deleted.",
+    "scanner_timeout_seconds": "Longest time for one scan; after it, the scan has no result and is retried.",
+    "relay_poll_seconds": "Pause between two queries of the outbox while there is work.",
+    "relay_idle_poll_seconds": "Longest pause while there is no work.",
+    "temporal_connect_seconds": "Longest time for one attempt to reach Temporal.",
     "sync_threads": "Threads for SQL on a synchronous engine.",
 }
 
@@ -431,8 +431,8 @@ def _settings() -> str:
         if not meaning:
             raise SystemExit(f"the setting {name} is explained neither in rindle/settings.py nor in docs/generate.py")
         rows.append((f"`RINDLE_{name.upper()}`", _setting_default(field), _range(field), _plain(meaning)))
-    if strangers := set(_SETTINGS) - set(Settings.model_fields):
-        raise SystemExit(f"docs/generate.py explains settings that do not exist: {strangers}")
+    if unknown := set(_SETTINGS) - set(Settings.model_fields):
+        raise SystemExit(f"docs/generate.py explains settings that do not exist: {unknown}")
     return _table(("variable", "default", "range", "meaning"), rows)
 
 
@@ -569,7 +569,7 @@ def _search_attributes() -> str:
         "RindleProfile": "name of the profile",
         "RindleAssetId": "id of the asset",
         "RindleSessionId": "id of the upload session; uploads only",
-        "RindleState": "how a run ended that did not end as usual: `quarantined`, `failed`, `cancelled`, `expired`, …",
+        "RindleState": "outcome of a run that did not end as usual: `quarantined`, `failed`, `cancelled`, `expired`, …",
     }
     return _table(
         ("search attribute", "value"),
@@ -602,26 +602,26 @@ def _example_application() -> Any:
 
 
 _CHECKS = {
-    "db.clock": "The database's clock and this host's agree: expiry times depend on it.",
+    "db.clock": "The clocks of the database and of this host agree: expiry times depend on it.",
     "db.connect": "The application's engine reaches its database.",
     "db.migrations": "Rindle's tables are at this release's revision.",
-    "db.schema": "All tables, columns, keys and indexes are there.",
-    "delivery.local_endpoint": "Local storage has an address and secrets; with `--live` the address is asked.",
-    "delivery.support": "Every profile's storage can deliver as the profile wants, privately or publicly.",
-    "libmagic": "The library that tells types by their bytes works.",
-    "ffmpeg.version": "ffmpeg and ffprobe are there and new enough; an error only where a profile needs them.",
-    "ffmpeg.features": "ffmpeg has the encoders and filters that the profiles' variants are made with.",
-    "profiles.runtime_fit": "Audio and video can be built here: room on the disk, and no platform that stops processes.",
-    "libvips.features": "libvips is new enough, blocks untrusted loaders and writes the formats that profiles ask for.",
-    "outbox.backlog": "Nothing waits too long for Temporal: a warning from 60 s, an error from 600 s, and for parked rows.",
+    "db.schema": "All tables, columns, keys and indexes exist.",
+    "delivery.local_endpoint": "Local storage has an address and secrets; `--live` also sends a request to the address.",
+    "delivery.support": "Every profile's storage can deliver as the profile requires, privately or publicly.",
+    "libmagic": "The library that detects types from bytes works.",
+    "ffmpeg.version": "ffmpeg and ffprobe are installed and new enough; an error only if a profile needs them.",
+    "ffmpeg.features": "ffmpeg has the encoders and filters that the profiles' variants need.",
+    "profiles.runtime_fit": "Audio and video can be built here: enough disk space, and no platform that stops processes.",
+    "libvips.features": "libvips is new enough, blocks untrusted loaders and writes the formats that profiles use.",
+    "outbox.backlog": "No row waits too long for Temporal: a warning from 60 s, an error from 600 s and for parked rows.",
     "profiles.capability_mismatch": "Storages and processors can do what the profiles declare.",
-    "profiles.load": "The profiles asked for are registered.",
+    "profiles.load": "The requested profiles are registered.",
     "security.secrets": "Signing secrets are set and long enough.",
     "storage.media.reachable": "The storage named `media` answers; one check per storage.",
     "storage.media.round_trip": "With `--live`: a small object is written, read, fetched by URL and deleted.",
-    "temp.dir": "The scratch directory is writable and has room.",
-    "temporal.pollers": "Workers ask for work on every task queue; `--no-workers` expects none.",
-    "temporal.reachable": "The Temporal server and namespace answer, and keep histories for a day at least.",
+    "temp.dir": "The scratch directory is writable and has enough space.",
+    "temporal.pollers": "Workers poll every task queue; `--no-workers` expects none.",
+    "temporal.reachable": "The Temporal server and namespace respond, and keep histories for at least a day.",
     "temporal.search_attributes": "The namespace has the search attributes.",
 }
 
@@ -629,16 +629,16 @@ _CHECKS = {
 def _checks() -> str:
     rindle, _ = _example_application()
 
-    async def look() -> list[str]:
+    async def ids() -> list[str]:
         try:
             return [check.id for check in (await rindle.doctor(live=True, offline=True)).checks]
         finally:
             await rindle.close()
 
-    there = asyncio.run(look())
+    there = asyncio.run(ids())
     if sorted(_CHECKS) != sorted(there):
         raise SystemExit(f"docs/generate.py explains other checks than there are: {set(_CHECKS) ^ set(there)}")
-    return _table(("check", "what it makes sure of"), ((f"`{name}`", _CHECKS[name]) for name in sorted(there)))
+    return _table(("check", "what it verifies"), ((f"`{name}`", _CHECKS[name]) for name in sorted(there)))
 
 
 def _findings() -> str:
@@ -696,13 +696,13 @@ def _routes() -> str:
 def _exports() -> str:
     import rindle
 
-    told = {
+    meanings = {
         "UNCHECKED": "Value of `uploaded_by` for trusted code that has checked the asset itself.",
         "__version__": "Version of this release.",
     }
     return _table(
         ("name", "what it is"),
-        ((f"`{name}`", told.get(name) or _first(getattr(rindle, name))) for name in rindle.__all__),
+        ((f"`{name}`", meanings.get(name) or _first(getattr(rindle, name))) for name in rindle.__all__),
     )
 
 
@@ -772,6 +772,6 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 
 
 if __name__ == "__main__":
-    from rindle.process import leave  # Temporal's runtime is imported on the way
+    from rindle.process import leave  # the generators import Temporal's runtime
 
     leave(main())

@@ -60,7 +60,7 @@ async def rest(events: Subscription) -> list[Event]:
 # --- order and loss ----------------------------------------------------------------------------------------------
 
 
-async def test_twenty_writers_lose_nothing_and_keep_each_assets_order(news: Newsroom):
+async def test_twenty_writers_lose_nothing_and_keep_each_assets_order(news: Newsroom) -> None:
     assets = [await news.running() for _ in range(4)]
     steps, writers = 6, 5
     subscriptions = [await news.rindle.subscribe("asset", asset.id).open() for asset in assets]
@@ -88,7 +88,7 @@ async def test_twenty_writers_lose_nothing_and_keep_each_assets_order(news: News
     assert together.cursors == [(await news.streamed(asset.id))[-1] for asset in assets]
 
 
-async def test_an_open_transaction_neither_delays_other_assets_nor_loses_its_own_event(big: Newsroom):
+async def test_an_open_transaction_neither_delays_other_assets_nor_loses_its_own_event(big: Newsroom) -> None:
     slow, quick = await big.running(), await big.running()
     engine = big.rindle.database.engine
     assert isinstance(engine, AsyncEngine)
@@ -111,7 +111,7 @@ async def test_an_open_transaction_neither_delays_other_assets_nor_loses_its_own
     late.close()
 
 
-async def test_an_attachment_that_commits_first_hides_no_event(big: Newsroom):
+async def test_an_attachment_that_commits_first_hides_no_event(big: Newsroom) -> None:
     """Attaching takes a weaker lock: its event, which is not streamed, may have a higher id and be there before."""
     asset = await big.running()
     engine = big.rindle.database.engine
@@ -129,7 +129,7 @@ async def test_an_attachment_that_commits_first_hides_no_event(big: Newsroom):
     assert told.id < (await big.rindle.timeline(asset.id))[-1].id
 
 
-async def test_a_change_that_is_rolled_back_is_told_to_nobody(news: Newsroom):
+async def test_a_change_that_is_rolled_back_is_told_to_nobody(news: Newsroom) -> None:
     asset = await news.running()
 
     async with news.rindle.subscribe("asset", asset.id) as events:
@@ -141,7 +141,7 @@ async def test_a_change_that_is_rolled_back_is_told_to_nobody(news: Newsroom):
     assert told.type == "variant_progress"
 
 
-async def test_one_transaction_notifies_once_and_a_rollback_never(big: Newsroom, postgres_server: Any):
+async def test_one_transaction_notifies_once_and_a_rollback_never(big: Newsroom, postgres_server: Any) -> None:
     asset, other = await big.running(), await big.running()
     engine = big.rindle.database.engine
     assert isinstance(engine, AsyncEngine)
@@ -174,7 +174,7 @@ async def test_one_transaction_notifies_once_and_a_rollback_never(big: Newsroom,
     assert heard == [f"{newest},{asset.id}", f"{highest},", "end"]
 
 
-async def test_progress_is_written_while_the_build_owns_the_row(news: Newsroom):
+async def test_progress_is_written_while_the_build_owns_the_row(news: Newsroom) -> None:
     asset = await news.running()
 
     async with news.rindle.subscribe("variant", asset.variant_id) as events:
@@ -202,7 +202,7 @@ async def test_progress_is_written_while_the_build_owns_the_row(news: Newsroom):
 # --- where to begin ----------------------------------------------------------------------------------------------
 
 
-async def test_from_now_from_the_beginning_and_after_an_event(news: Newsroom):
+async def test_from_now_from_the_beginning_and_after_an_event(news: Newsroom) -> None:
     asset = await news.running()
     known = await news.streamed(asset.id)
 
@@ -220,7 +220,7 @@ async def test_from_now_from_the_beginning_and_after_an_event(news: Newsroom):
     now.close()
 
 
-async def test_a_long_history_is_read_in_pages(lite: Newsroom):
+async def test_a_long_history_is_read_in_pages(lite: Newsroom) -> None:
     asset = await lite.running()
 
     def much(session: Session) -> None:
@@ -235,7 +235,7 @@ async def test_a_long_history_is_read_in_pages(lite: Newsroom):
         assert [told.id for told in await take(events, len(written))] == written
 
 
-async def test_scopes_tell_their_own(news: Newsroom):
+async def test_scopes_tell_their_own(news: Newsroom) -> None:
     asset = await news.running()
     session_id = (await news.gallery.session_of(await news.rindle.asset(asset.id))).id
 
@@ -260,14 +260,14 @@ async def test_scopes_tell_their_own(news: Newsroom):
 
 
 @pytest.mark.parametrize(("scope", "subject_id"), [("owner", "0" * 32), ("webhook", "x"), ("asset", "no uuid")])
-async def test_what_cannot_be_followed_is_refused_at_once(lite: Newsroom, scope: str, subject_id: str):
+async def test_what_cannot_be_followed_is_refused_at_once(lite: Newsroom, scope: str, subject_id: str) -> None:
     with pytest.raises(ValueError):
         lite.rindle.subscribe(scope, subject_id)
     with pytest.raises(InvalidArgument):
         lite.rindle.subscription_ticket(scope, subject_id)
 
 
-async def test_an_unknown_asset_is_not_found_and_a_negative_number_refused(news: Newsroom):
+async def test_an_unknown_asset_is_not_found_and_a_negative_number_refused(news: Newsroom) -> None:
     unknown = "01890a5d-ac96-774b-bcce-b302099a8057"
     for scope in ("asset", "variant", "upload_session", "provider_asset"):
         with pytest.raises(NotFound):
@@ -277,7 +277,7 @@ async def test_an_unknown_asset_is_not_found_and_a_negative_number_refused(news:
     assert await news.is_at_rest()
 
 
-async def test_an_id_above_the_newest_is_reset_and_goes_on(news: Newsroom):
+async def test_an_id_above_the_newest_is_reset_and_goes_on(news: Newsroom) -> None:
     asset = await news.running()
 
     async with news.rindle.subscribe("asset", asset.id, after=10**9) as events:
@@ -289,7 +289,7 @@ async def test_an_id_above_the_newest_is_reset_and_goes_on(news: Newsroom):
     assert told.type == "variant_started"
 
 
-async def test_an_id_older_than_what_is_kept_is_reset_and_goes_on_with_what_is_left(news: Newsroom):
+async def test_an_id_older_than_what_is_kept_is_reset_and_goes_on_with_what_is_left(news: Newsroom) -> None:
     asset = await news.running()
     known = await news.streamed(asset.id)
     await age(news, asset.id)
@@ -313,7 +313,7 @@ async def test_an_id_older_than_what_is_kept_is_reset_and_goes_on_with_what_is_l
 # --- slow consumers ----------------------------------------------------------------------------------------------
 
 
-async def test_a_slow_consumer_loses_progress_first(news: Newsroom):
+async def test_a_slow_consumer_loses_progress_first(news: Newsroom) -> None:
     asset = await news.running()
 
     async with news.rindle.subscribe("asset", asset.id) as events:
@@ -328,7 +328,7 @@ async def test_a_slow_consumer_loses_progress_first(news: Newsroom):
     assert told[-1].id == last
 
 
-async def test_a_slower_consumer_is_reset_and_goes_on_from_the_database_without_a_gap(news: Newsroom):
+async def test_a_slower_consumer_is_reset_and_goes_on_from_the_database_without_a_gap(news: Newsroom) -> None:
     asset = await news.running()
     known = await news.streamed(asset.id)
 
@@ -355,7 +355,7 @@ async def owes(events: Subscription) -> bool:
 # --- ends --------------------------------------------------------------------------------------------------------
 
 
-async def test_it_ends_after_the_event_that_the_asset_was_deleted(news: Newsroom):
+async def test_it_ends_after_the_event_that_the_asset_was_deleted(news: Newsroom) -> None:
     asset = await news.running()
 
     async with news.rindle.subscribe("asset", asset.id) as events:
@@ -368,7 +368,7 @@ async def test_it_ends_after_the_event_that_the_asset_was_deleted(news: Newsroom
     await until(news.is_at_rest, what="the listener to stop")
 
 
-async def test_what_happened_to_a_purged_asset_can_still_be_read(news: Newsroom):
+async def test_what_happened_to_a_purged_asset_can_still_be_read(news: Newsroom) -> None:
     asset = await news.running()
     await news.deleted(asset.id)
     await news.rindle.database.write(lambda session: finish(session, asset.id, objects=1, variants=1))
@@ -381,7 +381,7 @@ async def test_what_happened_to_a_purged_asset_can_still_be_read(news: Newsroom)
     assert await rest(news.rindle.subscribe("variant", asset.variant_id)) == []
 
 
-async def test_leaving_the_block_the_loop_or_by_cancellation_leaves_nothing_behind(news: Newsroom):
+async def test_leaving_the_block_the_loop_or_by_cancellation_leaves_nothing_behind(news: Newsroom) -> None:
     asset = await news.running()
 
     async with news.rindle.subscribe("asset", asset.id) as events:
@@ -411,7 +411,7 @@ async def running(news: Newsroom) -> bool:
     return news.rindle.listener.is_running
 
 
-async def test_closing_the_application_ends_everything(news: Newsroom):
+async def test_closing_the_application_ends_everything(news: Newsroom) -> None:
     asset = await news.running()
     events = await news.rindle.subscribe("asset", asset.id).open()
     waiting = asyncio.create_task(rest(events))
@@ -430,7 +430,7 @@ async def followed_by(news: Newsroom, count: int) -> bool:
     return len(news.rindle.listener.subscriptions) == count
 
 
-async def test_it_can_be_followed_again_after_everybody_left(news: Newsroom):
+async def test_it_can_be_followed_again_after_everybody_left(news: Newsroom) -> None:
     asset = await news.running()
     for _ in range(3):
         async with news.rindle.subscribe("asset", asset.id) as events:
@@ -441,7 +441,7 @@ async def test_it_can_be_followed_again_after_everybody_left(news: Newsroom):
 # --- the listener ------------------------------------------------------------------------------------------------
 
 
-async def test_two_hundred_subscriptions_share_one_connection(big: Newsroom):
+async def test_two_hundred_subscriptions_share_one_connection(big: Newsroom) -> None:
     assets = [await big.running() for _ in range(4)]
     subscriptions = [await big.rindle.subscribe("asset", assets[n % 4].id).open() for n in range(200)]
     await until(lambda: listens(big), what="LISTEN")
@@ -461,7 +461,7 @@ async def listens(news: Newsroom) -> bool:
     return await news.listening() > 0
 
 
-async def test_a_listener_whose_connection_is_killed_goes_on(big: Newsroom):
+async def test_a_listener_whose_connection_is_killed_goes_on(big: Newsroom) -> None:
     asset = await big.running()
     engine = big.rindle.database.engine
     assert isinstance(engine, AsyncEngine)
@@ -481,7 +481,7 @@ async def test_a_listener_whose_connection_is_killed_goes_on(big: Newsroom):
     assert [one.id for one in told] == (await big.streamed(asset.id))[-3:]
 
 
-async def test_many_followed_assets_are_asked_about_in_one_statement(lite: Newsroom):
+async def test_many_followed_assets_are_asked_about_in_one_statement(lite: Newsroom) -> None:
     assets = [await lite.running() for _ in range(5)]
     subscriptions = [await lite.rindle.subscribe("asset", asset.id).open() for asset in assets for _ in range(4)]
     engine = lite.rindle.database.engine
@@ -509,7 +509,7 @@ async def test_many_followed_assets_are_asked_about_in_one_statement(lite: Newsr
     assert len(asked) == 1
 
 
-async def test_the_question_is_answered_by_the_index_of_the_asset(news: Newsroom):
+async def test_the_question_is_answered_by_the_index_of_the_asset(news: Newsroom) -> None:
     asset = await news.running()
     await news.write(restart_repeatedly, asset.variant_id, 50)
     async with news.rindle.subscribe("asset", asset.id) as events:
@@ -544,7 +544,7 @@ async def test_the_question_is_answered_by_the_index_of_the_asset(news: Newsroom
 # --- settled -----------------------------------------------------------------------------------------------------
 
 
-async def test_settled_returns_when_the_asset_has_come_to_rest(news: Newsroom):
+async def test_settled_returns_when_the_asset_has_come_to_rest(news: Newsroom) -> None:
     ready, condemned, deleted = await news.running(), await news.running(), await news.running()
     waiting = [
         asyncio.create_task(news.rindle.settled(asset.id, timeout=PATIENCE_SECONDS))
@@ -563,7 +563,7 @@ async def test_settled_returns_when_the_asset_has_come_to_rest(news: Newsroom):
     await until(news.is_at_rest, what="the listener to stop")
 
 
-async def test_settled_waits_for_every_variant_of_a_degraded_asset(news: Newsroom):
+async def test_settled_waits_for_every_variant_of_a_degraded_asset(news: Newsroom) -> None:
     asset = await news.running()
 
     def add(session: Session) -> str:
@@ -591,7 +591,7 @@ async def test_settled_waits_for_every_variant_of_a_degraded_asset(news: Newsroo
     assert {row.name: row.state for row in found.variants} == {"other": "ready", "poster": "failed"}
 
 
-async def test_settled_gives_up_and_says_where_it_stands(news: Newsroom):
+async def test_settled_gives_up_and_says_where_it_stands(news: Newsroom) -> None:
     asset = await news.running()
 
     with pytest.raises(NotSettled) as caught:
@@ -607,7 +607,7 @@ async def test_settled_gives_up_and_says_where_it_stands(news: Newsroom):
     await until(news.is_at_rest, what="the listener to stop")
 
 
-async def test_a_sync_engine_is_followed_by_looking(news: Newsroom):
+async def test_a_sync_engine_is_followed_by_looking(news: Newsroom) -> None:
     url = news.rindle.database.engine.url.render_as_string(hide_password=False)
     engine = create_engine(url.replace("sqlite+aiosqlite", "sqlite"))
     rindle = Rindle(

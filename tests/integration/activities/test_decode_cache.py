@@ -76,7 +76,9 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-async def test_outputs_are_the_same_bytes_with_kept_pixels_and_without(pool, tmp_path, source):
+async def test_outputs_are_the_same_bytes_with_kept_pixels_and_without(
+    pool: RenderPool, tmp_path: Path, source: Path
+) -> None:
     kept = tmp_path / "kept"
     plain = await pool.probe(source, max_pixels=MAX_PIXELS)
     facts = await pool.probe(source, max_pixels=MAX_PIXELS, recipes=list(RECIPES.values()), keep=kept)
@@ -89,7 +91,7 @@ async def test_outputs_are_the_same_bytes_with_kept_pixels_and_without(pool, tmp
 
 
 @pytest.mark.parametrize("picture", CORPUS_PICTURES, ids=lambda path: path.name)
-async def test_real_pictures_come_out_the_same_too(pool, tmp_path, picture):
+async def test_real_pictures_come_out_the_same_too(pool: RenderPool, tmp_path: Path, picture: Path) -> None:
     source, kept = tmp_path / picture.name, tmp_path / "kept"
     source.symlink_to(picture)
     await pool.probe(source, max_pixels=MAX_PIXELS, recipes=list(RECIPES.values()), keep=kept)
@@ -97,7 +99,7 @@ async def test_real_pictures_come_out_the_same_too(pool, tmp_path, picture):
     assert await rendered(pool, source, kept) == await rendered(pool, source)
 
 
-async def test_kept_pixels_are_what_is_rendered_and_belong_to_nobody_else(pool, tmp_path):
+async def test_kept_pixels_are_what_is_rendered_and_belong_to_nobody_else(pool: RenderPool, tmp_path: Path) -> None:
     """Proves that the file is really read: pixels of another picture of the same size would be taken for its own."""
     one, other, kept = tmp_path / "one.png", tmp_path / "other.png", tmp_path / "pixels" / "kept"
     drawing(".png").convert("RGB").save(one)
@@ -121,7 +123,9 @@ async def test_kept_pixels_are_what_is_rendered_and_belong_to_nobody_else(pool, 
     ],
     ids=["empty", "half a header", "cut off", "too long", "zeros", "of another release", "missing"],
 )
-async def test_damaged_pixels_cost_a_decode_and_nothing_else(pool, tmp_path, damage):
+async def test_damaged_pixels_cost_a_decode_and_nothing_else(
+    pool: RenderPool, tmp_path: Path, damage: Callable[[bytes], bytes | None]
+) -> None:
     source, kept = tmp_path / "source.jpg", tmp_path / "kept"
     drawing(".jpg").save(source)
     await pool.probe(source, max_pixels=MAX_PIXELS, recipes=list(RECIPES.values()), keep=kept)
@@ -132,7 +136,7 @@ async def test_damaged_pixels_cost_a_decode_and_nothing_else(pool, tmp_path, dam
     assert await rendered(pool, source, kept) == await rendered(pool, source)
 
 
-async def test_pixels_for_other_recipes_are_left_alone(pool, tmp_path):
+async def test_pixels_for_other_recipes_are_left_alone(pool: RenderPool, tmp_path: Path) -> None:
     source, kept = tmp_path / "source.jpg", tmp_path / "kept"
     drawing(".jpg").save(source)
     await pool.probe(source, max_pixels=MAX_PIXELS, recipes=[ImageVariant(mode="fit", width=700)], keep=kept)
@@ -141,7 +145,7 @@ async def test_pixels_for_other_recipes_are_left_alone(pool, tmp_path):
     assert await rendered(pool, source, kept, own_colours) == await rendered(pool, source, None, own_colours)
 
 
-async def test_a_placeholder_is_made_only_where_one_is_wanted(pool, tmp_path):
+async def test_a_placeholder_is_made_only_where_one_is_wanted(pool: RenderPool, tmp_path: Path) -> None:
     source = tmp_path / "source.jpg"
     drawing(".jpg").save(source)
     for keep in (None, tmp_path / "kept"):
@@ -152,7 +156,7 @@ async def test_a_placeholder_is_made_only_where_one_is_wanted(pool, tmp_path):
             assert (facts.placeholder is not None) is wanted
 
 
-async def test_damage_is_found_while_pixels_are_kept(pool, tmp_path):
+async def test_damage_is_found_while_pixels_are_kept(pool: RenderPool, tmp_path: Path) -> None:
     whole, source = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     drawing(".jpg").save(whole)
     source.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -164,7 +168,7 @@ async def test_damage_is_found_while_pixels_are_kept(pool, tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
-async def test_nothing_is_kept_where_it_would_help_no_render(pool, tmp_path):
+async def test_nothing_is_kept_where_it_would_help_no_render(pool: RenderPool, tmp_path: Path) -> None:
     source, moving = tmp_path / "source.png", tmp_path / "moving.gif"
     drawing(".png").save(source)
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("#ff0000", "#00ff00")]
@@ -178,7 +182,7 @@ async def test_nothing_is_kept_where_it_would_help_no_render(pool, tmp_path):
         assert not (tmp_path / "kept").exists()
 
 
-async def test_a_disk_that_cannot_be_written_costs_the_probe_nothing(pool, tmp_path):
+async def test_a_disk_that_cannot_be_written_costs_the_probe_nothing(pool: RenderPool, tmp_path: Path) -> None:
     source = tmp_path / "source.jpg"
     drawing(".jpg").save(source)
     (tmp_path / "file").touch()
@@ -194,14 +198,14 @@ def asset(**facts: str | None) -> MediaAsset:
     return MediaAsset(**{"id": "a", "storage_key": "k", "stored_etag": "e", **facts})
 
 
-def test_every_original_has_a_file_of_its_own(tmp_path):
+def test_every_original_has_a_file_of_its_own(tmp_path: Path) -> None:
     kept = DecodeCache(tmp_path)
     others = [asset(), asset(id="b"), asset(storage_key="l"), asset(stored_etag="f")]
     assert len({kept.path(each) for each in others}) == 4
     assert kept.path(asset(stored_etag=None)) is None  # nothing would tell its bytes from later ones
 
 
-def test_files_are_bounded_in_number_and_age(tmp_path):
+def test_files_are_bounded_in_number_and_age(tmp_path: Path) -> None:
     kept = DecodeCache(tmp_path, max_bytes=1000)
     first, second = asset(), asset(id="b")
     place = kept.place(first)
@@ -215,7 +219,7 @@ def test_files_are_bounded_in_number_and_age(tmp_path):
     assert not place.exists()
 
 
-def test_the_sweep_of_scratch_space_takes_them(tmp_path):
+def test_the_sweep_of_scratch_space_takes_them(tmp_path: Path) -> None:
     kept = DecodeCache(tmp_path)
     place = kept.place(asset())
     assert place is not None

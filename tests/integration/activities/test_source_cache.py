@@ -84,7 +84,9 @@ def leftovers(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if path.suffix != ".lock"] if directory.is_dir() else []
 
 
-async def test_one_download_serves_every_borrower(storage, cache, put, directory):
+async def test_one_download_serves_every_borrower(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+) -> None:
     etag = await put(storage)
     storage.go_on.clear()
 
@@ -101,7 +103,9 @@ async def test_one_download_serves_every_borrower(storage, cache, put, directory
     assert len(leftovers(directory)) == 1
 
 
-async def test_borrowers_of_one_moment_all_read_at_once(storage, cache, put):
+async def test_borrowers_of_one_moment_all_read_at_once(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+) -> None:
     etag = await put(storage)
     together = asyncio.Barrier(20)
 
@@ -114,14 +118,18 @@ async def test_borrowers_of_one_moment_all_read_at_once(storage, cache, put):
     assert storage.downloads == 1
 
 
-async def test_entries_are_read_only_and_private(storage, cache, put, directory):
+async def test_entries_are_read_only_and_private(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+) -> None:
     async with cache.borrow(storage, "main", KEY, await put(storage), len(BODY)) as path:
         assert path.stat().st_mode & 0o777 == 0o400
         assert directory.stat().st_mode & 0o777 == 0o700
         assert KEY.rpartition("/")[2] not in path.name
 
 
-async def test_another_etag_key_or_storage_is_another_entry(storage, cache, put):
+async def test_another_etag_key_or_storage_is_another_entry(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+) -> None:
     first = await put(storage)
     async with cache.borrow(storage, "main", KEY, first, len(BODY)) as path:
         assert path.read_bytes() == BODY
@@ -136,7 +144,9 @@ async def test_another_etag_key_or_storage_is_another_entry(storage, cache, put)
     assert storage.downloads == 4
 
 
-async def test_without_an_etag_the_store_is_asked_for_one(storage, cache, put):
+async def test_without_an_etag_the_store_is_asked_for_one(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+) -> None:
     await put(storage)
     async with cache.borrow(storage, "main", KEY, None, len(BODY)):
         pass
@@ -146,7 +156,9 @@ async def test_without_an_etag_the_store_is_asked_for_one(storage, cache, put):
     assert storage.downloads == 2
 
 
-async def test_a_replaced_object_is_refused(storage, cache, put, directory):
+async def test_a_replaced_object_is_refused(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+) -> None:
     etag = await put(storage)
     await put(storage, body=b"another")
     with pytest.raises(ObjectChanged):
@@ -156,7 +168,9 @@ async def test_a_replaced_object_is_refused(storage, cache, put, directory):
 
 
 @pytest.mark.parametrize("size", [len(BODY) - 1, len(BODY) + 1])
-async def test_an_object_of_another_size_is_another_object(storage, cache, put, directory, size):
+async def test_an_object_of_another_size_is_another_object(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path, size: int
+) -> None:
     etag = await put(storage)
     with pytest.raises(ObjectChanged):
         async with cache.borrow(storage, "main", KEY, etag, size):
@@ -164,7 +178,9 @@ async def test_an_object_of_another_size_is_another_object(storage, cache, put, 
     assert leftovers(directory) == []
 
 
-async def test_a_short_transfer_is_tried_again_by_the_caller(storage, cache, put, directory):
+async def test_a_short_transfer_is_tried_again_by_the_caller(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+) -> None:
     etag = await put(storage)
     storage.cut_to = 10
     with pytest.raises(StorageTransient) as short:
@@ -177,14 +193,18 @@ async def test_a_short_transfer_is_tried_again_by_the_caller(storage, cache, put
         assert path.read_bytes() == BODY
 
 
-async def test_a_missing_object_is_reported_as_missing(storage, cache, directory):
+async def test_a_missing_object_is_reported_as_missing(
+    storage: CountingStorage, cache: SourceCache, directory: Path
+) -> None:
     with pytest.raises(StorageNotFound):
         async with cache.borrow(storage, "main", KEY, "etag", 10):
             pytest.fail("lent")
     assert leftovers(directory) == []
 
 
-async def test_a_spoiled_entry_is_fetched_again(storage, cache, put):
+async def test_a_spoiled_entry_is_fetched_again(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+) -> None:
     etag = await put(storage)
     async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
         pass
@@ -195,7 +215,9 @@ async def test_a_spoiled_entry_is_fetched_again(storage, cache, put):
     assert storage.downloads == 2
 
 
-async def test_a_cancelled_download_leaves_nothing_and_lets_the_next_one_in(storage, cache, put, directory):
+async def test_a_cancelled_download_leaves_nothing_and_lets_the_next_one_in(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+) -> None:
     etag = await put(storage)
     storage.go_on.clear()
 
@@ -213,7 +235,9 @@ async def test_a_cancelled_download_leaves_nothing_and_lets_the_next_one_in(stor
     assert len(leftovers(directory)) == 1
 
 
-async def test_the_least_recently_used_goes_first_and_nothing_that_is_borrowed(storage, directory, put):
+async def test_the_least_recently_used_goes_first_and_nothing_that_is_borrowed(
+    storage: CountingStorage, directory: Path, put: Callable[..., Awaitable[str]]
+) -> None:
     cache = SourceCache(directory, max_bytes=25_000)
     etags = {name: await put(storage, name) for name in ("a", "b", "c")}
     paths = {}
@@ -234,7 +258,9 @@ async def test_the_least_recently_used_goes_first_and_nothing_that_is_borrowed(s
     await cache.close()
 
 
-async def test_entries_end_with_their_age(storage, cache, put, directory):
+async def test_entries_end_with_their_age(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+) -> None:
     async with cache.borrow(storage, "main", KEY, await put(storage), len(BODY)) as path:
         pass
     assert await cache.trim() == 0
@@ -243,12 +269,14 @@ async def test_entries_end_with_their_age(storage, cache, put, directory):
     assert list(directory.iterdir()) == []
 
 
-async def test_trimming_a_cache_that_was_never_used_is_harmless(cache):
+async def test_trimming_a_cache_that_was_never_used_is_harmless(cache: SourceCache) -> None:
     assert await cache.trim() == 0
     assert await cache.evict("main", KEY) == 0
 
 
-async def test_a_purge_evicts_every_version_and_nothing_else(storage, cache, put):
+async def test_a_purge_evicts_every_version_and_nothing_else(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+) -> None:
     first = await put(storage)
     async with cache.borrow(storage, "main", KEY, first, len(BODY)) as old:
         pass
@@ -272,7 +300,9 @@ def disk_full() -> StorageTransient:
     return error
 
 
-async def test_a_full_disk_throws_out_the_unused_first(storage, cache, put):
+async def test_a_full_disk_throws_out_the_unused_first(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+) -> None:
     async with cache.borrow(storage, "main", "old", await put(storage, "old"), len(BODY)) as old:
         pass
     etag = await put(storage)
@@ -282,7 +312,9 @@ async def test_a_full_disk_throws_out_the_unused_first(storage, cache, put):
         assert not old.exists()
 
 
-async def test_a_disk_that_stays_full_is_retryable(storage, cache, put, directory):
+async def test_a_disk_that_stays_full_is_retryable(
+    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+) -> None:
     etag = await put(storage)
     storage.failures = [disk_full(), OSError(errno.ENOSPC, "No space left on device")]
     with pytest.raises(StorageTransient) as full:
@@ -292,7 +324,9 @@ async def test_a_disk_that_stays_full_is_retryable(storage, cache, put, director
     assert leftovers(directory) == []
 
 
-async def test_local_storage_lends_its_own_file(tmp_path, cache, put, directory):
+async def test_local_storage_lends_its_own_file(
+    tmp_path: Path, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+) -> None:
     storage = LocalStorage(tmp_path / "objects")
     etag = await put(storage)
     async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
@@ -366,7 +400,9 @@ def process(directory: Path, original: Path) -> Iterator[Callable[[], subprocess
         one.wait()
 
 
-async def test_processes_of_one_host_download_once(process, original, directory):
+async def test_processes_of_one_host_download_once(
+    process: Callable[[], subprocess.Popen[bytes]], original: Path, directory: Path
+) -> None:
     processes = [process(), process(), process()]
     await until(lambda: len(list(original.parent.glob("ready.*"))) == 3)
     await until(lambda: original.with_suffix(".log").exists())
@@ -378,7 +414,9 @@ async def test_processes_of_one_host_download_once(process, original, directory)
     assert len(leftovers(directory)) == 1
 
 
-async def test_what_another_process_borrows_stays_until_that_process_is_gone(process, original, directory, cache):
+async def test_what_another_process_borrows_stays_until_that_process_is_gone(
+    process: Callable[[], subprocess.Popen[bytes]], original: Path, directory: Path, cache: SourceCache
+) -> None:
     original.with_suffix(".go").touch()
     borrower = process()
     await until(lambda: list(original.parent.glob("borrowed.*")))
@@ -390,8 +428,8 @@ async def test_what_another_process_borrows_stays_until_that_process_is_gone(pro
 
 
 async def test_a_process_killed_while_downloading_blocks_nobody_and_its_rest_is_swept(
-    process, original, directory, cache
-):
+    process: Callable[[], subprocess.Popen[bytes]], original: Path, directory: Path, cache: SourceCache
+) -> None:
     downloader = process()
     await until(lambda: original.with_suffix(".log").exists())
     os.kill(downloader.pid, signal.SIGKILL)

@@ -62,11 +62,11 @@ async def ask(web: Site, upload: MediaUploadSession, route: tuple[str, str, Any]
     return await web.call(method, filled, actor=actor, **body)
 
 
-def test_the_matrix_covers_every_route():
+def test_the_matrix_covers_every_route() -> None:
     assert {f"{method} {path}" for method, path, _ in OWNED} == ACTIONS.keys()
 
 
-async def test_the_matrix_is_the_whole_api(web: Site):
+async def test_the_matrix_is_the_whole_api(web: Site) -> None:
     creating = {("POST", "/media/uploads"), ("POST", "/media/uploads/inline")}
     known = {
         (method, f"/media{path}".replace("{session}", "{session_id}").replace("{asset}", "{asset_id}"))
@@ -80,7 +80,7 @@ async def test_the_matrix_is_the_whole_api(web: Site):
 
 
 @owned_routes
-async def test_what_another_actor_owns_does_not_exist(web: Site, method: str, path: str, body: Any):
+async def test_what_another_actor_owns_does_not_exist(web: Site, method: str, path: str, body: Any) -> None:
     route = (method, path, body)
     asset = await web.gallery.available(web.avatar, actor="alice")
     upload = await web.gallery.session_of(asset)
@@ -99,7 +99,7 @@ async def test_what_another_actor_owns_does_not_exist(web: Site, method: str, pa
 
 
 @owned_routes
-async def test_an_authorizer_decides_about_each_route(tmp_path: Path, method: str, path: str, body: Any):
+async def test_an_authorizer_decides_about_each_route(tmp_path: Path, method: str, path: str, body: Any) -> None:
     route, ruling = (method, path, body), Ruling()
     async with site(tmp_path, authorizer=ruling) as web:
         upload = await web.gallery.session_of(await web.gallery.available(web.avatar, actor="alice"))
@@ -123,7 +123,7 @@ async def test_an_authorizer_decides_about_each_route(tmp_path: Path, method: st
         assert "the-secret" not in exploding.text
 
 
-async def test_an_authorizer_decides_who_may_upload(tmp_path: Path):
+async def test_an_authorizer_decides_who_may_upload(tmp_path: Path) -> None:
     ruling = Ruling()
     async with site(tmp_path, authorizer=ruling) as web:
         ticket = {"profile": "avatar", "filename": "a.png", "size": 7}
@@ -143,7 +143,7 @@ async def test_an_authorizer_decides_who_may_upload(tmp_path: Path):
 
 
 @owned_routes
-async def test_rows_of_a_profile_that_is_not_offered_do_not_exist(web: Site, method: str, path: str, body: Any):
+async def test_rows_of_a_profile_that_is_not_offered_do_not_exist(web: Site, method: str, path: str, body: Any) -> None:
     internal = web.rindle.profiles.get("internal")
     upload = await web.gallery.session_of(await web.gallery.available(internal, actor="alice"))
 
@@ -151,12 +151,12 @@ async def test_rows_of_a_profile_that_is_not_offered_do_not_exist(web: Site, met
 
 
 @pytest.mark.parametrize("identifier", ["x", "%00", "'--", "00000000-0000-0000-0000-000000000000", "a" * 64])
-async def test_an_id_that_cannot_be_one_is_not_found(web: Site, identifier: str):
+async def test_an_id_that_cannot_be_one_is_not_found(web: Site, identifier: str) -> None:
     for path in (f"/uploads/{identifier}", f"/assets/{identifier}", f"/assets/{identifier}/url"):
         assert error_of(await web.call("GET", path)) == (404, "not_found")
 
 
-async def test_the_profile_s_own_authorizer_is_asked_for_urls(tmp_path: Path):
+async def test_the_profile_s_own_authorizer_is_asked_for_urls(tmp_path: Path) -> None:
     class Never:
         def authorize(self, actor: Any, action: str, subject: Any) -> bool:
             assert action == "deliver"
@@ -183,7 +183,7 @@ async def test_the_profile_s_own_authorizer_is_asked_for_urls(tmp_path: Path):
         assert error_of(answer) == (403, "unauthorized")
 
 
-async def test_an_actor_may_be_an_object_with_an_id(tmp_path: Path):
+async def test_an_actor_may_be_an_object_with_an_id(tmp_path: Path) -> None:
     class User:
         def __init__(self, name: str) -> None:
             self.id = name
@@ -211,7 +211,7 @@ async def test_an_actor_may_be_an_object_with_an_id(tmp_path: Path):
         assert (own.status_code, own.json()) == (418, {"detail": "the application's own answer"})
 
 
-async def test_every_state_changing_route_refuses_a_forged_request(web: Site):
+async def test_every_state_changing_route_refuses_a_forged_request(web: Site) -> None:
     asset = await web.gallery.available(web.avatar, actor="alice")
     upload = await web.gallery.session_of(asset)
     async with web.rindle.database.engine.connect() as connection:  # type: ignore[union-attr]
@@ -233,7 +233,7 @@ async def test_every_state_changing_route_refuses_a_forged_request(web: Site):
 
 
 @pytest.mark.parametrize("verdict", [True, None, False, Unauthorized("no"), RuntimeError("broken")])
-async def test_the_application_s_csrf_check_decides_without_the_header(tmp_path: Path, verdict: Any):
+async def test_the_application_s_csrf_check_decides_without_the_header(tmp_path: Path, verdict: Any) -> None:
     def check(request: Request) -> bool | None:
         if isinstance(verdict, Exception):
             raise verdict

@@ -13,7 +13,7 @@ from tests.gallery import BASE_URL, png
 from tests.integration.http.site import ASSET_FIELDS, RFC_3339_UTC, Ruling, Site, error_of, site
 
 
-async def test_an_asset_is_shown_with_its_variants(web: Site):
+async def test_an_asset_is_shown_with_its_variants(web: Site) -> None:
     asset = await web.gallery.ready(web.avatar, "thumb", actor="alice")
 
     answer = await web.call("GET", f"/assets/{asset.id}")
@@ -38,7 +38,7 @@ async def test_an_asset_is_shown_with_its_variants(web: Site):
     assert asset.storage_key not in answer.text and "alice" not in answer.text
 
 
-async def test_urls_of_originals_and_variants_serve_the_bytes(web: Site):
+async def test_urls_of_originals_and_variants_serve_the_bytes(web: Site) -> None:
     asset = await web.gallery.available(web.avatar, actor="alice")
 
     answer = await web.call("GET", f"/assets/{asset.id}/url")
@@ -56,7 +56,7 @@ async def test_urls_of_originals_and_variants_serve_the_bytes(web: Site):
     assert (await web.client.get(redirect.headers["location"])).content == png()
 
 
-async def test_a_public_url_is_served_and_does_not_expire(web: Site):
+async def test_a_public_url_is_served_and_does_not_expire(web: Site) -> None:
     asset = await web.gallery.available(web.rindle.profiles.get("banner"), actor="alice")
 
     answer = await web.call("GET", f"/assets/{asset.id}/url")
@@ -67,7 +67,7 @@ async def test_a_public_url_is_served_and_does_not_expire(web: Site):
     assert (await web.client.get(f"{BASE_URL}/p/{private.storage_key}")).status_code == 404
 
 
-async def test_a_public_key_is_served_only_once_its_asset_was_judged(web: Site):
+async def test_a_public_key_is_served_only_once_its_asset_was_judged(web: Site) -> None:
     banner = web.rindle.profiles.get("banner")
     unjudged = await web.gallery.uploaded(banner, actor="alice")
     assert (await web.client.get(f"{BASE_URL}/p/{unjudged.storage_key}")).status_code == 404
@@ -75,7 +75,7 @@ async def test_a_public_key_is_served_only_once_its_asset_was_judged(web: Site):
         assert (await web.client.get(f"{BASE_URL}/p/{key}")).status_code == 404
 
 
-async def test_an_svg_is_never_shown_in_place(web: Site):
+async def test_an_svg_is_never_shown_in_place(web: Site) -> None:
     data = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     logo = web.rindle.profiles.get("logo")
     asset = await web.gallery.available(logo, filename="logo.svg", data=data, actor="alice")
@@ -89,14 +89,14 @@ async def test_an_svg_is_never_shown_in_place(web: Site):
 
 
 @pytest.mark.parametrize("variant", ["nothing_of_the_kind", "original", "THUMB", "thumb%00", "..%2f..", "dyn_x", "%27"])
-async def test_a_variant_the_profile_does_not_declare_is_not_found(web: Site, variant: str):
+async def test_a_variant_the_profile_does_not_declare_is_not_found(web: Site, variant: str) -> None:
     asset = await web.gallery.ready(web.avatar, actor="alice")
 
     assert error_of(await web.call("GET", f"/assets/{asset.id}/url?variant={variant}")) == (404, "not_found")
 
 
 @pytest.mark.parametrize("state", [AssetState.STAGED, AssetState.ANALYZING, AssetState.QUARANTINED, AssetState.DELETED])
-async def test_an_asset_that_is_not_delivered_has_no_url(tmp_path: Path, state: AssetState):
+async def test_an_asset_that_is_not_delivered_has_no_url(tmp_path: Path, state: AssetState) -> None:
     async with site(tmp_path, authorizer=Ruling()) as web:
         asset = await web.gallery.in_state(web.avatar, state)
 
@@ -106,7 +106,7 @@ async def test_an_asset_that_is_not_delivered_has_no_url(tmp_path: Path, state: 
         assert answer.json()["error"]["detail"] == {"state": state}
 
 
-async def test_builds_are_cancelled_and_queued_again(web: Site):
+async def test_builds_are_cancelled_and_queued_again(web: Site) -> None:
     asset = await web.gallery.available(web.avatar, actor="alice")
     path = f"/assets/{asset.id}"
 
@@ -134,7 +134,7 @@ async def test_builds_are_cancelled_and_queued_again(web: Site):
     assert [event.actor for event in audit] == ["alice"] * 3
 
 
-async def test_the_clock_of_a_url_is_not_ahead_of_the_url(web: Site):
+async def test_the_clock_of_a_url_is_not_ahead_of_the_url(web: Site) -> None:
     asset = await web.gallery.available(web.avatar, actor="alice")
 
     answer = (await web.call("GET", f"/assets/{asset.id}/url")).json()

@@ -21,7 +21,7 @@ from tests.integration.http.site import Site, error_of, site
 
 async def test_what_nobody_foresaw_is_answered_without_its_text(
     web: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     async def broken(services: Any, upload: Any) -> None:
         raise RuntimeError("password=the-secret X-Amz-Signature=the-secret")
 
@@ -48,7 +48,7 @@ async def test_what_nobody_foresaw_is_answered_without_its_text(
 )
 async def test_errors_carry_their_status_and_when_to_come_back(
     web: Site, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: tuple[int, str], retry_after: str | None
-):
+) -> None:
     async def broken(services: Any, upload: Any) -> None:
         raise raised
 
@@ -61,7 +61,7 @@ async def test_errors_carry_their_status_and_when_to_come_back(
     assert "the-secret" not in answer.text
 
 
-async def test_the_application_s_own_errors_stay_as_they_are(tmp_path: Path):
+async def test_the_application_s_own_errors_stay_as_they_are(tmp_path: Path) -> None:
     def prepare(gallery: Gallery, app: FastAPI) -> None:
         @app.get("/own/{number}")
         async def own(number: int) -> int:

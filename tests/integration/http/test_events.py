@@ -35,7 +35,7 @@ from tests.servers.proxy import Proxy
 # --- what is sent ------------------------------------------------------------------------------------------------
 
 
-async def test_the_answer_is_an_event_stream_that_nobody_keeps_or_changes(live_news: tuple[Newsroom, str]):
+async def test_the_answer_is_an_event_stream_that_nobody_keeps_or_changes(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     asset = await news.running()
     newest = (await news.streamed(asset.id))[-1]
@@ -69,7 +69,9 @@ async def test_the_answer_is_an_event_stream_that_nobody_keeps_or_changes(live_n
     ]
 
 
-async def test_several_subjects_share_a_stream_and_the_id_says_where_each_stands(live_news: tuple[Newsroom, str]):
+async def test_several_subjects_share_a_stream_and_the_id_says_where_each_stands(
+    live_news: tuple[Newsroom, str],
+) -> None:
     news, address = live_news
     one, other = await news.running(), await news.running()
     stand = [(await news.streamed(asset.id))[-1] for asset in (one, other)]
@@ -85,7 +87,7 @@ async def test_several_subjects_share_a_stream_and_the_id_says_where_each_stands
     assert second.id == f"{now[0]}.{now[1]}"
 
 
-async def test_an_event_that_concerns_two_subjects_is_sent_once(live_news: tuple[Newsroom, str]):
+async def test_an_event_that_concerns_two_subjects_is_sent_once(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     asset = await news.running()
 
@@ -103,7 +105,7 @@ async def test_an_event_that_concerns_two_subjects_is_sent_once(live_news: tuple
     assert [block.id for block in blocks] == [f"{ids[0]}.{ids[0]}", f"{ids[1]}.{ids[1]}", f"{ids[2]}.{ids[1]}"]
 
 
-async def test_snapshots_come_before_what_happens_next(live_news: tuple[Newsroom, str]):
+async def test_snapshots_come_before_what_happens_next(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     asset = await news.running()
     session_id = (await news.gallery.session_of(await news.rindle.asset(asset.id))).id
@@ -153,7 +155,7 @@ async def test_snapshots_come_before_what_happens_next(live_news: tuple[Newsroom
     assert (live.event, live.data["progress"]) == ("variant_progress", 40)
 
 
-async def test_pings_keep_the_connection_alive(tmp_path: Path):
+async def test_pings_keep_the_connection_alive(tmp_path: Path) -> None:
     async with news_site(tmp_path, stream_ping_seconds=0.05) as (news, address):
         asset = await news.running()
         async with following(address, ("asset", asset.id)) as stream:
@@ -165,7 +167,7 @@ async def test_pings_keep_the_connection_alive(tmp_path: Path):
     assert event is not None and event.event == "variant_progress"
 
 
-async def test_nothing_secret_is_in_a_stream(live_news: tuple[Newsroom, str]):
+async def test_nothing_secret_is_in_a_stream(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     session = await news.rindle.initiate_upload(Clip, filename="canary-name.png", actor="canary-actor")
     signed_key = session.upload_key
@@ -185,7 +187,7 @@ async def test_nothing_secret_is_in_a_stream(live_news: tuple[Newsroom, str]):
 
 async def test_a_killed_connection_is_resumed_without_gap_or_reordering(
     tmp_path: Path, postgres_server: postgres.PostgresServer
-):
+) -> None:
     url = postgres_server.new_database()
     async with news_site(tmp_path, url=url) as (news, address), Proxy(int(address.rpartition(":")[2])) as proxy:
         assets = [await news.running() for _ in range(2)]
@@ -226,7 +228,7 @@ async def test_a_killed_connection_is_resumed_without_gap_or_reordering(
     postgres_server.drop_database(url)
 
 
-async def test_the_place_before_the_first_event_is_enough_to_resume(live_news: tuple[Newsroom, str]):
+async def test_the_place_before_the_first_event_is_enough_to_resume(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     asset = await news.running()
 
@@ -241,7 +243,7 @@ async def test_the_place_before_the_first_event_is_enough_to_resume(live_news: t
 
 async def test_the_header_wins_over_the_query_and_a_resumed_stream_shows_its_snapshot_last(
     live_news: tuple[Newsroom, str],
-):
+) -> None:
     news, address = live_news
     asset = await news.running()
     known = await news.streamed(asset.id)
@@ -262,7 +264,7 @@ async def test_the_header_wins_over_the_query_and_a_resumed_stream_shows_its_sna
 
 
 @pytest.mark.parametrize("last_id", ["x", "-1", "1.2", "1.", ".1", "1,2", "9" * 20, "9223372036854775808", "١"])
-async def test_a_last_event_id_of_another_form_is_refused(live_news: tuple[Newsroom, str], last_id: str):
+async def test_a_last_event_id_of_another_form_is_refused(live_news: tuple[Newsroom, str], last_id: str) -> None:
     news, address = live_news
     asset = await news.running()
 
@@ -278,7 +280,7 @@ async def reset_of(address: str, asset: Running, last_id: int) -> tuple[dict[str
         return reset.data, reset, snapshot
 
 
-async def test_who_cannot_resume_is_reset_and_shown_where_everything_stands(live_news: tuple[Newsroom, str]):
+async def test_who_cannot_resume_is_reset_and_shown_where_everything_stands(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     asset, crowded, old = await news.running(), await news.running(), await news.running()
     newest = (await news.streamed(asset.id))[-1]
@@ -304,7 +306,7 @@ async def test_who_cannot_resume_is_reset_and_shown_where_everything_stands(live
     assert [block.event for block in replayed] == ["variant_started"] * 1000
 
 
-async def test_one_subject_that_cannot_resume_resets_all(live_news: tuple[Newsroom, str]):
+async def test_one_subject_that_cannot_resume_resets_all(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     one, other = await news.running(), await news.running()
     place = (await news.streamed(one.id))[-2]
@@ -373,7 +375,7 @@ class SlowClient:
         return b"".join(self.bodies).decode()
 
 
-async def test_a_client_that_falls_too_far_behind_is_reset_and_shown_where_everything_stands(news: Newsroom):
+async def test_a_client_that_falls_too_far_behind_is_reset_and_shown_where_everything_stands(news: Newsroom) -> None:
     asset = await news.running()
     client = SlowClient(routes(news.rindle, allow_anonymous=True), asset)
     task = asyncio.create_task(client.run())
@@ -404,7 +406,7 @@ async def test_a_client_that_falls_too_far_behind_is_reset_and_shown_where_every
     await until(news.is_at_rest, what="the listener to stop")
 
 
-async def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+async def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'news.db'}"
     async with newsroom(tmp_path, url, stream_send_seconds=0.1) as news:
         asset = await news.running()
@@ -419,7 +421,7 @@ async def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, caplog: p
 # --- ends --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_page_that_waits_for_the_end_is_let_go_and_told_to_stay_away(tmp_path: Path):
+async def test_a_page_that_waits_for_the_end_is_let_go_and_told_to_stay_away(tmp_path: Path) -> None:
     async with news_site(tmp_path, stream_grace_seconds=0.3) as (news, address):
         asset = await news.running()
         async with following(address, ("asset", asset.id), until="terminal") as stream:
@@ -459,7 +461,7 @@ async def kept_by_new_work(directory: Path, grace_seconds: float) -> tuple[list[
             return blocks + await stream.rest(), pings
 
 
-async def test_work_that_begins_again_keeps_the_stream(tmp_path: Path):
+async def test_work_that_begins_again_keeps_the_stream(tmp_path: Path) -> None:
     for grace_seconds in (1, 4, 16):
         if kept := await kept_by_new_work(tmp_path / str(grace_seconds), grace_seconds):
             break
@@ -477,7 +479,7 @@ async def test_work_that_begins_again_keeps_the_stream(tmp_path: Path):
     ]
 
 
-async def test_a_connection_lives_for_a_while_and_is_resumed(tmp_path: Path):
+async def test_a_connection_lives_for_a_while_and_is_resumed(tmp_path: Path) -> None:
     async with news_site(tmp_path, stream_max_seconds=0.2) as (news, address):
         asset = await news.running()
         async with following(address, ("asset", asset.id)) as stream:
@@ -491,7 +493,7 @@ async def test_a_connection_lives_for_a_while_and_is_resumed(tmp_path: Path):
         assert [block.event for block in missed] == ["variant_progress"]
 
 
-async def test_the_stream_of_a_deleted_asset_ends(live_news: tuple[Newsroom, str]):
+async def test_the_stream_of_a_deleted_asset_ends(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     asset = await news.running()
 
@@ -502,7 +504,9 @@ async def test_the_stream_of_a_deleted_asset_ends(live_news: tuple[Newsroom, str
     assert told(blocks) == [("asset_state_changed", "deleted")]
 
 
-async def test_clients_that_leave_leave_nothing_behind(tmp_path: Path, postgres_server: postgres.PostgresServer):
+async def test_clients_that_leave_leave_nothing_behind(
+    tmp_path: Path, postgres_server: postgres.PostgresServer
+) -> None:
     url = postgres_server.new_database()
     async with news_site(tmp_path, url=url) as (news, address):
         asset = await news.running()
@@ -515,7 +519,7 @@ async def test_clients_that_leave_leave_nothing_behind(tmp_path: Path, postgres_
     postgres_server.drop_database(url)
 
 
-async def test_two_hundred_streams_share_one_listener(tmp_path: Path, postgres_server: postgres.PostgresServer):
+async def test_two_hundred_streams_share_one_listener(tmp_path: Path, postgres_server: postgres.PostgresServer) -> None:
     url = postgres_server.new_database()
     async with news_site(tmp_path, url=url) as (news, address):
         assets = [await news.running() for _ in range(4)]
@@ -550,7 +554,7 @@ async def test_two_hundred_streams_share_one_listener(tmp_path: Path, postgres_s
         f"scope=asset&id={UNKNOWN}&until=never",
     ],
 )
-async def test_a_request_of_another_form_is_refused(live_news: tuple[Newsroom, str], query: str):
+async def test_a_request_of_another_form_is_refused(live_news: tuple[Newsroom, str], query: str) -> None:
     _, address = live_news
 
     async with httpx.AsyncClient(timeout=None) as client:
@@ -559,7 +563,7 @@ async def test_a_request_of_another_form_is_refused(live_news: tuple[Newsroom, s
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_argument")
 
 
-async def test_twenty_subjects_fit_into_one_stream(live_news: tuple[Newsroom, str]):
+async def test_twenty_subjects_fit_into_one_stream(live_news: tuple[Newsroom, str]) -> None:
     news, address = live_news
     asset = await news.running()
 

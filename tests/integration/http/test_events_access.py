@@ -43,7 +43,7 @@ class Rules:
             raise Unauthorized("this is none of your business", code="forbidden")
 
 
-async def test_the_authorizer_is_asked_about_every_subject_and_one_refusal_refuses_all(news: Newsroom):
+async def test_the_authorizer_is_asked_about_every_subject_and_one_refusal_refuses_all(news: Newsroom) -> None:
     mine, foreign = await news.running(actor="alice"), await news.running(actor="bob")
     session_id = (await news.gallery.session_of(await news.rindle.asset(mine.id))).id
     hidden = await news.gallery.uploaded(Other, actor="alice")
@@ -88,7 +88,7 @@ async def test_the_authorizer_is_asked_about_every_subject_and_one_refusal_refus
     await until(news.is_at_rest, what="the listener to stop")
 
 
-async def test_without_an_authorizer_everything_is_refused_but_what_a_ticket_is_for(news: Newsroom):
+async def test_without_an_authorizer_everything_is_refused_but_what_a_ticket_is_for(news: Newsroom) -> None:
     asset, other = await news.running(actor="alice"), await news.running(actor="alice")
     ticket = news.rindle.subscription_ticket("asset", asset.id)
     for_other = news.rindle.subscription_ticket("asset", other.id, ttl=60)
@@ -131,7 +131,7 @@ async def test_without_an_authorizer_everything_is_refused_but_what_a_ticket_is_
         create_router(news.rindle, profiles={"clip": Clip}, include={"events", "assets"})
 
 
-async def test_a_ticket_does_not_reach_the_logs(news: Newsroom, caplog: pytest.LogCaptureFixture):
+async def test_a_ticket_does_not_reach_the_logs(news: Newsroom, caplog: pytest.LogCaptureFixture) -> None:
     ticket = news.rindle.subscription_ticket("asset", UNKNOWN)
 
     with caplog.at_level(logging.INFO, logger="rindle"):
@@ -142,7 +142,7 @@ async def test_a_ticket_does_not_reach_the_logs(news: Newsroom, caplog: pytest.L
     assert caplog.records[-1].ticket == "[REDACTED]"  # type: ignore[attr-defined]
 
 
-async def test_the_profiles_own_authorizer_decides_where_the_router_has_none(news: Newsroom, monkeypatch: Any):
+async def test_the_profiles_own_authorizer_decides_where_the_router_has_none(news: Newsroom, monkeypatch: Any) -> None:
     asset = await news.running(actor="alice")
     rules = Rules()
     policy = Clip.delivery_policy()
@@ -154,7 +154,7 @@ async def test_the_profiles_own_authorizer_decides_where_the_router_has_none(new
         assert (await answered(address, ("asset", asset.id), actor="bob"))[0] == 403
 
 
-async def test_an_actor_and_a_process_have_so_many_streams(tmp_path: Path):
+async def test_an_actor_and_a_process_have_so_many_streams(tmp_path: Path) -> None:
     async with news_site(tmp_path, streams_per_actor=2, streams_per_process=3) as (news, address):
         asset = await news.running()
         subject = ("asset", asset.id)

@@ -33,7 +33,7 @@ from tests.servers import free_port
 from tests.stage import REPOSITORY, status_of
 
 
-async def test_the_route_is_described(news: Newsroom):
+async def test_the_route_is_described(news: Newsroom) -> None:
     described = routes(news.rindle, allow_anonymous=True).openapi()["paths"]["/media/events"]["get"]
 
     assert described["operationId"] == "rindle_follow_events"
@@ -50,7 +50,7 @@ async def test_the_route_is_described(news: Newsroom):
     }
 
 
-async def test_it_works_in_starlette_behind_gzip(news: Newsroom):
+async def test_it_works_in_starlette_behind_gzip(news: Newsroom) -> None:
     asset = await news.running()
     media = create_asgi_app(news.rindle, profiles={"clip": Clip}, include={"events"}, allow_anonymous=True)
     app = Starlette(routes=[Mount("/media", media)], middleware=[Middleware(GZipMiddleware, minimum_size=1)])
@@ -63,7 +63,7 @@ async def test_it_works_in_starlette_behind_gzip(news: Newsroom):
     assert stream.response.headers["content-encoding"] == "identity"
 
 
-async def test_it_works_beside_django(news: Newsroom):
+async def test_it_works_beside_django(news: Newsroom) -> None:
     django = pytest.importorskip("django")
     from django.conf import settings
     from django.core.asgi import get_asgi_application
@@ -118,7 +118,7 @@ async def server_process(url: str, port: int, log: Path) -> AsyncIterator[asynci
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-async def test_a_server_that_restarts_costs_no_event(tmp_path: Path, database_url: str, how: signal.Signals):
+async def test_a_server_that_restarts_costs_no_event(tmp_path: Path, database_url: str, how: signal.Signals) -> None:
     port, log = free_port(), tmp_path / "web.log"
     address = f"http://127.0.0.1:{port}"
     async with newsroom(tmp_path, database_url) as news:

@@ -21,7 +21,7 @@ from tests.gallery import png
 from tests.integration.http.site import ASSET_FIELDS, Site, count_of, error_of, site
 
 
-async def test_a_form_uploads_without_scripts(tmp_path: Path):
+async def test_a_form_uploads_without_scripts(tmp_path: Path) -> None:
     async def has_token(request: Request) -> bool:
         return (await request.form()).get("csrf") == "token"
 
@@ -45,7 +45,7 @@ async def test_a_form_uploads_without_scripts(tmp_path: Path):
         assert (await web.rindle.asset(asset["id"])).uploaded_by == "alice"
 
 
-async def test_a_raw_body_is_taken_in_too(web: Site):
+async def test_a_raw_body_is_taken_in_too(web: Site) -> None:
     answer = await web.call("POST", "/uploads/inline?profile=avatar&filename=raw.png", content=png())
 
     assert answer.status_code == 201 and answer.json()["asset"]["byte_size"] == len(png())
@@ -67,7 +67,7 @@ async def test_a_raw_body_is_taken_in_too(web: Site):
         "/" + "a" * 3000,
     ],
 )
-async def test_next_leads_nowhere_else(web: Site, target: str):
+async def test_next_leads_nowhere_else(web: Site, target: str) -> None:
     answer = await web.call(
         "POST", "/uploads/inline", data={"profile": "avatar", "next": target}, files={"file": ("a.png", png())}
     )
@@ -88,7 +88,7 @@ async def test_next_leads_nowhere_else(web: Site, target: str):
 )
 async def test_a_file_the_profile_refuses_leaves_nothing_behind(
     web: Site, filename: str, data: bytes, expected: tuple[int, str]
-):
+) -> None:
     form = await web.call("POST", "/uploads/inline", data={"profile": "avatar"}, files={"file": (filename, data)})
     raw = await web.call("POST", f"/uploads/inline?profile=avatar&filename={filename}", content=data)
 
@@ -98,7 +98,7 @@ async def test_a_file_the_profile_refuses_leaves_nothing_behind(
     assert (await storage.list_keys("")).objects == ()
 
 
-async def test_incomplete_inline_requests_are_explained(web: Site):
+async def test_incomplete_inline_requests_are_explained(web: Site) -> None:
     file = {"file": ("a.png", png())}
     multipart = {"Content-Type": "multipart/form-data; boundary=x"}
 
@@ -117,7 +117,7 @@ async def test_incomplete_inline_requests_are_explained(web: Site):
     assert error_of(unknown) == (422, "unknown_profile")
 
 
-async def test_an_inline_body_over_the_limit_is_cut_short(tmp_path: Path):
+async def test_an_inline_body_over_the_limit_is_cut_short(tmp_path: Path) -> None:
     consumed = 0
 
     async def endless() -> AsyncGenerator[bytes, None]:
@@ -141,7 +141,7 @@ async def test_an_inline_body_over_the_limit_is_cut_short(tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-async def test_a_file_that_is_refused_halfway_is_closed_at_once(web: Site, tmp_path: Path):
+async def test_a_file_that_is_refused_halfway_is_closed_at_once(web: Site, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     large.touch()
     os.truncate(large, 33 << 20)  # sparse: no disk is used
@@ -152,7 +152,7 @@ async def test_a_file_that_is_refused_halfway_is_closed_at_once(web: Site, tmp_p
     assert str(large) not in {os.path.realpath(handle) for handle in Path("/proc/self/fd").iterdir()}
 
 
-async def test_an_inline_upload_does_not_fill_the_memory(web: Site):
+async def test_an_inline_upload_does_not_fill_the_memory(web: Site) -> None:
     piece = bytes(1 << 18)
 
     async def photo() -> AsyncIterator[bytes]:

@@ -94,7 +94,7 @@ async def site(root: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site
 # --- whole objects ------------------------------------------------------------------------------------------------
 
 
-async def test_a_signed_url_serves_the_object_and_its_headers(site: Site):
+async def test_a_signed_url_serves_the_object_and_its_headers(site: Site) -> None:
     asked_at = int(time.time())
     answer = await site.get(await site.url(content_type="image/png", content_disposition="inline"))
     answered_at = int(time.time())
@@ -114,7 +114,7 @@ async def test_a_signed_url_serves_the_object_and_its_headers(site: Site):
     assert int(max_age.removeprefix("max-age=")) in expires_in
 
 
-async def test_a_head_is_a_get_without_its_body(site: Site):
+async def test_a_head_is_a_get_without_its_body(site: Site) -> None:
     url = await site.url(content_type="image/png")
     got = await site.get(url)
     head = await site.client.head(url, headers={"Range": "bytes=4-7"})  # a range means nothing with HEAD
@@ -124,7 +124,7 @@ async def test_a_head_is_a_get_without_its_body(site: Site):
     assert [head.headers[name] for name in same] == [got.headers[name] for name in same]
 
 
-async def test_the_type_is_bytes_unless_the_url_says_otherwise(site: Site):
+async def test_the_type_is_bytes_unless_the_url_says_otherwise(site: Site) -> None:
     assert (await site.get()).headers["content-type"] == "application/octet-stream"
     assert "content-disposition" not in (await site.get()).headers
 
@@ -141,14 +141,14 @@ async def test_the_type_is_bytes_unless_the_url_says_otherwise(site: Site):
         ("attachment", "attachment"),
     ],
 )
-async def test_active_content_is_never_shown_in_place(site: Site, mime: str, asked: str | None, given: str):
+async def test_active_content_is_never_shown_in_place(site: Site, mime: str, asked: str | None, given: str) -> None:
     answer = await site.get(await site.url(content_type=mime, content_disposition=asked))
 
     assert answer.headers["content-disposition"] == given
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_large_object_is_streamed(site: Site, root: Path):
+async def test_a_large_object_is_streamed(site: Site, root: Path) -> None:
     body = os.urandom(1024 * 1024) * 40
     (root / KEY).write_bytes(body)
     url = await site.url()
@@ -164,7 +164,7 @@ async def test_a_large_object_is_streamed(site: Site, root: Path):
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < len(body) // 2
 
 
-async def test_many_readers_are_served_at_once(site: Site, root: Path):
+async def test_many_readers_are_served_at_once(site: Site, root: Path) -> None:
     body = os.urandom(300_000)
     (root / KEY).write_bytes(body)
     url = await site.url()
@@ -189,7 +189,7 @@ async def test_many_readers_are_served_at_once(site: Site, root: Path):
         ("bytes=0-9223372036854775808", "bytes 0-15/16", BODY),
     ],
 )
-async def test_one_range_is_served(site: Site, asked: str, given: str, body: bytes):
+async def test_one_range_is_served(site: Site, asked: str, given: str, body: bytes) -> None:
     answer = await site.get(range=asked)
 
     assert (answer.status_code, answer.content) == (206, body)
@@ -207,7 +207,7 @@ async def test_one_range_is_served(site: Site, asked: str, given: str, body: byt
 
 
 @pytest.mark.parametrize("asked", ["bytes=16-", "bytes=99-100", "bytes=-0", "bytes=9223372036854775808-"])
-async def test_a_range_behind_the_end_is_416(site: Site, asked: str):
+async def test_a_range_behind_the_end_is_416(site: Site, asked: str) -> None:
     answer = await site.get(range=asked)
 
     assert answer.status_code == 416
@@ -219,7 +219,7 @@ MALFORMED = ["bytes=0-0,1-1", "bytes=0-0,1-1," * 500, "bytes=7-4", "bytes=a-b", 
 
 
 @pytest.mark.parametrize("asked", MALFORMED)
-async def test_several_or_malformed_ranges_get_everything(site: Site, asked: str):
+async def test_several_or_malformed_ranges_get_everything(site: Site, asked: str) -> None:
     answer = await site.get(range=asked)
 
     assert (answer.status_code, answer.content) == (200, BODY)
@@ -229,7 +229,7 @@ async def test_several_or_malformed_ranges_get_everything(site: Site, asked: str
 
 @pytest.mark.parametrize("site", [True], indirect=True)
 @pytest.mark.parametrize("asked", MALFORMED)
-async def test_strict_parsing_refuses_them(site: Site, asked: str):
+async def test_strict_parsing_refuses_them(site: Site, asked: str) -> None:
     answer = await site.get(range=asked)
 
     assert (answer.status_code, answer.text) == (416, "range_unparseable")
@@ -237,13 +237,13 @@ async def test_strict_parsing_refuses_them(site: Site, asked: str):
     assert (await site.get(range="bytes=4-7")).status_code == 206
 
 
-async def test_two_range_headers_are_several_ranges(site: Site):
+async def test_two_range_headers_are_several_ranges(site: Site) -> None:
     answer = await site.client.get(await site.url(), headers=[("Range", "bytes=0-0"), ("Range", "bytes=1-1")])
 
     assert (answer.status_code, answer.content) == (200, BODY)
 
 
-async def test_an_empty_file_has_no_ranges(site: Site, root: Path):
+async def test_an_empty_file_has_no_ranges(site: Site, root: Path) -> None:
     (root / KEY).write_bytes(b"")
 
     answer = await site.get(range="bytes=0-4")
@@ -251,7 +251,7 @@ async def test_an_empty_file_has_no_ranges(site: Site, root: Path):
     assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", "0")
 
 
-async def test_the_events_are_the_registered_ones(site: Site):
+async def test_the_events_are_the_registered_ones(site: Site) -> None:
     await site.get(range="bytes=0-1")
     await site.get(range="bytes=nonsense")
 
@@ -263,7 +263,7 @@ async def test_the_events_are_the_registered_ones(site: Site):
 # --- conditions ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_good_copy_is_not_sent_again(site: Site):
+async def test_a_good_copy_is_not_sent_again(site: Site) -> None:
     first = await site.get()
     etag, modified = first.headers["etag"], first.headers["last-modified"]
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
@@ -281,7 +281,7 @@ async def test_a_good_copy_is_not_sent_again(site: Site):
         assert answer.headers["etag"] == etag
 
 
-async def test_an_old_copy_is_replaced(site: Site):
+async def test_an_old_copy_is_replaced(site: Site) -> None:
     modified = (await site.get()).headers["last-modified"]
 
     for headers in (
@@ -294,7 +294,7 @@ async def test_an_old_copy_is_replaced(site: Site):
         assert (await site.get(**headers)).status_code == 200, headers
 
 
-async def test_if_range_continues_the_same_version_only(site: Site):
+async def test_if_range_continues_the_same_version_only(site: Site) -> None:
     first = await site.get()
     etag, modified = first.headers["etag"], first.headers["last-modified"]
     site.events.clear()
@@ -310,7 +310,7 @@ async def test_if_range_continues_the_same_version_only(site: Site):
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_missing_object_is_404(site: Site, root: Path):
+async def test_a_missing_object_is_404(site: Site, root: Path) -> None:
     for key in ("avatars/1/none", "avatars/1", "avatars"):
         answer = await site.get(await site.url(key))
         assert (answer.status_code, answer.text) == (404, "not found")
@@ -318,14 +318,14 @@ async def test_a_missing_object_is_404(site: Site, root: Path):
         assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_an_expired_link_says_so(site: Site):
+async def test_an_expired_link_says_so(site: Site) -> None:
     answer = await site.get(site.token(expires_at=1))
 
     assert (answer.status_code, answer.text) == (403, "forbidden")
     assert answer.headers["x-rindle-reason"] == "expired"
 
 
-async def test_what_we_did_not_sign_is_forbidden_before_any_lookup(site: Site):
+async def test_what_we_did_not_sign_is_forbidden_before_any_lookup(site: Site) -> None:
     good = await site.url()
     body, _, mac = good.rpartition("/")[2].partition(".")
     other_purpose = Grant(method="GET", key=KEY, expires_at=2**40).token(SECRET, "rindle:tus")
@@ -350,13 +350,13 @@ async def test_what_we_did_not_sign_is_forbidden_before_any_lookup(site: Site):
         assert "x-rindle-reason" not in answer.headers
 
 
-async def test_a_rotated_secret_still_opens_old_links(site: Site):
+async def test_a_rotated_secret_still_opens_old_links(site: Site) -> None:
     token = Grant(method="GET", key=KEY, expires_at=2**40).token(OLD_SECRET, URL_LABEL)
 
     assert (await site.get(f"{site.address}/{token}")).status_code == 200
 
 
-async def test_a_token_works_for_its_method_only(site: Site):
+async def test_a_token_works_for_its_method_only(site: Site) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60)
 
     assert (await site.get(grant.url)).status_code == 403
@@ -365,7 +365,7 @@ async def test_a_token_works_for_its_method_only(site: Site):
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH", "OPTIONS"])
-async def test_other_methods_are_405(site: Site, method: str):
+async def test_other_methods_are_405(site: Site, method: str) -> None:
     answer = await site.client.request(method, await site.url())
 
     assert answer.status_code == 405
@@ -373,7 +373,7 @@ async def test_other_methods_are_405(site: Site, method: str):
 
 
 @pytest.mark.parametrize("key", ["../outside", "/etc/passwd", ".rindle/tmp/x", "avatars/1/link", "linked/x"])
-async def test_even_a_signed_key_stays_in_the_root(site: Site, root: Path, tmp_path: Path, key: str):
+async def test_even_a_signed_key_stays_in_the_root(site: Site, root: Path, tmp_path: Path, key: str) -> None:
     (tmp_path / "outside").write_bytes(b"secret")
     (root / "avatars" / "1" / "link").symlink_to(tmp_path / "outside")
     (root / "linked").symlink_to(tmp_path)
@@ -383,7 +383,7 @@ async def test_even_a_signed_key_stays_in_the_root(site: Site, root: Path, tmp_p
     assert (answer.status_code, answer.text) == (403, "forbidden")
 
 
-def test_a_router_without_signed_urls_is_refused(tmp_path: Path):
+def test_a_router_without_signed_urls_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CapabilityUnsupported) as caught:
         local_router(LocalStorage(tmp_path))
 
@@ -393,7 +393,7 @@ def test_a_router_without_signed_urls_is_refused(tmp_path: Path):
 # --- public objects -----------------------------------------------------------------------------------------------
 
 
-async def test_public_profiles_need_no_signature(site: Site, root: Path):
+async def test_public_profiles_need_no_signature(site: Site, root: Path) -> None:
     key = "public/1/a b+ü.jpg"
     (root / "public" / "1").mkdir(parents=True)
     (root / key).write_bytes(BODY)
@@ -406,7 +406,7 @@ async def test_public_profiles_need_no_signature(site: Site, root: Path):
     assert {name: answer.headers[name] for name in GUARDS} == GUARDS
 
 
-async def test_private_objects_are_not_found_there(site: Site):
+async def test_private_objects_are_not_found_there(site: Site) -> None:
     for path in (KEY, "public/1/none.jpg", "public/../avatars/1/a.bin"):
         answer = await site.get(f"{site.address}/p/{path}")
         assert answer.status_code == 404, path
@@ -414,12 +414,12 @@ async def test_private_objects_are_not_found_there(site: Site):
 
 
 @pytest.mark.parametrize("path", ["public/%2e%2e/avatars/1/a.bin", "public//avatars", "public/..%2f..%2fetc/passwd"])
-async def test_public_paths_stay_in_the_root(site: Site, path: str):
+async def test_public_paths_stay_in_the_root(site: Site, path: str) -> None:
     assert await send_raw("GET", f"{site.address}/p/{path}", {}) in (403, 404)
 
 
 @pytest.mark.parametrize(("name", "mime"), [("a.svg", "image/svg+xml"), ("a.html", "text/html")])
-async def test_public_active_content_is_a_download(site: Site, root: Path, name: str, mime: str):
+async def test_public_active_content_is_a_download(site: Site, root: Path, name: str, mime: str) -> None:
     (root / "public" / "1").mkdir(parents=True)
     (root / "public" / "1" / name).write_bytes(b"<svg/>")
 
@@ -429,11 +429,11 @@ async def test_public_active_content_is_a_download(site: Site, root: Path, name:
     assert answer.headers["content-type"] in (mime, "application/octet-stream")
 
 
-async def test_public_objects_cannot_be_written(site: Site):
+async def test_public_objects_cannot_be_written(site: Site) -> None:
     assert (await site.client.put(f"{site.address}/p/public/1/x.jpg", content=b"x")).status_code == 405
 
 
-async def test_without_a_rule_nothing_is_public(root: Path):
+async def test_without_a_rule_nothing_is_public(root: Path) -> None:
     storage = LocalStorage(root, base_url="http://test", secrets=[SECRET], public_base_url="http://test/p")
     app = FastAPI()
     app.include_router(local_router(storage))
@@ -449,7 +449,7 @@ def files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
-async def test_an_upload_answers_200_and_its_etag(site: Site):
+async def test_an_upload_answers_200_and_its_etag(site: Site) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60, content_type="image/png")
 
     answer = await site.client.put(grant.url, content=b"hello", headers=dict(grant.headers))
@@ -458,7 +458,7 @@ async def test_an_upload_answers_200_and_its_etag(site: Site):
     assert answer.headers["etag"] == f'"{(await site.storage.head("avatars/1/new")).etag}"'
 
 
-async def test_a_second_upload_is_412(site: Site, root: Path):
+async def test_a_second_upload_is_412(site: Site, root: Path) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60)
     await site.client.put(grant.url, content=b"hello")
 
@@ -469,14 +469,14 @@ async def test_a_second_upload_is_412(site: Site, root: Path):
 
 
 @pytest.mark.parametrize("announced", [5 * 1024**3, 8 * 1024**2 + 1])
-async def test_a_body_announced_too_large_is_413_before_it_is_sent(site: Site, root: Path, announced: int):
+async def test_a_body_announced_too_large_is_413_before_it_is_sent(site: Site, root: Path, announced: int) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60, max_bytes=8 * 1024**2)
 
     assert await send_raw("PUT", grant.url, {"Content-Length": str(announced)}) == 413
     assert files(root) == {KEY}
 
 
-async def test_a_body_that_grows_too_large_is_413(site: Site, root: Path):
+async def test_a_body_that_grows_too_large_is_413(site: Site, root: Path) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60, max_bytes=100_000)
     piece = b"10000\r\n" + bytes(65_536) + b"\r\n"  # chunked: nothing is announced
 
@@ -487,7 +487,7 @@ async def test_a_body_that_grows_too_large_is_413(site: Site, root: Path):
 
 
 @pytest.mark.parametrize("body", [b"", b"four", b"sixsix"])
-async def test_a_body_of_another_length_is_400(site: Site, root: Path, body: bytes):
+async def test_a_body_of_another_length_is_400(site: Site, root: Path, body: bytes) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60, content_length=5)
 
     async def chunked() -> AsyncIterator[bytes]:
@@ -500,7 +500,7 @@ async def test_a_body_of_another_length_is_400(site: Site, root: Path, body: byt
     assert files(root) == {KEY}
 
 
-async def test_an_unannounced_body_of_the_right_length_is_taken(site: Site, root: Path):
+async def test_an_unannounced_body_of_the_right_length_is_taken(site: Site, root: Path) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60, content_length=6, max_bytes=6)
 
     async def chunked() -> AsyncIterator[bytes]:
@@ -511,7 +511,7 @@ async def test_an_unannounced_body_of_the_right_length_is_taken(site: Site, root
     assert (root / "avatars/1/new").read_bytes() == b"abcdef"
 
 
-async def test_a_body_of_another_type_is_403(site: Site, root: Path):
+async def test_a_body_of_another_type_is_403(site: Site, root: Path) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60, content_type="image/png")
 
     for headers in ({}, {"Content-Type": "text/html"}):
@@ -519,14 +519,14 @@ async def test_a_body_of_another_type_is_403(site: Site, root: Path):
     assert files(root) == {KEY}
 
 
-async def test_an_expired_grant_takes_nothing(site: Site, root: Path):
+async def test_an_expired_grant_takes_nothing(site: Site, root: Path) -> None:
     answer = await site.client.put(site.token(method="PUT", key="avatars/1/new", expires_at=1), content=b"x")
 
     assert (answer.status_code, answer.headers["x-rindle-reason"]) == (403, "expired")
     assert files(root) == {KEY}
 
 
-async def test_of_many_uploads_with_one_grant_one_is_kept(site: Site, root: Path):
+async def test_of_many_uploads_with_one_grant_one_is_kept(site: Site, root: Path) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60)
 
     answers = await asyncio.gather(
@@ -537,7 +537,7 @@ async def test_of_many_uploads_with_one_grant_one_is_kept(site: Site, root: Path
     assert files(root) == {KEY, "avatars/1/new"}
 
 
-async def test_what_is_uploaded_is_served(site: Site):
+async def test_what_is_uploaded_is_served(site: Site) -> None:
     body = os.urandom(3_000_000)
     grant = await site.storage.presigned_put("avatars/1/new", 60, content_length=len(body))
 
@@ -570,7 +570,7 @@ def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet_log")
-async def test_a_reader_that_goes_away_ends_quietly(site: Site, root: Path):
+async def test_a_reader_that_goes_away_ends_quietly(site: Site, root: Path) -> None:
     (root / KEY).write_bytes(bytes(64 * 1024 * 1024))
     url = await site.url()
 
@@ -582,7 +582,7 @@ async def test_a_reader_that_goes_away_ends_quietly(site: Site, root: Path):
 
 
 @pytest.mark.usefixtures("quiet_log")
-async def test_a_writer_that_goes_away_leaves_nothing(site: Site, root: Path):
+async def test_a_writer_that_goes_away_leaves_nothing(site: Site, root: Path) -> None:
     grant = await site.storage.presigned_put("avatars/1/new", 60, content_length=1_000_000)
     host, port = site.address.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))

@@ -29,7 +29,7 @@ from tests.gallery import SECRET, opened, png
 from tests.integration.http.site import CLOSED_PORT, ORIGIN, Site, error_of, make_profiles, operations, site
 
 
-async def test_open_routes_are_not_built_by_accident(tmp_path: Path):
+async def test_open_routes_are_not_built_by_accident(tmp_path: Path) -> None:
     async with opened(tmp_path, make_profiles) as gallery:
         rindle, avatar = gallery.rindle, gallery.rindle.profiles.get("accounts.Avatar")
         for make in (create_router, create_asgi_app, upload_router, assets_router):
@@ -48,7 +48,7 @@ async def test_open_routes_are_not_built_by_accident(tmp_path: Path):
             create_router(rindle, profiles={"avatar": avatar}, allow_anonymous=True, include={"tus"})
 
 
-async def test_parts_can_be_left_out(tmp_path: Path):
+async def test_parts_can_be_left_out(tmp_path: Path) -> None:
     async with site(tmp_path, include={"assets"}) as web:
         web.client.event_hooks = {}
         assert (await web.call("POST", "/uploads")).status_code == 404
@@ -61,7 +61,7 @@ async def test_parts_can_be_left_out(tmp_path: Path):
 
 
 @pytest.mark.parametrize("base_url", ["http://x.test", "http://x.test/", "http://x.test/media/uploads"])
-async def test_a_local_storage_needs_a_place_of_its_own(tmp_path: Path, base_url: str):
+async def test_a_local_storage_needs_a_place_of_its_own(tmp_path: Path, base_url: str) -> None:
     storage = LocalStorage(tmp_path / "objects", base_url=base_url, secrets=[SECRET])
 
     with pytest.raises(Misconfigured, match="base_url"):
@@ -69,7 +69,7 @@ async def test_a_local_storage_needs_a_place_of_its_own(tmp_path: Path, base_url
             pass
 
 
-async def test_two_local_storages_are_served_side_by_side(tmp_path: Path):
+async def test_two_local_storages_are_served_side_by_side(tmp_path: Path) -> None:
     async def tell(names: tuple[str, str]) -> list[bytes]:
         one, two = (
             LocalStorage(tmp_path / str(place), base_url=f"{ORIGIN}/{name}", secrets=[SECRET], fsync=False)
@@ -121,7 +121,7 @@ class Watched(Rindle):
 
 async def test_the_router_s_lifespan_runs_rindle_beside_the_application_s_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("TEMPORAL_ADDRESS", CLOSED_PORT)
     own: list[str] = []
 
@@ -154,7 +154,7 @@ async def test_the_router_s_lifespan_runs_rindle_beside_the_application_s_own(
         assert error_of(answer) == (404, "not_found")
 
 
-async def test_the_description_is_complete(web: Site):
+async def test_the_description_is_complete(web: Site) -> None:
     document = web.app.openapi()
 
     def references(node: Any) -> Iterator[str]:

@@ -27,7 +27,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield made
 
 
-async def test_it_is_served_as_a_cacheable_module(client: httpx.AsyncClient):
+async def test_it_is_served_as_a_cacheable_module(client: httpx.AsyncClient) -> None:
     answer = await client.get("/media/rindle.js")
 
     assert (answer.status_code, answer.text) == (200, SCRIPT)
@@ -41,7 +41,7 @@ async def test_it_is_served_as_a_cacheable_module(client: httpx.AsyncClient):
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
-async def test_who_has_it_is_not_sent_it_again(client: httpx.AsyncClient, form: str):
+async def test_who_has_it_is_not_sent_it_again(client: httpx.AsyncClient, form: str) -> None:
     etag = (await client.get("/media/rindle.js")).headers["etag"]
 
     again = await client.get("/media/rindle.js", headers={"If-None-Match": form.format(etag)})
@@ -52,14 +52,14 @@ async def test_who_has_it_is_not_sent_it_again(client: httpx.AsyncClient, form: 
     assert changed.status_code == 200
 
 
-def test_it_is_small_and_needs_nothing():
+def test_it_is_small_and_needs_nothing() -> None:
     assert len(SCRIPT.encode()) < 8192
     assert not re.search(r"^\s*import\s|\brequire\(", SCRIPT, re.MULTILINE)
     assert not re.search(r"\beval\(|new Function|innerHTML|\.style\b|document\.write", SCRIPT)
     assert max(map(len, SCRIPT.splitlines())) <= 120
 
 
-def test_it_listens_to_every_event_that_is_streamed():
+def test_it_listens_to_every_event_that_is_streamed() -> None:
     def listed(name: str) -> list[str]:
         [words] = re.findall(rf'const {name} = "([a-z ]+)"\.split', SCRIPT)
         return words.split()
@@ -73,7 +73,7 @@ def test_it_listens_to_every_event_that_is_streamed():
     assert types == {"snapshot", "reset", *(name for name, facts in EVENT_TYPES.items() if facts.streamed)}
 
 
-def test_it_knows_where_a_story_ends():
+def test_it_knows_where_a_story_ends() -> None:
     def listed(scope: str) -> set[str]:
         [words] = re.findall(rf"^  {scope}: \[(.*?)\],$", SCRIPT, re.MULTILINE)
         return set(re.findall(r'"(\w+)"', words))
@@ -82,7 +82,7 @@ def test_it_knows_where_a_story_ends():
     assert listed("upload_session") == set(ENDED_SESSIONS)
 
 
-def test_its_error_codes_are_the_library_s():
+def test_its_error_codes_are_the_library_s() -> None:
     own = {"network", "storage_transient", "storage_permanent"}
     named = set(re.findall(r'(?:RindleError\(|\d{3}: |code === |\?\? )"(\w+)"', SCRIPT))
 

@@ -22,7 +22,7 @@ from tests.gallery import png
 from tests.integration.http.site import ASSET_FIELDS, RFC_3339_UTC, SESSION_FIELDS, Site, count_of, error_of
 
 
-async def test_a_direct_upload_from_ticket_to_asset(web: Site):
+async def test_a_direct_upload_from_ticket_to_asset(web: Site) -> None:
     data = png()
 
     ticket = await web.ticket(size=len(data), content_type="image/png")
@@ -45,7 +45,7 @@ async def test_a_direct_upload_from_ticket_to_asset(web: Site):
         assert RFC_3339_UTC.fullmatch(moment)
 
 
-async def test_answers_hide_what_is_not_the_client_s(web: Site):
+async def test_answers_hide_what_is_not_the_client_s(web: Site) -> None:
     ticket = await web.ticket(actor="alice-the-actor")
     shown = await web.call("GET", f"/uploads/{ticket['session']['id']}", actor="alice-the-actor")
 
@@ -54,7 +54,7 @@ async def test_answers_hide_what_is_not_the_client_s(web: Site):
         assert "alice" not in text and "session_uri" not in text and "accounts.Avatar" not in text
 
 
-async def test_complete_and_verify_by_key_are_verify(web: Site):
+async def test_complete_and_verify_by_key_are_verify(web: Site) -> None:
     ticket = await web.ticket()
     await web.put(ticket["upload"], png())
     session = ticket["session"]
@@ -68,7 +68,7 @@ async def test_complete_and_verify_by_key_are_verify(web: Site):
     assert error_of(with_parts) == (400, "invalid_argument")
 
 
-async def test_signing_again_gives_a_fresh_url_until_the_upload_has_ended(web: Site):
+async def test_signing_again_gives_a_fresh_url_until_the_upload_has_ended(web: Site) -> None:
     ticket = await web.ticket()
     path = f"/uploads/{ticket['session']['id']}"
 
@@ -81,7 +81,7 @@ async def test_signing_again_gives_a_fresh_url_until_the_upload_has_ended(web: S
     assert error_of(ended) == (409, "invalid_transition")
 
 
-async def test_a_verify_before_the_bytes_may_be_repeated(web: Site):
+async def test_a_verify_before_the_bytes_may_be_repeated(web: Site) -> None:
     ticket = await web.ticket()
     path = f"/uploads/{ticket['session']['id']}"
 
@@ -93,7 +93,7 @@ async def test_a_verify_before_the_bytes_may_be_repeated(web: Site):
     assert late.status_code == 200
 
 
-async def test_bytes_that_were_not_announced_are_refused(web: Site):
+async def test_bytes_that_were_not_announced_are_refused(web: Site) -> None:
     ticket = await web.ticket(size=5)
     refused = await web.put(ticket["upload"], b"too many bytes")
     empty = await web.ticket()
@@ -105,7 +105,7 @@ async def test_bytes_that_were_not_announced_are_refused(web: Site):
     assert error_of(nothing) == error_of(repeated) == (422, "empty_upload")
 
 
-async def test_cancelling_is_idempotent_and_refused_once_complete(web: Site):
+async def test_cancelling_is_idempotent_and_refused_once_complete(web: Site) -> None:
     ticket = await web.ticket()
     path = f"/uploads/{ticket['session']['id']}"
     done = await web.verified()
@@ -121,7 +121,7 @@ async def test_cancelling_is_idempotent_and_refused_once_complete(web: Site):
     assert error_of(too_late) == (409, "upload_already_completed")
 
 
-async def test_an_idempotency_key_returns_the_first_session_to_its_own_actor(web: Site):
+async def test_an_idempotency_key_returns_the_first_session_to_its_own_actor(web: Site) -> None:
     key = {"Idempotency-Key": "k-1"}
     body = {"profile": "avatar", "filename": "me.png"}
 
@@ -135,7 +135,7 @@ async def test_an_idempotency_key_returns_the_first_session_to_its_own_actor(web
     assert error_of(elsewhere) == (400, "invalid_argument")
 
 
-async def test_a_stranger_who_guesses_a_key_gets_neither_the_session_nor_a_url(web: Site):
+async def test_a_stranger_who_guesses_a_key_gets_neither_the_session_nor_a_url(web: Site) -> None:
     key = {"Idempotency-Key": "k-1"}
     body = {"profile": "avatar", "filename": "me.png"}
     first = await web.call("POST", "/uploads", json=body, headers=key)
@@ -153,7 +153,7 @@ async def test_a_stranger_who_guesses_a_key_gets_neither_the_session_nor_a_url(w
     assert await web.rindle.database.read(count_of, MediaUploadSession) == 3
 
 
-async def test_a_repeated_ticket_is_signed_afresh_and_refused_once_the_upload_has_ended(web: Site):
+async def test_a_repeated_ticket_is_signed_afresh_and_refused_once_the_upload_has_ended(web: Site) -> None:
     key = {"Idempotency-Key": "k-1"}
     body = {"profile": "avatar", "filename": "me.png"}
     first = (await web.call("POST", "/uploads", json=body, headers=key)).json()
@@ -192,7 +192,7 @@ def counted(rindle: Rindle) -> Iterator[Counter[str]]:
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}])
-async def test_a_ticket_is_one_transaction(web: Site, headers: dict[str, str]):
+async def test_a_ticket_is_one_transaction(web: Site, headers: dict[str, str]) -> None:
     body = {"profile": "avatar", "filename": "me.png"}
     with counted(web.rindle) as counts:
         answer = await web.call("POST", "/uploads", json=body, headers=headers)
@@ -202,7 +202,7 @@ async def test_a_ticket_is_one_transaction(web: Site, headers: dict[str, str]):
 
 
 @pytest.mark.parametrize("by_key", [False, True])
-async def test_verifying_reads_the_upload_once(web: Site, by_key: bool):
+async def test_verifying_reads_the_upload_once(web: Site, by_key: bool) -> None:
     ticket = await web.ticket()
     await web.put(ticket["upload"], png())
     path = "/uploads/verify" if by_key else f"/uploads/{ticket['session']['id']}/verify"
@@ -217,7 +217,7 @@ async def test_verifying_reads_the_upload_once(web: Site, by_key: bool):
     assert second == {"transactions": 1, "reads of the upload": 1}
 
 
-async def test_signing_again_reads_the_upload_once(web: Site):
+async def test_signing_again_reads_the_upload_once(web: Site) -> None:
     ticket = await web.ticket()
     with counted(web.rindle) as counts:
         answer = await web.call("POST", f"/uploads/{ticket['session']['id']}/sign")
@@ -253,7 +253,7 @@ async def test_signing_again_reads_the_upload_once(web: Site):
         ([], (400, "invalid_argument")),
     ],
 )
-async def test_a_bad_ticket_is_refused_before_any_row_exists(web: Site, body: Any, expected: tuple[int, str]):
+async def test_a_bad_ticket_is_refused_before_any_row_exists(web: Site, body: Any, expected: tuple[int, str]) -> None:
     answer = await web.call("POST", "/uploads", json=body)
 
     assert error_of(answer) == expected
@@ -264,13 +264,13 @@ async def test_a_bad_ticket_is_refused_before_any_row_exists(web: Site, body: An
     "content",
     [b"{", b"", b"\xff\xfe", b"null", b'{"\\ud800": 1}', b'{"profile":"avatar","filename":"\\ud800.png"}'],
 )
-async def test_a_body_that_is_no_json_is_refused_in_our_shape(web: Site, content: bytes):
+async def test_a_body_that_is_no_json_is_refused_in_our_shape(web: Site, content: bytes) -> None:
     answer = await web.call("POST", "/uploads", content=content, headers={"Content-Type": "application/json"})
 
     assert error_of(answer) == (400, "invalid_argument")
 
 
-async def test_a_huge_json_body_is_refused_unread(web: Site):
+async def test_a_huge_json_body_is_refused_unread(web: Site) -> None:
     consumed = 0
 
     async def endless() -> AsyncGenerator[bytes, None]:
@@ -287,7 +287,7 @@ async def test_a_huge_json_body_is_refused_unread(web: Site):
     assert consumed < 1 << 20
 
 
-async def test_wrong_values_are_named_and_not_repeated(web: Site):
+async def test_wrong_values_are_named_and_not_repeated(web: Site) -> None:
     answer = await web.call("POST", "/uploads", json={"profile": "avatar", "filename": "a.png", "size": "the-value"})
 
     assert answer.json()["error"]["detail"]["option"] == "size"
@@ -305,7 +305,7 @@ async def test_wrong_values_are_named_and_not_repeated(web: Site):
         "%2e%2e%2f.png",
     ],
 )
-async def test_a_hostile_filename_never_reaches_key_url_or_header(web: Site, filename: str):
+async def test_a_hostile_filename_never_reaches_key_url_or_header(web: Site, filename: str) -> None:
     ticket = await web.ticket(filename=filename)
     await web.put(ticket["upload"], png())
     verified = await web.call("POST", f"/uploads/{ticket['session']['id']}/verify")
@@ -328,7 +328,7 @@ def _promote(session: Session, asset_id: str, profile: type[Profile]) -> None:
     promote(session, asset_id, profile, kind="image", content_type="image/png")
 
 
-async def test_a_session_whose_time_is_over_says_so(web: Site):
+async def test_a_session_whose_time_is_over_says_so(web: Site) -> None:
     def begin(session: Session) -> str:
         asset, upload = sessions.new_upload(
             web.avatar, filename="a.png", actor="alice", strategy="presigned_put", ttl_seconds=-1
@@ -340,7 +340,7 @@ async def test_a_session_whose_time_is_over_says_so(web: Site):
     assert error_of(await web.call("POST", f"/uploads/{session_id}/sign")) == (410, "upload_session_expired")
 
 
-async def test_uploads_work_while_temporal_is_away(web: Site):
+async def test_uploads_work_while_temporal_is_away(web: Site) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(web.app.router.lifespan_context(web.app))
         done = await web.verified()

@@ -58,7 +58,7 @@ class CanaryServer:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory) -> Path:
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The canary: a film somebody else's file must not get at."""
     path = tmp_path_factory.mktemp("canary") / "canary.ts"
     ffmpeg(*moving(), *tone(), *H264, "-c:a", "aac", "-metadata", f"service_name={MARK}", path)
@@ -67,7 +67,7 @@ def film(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def server(film) -> Iterator[CanaryServer]:
+def server(film: Path) -> Iterator[CanaryServer]:
     server = CanaryServer(film.read_bytes())
     yield server
     server.close()
@@ -118,7 +118,7 @@ def targets(film: Path, server: CanaryServer) -> list[str]:
 
 
 @pytest.fixture(params=PAYLOADS, ids=lambda make: make.__name__)
-def payloads(request, film, server) -> Callable[[Path], list[Path]]:
+def payloads(request: pytest.FixtureRequest, film: Path, server: CanaryServer) -> Callable[[Path], list[Path]]:
     """Write one kind of payload for every target, the names in turn, and the first target under each name."""
 
     def write(directory: Path) -> list[Path]:
@@ -135,7 +135,9 @@ def payloads(request, film, server) -> Callable[[Path], list[Path]]:
     return write
 
 
-async def test_ffprobe_opens_nothing_else(payloads, server, tmp_path) -> None:
+async def test_ffprobe_opens_nothing_else(
+    payloads: Callable[[Path], list[Path]], server: CanaryServer, tmp_path: Path
+) -> None:
     probe = AvProbe(FfmpegTools.find(), scratch=tmp_path / "scratch")
     for path in payloads(tmp_path):
         with pytest.raises(ContentRejected) as verdict:
@@ -145,7 +147,9 @@ async def test_ffprobe_opens_nothing_else(payloads, server, tmp_path) -> None:
     assert server.asked == []
 
 
-async def test_a_build_opens_nothing_else(payloads, server, tmp_path) -> None:
+async def test_a_build_opens_nothing_else(
+    payloads: Callable[[Path], list[Path]], server: CanaryServer, tmp_path: Path
+) -> None:
     processor = AvProcessor(FfmpegTools.find())
     specs = (
         VideoVariant("web_720p"),
@@ -162,7 +166,9 @@ async def test_a_build_opens_nothing_else(payloads, server, tmp_path) -> None:
     assert server.asked == []
 
 
-async def test_ffmpeg_itself_opens_nothing_else(payloads, server, tmp_path) -> None:
+async def test_ffmpeg_itself_opens_nothing_else(
+    payloads: Callable[[Path], list[Path]], server: CanaryServer, tmp_path: Path
+) -> None:
     """The probe refuses these files before ffmpeg sees them; this is what ffmpeg does when it sees them."""
     limits = AvLimits()
     for path in payloads(tmp_path):
@@ -203,7 +209,9 @@ async def unconfined(path: Path, dest: Path, *, protocols: str | None, formats: 
 
 
 @pytest.mark.parametrize("protocols", ["file,crypto,data", None])
-async def test_without_the_format_list_the_file_is_read(film, server, tmp_path, protocols) -> None:
+async def test_without_the_format_list_the_file_is_read(
+    film: Path, server: CanaryServer, tmp_path: Path, protocols: str | None
+) -> None:
     """With or without the list of protocols: a local file is what it allows."""
     hits = []
     for make in PAYLOADS:
@@ -215,7 +223,7 @@ async def test_without_the_format_list_the_file_is_read(film, server, tmp_path, 
     assert "playlist" in hits
 
 
-async def test_without_both_lists_the_server_is_asked(server, tmp_path) -> None:
+async def test_without_both_lists_the_server_is_asked(server: CanaryServer, tmp_path: Path) -> None:
     path = tmp_path / "lesson.mp4"
     path.write_bytes(playlist(f"{server.url}/canary.ts"))
 
@@ -224,7 +232,7 @@ async def test_without_both_lists_the_server_is_asked(server, tmp_path) -> None:
     assert "/canary.ts" in server.asked
 
 
-async def test_with_one_list_the_other_may_be_missing(film, server, tmp_path) -> None:
+async def test_with_one_list_the_other_may_be_missing(film: Path, server: CanaryServer, tmp_path: Path) -> None:
     """Each of the two keeps sockets shut by itself; files need the list of formats."""
     path = tmp_path / "lesson.mp4"
     path.write_bytes(playlist(f"{server.url}/canary.ts"))
@@ -234,7 +242,7 @@ async def test_with_one_list_the_other_may_be_missing(film, server, tmp_path) ->
     assert server.asked == []
 
 
-async def test_the_probes_canary_dies_without_the_lists(film, server, tmp_path) -> None:
+async def test_the_probes_canary_dies_without_the_lists(film: Path, server: CanaryServer, tmp_path: Path) -> None:
     """Not ffmpeg alone: ffprobe follows a playlist just the same when nothing forbids it."""
     path = tmp_path / "lesson.mp4"
     path.write_bytes(playlist(f"file:{film}"))

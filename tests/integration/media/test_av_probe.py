@@ -22,12 +22,12 @@ CORPUS_VIDEOS = sorted(CORPUS.glob("video_*")) if CORPUS else []
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory) -> Clips:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     return Clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture
-def probe(tmp_path) -> AvProbe:
+def probe(tmp_path: Path) -> AvProbe:
     return AvProbe(FfmpegTools.find(), scratch=tmp_path / "scratch")
 
 
@@ -41,16 +41,16 @@ class TestAvProbeContract(ProbeContract):
         return AvProbe(FfmpegTools.find())
 
     @pytest.fixture
-    def good_file(self, clips) -> Path:
+    def good_file(self, clips: Clips) -> Path:
         return clips.film()
 
 
-def test_sound_and_video_are_accepted_and_nothing_else(probe) -> None:
+def test_sound_and_video_are_accepted_and_nothing_else(probe: AvProbe) -> None:
     assert all(probe.accepts(mime) for mime in ("video/mp4", "video/webm", "audio/mpeg", "audio/x-of-nobody"))
     assert not any(probe.accepts(mime) for mime in ("image/gif", "application/vnd.apple.mpegurl", "text/plain"))
 
 
-async def test_a_film(probe, clips, tmp_path) -> None:
+async def test_a_film(probe: AvProbe, clips: Clips, tmp_path: Path) -> None:
     facts = await probe.probe(clips.film())
 
     assert (facts.kind, facts.width, facts.height) == (MediaKind.VIDEO, 320, 180)
@@ -60,51 +60,53 @@ async def test_a_film(probe, clips, tmp_path) -> None:
     assert not list((tmp_path / "scratch").iterdir())
 
 
-async def test_silent_video_has_no_sound(probe, clips) -> None:
+async def test_silent_video_has_no_sound(probe: AvProbe, clips: Clips) -> None:
     assert (await probe.probe(clips.silent())).has_audio_track is False
 
 
 @pytest.mark.parametrize(("degrees", "size"), [(90, (180, 320)), (180, (320, 180)), (270, (180, 320))])
-async def test_sizes_are_those_of_the_picture_as_it_is_shown(probe, clips, degrees, size) -> None:
+async def test_sizes_are_those_of_the_picture_as_it_is_shown(
+    probe: AvProbe, clips: Clips, degrees: int, size: tuple[int, int]
+) -> None:
     for turned in (clips.rotated(degrees), clips.tagged_rotation(degrees)):
         facts = await probe.probe(turned)
         assert (facts.width, facts.height) == size
 
 
-async def test_wide_pixels_count_for_their_width(probe, clips) -> None:
+async def test_wide_pixels_count_for_their_width(probe: AvProbe, clips: Clips) -> None:
     facts = await probe.probe(clips.anamorphic())
 
     assert (facts.width, facts.height) == (524, 288)
 
 
 @pytest.mark.parametrize("name", ["covered.mp3", "covered.m4a"])
-async def test_a_cover_picture_makes_no_video_of_a_song(probe, clips, name) -> None:
+async def test_a_cover_picture_makes_no_video_of_a_song(probe: AvProbe, clips: Clips, name: str) -> None:
     facts = await probe.probe(clips.covered(name))
 
     assert (facts.kind, facts.width, facts.height, facts.has_video_track) == (MediaKind.AUDIO, None, None, None)
     assert facts.has_audio_track is True
 
 
-async def test_the_picture_behind_a_cover_is_found(probe, clips) -> None:
+async def test_the_picture_behind_a_cover_is_found(probe: AvProbe, clips: Clips) -> None:
     facts = await probe.probe(clips.covered_film())
 
     assert (facts.width, facts.height) == (320, 180)
 
 
-async def test_a_browsers_recording_says_not_how_long_it_is(probe, clips) -> None:
+async def test_a_browsers_recording_says_not_how_long_it_is(probe: AvProbe, clips: Clips) -> None:
     facts = await probe.probe(clips.live_recording())
 
     assert (facts.kind, facts.duration_ms) == (MediaKind.VIDEO, None)
 
 
-async def test_a_sound_renamed_to_mp4_is_a_sound(probe, clips, tmp_path) -> None:
+async def test_a_sound_renamed_to_mp4_is_a_sound(probe: AvProbe, clips: Clips, tmp_path: Path) -> None:
     renamed = tmp_path / "lesson.mp4"
     renamed.write_bytes(clips.song().read_bytes())
 
     assert (await probe.probe(renamed)).kind is MediaKind.AUDIO
 
 
-async def test_tags_are_kept_as_text_and_bounded(probe, tmp_path) -> None:
+async def test_tags_are_kept_as_text_and_bounded(probe: AvProbe, tmp_path: Path) -> None:
     """Control characters, markup and a title of 100 KB arrive as harmless text of bounded length."""
     path = tmp_path / "hostile.mp4"
     script = "<script>alert('x')</script>\x01\x1b[31m\tend"
@@ -153,7 +155,9 @@ def without_size(clips: Clips) -> bytes:
         pytest.param(lambda clips: b"#EXTM3U\n#EXTINF:1,\nfilm.mp4\n#EXT-X-ENDLIST\n", id="playlist"),
     ],
 )
-async def test_what_is_no_media_is_condemned(probe, clips, tmp_path, content) -> None:
+async def test_what_is_no_media_is_condemned(
+    probe: AvProbe, clips: Clips, tmp_path: Path, content: Callable[[Clips], bytes]
+) -> None:
     path = tmp_path / "lesson.mp4"
     path.write_bytes(content(clips))
 
@@ -166,7 +170,7 @@ async def test_what_is_no_media_is_condemned(probe, clips, tmp_path, content) ->
     assert not list((tmp_path / "scratch").iterdir())
 
 
-async def test_subtitles_beside_a_film_are_only_described(probe, clips, tmp_path) -> None:
+async def test_subtitles_beside_a_film_are_only_described(probe: AvProbe, clips: Clips, tmp_path: Path) -> None:
     words = tmp_path / "bomb.srt"
     words.write_text("".join(f"{n}\n00:00:00,{n % 999:03} --> 00:00:01,000\n{'x' * 200}\n\n" for n in range(1, 5_000)))
     path = tmp_path / "film.mp4"
@@ -177,7 +181,7 @@ async def test_subtitles_beside_a_film_are_only_described(probe, clips, tmp_path
     assert [stream["type"] for stream in facts.metadata["streams"]] == ["video", "audio", "subtitle"]
 
 
-async def test_a_film_without_frames_has_no_duration(probe, tmp_path) -> None:
+async def test_a_film_without_frames_has_no_duration(probe: AvProbe, tmp_path: Path) -> None:
     path = tmp_path / "nothing.mp4"
     ffmpeg(*moving(), *H264, "-frames:v", "0", "-f", "mp4", path)
 
@@ -187,7 +191,7 @@ async def test_a_film_without_frames_has_no_duration(probe, tmp_path) -> None:
         assert verdict.code == "decode_failed"
 
 
-async def test_8k_is_told_as_it_is_and_left_to_the_pixel_limit(probe, tmp_path) -> None:
+async def test_8k_is_told_as_it_is_and_left_to_the_pixel_limit(probe: AvProbe, tmp_path: Path) -> None:
     path = tmp_path / "8k.mp4"
     ffmpeg(*moving("7680x4320", 0.04), *H264, path)
 
@@ -196,7 +200,7 @@ async def test_8k_is_told_as_it_is_and_left_to_the_pixel_limit(probe, tmp_path) 
     assert (facts.width, facts.height) == (7680, 4320)
 
 
-async def test_endless_sound_is_told_as_long_as_it_claims(probe, tmp_path) -> None:
+async def test_endless_sound_is_told_as_long_as_it_claims(probe: AvProbe, tmp_path: Path) -> None:
     """A header that claims 100 hours is believed here, so that the profile's limit of duration refuses it."""
     path = tmp_path / "endless.wav"
     ffmpeg(*tone(1, rate=8000), "-c:a", "pcm_u8", path)
@@ -213,7 +217,7 @@ async def test_endless_sound_is_told_as_long_as_it_claims(probe, tmp_path) -> No
 
 
 @pytest.mark.parametrize("path", CORPUS_VIDEOS, ids=lambda path: path.name)
-async def test_videos_of_the_corpus(probe, path, tmp_path) -> None:
+async def test_videos_of_the_corpus(probe: AvProbe, path: Path, tmp_path: Path) -> None:
     """Width and height are those of the frame that ffmpeg itself shows."""
     facts = await probe.probe(path)
 
@@ -245,7 +249,7 @@ def script(path: Path, body: str) -> Path:
         ("exec /nowhere/ffprobe", "ffmpeg_not_found"),
     ],
 )
-async def test_an_outage_is_no_verdict(clips, tmp_path, body, code) -> None:
+async def test_an_outage_is_no_verdict(clips: Clips, tmp_path: Path, body: str, code: str) -> None:
     tools = FfmpegTools(Path("/bin/true"), script(tmp_path / "ffprobe", body))
 
     seconds = 0.5 if code == "process_timeout" else PATIENCE_SECONDS
@@ -257,21 +261,21 @@ async def test_an_outage_is_no_verdict(clips, tmp_path, body, code) -> None:
     assert not isinstance(failed.value, ContentRejected)
 
 
-async def test_a_missing_program_is_no_verdict(clips, tmp_path) -> None:
+async def test_a_missing_program_is_no_verdict(clips: Clips, tmp_path: Path) -> None:
     with pytest.raises(RindleError) as failed:
         await AvProbe(FfmpegTools.find(ffprobe=tmp_path / "ffprobe")).probe(clips.film())
 
     assert (failed.value.code, failed.value.retryable) == ("ffmpeg_not_found", True)
 
 
-async def test_a_missing_file_is_no_verdict(probe, tmp_path) -> None:
+async def test_a_missing_file_is_no_verdict(probe: AvProbe, tmp_path: Path) -> None:
     with pytest.raises(RindleError) as failed:
         await probe.probe(tmp_path / "gone")
 
     assert (failed.value.code, failed.value.retryable) == ("probe_failed", True)
 
 
-async def test_a_flood_of_description_is_cut_off_and_condemned(clips, tmp_path) -> None:
+async def test_a_flood_of_description_is_cut_off_and_condemned(clips: Clips, tmp_path: Path) -> None:
     flood = script(tmp_path / "ffprobe", "head -c 40000000 /dev/zero | tr '\\0' x; sleep 60")
 
     with pytest.raises(ContentRejected):
@@ -285,7 +289,7 @@ async def test_a_flood_of_description_is_cut_off_and_condemned(clips, tmp_path) 
     ("said", "version"),
     [("n7.1-4-gdeadbee", "7.1-4-gdeadbee"), ("5.1.9-0+deb12u1", "5.1.9-0+deb12u1"), ("N-118-g0", "development")],
 )
-def test_versions_may_read_strangely(tmp_path, said, version) -> None:
+def test_versions_may_read_strangely(tmp_path: Path, said: str, version: str) -> None:
     tool = script(tmp_path / "tool", f"echo 'tool version {said} Copyright'")
     found = FfmpegTools.find(tool, tool)
 
@@ -294,7 +298,7 @@ def test_versions_may_read_strangely(tmp_path, said, version) -> None:
 
 
 @pytest.mark.parametrize("said", ["tool version 5.0.3 Copyright", "tool version 4.4 Copyright", "hello"])
-def test_a_program_that_is_too_old_is_not_used(tmp_path, said) -> None:
+def test_a_program_that_is_too_old_is_not_used(tmp_path: Path, said: str) -> None:
     tool = script(tmp_path / "tool", f"echo '{said}'")
 
     with pytest.raises(RindleError) as failed:
@@ -303,7 +307,7 @@ def test_a_program_that_is_too_old_is_not_used(tmp_path, said) -> None:
     assert (failed.value.code, failed.value.retryable) == ("ffmpeg_not_found", True)
 
 
-def test_what_can_be_built_depends_on_the_encoders(tmp_path) -> None:
+def test_what_can_be_built_depends_on_the_encoders(tmp_path: Path) -> None:
     tool = script(tmp_path / "tool", "echo 'tool version 6.1'; echo ' VFS..D mjpeg   MJPEG'")
 
     assert FfmpegTools.find(tool, tool).capabilities == {"video_frame_extract", "video_thumbnail_strip"}

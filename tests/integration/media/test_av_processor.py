@@ -6,6 +6,7 @@ import io
 import json
 import os
 import subprocess
+from collections.abc import Awaitable, Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 from rindle.errors import RindleError
 from rindle.media.av_processor import AvOutput, AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
-from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
+from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.testing.plugin_contracts import ProcessorContract
 from tests.media.clips import H264, Clips, ffmpeg, moving, tone
 
@@ -36,18 +37,23 @@ EVERY_RECIPE = (
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory) -> Clips:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     return Clips(tmp_path_factory.mktemp("clips"))
 
 
+#: Builds one variant of a source: what was said of it, and the progress told.
+Build = Callable[..., Awaitable[tuple[AvOutput, list[int]]]]
+
+
 @pytest.fixture
-def build(tmp_path):
+def build(tmp_path: Path) -> Build:
     """Build one variant; returns what was said of it and the progress told. Nothing else may be left."""
     run_dir = tmp_path / "run"
     run_dir.mkdir()
 
-    async def build(source: Path, spec, limits: AvLimits | None = None):
-        before, told = source.read_bytes(), []
+    async def build(source: Path, spec: VariantSpec, limits: AvLimits | None = None) -> tuple[AvOutput, list[int]]:
+        before = source.read_bytes()
+        told: list[int] = []
         dest = run_dir / f"made{spec.extension}"
         try:
             processor = AvProcessor(FfmpegTools.find(), limits)
@@ -98,18 +104,18 @@ class TestAvProcessorContract(ProcessorContract):
         return AvProcessor(FfmpegTools.find())
 
     @pytest.fixture
-    def source(self, clips) -> Path:
+    def source(self, clips: Clips) -> Path:
         return clips.film()
 
     @pytest.fixture(params=EVERY_RECIPE, ids=lambda spec: spec.preset)
-    def recipe(self, request):
+    def recipe(self, request: pytest.FixtureRequest) -> VariantSpec:
         return request.param
 
 
 # --- video -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_film_becomes_an_mp4_for_every_browser(build, clips) -> None:
+async def test_a_film_becomes_an_mp4_for_every_browser(build: Build, clips: Clips) -> None:
     built, told = await build(clips.film("1920x1080", 3), VideoVariant("web_720p"))
 
     assert (built.width, built.height) == (1280, 720)
@@ -123,7 +129,7 @@ async def test_a_film_becomes_an_mp4_for_every_browser(build, clips) -> None:
     assert difference(frame(built.path, 1), frame(clips.film("1920x1080", 3), 1)) < 0.02
 
 
-async def test_the_index_stays_behind_when_nobody_streams(build, clips) -> None:
+async def test_the_index_stays_behind_when_nobody_streams(build: Build, clips: Clips) -> None:
     built, _ = await build(clips.film(), VideoVariant("web_720p", faststart=False))
 
     whole = built.path.read_bytes()
@@ -141,7 +147,7 @@ async def test_the_index_stays_behind_when_nobody_streams(build, clips) -> None:
         ("320x180", VideoVariant("web_480p", frame="pad"), (854, 480)),
     ],
 )
-async def test_sizes(build, clips, size, spec, made) -> None:
+async def test_sizes(build: Build, clips: Clips, size: str, spec: VariantSpec, made: tuple[int, int]) -> None:
     built, _ = await build(
         clips.made(f"odd-{size}.mp4", *moving(size, 0.4), "-c:v", "libx264", "-pix_fmt", "yuv444p"), spec
     )
@@ -150,7 +156,7 @@ async def test_sizes(build, clips, size, spec, made) -> None:
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-async def test_portrait_stays_portrait_and_upright(build, clips, degrees) -> None:
+async def test_portrait_stays_portrait_and_upright(build: Build, clips: Clips, degrees: int) -> None:
     """A display matrix turns the picture, and so does a mere tag, which players and not ffmpeg obey."""
     by_matrix, by_tag = clips.rotated(degrees), clips.tagged_rotation(degrees)
     shown = {by_matrix: frame(by_matrix, 1), by_tag: frame(clips.film(), 1).rotate(-degrees, expand=True)}
@@ -163,20 +169,20 @@ async def test_portrait_stays_portrait_and_upright(build, clips, degrees) -> Non
         assert not any("side_data_list" in stream for stream in seen(built.path)["streams"])
 
 
-async def test_wide_pixels_become_square(build, clips) -> None:
+async def test_wide_pixels_become_square(build: Build, clips: Clips) -> None:
     built, _ = await build(clips.anamorphic(), VideoVariant("web_720p"))
 
     assert (built.width, built.height) == (524, 288)
     assert seen(built.path)["streams"][0]["sample_aspect_ratio"] == "1:1"
 
 
-async def test_silent_video_is_no_failure(build, clips) -> None:
+async def test_silent_video_is_no_failure(build: Build, clips: Clips) -> None:
     built, _ = await build(clips.silent(), VideoVariant("web_720p"))
 
     assert [stream["codec_type"] for stream in seen(built.path)["streams"]] == ["video"]
 
 
-async def test_a_cover_picture_never_becomes_the_film(build, clips) -> None:
+async def test_a_cover_picture_never_becomes_the_film(build: Build, clips: Clips) -> None:
     source = clips.covered_film()
     built, _ = await build(source, VideoVariant("web_720p"))
 
@@ -184,7 +190,7 @@ async def test_a_cover_picture_never_becomes_the_film(build, clips) -> None:
     assert [stream["codec_type"] for stream in seen(built.path)["streams"]] == ["video", "audio"]
 
 
-async def test_nothing_of_where_and_by_whom_it_was_made_stays(build, clips, tmp_path) -> None:
+async def test_nothing_of_where_and_by_whom_it_was_made_stays(build: Build, clips: Clips, tmp_path: Path) -> None:
     tagged = tmp_path / "tagged.mp4"
     private = ("-metadata", "location=+48.85+002.29/", "-metadata", "title=Our flat", "-metadata", "artist=Me")
     ffmpeg("-i", clips.film(), "-c", "copy", "-movflags", "use_metadata_tags", *private, tagged)
@@ -197,7 +203,7 @@ async def test_nothing_of_where_and_by_whom_it_was_made_stays(build, clips, tmp_
         built.path.unlink()
 
 
-async def test_subtitles_and_data_are_left_out(build, clips, tmp_path) -> None:
+async def test_subtitles_and_data_are_left_out(build: Build, clips: Clips, tmp_path: Path) -> None:
     words = tmp_path / "words.srt"
     words.write_text("1\n00:00:00,000 --> 00:00:09,000\nhello\n")
     source = tmp_path / "subtitled.mkv"
@@ -210,14 +216,14 @@ async def test_subtitles_and_data_are_left_out(build, clips, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "length"), [("live_recording", 2000), ("transport_stream", 2000), ("uneven", 4480)])
-async def test_frames_keep_their_time(build, clips, kind, length) -> None:
+async def test_frames_keep_their_time(build: Build, clips: Clips, kind: str, length: int) -> None:
     built, told = await build(getattr(clips, kind)(), VideoVariant("web_720p"))
 
     assert built.duration_ms == pytest.approx(length, abs=300)
     assert told[-1] >= 95
 
 
-async def test_a_change_of_size_in_the_middle_is_survived(build, clips, tmp_path) -> None:
+async def test_a_change_of_size_in_the_middle_is_survived(build: Build, clips: Clips, tmp_path: Path) -> None:
     joined = tmp_path / "joined.ts"
     joined.write_bytes(
         clips.transport_stream().read_bytes() + clips.made("tall.ts", *moving("180x320"), *tone(), *H264).read_bytes()
@@ -229,7 +235,7 @@ async def test_a_change_of_size_in_the_middle_is_survived(build, clips, tmp_path
 
 
 @pytest.mark.parametrize("path", CORPUS_VIDEOS, ids=lambda path: path.name)
-async def test_videos_of_the_corpus(build, path) -> None:
+async def test_videos_of_the_corpus(build: Build, path: Path) -> None:
     for spec in EVERY_RECIPE:
         built, _ = await build(path, spec)
         if spec == VideoVariant("web_720p"):
@@ -242,7 +248,7 @@ async def test_videos_of_the_corpus(build, path) -> None:
 
 
 @pytest.mark.parametrize(("preset", "codec"), [("m4a_128k", "aac"), ("mp3_128k", "mp3")])
-async def test_sound(build, clips, preset, codec) -> None:
+async def test_sound(build: Build, clips: Clips, preset: str, codec: str) -> None:
     for source in (clips.film(), clips.covered(), clips.covered("covered.m4a")):
         built, told = await build(source, AudioVariant(preset))
 
@@ -252,7 +258,7 @@ async def test_sound(build, clips, preset, codec) -> None:
         assert told[-1] == 99
 
 
-async def test_six_channels_are_kept_mixed_or_what_the_format_can(build, clips) -> None:
+async def test_six_channels_are_kept_mixed_or_what_the_format_can(build: Build, clips: Clips) -> None:
     found = {}
     for spec in (
         AudioVariant("m4a_128k"),
@@ -280,7 +286,7 @@ def loudness(path: Path) -> float:
 
 
 @pytest.mark.parametrize("two_pass", [False, True])
-async def test_loudness_is_brought_to_the_target(build, clips, two_pass) -> None:
+async def test_loudness_is_brought_to_the_target(build: Build, clips: Clips, two_pass: bool) -> None:
     source = clips.made("quiet.wav", *tone(8), "-af", "volume=-20dB")
     built, told = await build(source, AudioVariant("m4a_128k", normalize=True, two_pass=two_pass))
 
@@ -290,7 +296,7 @@ async def test_loudness_is_brought_to_the_target(build, clips, two_pass) -> None
     assert (49 in told) == two_pass
 
 
-async def test_silence_cannot_be_measured(build, clips) -> None:
+async def test_silence_cannot_be_measured(build: Build, clips: Clips) -> None:
     silence = clips.made("silence.wav", "-f", "lavfi", "-i", "anullsrc=duration=2")
 
     with pytest.raises(RindleError) as failed:
@@ -299,7 +305,7 @@ async def test_silence_cannot_be_measured(build, clips) -> None:
     assert failed.value.code == "ffmpeg_failed"
 
 
-async def test_a_guessed_duration_is_measured_before_the_output_is_held_to_it(build, clips) -> None:
+async def test_a_guessed_duration_is_measured_before_the_output_is_held_to_it(build: Build, clips: Clips) -> None:
     guessed = float(seen(clips.guessed_song())["format"]["duration"])
     assert abs(guessed - 4) > 0.25  # else this would test nothing
 
@@ -308,7 +314,7 @@ async def test_a_guessed_duration_is_measured_before_the_output_is_held_to_it(bu
     assert built.duration_ms == pytest.approx(4000, abs=100)
 
 
-async def test_sound_that_is_shorter_than_its_film_is_whole(build, clips, tmp_path) -> None:
+async def test_sound_that_is_shorter_than_its_film_is_whole(build: Build, clips: Clips, tmp_path: Path) -> None:
     source = tmp_path / "short-sound.mkv"
     ffmpeg(*moving(seconds=3), *tone(1), *H264, "-c:a", "aac", source)
 
@@ -320,7 +326,7 @@ async def test_sound_that_is_shorter_than_its_film_is_whole(build, clips, tmp_pa
 # --- waveform ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_waveform_shows_where_it_is_loud(build, clips) -> None:
+async def test_a_waveform_shows_where_it_is_loud(build: Build, clips: Clips) -> None:
     fading = clips.made("half.wav", *tone(4), "-af", "volume=0:enable='gte(t,2)'")
     built, _ = await build(fading, WaveformVariant())
 
@@ -336,7 +342,7 @@ async def test_a_waveform_shows_where_it_is_loud(build, clips) -> None:
     assert all(value == round(value, 6) for peak in outline["peaks"] for value in peak)
 
 
-async def test_a_click_has_a_waveform(build, clips) -> None:
+async def test_a_click_has_a_waveform(build: Build, clips: Clips) -> None:
     built, _ = await build(clips.made("click.wav", *tone(0.05)), WaveformVariant())
 
     assert len(json.loads(built.path.read_text())["peaks"]) == 1000
@@ -345,7 +351,7 @@ async def test_a_click_has_a_waveform(build, clips) -> None:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_poster_is_not_black_when_the_film_is_not(build, clips) -> None:
+async def test_a_poster_is_not_black_when_the_film_is_not(build: Build, clips: Clips) -> None:
     built, _ = await build(clips.dark_start(), POSTER)
 
     poster = opened(built.path)
@@ -354,7 +360,7 @@ async def test_a_poster_is_not_black_when_the_film_is_not(build, clips) -> None:
     assert np.asarray(frame(clips.dark_start())).mean() < 5
 
 
-async def test_a_black_film_has_a_black_poster(build, clips) -> None:
+async def test_a_black_film_has_a_black_poster(build: Build, clips: Clips) -> None:
     black = clips.made("black.mp4", "-f", "lavfi", "-i", "color=black:size=320x180:rate=25:duration=1", *H264)
 
     built, _ = await build(black, POSTER)
@@ -362,7 +368,7 @@ async def test_a_black_film_has_a_black_poster(build, clips) -> None:
     assert np.asarray(opened(built.path)).mean() < 16
 
 
-async def test_a_poster_is_upright_square_and_as_large_as_the_film(build, clips) -> None:
+async def test_a_poster_is_upright_square_and_as_large_as_the_film(build: Build, clips: Clips) -> None:
     for source, size in (
         (clips.rotated(90), (180, 320)),
         (clips.tagged_rotation(90), (180, 320)),
@@ -373,7 +379,7 @@ async def test_a_poster_is_upright_square_and_as_large_as_the_film(build, clips)
     assert difference(opened(built.path), frame(clips.anamorphic())) < 0.05
 
 
-async def test_the_search_for_a_poster_stops_after_a_minute(build, clips) -> None:
+async def test_the_search_for_a_poster_stops_after_a_minute(build: Build, clips: Clips) -> None:
     """The only bright frames come after 61 seconds, so the black first frame is taken."""
     sources = [
         ("-f", "lavfi", "-i", f"color={shade}:size=64x36:rate=2:duration={seconds}")
@@ -387,13 +393,13 @@ async def test_the_search_for_a_poster_stops_after_a_minute(build, clips) -> Non
 
 
 @pytest.mark.parametrize("kind", ["film", "silent", "rotated", "transport_stream", "live_recording", "uneven"])
-async def test_a_strip_has_four_tiles(build, clips, kind) -> None:
+async def test_a_strip_has_four_tiles(build: Build, clips: Clips, kind: str) -> None:
     built, _ = await build(getattr(clips, kind)(), STRIP)
 
     assert opened(built.path).size == (built.width, built.height) == (640, 90)
 
 
-async def test_the_tiles_of_a_strip_are_spread_over_the_film(build, clips) -> None:
+async def test_the_tiles_of_a_strip_are_spread_over_the_film(build: Build, clips: Clips) -> None:
     """Four seconds, each of its own grey: each tile shows its own second."""
     shades = ("202020", "606060", "a0a0a0", "e0e0e0")
     inputs = [
@@ -409,7 +415,7 @@ async def test_the_tiles_of_a_strip_are_spread_over_the_film(build, clips) -> No
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
-async def test_a_strip_of_fewer_than_four_frames_repeats_the_last(build, clips, frames) -> None:
+async def test_a_strip_of_fewer_than_four_frames_repeats_the_last(build: Build, clips: Clips, frames: int) -> None:
     source = clips.made(f"frames-{frames}.mp4", *moving(rate=5), "-frames:v", str(frames), *H264)
 
     built, _ = await build(source, STRIP)
@@ -422,21 +428,21 @@ async def test_a_strip_of_fewer_than_four_frames_repeats_the_last(build, clips, 
 
 
 @pytest.mark.parametrize("spec", [AudioVariant("m4a_128k"), WaveformVariant()], ids=lambda spec: spec.kind)
-async def test_no_sound_no_variant(build, clips, spec) -> None:
+async def test_no_sound_no_variant(build: Build, clips: Clips, spec: VariantSpec) -> None:
     with pytest.raises(RindleError) as failed:
         await build(clips.silent(), spec)
 
     assert (failed.value.code, failed.value.retryable) == ("missing_audio_track", False)
 
 
-async def test_a_picture_of_a_picture_is_not_ours(build, clips) -> None:
+async def test_a_picture_of_a_picture_is_not_ours(build: Build, clips: Clips) -> None:
     with pytest.raises(RindleError) as failed:
         await build(clips.film(), ImageVariant("fit", width=10))
 
     assert failed.value.code == "processor_capability_missing"
 
 
-async def test_an_encoding_nobody_knows(build, clips, tmp_path) -> None:
+async def test_an_encoding_nobody_knows(build: Build, clips: Clips, tmp_path: Path) -> None:
     strange = tmp_path / "strange.mp4"
     strange.write_bytes(clips.silent().read_bytes().replace(b"avc1", b"zzzz"))
 
@@ -446,7 +452,7 @@ async def test_an_encoding_nobody_knows(build, clips, tmp_path) -> None:
     assert (failed.value.code, failed.value.retryable) == ("unsupported_codec", False)
 
 
-async def test_what_reaches_the_size_limit_was_cut_and_is_refused(build, clips) -> None:
+async def test_what_reaches_the_size_limit_was_cut_and_is_refused(build: Build, clips: Clips) -> None:
     noise = ("-f", "lavfi", "-i", "nullsrc=s=320x180:d=4:r=25,geq=random(1)*255:128:128")
     source = clips.made("noise.mp4", *noise, *tone(4), *H264)
 
@@ -461,14 +467,14 @@ async def test_what_reaches_the_size_limit_was_cut_and_is_refused(build, clips) 
         assert failed.value.detail["limit_bytes"] == limit
 
 
-async def test_what_is_longer_than_the_limit_is_refused_and_not_cut(build, clips) -> None:
+async def test_what_is_longer_than_the_limit_is_refused_and_not_cut(build: Build, clips: Clips) -> None:
     for source in (clips.film("320x180", 3), clips.guessed_song()):
         with pytest.raises(RindleError) as failed:
             await build(source, AudioVariant("m4a_128k"), AvLimits(max_duration_seconds=2))
         assert (failed.value.code, failed.value.retryable) == ("media_too_long", False)
 
 
-async def test_a_film_whose_second_half_is_missing_is_no_variant(build, clips, tmp_path) -> None:
+async def test_a_film_whose_second_half_is_missing_is_no_variant(build: Build, clips: Clips, tmp_path: Path) -> None:
     whole = clips.made("front.mp4", *moving(seconds=4), *tone(4), *H264, "-c:a", "aac", "-movflags", "+faststart")
     half = tmp_path / "half.mp4"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -481,7 +487,9 @@ async def test_a_film_whose_second_half_is_missing_is_no_variant(build, clips, t
 
 
 @pytest.mark.parametrize("spec", EVERY_RECIPE, ids=lambda spec: spec.preset)
-async def test_a_film_without_frames_is_a_typed_failure(build, clips, tmp_path, spec) -> None:
+async def test_a_film_without_frames_is_a_typed_failure(
+    build: Build, clips: Clips, tmp_path: Path, spec: VariantSpec
+) -> None:
     empty = tmp_path / "empty.mp4"
     ffmpeg(*moving(), *tone(), *H264, "-frames:v", "0", "-frames:a", "0", "-f", "mp4", empty)
 
@@ -497,7 +505,7 @@ async def test_a_film_without_frames_is_a_typed_failure(build, clips, tmp_path, 
     }
 
 
-async def test_frames_per_second_of_a_film_are_kept(build, clips) -> None:
+async def test_frames_per_second_of_a_film_are_kept(build: Build, clips: Clips) -> None:
     built, _ = await build(clips.silent(rate=50), VideoVariant("web_720p"))
 
     assert Fraction(seen(built.path)["streams"][0]["avg_frame_rate"]) == 50

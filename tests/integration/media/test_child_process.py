@@ -20,7 +20,7 @@ from rindle.errors import RindleError, VariantProcessingCancelled
 from rindle.media.av_processor import AvProcessor
 from rindle.media.child_process import LAST_WORDS_BYTES, ChildLimits, run_child
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
-from rindle.recipes import AudioVariant, FrameVariant, VideoVariant, WaveformVariant
+from rindle.recipes import AudioVariant, FrameVariant, VariantSpec, VideoVariant, WaveformVariant
 from tests.media.clips import H264, Clips, moving, tone
 from tests.patience import PATIENCE_SECONDS, until
 
@@ -41,7 +41,7 @@ MOMENTS = (0.5, 4, 32)
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory) -> Clips:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     return Clips(tmp_path_factory.mktemp("clips"))
 
 
@@ -70,8 +70,14 @@ async def written(path: Path) -> bool:
     return path.exists() and path.read_text().endswith("\n")
 
 
+#: Makes a program with such a body.
+Script = Callable[[str], Path]
+#: Builds with such a program in place of ffmpeg: the failure.
+Build = Callable[..., Awaitable[RindleError]]
+
+
 @pytest.fixture
-def script(tmp_path) -> Callable[[str], Path]:
+def script(tmp_path: Path) -> Script:
     """Make a program that first writes its process id to ``pid``, which is also its group's."""
 
     def script(body: str) -> Path:
@@ -83,7 +89,7 @@ def script(tmp_path) -> Callable[[str], Path]:
     return script
 
 
-async def run(program: Path, **options) -> Awaitable:
+async def run(program: Path, **options: Any) -> Awaitable:
     """Run a program without arguments in a directory of its own."""
     limits = options.pop("limits", LIMITS)
     return await run_child([str(program)], limits, program.parent, **options)
@@ -92,7 +98,7 @@ async def run(program: Path, **options) -> Awaitable:
 # --- the runner --------------------------------------------------------------------------------------------------
 
 
-async def test_output_status_and_last_words(script, tmp_path) -> None:
+async def test_output_status_and_last_words(script: Script, tmp_path: Path) -> None:
     heard = bytearray()
     ended = await run(script("echo out; echo err >&2; exit 3"), on_output=heard.extend)
 
@@ -100,7 +106,9 @@ async def test_output_status_and_last_words(script, tmp_path) -> None:
     assert b"err" not in repr(ended).encode()
 
 
-async def test_the_child_sees_four_variables_no_input_and_a_home_of_its_own(script, tmp_path, monkeypatch) -> None:
+async def test_the_child_sees_four_variables_no_input_and_a_home_of_its_own(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     heard = bytearray()
     await run(script("cat; env; pwd; ulimit -c; nice; ulimit -f"), on_output=heard.extend)
@@ -112,7 +120,7 @@ async def test_the_child_sees_four_variables_no_input_and_a_home_of_its_own(scri
     assert (where, core, niceness, blocks) == (str(tmp_path), "0", str(os.nice(0)), str((1 << 30) // 1024))
 
 
-async def test_ten_megabytes_of_complaints_block_nobody(script) -> None:
+async def test_ten_megabytes_of_complaints_block_nobody(script: Script) -> None:
     ended = await run(script("head -c 10000000 /dev/zero | tr '\\0' e >&2; echo last >&2"))
 
     assert ended.status == 0
@@ -120,7 +128,7 @@ async def test_ten_megabytes_of_complaints_block_nobody(script) -> None:
     assert ended.last_words.endswith(b"e" + b"last\n")
 
 
-async def test_a_program_that_hangs_and_ignores_sigterm_is_killed(script, tmp_path) -> None:
+async def test_a_program_that_hangs_and_ignores_sigterm_is_killed(script: Script, tmp_path: Path) -> None:
     for moment in MOMENTS:
         deaf = f"trap '' TERM INT; touch {tmp_path}/deaf; {STUBBORN}"
         ended = await run(script(deaf), limits=replace(LIMITS, wall_seconds=moment))
@@ -131,7 +139,7 @@ async def test_a_program_that_hangs_and_ignores_sigterm_is_killed(script, tmp_pa
     await nobody_of(tmp_path / "pid")
 
 
-async def test_silence_is_a_limit_of_its_own(script, tmp_path) -> None:
+async def test_silence_is_a_limit_of_its_own(script: Script, tmp_path: Path) -> None:
     for moment in MOMENTS:
         ended = await run(script("echo hello; exec sleep 1000"), limits=replace(LIMITS, stall_seconds=moment))
         if (tmp_path / "pid").exists():
@@ -142,7 +150,7 @@ async def test_silence_is_a_limit_of_its_own(script, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("body", [STUBBORN, f"({STUBBORN}) & {STUBBORN}", "sleep 100 & wait"])
-async def test_cancelling_leaves_nobody(script, tmp_path, body) -> None:
+async def test_cancelling_leaves_nobody(script: Script, tmp_path: Path, body: str) -> None:
     running = asyncio.create_task(run(script(body)))
     await until(lambda: written(tmp_path / "pid"), what="the program to start")
 
@@ -153,7 +161,7 @@ async def test_cancelling_leaves_nobody(script, tmp_path, body) -> None:
     await nobody_of(tmp_path / "pid")
 
 
-async def test_cancelling_again_and_again_changes_nothing(script, tmp_path) -> None:
+async def test_cancelling_again_and_again_changes_nothing(script: Script, tmp_path: Path) -> None:
     running = asyncio.create_task(run(script(STUBBORN)))
     await until(lambda: written(tmp_path / "pid"), what="the program to start")
 
@@ -165,7 +173,7 @@ async def test_cancelling_again_and_again_changes_nothing(script, tmp_path) -> N
     await nobody_of(tmp_path / "pid")
 
 
-async def test_cancelled_before_it_began(script, tmp_path) -> None:
+async def test_cancelled_before_it_began(script: Script, tmp_path: Path) -> None:
     running = asyncio.create_task(run(script("exec sleep 100")))
     await asyncio.sleep(0)
     running.cancel()
@@ -176,7 +184,7 @@ async def test_cancelled_before_it_began(script, tmp_path) -> None:
         await nobody_of(tmp_path / "pid")
 
 
-async def test_what_a_program_leaves_behind_ends_with_it(script, tmp_path) -> None:
+async def test_what_a_program_leaves_behind_ends_with_it(script: Script, tmp_path: Path) -> None:
     """The grandchild holds the pipes open and would do so for ever."""
     ended = await run(script(f"({STUBBORN}) & exit 0"))
 
@@ -184,7 +192,7 @@ async def test_what_a_program_leaves_behind_ends_with_it(script, tmp_path) -> No
     await nobody_of(tmp_path / "pid")
 
 
-async def test_a_listener_that_raises_ends_the_program(script, tmp_path) -> None:
+async def test_a_listener_that_raises_ends_the_program(script: Script, tmp_path: Path) -> None:
     def refuse(data: bytes) -> None:
         raise ValueError("enough")
 
@@ -194,7 +202,7 @@ async def test_a_listener_that_raises_ends_the_program(script, tmp_path) -> None
     await nobody_of(tmp_path / "pid")
 
 
-async def test_a_worker_that_is_killed_takes_its_child_along(script, tmp_path) -> None:
+async def test_a_worker_that_is_killed_takes_its_child_along(script: Script, tmp_path: Path) -> None:
     program = script("exec sleep 100")
     worker = (
         "import asyncio\nfrom pathlib import Path\nfrom rindle.media.child_process import *\n"
@@ -215,7 +223,7 @@ async def test_a_worker_that_is_killed_takes_its_child_along(script, tmp_path) -
     await until(gone, what="the child of a killed worker to end")
 
 
-async def test_a_loop_that_is_closed_leaves_nobody(script, tmp_path) -> None:
+async def test_a_loop_that_is_closed_leaves_nobody(script: Script, tmp_path: Path) -> None:
     """Ctrl-C in a program that waits for nothing: ``asyncio.run`` cancels every task once and goes."""
     program = script(STUBBORN)
     worker = (
@@ -238,12 +246,14 @@ async def test_a_loop_that_is_closed_leaves_nobody(script, tmp_path) -> None:
 
 
 @pytest.fixture
-def build(clips, tmp_path, script):
+def build(clips: Clips, tmp_path: Path, script: Script) -> Build:
     """Build with a program in place of ffmpeg, and expect a typed failure that leaves nothing."""
     run_dir = tmp_path / "run"
     run_dir.mkdir()
 
-    async def build(body: str, spec=None, limits: Iterable[AvLimits | None] = (None,)) -> RindleError:
+    async def build(
+        body: str, spec: VariantSpec | None = None, limits: Iterable[AvLimits | None] = (None,)
+    ) -> RindleError:
         tools = FfmpegTools(script(body), FfmpegTools.find().ffprobe, "5.1", "5.1", FfmpegTools.find().encoders)
         recipe = spec or VideoVariant("web_720p")
         for limit in limits:  # until the program has come to its first line
@@ -281,26 +291,26 @@ BAD_DAYS = {
 
 
 @pytest.mark.parametrize(("body", "code", "retryable"), BAD_DAYS.values(), ids=BAD_DAYS.keys())
-async def test_bad_days(build, body, code, retryable) -> None:
+async def test_bad_days(build: Build, body: str, code: str, retryable: bool) -> None:
     failure = await build(body)
 
     assert (failure.code, failure.retryable) == (code, retryable)
 
 
 @pytest.mark.parametrize("body", [STUBBORN, f"({STUBBORN}) & {STUBBORN}", "kill -STOP $$"])
-async def test_a_program_that_hangs_is_a_timeout(build, body) -> None:
+async def test_a_program_that_hangs_is_a_timeout(build: Build, body: str) -> None:
     failure = await build(body, limits=QUICK)
 
     assert (failure.code, failure.retryable) == ("process_timeout", True)
 
 
-async def test_a_program_that_says_nothing_is_a_timeout(build) -> None:
+async def test_a_program_that_says_nothing_is_a_timeout(build: Build) -> None:
     failure = await build("exec sleep 1000", limits=[AvLimits(stall_seconds=moment) for moment in MOMENTS])
 
     assert failure.code == "process_timeout"
 
 
-async def test_a_program_that_writes_too_much_is_stopped_by_the_kernel(build) -> None:
+async def test_a_program_that_writes_too_much_is_stopped_by_the_kernel(build: Build) -> None:
     limits = AvLimits(max_output_bytes=1000)
     failure = await build(f'{OUTPUT}; exec head -c 200000000 /dev/zero > "$out"', limits=[limits])
 
@@ -318,7 +328,9 @@ async def test_a_program_that_writes_too_much_is_stopped_by_the_kernel(build) ->
         ("short.txt", WaveformVariant(), None),
     ],
 )
-async def test_a_file_of_something_else_is_no_variant(build, clips, tmp_path, other, spec, code) -> None:
+async def test_a_file_of_something_else_is_no_variant(
+    build: Build, clips: Clips, tmp_path: Path, other: str, spec: VariantSpec | None, code: str
+) -> None:
     if code is None:
         failure = await build(f'{OUTPUT}; : > "$out"', spec)
         assert failure.code == "ffmpeg_failed"
@@ -334,14 +346,14 @@ async def test_a_file_of_something_else_is_no_variant(build, clips, tmp_path, ot
     assert failure.code == code
 
 
-async def test_a_cut_off_picture_is_no_poster(build, clips) -> None:
+async def test_a_cut_off_picture_is_no_poster(build: Build, clips: Clips) -> None:
     whole = clips.made("whole.jpg", *moving("640x360", 0.04), "-frames:v", "1", "-update", "1")
     failure = await build(f'{OUTPUT}; head -c 4000 "{whole}" > "$out"', FrameVariant("video_poster_scene"))
 
     assert failure.code == "output_missing"
 
 
-async def test_the_processor_time_is_a_limit(clips, tmp_path) -> None:
+async def test_the_processor_time_is_a_limit(clips: Clips, tmp_path: Path) -> None:
     """The real ffmpeg, which catches the signal and ends like after any other."""
     source = clips.made("busy.mp4", *moving("1920x1080", 20), *H264)
     limits = AvLimits(wall_floor_seconds=1e-3, wall_ceiling_seconds=1e-3)
@@ -351,7 +363,7 @@ async def test_the_processor_time_is_a_limit(clips, tmp_path) -> None:
     class Patient(AvLimits):
         """Leaves the wall clock out, so that only the kernel's limit is met."""
 
-        def encoding(self, duration_ms):
+        def encoding(self, duration_ms: int | None) -> ChildLimits:
             return ChildLimits(PATIENCE_SECONDS, PATIENCE_SECONDS, 1, encoding.memory_bytes, encoding.file_bytes, 0)
 
     with pytest.raises(RindleError) as failed:
@@ -360,7 +372,7 @@ async def test_the_processor_time_is_a_limit(clips, tmp_path) -> None:
     assert failed.value.code == "process_timeout"
 
 
-async def test_memory_is_bounded(clips, tmp_path) -> None:
+async def test_memory_is_bounded(clips: Clips, tmp_path: Path) -> None:
     limits = AvLimits(memory_bytes=300 << 20)
 
     with pytest.raises(RindleError):
@@ -371,7 +383,7 @@ async def test_memory_is_bounded(clips, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-async def test_cancelling_a_real_transcode_leaves_nothing(clips, tmp_path) -> None:
+async def test_cancelling_a_real_transcode_leaves_nothing(clips: Clips, tmp_path: Path) -> None:
     source = clips.made("busy.mp4", *moving("1920x1080", 20), *H264)
     run_dir = tmp_path / "run"
     run_dir.mkdir()
@@ -394,7 +406,7 @@ async def test_cancelling_a_real_transcode_leaves_nothing(clips, tmp_path) -> No
     assert list(run_dir.iterdir()) == []
 
 
-async def test_a_build_that_is_not_wanted_any_more_ends(clips, tmp_path) -> None:
+async def test_a_build_that_is_not_wanted_any_more_ends(clips: Clips, tmp_path: Path) -> None:
     source = clips.made("busy.mp4", *moving("1920x1080", 20), *H264)
     told: list[int] = []
 
@@ -410,7 +422,7 @@ async def test_a_build_that_is_not_wanted_any_more_ends(clips, tmp_path) -> None
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_scratch_directory_that_cannot_be_written_is_worth_another_try(clips, tmp_path) -> None:
+async def test_a_scratch_directory_that_cannot_be_written_is_worth_another_try(clips: Clips, tmp_path: Path) -> None:
     with pytest.raises(RindleError) as failed:
         await AvProcessor(FfmpegTools.find()).build(
             clips.film(), VideoVariant("web_720p"), tmp_path / "gone" / "made.mp4"
@@ -419,7 +431,7 @@ async def test_a_scratch_directory_that_cannot_be_written_is_worth_another_try(c
     assert (failed.value.code, failed.value.retryable) == ("ffmpeg_failed", True)
 
 
-async def test_without_ffmpeg_everything_waits_for_a_worker_that_has_it(clips, tmp_path) -> None:
+async def test_without_ffmpeg_everything_waits_for_a_worker_that_has_it(clips: Clips, tmp_path: Path) -> None:
     processor = AvProcessor(FfmpegTools.find(ffmpeg=tmp_path / "nowhere"))
     spec = AudioVariant("m4a_128k")
 
@@ -429,7 +441,7 @@ async def test_without_ffmpeg_everything_waits_for_a_worker_that_has_it(clips, t
     assert (failed.value.code, failed.value.retryable) == ("ffmpeg_not_found", True)
 
 
-async def test_an_hour_of_sound_needs_no_memory(clips, tmp_path) -> None:
+async def test_an_hour_of_sound_needs_no_memory(clips: Clips, tmp_path: Path) -> None:
     """The samples of an hour are 115 MB; what this process holds of them is not."""
     source = clips.made("hour.mp3", *tone(3600, rate=8000), "-c:a", "libmp3lame", "-b:a", "16k")
     program = f"""

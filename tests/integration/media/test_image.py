@@ -9,8 +9,9 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import piexif
@@ -63,11 +64,15 @@ def p3_profile() -> bytes:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
 
 
+#: Renders recipes given by name from one source: the results by name.
+Render = Callable[..., Awaitable[dict[str, RenderResult]]]
+
+
 @pytest.fixture
-def render(pool, tmp_path):
+def render(pool: RenderPool, tmp_path: Path) -> Render:
     """Render recipes given by name from one source; the results by name."""
 
-    async def render(source: Path, *, mime: str | None = None, max_pixels=MAX_PIXELS, **recipes: dict):
+    async def render(source: Path, *, mime: str | None = None, max_pixels: int = MAX_PIXELS, **recipes: dict):
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
         orders = [
@@ -140,7 +145,9 @@ def gps_exif(orientation: int = 1) -> bytes:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-async def test_all_eight_orientations_come_out_upright(pool, render, tmp_path, photo, orientation):
+async def test_all_eight_orientations_come_out_upright(
+    pool: RenderPool, render: Render, tmp_path: Path, photo: Image.Image, orientation: int
+) -> None:
     source = tmp_path / "turned.jpg"
     turned(photo, orientation).save(source, exif=gps_exif(orientation), quality=92)
     assert difference(ImageOps.exif_transpose(opened(source)), photo) < SAME
@@ -163,7 +170,7 @@ async def test_all_eight_orientations_come_out_upright(pool, render, tmp_path, p
 
 
 @pytest.mark.parametrize("source", CORPUS_ORIENTATIONS, ids=lambda path: path.name)
-async def test_the_orientations_of_the_corpus_look_alike(pool, render, source):
+async def test_the_orientations_of_the_corpus_look_alike(pool: RenderPool, render: Render, source: Path) -> None:
     facts = await pool.probe(source, "image/jpeg", max_pixels=MAX_PIXELS)
     made = await render(source, thumb={"mode": "crop", "width": 128, "height": 128})
     reference = ImageOps.exif_transpose(opened(CORPUS_ORIENTATIONS[0]))
@@ -189,7 +196,15 @@ async def test_the_orientations_of_the_corpus_look_alike(pool, render, source):
         ("options[n=-1].png", lambda photo: photo, False),
     ],
 )
-async def test_every_kind_of_pixels_becomes_eight_bit_srgb(pool, render, tmp_path, photo, name, build, has_alpha):
+async def test_every_kind_of_pixels_becomes_eight_bit_srgb(
+    pool: RenderPool,
+    render: Render,
+    tmp_path: Path,
+    photo: Image.Image,
+    name: str,
+    build: Callable[[Image.Image], Image.Image],
+    has_alpha: bool,
+) -> None:
     source = tmp_path / name
     build(photo).save(source)
     facts = await ImageProbe(pool, MAX_PIXELS).probe(source)
@@ -205,7 +220,9 @@ async def test_every_kind_of_pixels_becomes_eight_bit_srgb(pool, render, tmp_pat
         assert difference(image, photo.convert("L")) < SAME
 
 
-async def test_a_placeholder_is_a_tiny_webp_of_the_picture(pool, tmp_path, photo):
+async def test_a_placeholder_is_a_tiny_webp_of_the_picture(
+    pool: RenderPool, tmp_path: Path, photo: Image.Image
+) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (300, 400, 4), dtype=np.uint8)
     for name, image in {"photo": photo, "noise": Image.fromarray(noise), "dot": photo.crop((0, 0, 1, 1))}.items():
         source = tmp_path / f"{name}.png"
@@ -220,21 +237,25 @@ async def test_a_placeholder_is_a_tiny_webp_of_the_picture(pool, tmp_path, photo
             assert difference(small, photo) < 2 * SAME
 
 
-async def test_probing_says_nothing_of_what_the_camera_wrote(pool, tmp_path, photo):
+async def test_probing_says_nothing_of_what_the_camera_wrote(
+    pool: RenderPool, tmp_path: Path, photo: Image.Image
+) -> None:
     source = tmp_path / "gps.jpg"
     photo.save(source, exif=gps_exif(), comment=b"CanaryCam")
     facts = await pool.probe(source, "image/jpeg", max_pixels=MAX_PIXELS)
     assert facts.metadata == {"format": "jpeg", "has_alpha": False, "has_icc_profile": False, "orientation": 1}
 
 
-async def test_the_bundled_probe_accepts_pictures_only(pool):
+async def test_the_bundled_probe_accepts_pictures_only(pool: RenderPool) -> None:
     probe = ImageProbe(pool, MAX_PIXELS)
     assert all(probe.accepts(mime) for mime in [*TYPES.values(), "image/heif"])
     assert not any(probe.accepts(mime) for mime in ("image/svg+xml", "application/pdf", "video/mp4", "image/jxl"))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".gif"])
-async def test_a_file_larger_than_the_memory_of_a_child_is_judged_and_rendered(pool, render, tmp_path, photo, suffix):
+async def test_a_file_larger_than_the_memory_of_a_child_is_judged_and_rendered(
+    pool: RenderPool, render: Render, tmp_path: Path, photo: Image.Image, suffix: str
+) -> None:
     source = tmp_path / f"large{suffix}"
     photo.save(source)
     os.truncate(source, 3 << 30)  # zeros behind its end, as a sparse file: no decoder cares
@@ -248,7 +269,9 @@ async def test_a_file_larger_than_the_memory_of_a_child_is_judged_and_rendered(p
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".avif", ".tif"])
-async def test_a_picture_that_was_cut_off_is_condemned(pool, tmp_path, photo, suffix):
+async def test_a_picture_that_was_cut_off_is_condemned(
+    pool: RenderPool, tmp_path: Path, photo: Image.Image, suffix: str
+) -> None:
     whole = io.BytesIO()
     photo.save(whole, {".jpg": "jpeg", ".tif": "tiff"}.get(suffix, suffix[1:]))
     source = tmp_path / f"cut{suffix}"
@@ -259,7 +282,9 @@ async def test_a_picture_that_was_cut_off_is_condemned(pool, tmp_path, photo, su
     assert str(tmp_path) not in str(verdict.value.to_dict())
 
 
-async def test_damage_inside_is_found_although_the_header_is_fine(pool, tmp_path, photo):
+async def test_damage_inside_is_found_although_the_header_is_fine(
+    pool: RenderPool, tmp_path: Path, photo: Image.Image
+) -> None:
     source = tmp_path / "damaged.png"
     photo.save(source)
     body = bytearray(source.read_bytes())
@@ -272,7 +297,9 @@ async def test_damage_inside_is_found_although_the_header_is_fine(pool, tmp_path
 
 @needs_corpus
 @pytest.mark.parametrize("name", ["truncated.jpg", "corrupted.jpg"])
-async def test_the_damaged_pictures_of_the_corpus_are_condemned_and_not_rendered(pool, render, name):
+async def test_the_damaged_pictures_of_the_corpus_are_condemned_and_not_rendered(
+    pool: RenderPool, render: Render, name: str
+) -> None:
     with pytest.raises(ContentRejected) as verdict:
         await pool.probe(CORPUS / name, max_pixels=MAX_PIXELS)
     assert verdict.value.code == "decode_failed"
@@ -300,7 +327,7 @@ def gif_claiming(width: int, height: int) -> bytes:
     return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + picture + b";"
 
 
-async def test_bombs_are_condemned_by_their_header(tmp_path, photo):
+async def test_bombs_are_condemned_by_their_header(tmp_path: Path, photo: Image.Image) -> None:
     bombs = {
         "image/png": png_claiming(16_384, 16_384),
         "image/jpeg": jpeg_claiming(photo, 65_500, 65_500),
@@ -327,7 +354,7 @@ async def test_bombs_are_condemned_by_their_header(tmp_path, photo):
         await pool.close()
 
 
-async def test_the_limit_itself_is_allowed(pool, tmp_path, photo):
+async def test_the_limit_itself_is_allowed(pool: RenderPool, tmp_path: Path, photo: Image.Image) -> None:
     source = tmp_path / "limit.png"
     photo.save(source)
     assert (await pool.probe(source, "image/png", max_pixels=512 * 384)).width == 512
@@ -349,7 +376,7 @@ ACTIVE = {
 
 
 @pytest.mark.parametrize("kind", ACTIVE)
-async def test_nothing_but_the_allowed_loaders_ever_opens_a_file(pool, tmp_path, kind):
+async def test_nothing_but_the_allowed_loaders_ever_opens_a_file(pool: RenderPool, tmp_path: Path, kind: str) -> None:
     source = tmp_path / "innocent.jpg"
     source.write_bytes(ACTIVE[kind])
     with pytest.raises((ContentRejected, UploadRejected)) as sniffed:
@@ -363,7 +390,7 @@ async def test_nothing_but_the_allowed_loaders_ever_opens_a_file(pool, tmp_path,
 
 @needs_corpus
 @pytest.mark.parametrize("name", ["logo.svg", "document.pdf"])
-async def test_the_active_formats_of_the_corpus_are_no_pictures(pool, tmp_path, name):
+async def test_the_active_formats_of_the_corpus_are_no_pictures(pool: RenderPool, tmp_path: Path, name: str) -> None:
     disguised = tmp_path / "photo.jpg"
     disguised.write_bytes((CORPUS / name).read_bytes())
     with pytest.raises(ContentRejected) as verdict:
@@ -371,7 +398,7 @@ async def test_the_active_formats_of_the_corpus_are_no_pictures(pool, tmp_path, 
     assert verdict.value.code == "no_probe_for_mime"
 
 
-async def test_a_missing_file_is_no_verdict(pool, render, tmp_path):
+async def test_a_missing_file_is_no_verdict(pool: RenderPool, render: Render, tmp_path: Path) -> None:
     for mime in ("image/jpeg", None):
         with pytest.raises(ProbeFailed) as failure:
             await pool.probe(tmp_path / "gone.jpg", mime, max_pixels=MAX_PIXELS)
@@ -383,7 +410,7 @@ async def test_a_missing_file_is_no_verdict(pool, render, tmp_path):
 
 
 @pytest.mark.parametrize("inherited", [None, "0", "1"])
-def test_untrusted_loaders_are_shut_whatever_the_environment_says(inherited):
+def test_untrusted_loaders_are_shut_whatever_the_environment_says(inherited: str | None) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "VIPS_BLOCK_UNTRUSTED"}
     if inherited is not None:
         environment["VIPS_BLOCK_UNTRUSTED"] = inherited
@@ -394,7 +421,7 @@ def test_untrusted_loaders_are_shut_whatever_the_environment_says(inherited):
     assert answer.stdout.strip() == b"True"
 
 
-async def test_the_doctor_learns_what_the_libraries_can_do(pool):
+async def test_the_doctor_learns_what_the_libraries_can_do(pool: RenderPool) -> None:
     facts = await pool.features()
     assert tuple(map(int, facts.libvips.split(".")[:2])) >= LIBVIPS_FLOOR
     assert facts.untrusted_blocked
@@ -404,7 +431,7 @@ async def test_the_doctor_learns_what_the_libraries_can_do(pool):
     assert facts.libheif
 
 
-async def test_a_libvips_below_the_floor_is_refused_at_the_start():
+async def test_a_libvips_below_the_floor_is_refused_at_the_start() -> None:
     pool = RenderPool(1, engine="tests.integration.media.engine_of_old_libvips")
     with pytest.raises(Misconfigured, match=r"libvips .* cannot block untrusted loaders"):
         pool.start()
@@ -430,7 +457,9 @@ async def test_a_libvips_below_the_floor_is_refused_at_the_start():
     ],
 )
 @pytest.mark.parametrize("image_format", ["jpeg", "png", "webp", "avif"])
-async def test_outputs_have_exactly_the_size_and_format_asked_for(render, tmp_path, photo, recipe, size, image_format):
+async def test_outputs_have_exactly_the_size_and_format_asked_for(
+    render: Render, tmp_path: Path, photo: Image.Image, recipe: dict[str, Any], size: tuple[int, int], image_format: str
+) -> None:
     source = tmp_path / "photo.png"
     photo.save(source)
     made = await render(source, it={**recipe, "format": image_format})
@@ -438,7 +467,7 @@ async def test_outputs_have_exactly_the_size_and_format_asked_for(render, tmp_pa
     assert picture(made["it"]).format == {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "avif": "AVIF"}[image_format]
 
 
-async def test_one_pixel_is_a_picture_too(pool, render, tmp_path):
+async def test_one_pixel_is_a_picture_too(pool: RenderPool, render: Render, tmp_path: Path) -> None:
     source = tmp_path / "dot.png"
     Image.new("RGB", (1, 1), "#3366cc").save(source)
     facts = await pool.probe(source, "image/png", max_pixels=MAX_PIXELS)
@@ -452,7 +481,7 @@ async def test_one_pixel_is_a_picture_too(pool, render, tmp_path):
     assert picture(made["crop"]).getcolors() == [(100, (0x33, 0x66, 0xCC))]
 
 
-async def test_gravity_decides_what_a_crop_keeps(render, tmp_path):
+async def test_gravity_decides_what_a_crop_keeps(render: Render, tmp_path: Path) -> None:
     source = tmp_path / "stripes.png"
     stripes = Image.new("RGB", (300, 100), "#00ff00")
     stripes.paste("#ff0000", (0, 0, 100, 100))
@@ -468,7 +497,9 @@ async def test_gravity_decides_what_a_crop_keeps(render, tmp_path):
 
 
 @pytest.mark.parametrize("gravity", ["attention", "entropy"])
-async def test_smart_gravity_finds_the_interesting_part(render, tmp_path, photo, gravity):
+async def test_smart_gravity_finds_the_interesting_part(
+    render: Render, tmp_path: Path, photo: Image.Image, gravity: str
+) -> None:
     source = tmp_path / "lonely.png"
     wide = Image.new("RGB", (1200, 200), "#777777")
     wide.paste(photo.crop((150, 0, 350, 200)), (900, 0))
@@ -481,7 +512,7 @@ async def test_smart_gravity_finds_the_interesting_part(render, tmp_path, photo,
 
 
 @pytest.fixture
-def transparent(tmp_path, photo) -> Path:
+def transparent(tmp_path: Path, photo: Image.Image) -> Path:
     """A photo whose left half is invisible; under the transparency lies bright green."""
     image = photo.convert("RGBA")
     image.paste((0, 255, 0, 0), (0, 0, 256, 384))
@@ -490,7 +521,9 @@ def transparent(tmp_path, photo) -> Path:
     return path
 
 
-async def test_transparency_is_flattened_on_the_background_for_jpeg_only(render, transparent):
+async def test_transparency_is_flattened_on_the_background_for_jpeg_only(
+    render: Render, transparent: Image.Image
+) -> None:
     made = await render(
         transparent,
         white={"mode": "fit", "width": 128},
@@ -511,7 +544,9 @@ async def test_transparency_is_flattened_on_the_background_for_jpeg_only(render,
         assert difference(on(image, "#ff0000"), on(original, "#ff0000")) < SAME
 
 
-async def test_padding_is_coloured_or_transparent(render, transparent, tmp_path, photo):
+async def test_padding_is_coloured_or_transparent(
+    render: Render, transparent: Image.Image, tmp_path: Path, photo: Image.Image
+) -> None:
     box = {"mode": "pad", "width": 200, "height": 200}
     opaque = tmp_path / "opaque.png"
     photo.save(opaque)
@@ -531,7 +566,7 @@ async def test_padding_is_coloured_or_transparent(render, transparent, tmp_path,
     assert difference(middle, photo) < SAME
 
 
-async def test_cmyk_becomes_rgb(render, tmp_path, photo):
+async def test_cmyk_becomes_rgb(render: Render, tmp_path: Path, photo: Image.Image) -> None:
     source = tmp_path / "print.jpg"
     photo.convert("CMYK").save(source, quality=95)
     made = await render(source, it={"mode": "fit", "width": 256})
@@ -540,12 +575,12 @@ async def test_cmyk_becomes_rgb(render, tmp_path, photo):
 
 
 @pytest.fixture
-def vivid(photo) -> Image.Image:
+def vivid(photo: Image.Image) -> Image.Image:
     return ImageEnhance.Color(photo).enhance(3)
 
 
 @pytest.fixture
-def wide_gamut(tmp_path, vivid, p3_profile) -> Path:
+def wide_gamut(tmp_path: Path, vivid: Image.Image, p3_profile: bytes) -> Path:
     """The vivid picture with its pixels in Display P3."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(p3_profile))
     path = tmp_path / "wide.jpg"
@@ -555,7 +590,9 @@ def wide_gamut(tmp_path, vivid, p3_profile) -> Path:
     return path
 
 
-async def test_wide_gamut_becomes_srgb_through_its_profile(render, wide_gamut, vivid):
+async def test_wide_gamut_becomes_srgb_through_its_profile(
+    render: Render, wide_gamut: Path, vivid: Image.Image
+) -> None:
     raw = difference(opened(wide_gamut), vivid)  # what taking the numbers for sRGB would look like
     made = await render(
         wide_gamut,
@@ -570,7 +607,9 @@ async def test_wide_gamut_becomes_srgb_through_its_profile(render, wide_gamut, v
         assert "icc_profile" not in image.info
 
 
-async def test_keep_icc_keeps_the_colours_and_their_profile(render, wide_gamut, p3_profile):
+async def test_keep_icc_keeps_the_colours_and_their_profile(
+    render: Render, wide_gamut: Path, p3_profile: bytes
+) -> None:
     made = await render(
         wide_gamut,
         kept={"mode": "fit", "width": 512, "keep_icc": True, "format": "png"},
@@ -583,7 +622,9 @@ async def test_keep_icc_keeps_the_colours_and_their_profile(render, wide_gamut, 
     assert "icc_profile" not in picture(made["plain"]).info
 
 
-async def test_a_broken_colour_profile_spoils_nothing(pool, render, tmp_path, photo):
+async def test_a_broken_colour_profile_spoils_nothing(
+    pool: RenderPool, render: Render, tmp_path: Path, photo: Image.Image
+) -> None:
     source = tmp_path / "junk.jpg"
     photo.save(source, icc_profile=b"junk" * 100)
     await pool.probe(source, "image/jpeg", max_pixels=MAX_PIXELS)
@@ -592,7 +633,7 @@ async def test_a_broken_colour_profile_spoils_nothing(pool, render, tmp_path, ph
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
-async def test_no_metadata_reaches_a_variant(render, tmp_path, photo, suffix):
+async def test_no_metadata_reaches_a_variant(render: Render, tmp_path: Path, photo: Image.Image, suffix: str) -> None:
     source = tmp_path / f"gps{suffix}"
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>CanaryCam</rdf:RDF></x:xmpmeta>'
     extra = {".jpg": {"comment": b"CanaryCam", "xmp": xmp}, ".webp": {"xmp": xmp}}.get(suffix, {})
@@ -612,7 +653,7 @@ async def test_no_metadata_reaches_a_variant(render, tmp_path, photo, suffix):
         assert b"Exif" not in result.path.read_bytes()
 
 
-async def test_jpegs_are_progressive_and_subsampled(render, tmp_path, photo):
+async def test_jpegs_are_progressive_and_subsampled(render: Render, tmp_path: Path, photo: Image.Image) -> None:
     source = tmp_path / "photo.png"
     photo.save(source)
     made = await render(
@@ -632,7 +673,9 @@ async def test_jpegs_are_progressive_and_subsampled(render, tmp_path, photo):
 # --- several outputs ---------------------------------------------------------------------------------------------
 
 
-async def test_an_output_derived_from_a_larger_one_looks_like_one_made_alone(render, tmp_path, photo):
+async def test_an_output_derived_from_a_larger_one_looks_like_one_made_alone(
+    render: Render, tmp_path: Path, photo: Image.Image
+) -> None:
     source = tmp_path / "photo.jpg"
     photo.resize((2048, 1536), Image.Resampling.LANCZOS).save(source, exif=gps_exif(6), quality=95)
     recipes = {
@@ -650,7 +693,7 @@ async def test_an_output_derived_from_a_larger_one_looks_like_one_made_alone(ren
         assert np.abs(pixels[0] - pixels[1]).mean() / 255 < 0.01
 
 
-async def test_an_order_that_cannot_be_built_fails_alone(render, tmp_path, photo):
+async def test_an_order_that_cannot_be_built_fails_alone(render: Render, tmp_path: Path, photo: Image.Image) -> None:
     source = tmp_path / "strip.png"
     photo.resize((20, 3000)).save(source)
     made = await render(
@@ -667,7 +710,7 @@ async def test_an_order_that_cannot_be_built_fails_alone(render, tmp_path, photo
     assert str(tmp_path) not in str(made["too_wide"].error.to_dict())
 
 
-async def test_a_format_without_an_encoder_is_a_missing_capability(tmp_path, photo):
+async def test_a_format_without_an_encoder_is_a_missing_capability(tmp_path: Path, photo: Image.Image) -> None:
     source = tmp_path / "photo.png"
     photo.save(source)
     pool = RenderPool(1, engine="tests.integration.media.engine_without_avif")
@@ -710,7 +753,9 @@ def frames_of(image: Image.Image) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
-async def test_an_animation_stays_one_only_when_asked(pool, render, tmp_path, suffix):
+async def test_an_animation_stays_one_only_when_asked(
+    pool: RenderPool, render: Render, tmp_path: Path, suffix: str
+) -> None:
     source = tmp_path / f"moving{suffix}"
     originals = animation(source, 6)
     facts = await pool.probe(source, TYPES[suffix], max_pixels=MAX_PIXELS)
@@ -744,7 +789,9 @@ async def test_an_animation_stays_one_only_when_asked(pool, render, tmp_path, su
     assert difference(padded[3].crop((0, 0, 80, 18)), Image.new("RGB", (80, 18), "#00ff00")) < SAME
 
 
-async def test_frames_count_against_the_pixel_limit_and_end_at_three_hundred(pool, render, tmp_path):
+async def test_frames_count_against_the_pixel_limit_and_end_at_three_hundred(
+    pool: RenderPool, render: Render, tmp_path: Path
+) -> None:
     source = tmp_path / "long.gif"
     animation(source, 320, size=(40, 40))
     facts = await pool.probe(source, "image/gif", max_pixels=300 * 40 * 40)
@@ -777,7 +824,9 @@ async def test_frames_count_against_the_pixel_limit_and_end_at_three_hundred(poo
         ("looks_like_svg.webp", (256, 256)),
     ],
 )
-async def test_real_pictures_are_probed_and_rendered_without_metadata(pool, render, name, size):
+async def test_real_pictures_are_probed_and_rendered_without_metadata(
+    pool: RenderPool, render: Render, name: str, size: tuple[int, int]
+) -> None:
     facts = await ImageProbe(pool, MAX_PIXELS).probe(CORPUS / name)
     assert (facts.width, facts.height) == size
     assert len(facts.placeholder) <= 700
@@ -798,7 +847,7 @@ async def test_real_pictures_are_probed_and_rendered_without_metadata(pool, rend
 
 
 @needs_corpus
-async def test_heic_is_upright_and_in_srgb(render):
+async def test_heic_is_upright_and_in_srgb(render: Render) -> None:
     import pi_heif
 
     made = await render(CORPUS / "photo_iphone13.heic", it={"mode": "fit", "width": 300, "format": "png"})
@@ -809,7 +858,7 @@ async def test_heic_is_upright_and_in_srgb(render):
 
 
 @needs_corpus
-async def test_a_heic_that_was_cut_off_is_condemned(pool, tmp_path):
+async def test_a_heic_that_was_cut_off_is_condemned(pool: RenderPool, tmp_path: Path) -> None:
     whole = (CORPUS / "photo_iphone13.heic").read_bytes()
     for part in (2000, len(whole) // 2):
         source = tmp_path / "cut.heic"

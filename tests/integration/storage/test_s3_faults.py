@@ -176,7 +176,7 @@ def files(directory: Path) -> set[str]:
 )
 async def test_each_refusal_has_its_error(
     server: Server, storage: S3Storage, tmp_path: Path, reply: Reply, expected: type[StorageError]
-):
+) -> None:
     server.script = [reply]
 
     with pytest.raises(expected) as caught:
@@ -188,7 +188,7 @@ async def test_each_refusal_has_its_error(
     assert files(tmp_path) == set()
 
 
-async def test_a_head_is_read_by_its_status_alone(server: Server, storage: S3Storage):
+async def test_a_head_is_read_by_its_status_alone(server: Server, storage: S3Storage) -> None:
     server.script = [Reply(404), Reply(403), Reply(503)]
 
     with pytest.raises(StorageNotFound):
@@ -200,7 +200,7 @@ async def test_a_head_is_read_by_its_status_alone(server: Server, storage: S3Sto
         await storage.head("a/b/c")
 
 
-async def test_ping_tells_a_missing_bucket_from_a_refusal(server: Server, storage: S3Storage):
+async def test_ping_tells_a_missing_bucket_from_a_refusal(server: Server, storage: S3Storage) -> None:
     server.script = [Reply(404), Reply(403), Reply(200)]
 
     with pytest.raises(StorageMisconfigured):
@@ -210,7 +210,7 @@ async def test_ping_tells_a_missing_bucket_from_a_refusal(server: Server, storag
     await storage.ping()
 
 
-async def test_a_passing_fault_is_met_by_the_sdks_own_retry(server: Server):
+async def test_a_passing_fault_is_met_by_the_sdks_own_retry(server: Server) -> None:
     storage = storage_on(server, max_attempts=2)
     server.script = [error(503, "SlowDown"), Reply(200, headers={"ETag": '"abc"'})]
 
@@ -219,14 +219,14 @@ async def test_a_passing_fault_is_met_by_the_sdks_own_retry(server: Server):
     await storage.close()
 
 
-async def test_a_skewed_clock_gets_one_new_client(server: Server, storage: S3Storage):
+async def test_a_skewed_clock_gets_one_new_client(server: Server, storage: S3Storage) -> None:
     server.script = [error(403, "RequestTimeTooSkewed"), Reply(206, b"x", headers={"ETag": '"abc"'})]
 
     assert await storage.read_range("a/b/c", 0, 1) == b"x"
     assert len(server.asked) == 2
 
 
-async def test_deleting_what_is_absent_is_success(server: Server, storage: S3Storage):
+async def test_deleting_what_is_absent_is_success(server: Server, storage: S3Storage) -> None:
     server.script = [Reply(204)]
 
     assert (await storage.delete("a/b/c")).existed is None
@@ -235,7 +235,7 @@ async def test_deleting_what_is_absent_is_success(server: Server, storage: S3Sto
 # --- no answer ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_does_not_answer_is_given_up_on(server: Server, hasty: S3Storage, source: Path):
+async def test_a_server_that_does_not_answer_is_given_up_on(server: Server, hasty: S3Storage, source: Path) -> None:
     server.script = [Reply(hangs=True)]
 
     for call in (hasty.head("a/b/c"), hasty.store("a/b/c", source), hasty.read_range("a/b/c", 0, 1)):
@@ -243,7 +243,7 @@ async def test_a_server_that_does_not_answer_is_given_up_on(server: Server, hast
             await call
 
 
-async def test_a_server_that_is_not_there_is_transient(server: Server, tmp_path: Path):
+async def test_a_server_that_is_not_there_is_transient(server: Server, tmp_path: Path) -> None:
     storage = storage_on(server, endpoint_url="http://127.0.0.1:1")
 
     with pytest.raises(StorageTransient):
@@ -251,7 +251,7 @@ async def test_a_server_that_is_not_there_is_transient(server: Server, tmp_path:
     await storage.close()
 
 
-async def test_a_body_cut_short_leaves_no_file(server: Server, storage: S3Storage, tmp_path: Path):
+async def test_a_body_cut_short_leaves_no_file(server: Server, storage: S3Storage, tmp_path: Path) -> None:
     server.script = [Reply(200, b"x" * 1000, {"ETag": '"abc"'}, promised=500_000)]
 
     with pytest.raises(StorageTransient):
@@ -260,7 +260,7 @@ async def test_a_body_cut_short_leaves_no_file(server: Server, storage: S3Storag
     assert files(tmp_path) == {"deep"}
 
 
-async def test_a_body_that_stalls_leaves_no_file(server: Server, hasty: S3Storage, tmp_path: Path):
+async def test_a_body_that_stalls_leaves_no_file(server: Server, hasty: S3Storage, tmp_path: Path) -> None:
     server.script = [Reply(200, b"x" * 1000, {"ETag": '"abc"'}, promised=500_000, hangs=True)]
 
     with pytest.raises(StorageTransient):
@@ -272,7 +272,7 @@ async def test_a_body_that_stalls_leaves_no_file(server: Server, hasty: S3Storag
 
 
 @in_no_hurry
-async def test_a_cancelled_download_ends_and_leaves_no_file(server: Server, hasty: S3Storage, tmp_path: Path):
+async def test_a_cancelled_download_ends_and_leaves_no_file(server: Server, hasty: S3Storage, tmp_path: Path) -> None:
     server.script = [Reply(200, b"x" * 1000, {"ETag": '"abc"'}, promised=500_000, hangs=True)]
     task = asyncio.create_task(hasty.download("a/b/c", tmp_path / "copy"))
     await asyncio.get_running_loop().run_in_executor(None, server.reached.wait, PATIENCE_SECONDS)
@@ -286,7 +286,7 @@ async def test_a_cancelled_download_ends_and_leaves_no_file(server: Server, hast
 # --- conditions ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_failed_condition_says_which(server: Server, storage: S3Storage, tmp_path: Path, source: Path):
+async def test_a_failed_condition_says_which(server: Server, storage: S3Storage, tmp_path: Path, source: Path) -> None:
     server.script = [error(412, "PreconditionFailed")]
 
     with pytest.raises(ObjectChanged):
@@ -296,7 +296,7 @@ async def test_a_failed_condition_says_which(server: Server, storage: S3Storage,
     assert not isinstance(caught.value, ObjectChanged)
 
 
-async def test_a_weak_or_quoted_etag_is_normalised(server: Server, storage: S3Storage):
+async def test_a_weak_or_quoted_etag_is_normalised(server: Server, storage: S3Storage) -> None:
     server.script = [Reply(200, headers={"ETag": 'W/"abc"'}), Reply(200, headers={"ETag": '"abc-2"'})]
 
     assert [(await storage.head("a/b/c")).etag for _ in range(2)] == ["abc", "abc-2"]
@@ -331,7 +331,7 @@ def by_step(completed: Reply, *, part: Reply = PART, head: Reply | None = None) 
 
 
 @pytest.mark.usefixtures("small_parts")
-async def test_a_large_file_goes_up_in_parts(server: Server, storage: S3Storage, source: Path):
+async def test_a_large_file_goes_up_in_parts(server: Server, storage: S3Storage, source: Path) -> None:
     done = f'<CompleteMultipartUploadResult><ETag>"{WHOLE_ETAG}"</ETag></CompleteMultipartUploadResult>'
     server.script = [by_step(Reply(200, done.encode()))]
 
@@ -355,7 +355,7 @@ async def test_a_large_file_goes_up_in_parts(server: Server, storage: S3Storage,
 )
 async def test_a_failed_multipart_upload_is_given_up(
     server: Server, storage: S3Storage, source: Path, completed: Reply, part: Reply, expected: type[StorageError]
-):
+) -> None:
     server.script = [by_step(completed, part=part)]
 
     with pytest.raises(expected):
@@ -365,7 +365,9 @@ async def test_a_failed_multipart_upload_is_given_up(
 
 
 @pytest.mark.usefixtures("small_parts")
-async def test_an_upload_completed_by_a_lost_answer_is_success(server: Server, storage: S3Storage, source: Path):
+async def test_an_upload_completed_by_a_lost_answer_is_success(
+    server: Server, storage: S3Storage, source: Path
+) -> None:
     there = Reply(200, headers={"ETag": f'"{WHOLE_ETAG}"'}, promised=1000)
     server.script = [by_step(error(404, "NoSuchUpload"), head=there)]
 
@@ -374,7 +376,7 @@ async def test_an_upload_completed_by_a_lost_answer_is_success(server: Server, s
 
 @in_no_hurry
 @pytest.mark.usefixtures("small_parts")
-async def test_a_cancelled_multipart_upload_is_given_up(server: Server, hasty: S3Storage, source: Path):
+async def test_a_cancelled_multipart_upload_is_given_up(server: Server, hasty: S3Storage, source: Path) -> None:
     server.script = [STARTED, Reply(hangs=True), Reply(hangs=True), Reply(hangs=True), Reply(204)]
     task = asyncio.create_task(hasty.store("a/b/c", source))
     loop = asyncio.get_running_loop()

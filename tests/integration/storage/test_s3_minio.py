@@ -77,7 +77,7 @@ def sha256_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-async def test_a_file_in_parts_comes_back_whole(storage: S3Storage, large: Path, tmp_path: Path):
+async def test_a_file_in_parts_comes_back_whole(storage: S3Storage, large: Path, tmp_path: Path) -> None:
     stored = await storage.store("parts/1/x", large, content_type="video/mp4", if_absent=True)
     head = await storage.head("parts/1/x")
     await storage.download("parts/1/x", tmp_path / "copy", if_match=stored.etag)
@@ -89,7 +89,7 @@ async def test_a_file_in_parts_comes_back_whole(storage: S3Storage, large: Path,
 
 async def test_a_file_in_parts_may_only_create(
     minio: MinioServer, bucket: str, storage: S3Storage, large: Path, tmp_path: Path
-):
+) -> None:
     (tmp_path / "first").write_bytes(b"first")
     await storage.store("parts/2/x", tmp_path / "first")
 
@@ -102,7 +102,7 @@ async def test_a_file_in_parts_may_only_create(
 
 async def test_a_cancelled_upload_leaves_neither_object_nor_parts(
     minio: MinioServer, bucket: str, storage: S3Storage, large: Path
-):
+) -> None:
     await storage.ping()  # the client exists: what is cancelled is the upload
     task = asyncio.create_task(storage.store("parts/3/x", large))
     while not unfinished_uploads(minio, bucket, "parts/3/x"):
@@ -118,7 +118,7 @@ async def test_a_cancelled_upload_leaves_neither_object_nor_parts(
         await storage.head("parts/3/x")
 
 
-async def test_browsers_use_the_public_endpoint_and_servers_their_own(minio: MinioServer, bucket: str):
+async def test_browsers_use_the_public_endpoint_and_servers_their_own(minio: MinioServer, bucket: str) -> None:
     public = f"http://localhost:{urlsplit(minio.endpoint_url).port}"
     storage = storage_on(minio, bucket, public_endpoint=public)
 
@@ -136,7 +136,7 @@ async def test_browsers_use_the_public_endpoint_and_servers_their_own(minio: Min
 
 
 @pytest.mark.parametrize("announced", [5 * 1024**3, 8 * MIB + 1, 0])
-async def test_a_ticket_for_8_mib_takes_nothing_else(storage: S3Storage, announced: int):
+async def test_a_ticket_for_8_mib_takes_nothing_else(storage: S3Storage, announced: int) -> None:
     """The size is part of the signature: the store refuses before a byte of the body is sent (S3)."""
     grant = await storage.presigned_put("ticket/1/x", 60, content_length=8 * MIB)
 
@@ -145,7 +145,7 @@ async def test_a_ticket_for_8_mib_takes_nothing_else(storage: S3Storage, announc
         await storage.head("ticket/1/x")
 
 
-async def test_a_body_of_unknown_length_is_refused(storage: S3Storage):
+async def test_a_body_of_unknown_length_is_refused(storage: S3Storage) -> None:
     grant = await storage.presigned_put("ticket/2/x", 60, content_length=5)
 
     async def body() -> AsyncGenerator[bytes, None]:
@@ -159,7 +159,7 @@ async def test_a_body_of_unknown_length_is_refused(storage: S3Storage):
         await storage.head("ticket/2/x")
 
 
-async def test_a_grant_for_one_key_writes_no_other(storage: S3Storage):
+async def test_a_grant_for_one_key_writes_no_other(storage: S3Storage) -> None:
     grant = await storage.presigned_put("ticket/3/x", 60)
 
     async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
@@ -170,7 +170,7 @@ async def test_a_grant_for_one_key_writes_no_other(storage: S3Storage):
     assert answer.status_code == 403
 
 
-async def test_prefixes_keep_tenants_apart(minio: MinioServer, bucket: str, tmp_path: Path):
+async def test_prefixes_keep_tenants_apart(minio: MinioServer, bucket: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     one, ten = storage_on(minio, bucket, key_prefix="t/1"), storage_on(minio, bucket, key_prefix="t/10")
     await one.store("a/b/c", tmp_path / "x")
@@ -183,7 +183,7 @@ async def test_prefixes_keep_tenants_apart(minio: MinioServer, bucket: str, tmp_
         await storage.close()
 
 
-async def test_a_missing_bucket_is_a_matter_of_configuration(minio: MinioServer, tmp_path: Path):
+async def test_a_missing_bucket_is_a_matter_of_configuration(minio: MinioServer, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     storage = storage_on(minio, "no-such-bucket")
 
@@ -194,7 +194,7 @@ async def test_a_missing_bucket_is_a_matter_of_configuration(minio: MinioServer,
     await storage.close()
 
 
-async def test_wrong_credentials_are_refused(minio: MinioServer, bucket: str):
+async def test_wrong_credentials_are_refused(minio: MinioServer, bucket: str) -> None:
     storage = storage_on(minio, bucket, secret_access_key="wrong-canary-secret")
 
     for call in (storage.ping(), storage.head("a/b/c"), storage.list_keys("")):

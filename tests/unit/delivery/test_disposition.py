@@ -21,17 +21,17 @@ def header(disposition: str | None, filename: str | None, content_type: str | No
     return content_disposition(disposition, filename, default_filename="stored.png", content_type=content_type)
 
 
-def test_nothing_asked_for_gives_no_header():
+def test_nothing_asked_for_gives_no_header() -> None:
     assert header(None, None) is None
 
 
-def test_the_example_of_the_specification():
+def test_the_example_of_the_specification() -> None:
     assert header("attachment", "../my clip?.mp4", "video/mp4") == (
         "attachment; filename=\"my_clip_.mp4\"; filename*=UTF-8''my%20clip%3F.mp4"
     )
 
 
-def test_the_unicode_name_travels_in_the_extended_form_only():
+def test_the_unicode_name_travels_in_the_extended_form_only() -> None:
     assert header("attachment", "Übersicht–März.png") == (
         "attachment; filename=\"bersicht_M_rz.png\"; filename*=UTF-8''%C3%9Cbersicht%E2%80%93M%C3%A4rz.png"
     )
@@ -48,7 +48,7 @@ def test_the_unicode_name_travels_in_the_extended_form_only():
         ("whatever", None, 'inline; filename="download"'),
     ],
 )
-def test_type_and_name_follow_what_was_asked_for(disposition: str | None, filename: str | None, expected: str):
+def test_type_and_name_follow_what_was_asked_for(disposition: str | None, filename: str | None, expected: str) -> None:
     found = header(disposition, filename)
 
     assert found is not None and found.startswith(f"{expected}; filename*=")
@@ -67,7 +67,7 @@ def test_type_and_name_follow_what_was_asked_for(disposition: str | None, filena
     ],
 )
 @pytest.mark.parametrize("disposition", [None, "inline", "attachment"])
-def test_what_is_not_safe_to_show_is_always_an_attachment(content_type: str, disposition: str | None):
+def test_what_is_not_safe_to_show_is_always_an_attachment(content_type: str, disposition: str | None) -> None:
     found = header(disposition, None, content_type)
 
     assert found is not None and found.startswith("attachment; ")
@@ -87,17 +87,17 @@ def test_what_is_not_safe_to_show_is_always_an_attachment(content_type: str, dis
         "text/plain",
     ],
 )
-def test_common_media_may_be_shown(content_type: str):
+def test_common_media_may_be_shown(content_type: str) -> None:
     assert header(None, None, content_type) is None
     assert str(header("inline", None, content_type)).startswith("inline; ")
 
 
-def test_an_unknown_type_forces_nothing():
+def test_an_unknown_type_forces_nothing() -> None:
     assert header(None, None, None) is None
 
 
 @given(st.text(max_size=400), st.sampled_from(["attachment", "inline", None]))
-def test_no_name_breaks_out_of_the_header(filename: str, disposition: str | None):
+def test_no_name_breaks_out_of_the_header(filename: str, disposition: str | None) -> None:
     found = header(disposition, filename)
 
     assert found is not None and _HEADER.fullmatch(found), found

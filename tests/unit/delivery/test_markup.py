@@ -59,7 +59,7 @@ def player(markup: str) -> dict[str, str | None]:
 # --- what is shown -----------------------------------------------------------------------------------------------
 
 
-async def test_the_whole_tag_of_a_public_asset(gallery: Gallery, public: type[Profile]):
+async def test_the_whole_tag_of_a_public_asset(gallery: Gallery, public: type[Profile]) -> None:
     asset = await gallery.ready(public)
     thumb, large = variant_of(asset, "thumb"), variant_of(asset, "large")
 
@@ -78,7 +78,7 @@ async def test_the_whole_tag_of_a_public_asset(gallery: Gallery, public: type[Pr
     )
 
 
-async def test_without_variants_there_is_the_image_alone(gallery: Gallery, public: type[Profile]):
+async def test_without_variants_there_is_the_image_alone(gallery: Gallery, public: type[Profile]) -> None:
     asset = await gallery.ready(public)
 
     tag = await gallery.rindle.picture_tag(public, asset)
@@ -86,7 +86,7 @@ async def test_without_variants_there_is_the_image_alone(gallery: Gallery, publi
     assert tag == (f'<picture><img alt="" height="600" width="800" src="{BASE_URL}/p/{asset.storage_key}"></picture>')
 
 
-async def test_sources_take_all_their_forms_and_keep_their_order(gallery: Gallery, public: type[Profile]):
+async def test_sources_take_all_their_forms_and_keep_their_order(gallery: Gallery, public: type[Profile]) -> None:
     asset = await gallery.ready(public)
 
     tag = await gallery.rindle.picture_tag(
@@ -100,7 +100,7 @@ async def test_sources_take_all_their_forms_and_keep_their_order(gallery: Galler
     assert [one["type"] for one in found] == ["image/jpeg", "image/x-own", "image/webp", "image/jpeg"]
 
 
-async def test_candidates_carry_the_stored_widths(gallery: Gallery, public: type[Profile]):
+async def test_candidates_carry_the_stored_widths(gallery: Gallery, public: type[Profile]) -> None:
     asset = await gallery.ready(public)
     thumb, large = variant_of(asset, "thumb"), variant_of(asset, "large")
 
@@ -128,7 +128,7 @@ async def test_candidates_carry_the_stored_widths(gallery: Gallery, public: type
 )
 async def test_only_ready_variants_are_rendered(
     gallery: Gallery, private: type[Profile], moves: tuple[VariantState, ...]
-):
+) -> None:
     asset = await gallery.move_variant(await gallery.ready(private), "thumb", *moves)
 
     tag = await gallery.rindle.picture_tag(private, asset, ["thumb", "large", "nothing_of_the_kind"])
@@ -136,7 +136,7 @@ async def test_only_ready_variants_are_rendered(
     assert [one["type"] for one in sources(tag)] == ["image/jpeg"]
 
 
-async def test_a_stale_variant_is_rendered_on_request(gallery: Gallery, private: type[Profile]):
+async def test_a_stale_variant_is_rendered_on_request(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.move_variant(await gallery.ready(private), "thumb", VariantState.STALE)
 
     tag = await gallery.rindle.picture_tag(private, asset, ["thumb"], stale_mode="serve_stale")
@@ -147,7 +147,7 @@ async def test_a_stale_variant_is_rendered_on_request(gallery: Gallery, private:
 @pytest.mark.parametrize("state", AssetState)
 async def test_an_asset_that_cannot_be_delivered_shows_the_placeholder_and_nothing_of_its_own(
     gallery: Gallery, private: type[Profile], state: AssetState
-):
+) -> None:
     asset = await gallery.in_state(private, state)
 
     with_placeholder = await gallery.rindle.picture_tag(private, asset, ["thumb"], placeholder="/none.svg", alt="A")
@@ -162,7 +162,7 @@ async def test_an_asset_that_cannot_be_delivered_shows_the_placeholder_and_nothi
     assert BASE_URL not in with_placeholder + alone
 
 
-async def test_no_asset_shows_the_placeholder_or_alt(gallery: Gallery, private: type[Profile]):
+async def test_no_asset_shows_the_placeholder_or_alt(gallery: Gallery, private: type[Profile]) -> None:
     assert await gallery.rindle.picture_tag(private, None, ["thumb"], placeholder="/none.svg", alt="nobody") == (
         '<picture><img alt="nobody" src="/none.svg"></picture>'
     )
@@ -170,7 +170,7 @@ async def test_no_asset_shows_the_placeholder_or_alt(gallery: Gallery, private: 
     assert await gallery.rindle.picture_tag(private, None, placeholder="auto") == '<picture><img alt=""></picture>'
 
 
-async def test_the_stored_preview_is_used_on_request(gallery: Gallery, private: type[Profile]):
+async def test_the_stored_preview_is_used_on_request(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.ready(private, facts={"media_metadata": {"placeholder": PREVIEW}})
 
     preferred = await gallery.rindle.picture_tag(private, asset, placeholder="auto", prefer_placeholder=True)
@@ -180,7 +180,7 @@ async def test_the_stored_preview_is_used_on_request(gallery: Gallery, private: 
     assert str(image(delivered)["src"]).startswith(BASE_URL)
 
 
-async def test_a_condemned_asset_shows_not_even_its_preview(gallery: Gallery, private: type[Profile]):
+async def test_a_condemned_asset_shows_not_even_its_preview(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.ready(private, facts={"media_metadata": {"placeholder": PREVIEW}})
     asset = await gallery.moved(asset.id, AssetState.QUARANTINED)
 
@@ -188,7 +188,7 @@ async def test_a_condemned_asset_shows_not_even_its_preview(gallery: Gallery, pr
 
 
 @pytest.mark.parametrize("stored", ["javascript:alert(1)", "https://elsewhere.test/x", 7, None])
-async def test_only_a_data_uri_of_a_picture_is_a_preview(gallery: Gallery, private: type[Profile], stored: Any):
+async def test_only_a_data_uri_of_a_picture_is_a_preview(gallery: Gallery, private: type[Profile], stored: Any) -> None:
     asset = await gallery.ready(private, facts={"media_metadata": {"placeholder": stored}})
 
     tag = await gallery.rindle.picture_tag(private, asset, placeholder="auto", prefer_placeholder=True)
@@ -196,7 +196,7 @@ async def test_only_a_data_uri_of_a_picture_is_a_preview(gallery: Gallery, priva
     assert str(image(tag)["src"]).startswith(BASE_URL)
 
 
-async def test_the_original_is_not_delivered_when_nobody_wants_it(gallery: Gallery, private: type[Profile]):
+async def test_the_original_is_not_delivered_when_nobody_wants_it(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.ready(private)
 
     tag = await gallery.rindle.picture_tag(private, asset, ["thumb"], fallback="none")
@@ -206,7 +206,7 @@ async def test_the_original_is_not_delivered_when_nobody_wants_it(gallery: Galle
 
 async def test_another_profile_s_asset_shows_the_placeholder(
     gallery: Gallery, private: type[Profile], public: type[Profile]
-):
+) -> None:
     asset = await gallery.ready(private)
 
     tag = await gallery.rindle.picture_tag(public, asset, ["thumb"], placeholder="/none.svg")
@@ -214,7 +214,7 @@ async def test_another_profile_s_asset_shows_the_placeholder(
     assert sources(tag) == [] and image(tag)["src"] == "/none.svg"
 
 
-async def test_an_unknown_profile_is_a_mistake_of_the_template(gallery: Gallery):
+async def test_an_unknown_profile_is_a_mistake_of_the_template(gallery: Gallery) -> None:
     with pytest.raises(UnknownProfile):
         await gallery.rindle.picture_tag("nobody.Knows", None)
 
@@ -222,7 +222,7 @@ async def test_an_unknown_profile_is_a_mistake_of_the_template(gallery: Gallery)
 # --- denial ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_denied_variant_is_left_out(gallery: Gallery, guarded: type[Profile]):
+async def test_a_denied_variant_is_left_out(gallery: Gallery, guarded: type[Profile]) -> None:
     asset = await gallery.ready(guarded)
 
     tag = await gallery.rindle.picture_tag(
@@ -233,7 +233,7 @@ async def test_a_denied_variant_is_left_out(gallery: Gallery, guarded: type[Prof
     assert image(tag)["src"] == "/none.svg"
 
 
-async def test_a_denied_original_raises_or_leaves_nothing(gallery: Gallery, guarded: type[Profile]):
+async def test_a_denied_original_raises_or_leaves_nothing(gallery: Gallery, guarded: type[Profile]) -> None:
     asset = await gallery.ready(guarded)
 
     with pytest.raises(Unauthorized):
@@ -261,7 +261,7 @@ async def test_a_denied_original_raises_or_leaves_nothing(gallery: Gallery, guar
 )
 async def test_sizes_reserve_the_place_without_distorting(
     gallery: Gallery, private: type[Profile], given: dict[str, Any], expected: dict[str, str]
-):
+) -> None:
     asset = await gallery.ready(private)
 
     found = image(await gallery.rindle.picture_tag(private, asset, **given))
@@ -272,7 +272,7 @@ async def test_sizes_reserve_the_place_without_distorting(
 # --- attributes --------------------------------------------------------------------------------------------------
 
 
-async def test_attributes_are_renamed_sorted_and_dropped(gallery: Gallery, private: type[Profile]):
+async def test_attributes_are_renamed_sorted_and_dropped(gallery: Gallery, private: type[Profile]) -> None:
     tag = await gallery.rindle.picture_tag(
         private,
         None,
@@ -291,7 +291,7 @@ async def test_attributes_are_renamed_sorted_and_dropped(gallery: Gallery, priva
     )
 
 
-async def test_delivery_options_never_become_attributes(gallery: Gallery, private: type[Profile]):
+async def test_delivery_options_never_become_attributes(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.ready(private)
 
     tag = await gallery.rindle.picture_tag(
@@ -317,7 +317,9 @@ async def test_delivery_options_never_become_attributes(gallery: Gallery, privat
     "name",
     ["onclick", "ONLOAD", "on", "src", "SRC", "srcset", "poster", "a b", "1x", "x>y", 'x"', "", "a/b", "é", "a\n"],
 )
-async def test_attributes_that_could_run_or_lie_are_refused(gallery: Gallery, private: type[Profile], name: str):
+async def test_attributes_that_could_run_or_lie_are_refused(
+    gallery: Gallery, private: type[Profile], name: str
+) -> None:
     with pytest.raises(ValueError, match="attribute") as refused:
         await gallery.rindle.picture_tag(private, None, attrs={name: "x"})
 
@@ -328,13 +330,15 @@ async def test_attributes_that_could_run_or_lie_are_refused(gallery: Gallery, pr
     "item",
     [1, ("a", "b", "c"), {"media": "x"}, {"name": "x", "href": "y"}, {"name": []}, {"name": [1]}, {"name": None}],
 )
-async def test_a_source_that_cannot_be_meant_is_refused(gallery: Gallery, private: type[Profile], item: Any):
+async def test_a_source_that_cannot_be_meant_is_refused(gallery: Gallery, private: type[Profile], item: Any) -> None:
     with pytest.raises(ValueError, match="source"):
         await gallery.rindle.picture_tag(private, None, [item])
 
 
 @pytest.mark.parametrize("options", [{"on_denied": "x"}, {"fallback": "x"}, {"stale_mode": "x"}, {"expires_in": 0}])
-async def test_options_out_of_range_are_refused(gallery: Gallery, private: type[Profile], options: dict[str, Any]):
+async def test_options_out_of_range_are_refused(
+    gallery: Gallery, private: type[Profile], options: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidArgument):
         await gallery.rindle.picture_tag(private, None, **options)
 
@@ -342,7 +346,7 @@ async def test_options_out_of_range_are_refused(gallery: Gallery, private: type[
 # --- video and audio ---------------------------------------------------------------------------------------------
 
 
-async def test_the_whole_tag_of_a_film(gallery: Gallery, film: type[Profile]):
+async def test_the_whole_tag_of_a_film(gallery: Gallery, film: type[Profile]) -> None:
     asset = await gallery.ready(film, facts=FILM)
     large, small, poster = (variant_of(asset, name).storage_key for name in ("web_720p", "web_480p", "poster"))
 
@@ -367,7 +371,7 @@ async def test_the_whole_tag_of_a_film(gallery: Gallery, film: type[Profile]):
     )
 
 
-async def test_the_whole_tag_of_a_song(gallery: Gallery, song: type[Profile]):
+async def test_the_whole_tag_of_a_song(gallery: Gallery, song: type[Profile]) -> None:
     asset = await gallery.ready(song, facts={**SONG, "content_type": None}, filename="song")
 
     tag = await gallery.rindle.audio_tag(song, asset, ["m4a_128k"], class_="player")
@@ -384,7 +388,7 @@ async def test_the_whole_tag_of_a_song(gallery: Gallery, song: type[Profile]):
 @pytest.mark.parametrize("made", [(), ("poster",)])
 async def test_without_a_ready_variant_the_element_plays_the_original_itself(
     gallery: Gallery, film: type[Profile], made: tuple[str, ...]
-):
+) -> None:
     asset = await gallery.ready(film, *(made or ("none",)), facts=FILM)
 
     tag = await gallery.rindle.video_tag(film, asset, ["web_720p", "nothing_of_the_kind"], poster="poster")
@@ -394,7 +398,9 @@ async def test_without_a_ready_variant_the_element_plays_the_original_itself(
     assert ("poster" in player(tag)) == ("poster" in made)
 
 
-async def test_a_film_nobody_may_have_the_original_of_plays_its_variants_only(gallery: Gallery, film: type[Profile]):
+async def test_a_film_nobody_may_have_the_original_of_plays_its_variants_only(
+    gallery: Gallery, film: type[Profile]
+) -> None:
     asset = await gallery.ready(film, "web_720p", facts=FILM)
 
     tag = await gallery.rindle.video_tag(film, asset, ["web_720p"], poster="poster", fallback="none")
@@ -403,7 +409,7 @@ async def test_a_film_nobody_may_have_the_original_of_plays_its_variants_only(ga
     assert "src" not in player(tag) and "poster" not in player(tag)
 
 
-async def test_a_stale_transcode_plays_on_request(gallery: Gallery, film: type[Profile]):
+async def test_a_stale_transcode_plays_on_request(gallery: Gallery, film: type[Profile]) -> None:
     asset = await gallery.move_variant(await gallery.ready(film, facts=FILM), "web_720p", VariantState.STALE)
 
     fresh = await gallery.rindle.video_tag(film, asset, ["web_720p"], fallback="none")
@@ -413,7 +419,9 @@ async def test_a_stale_transcode_plays_on_request(gallery: Gallery, film: type[P
 
 
 @pytest.mark.parametrize("poster", ["/static/title.jpg", "https://elsewhere.test/title.jpg?a=1&b=2", PREVIEW])
-async def test_a_poster_may_be_an_address_of_the_application(gallery: Gallery, film: type[Profile], poster: str):
+async def test_a_poster_may_be_an_address_of_the_application(
+    gallery: Gallery, film: type[Profile], poster: str
+) -> None:
     assert player(await gallery.rindle.video_tag(film, None, poster=poster)) == {
         "poster": poster,
         "preload": "metadata",
@@ -421,7 +429,9 @@ async def test_a_poster_may_be_an_address_of_the_application(gallery: Gallery, f
 
 
 @pytest.mark.parametrize("state", [state for state in AssetState if state not in DELIVERABLE])
-async def test_nothing_of_an_undeliverable_asset_is_played(gallery: Gallery, private: type[Profile], state: AssetState):
+async def test_nothing_of_an_undeliverable_asset_is_played(
+    gallery: Gallery, private: type[Profile], state: AssetState
+) -> None:
     asset = await gallery.in_state(private, state)
 
     for tag in (gallery.rindle.video_tag, gallery.rindle.audio_tag):
@@ -432,7 +442,7 @@ async def test_nothing_of_an_undeliverable_asset_is_played(gallery: Gallery, pri
         assert sources(alone) == sources(instead) == []
 
 
-async def test_a_preview_picture_is_never_played(gallery: Gallery, film: type[Profile]):
+async def test_a_preview_picture_is_never_played(gallery: Gallery, film: type[Profile]) -> None:
     asset = await gallery.ready(film, facts={**FILM, "media_metadata": {"placeholder": PREVIEW}})
 
     tag = await gallery.rindle.video_tag(film, asset, placeholder="auto", prefer_placeholder=True)
@@ -440,7 +450,7 @@ async def test_a_preview_picture_is_never_played(gallery: Gallery, film: type[Pr
     assert player(tag)["src"] == f"{BASE_URL}/p/{asset.storage_key}"
 
 
-async def test_a_stand_in_is_the_last_source(gallery: Gallery, film: type[Profile]):
+async def test_a_stand_in_is_the_last_source(gallery: Gallery, film: type[Profile]) -> None:
     asset = await gallery.ready(film, facts=FILM)
 
     tag = await gallery.rindle.video_tag(
@@ -451,7 +461,7 @@ async def test_a_stand_in_is_the_last_source(gallery: Gallery, film: type[Profil
     assert player(tag) == {"preload": "metadata"}
 
 
-async def test_a_denied_film_raises_or_leaves_nothing(gallery: Gallery, premiere: type[Profile]):
+async def test_a_denied_film_raises_or_leaves_nothing(gallery: Gallery, premiere: type[Profile]) -> None:
     asset = await gallery.ready(premiere, facts=FILM)
     options: dict[str, Any] = {"poster": "poster", "actor": "stranger"}
 
@@ -464,7 +474,7 @@ async def test_a_denied_film_raises_or_leaves_nothing(gallery: Gallery, premiere
     assert sources(teaser) == [] and str(player(teaser)["poster"]).startswith(BASE_URL)
 
 
-async def test_a_film_to_be_saved_keeps_its_poster_on_the_page(gallery: Gallery, premiere: type[Profile]):
+async def test_a_film_to_be_saved_keeps_its_poster_on_the_page(gallery: Gallery, premiere: type[Profile]) -> None:
     asset = await gallery.ready(premiere, facts=FILM)
     asked = {"actor": "member", "expires_in": 77}
 
@@ -495,13 +505,15 @@ async def test_a_film_to_be_saved_keeps_its_poster_on_the_page(gallery: Gallery,
         {"on_denied": "x"},
     ],
 )
-async def test_players_refuse_what_cannot_be_meant(gallery: Gallery, film: type[Profile], wrong: dict[str, Any]):
+async def test_players_refuse_what_cannot_be_meant(
+    gallery: Gallery, film: type[Profile], wrong: dict[str, Any]
+) -> None:
     for tag in (gallery.rindle.video_tag, gallery.rindle.audio_tag):
         with pytest.raises(InvalidArgument):
             await tag(film, None, **wrong)
 
 
-async def test_a_player_costs_one_query_at_most(gallery: Gallery, film: type[Profile]):
+async def test_a_player_costs_one_query_at_most(gallery: Gallery, film: type[Profile]) -> None:
     bare = await gallery.unloaded(await gallery.ready(film, facts=FILM))
 
     async with gallery.counting() as statements:
@@ -517,7 +529,7 @@ async def test_a_player_costs_one_query_at_most(gallery: Gallery, film: type[Pro
 HOSTILE = "\"'><script>alert(1)</script>&amp;\u202e<img src=x onerror=alert(1)>"
 
 
-async def test_hostile_texts_stay_texts(gallery: Gallery, private: type[Profile]):
+async def test_hostile_texts_stay_texts(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.ready(
         private,
         filename=f"{HOSTILE}.png",
@@ -547,7 +559,7 @@ async def test_hostile_texts_stay_texts(gallery: Gallery, private: type[Profile]
     assert tag.count('alt="&#34;&#39;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;') == 1
 
 
-async def test_hostile_texts_stay_texts_in_a_player(gallery: Gallery, film: type[Profile]):
+async def test_hostile_texts_stay_texts_in_a_player(gallery: Gallery, film: type[Profile]) -> None:
     asset = await gallery.ready(film, facts=FILM, filename=f"{HOSTILE}.png")
 
     tag = await gallery.rindle.video_tag(
@@ -565,7 +577,7 @@ async def test_hostile_texts_stay_texts_in_a_player(gallery: Gallery, film: type
     assert Elements(tag).attrs("track") == [{"src": HOSTILE, "label": HOSTILE}]
 
 
-async def test_escaped_markup_is_not_escaped_again(gallery: Gallery, private: type[Profile]):
+async def test_escaped_markup_is_not_escaped_again(gallery: Gallery, private: type[Profile]) -> None:
     tag = await gallery.rindle.picture_tag(private, None, alt=Markup("Tom &amp; Ada"), title="Tom &amp; Ada")
 
     assert tag == '<picture><img alt="Tom &amp; Ada" title="Tom &amp;amp; Ada"></picture>'
@@ -574,7 +586,7 @@ async def test_escaped_markup_is_not_escaped_again(gallery: Gallery, private: ty
 @given(
     st.dictionaries(st.text(max_size=12), st.text(max_size=40) | st.booleans() | st.none() | st.integers(), max_size=4)
 )
-def test_no_attribute_breaks_out_of_its_element(attrs: dict[str, Any]):
+def test_no_attribute_breaks_out_of_its_element(attrs: dict[str, Any]) -> None:
     try:
         checked = _attributes(attrs)
     except InvalidArgument:
@@ -588,7 +600,7 @@ def test_no_attribute_breaks_out_of_its_element(attrs: dict[str, Any]):
 # --- queries -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_page_costs_one_query_at_most(gallery: Gallery, private: type[Profile]):
+async def test_a_page_costs_one_query_at_most(gallery: Gallery, private: type[Profile]) -> None:
     loaded = await gallery.ready(private)
     bare: MediaAsset = await gallery.unloaded(loaded)
 

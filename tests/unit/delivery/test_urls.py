@@ -52,7 +52,7 @@ def events() -> Iterator[list[dict[str, Any]]]:
 
 async def test_a_private_url_is_signed_with_our_type_and_the_setting_s_life(
     gallery: Gallery, private: type[Profile], events: list[Any]
-):
+) -> None:
     asset = await gallery.available(private)
 
     grant = grant_of(gallery, await gallery.rindle.url(private, asset))
@@ -62,7 +62,9 @@ async def test_a_private_url_is_signed_with_our_type_and_the_setting_s_life(
     assert events == [{"name": "rindle.delivery.signed", "profile": "private", "adapter": "local", "mode": "private"}]
 
 
-async def test_a_public_url_is_plain_and_does_not_expire(gallery: Gallery, public: type[Profile], events: list[Any]):
+async def test_a_public_url_is_plain_and_does_not_expire(
+    gallery: Gallery, public: type[Profile], events: list[Any]
+) -> None:
     asset = await gallery.available(public)
 
     issued = await issue_url(gallery.rindle.services, public, asset, UrlOptions(expires_in=60))
@@ -72,7 +74,7 @@ async def test_a_public_url_is_plain_and_does_not_expire(gallery: Gallery, publi
 
 
 @pytest.mark.parametrize("state", AssetState)
-async def test_only_judged_assets_are_delivered(gallery: Gallery, private: type[Profile], state: AssetState):
+async def test_only_judged_assets_are_delivered(gallery: Gallery, private: type[Profile], state: AssetState) -> None:
     asset = await gallery.in_state(private, state)
     assert asset.state == state
 
@@ -93,7 +95,7 @@ async def test_only_judged_assets_are_delivered(gallery: Gallery, private: type[
 
 async def test_one_profile_s_rules_never_release_another_s_files(
     gallery: Gallery, private: type[Profile], public: type[Profile], events: list[Any]
-):
+) -> None:
     asset = await gallery.ready(private)
 
     for refused in (gallery.rindle.url(public, asset), gallery.rindle.variant_url(public, asset, "thumb")):
@@ -103,7 +105,7 @@ async def test_one_profile_s_rules_never_release_another_s_files(
     assert events == []
 
 
-async def test_a_raw_key_is_signed_under_the_type_of_its_extension(gallery: Gallery, private: type[Profile]):
+async def test_a_raw_key_is_signed_under_the_type_of_its_extension(gallery: Gallery, private: type[Profile]) -> None:
     known = grant_of(gallery, await gallery.rindle.url(private, "private/a/photo.jpg"))
     unknown = grant_of(gallery, await gallery.rindle.url(private, "private/a/blob"))
     active = grant_of(gallery, await gallery.rindle.url(private, "private/a/logo.svg", disposition="inline"))
@@ -114,25 +116,27 @@ async def test_a_raw_key_is_signed_under_the_type_of_its_extension(gallery: Gall
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../b", "/etc/passwd", "a\0b", "a\\b", "", "a//b", ".rindle/tmp/x"])
-async def test_a_raw_key_that_leads_elsewhere_is_refused(gallery: Gallery, private: type[Profile], key: str):
+async def test_a_raw_key_that_leads_elsewhere_is_refused(gallery: Gallery, private: type[Profile], key: str) -> None:
     with pytest.raises(InvalidKey):
         await gallery.rindle.url(private, key)
 
 
-async def test_an_unknown_profile_is_refused(gallery: Gallery):
+async def test_an_unknown_profile_is_refused(gallery: Gallery) -> None:
     with pytest.raises(UnknownProfile):
         await gallery.rindle.url("nobody.Knows", "a/b")
 
 
 @pytest.mark.parametrize("expires_in", [0, -1, 604_801, True, 1.5, "60"])
-async def test_a_life_out_of_range_is_refused(gallery: Gallery, private: type[Profile], expires_in: Any):
+async def test_a_life_out_of_range_is_refused(gallery: Gallery, private: type[Profile], expires_in: Any) -> None:
     with pytest.raises(InvalidArgument) as error:
         await gallery.rindle.url(private, "a/b", expires_in=expires_in)
 
     assert error.value.detail["option"] == "expires_in"
 
 
-async def test_a_call_s_life_beats_the_profile_s_which_beats_the_setting(gallery: Gallery, guarded: type[Profile]):
+async def test_a_call_s_life_beats_the_profile_s_which_beats_the_setting(
+    gallery: Gallery, guarded: type[Profile]
+) -> None:
     issue, services = issue_url, gallery.rindle.services
 
     by_profile = await issue(services, guarded, "a/b", UrlOptions(actor="member"))
@@ -144,11 +148,11 @@ async def test_a_call_s_life_beats_the_profile_s_which_beats_the_setting(gallery
     assert abs(by_call.expires_at.timestamp() - time.time() - 604_800) < 30  # type: ignore[union-attr]
 
 
-def test_the_repr_of_an_issued_url_keeps_the_credential_to_itself():
+def test_the_repr_of_an_issued_url_keeps_the_credential_to_itself() -> None:
     assert "secret" not in repr(IssuedUrl("https://x/?secret", None))
 
 
-async def test_an_attachment_is_named_after_the_upload(gallery: Gallery, private: type[Profile]):
+async def test_an_attachment_is_named_after_the_upload(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.ready(private, filename="Our holiday.PNG")
 
     original = await gallery.rindle.url(private, asset, disposition="attachment")
@@ -160,7 +164,7 @@ async def test_an_attachment_is_named_after_the_upload(gallery: Gallery, private
     assert str(grant_of(gallery, named).disposition).startswith('inline; filename="bung.png"')
 
 
-async def test_a_public_url_cannot_carry_headers_and_says_so(gallery: Gallery, public: type[Profile]):
+async def test_a_public_url_cannot_carry_headers_and_says_so(gallery: Gallery, public: type[Profile]) -> None:
     asset = await gallery.available(public)
 
     for options in ({"disposition": "attachment"}, {"filename": "x.png"}):
@@ -185,14 +189,16 @@ class Person:
 )
 async def test_the_actor_s_name_is_bound_as_audit_data(
     gallery: Gallery, private: type[Profile], actor: Any, subject: str
-):
+) -> None:
     assert grant_of(gallery, await gallery.rindle.url(private, "a/b", actor=actor)).subject == subject
 
 
 # --- authorizer --------------------------------------------------------------------------------------------------
 
 
-async def test_only_the_object_returned_is_authorized(gallery: Gallery, guarded: type[Profile], events: list[Any]):
+async def test_only_the_object_returned_is_authorized(
+    gallery: Gallery, guarded: type[Profile], events: list[Any]
+) -> None:
     asset = await gallery.ready(guarded)
 
     await gallery.rindle.variant_url(guarded, asset, "thumb", actor="stranger")
@@ -211,7 +217,7 @@ async def test_only_the_object_returned_is_authorized(gallery: Gallery, guarded:
 
 async def test_a_denial_yields_no_url_no_fallback_and_no_event(
     gallery: Gallery, guarded: type[Profile], events: list[Any]
-):
+) -> None:
     asset = await gallery.ready(guarded)
 
     for refused in (
@@ -226,7 +232,7 @@ async def test_a_denial_yields_no_url_no_fallback_and_no_event(
     assert events == []
 
 
-async def test_public_profiles_are_authorized_too(tmp_path: Path):
+async def test_public_profiles_are_authorized_too(tmp_path: Path) -> None:
     def make_profiles(store: Storage) -> list[type[Profile]]:
         class Open(Profile):
             name = "open"
@@ -245,7 +251,7 @@ async def test_public_profiles_are_authorized_too(tmp_path: Path):
 # --- variants ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_ready_variant_is_served(gallery: Gallery, private: type[Profile]):
+async def test_a_ready_variant_is_served(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.ready(private)
     thumb = variant_of(asset, "thumb")
 
@@ -270,7 +276,7 @@ _UNSERVED = {
 @pytest.mark.parametrize("state", _UNSERVED)
 async def test_a_variant_that_is_not_ready_gives_way_to_the_original(
     gallery: Gallery, private: type[Profile], state: VariantState
-):
+) -> None:
     asset = await gallery.move_variant(await gallery.ready(private), "thumb", *_UNSERVED[state])
     assert variant_of(asset, "thumb").state == state
 
@@ -282,14 +288,14 @@ async def test_a_variant_that_is_not_ready_gives_way_to_the_original(
     assert error.value.detail == {"variant": "thumb", "state": state}
 
 
-async def test_a_variant_never_built_and_an_unknown_one_give_way_too(gallery: Gallery, private: type[Profile]):
+async def test_a_variant_never_built_and_an_unknown_one_give_way_too(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.available(private)
 
     for name in ("thumb", "nothing_of_the_kind"):
         assert grant_of(gallery, await gallery.rindle.variant_url(private, asset, name)).key == asset.storage_key
 
 
-async def test_a_stale_variant_is_served_on_request(gallery: Gallery, private: type[Profile]):
+async def test_a_stale_variant_is_served_on_request(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.move_variant(await gallery.ready(private), "thumb", VariantState.STALE)
 
     served = await gallery.rindle.variant_url(private, asset, "thumb", stale_mode="serve_stale", fallback="none")
@@ -297,7 +303,7 @@ async def test_a_stale_variant_is_served_on_request(gallery: Gallery, private: t
     assert grant_of(gallery, served).key == variant_of(asset, "thumb").storage_key
 
 
-async def test_another_asset_s_variant_is_refused(gallery: Gallery, private: type[Profile]):
+async def test_another_asset_s_variant_is_refused(gallery: Gallery, private: type[Profile]) -> None:
     mine, theirs = await gallery.ready(private), await gallery.ready(private)
 
     with pytest.raises(InvalidArgument):
@@ -305,14 +311,14 @@ async def test_another_asset_s_variant_is_refused(gallery: Gallery, private: typ
 
 
 @pytest.mark.parametrize("options", [{"stale_mode": "yes"}, {"fallback": "thumb"}])
-async def test_unknown_choices_are_refused(gallery: Gallery, private: type[Profile], options: dict[str, str]):
+async def test_unknown_choices_are_refused(gallery: Gallery, private: type[Profile], options: dict[str, str]) -> None:
     asset = await gallery.ready(private)
 
     with pytest.raises(InvalidArgument):
         await gallery.rindle.variant_url(private, asset, "thumb", **options)
 
 
-async def test_a_loaded_asset_costs_no_query_and_any_other_one(gallery: Gallery, private: type[Profile]):
+async def test_a_loaded_asset_costs_no_query_and_any_other_one(gallery: Gallery, private: type[Profile]) -> None:
     loaded = await gallery.ready(private)
     bare = await gallery.unloaded(loaded)
 
@@ -326,7 +332,7 @@ async def test_a_loaded_asset_costs_no_query_and_any_other_one(gallery: Gallery,
     assert grant_of(gallery, served).key == variant_of(loaded, "thumb").storage_key
 
 
-async def test_urls_are_made_without_touching_the_storage(gallery: Gallery, private: type[Profile]):
+async def test_urls_are_made_without_touching_the_storage(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.ready(private)
     [storage] = gallery.rindle.storages.values()
     assert isinstance(storage, LocalStorage)
@@ -371,7 +377,7 @@ async def on(store: Storage, tmp_path: Path) -> AsyncIterator[Gallery]:
         yield gallery
 
 
-async def test_a_store_that_cannot_sign_gets_no_unsigned_url_instead(tmp_path: Path):
+async def test_a_store_that_cannot_sign_gets_no_unsigned_url_instead(tmp_path: Path) -> None:
     store = Limited("signed_url")
     async with on(store, tmp_path) as gallery:
         with pytest.raises(CapabilityUnsupported) as error:
@@ -381,7 +387,7 @@ async def test_a_store_that_cannot_sign_gets_no_unsigned_url_instead(tmp_path: P
     assert store.asked == []
 
 
-async def test_a_store_that_cannot_bind_headers_refuses_them_and_active_content(tmp_path: Path):
+async def test_a_store_that_cannot_bind_headers_refuses_them_and_active_content(tmp_path: Path) -> None:
     store = Limited("response_headers")
     async with on(store, tmp_path) as gallery:
         assert await gallery.rindle.url("plain", "plain/a/b.png") == "https://store.test/x"
@@ -406,7 +412,7 @@ async def test_a_store_that_cannot_bind_headers_refuses_them_and_active_content(
 )
 async def test_a_foreign_adapter_that_breaks_its_contract_is_named_and_not_quoted(
     tmp_path: Path, answer: Any, expected: type[Exception]
-):
+) -> None:
     async with on(Limited(answer=answer), tmp_path) as gallery:
         with pytest.raises(expected) as error:
             await gallery.rindle.url("plain", "plain/a/b.png")
@@ -415,6 +421,6 @@ async def test_a_foreign_adapter_that_breaks_its_contract_is_named_and_not_quote
     assert "secret" not in f"{error.value!r} {error.value.detail}"  # type: ignore[attr-defined]
 
 
-def test_every_deliverable_state_is_told_from_every_other():
+def test_every_deliverable_state_is_told_from_every_other() -> None:
     assert not DELIVERABLE & UNJUDGED
     assert {*AssetState} - DELIVERABLE - UNJUDGED == {AssetState.QUARANTINED, AssetState.DELETED}

@@ -53,16 +53,16 @@ WHOLE, UNSATISFIABLE, UNPARSEABLE = NoRange.WHOLE, NoRange.UNSATISFIABLE, NoRang
         ("items=4-7", UNPARSEABLE),
     ],
 )
-def test_one_range_is_understood_and_nothing_else(header: str | None, expected: ByteRange | NoRange):
+def test_one_range_is_understood_and_nothing_else(header: str | None, expected: ByteRange | NoRange) -> None:
     assert parse_range(header, 16) == expected
 
 
 @pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=5-9", "bytes=-1", "bytes=-0"])
-def test_an_empty_file_is_served_whole(header: str):
+def test_an_empty_file_is_served_whole(header: str) -> None:
     assert parse_range(header, 0) is WHOLE
 
 
-def test_a_range_tells_its_length_and_header():
+def test_a_range_tells_its_length_and_header() -> None:
     wanted = parse_range("bytes=4-7", 16)
 
     assert isinstance(wanted, ByteRange)
@@ -77,7 +77,7 @@ HEADERS = st.one_of(
 
 
 @given(header=HEADERS, size=st.integers(0, 2**63))
-def test_an_answer_always_lies_within_the_file(header: str, size: int):
+def test_an_answer_always_lies_within_the_file(header: str, size: int) -> None:
     answer = parse_range(header, size)
 
     if isinstance(answer, ByteRange):
@@ -89,7 +89,7 @@ def test_an_answer_always_lies_within_the_file(header: str, size: int):
 
 
 @given(first=st.integers(0, 1000), length=st.integers(1, 1000), size=st.integers(1, 2000))
-def test_a_well_formed_range_selects_what_a_slice_does(first: int, length: int, size: int):
+def test_a_well_formed_range_selects_what_a_slice_does(first: int, length: int, size: int) -> None:
     expected = range(size)[first : first + length]
 
     answer = parse_range(f"bytes={first}-{first + length - 1}", size)
@@ -101,7 +101,7 @@ def test_a_well_formed_range_selects_what_a_slice_does(first: int, length: int, 
 
 
 @given(suffix=st.integers(1, 3000), size=st.integers(1, 2000))
-def test_a_suffix_selects_the_end(suffix: int, size: int):
+def test_a_suffix_selects_the_end(suffix: int, size: int) -> None:
     expected = range(size)[-suffix:]
 
     assert parse_range(f"bytes=-{suffix}", size) == ByteRange(expected[0], expected[-1])

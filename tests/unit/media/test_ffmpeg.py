@@ -7,6 +7,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ PLAIN = AvLimits()
 SOUND = AudioTrack(index=1, codec="aac", sample_rate=48_000, channels=2, duration_ms=20_000)
 
 
-def picture(width: int, height: int, **facts) -> VideoTrack:
+def picture(width: int, height: int, **facts: Any) -> VideoTrack:
     """Return a track of square pixels, upright unless told otherwise."""
     given = {"square_width": width, "square_height": height, "has_square_samples": True, "tagged_rotation": 0, **facts}
     return VideoTrack(index=2, codec="h264", width=width, height=height, duration_ms=20_000, **given)
@@ -99,7 +100,7 @@ def test_a_slow_network_gets_a_slow_stream() -> None:
         ((1080, 1920), "pad", "scale=1280:720:"),  # which is never turned
     ],
 )
-def test_the_box(size, frame, graph) -> None:
+def test_the_box(size: tuple[int, int], frame: str, graph: str) -> None:
     spec = VideoVariant("web_720p", frame=frame)
     made = option(video.transcode_command(media(picture(*size)), spec, SOURCE, DEST, LIMITS), "-filter_complex")
 
@@ -175,7 +176,7 @@ def test_the_second_pass_gets_what_the_first_has_measured() -> None:
         b'{"input_i": [], "input_tp": "-1", "input_lra": "1", "input_thresh": "-9", "target_offset": "0"}',
     ],
 )
-def test_a_measurement_that_is_missing_or_not_finite_fails(said) -> None:
+def test_a_measurement_that_is_missing_or_not_finite_fails(said: bytes) -> None:
     with pytest.raises(FfmpegFailed):
         audio.read_loudness(said)
 
@@ -209,7 +210,7 @@ def test_every_input_of_every_command_is_confined() -> None:
 
 
 @pytest.mark.parametrize("lost", ["-protocol_whitelist", "-format_whitelist"])
-def test_a_command_whose_second_input_is_not_confined_is_refused(lost) -> None:
+def test_a_command_whose_second_input_is_not_confined_is_refused(lost: str) -> None:
     command = every_command()[5]
     strip = next(iter(video.strip_commands(media(picture(640, 360)), 20_000, SOURCE, DEST, LIMITS)))
     for whole in (command, strip):
@@ -236,7 +237,7 @@ CONFINED = ["-protocol_whitelist", "file", "-format_whitelist", "mp4"]
         *[([*CONFINED, "-i", "file:/x/source", f"a{sign}b"], "invalid_format") for sign in ";&|`$<>"],
     ],
 )
-def test_what_a_command_line_must_not_hold(arguments, code) -> None:
+def test_what_a_command_line_must_not_hold(arguments: list[str], code: str) -> None:
     with pytest.raises(UnsafeCommand) as refused:
         validate_argv(arguments)
 
@@ -254,7 +255,7 @@ def test_a_filter_graph_may_hold_what_a_shell_would_take_for_its_own() -> None:
     ("duration_ms", "wall"),
     [(0, 600), (1_000, 600), (120_000, 600), (720_000, 3_000), (7_200_000, 14_400), (None, 14_400)],
 )
-def test_the_wall_limit_grows_with_the_media(duration_ms, wall) -> None:
+def test_the_wall_limit_grows_with_the_media(duration_ms: int | None, wall: float) -> None:
     assert PLAIN.wall_seconds(duration_ms) == wall
 
 
@@ -282,7 +283,7 @@ def test_video_is_refused_where_the_process_may_be_frozen() -> None:
             check_runtime(spec, {variable: "1"})
 
 
-def test_a_full_disk_is_seen_before_the_download(tmp_path) -> None:
+def test_a_full_disk_is_seen_before_the_download(tmp_path: Path) -> None:
     check_headroom(tmp_path / "not" / "yet", AvLimits(max_output_bytes=1), 1)
     with pytest.raises(InsufficientDiskHeadroom) as refused:
         check_headroom(tmp_path / "not" / "yet", AvLimits(max_output_bytes=1 << 60), 7)
@@ -307,7 +308,7 @@ def test_progress_rises_and_never_reaches_a_hundred() -> None:
 
 
 @pytest.mark.parametrize(("first", "last", "told"), [(0, 49, [0, 25, 49]), (50, 99, [50, 75, 99])])
-def test_two_passes_share_the_scale(first, last, told) -> None:
+def test_two_passes_share_the_scale(first: int, last: int, told: list[int]) -> None:
     seen: list[int] = []
     progress = Progress(10_000, seen.append, first=first, last=last)
     for position in (0, 5_000_000, 10_000_000):
@@ -340,7 +341,7 @@ async def peaks_of(tmp_path: Path, values: list[float], length: int = 1000) -> l
     return outline["peaks"]
 
 
-async def test_a_bucket_covers_exactly_its_share_of_the_samples(tmp_path) -> None:
+async def test_a_bucket_covers_exactly_its_share_of_the_samples(tmp_path: Path) -> None:
     count, length = 10_007, 1000
     values = [math.sin(number / 50) * number / count for number in range(count)]
     peaks = await peaks_of(tmp_path, values)
@@ -350,18 +351,18 @@ async def test_a_bucket_covers_exactly_its_share_of_the_samples(tmp_path) -> Non
         assert (low, high) == (pytest.approx(min(share), abs=1e-6), pytest.approx(max(share), abs=1e-6))
 
 
-async def test_fewer_samples_than_buckets_repeat_the_nearest(tmp_path) -> None:
+async def test_fewer_samples_than_buckets_repeat_the_nearest(tmp_path: Path) -> None:
     assert await peaks_of(tmp_path, [0.5, -0.25], 4) == [[0.5, 0.5], [0.5, 0.5], [-0.25, -0.25], [-0.25, -0.25]]
 
 
-async def test_what_is_no_sample_is_cut_or_zero(tmp_path) -> None:
+async def test_what_is_no_sample_is_cut_or_zero(tmp_path: Path) -> None:
     values = [math.nan, 7.0, -7.0, math.inf, -math.inf, -0.0000001]
 
     assert await peaks_of(tmp_path, values, 6) == [[0, 0], [1, 1], [-1, -1], [1, 1], [-1, -1], [0, 0]]
     assert await peaks_of(tmp_path, values, 1) == [[-1, 1]]
 
 
-async def test_no_sample_is_no_waveform(tmp_path) -> None:
+async def test_no_sample_is_no_waveform(tmp_path: Path) -> None:
     with pytest.raises(RindleError) as failed:
         await peaks_of(tmp_path, [])
     assert failed.value.code == "ffmpeg_failed"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,12 +33,14 @@ BOXES = st.integers(1, 4_000)
         ({"mode": "stretch", "width": 7, "height": 9}, (100, 10), Frame(7, 9, 7, 9)),
     ],
 )
-def test_each_mode_has_its_sizes(recipe, size, expected):
+def test_each_mode_has_its_sizes(recipe: dict[str, Any], size: tuple[int, int], expected: Frame) -> None:
     assert frame_of(ImageVariant(**recipe), *size) == expected
 
 
 @given(width=SIDES, height=SIDES, box_width=BOXES, box_height=BOXES, upscale=st.booleans())
-def test_fit_stays_in_the_box_and_never_enlarges_unasked(width, height, box_width, box_height, upscale):
+def test_fit_stays_in_the_box_and_never_enlarges_unasked(
+    width: int, height: int, box_width: int, box_height: int, upscale: bool
+) -> None:
     recipe = ImageVariant(mode="fit", width=box_width, height=box_height, upscale=upscale)
     frame = frame_of(recipe, width, height)
     assert 1 <= frame.width <= box_width
@@ -49,7 +53,9 @@ def test_fit_stays_in_the_box_and_never_enlarges_unasked(width, height, box_widt
 
 
 @given(width=SIDES, height=SIDES, box_width=BOXES, box_height=BOXES)
-def test_crop_covers_the_box_exactly_and_no_more_than_needed(width, height, box_width, box_height):
+def test_crop_covers_the_box_exactly_and_no_more_than_needed(
+    width: int, height: int, box_width: int, box_height: int
+) -> None:
     frame = frame_of(ImageVariant(mode="crop", width=box_width, height=box_height), width, height)
     assert (frame.width, frame.height) == (box_width, box_height)
     assert frame.scaled_width >= box_width
@@ -58,7 +64,7 @@ def test_crop_covers_the_box_exactly_and_no_more_than_needed(width, height, box_
 
 
 @given(width=SIDES, height=SIDES, box=BOXES)
-def test_the_decoder_leaves_a_factor_of_two_to_the_resampler(width, height, box):
+def test_the_decoder_leaves_a_factor_of_two_to_the_resampler(width: int, height: int, box: int) -> None:
     frame = frame_of(ImageVariant(mode="fit", width=box, height=box), width, height)
     shrink = decoder_shrink(width, height, frame)
     assert shrink in (1, 2, 4, 8)

@@ -85,7 +85,9 @@ def children_of_the_forkserver() -> set[int]:
     return found
 
 
-async def test_orders_come_back_in_order_with_their_files_and_nothing_else(pool, source, out):
+async def test_orders_come_back_in_order_with_their_files_and_nothing_else(
+    pool: RenderPool, source: Path, out: Path
+) -> None:
     results = await pool.render(source, "image/jpeg", orders(out, "ok_b", "refuse", "ok_a"), max_pixels=ANY_PIXELS)
     assert [result.name for result in results] == ["ok_b", "refuse", "ok_a"]
     assert outcome(results) == {"ok_b": "made", "refuse": "processor_capability_missing", "ok_a": "made"}
@@ -95,11 +97,11 @@ async def test_orders_come_back_in_order_with_their_files_and_nothing_else(pool,
     assert (out / "ok_a.jpg").read_bytes() == b"whole"
 
 
-async def test_no_orders_need_no_child(source):
+async def test_no_orders_need_no_child(source: Path) -> None:
     assert await RenderPool(1, engine=ENGINE).render(source, "image/jpeg", [], max_pixels=ANY_PIXELS) == []
 
 
-async def test_a_crash_fails_only_the_culprit_and_the_pool_goes_on(pool, source, out):
+async def test_a_crash_fails_only_the_culprit_and_the_pool_goes_on(pool: RenderPool, source: Path, out: Path) -> None:
     names = ("ok_1", "crash", "ok_2", "ok_3")
     results = await pool.render(source, "image/jpeg", orders(out, *names), max_pixels=ANY_PIXELS)
     assert outcome(results) == {"ok_1": "made", "crash": "render_failed", "ok_2": "made", "ok_3": "made"}
@@ -111,7 +113,7 @@ async def test_a_crash_fails_only_the_culprit_and_the_pool_goes_on(pool, source,
 
 
 @pytest.mark.parametrize("hang", ["wait", "spin"])
-async def test_a_hung_decoder_fails_only_the_culprit(source, out, hang):
+async def test_a_hung_decoder_fails_only_the_culprit(source: Path, out: Path, hang: str) -> None:
     for moment in MOMENTS:
         async with running(wall_seconds=moment) as pool:
             results = await pool.render(source, "image/jpeg", orders(out, "ok", hang), max_pixels=ANY_PIXELS)
@@ -123,7 +125,9 @@ async def test_a_hung_decoder_fails_only_the_culprit(source, out, hang):
 
 
 @pytest.mark.parametrize("hang", ["wait", "spin"])
-async def test_cancelling_kills_the_child_and_leaves_no_file(pool, source, out, hang):
+async def test_cancelling_kills_the_child_and_leaves_no_file(
+    pool: RenderPool, source: Path, out: Path, hang: str
+) -> None:
     rendering = asyncio.create_task(pool.render(source, "image/jpeg", orders(out, "ok", hang), max_pixels=ANY_PIXELS))
     await until(lambda: pids(source.parent))
     rendering.cancel()
@@ -135,7 +139,7 @@ async def test_cancelling_kills_the_child_and_leaves_no_file(pool, source, out, 
     assert outcome(await pool.render(source, "image/jpeg", orders(out, "ok"), max_pixels=ANY_PIXELS)) == {"ok": "made"}
 
 
-async def test_cancelling_the_retries_leaves_nothing_either(pool, source, out):
+async def test_cancelling_the_retries_leaves_nothing_either(pool: RenderPool, source: Path, out: Path) -> None:
     rendering = asyncio.create_task(
         pool.render(source, "image/jpeg", orders(out, "crash", "wait"), max_pixels=ANY_PIXELS)
     )
@@ -147,7 +151,7 @@ async def test_cancelling_the_retries_leaves_nothing_either(pool, source, out):
     assert list(out.iterdir()) == []
 
 
-async def test_a_waiting_render_can_be_cancelled_before_it_starts(source, out):
+async def test_a_waiting_render_can_be_cancelled_before_it_starts(source: Path, out: Path) -> None:
     async with running(1) as pool:
         first = asyncio.create_task(pool.render(source, "image/jpeg", orders(out, "wait"), max_pixels=ANY_PIXELS))
         await until(lambda: pids(source.parent))
@@ -160,20 +164,22 @@ async def test_a_waiting_render_can_be_cancelled_before_it_starts(source, out):
         assert list(out.iterdir()) == []
 
 
-async def test_a_bug_of_the_engine_is_reported_without_its_words(pool, source, out):
+async def test_a_bug_of_the_engine_is_reported_without_its_words(pool: RenderPool, source: Path, out: Path) -> None:
     results = await pool.render(source, "image/jpeg", orders(out, "ok", "bug"), max_pixels=ANY_PIXELS)
     assert outcome(results) == {"ok": "render_failed", "bug": "render_failed"}
     assert "passwd" not in results[0].error.message
     assert list(out.iterdir()) == []
 
 
-async def test_a_scratch_directory_that_is_gone_is_an_error_of_the_orders(pool, source, tmp_path):
+async def test_a_scratch_directory_that_is_gone_is_an_error_of_the_orders(
+    pool: RenderPool, source: Path, tmp_path: Path
+) -> None:
     results = await pool.render(source, "image/jpeg", orders(tmp_path / "gone", "ok"), max_pixels=ANY_PIXELS)
     assert outcome(results) == {"ok": "render_failed"}
     assert str(tmp_path) not in str(results[0].error.to_dict())
 
 
-async def test_probe_errors_come_back_typed(pool, tmp_path):
+async def test_probe_errors_come_back_typed(pool: RenderPool, tmp_path: Path) -> None:
     with pytest.raises(ContentRejected) as condemned:
         await pool.probe(tmp_path / "refuse", "image/png", max_pixels=ANY_PIXELS)
     assert (condemned.value.code, condemned.value.detail) == ("max_pixels_exceeded", {"limit": ANY_PIXELS})
@@ -183,7 +189,7 @@ async def test_probe_errors_come_back_typed(pool, tmp_path):
     assert died.value.detail == {"signal": "SIGSEGV"}
 
 
-async def test_a_hung_probe_times_out(tmp_path):
+async def test_a_hung_probe_times_out(tmp_path: Path) -> None:
     found = None
     for moment in MOMENTS:
         async with running(1, wall_seconds=moment) as pool:
@@ -196,7 +202,7 @@ async def test_a_hung_probe_times_out(tmp_path):
     assert found is not None and found.width == 1
 
 
-async def test_a_cancelled_probe_frees_its_child(pool, tmp_path):
+async def test_a_cancelled_probe_frees_its_child(pool: RenderPool, tmp_path: Path) -> None:
     probing = asyncio.create_task(pool.probe(tmp_path / "spin", "image/png", max_pixels=ANY_PIXELS))
     await until(lambda: pids(tmp_path))
     probing.cancel()
@@ -205,7 +211,7 @@ async def test_a_cancelled_probe_frees_its_child(pool, tmp_path):
     await until(lambda: not alive(pids(tmp_path)[0]))
 
 
-async def test_children_run_under_their_limits_and_are_recycled(tmp_path):
+async def test_children_run_under_their_limits_and_are_recycled(tmp_path: Path) -> None:
     async with running(1, memory_bytes=3 << 30, max_tasks=2) as pool:
         facts = await pool.features()
         assert facts.libvips == str((3 << 30, 0))
@@ -213,7 +219,7 @@ async def test_children_run_under_their_limits_and_are_recycled(tmp_path):
         assert len(seen) >= 3
 
 
-async def test_a_file_counts_on_top_of_the_memory_limit_while_it_is_read(tmp_path):
+async def test_a_file_counts_on_top_of_the_memory_limit_while_it_is_read(tmp_path: Path) -> None:
     source, size, limit = tmp_path / "ok", 5 << 30, 1 << 30
     source.touch()
     os.truncate(source, size)  # sparse: no disk is used
@@ -223,7 +229,7 @@ async def test_a_file_counts_on_top_of_the_memory_limit_while_it_is_read(tmp_pat
         assert (await pool.features()).libvips == str((limit, 0))
 
 
-async def test_a_pool_whose_idle_child_was_killed_is_replaced(tmp_path):
+async def test_a_pool_whose_idle_child_was_killed_is_replaced(tmp_path: Path) -> None:
     async with running(1) as pool:
         first = (await pool.features()).pyvips
         os.kill(int(first), signal.SIGKILL)
@@ -233,7 +239,7 @@ async def test_a_pool_whose_idle_child_was_killed_is_replaced(tmp_path):
         await until(lambda: pool._pool is not None and pool._pool.active)
 
 
-async def test_closing_ends_running_work_and_every_child(source, out):
+async def test_closing_ends_running_work_and_every_child(source: Path, out: Path) -> None:
     before = children_of_the_forkserver()
     pool = RenderPool(2, engine=ENGINE)
     pool.start()
@@ -247,14 +253,14 @@ async def test_closing_ends_running_work_and_every_child(source, out):
         await pool.features()
 
 
-async def test_an_engine_that_cannot_be_loaded_is_named_at_the_start():
+async def test_an_engine_that_cannot_be_loaded_is_named_at_the_start() -> None:
     pool = RenderPool(1, engine="tests.unit.media.no_such_engine")
     with pytest.raises(Misconfigured, match="no_such_engine"):
         pool.start()
     await pool.close()
 
 
-def test_the_worker_never_loads_the_image_library():
+def test_the_worker_never_loads_the_image_library() -> None:
     program = "import sys, rindle.media.render_pool; print('pyvips' in sys.modules, 'pi_heif' in sys.modules)"
     assert run(program).stdout.split() == ["False", "False"]
 
@@ -299,7 +305,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def test_a_worker_started_as_a_program_renders(script, tmp_path):
+def test_a_worker_started_as_a_program_renders(script: Path, tmp_path: Path) -> None:
     assert run(str(script), "ok", str(tmp_path), "30").stdout.strip() == "made.jpg"
 
 
@@ -323,7 +329,9 @@ def started(script: Path, tmp_path: Path) -> Iterator[Callable[[str, float], sub
     [("wait", 100), ("spin", 1)],
     ids=["a child notices that its worker died", "a decoder in a loop is ended by its own alarm"],
 )
-async def test_a_killed_worker_leaves_no_child(started, tmp_path, hang, wall_seconds):
+async def test_a_killed_worker_leaves_no_child(
+    started: Callable[[str, float], subprocess.Popen[bytes]], tmp_path: Path, hang: str, wall_seconds: float
+) -> None:
     worker = started(hang, wall_seconds)
     await until(lambda: pids(tmp_path))
     worker.kill()

@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-async def test_calls_fail_as_often_as_told(storage: FlakyStorage, source: Path):
+async def test_calls_fail_as_often_as_told(storage: FlakyStorage, source: Path) -> None:
     await storage.store("a/b", source)
     storage.fail("head", LOST, times=2)
 
@@ -38,7 +38,7 @@ async def test_calls_fail_as_often_as_told(storage: FlakyStorage, source: Path):
     assert storage.calls_for("head") == 3
 
 
-async def test_a_lost_answer_has_done_its_work(storage: FlakyStorage, source: Path):
+async def test_a_lost_answer_has_done_its_work(storage: FlakyStorage, source: Path) -> None:
     storage.fail("store", LOST, after=True)
 
     with pytest.raises(StorageTransient):
@@ -47,7 +47,7 @@ async def test_a_lost_answer_has_done_its_work(storage: FlakyStorage, source: Pa
     assert (await storage.inner.head("a/b")).size == 10
 
 
-async def test_faults_happen_in_the_order_given(storage: FlakyStorage):
+async def test_faults_happen_in_the_order_given(storage: FlakyStorage) -> None:
     storage.fail("ping", LOST)
     storage.fail("ping", StorageNotFound("gone"))
 
@@ -58,7 +58,7 @@ async def test_faults_happen_in_the_order_given(storage: FlakyStorage):
     await storage.ping()
 
 
-async def test_a_cut_transfer_leaves_nothing(storage: FlakyStorage, source: Path, tmp_path: Path):
+async def test_a_cut_transfer_leaves_nothing(storage: FlakyStorage, source: Path, tmp_path: Path) -> None:
     storage.cut("store", after_bytes=5)
     with pytest.raises(StorageTransient) as caught:
         await storage.store("a/b", source)
@@ -73,7 +73,7 @@ async def test_a_cut_transfer_leaves_nothing(storage: FlakyStorage, source: Path
     assert not (tmp_path / "copy").exists()
 
 
-async def test_what_fits_before_the_cut_passes(storage: FlakyStorage, source: Path):
+async def test_what_fits_before_the_cut_passes(storage: FlakyStorage, source: Path) -> None:
     await storage.store("a/b", source)
     storage.cut("read_range", after_bytes=4, times=2)
 
@@ -82,7 +82,7 @@ async def test_what_fits_before_the_cut_passes(storage: FlakyStorage, source: Pa
         await storage.read_range("a/b", 0, 5)
 
 
-async def test_a_hanging_call_waits_until_it_is_released(storage: FlakyStorage, source: Path):
+async def test_a_hanging_call_waits_until_it_is_released(storage: FlakyStorage, source: Path) -> None:
     held = storage.hang("store")
     task = asyncio.create_task(storage.store("a/b", source))
 
@@ -94,7 +94,7 @@ async def test_a_hanging_call_waits_until_it_is_released(storage: FlakyStorage, 
     assert (await task).size == 10
 
 
-async def test_a_hanging_call_can_be_cancelled(storage: FlakyStorage):
+async def test_a_hanging_call_can_be_cancelled(storage: FlakyStorage) -> None:
     held = storage.hang("head")
     task = asyncio.create_task(storage.head("a/b"))
     await held.reached.wait()
@@ -104,14 +104,14 @@ async def test_a_hanging_call_can_be_cancelled(storage: FlakyStorage):
         await task
 
 
-def test_only_known_operations_can_be_broken(storage: FlakyStorage):
+def test_only_known_operations_can_be_broken(storage: FlakyStorage) -> None:
     with pytest.raises(ValueError, match="none of"):
         storage.fail("explode", LOST)
     with pytest.raises(ValueError, match="none of"):
         storage.cut("head", 1)
 
 
-def test_every_call_of_the_protocol_can_be_broken():
+def test_every_call_of_the_protocol_can_be_broken() -> None:
     passed_on = {"capabilities", "close", "fail", "cut", "hang", "calls_for"}
 
     assert {name for name in vars(FlakyStorage) if not name.startswith("_")} == OPERATIONS | passed_on

@@ -21,7 +21,7 @@ LATER = int(time.time()) + 3600
 GET = Grant(method="GET", key="avatars/1/a.jpg", expires_at=LATER)
 
 
-def test_every_claim_survives():
+def test_every_claim_survives() -> None:
     grant = Grant(
         method="PUT",
         key="avatars/ü/a.jpg",
@@ -38,7 +38,7 @@ def test_every_claim_survives():
     assert grant.expires == datetime.fromtimestamp(LATER, UTC)
 
 
-def test_a_get_grant_serves_head_and_nothing_else():
+def test_a_get_grant_serves_head_and_nothing_else() -> None:
     token = GET.token(SECRET, LABEL)
 
     assert read_grant(token, [SECRET], LABEL, "GET") == read_grant(token, [SECRET], LABEL, "HEAD") == GET
@@ -47,7 +47,7 @@ def test_a_get_grant_serves_head_and_nothing_else():
             read_grant(token, [SECRET], LABEL, method)
 
 
-def test_a_put_grant_reads_nothing():
+def test_a_put_grant_reads_nothing() -> None:
     token = Grant(method="PUT", key="a", expires_at=LATER).token(SECRET, LABEL)
 
     for method in ("GET", "HEAD"):
@@ -55,7 +55,7 @@ def test_a_put_grant_reads_nothing():
             read_grant(token, [SECRET], LABEL, method)
 
 
-def test_an_expired_grant_says_so():
+def test_an_expired_grant_says_so() -> None:
     token = Grant(method="GET", key="a", expires_at=int(time.time()) - 1).token(SECRET, LABEL)
 
     with pytest.raises(Unauthorized) as caught:
@@ -64,7 +64,7 @@ def test_an_expired_grant_says_so():
     assert caught.value.detail == {"reason": "expired"}
 
 
-def test_rotated_secrets_still_verify():
+def test_rotated_secrets_still_verify() -> None:
     token = GET.token(SECRET, LABEL)
 
     assert read_grant(token, [OTHER, SECRET], LABEL, "GET") == GET
@@ -72,7 +72,7 @@ def test_rotated_secrets_still_verify():
         read_grant(token, [OTHER], LABEL, "GET")
 
 
-def test_a_token_of_another_purpose_is_worthless():
+def test_a_token_of_another_purpose_is_worthless() -> None:
     with pytest.raises(BadToken):
         read_grant(GET.token(SECRET, "rindle:tus"), [SECRET], LABEL, "GET")
 
@@ -86,19 +86,19 @@ def test_a_token_of_another_purpose_is_worthless():
         {"v": 1, "m": "GET", "key": "a", "exp": "x"},
     ],
 )
-def test_claims_of_another_shape_are_refused(claims: dict[str, object]):
+def test_claims_of_another_shape_are_refused(claims: dict[str, object]) -> None:
     with pytest.raises(BadToken):
         read_grant(sign_token(claims, SECRET, LABEL), [SECRET], LABEL, "GET")
 
 
 @given(token=st.text(max_size=300))
-def test_what_we_did_not_sign_is_refused(token: str):
+def test_what_we_did_not_sign_is_refused(token: str) -> None:
     with pytest.raises(BadToken):
         read_grant(token, [SECRET], LABEL, "GET")
 
 
 @given(position=st.integers(0, 10_000), character=st.characters(codec="ascii"))
-def test_changing_one_character_breaks_a_token(position: int, character: str):
+def test_changing_one_character_breaks_a_token(position: int, character: str) -> None:
     token = GET.token(SECRET, LABEL)
     position %= len(token)
     changed = token[:position] + character + token[position + 1 :]
@@ -108,7 +108,7 @@ def test_changing_one_character_breaks_a_token(position: int, character: str):
             read_grant(changed, [SECRET], LABEL, "GET")
 
 
-def test_a_body_over_the_cap_is_refused_as_soon_as_it_is():
+def test_a_body_over_the_cap_is_refused_as_soon_as_it_is() -> None:
     grant = Grant(method="PUT", key="a", expires_at=LATER, max_bytes=5)
 
     grant.check_body_size(5, complete=True)
@@ -117,7 +117,7 @@ def test_a_body_over_the_cap_is_refused_as_soon_as_it_is():
     assert caught.value.code == "max_bytes_exceeded"
 
 
-def test_a_body_must_have_the_granted_length():
+def test_a_body_must_have_the_granted_length() -> None:
     grant = Grant(method="PUT", key="a", expires_at=LATER, length=5)
 
     grant.check_body_size(4, complete=False)
@@ -128,7 +128,7 @@ def test_a_body_must_have_the_granted_length():
         assert caught.value.code == "size_mismatch"
 
 
-def test_a_body_must_have_the_granted_type():
+def test_a_body_must_have_the_granted_type() -> None:
     grant = Grant(method="PUT", key="a", expires_at=LATER, mime="image/png")
 
     grant.check_content_type("IMAGE/PNG; charset=utf-8")

@@ -69,7 +69,7 @@ def tree(directory: Path) -> set[str]:
         st.text("./\\%2eaA:~", max_size=20),
     )
 )
-async def test_no_key_reaches_outside_the_root(tmp_path: Path, key: str):
+async def test_no_key_reaches_outside_the_root(tmp_path: Path, key: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir(exist_ok=True)
     (outside / "file").write_bytes(b"precious")
@@ -98,7 +98,7 @@ async def test_no_key_reaches_outside_the_root(tmp_path: Path, key: str):
     assert source.read_bytes() == b"precious"
 
 
-async def test_a_root_beside_is_not_the_root(tmp_path: Path, source: Path):
+async def test_a_root_beside_is_not_the_root(tmp_path: Path, source: Path) -> None:
     (tmp_path / "root-evil").mkdir()
     storage = LocalStorage(tmp_path / "root")
     (tmp_path / "root").mkdir()
@@ -111,7 +111,7 @@ async def test_a_root_beside_is_not_the_root(tmp_path: Path, source: Path):
 
 
 @pytest.mark.parametrize("target", ["outside", "root/real"])
-async def test_links_are_never_followed(storage: LocalStorage, tmp_path: Path, source: Path, target: str):
+async def test_links_are_never_followed(storage: LocalStorage, tmp_path: Path, source: Path, target: str) -> None:
     await storage.store("real/x", source)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "x").write_bytes(b"secret")
@@ -136,7 +136,7 @@ async def test_links_are_never_followed(storage: LocalStorage, tmp_path: Path, s
     assert [found.key for found in (await storage.list_keys("")).objects] == ["real/x"]
 
 
-async def test_the_root_itself_may_be_a_link(tmp_path: Path, source: Path):
+async def test_the_root_itself_may_be_a_link(tmp_path: Path, source: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "media").symlink_to(tmp_path / "disk")
     storage = LocalStorage(tmp_path / "media")
@@ -146,7 +146,7 @@ async def test_the_root_itself_may_be_a_link(tmp_path: Path, source: Path):
     assert (tmp_path / "disk" / "a" / "b").read_bytes() == b"0123456789"
 
 
-async def test_directories_and_devices_are_no_objects(storage: LocalStorage, source: Path, tmp_path: Path):
+async def test_directories_and_devices_are_no_objects(storage: LocalStorage, source: Path, tmp_path: Path) -> None:
     await storage.store("a/b/c", source)
     os.mkfifo(storage.root / "fifo")
 
@@ -159,7 +159,7 @@ async def test_directories_and_devices_are_no_objects(storage: LocalStorage, sou
     assert [found.key for found in (await storage.list_keys("")).objects] == ["a/b/c"]
 
 
-async def test_a_key_below_or_above_another_object_is_refused_for_good(storage: LocalStorage, source: Path):
+async def test_a_key_below_or_above_another_object_is_refused_for_good(storage: LocalStorage, source: Path) -> None:
     await storage.store("a/b", source)
 
     with pytest.raises(StoragePermanent) as caught:
@@ -173,7 +173,9 @@ async def test_a_key_below_or_above_another_object_is_refused_for_good(storage: 
     assert tree(storage.root) == {"a/b"}
 
 
-async def test_a_segment_longer_than_the_file_system_takes_is_an_invalid_key(storage: LocalStorage, source: Path):
+async def test_a_segment_longer_than_the_file_system_takes_is_an_invalid_key(
+    storage: LocalStorage, source: Path
+) -> None:
     for call in (storage.store("a/" + "x" * 300, source), storage.head("a/" + "x" * 300)):
         with pytest.raises(InvalidKey):
             await call
@@ -182,7 +184,7 @@ async def test_a_segment_longer_than_the_file_system_takes_is_an_invalid_key(sto
 # --- writes -------------------------------------------------------------------------------------------------------
 
 
-async def test_nothing_but_the_object_is_left(storage: LocalStorage, source: Path):
+async def test_nothing_but_the_object_is_left(storage: LocalStorage, source: Path) -> None:
     await storage.store("a/b", source)
     with pytest.raises(StorageConflict):
         await storage.store("a/b", source, if_absent=True)
@@ -192,7 +194,7 @@ async def test_nothing_but_the_object_is_left(storage: LocalStorage, source: Pat
     assert os.stat(storage.root / "a" / "c").st_nlink == 1
 
 
-async def test_files_are_not_for_everybody(storage: LocalStorage, source: Path):
+async def test_files_are_not_for_everybody(storage: LocalStorage, source: Path) -> None:
     os.chmod(source, 0o777)
     await storage.store("a/b", source)
 
@@ -200,20 +202,20 @@ async def test_files_are_not_for_everybody(storage: LocalStorage, source: Path):
     assert stat.S_IMODE((storage.root / "a").stat().st_mode) & 0o027 == 0
 
 
-async def test_two_versions_of_one_size_have_two_etags(storage: LocalStorage, source: Path):
+async def test_two_versions_of_one_size_have_two_etags(storage: LocalStorage, source: Path) -> None:
     etags = {(await storage.store("a/b", source)).etag for _ in range(50)}
 
     assert len(etags) == 50
 
 
-async def test_the_etag_is_size_and_time(storage: LocalStorage, source: Path):
+async def test_the_etag_is_size_and_time(storage: LocalStorage, source: Path) -> None:
     stored = await storage.store("a/b", source)
     status = (storage.root / "a" / "b").stat()
 
     assert stored.etag == f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-async def test_a_missing_source_is_an_invalid_argument(storage: LocalStorage, tmp_path: Path):
+async def test_a_missing_source_is_an_invalid_argument(storage: LocalStorage, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await storage.store("a/b", tmp_path / "nothing")
 
@@ -236,7 +238,7 @@ async def test_a_disk_that_fails_leaves_no_temporary_file(
     code: int,
     error: type[StorageError],
     reason: str,
-):
+) -> None:
     def fail(handle: int) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -251,8 +253,8 @@ async def test_a_disk_that_fails_leaves_no_temporary_file(
 
 
 async def test_a_full_scratch_disk_is_worth_another_try(
-    storage: LocalStorage, source: Path, tmp_path: Path, monkeypatch
-):
+    storage: LocalStorage, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await storage.store("a/b", source)
     scratch = tmp_path / "scratch"
 
@@ -279,7 +281,7 @@ def another_disk(tmp_path: Path) -> Iterator[Path]:
 
 async def test_a_temporary_directory_on_another_disk_is_refused(
     storage: LocalStorage, source: Path, another_disk: Path
-):
+) -> None:
     storage.root.mkdir()
     (storage.root / ".rindle").symlink_to(another_disk)
 
@@ -311,7 +313,7 @@ async def test_a_temporary_directory_on_another_disk_is_refused(
         (None, "storage_permanent"),
     ],
 )
-def test_errors_of_the_file_system_are_translated(code: int | None, expected: str):
+def test_errors_of_the_file_system_are_translated(code: int | None, expected: str) -> None:
     error = OSError("odd") if code is None else OSError(code, os.strerror(code), "/secret/place")
 
     translated = translate(error, "a/b")
@@ -323,7 +325,7 @@ def test_errors_of_the_file_system_are_translated(code: int | None, expected: st
 # --- deletes ------------------------------------------------------------------------------------------------------
 
 
-async def test_deleting_prunes_empty_directories_only(storage: LocalStorage, source: Path):
+async def test_deleting_prunes_empty_directories_only(storage: LocalStorage, source: Path) -> None:
     await storage.store("a/b/c/d", source)
     await storage.store("a/x", source)
 
@@ -334,7 +336,7 @@ async def test_deleting_prunes_empty_directories_only(storage: LocalStorage, sou
     assert storage.root.is_dir()
 
 
-async def test_pruning_never_takes_a_directory_from_a_writer(tmp_path: Path, source: Path):
+async def test_pruning_never_takes_a_directory_from_a_writer(tmp_path: Path, source: Path) -> None:
     storage = LocalStorage(tmp_path / "root", fsync=False)
 
     async def come_and_go(name: str) -> None:
@@ -367,7 +369,7 @@ def put(key: str, **facts: object) -> Grant:
     return Grant(method="PUT", key=key, expires_at=2**40, **facts)  # type: ignore[arg-type]
 
 
-async def test_a_body_appears_when_it_is_complete(storage: LocalStorage):
+async def test_a_body_appears_when_it_is_complete(storage: LocalStorage) -> None:
     stored = await storage.receive(chunks(b"a" * 300_000, b"", b"b" * 300_000, b"c"), put("a/b", length=600_001))
 
     assert stored.size == 600_001
@@ -387,7 +389,7 @@ async def test_a_body_appears_when_it_is_complete(storage: LocalStorage):
 )
 async def test_a_body_of_the_wrong_size_leaves_nothing(
     storage: LocalStorage, pieces: list[bytes], facts: dict[str, object], code: str
-):
+) -> None:
     with pytest.raises(UploadRejected) as caught:
         await storage.receive(chunks(*pieces), put("a/b", **facts))
 
@@ -395,7 +397,7 @@ async def test_a_body_of_the_wrong_size_leaves_nothing(
     assert tree(storage.root) == set()
 
 
-async def test_an_endless_body_is_cut_off(storage: LocalStorage):
+async def test_an_endless_body_is_cut_off(storage: LocalStorage) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -411,14 +413,14 @@ async def test_an_endless_body_is_cut_off(storage: LocalStorage):
     assert tree(storage.root) == set()
 
 
-async def test_a_body_that_breaks_off_leaves_nothing(storage: LocalStorage):
+async def test_a_body_that_breaks_off_leaves_nothing(storage: LocalStorage) -> None:
     with pytest.raises(ConnectionError):
         await storage.receive(chunks(b"x" * 500_000, error=ConnectionError()), put("a/b"))
 
     assert tree(storage.root) == set()
 
 
-async def test_a_cancelled_body_leaves_nothing(storage: LocalStorage):
+async def test_a_cancelled_body_leaves_nothing(storage: LocalStorage) -> None:
     reached = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -435,7 +437,7 @@ async def test_a_cancelled_body_leaves_nothing(storage: LocalStorage):
     assert tree(storage.root) == set()
 
 
-async def test_a_taken_key_is_refused_before_the_body_is_read(storage: LocalStorage, source: Path):
+async def test_a_taken_key_is_refused_before_the_body_is_read(storage: LocalStorage, source: Path) -> None:
     await storage.store("a/b", source)
 
     async def unread() -> AsyncIterator[bytes]:
@@ -446,7 +448,7 @@ async def test_a_taken_key_is_refused_before_the_body_is_read(storage: LocalStor
         await storage.receive(unread(), put("a/b", once=True))
 
 
-async def test_of_many_bodies_for_one_key_one_is_kept(storage: LocalStorage):
+async def test_of_many_bodies_for_one_key_one_is_kept(storage: LocalStorage) -> None:
     outcomes = await asyncio.gather(
         *(storage.receive(chunks(bytes([number]) * 1000), put("a/b", once=True)) for number in range(10)),
         return_exceptions=True,
@@ -460,7 +462,7 @@ async def test_of_many_bodies_for_one_key_one_is_kept(storage: LocalStorage):
 # --- the rest -----------------------------------------------------------------------------------------------------
 
 
-async def test_leftovers_are_swept_when_they_are_old(storage: LocalStorage, source: Path):
+async def test_leftovers_are_swept_when_they_are_old(storage: LocalStorage, source: Path) -> None:
     assert await storage.sweep(3600) == 0
     await storage.store("a/b", source)
     for name, age in (("old", 7200), ("young", 60)):
@@ -473,7 +475,7 @@ async def test_leftovers_are_swept_when_they_are_old(storage: LocalStorage, sour
     assert tree(storage.root) == {"a/b", ".rindle/tmp/young"}
 
 
-async def test_making_a_storage_creates_nothing(tmp_path: Path):
+async def test_making_a_storage_creates_nothing(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "root")
 
     await storage.ping()
@@ -482,7 +484,7 @@ async def test_making_a_storage_creates_nothing(tmp_path: Path):
     assert not storage.root.exists()
 
 
-async def test_a_root_that_is_no_directory_is_reported(tmp_path: Path, source: Path):
+async def test_a_root_that_is_no_directory_is_reported(tmp_path: Path, source: Path) -> None:
     with pytest.raises(StorageMisconfigured):
         await LocalStorage(source).ping()
 
@@ -497,7 +499,7 @@ async def test_a_root_that_is_no_directory_is_reported(tmp_path: Path, source: P
 )
 async def test_pages_hold_every_key_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, names: set[str], limit: int, prefix: str
-):
+) -> None:
     storage = LocalStorage(tmp_path_factory.mktemp("root"), fsync=False)
     source = tmp_path_factory.mktemp("source") / "x"
     source.write_bytes(b"x")
@@ -521,7 +523,7 @@ async def test_pages_hold_every_key_once_and_in_order(
     assert found == sorted(name for name in stored if name.startswith(prefix))
 
 
-def test_urls_need_a_base_and_good_secrets(tmp_path: Path):
+def test_urls_need_a_base_and_good_secrets(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured):
         LocalStorage(tmp_path, base_url="http://x")
     with pytest.raises(Misconfigured):
@@ -530,7 +532,7 @@ def test_urls_need_a_base_and_good_secrets(tmp_path: Path):
     assert "signed_url" in LocalStorage(tmp_path, base_url="http://x", secrets=[SecretStr(SECRET)]).capabilities()
 
 
-async def test_response_headers_and_expiry_do_not_fit_a_public_url(tmp_path: Path):
+async def test_response_headers_and_expiry_do_not_fit_a_public_url(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path, public_base_url="https://cdn.example.com/p/")
 
     assert await storage.url("a/b c/ü.jpg", public=True) == "https://cdn.example.com/p/a/b%20c/%C3%BC.jpg"
@@ -540,7 +542,7 @@ async def test_response_headers_and_expiry_do_not_fit_a_public_url(tmp_path: Pat
         await storage.url("a/b", public=True, expires_in=60)
 
 
-def test_neither_path_nor_secret_shows_in_a_repr(tmp_path: Path):
+def test_neither_path_nor_secret_shows_in_a_repr(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "media", base_url="http://x", secrets=[SECRET])
 
     assert repr(storage) == "LocalStorage('media')"

@@ -10,7 +10,7 @@ from rindle.errors import StorageConflict, StorageNotFound, Unauthorized, Upload
 from rindle.storage.memory import MemoryStorage
 
 
-async def test_a_grant_is_redeemed_under_its_conditions():
+async def test_a_grant_is_redeemed_under_its_conditions() -> None:
     storage = MemoryStorage()
     grant = await storage.presigned_put("a/b/c", 60, content_type="image/png", content_length=3, max_bytes=3)
 
@@ -24,7 +24,7 @@ async def test_a_grant_is_redeemed_under_its_conditions():
     assert (await storage.head("a/b/c")).content_type == "image/png"
 
 
-async def test_a_cap_holds():
+async def test_a_cap_holds() -> None:
     storage = MemoryStorage()
     grant = await storage.presigned_put("a/b/c", 60, max_bytes=3)
 
@@ -36,7 +36,7 @@ async def test_a_cap_holds():
         await storage.head("a/b/c")
 
 
-async def test_the_urls_of_one_store_mean_nothing_to_another(tmp_path: Path):
+async def test_the_urls_of_one_store_mean_nothing_to_another(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     storage = MemoryStorage()
     await storage.store("a/b/c", tmp_path / "a")
@@ -45,7 +45,7 @@ async def test_the_urls_of_one_store_mean_nothing_to_another(tmp_path: Path):
         MemoryStorage().get(await storage.url("a/b/c"))
 
 
-async def test_stored_headers_are_served(tmp_path: Path):
+async def test_stored_headers_are_served(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     storage = MemoryStorage()
     await storage.store("a/b/c", tmp_path / "a", content_type="text/plain", content_disposition="inline")

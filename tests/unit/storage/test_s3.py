@@ -38,14 +38,14 @@ def query(url: str) -> dict[str, str]:
 # --- upload grants ------------------------------------------------------------------------------------------------
 
 
-async def test_a_bare_grant_signs_the_host_only():
+async def test_a_bare_grant_signs_the_host_only() -> None:
     grant = await make().presigned_put(KEY, 900, write_once=False)
 
     assert query(grant.url)["X-Amz-SignedHeaders"] == "host"
     assert grant.headers == {}
 
 
-async def test_a_grant_signs_size_type_and_creation():
+async def test_a_grant_signs_size_type_and_creation() -> None:
     grant = await make().presigned_put(KEY, 900, content_type="image/jpeg", content_length=1234)
 
     signed = query(grant.url)
@@ -56,20 +56,20 @@ async def test_a_grant_signs_size_type_and_creation():
     assert abs(grant.expires_at - datetime.now(UTC) - timedelta(seconds=900)) < timedelta(seconds=30)
 
 
-async def test_an_empty_upload_can_be_granted():
+async def test_an_empty_upload_can_be_granted() -> None:
     grant = await make().presigned_put(KEY, 900, content_length=0, write_once=False)
 
     assert query(grant.url)["X-Amz-SignedHeaders"] == "content-length;host"
 
 
-async def test_encryption_is_signed_and_told_to_the_client():
+async def test_encryption_is_signed_and_told_to_the_client() -> None:
     grant = await make(sse="AES256").presigned_put(KEY, 900, write_once=False)
 
     assert grant.headers == {"x-amz-server-side-encryption": "AES256"}
     assert query(grant.url)["X-Amz-SignedHeaders"] == "host;x-amz-server-side-encryption"
 
 
-async def test_a_store_without_conditional_writes_says_so():
+async def test_a_store_without_conditional_writes_says_so() -> None:
     storage = make(write_once=False)
     grant = await storage.presigned_put(KEY, 900)
 
@@ -78,7 +78,7 @@ async def test_a_store_without_conditional_writes_says_so():
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "auto", None])
-async def test_every_url_is_v4_and_free_of_checksums(region: str | None):
+async def test_every_url_is_v4_and_free_of_checksums(region: str | None) -> None:
     storage = make(region=region)
     urls = [
         await storage.url(KEY, expires_in=60),
@@ -94,14 +94,14 @@ async def test_every_url_is_v4_and_free_of_checksums(region: str | None):
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 
-async def test_amazon_is_addressed_by_bucket_host():
+async def test_amazon_is_addressed_by_bucket_host() -> None:
     parts = urlsplit(await make().url(KEY))
 
     assert parts.netloc.startswith("media.s3.")
     assert unquote(parts.path) == f"/{KEY}"
 
 
-async def test_r2_is_a_matter_of_options():
+async def test_r2_is_a_matter_of_options() -> None:
     endpoint = "https://account.r2.cloudflarestorage.com"
     url = await make(region="auto", endpoint_url=endpoint).url(KEY)
 
@@ -110,21 +110,21 @@ async def test_r2_is_a_matter_of_options():
     assert "/auto/s3/aws4_request" in query(url)["X-Amz-Credential"]
 
 
-async def test_minio_is_addressed_by_path_in_us_east_1():
+async def test_minio_is_addressed_by_path_in_us_east_1() -> None:
     url = await make(region=None, endpoint_url="http://minio:9000").url(KEY)
 
     assert unquote(urlsplit(url).path) == f"/media/{KEY}"
     assert "/us-east-1/s3/aws4_request" in query(url)["X-Amz-Credential"]
 
 
-async def test_browsers_get_the_public_endpoint():
+async def test_browsers_get_the_public_endpoint() -> None:
     storage = make(endpoint_url="http://minio:9000", public_endpoint="https://media.example.com:8443/")
 
     for url in (await storage.url(KEY), (await storage.presigned_put(KEY, 60)).url):
         assert (urlsplit(url).scheme, urlsplit(url).netloc) == ("https", "media.example.com:8443")
 
 
-async def test_without_a_public_endpoint_nothing_changes():
+async def test_without_a_public_endpoint_nothing_changes() -> None:
     storage = make(endpoint_url="http://minio:9000")
 
     assert urlsplit(await storage.url(KEY)).netloc == "minio:9000"
@@ -142,7 +142,7 @@ async def test_without_a_public_endpoint_nothing_changes():
         "https://",
     ],
 )
-def test_a_public_endpoint_is_scheme_host_and_port(address: str):
+def test_a_public_endpoint_is_scheme_host_and_port(address: str) -> None:
     with pytest.raises(Misconfigured) as caught:
         make(public_endpoint=address)
 
@@ -150,13 +150,13 @@ def test_a_public_endpoint_is_scheme_host_and_port(address: str):
 
 
 @pytest.mark.parametrize("style", ["path", "virtual"])
-async def test_the_addressing_style_can_be_chosen(style: Any):
+async def test_the_addressing_style_can_be_chosen(style: Any) -> None:
     url = await make(endpoint_url="http://minio:9000", addressing_style=style).url(KEY)
 
     assert urlsplit(url).netloc == ("minio:9000" if style == "path" else "media.minio:9000")
 
 
-def test_wrong_options_are_refused_at_once():
+def test_wrong_options_are_refused_at_once() -> None:
     with pytest.raises(StorageMisconfigured) as caught:
         make("")
     assert caught.value.code == "missing_bucket"
@@ -171,7 +171,7 @@ def test_wrong_options_are_refused_at_once():
 # --- reading URLs -------------------------------------------------------------------------------------------------
 
 
-async def test_response_headers_are_signed_in():
+async def test_response_headers_are_signed_in() -> None:
     disposition = "attachment; filename=\"_.jpg\"; filename*=UTF-8''%D1%84.jpg"
     url = await make().url(KEY, expires_in=60, content_type="image/jpeg", content_disposition=disposition)
 
@@ -180,11 +180,11 @@ async def test_response_headers_are_signed_in():
     assert query(url)["X-Amz-Expires"] == "60"
 
 
-async def test_a_url_lives_15_minutes_unless_told():
+async def test_a_url_lives_15_minutes_unless_told() -> None:
     assert query(await make().url(KEY))["X-Amz-Expires"] == "900"
 
 
-async def test_a_public_url_is_the_cdn_and_the_whole_key():
+async def test_a_public_url_is_the_cdn_and_the_whole_key() -> None:
     storage = make(public_base_url="https://cdn.example.com/", key_prefix="tenant/a/")
 
     assert await storage.url(KEY, public=True) == "https://cdn.example.com/tenant/a/avatars/1/a%20b%2B%C3%BC.jpg"
@@ -194,14 +194,14 @@ async def test_a_public_url_is_the_cdn_and_the_whole_key():
         await storage.url(KEY, public=True, expires_in=60)
 
 
-async def test_a_prefix_is_part_of_the_signed_path():
+async def test_a_prefix_is_part_of_the_signed_path() -> None:
     assert unquote(urlsplit(await make(key_prefix="tenant/a").url(KEY)).path) == f"/tenant/a/{KEY}"
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------
 
 
-async def test_no_secret_shows():
+async def test_no_secret_shows() -> None:
     storage = make(secret_access_key=SecretStr("canary-secret"))
     grant = await storage.presigned_put(KEY, 60)
 
@@ -212,7 +212,9 @@ async def test_no_secret_shows():
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
-def answer(status: int, code: str = "", operation: str = "GetObject", headers: dict[str, str] | None = None):
+def answer(
+    status: int, code: str = "", operation: str = "GetObject", headers: dict[str, str] | None = None
+) -> ClientError:
     response: Any = {
         "Error": {"Code": code, "Message": "canary https://example.com/?X-Amz-Signature=canary"},
         "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers or {}},
@@ -258,7 +260,7 @@ def answer(status: int, code: str = "", operation: str = "GetObject", headers: d
         (ParamValidationError(report="canary"), "storage_permanent", False),
     ],
 )
-def test_errors_are_translated(error: ClientError | BotoCoreError, expected: str, is_retryable: bool):
+def test_errors_are_translated(error: ClientError | BotoCoreError, expected: str, is_retryable: bool) -> None:
     translated = translate(error, KEY)
 
     assert (translated.code, translated.retryable) == (expected, is_retryable)
@@ -266,15 +268,15 @@ def test_errors_are_translated(error: ClientError | BotoCoreError, expected: str
     assert "canary" not in f"{translated} {translated!r} {translated.to_dict()} {translated.action}"
 
 
-def test_a_pinned_request_that_fails_its_condition_has_met_another_object():
+def test_a_pinned_request_that_fails_its_condition_has_met_another_object() -> None:
     assert translate(answer(412, "PreconditionFailed"), KEY, pinned=True).code == "object_changed"
 
 
-def test_a_refused_head_hints_at_the_missing_permission():
+def test_a_refused_head_hints_at_the_missing_permission() -> None:
     assert "s3:ListBucket" in (translate(answer(403, "403", "HeadObject"), KEY).action or "")
     assert translate(answer(403, "AccessDenied", "PutObject"), KEY).action is None
 
 
 @pytest.mark.parametrize(("value", "expected"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("9" * 9, None)])
-def test_a_store_may_say_when_to_come_back(value: str, expected: float | None):
+def test_a_store_may_say_when_to_come_back(value: str, expected: float | None) -> None:
     assert translate(answer(503, "SlowDown", headers={"retry-after": value}), KEY).retry_after == expected

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
@@ -15,7 +17,7 @@ from tests.patience import PATIENCE_SECONDS
 TRACE = contextvars.ContextVar("TRACE", default="none")
 
 
-async def test_a_call_runs_in_a_thread_with_the_callers_context():
+async def test_a_call_runs_in_a_thread_with_the_callers_context() -> None:
     threads = Threads("test", 2)
     TRACE.set("abc")
 
@@ -26,7 +28,7 @@ async def test_a_call_runs_in_a_thread_with_the_callers_context():
     await threads.close()
 
 
-async def test_no_more_calls_run_at_once_than_there_are_threads():
+async def test_no_more_calls_run_at_once_than_there_are_threads() -> None:
     threads = Threads("test", 2)
     running, most, lock = 0, 0, threading.Lock()
     both = threading.Barrier(2)
@@ -46,7 +48,7 @@ async def test_no_more_calls_run_at_once_than_there_are_threads():
     await threads.close()
 
 
-async def test_a_cancelled_transfer_stops_and_has_cleaned_up_when_the_caller_goes_on():
+async def test_a_cancelled_transfer_stops_and_has_cleaned_up_when_the_caller_goes_on() -> None:
     threads = Threads("test", 1)
     started, cleaned = threading.Event(), threading.Event()
 
@@ -68,7 +70,7 @@ async def test_a_cancelled_transfer_stops_and_has_cleaned_up_when_the_caller_goe
     await threads.close()
 
 
-async def test_a_transfer_cancelled_again_while_it_cleans_up_has_cleaned_up_all_the_same():
+async def test_a_transfer_cancelled_again_while_it_cleans_up_has_cleaned_up_all_the_same() -> None:
     threads = Threads("test", 1)
     started, cleaning, release, cleaned = (threading.Event() for _ in range(4))
 
@@ -95,7 +97,7 @@ async def test_a_transfer_cancelled_again_while_it_cleans_up_has_cleaned_up_all_
     await threads.close()
 
 
-async def test_a_transfer_cancelled_while_it_waits_for_a_thread_never_runs():
+async def test_a_transfer_cancelled_while_it_waits_for_a_thread_never_runs() -> None:
     threads = Threads("test", 1)
     release, ran = threading.Event(), threading.Event()
     busy = asyncio.create_task(threads.run(release.wait))
@@ -112,7 +114,7 @@ async def test_a_transfer_cancelled_while_it_waits_for_a_thread_never_runs():
     assert not ran.is_set()
 
 
-async def test_what_must_settle_runs_even_when_the_caller_is_cancelled():
+async def test_what_must_settle_runs_even_when_the_caller_is_cancelled() -> None:
     threads = Threads("test", 1)
     release, settled = threading.Event(), threading.Event()
 
@@ -132,7 +134,7 @@ async def test_what_must_settle_runs_even_when_the_caller_is_cancelled():
     await threads.close()
 
 
-async def test_closing_stops_transfers_and_threads_come_back_when_needed():
+async def test_closing_stops_transfers_and_threads_come_back_when_needed() -> None:
     threads = Threads("test", 2)
     started = threading.Event()
 
@@ -152,7 +154,7 @@ async def test_closing_stops_transfers_and_threads_come_back_when_needed():
     await threads.close()
 
 
-async def test_errors_arrive_as_they_are():
+async def test_errors_arrive_as_they_are() -> None:
     threads = Threads("test", 1)
 
     def fail(stop: Stop) -> None:
@@ -163,14 +165,12 @@ async def test_errors_arrive_as_they_are():
     await threads.close()
 
 
-def test_at_least_one_thread_is_needed():
+def test_at_least_one_thread_is_needed() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Threads("test", 0)
 
 
-def _in_a_thread(wait):
-    from concurrent.futures import Future
-
+def _in_a_thread(wait: Callable[[float], bool]) -> Future[bool]:
     future: Future[bool] = Future()
     threading.Thread(target=lambda: future.set_result(wait(PATIENCE_SECONDS)), daemon=True).start()
     return future
