@@ -474,6 +474,67 @@ def _field_comments(path: Path, cls: str) -> dict[str, str]:
     return found
 
 
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+def models() -> list[type[Any]]:
+    """Return the mapped classes in the order of the source."""
+    from rindle.db import models as source
+
+    return [one for one in vars(source).values() if inspect.isclass(one) and hasattr(one, "__tablename__")]
+
+
+def column_comments(model: type[Any]) -> dict[str, str]:
+    """Return the ``#:`` comments of the columns of a model, by attribute; a column without one is left out."""
+    found: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if cls.__module__ == model.__module__:
+            found |= _field_comments(ROOT / "rindle" / "db" / "models.py", cls.__name__)
+    return found
+
+
+def _models() -> str:
+    from sqlalchemy import inspect as mapper_of
+
+    parts: list[str] = []
+    for model in models():
+        comments, rows = column_comments(model), []
+        for attribute in mapper_of(model).column_attrs:
+            [column] = attribute.columns
+            meaning = comments.get(attribute.key)
+            if meaning is None:
+                raise SystemExit(f"{model.__name__}.{attribute.key} has no comment in rindle/db/models.py")
+            null = "yes" if column.nullable else "–"
+            rows.append((f"`{attribute.key}`", _column_type(column), null, _plain(meaning)))
+        parts += [
+            f"## {model.__name__}",
+            f"{_first(model)} Table `{model.__tablename__}`.",
+            _table(("attribute", "type", "NULL", "meaning"), rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def _column_type(column: Any) -> str:
+    from sqlalchemy import JSON, BigInteger, Boolean, Integer, String, Text, Uuid
+
+    from rindle.db.models import UtcDateTime
+
+    if column.foreign_keys:
+        [key] = column.foreign_keys
+        return f"UUID of `{key.column.table.name}`"
+    names: dict[type[Any], str] = {
+        Boolean: "boolean",
+        JSON: "JSON",
+        Text: "text",
+        Uuid: "UUID",
+        UtcDateTime: "time, UTC",
+        BigInteger: "integer, 64 bits",
+        Integer: "integer",
+        String: f"text, {getattr(column.type, 'length', None)} characters",
+    }
+    return next(name for kind, name in names.items() if isinstance(column.type, kind))
+
+
 # --- workflows ---------------------------------------------------------------------------------------------------
 
 
@@ -751,6 +812,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "exports": _exports,
     "findings": _findings,
     "handlers": _handlers,
+    "models": _models,
     "policies": _policies,
     "processor_capabilities": _processor_capabilities,
     "profile_options": _profile_options,

@@ -1,9 +1,9 @@
 """The public read model: SQLAlchemy classes of the ``media_*`` tables.
 
-Applications may query them (``select(MediaAsset).where(...)``) and join them to their own tables; they never write
-them.
-State columns move only through ``rindle.db.transitions``. Every timestamp is aware UTC; sizes are bytes; ``width`` and
-``height`` are pixels after orientation is applied.
+Applications may query them (``select(MediaAsset).where(...)``) and join them to their own tables, but never write them.
+State columns change only through ``rindle.db.transitions``. Every timestamp is aware UTC; sizes are bytes; ``width``
+and ``height`` are pixels after orientation is applied. The comment ``#:`` above a column says what it holds and when it
+is ``NULL``; the reference page of the models is made from these comments.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_KEY_CHARS = 1024
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC timestamps with microseconds on both databases; naive values are refused (SQLite drops the zone)."""
+    """Aware UTC timestamps with microseconds on both databases; naive values are rejected (SQLite drops the zone)."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -66,12 +66,12 @@ def utc_now() -> datetime:
 
 
 def new_id() -> str:
-    """Return a fresh UUIDv7 as canonical text: ordered by time, so indexes stay local."""
+    """Return a new UUIDv7 as canonical text: ordered by time, so indexes stay local."""
     return str(uuid_utils.uuid7())
 
 
 def is_id(text: str) -> bool:
-    """Whether ``text`` can be one of our ids at all; anything else is simply not found, never a database error."""
+    """Whether ``text`` is a UUID; a lookup of anything else finds nothing instead of raising a database error."""
     try:
         UUID(text)
     except (ValueError, AttributeError, TypeError):
@@ -109,7 +109,11 @@ class Base(DeclarativeBase):
 
 
 class _Timestamps:
+    """Columns of every table."""
+
+    #: When the row was inserted.
     inserted_at: Mapped[datetime] = mapped_column(default=utc_now)
+    #: When the row was last written.
     updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
 
 
@@ -119,7 +123,7 @@ def _vocabulary(column: str, states: type[Any]) -> CheckConstraint:
 
 
 class MediaAsset(_Timestamps, Base):
-    """One original and where it stands."""
+    """One original and its status."""
 
     __tablename__ = "media_assets"
     __table_args__ = (
@@ -139,34 +143,59 @@ class MediaAsset(_Timestamps, Base):
         Index(None, "state", "updated_at"),
     )
 
+    #: UUIDv7, made by the call that opens the upload; never changes.
     id: Mapped[str] = mapped_column(_Id, primary_key=True, default=new_id)
+    #: An ``AssetState``; changed only by ``rindle.db.transitions``.
     state: Mapped[str] = mapped_column(String(32), default=AssetState.STAGED.value)
+    #: Key of the original in the profile's storage, ``<profile>/<asset id>/<token><extension>``; unique. Set when the
+    #: upload is opened, before the object exists.
     storage_key: Mapped[str] = mapped_column(String(MAX_KEY_CHARS))
     #: Stable name of the profile (``Profile.name``), never an import path.
     profile: Mapped[str] = mapped_column(String(255))
-    #: The actor of the upload; ``None`` for an anonymous one.
+    #: The actor of the upload; ``NULL`` for an anonymous one.
     uploaded_by: Mapped[str | None] = mapped_column(String(255))
+    #: A ``MediaKind``: ``image``, ``video`` or ``audio``. ``image`` until validation has read the file.
     kind: Mapped[str] = mapped_column(String(32), default=MediaKind.IMAGE.value)
+    #: Media type detected from the bytes. Between verification and validation: the type that the store reports.
+    #: ``NULL`` before verification.
     content_type: Mapped[str | None] = mapped_column(String(255))
+    #: The client's file name, sanitized to 1 to 255 ASCII characters (``unknown`` when none was given). ``NULL`` does
+    #: not occur in this release.
     filename: Mapped[str | None] = mapped_column(String(255))
+    #: Size of the original in bytes, written at verification; ``NULL`` before.
     byte_size: Mapped[int | None] = mapped_column(BigInteger)
+    #: Pixels after orientation is applied, written at promotion; ``NULL`` before and for audio.
     width: Mapped[int | None] = mapped_column(Integer)
+    #: Pixels after orientation is applied, written at promotion; ``NULL`` before and for audio.
     height: Mapped[int | None] = mapped_column(Integer)
+    #: Milliseconds, written at promotion; ``NULL`` before, for images, and where the file does not state it.
     duration_ms: Mapped[int | None] = mapped_column(BigInteger)
+    #: Whether a video has a video track, written at promotion; ``NULL`` before, for images and for audio.
     has_video_track: Mapped[bool | None] = mapped_column(Boolean)
+    #: Whether a video or audio file has an audio track, written at promotion; ``NULL`` before and for images.
     has_audio_track: Mapped[bool | None] = mapped_column(Boolean)
-    #: Column ``metadata`` (the attribute name is taken by SQLAlchemy).
+    #: Facts of the probe that have no column, ``placeholder``, and the result of the profile's analyzer under
+    #: ``analyzer``; written at promotion, ``{}`` before. The column is ``metadata``, a name that SQLAlchemy reserves on
+    #: classes.
     media_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", JsonDocument, default=dict)
-    #: Digest over all variant digests at the last planning.
+    #: SHA-256 (64 hexadecimal digits) of all recipes of the profile, as of the last planning of variants; ``NULL``
+    #: before promotion.
     recipe_digest: Mapped[str | None] = mapped_column(String(64))
+    #: Key of a replaced original that is to be deleted. Reserved: originals are not replaced in this release, so always
+    #: ``NULL``.
     superseded_key: Mapped[str | None] = mapped_column(String(MAX_KEY_CHARS))
+    #: Code of the rejection (``quarantined``) or of the error for which promotion gave up; ``NULL`` otherwise.
+    #: Promotion clears it.
     error_code: Mapped[str | None] = mapped_column(String(64))
+    #: Message that belongs to ``error_code``, at most 4096 characters; ``NULL`` when that is ``NULL``.
     error_reason: Mapped[str | None] = mapped_column(Text)
+    #: SHA-256 of the original (64 hexadecimal digits); ``NULL`` for uploads that did not go through the application.
     checksum_sha256: Mapped[str | None] = mapped_column(String(64))
-    #: ETag of the bytes that were proven; every later read is bound to it.
+    #: ETag of the bytes that were verified; every later read is bound to it. ``NULL`` before verification.
     stored_etag: Mapped[str | None] = mapped_column(String(255))
-    #: ETag of the bytes the scanner found clean.
+    #: ETag of the bytes that the profile's scanner found clean; ``NULL`` before the scan and without a scanner.
     scanned_etag: Mapped[str | None] = mapped_column(String(255))
+    #: Number of writes to the row by ``rindle.db.transitions``, from 0.
     lock_version: Mapped[int] = mapped_column(Integer, default=0)
 
     variants: Mapped[list[MediaVariant]] = relationship(
@@ -180,7 +209,7 @@ class MediaAsset(_Timestamps, Base):
 
 
 class MediaVariant(_Timestamps, Base):
-    """One derived object of an asset, built from a recipe."""
+    """One object that is built from an asset by a recipe, and its status."""
 
     __tablename__ = "media_variants"
     __table_args__ = (
@@ -192,29 +221,48 @@ class MediaVariant(_Timestamps, Base):
         Index(None, "output_kind"),
     )
 
+    #: UUIDv7, made when the variant is planned; never changes.
     id: Mapped[str] = mapped_column(_Id, primary_key=True, default=new_id)
+    #: The asset it is built from; deleted with it.
     asset_id: Mapped[str] = mapped_column(_Id, ForeignKey("media_assets.id", ondelete="CASCADE"))
+    #: Name under which the profile declares the variant; unique per asset.
     name: Mapped[str] = mapped_column(String(255))
+    #: A ``VariantState``; changed only by ``rindle.db.transitions``.
     state: Mapped[str] = mapped_column(String(32), default=VariantState.PLANNED.value)
+    #: SHA-256 (64 hexadecimal digits) of the recipe that the row is planned or built with; a build sets it when it
+    #: starts.
     recipe_digest: Mapped[str] = mapped_column(String(64))
+    #: An ``OutputKind``: ``image``, ``video``, ``audio`` or ``waveform``.
     output_kind: Mapped[str] = mapped_column(String(32), default=OutputKind.IMAGE.value)
+    #: Key of the last finished object, ``<profile>/<asset id>/<variant>-<digest><extension>``; ``NULL`` before the
+    #: first build ends.
     storage_key: Mapped[str | None] = mapped_column(String(MAX_KEY_CHARS))
+    #: Size of that object in bytes; ``NULL`` before the first build ends.
     byte_size: Mapped[int | None] = mapped_column(BigInteger)
+    #: Media type of that object; ``NULL`` before the first build ends.
     content_type: Mapped[str | None] = mapped_column(String(255))
+    #: Pixels of that object; ``NULL`` before the first build ends, and for audio and waveforms.
     width: Mapped[int | None] = mapped_column(Integer)
+    #: Pixels of that object; ``NULL`` before the first build ends, and for audio and waveforms.
     height: Mapped[int | None] = mapped_column(Integer)
+    #: Milliseconds of that object; ``NULL`` before the first build ends, and for images and waveforms.
     duration_ms: Mapped[int | None] = mapped_column(BigInteger)
+    #: When that object was recorded; ``NULL`` before the first build ends.
     generated_at: Mapped[datetime | None]
+    #: Code of the failure or cancellation; ``NULL`` otherwise. Moves to ``queued`` and ``ready`` clear it.
     error_code: Mapped[str | None] = mapped_column(String(64))
+    #: Message that belongs to ``error_code``; ``NULL`` when there is none.
     error_reason: Mapped[str | None] = mapped_column(Text)
-    #: Bumped by every move to ``queued``: the fence against late results.
+    #: Incremented by every move to ``queued``, from 0: the result of an older build no longer matches and is dropped.
     generation: Mapped[int] = mapped_column(Integer, default=0)
-    #: Classified failures since the last request to build.
+    #: Classified failures since the last request to build, from 0.
     attempts: Mapped[int] = mapped_column(SmallInteger, default=0)
-    #: 0 to 100.
+    #: Per cent, 0 to 100: 0 when queued, 1 to 99 during a build that reports, 100 when ``ready``.
     progress: Mapped[int] = mapped_column(SmallInteger, default=0)
+    #: Key of the object that a newer one replaced, until it is deleted; ``NULL`` when there is none.
     superseded_key: Mapped[str | None] = mapped_column(String(MAX_KEY_CHARS))
-    #: Row of a dynamic transform: ignored by aggregate, drift and requeue, included in a purge.
+    #: Reserved for variants made on request, which aggregate, drift and requeue ignore and a purge includes. Always
+    #: false in this release.
     dynamic: Mapped[bool] = mapped_column(Boolean, default=False)
 
     asset: Mapped[MediaAsset] = relationship(back_populates="variants", viewonly=True, lazy="select")
@@ -225,7 +273,7 @@ class MediaVariant(_Timestamps, Base):
 
 
 class MediaUploadSession(_Timestamps, Base):
-    """One attempt to bring bytes in."""
+    """One attempt to upload an original."""
 
     __tablename__ = "media_upload_sessions"
     __table_args__ = (
@@ -245,43 +293,73 @@ class MediaUploadSession(_Timestamps, Base):
         ),
     )
 
+    #: UUIDv7, made by the call that opens the upload; never changes.
     id: Mapped[str] = mapped_column(_Id, primary_key=True, default=new_id)
-    #: ``None`` only for tus partials.
+    #: The asset that the session uploads; deleted with it. ``NULL`` is reserved for partial tus uploads and does not
+    #: occur in this release.
     asset_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("media_assets.id", ondelete="CASCADE"))
+    #: A ``SessionState``; changed only by ``rindle.db.transitions``.
     state: Mapped[str] = mapped_column(String(32), default=SessionState.INITIALIZED.value)
+    #: Key that the bytes are written to; unique. The ``storage_key`` of the asset.
     upload_key: Mapped[str] = mapped_column(String(MAX_KEY_CHARS))
+    #: How the bytes arrive: ``presigned_put`` (from the client to the store) or ``server`` (through the application).
     upload_strategy: Mapped[str] = mapped_column(String(32), default="presigned_put")
+    #: Reserved for resumable uploads; always ``NULL`` in this release.
     resumable_protocol: Mapped[str | None] = mapped_column(String(32))
+    #: Reserved for resumable uploads; always ``NULL`` in this release.
     upload_length: Mapped[int | None] = mapped_column(BigInteger)
+    #: Reserved for multipart uploads; always ``NULL`` in this release.
     multipart_upload_id: Mapped[str | None] = mapped_column(Text)
+    #: Reserved for multipart uploads; always ``[]`` in this release.
     multipart_parts: Mapped[list[Any]] = mapped_column(JsonDocument, default=list)
-    #: Bearer credential of a resumable upload: never logged, cleared when the session ended.
+    #: Bearer credential of a resumable upload: never logged, cleared when the objects of the session are released.
+    #: Reserved; always ``NULL`` in this release.
     session_uri: Mapped[str | None] = mapped_column(Text)
+    #: Reserved for resumable uploads; always ``NULL`` in this release.
     session_uri_expires_at: Mapped[datetime | None]
+    #: Bytes known to be stored, from 0. The server lane writes the size when it is done; a presigned PUT leaves 0.
     last_known_offset: Mapped[int] = mapped_column(BigInteger, default=0)
+    #: Reserved for resumable uploads; always ``NULL`` in this release.
     region_hint: Mapped[str | None] = mapped_column(String(64))
+    #: When a session that is still live expires; set when it is opened (``expires_in``, or the setting).
     expires_at: Mapped[datetime]
+    #: When the bytes were verified; ``NULL`` before, and for sessions that ended otherwise.
     verified_at: Mapped[datetime | None]
+    #: Message that belongs to ``error_code`` of a failed session; ``NULL`` otherwise.
     failure_reason: Mapped[str | None] = mapped_column(Text)
+    #: Code of the rejection or of the expiry (``upload_session_expired``); ``NULL`` otherwise.
     error_code: Mapped[str | None] = mapped_column(String(64))
+    #: Who opened the session; ``NULL`` for an anonymous upload.
     actor: Mapped[str | None] = mapped_column(String(255))
-    #: Size in bytes declared at initiation.
+    #: Size in bytes that the client declared; ``NULL`` when it declared none.
     expected_size: Mapped[int | None] = mapped_column(BigInteger)
-    #: What the client says the bytes are; decides nothing.
+    #: Media type that the client declared, never trusted; ``NULL`` when it declared none.
     client_content_type: Mapped[str | None] = mapped_column(String(255))
+    #: Reserved for tus uploads; always ``NULL`` in this release.
     upload_metadata: Mapped[str | None] = mapped_column(Text)
+    #: Reserved for multipart uploads; always ``NULL`` in this release.
     part_size: Mapped[int | None] = mapped_column(BigInteger)
+    #: Reserved for concatenated tus uploads; always ``none`` in this release.
     concat_role: Mapped[str] = mapped_column(String(16), default="none")
+    #: Reserved for concatenated tus uploads; always ``[]`` in this release.
     concat_sources: Mapped[list[Any]] = mapped_column(JsonDocument, default=list)
+    #: ETag of the object as it was verified; ``NULL`` before.
     verified_etag: Mapped[str | None] = mapped_column(String(255))
+    #: Reserved for resumable uploads; always ``NULL`` in this release.
     lock_owner: Mapped[str | None] = mapped_column(String(64))
+    #: Reserved for resumable uploads; always ``NULL`` in this release.
     lock_expires_at: Mapped[datetime | None]
+    #: Reserved for resumable uploads; always false in this release.
     lock_yield: Mapped[bool] = mapped_column(Boolean, default=False)
-    #: When what the upload left behind in the store was removed.
+    #: When the objects of an aborted, expired or failed session were removed from the store; ``NULL`` before, and for
+    #: completed ones.
     backing_released_at: Mapped[datetime | None]
+    #: Key under which the actor opened the session, unique per actor; ``NULL`` without one.
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    #: Whether the workflow checks for the object by itself.
     auto_verify: Mapped[bool] = mapped_column(Boolean, default=False)
-    #: When the last presigned URL of this session stops working: until then a late PUT may recreate the object.
+    #: When the last presigned URL of the session expires: until then a late PUT may recreate the object. ``NULL`` when
+    #: none was signed.
     url_expires_at: Mapped[datetime | None]
 
     @classmethod
@@ -294,7 +372,7 @@ class MediaUploadSession(_Timestamps, Base):
 
 
 class MediaAttachment(_Timestamps, Base):
-    """An owner's named place and the asset in it."""
+    """A slot of an owner and the asset in it."""
 
     __tablename__ = "media_attachments"
     __table_args__ = (
@@ -303,10 +381,15 @@ class MediaAttachment(_Timestamps, Base):
         Index(None, "owner_type", "owner_id"),
     )
 
+    #: UUIDv7; stays when the asset in the slot is replaced.
     id: Mapped[str] = mapped_column(_Id, primary_key=True, default=new_id)
+    #: The asset in the slot; the row is deleted with it.
     asset_id: Mapped[str] = mapped_column(_Id, ForeignKey("media_assets.id", ondelete="CASCADE"))
+    #: Stable type name of the owner (``Rindle.register_owner_type``), 1 to 255 characters.
     owner_type: Mapped[str] = mapped_column(String(255))
+    #: Primary key of the owner as text, 1 to 255 characters; a JSON list when it has several columns.
     owner_id: Mapped[str] = mapped_column(String(255))
+    #: Name of the place at the owner, 1 to 255 characters; one row per owner and slot.
     slot: Mapped[str] = mapped_column(String(255))
 
     asset: Mapped[MediaAsset] = relationship(back_populates="attachments", viewonly=True, lazy="select")
@@ -317,7 +400,7 @@ class MediaAttachment(_Timestamps, Base):
 
 
 class MediaProcessingRun(_Timestamps, Base):
-    """Audit of one attempt at a variant (or at asset-wide work when ``variant_name`` is ``None``)."""
+    """Record of one attempt to build a variant."""
 
     __tablename__ = "media_processing_runs"
     __table_args__ = (
@@ -328,18 +411,30 @@ class MediaProcessingRun(_Timestamps, Base):
         Index(None, "state"),
     )
 
+    #: UUIDv7, made when the attempt starts.
     id: Mapped[str] = mapped_column(_Id, primary_key=True, default=new_id)
+    #: The asset that was worked on; the row is deleted with it.
     asset_id: Mapped[str] = mapped_column(_Id, ForeignKey("media_assets.id", ondelete="CASCADE"))
+    #: The variant that was built. ``NULL`` is reserved for work on the whole asset and does not occur in this release.
     variant_name: Mapped[str | None] = mapped_column(String(255))
-    #: Activity that did the work.
+    #: Registered name of the activity that did the work.
     worker: Mapped[str] = mapped_column(String(255))
+    #: A ``RunState``: ``processing`` until the attempt ended, then its outcome.
     state: Mapped[str] = mapped_column(String(32), default=RunState.PROCESSING.value)
+    #: Attempt of the activity, as Temporal counts: from 1.
     attempt: Mapped[int] = mapped_column(Integer, default=1)
+    #: When the attempt claimed the variant. ``NULL`` does not occur in this release.
     started_at: Mapped[datetime | None]
+    #: When the attempt ended; ``NULL`` while it runs.
     finished_at: Mapped[datetime | None]
+    #: Code of the failure or cancellation; ``NULL`` otherwise.
     error_code: Mapped[str | None] = mapped_column(String(64))
+    #: Message that belongs to ``error_code``; ``NULL`` when there is none.
     error_reason: Mapped[str | None] = mapped_column(Text)
+    #: Id of the workflow that ordered the work; ``NULL`` does not occur in this release.
     workflow_id: Mapped[str | None] = mapped_column(String(255))
+    #: Run id of that workflow and id of the activity, joined by ``:`` and cut to 64 characters; ``NULL`` does not
+    #: occur in this release.
     run_id: Mapped[str | None] = mapped_column(String(64))
 
     @classmethod
@@ -348,7 +443,7 @@ class MediaProcessingRun(_Timestamps, Base):
 
 
 class MediaOutbox(_Timestamps, Base):
-    """Work to be started or signalled, written in the transaction that made it necessary."""
+    """A start or signal of a workflow that a relay sends, written in the transaction that needs it."""
 
     __tablename__ = "media_outbox"
     __table_args__ = (
@@ -358,22 +453,36 @@ class MediaOutbox(_Timestamps, Base):
         Index(None, "workflow_id", "id"),
     )
 
+    #: Ascending number; rows of one workflow are sent in this order.
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
-    #: ``start`` or ``signal`` (signal-with-start).
+    #: ``start``, or ``signal`` (which starts the workflow if it is not running).
     kind: Mapped[str] = mapped_column(String(32))
+    #: Registered name of the workflow.
     workflow_type: Mapped[str] = mapped_column(String(255))
+    #: Id of the workflow.
     workflow_id: Mapped[str] = mapped_column(String(255))
+    #: Task queue on which the workflow runs.
     task_queue: Mapped[str] = mapped_column(String(255))
+    #: Name of the signal; ``NULL`` for a start.
     signal: Mapped[str | None] = mapped_column(String(64))
-    #: The workflow's input: ids only.
+    #: ``input``, the workflow's input (ids only), and ``facts`` for its labels.
     payload: Mapped[dict[str, Any]] = mapped_column(JsonDocument, default=dict)
+    #: Priority in Temporal, 1 to 5, the lowest number first: 2 for uploads, 3 for purges, 4 for repairs.
     priority: Mapped[int] = mapped_column(SmallInteger, default=3)
+    #: Reserved for rows of which only one may wait; always ``NULL`` in this release.
     dedupe_key: Mapped[str | None] = mapped_column(String(255))
+    #: An ``OutboxState``; written by relays and by ``rindle outbox drain``.
     state: Mapped[str] = mapped_column(String(32), default=OutboxState.PENDING.value)
+    #: Failed attempts to send the row, from 0.
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    #: When relays may send the row: its delay, the pause after a failure, or the end of the lease (30 s) of the relay
+    #: that sends it.
     available_at: Mapped[datetime] = mapped_column(default=utc_now)
+    #: Code of the last failed attempt; ``NULL`` when none failed and after the row was sent.
     last_error: Mapped[str | None] = mapped_column(String(255))
+    #: Reserved for the W3C trace context of the caller; always ``NULL`` in this release.
     traceparent: Mapped[str | None] = mapped_column(String(64))
+    #: When Temporal accepted the row; ``NULL`` before.
     dispatched_at: Mapped[datetime | None]
 
     @classmethod
@@ -382,7 +491,7 @@ class MediaOutbox(_Timestamps, Base):
 
 
 class MediaEvent(_Timestamps, Base):
-    """What happened, in order per asset: written with the state change it reports."""
+    """An event, in order per asset, written in the transaction of the change that it reports."""
 
     __tablename__ = "media_events"
     __table_args__ = (
@@ -391,17 +500,29 @@ class MediaEvent(_Timestamps, Base):
         Index(None, "type"),
     )
 
+    #: Ascending number; in the order of commits for the streamed events of one asset.
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    #: What the event is about: ``asset``, ``variant`` or ``upload_session``.
     scope_key: Mapped[str] = mapped_column(String(32))
+    #: Id of that asset, variant or session.
     scope_id: Mapped[str] = mapped_column(String(255))
-    #: A plain id, not a foreign key: events outlive their asset.
+    #: The asset concerned: a plain id without a foreign key, because events outlive their asset. ``NULL`` for a session
+    #: without an asset, which does not occur in this release.
     asset_id: Mapped[str | None] = mapped_column(_Id)
+    #: A type of the event catalogue (``rindle.events.EVENT_TYPES``).
     type: Mapped[str] = mapped_column(String(64))
+    #: The fields that the catalogue lists for the type.
     payload: Mapped[dict[str, Any]] = mapped_column(JsonDocument, default=dict)
+    #: When the event was written, within the transaction of the change.
     occurred_at: Mapped[datetime] = mapped_column(default=utc_now)
+    #: Reserved for the id of the request that caused the change; always ``NULL`` in this release.
     request_id: Mapped[str | None] = mapped_column(String(255))
+    #: Name of the asset's profile; ``NULL`` when the asset was gone.
     profile: Mapped[str | None] = mapped_column(String(255))
+    #: Who caused the change, where the call named one; ``NULL`` otherwise.
     actor: Mapped[str | None] = mapped_column(String(255))
+    #: True for actions of applications and operators (attach, detach, purge, requeue, cancel); false for changes of
+    #: state.
     audit: Mapped[bool] = mapped_column(Boolean, default=False)
 
     @classmethod

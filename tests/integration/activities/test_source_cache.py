@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,8 +69,12 @@ async def cache(directory: Path) -> AsyncIterator[SourceCache]:
     await cache.close()
 
 
+#: Stores an object: its ETag.
+Put = Callable[..., Awaitable[str]]
+
+
 @pytest.fixture
-def put(tmp_path: Path) -> Callable[..., object]:
+def put(tmp_path: Path) -> Put:
     async def put(storage: Storage, key: str = KEY, body: bytes = BODY) -> str:
         path = tmp_path / "upload"
         path.write_bytes(body)
@@ -85,7 +89,7 @@ def leftovers(directory: Path) -> list[str]:
 
 
 async def test_one_download_serves_every_borrower(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+    storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
     etag = await put(storage)
     storage.go_on.clear()
@@ -103,9 +107,7 @@ async def test_one_download_serves_every_borrower(
     assert len(leftovers(directory)) == 1
 
 
-async def test_borrowers_of_one_moment_all_read_at_once(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
-) -> None:
+async def test_borrowers_of_one_moment_all_read_at_once(storage: CountingStorage, cache: SourceCache, put: Put) -> None:
     etag = await put(storage)
     together = asyncio.Barrier(20)
 
@@ -119,7 +121,7 @@ async def test_borrowers_of_one_moment_all_read_at_once(
 
 
 async def test_entries_are_read_only_and_private(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+    storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
     async with cache.borrow(storage, "main", KEY, await put(storage), len(BODY)) as path:
         assert path.stat().st_mode & 0o777 == 0o400
@@ -128,7 +130,7 @@ async def test_entries_are_read_only_and_private(
 
 
 async def test_another_etag_key_or_storage_is_another_entry(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+    storage: CountingStorage, cache: SourceCache, put: Put
 ) -> None:
     first = await put(storage)
     async with cache.borrow(storage, "main", KEY, first, len(BODY)) as path:
@@ -145,7 +147,7 @@ async def test_another_etag_key_or_storage_is_another_entry(
 
 
 async def test_without_an_etag_the_store_is_asked_for_one(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+    storage: CountingStorage, cache: SourceCache, put: Put
 ) -> None:
     await put(storage)
     async with cache.borrow(storage, "main", KEY, None, len(BODY)):
@@ -157,7 +159,7 @@ async def test_without_an_etag_the_store_is_asked_for_one(
 
 
 async def test_a_replaced_object_is_refused(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+    storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
     etag = await put(storage)
     await put(storage, body=b"another")
@@ -169,7 +171,7 @@ async def test_a_replaced_object_is_refused(
 
 @pytest.mark.parametrize("size", [len(BODY) - 1, len(BODY) + 1])
 async def test_an_object_of_another_size_is_another_object(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path, size: int
+    storage: CountingStorage, cache: SourceCache, put: Put, directory: Path, size: int
 ) -> None:
     etag = await put(storage)
     with pytest.raises(ObjectChanged):
@@ -179,7 +181,7 @@ async def test_an_object_of_another_size_is_another_object(
 
 
 async def test_a_short_transfer_is_tried_again_by_the_caller(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+    storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
     etag = await put(storage)
     storage.cut_to = 10
@@ -202,9 +204,7 @@ async def test_a_missing_object_is_reported_as_missing(
     assert leftovers(directory) == []
 
 
-async def test_a_spoiled_entry_is_fetched_again(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
-) -> None:
+async def test_a_spoiled_entry_is_fetched_again(storage: CountingStorage, cache: SourceCache, put: Put) -> None:
     etag = await put(storage)
     async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
         pass
@@ -216,7 +216,7 @@ async def test_a_spoiled_entry_is_fetched_again(
 
 
 async def test_a_cancelled_download_leaves_nothing_and_lets_the_next_one_in(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+    storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
     etag = await put(storage)
     storage.go_on.clear()
@@ -236,7 +236,7 @@ async def test_a_cancelled_download_leaves_nothing_and_lets_the_next_one_in(
 
 
 async def test_the_least_recently_used_goes_first_and_nothing_that_is_borrowed(
-    storage: CountingStorage, directory: Path, put: Callable[..., Awaitable[str]]
+    storage: CountingStorage, directory: Path, put: Put
 ) -> None:
     cache = SourceCache(directory, max_bytes=25_000)
     etags = {name: await put(storage, name) for name in ("a", "b", "c")}
@@ -259,7 +259,7 @@ async def test_the_least_recently_used_goes_first_and_nothing_that_is_borrowed(
 
 
 async def test_entries_end_with_their_age(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+    storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
     async with cache.borrow(storage, "main", KEY, await put(storage), len(BODY)) as path:
         pass
@@ -275,7 +275,7 @@ async def test_trimming_a_cache_that_was_never_used_is_harmless(cache: SourceCac
 
 
 async def test_a_purge_evicts_every_version_and_nothing_else(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
+    storage: CountingStorage, cache: SourceCache, put: Put
 ) -> None:
     first = await put(storage)
     async with cache.borrow(storage, "main", KEY, first, len(BODY)) as old:
@@ -300,9 +300,7 @@ def disk_full() -> StorageTransient:
     return error
 
 
-async def test_a_full_disk_throws_out_the_unused_first(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]]
-) -> None:
+async def test_a_full_disk_throws_out_the_unused_first(storage: CountingStorage, cache: SourceCache, put: Put) -> None:
     async with cache.borrow(storage, "main", "old", await put(storage, "old"), len(BODY)) as old:
         pass
     etag = await put(storage)
@@ -313,7 +311,7 @@ async def test_a_full_disk_throws_out_the_unused_first(
 
 
 async def test_a_disk_that_stays_full_is_retryable(
-    storage: CountingStorage, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
+    storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
     etag = await put(storage)
     storage.failures = [disk_full(), OSError(errno.ENOSPC, "No space left on device")]
@@ -324,9 +322,7 @@ async def test_a_disk_that_stays_full_is_retryable(
     assert leftovers(directory) == []
 
 
-async def test_local_storage_lends_its_own_file(
-    tmp_path: Path, cache: SourceCache, put: Callable[..., Awaitable[str]], directory: Path
-) -> None:
+async def test_local_storage_lends_its_own_file(tmp_path: Path, cache: SourceCache, put: Put, directory: Path) -> None:
     storage = LocalStorage(tmp_path / "objects")
     etag = await put(storage)
     async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -329,7 +330,7 @@ async def test_a_program_that_writes_too_much_is_stopped_by_the_kernel(build: Bu
     ],
 )
 async def test_a_file_of_something_else_is_no_variant(
-    build: Build, clips: Clips, tmp_path: Path, other: str, spec: VariantSpec | None, code: str
+    build: Build, clips: Clips, tmp_path: Path, other: str, spec: VariantSpec, code: str | None
 ) -> None:
     if code is None:
         failure = await build(f'{OUTPUT}; : > "$out"', spec)

@@ -72,7 +72,9 @@ Render = Callable[..., Awaitable[dict[str, RenderResult]]]
 def render(pool: RenderPool, tmp_path: Path) -> Render:
     """Render recipes given by name from one source; the results by name."""
 
-    async def render(source: Path, *, mime: str | None = None, max_pixels: int = MAX_PIXELS, **recipes: dict):
+    async def render(
+        source: Path, *, mime: str | None = None, max_pixels: int = MAX_PIXELS, **recipes: dict[str, Any]
+    ) -> dict[str, RenderResult]:
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
         orders = [
