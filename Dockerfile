@@ -1,5 +1,5 @@
-# The image of workers and migrations (docker-compose.temporal.yml). Builds what constraints.txt pins, runs as nobody
-# in particular, and needs no writable file system but /scratch.
+# The image of workers and migrations (docker-compose.temporal.yml). It installs the versions that
+# constraints.txt pins, runs as an unprivileged user, and needs only /scratch as a writable file system.
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /venv
@@ -22,5 +22,5 @@ WORKDIR /app
 COPY worker.py ./
 COPY examples examples
 USER 10001:10001
-# exec form: SIGTERM must reach Python, which then finishes what runs
+# exec form: SIGTERM must reach Python, which then finishes the running work
 CMD ["python", "worker.py"]

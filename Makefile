@@ -1,6 +1,6 @@
 # Everything a developer or CI runs; CI calls the same targets with CI=true (.ci/run).
 
-# The first interpreter that is new enough; `make PYTHON=... setup` names another.
+# The first interpreter that is new enough; `make PYTHON=... setup` uses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
@@ -21,7 +21,7 @@ setup: ## virtualenv, pinned packages and test servers; a second run costs nothi
 	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or newer is needed" >&2; exit 1; }
 	@$(PYTHON) scripts/setup.py
 
-demo: setup ## upload a picture, wait for its variants, look at them
+demo: setup ## upload an image, wait for its variants, check them
 	$(BIN)/python -m examples.cohort.demo
 
 dev: setup ## the example application with its worker and a Temporal server, until Ctrl-C
@@ -38,16 +38,16 @@ check: setup ## layout, lint, types and import layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-format: setup ## put the layout right and mend what lint can mend
+format: setup ## format the code and fix what lint can fix
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-bench: setup ## measure the budgets beside their peers
+bench: setup ## measure the budgets and their peers
 	$(BIN)/python -m benchmarks
 
 docs: setup ## build the documentation into var/site; a broken link fails
 	$(BIN)/mkdocs build --strict --site-dir var/site
 
-clean: ## remove what make has made; the data of `make dev` stays
+clean: ## remove the files of make; the data of `make dev` stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist var/reports var/site var/setup.lock
 	find rindle tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@ const TERMINAL = {
   asset: ["ready", "degraded", "quarantined", "deleted"],
   upload_session: ["completed", "aborted", "expired", "failed"],
 };
-// EventSource hears only what it is told the name of.
+// EventSource delivers only types with a listener.
 const SESSION = "initialized signed uploading completed cancelled expired failed".split(" ");
 const VARIANT = "started progress ready failed cancelled".split(" ");
 const TYPES = ["snapshot", "reset", "asset_state_changed"].concat(
@@ -14,7 +14,7 @@ const TYPES = ["snapshot", "reset", "asset_state_changed"].concat(
   SESSION.map((name) => `upload_session_${name}`),
 );
 
-/** `code` as the server says it, or `network`; `status` 0: no answer. */
+/** `code` is the code of the server, or `network`. `status` 0: no answer. */
 export class RindleError extends Error {
   constructor(code, status = 0, { message = code, detail = {} } = {}) {
     super(message);
@@ -30,7 +30,7 @@ async function refusal(answer) {
 }
 
 async function call(method, url, body) {
-  const headers = { "Content-Type": "application/json", "X-Rindle": "1" }; // which other sites cannot send
+  const headers = { "Content-Type": "application/json", "X-Rindle": "1" }; // other sites cannot send this
   const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) }).catch(() => {
     throw new RindleError("network");
   });
@@ -38,16 +38,16 @@ async function call(method, url, body) {
   return answer.json();
 }
 
-/** Try again later what may go better then, and at once what `mend`, asked once, mends. */
-async function insist(signal, work, mend) {
-  for (let tries = 0, mended; ; ) {
+/** Retry transient errors after a pause, and once at once if `fix` returns a promise. */
+async function insist(signal, work, fix) {
+  for (let tries = 0, fixed; ; ) {
     signal.throwIfAborted();
     try {
       return await work();
     } catch (error) {
-      const mending = !mended && (mended = mend(error));
-      if (!mending && (tries === PAUSES_MS.length || !isTransient(error.status))) throw error;
-      await (mending || new Promise((wake) => setTimeout(wake, PAUSES_MS[tries++])));
+      const fixing = !fixed && (fixed = fix(error));
+      if (!fixing && (tries === PAUSES_MS.length || !isTransient(error.status))) throw error;
+      await (fixing || new Promise((wake) => setTimeout(wake, PAUSES_MS[tries++])));
     }
   }
 }
@@ -55,39 +55,39 @@ async function insist(signal, work, mend) {
 /** Send the file with exactly the headers that were signed. */
 const put = ({ method, url, headers }, file, onSent, signal) =>
   new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest(); // fetch cannot tell how much it has sent
+    const request = new XMLHttpRequest(); // fetch reports no upload progress
     request.open(method, url);
     for (const header of Object.entries(headers)) request.setRequestHeader(...header);
     request.upload.onprogress = ({ loaded }) => onSent(loaded);
     request.onerror = () => reject(new RindleError("network"));
     request.onload = () => {
       const { status } = request;
-      // 412: it is there, an earlier answer was lost.
+      // 412: the object exists, an earlier answer was lost.
       if ((status >= 200 && status < 300) || status === 412) return resolve();
       const code = { 403: "unauthorized", 413: "max_bytes_exceeded" }[status];
       reject(new RindleError(code ?? `storage_${isTransient(status) ? "transient" : "permanent"}`, status));
     };
     signal.addEventListener("abort", () => request.abort());
-    request.send(file.slice()); // without its type: it would become a header nobody signed
+    request.send(file.slice()); // without its type, which would be an unsigned header
   });
 
-/** Upload a file to the store; returns `done`, a promise of `{assetId, sessionId, asset}`, and `abort()`. */
+/** Upload a file to the store. Returns `done`, a promise of `{assetId, sessionId, asset}`, and `abort()`. */
 export function upload(file, { base = HERE, profile, onProgress, onState } = {}) {
   const control = new AbortController();
   const { signal } = control;
   const total = file.size;
   let session, grant, path;
-  const tell = (state) => onState?.({ state, sessionId: session?.id, assetId: session?.asset_id });
+  const emit = (state) => onState?.({ state, sessionId: session?.id, assetId: session?.asset_id });
   const show = (loaded, percent) => onProgress?.({ loaded, total, percent });
   const sent = (loaded) => show(loaded, Math.min(99, Math.floor((100 * loaded) / total) || 0));
-  const cancel = () => path && call("DELETE", path).catch(() => {}); // what nobody cancels expires
+  const cancel = () => path && call("DELETE", path).catch(() => {}); // an upload that is not cancelled expires
 
   const renew = async () => (grant = (await call("POST", `${path}/sign`)).upload);
   const ended = (reason) =>
     new Promise((resolve, reject) => {
-      const hear = (type, { state }) =>
+      const next = (type, { state }) =>
         type === "error" ? reject(reason) : TERMINAL.upload_session.includes(state) && resolve();
-      signal.addEventListener("abort", subscribe("upload_session", session.id, hear, { base, until: "terminal" }));
+      signal.addEventListener("abort", subscribe("upload_session", session.id, next, { base, until: "terminal" }));
     });
 
   const run = async () => {
@@ -95,15 +95,15 @@ export function upload(file, { base = HERE, profile, onProgress, onState } = {})
     ({ session, upload: grant } = await call("POST", `${base}/uploads`, wanted));
     path = `${base}/uploads/${session.id}`;
     if (signal.aborted) return cancel();
-    tell("uploading");
+    emit("uploading");
     const send = () => put(grant, file, sent, signal);
     // 403: the URL has expired.
     await insist(signal, send, ({ status }) => status === 403 && renew()).catch((error) => {
       cancel();
       throw error;
     });
-    tell("verifying");
-    // When the store does not answer, the server goes on by itself.
+    emit("verifying");
+    // If the store does not answer, the server continues by itself.
     const wait = (error) => error.code === "storage_transient" && ended(error);
     const { asset } = await insist(signal, () => call("POST", `${path}/verify`), wait);
     path = null;
@@ -115,11 +115,11 @@ export function upload(file, { base = HERE, profile, onProgress, onState } = {})
     signal.addEventListener("abort", () => reject(new RindleError("upload_cancelled")));
     run().then(resolve, reject);
   });
-  done.then(() => tell("completed"), () => tell(signal.aborted ? "aborted" : "failed"));
+  done.then(() => emit("completed"), () => emit(signal.aborted ? "aborted" : "failed"));
   return { done, abort: () => (control.abort(), cancel()) };
 }
 
-/** Call `handler(type, payload, eventId)`, first with a snapshot, without a gap; returns what ends it. */
+/** Call `handler(type, payload, eventId)`, first with a snapshot, without a gap. Returns a function to end it. */
 export function subscribe(scope, id, handler, { base = HERE, until, ticket } = {}) {
   let source, timer, last;
   const off = () => {
@@ -131,15 +131,15 @@ export function subscribe(scope, id, handler, { base = HERE, until, ticket } = {
     const query = Object.entries({ scope, id, snapshot: 1, until, ticket, last_event_id: last });
     return `${base}/events?${new URLSearchParams(query.filter(([, value]) => value))}`;
   };
-  const hear = ({ type, data, lastEventId }) => {
+  const next = ({ type, data, lastEventId }) => {
     const payload = JSON.parse(data);
     last = lastEventId;
     const isOwn = type === "snapshot" || type.startsWith(scope);
     if (until && isOwn && TERMINAL[scope]?.includes(payload.state)) off();
     handler(type, payload, last);
   };
-  // A browser resumes what was lost; why something was refused it does not tell.
-  const ask = async () => {
+  // The browser reconnects by itself, but does not report a refusal.
+  const check = async () => {
     const control = new AbortController();
     const answer = await fetch(address(), { signal: control.signal }).catch(() => ({}));
     if (!source.off && !answer.ok && !isTransient(answer.status)) {
@@ -151,8 +151,8 @@ export function subscribe(scope, id, handler, { base = HERE, until, ticket } = {
   };
   const open = () => {
     source = new EventSource(address());
-    for (const type of TYPES) source.addEventListener(type, hear);
-    source.onerror = () => source.readyState === 2 && ask();
+    for (const type of TYPES) source.addEventListener(type, next);
+    source.onerror = () => source.readyState === 2 && check();
   };
   open();
   return off;
@@ -163,7 +163,7 @@ document.addEventListener("change", ({ target: input }) => {
   if (!profile || !input.files?.length) return;
   const set = (selector, values) => selector && Object.assign(document.querySelector(selector), values);
   const fire = (name, detail) => input.dispatchEvent(new CustomEvent(`rindle:${name}`, { bubbles: true, detail }));
-  const hear = (type, payload) => (type === "error" ? fire(type, payload) : fire("event", { type, payload }));
+  const next = (type, payload) => (type === "error" ? fire(type, payload) : fire("event", { type, payload }));
   const onProgress = (progress) => {
     set(rindleProgress, { max: 100, value: progress.percent });
     fire("progress", progress);
@@ -171,7 +171,7 @@ document.addEventListener("change", ({ target: input }) => {
   const complete = (found) => {
     set(rindleTarget, { value: found.assetId });
     fire("complete", found);
-    subscribe("asset", found.assetId, hear, { base, until: "terminal" });
+    subscribe("asset", found.assetId, next, { base, until: "terminal" });
   };
   input.rindleUpload?.abort();
   set(rindleTarget, { value: "" });
