@@ -19,7 +19,7 @@ import pytest
 
 from rindle.errors import RindleError, VariantProcessingCancelled
 from rindle.media.av_processor import AvProcessor
-from rindle.media.child_process import LAST_WORDS_BYTES, ChildLimits, run_child
+from rindle.media.child_process import LAST_WORDS_BYTES, ChildLimits, Ended, run_child
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.recipes import AudioVariant, FrameVariant, VariantSpec, VideoVariant, WaveformVariant
 from tests.media.clips import H264, Clips, moving, tone
@@ -90,7 +90,7 @@ def script(tmp_path: Path) -> Script:
     return script
 
 
-async def run(program: Path, **options: Any) -> Awaitable:
+async def run(program: Path, **options: Any) -> Ended:
     """Run a program without arguments in a directory of its own."""
     limits = options.pop("limits", LIMITS)
     return await run_child([str(program)], limits, program.parent, **options)
