@@ -1,4 +1,4 @@
-"""Joining assets to the application's objects: plain functions on ``Session``, for the caller's own transaction.
+"""Attach assets to the application's objects: plain functions on ``Session``, for the caller's own transaction.
 
 The asset row is locked before its state is read, so an attach and a purge cannot pass each other; the purge of a
 replaced or detached asset is an outbox row of the same transaction and exists only if the caller commits.
@@ -50,13 +50,13 @@ def attach(
     """Put ``asset`` into an owner's slot, in the caller's transaction; see ``Rindle.attach``.
 
     Args:
-        services: the application's; without it owner types have the names of their classes, and settings come from
-            the environment.
+        services: the application's; without them owner types have the names of their classes, and settings come
+            from the environment.
 
     Raises:
         NotFound: unknown or purged asset, or one that ``uploaded_by`` did not upload.
-        Quarantined: the asset was condemned.
-        StateConflict: another transaction was first; roll back and repeat.
+        Quarantined: the asset was rejected.
+        StateConflict: a concurrent transaction was first; roll back and repeat.
     """
     ref = _owner_types(services).ref(owner)
     check_slot(slot)
@@ -70,10 +70,10 @@ def _attachable(session: Session, asset_id: str, uploaded_by: str | Unchecked | 
     found = lock_asset(session, asset_id, "share") if is_id(asset_id) else None
     foreign = found is not None and uploaded_by is not UNCHECKED and found.uploaded_by != uploaded_by
     if found is None or foreign or found.state == AssetState.DELETED:
-        raise NotFound("could not attach the asset: not found", detail={"entity": "asset"})
+        raise NotFound("no asset with this id can be attached", detail={"entity": "asset"})
     if found.state == AssetState.QUARANTINED:
         raise Quarantined(
-            "the asset was condemned and cannot be attached; upload another file",
+            "the asset was rejected and cannot be attached; upload another file",
             detail={"reason": found.error_code, "asset_id": found.id},
         )
     return found
@@ -81,20 +81,20 @@ def _attachable(session: Session, asset_id: str, uploaded_by: str | Unchecked | 
 
 def _place(session: Session, asset: MediaAsset, ref: OwnerRef, slot: str, settings: Settings) -> MediaAttachment:
     for _ in range(2):
-        # Locked: of two replacements at once the second must see, and purge, what the first put there.
+        # Locked: of two concurrent replacements the second must see, and purge, the asset of the first.
         statement = _slot(ref, slot).with_for_update().execution_options(populate_existing=True)
         present = session.scalars(statement).one_or_none()
         if present is not None:
             return _replace(session, present, asset, settings)
         made = MediaAttachment(asset_id=asset.id, owner_type=ref.type, owner_id=ref.id, slot=slot)
         try:
-            with session.begin_nested():  # a concurrent insert must not cost the caller his transaction
+            with session.begin_nested():  # a concurrent insert must not abort the caller's transaction
                 session.add(made)
         except IntegrityError:
             continue
         _note(session, asset, slot, "attached")
         return made
-    raise StateConflict(f"slot {slot!r} is being filled by another transaction; repeat the call")
+    raise StateConflict(f"another transaction is filling slot {slot!r}; repeat the call")
 
 
 def _replace(session: Session, present: MediaAttachment, asset: MediaAsset, settings: Settings) -> MediaAttachment:
@@ -116,7 +116,7 @@ def detach(
     *,
     services: Services | None = None,
 ) -> None:
-    """Empty an owner's slot, in the caller's transaction; an empty slot is fine. See ``Rindle.detach``."""
+    """Empty an owner's slot, in the caller's transaction; does nothing for an empty slot. See ``Rindle.detach``."""
     ref = _owner_types(services).ref(owner)
     check_slot(slot)
     with translating_conflicts():
@@ -139,10 +139,10 @@ def attachment_for(
     load: Iterable[str] = ("asset",),
     services: Services | None = None,
 ) -> MediaAttachment | None:
-    """Return what is in an owner's slot, or ``None``; one query, never writes.
+    """Return the attachment in an owner's slot, or ``None``; one query, never writes.
 
     Args:
-        load: what comes with it: ``"asset"``, ``"variants"`` (the asset and its variants); ``()`` loads nothing.
+        load: related rows to load: ``"asset"``, ``"variants"`` (the asset and its variants); ``()`` loads none.
     """
     ref = _owner_types(services).ref(owner)
     check_slot(slot)
@@ -154,13 +154,14 @@ def attachment_for(
             statement = statement.options(joinedload(MediaAttachment.asset).joinedload(MediaAsset.variants))
         else:
             raise InvalidArgument(
-                f"load knows 'asset' and 'variants', not {part!r}", detail={"option": "load", "found": part}
+                f"unknown value {part!r} in load; choose from 'asset' and 'variants'",
+                detail={"option": "load", "found": part},
             )
     return session.scalars(statement).unique().first()
 
 
 def ready_variants_for(session: Session, asset: MediaAsset | str) -> list[MediaVariant]:
-    """Return the ready variants of an asset by name."""
+    """Return the ready variants of an asset, ordered by name."""
     asset_id = asset if isinstance(asset, str) else asset.id
     statement = select(MediaVariant).where(
         MediaVariant.asset_id == asset_id,

@@ -1,4 +1,4 @@
-"""Putting a worker together: the one place that picks concrete adapters."""
+"""Assemble a worker process: the only module that selects concrete adapters."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ from rindle.workflows.tuning import PolicyTuning
 
 log = logging.getLogger(__name__)
 
-#: Seconds running work gets to finish after SIGTERM; a transcode that is nearly done is worth five minutes.
+#: Seconds that running work may take to finish after SIGTERM; longer for transcodes, which are expensive to repeat.
 GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
-#: Seconds a run's next step waits for the worker that has it in memory before any other may take it.
+#: Seconds that a run's next task waits for the worker that has cached it before other workers may take it.
 STICKY_SECONDS = 10
 #: Seconds between attempts to reach Temporal while a worker starts.
 _CONNECT_PAUSE_SECONDS = 1.0
 
 
 def workflow_runner(converter: DataConverter | None = None) -> SandboxedWorkflowRunner:
-    """Return the sandbox every worker and replayer uses: ours is passed through, since it holds no mutable globals.
+    """Return the sandbox of workers and replayers; ``rindle`` is passed through, since it has no mutable globals.
 
     ``converter`` is that of a worker's client; see :mod:`rindle.workflows.sandbox`.
     """
@@ -64,7 +64,7 @@ def workflow_runner(converter: DataConverter | None = None) -> SandboxedWorkflow
 
 
 def workflow_interceptors(settings: Settings) -> list[Interceptor]:
-    """Return the interceptors every worker and replayer needs around workflows."""
+    """Return the workflow interceptors of workers and replayers."""
     tuning = PolicyTuning(
         heartbeat_seconds=settings.heartbeat_seconds, retry_initial_seconds=settings.retry_initial_seconds
     )
@@ -72,14 +72,14 @@ def workflow_interceptors(settings: Settings) -> list[Interceptor]:
 
 
 def queues_of(settings: Settings) -> list[str]:
-    """Return the task queues of this release, in the order a worker lists them."""
+    """Return the task queues of this release, in a worker's order."""
     return list(dict.fromkeys([settings.queue(), settings.image_queue, settings.av_queue]))
 
 
 def deployment_of(settings: Settings) -> WorkerDeploymentConfig | None:
     """Return the worker deployment that ``settings`` name, or ``None`` for unversioned workers (the default).
 
-    Runs stay on the version they began on, but for uploads, which may wait for a day and so move with the fleet.
+    Runs stay on the version they started on, except uploads, which may wait for a day and move to the newest version.
     """
     if not (settings.deployment_name and settings.build_id):
         return None
@@ -105,8 +105,8 @@ class WorkerProcess:
     Args:
         rindle: the application.
         queues: task queues to poll; all of them when left out.
-        grace_seconds: time that running work gets to finish when the member stops; 300 s for audio and video and 60 s
-            for everything else when left out.
+        grace_seconds: time that running work may take to finish when the process stops; 300 s for audio and video and
+            60 s for other work when left out.
         interceptors: further worker interceptors, innermost last.
         cached_workflows: runs kept in memory between their tasks; with 0 every task is replayed from its history.
     """
@@ -141,19 +141,19 @@ class WorkerProcess:
         self.last_beat = time.monotonic()
 
     def grace_of(self, queue: str) -> float:
-        """Return how many seconds running work of a queue gets to finish."""
+        """Return how many seconds running work of a queue may take to finish."""
         if self._grace_seconds is not None:
             return self._grace_seconds
         return AV_GRACE_SECONDS if queue == self.settings.av_queue else GRACE_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set, then finish or hand back what is running."""
+        """Work until ``stop`` is set, then finish running work or hand it back."""
         settings = self.settings
         settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._warn_of_runtime()
-        # First of all: tidying a large disk takes its time, and a worker that does so is alive.
+        # First: cleaning up a large disk takes time, and the worker must count as alive meanwhile.
         beat = asyncio.create_task(self._beat(), name="rindle-beat")
-        await self._tidy()
+        await self._clean_up()
         pool = render_pool(settings)
         await asyncio.to_thread(pool.start)
         sources = SourceCache(
@@ -185,33 +185,33 @@ class WorkerProcess:
             last_first.push_async_callback(cancel_and_wait, beat)
 
     def _warn_of_runtime(self) -> None:
-        """Say once that video is refused where the platform may stop this process at any time."""
+        """Warn that video is refused on platforms that may stop this process at any time."""
         runtime = ephemeral_runtime()
-        films = [
+        video_profiles = [
             profile.name
             for profile in self.rindle.profiles
             if any(spec.output_kind is OutputKind.VIDEO for spec in profile.variants.values())
         ]
-        if runtime is None or not films or self.settings.av_queue not in self.queues:
+        if runtime is None or not video_profiles or self.settings.av_queue not in self.queues:
             return
-        facts = {"action": "runtime_refused", "runtime": runtime, "profiles": sorted(films)}
+        facts = {"action": "runtime_refused", "runtime": runtime, "profiles": sorted(video_profiles)}
         log.warning("video is not built here", extra=facts)
         telemetry.emit("rindle.runtime.refusal", {"surface": "worker", "reason": "ephemeral_runtime", "mode": "warn"})
 
-    async def _tidy(self) -> None:
-        """Remove what processes that were killed left behind on this machine."""
+    async def _clean_up(self) -> None:
+        """Remove files that killed processes left on this machine."""
         swept = await asyncio.to_thread(sweep_scratch, self.settings.scratch)
         for storage in self.rindle.storages.values():
             try:
                 swept += await storage.sweep(STALE_SECONDS)
-            except RindleError as error:  # a store that is away must not keep a worker from starting
+            except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:
             log.info("leftovers swept", extra={"action": "swept", "count": swept})
 
     async def _connect(self, stop: asyncio.Event) -> Client | None:
-        """Wait for Temporal as long as it takes: a worker that dies because the server is late helps nobody."""
-        told = False
+        """Wait for Temporal without a limit; return ``None`` when ``stop`` is set meanwhile."""
+        has_logged = False
         while not stop.is_set():
             try:
                 client = await self.rindle.temporal.client()
@@ -219,9 +219,9 @@ class WorkerProcess:
                     await self.rindle.temporal.register_search_attributes()
                 return client
             except TemporalUnavailable as error:
-                if not told:
+                if not has_logged:
                     log.warning("waiting for Temporal", extra={"action": "worker_waits", "code": error.code})
-                told = True
+                has_logged = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CONNECT_PAUSE_SECONDS):
                     await stop.wait()
@@ -250,7 +250,7 @@ class WorkerProcess:
                 runs += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all()]
                 options = self._workflow_options(client)
             else:
-                # Fixed: child processes are not visible to a tuner before they have eaten the machine.
+                # A fixed number: a tuner does not see the load of child processes in time.
                 slots = settings.av_slots if queue == settings.av_queue else 2 * settings.render_children
                 options = {"max_concurrent_activities": slots, "interceptors": [FailureInterceptor()]}
             if queue == settings.image_queue:
@@ -265,7 +265,7 @@ class WorkerProcess:
                     activities=runs,
                     activity_task_poller_behavior=PollerBehaviorAutoscaling(),
                     graceful_shutdown_timeout=timedelta(seconds=self.grace_of(queue)),
-                    # A cancelled build hears of it with its next heartbeat, a second later at most.
+                    # A build is notified of its cancellation by its next heartbeat, within a second.
                     max_heartbeat_throttle_interval=timedelta(seconds=1),
                     deployment_config=deployment_of(settings),
                     **options,
@@ -274,14 +274,14 @@ class WorkerProcess:
         return made
 
     def _workflow_options(self, client: Client) -> dict[str, Any]:
-        """Return what the worker of the workflows' own queue has beyond the others."""
+        """Return the additional options of the worker of the workflow queue."""
         settings = self.settings
         return {
             "workflows": workflows.ALL if deployment_of(settings) is None else workflows.VERSIONED,
             "workflow_runner": workflow_runner(client.data_converter),
             "interceptors": [FailureInterceptor(), *workflow_interceptors(settings)],
             "max_cached_workflows": self._cached_workflows,
-            # How long the next step of a run waits for the worker that had it, when that one is gone.
+            # How long the next task of a run waits for its cached worker when that one is gone.
             "sticky_queue_schedule_to_start_timeout": timedelta(
                 seconds=min(STICKY_SECONDS, settings.heartbeat_seconds or STICKY_SECONDS)
             ),
@@ -304,9 +304,9 @@ class WorkerProcess:
             await asyncio.sleep(1)
 
     async def missing(self) -> tuple[str, ...]:
-        """Return what this member cannot work without and does not have: ``pollers``, ``database``, ``temporal``.
+        """Return what this process needs but lacks: ``pollers``, ``database``, ``temporal``; nothing when it is ready.
 
-        Nothing when it is ready. Takes a few seconds at most.
+        Takes a few seconds at most.
         """
         found = await self._health.health()
         return (*(() if self.is_polling else ("pollers",)), *found.missing)

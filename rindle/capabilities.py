@@ -1,6 +1,6 @@
-"""What a store can do, by name, and the gates that refuse what it cannot.
+"""Capabilities of stores and processors by name, and the checks that require one.
 
-An adapter advertises exactly what it implements and no lane is replaced by another silently.
+An adapter advertises exactly what it implements; no upload lane silently replaces another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rindle.protocols import Storage
 
 log = logging.getLogger(__name__)
 
-#: The closed vocabulary of storage capabilities; unknown names an adapter returns are dropped.
+#: All storage capabilities; unknown names that an adapter returns are dropped.
 STORAGE_CAPABILITIES = frozenset(
     {
         "presigned_put",
@@ -27,7 +27,7 @@ STORAGE_CAPABILITIES = frozenset(
     }
 )
 
-#: What a processor may declare.
+#: All capabilities of processors.
 PROCESSOR_CAPABILITIES = frozenset(
     {
         "image_resize",
@@ -42,14 +42,13 @@ PROCESSOR_CAPABILITIES = frozenset(
 
 
 def capabilities_of(storage: Storage) -> frozenset[str]:
-    """Return the capabilities ``storage`` really advertises.
+    """Return the known capabilities that ``storage`` advertises.
 
-    A third-party adapter whose ``capabilities`` is not callable, raises or returns no collection counts as having
-    none: a broken adapter must not be trusted with more.
+    A third-party adapter whose ``capabilities`` is not callable, raises or does not return a collection has none.
     """
     try:
         claimed = storage.capabilities()
-    except Exception as error:  # any failure of foreign code means "no capability"
+    except Exception as error:  # any failure of the adapter means "no capability"
         log.warning("storage capabilities could not be read", extra={"error": type(error).__name__})
         return frozenset()
     if isinstance(claimed, str) or not isinstance(claimed, Iterable):
@@ -71,7 +70,7 @@ def _require(storage: Storage, capability: str, code: str, what: str) -> None:
     if capability not in capabilities_of(storage):
         raise CapabilityUnsupported(
             f"{type(storage).__name__} does not offer the {what} {capability!r}; "
-            "choose a storage that advertises it or another way in",
+            "choose a storage that advertises it, or another option",
             capability=capability,
             code=code,
             adapter=type(storage).__name__,

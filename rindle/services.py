@@ -1,4 +1,4 @@
-"""The collaborators that flows and activities share, chosen once and passed down."""
+"""The services that flows and activities share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rindle.temporal_client import TemporalConnection
 
 @dataclass(frozen=True)
 class Services:
-    """Everything one application's flows work with; the first argument of each of them.
+    """The services of one application; the first argument of every flow.
 
     Attributes:
-        storages: adapters by their registered names; a profile names one of them or brings its own instance.
-        temporal: the connection to Temporal; most flows need none.
-        secrets: signing secrets, the newest first; empty when nothing is signed.
+        storages: adapters by their registered names; a profile names one of them or has its own instance.
+        temporal: the connection to Temporal; most flows do not use it.
+        secrets: signing secrets, newest first; empty when nothing is signed.
         owner_types: stable names of the classes that own media.
     """
 
@@ -39,7 +39,7 @@ class Services:
         """Return the registered profile class for a class or a stable name.
 
         Raises:
-            UnknownProfile: it was not given to this ``Rindle``; rows never choose code to load.
+            UnknownProfile: it is not registered with this ``Rindle``.
         """
         return self.profiles.get(profile)
 
@@ -58,7 +58,7 @@ class Services:
         name = self.storage_name(profile)
         if name not in self.storages:
             raise Misconfigured(
-                f"profile {self.profile(profile).name!r} names the storage {name!r}, which is not among "
+                f"profile {self.profile(profile).name!r} uses the storage {name!r}, which is not among "
                 f"{sorted(self.storages)}; pass it as Rindle(storages={{{name!r}: ...}})"
             )
         return self.storages[name]
@@ -74,7 +74,7 @@ def adapter_name(storage: Storage) -> str:
 
 
 def collect_storages(profiles: Iterable[type[Profile]], named: Mapping[str, Storage]) -> dict[str, Storage]:
-    """Collect the storages: the named ones and those that profiles bring themselves."""
+    """Collect the storages: the named ones and the instances that profiles declare."""
     found = dict(named)
     for profile in profiles:
         declared = profile.storage
@@ -84,8 +84,8 @@ def collect_storages(profiles: Iterable[type[Profile]], named: Mapping[str, Stor
             if any(type(storage) is declared for storage in found.values()):
                 continue
             raise Misconfigured(
-                f"profile {profile.name!r} names the storage class {declared.__name__}, of which no instance is "
-                "registered; pass one as Rindle(storages={...})"
+                f"profile {profile.name!r} uses the storage class {declared.__name__}, but no instance is registered; "
+                "pass one as Rindle(storages={...})"
             )
         found[f"{profile.name}.storage"] = declared
     return found

@@ -1,6 +1,6 @@
-"""Glue for frameworks, one module each: an entry point like ``rindle.http``, which translates and decides nothing.
+"""Integrations with frameworks, one module each; like ``rindle.http``, they contain no rules of their own.
 
-Nothing is imported here: each module needs the framework that it is named after.
+Nothing is imported here: each module needs the framework in its name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jinja2: the media tags as globals of a template environment. The tags themselves are in ``delivery.markup``."""
+"""Jinja2: the media tags as globals of a template environment. The tags are in ``delivery.markup``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def install_jinja(env: Environment, rindle: Rindle) -> None:
     Args:
         env: made with ``enable_async=True``; its templates are rendered with ``render_async``. In synchronous templates
             await ``rindle.picture_tag(...)`` in the view instead and pass the result.
-        rindle: the application's.
+        rindle: the application.
 
     Raises:
-        Misconfigured: the environment is synchronous and would print a coroutine.
+        Misconfigured: the environment is synchronous.
     """
     if not env.is_async:
         raise Misconfigured(

@@ -1,6 +1,6 @@
-"""Handing out media: who may have it, under which URL, with which headers, in which markup.
+"""Delivery of media: authorization, URLs, response headers, markup.
 
-Nothing here moves bytes or touches a store: URLs are made from rows and signed locally.
+Nothing here moves bytes or accesses a store: URLs are made from rows and signed locally.
 """
 
 from __future__ import annotations

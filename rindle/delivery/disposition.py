@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from rindle.security import display_name, is_inline_safe, sanitize_filename
 
-#: Name of an inline object nobody named.
+#: Name of an inline object without a file name.
 INLINE_FILENAME = "download"
 # attr-char of RFC 8187 section 3.2.1 beyond letters, digits and "-._~", which ``quote`` keeps anyway.
 _ATTR_CHARS = "!#$&+^`|"
@@ -20,18 +20,18 @@ def content_disposition(
 ) -> str | None:
     """Return the header of an object, or ``None`` for no header at all.
 
-    Nothing asked for gives no header. Otherwise the type is ``attachment`` for ``"attachment"`` and ``inline`` for
-    anything else, except that content a browser should not show in place is always an attachment, asked for or not.
+    Without options there is no header. Otherwise the type is ``attachment`` for ``"attachment"`` and ``inline`` for
+    anything else. Content that is not safe to show inline is always an attachment, also without options.
 
     Args:
         disposition: ``"attachment"``, ``"inline"`` or ``None``.
-        filename: name the caller wants; any characters, any length.
+        filename: requested name; any characters, any length.
         default_filename: name of an attachment without one.
-        content_type: type the object is served with; ``None`` for unknown, which forces nothing.
+        content_type: type of the response; an unknown type (``None``) forces no attachment.
 
     Returns:
-        For ``../my clip?.mp4``: ``attachment; filename="my_clip_.mp4"; filename*=UTF-8''my%20clip%3F.mp4``. Printable
-        ASCII whatever went in.
+        For ``../my clip?.mp4``: ``attachment; filename="my_clip_.mp4"; filename*=UTF-8''my%20clip%3F.mp4``. Always
+        printable ASCII.
     """
     forced = content_type is not None and not is_inline_safe(content_type)
     if disposition is None and filename is None and not forced:

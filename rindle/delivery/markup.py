@@ -1,6 +1,6 @@
-"""HTML of media: ``picture_tag``, ``video_tag``, ``audio_tag``. Template engines learn of them in ``rindle.contrib``.
+"""HTML of media: ``picture_tag``, ``video_tag``, ``audio_tag``. Template engines are integrated in ``rindle.contrib``.
 
-Reads rows and signs URLs; never writes, never touches a store. Every text is escaped exactly once, whoever wrote it.
+Reads rows and signs URLs; never writes and never accesses a store. Every string is escaped exactly once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rindle.states import DELIVERABLE, AssetState
 log = logging.getLogger(__name__)
 
 _ATTRIBUTE = re.compile(r"[A-Za-z_:][A-Za-z0-9_.:-]*")
-#: Attributes the helpers write themselves.
+#: Attributes that the tags set themselves.
 _OWNED = frozenset({"src", "srcset", "poster"})
 _SOURCE_KEYS = frozenset({"name", "media", "sizes", "type"})
 _TRACK_KEYS = frozenset({"src", "kind", "srclang", "label", "default"})
@@ -41,7 +41,7 @@ _ON_DENIED = ("raise", "empty")
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """One ``<source>`` as asked for: several names are candidates of different widths."""
+    """One requested ``<source>``; several names are candidates of different widths."""
 
     names: tuple[str, ...]
     has_widths: bool
@@ -52,7 +52,7 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One asset as one caller may see it; ``asset`` is ``None`` while nothing of it may be shown."""
+    """One asset with the options of one caller; ``asset`` is ``None`` while it may not be delivered."""
 
     services: Services
     profile: type[Profile]
@@ -62,14 +62,14 @@ class _View:
     fallback: str
 
     async def servable(self) -> dict[str, MediaVariant]:
-        """Return the variants that have something to serve, by name; at most one query."""
+        """Return the variants with an object to deliver, by name; at most one query."""
         if self.asset is None:
             return {}
         present = await variants_by_name(self.services, self.asset)
         return {name: row for name, row in present.items() if is_servable(row, self.stale_mode)}
 
     async def variant(self, row: MediaVariant, options: UrlOptions | None = None) -> str | None:
-        """Return the URL of a servable variant, ``None`` when it cannot be delivered."""
+        """Return the URL of a servable variant, or ``None`` when it cannot be delivered."""
         assert self.asset is not None  # noqa: S101 - it has a variant
         try:
             issued = await issue_variant_url(
@@ -87,10 +87,10 @@ class _View:
         return issued.url
 
     async def original(self) -> str | None:
-        """Return the URL of the original, ``None`` when it cannot be delivered or nobody wants it.
+        """Return the URL of the original, or ``None`` when it cannot be delivered or ``fallback`` is ``none``.
 
         Raises:
-            Unauthorized: the authorizer denies it.
+            Unauthorized: the authorizer denies access.
         """
         if self.asset is None or self.fallback == "none":
             return None
@@ -126,34 +126,34 @@ async def picture_tag(
 ) -> Markup:
     """Return ``<picture>`` with a ``<source>`` per ready variant and an ``<img>`` of the original.
 
-    Something that cannot be delivered never raises: a variant is left out, the original gives way to the placeholder,
-    or to ``alt`` alone. An asset that is not judged yet, or was condemned, shows nothing of its own. At most one query,
-    when the asset's variants are not loaded.
+    An object that cannot be delivered does not raise: a variant is left out, the original is replaced by the
+    placeholder or by ``alt`` alone. An asset that is not validated yet, or was rejected, is never shown. At most one
+    query, when the asset's variants are not loaded.
 
     Args:
         asset: ``None`` shows the placeholder.
         variants: in source order: ``"thumb"``, ``("thumb", "(max-width: 480px)")`` or ``{"name": "thumb", "media": ...,
             "sizes": ..., "type": ...}``. A list of names gives width candidates: ``srcset="u1 320w, u2 640w"``.
-        placeholder: URL shown instead; ``"auto"`` takes the tiny preview of a profile with ``placeholder=True``.
-        width: attribute of the ``<img>``; the original's width by default, ``False`` for none. Given alone, the height
-            follows in proportion, and is left out with it.
-        height: likewise.
-        prefer_placeholder: show the placeholder even though the original could be delivered.
+        placeholder: URL of a replacement; ``"auto"`` is the tiny preview of a profile with ``placeholder=True``.
+        width: attribute of the ``<img>``; the original's width by default, ``False`` for none. Without ``height`` the
+            height is set in proportion, and left out for ``False``.
+        height: same for the height.
+        prefer_placeholder: show the placeholder even if the original can be delivered.
         stale_mode: ``"serve_stale"`` also renders variants of an outdated recipe.
         fallback: ``"none"`` never delivers the original.
-        strict: nothing to a picture; accepted, so that all helpers take the same options.
-        on_denied: what to do when the authorizer denies the original: ``"raise"`` (default), or ``"empty"`` for no
-            markup at all. A denied variant is left out.
-        attrs: attributes of the ``<img>``, as are all further keywords (which win). ``class_`` is ``class``, ``data_x``
-            is ``data-x``, ``aria_x`` is ``aria-x``; ``None`` and ``False`` are left out, ``True`` is bare. A missing
-            ``alt`` becomes ``alt=""``.
-        actor: see :func:`rindle.delivery.urls.url`, as for ``expires_in``, ``disposition`` and ``filename``; none of
+        strict: ignored; accepted so that all tags have the same options.
+        on_denied: effect of a denied original: ``"raise"`` (default), or ``"empty"`` for no markup at all. A
+            denied variant is left out.
+        attrs: attributes of the ``<img>``, as are all further keywords, which take precedence. ``class_`` is
+            ``class``, ``data_x`` is ``data-x``, ``aria_x`` is ``aria-x``. ``None`` and ``False`` are left out, ``True``
+            is an attribute without a value. A missing ``alt`` becomes ``alt=""``.
+        actor: see :func:`rindle.delivery.urls.url`, also for ``expires_in``, ``disposition`` and ``filename``; none of
             them becomes an attribute.
 
     Raises:
         Unauthorized: the original was denied and ``on_denied`` is ``"raise"``.
-        InvalidArgument: (a ``ValueError``) an option, a source or the name of an attribute cannot be meant; event
-            handlers and attributes that the helper owns are refused.
+        InvalidArgument: (a ``ValueError``) an option, a source or the name of an attribute is invalid; event handlers
+            and the tag's own attributes are refused.
         UnknownProfile: the profile is not registered.
 
     Source: HTML Living Standard, 4.8.1 (picture), 4.8.4.2 (srcset).
@@ -208,28 +208,28 @@ async def video_tag(
 ) -> Markup:
     """Return ``<video>`` with a ``<source>`` per ready variant and the original as the last one.
 
-    As :func:`picture_tag`: what cannot be delivered is left out and never raises, at most one query. With at least one
-    ready variant the element itself has no ``src``, which would make browsers ignore every ``<source>``; without any,
-    ``src`` is the original, or missing while there is nothing to play.
+    As with :func:`picture_tag`, an object that cannot be delivered is left out and does not raise; at most one query.
+    With at least one ready variant the element has no ``src``, since browsers would then ignore every ``<source>``.
+    Without ready variants ``src`` is the original, or missing while there is nothing to play.
 
     Args:
-        asset: ``None`` leaves the element with its attributes alone.
+        asset: ``None`` gives an element with its attributes only.
         variants: in source order: ``"web_720p"``, ``("web_720p", "(max-width: 480px)")`` or ``{"name": "web_720p",
             "media": ..., "type": ...}``.
-        poster: picture shown before the video plays: the name of a variant, left out while that is not ready, or a URL
+        poster: image shown before the video plays: the name of a variant, left out while that is not ready, or a URL
             (it contains ``/`` or ``:``).
-        tracks: subtitles and the like, each ``{"src": ..., "kind": ..., "srclang": ..., "label": ..., "default": ...}``
-            of which only ``src`` is required.
-        placeholder: URL of a video played instead of an original that cannot be delivered; ``"auto"`` is nothing here.
-        width: attribute of the element; as for :func:`picture_tag`, as is ``height``.
+        tracks: text tracks such as subtitles, each ``{"src": ..., "kind": ..., "srclang": ..., "label": ...,
+            "default": ...}``; only ``src`` is required.
+        placeholder: URL of a video that replaces an original that cannot be delivered; ``"auto"`` is ignored.
+        width: attribute of the element, as ``height``; see :func:`picture_tag`.
         attrs: attributes of the element, as are all further keywords; ``preload`` is ``"metadata"`` unless given.
-        actor: as for :func:`picture_tag`, as are all options not named here. A poster takes neither ``disposition``
-            nor ``filename``.
+        actor: see :func:`picture_tag`, also for all options not listed here. ``disposition`` and ``filename`` do not
+            apply to the poster.
 
     Raises:
         Unauthorized: the original was denied and ``on_denied`` is ``"raise"``.
-        InvalidArgument: (a ``ValueError``) as for :func:`picture_tag`; also widths and sizes, which only pictures have,
-            and a track without ``src`` or with unknown keys.
+        InvalidArgument: (a ``ValueError``) as for :func:`picture_tag`; also for widths and sizes, which only images
+            have, and for a track without ``src`` or with unknown keys.
         UnknownProfile: the profile is not registered.
 
     Source: HTML Living Standard, 4.8.8 (video), 4.8.2 (source), 4.8.11 (track).
@@ -264,8 +264,8 @@ async def audio_tag(
 ) -> Markup:
     """Return ``<audio>`` with a ``<source>`` per ready variant and the original as the last one.
 
-    As :func:`video_tag`, without poster and size. ``controls`` is there unless ``controls=False``: without it the
-    element shows nothing. A source whose type is unknown is called ``audio/mpeg``.
+    As :func:`video_tag`, without poster and size. ``controls`` is set unless ``controls=False``: without it the element
+    shows nothing. A source of unknown type has the type ``audio/mpeg``.
 
     Raises:
         Unauthorized: and the other errors of :func:`video_tag`.
@@ -283,7 +283,7 @@ def _view(
     stale_mode: str,
     fallback: str,
 ) -> _View:
-    """Check what all tags take; an asset that is not judged yet, or was condemned, is none at all."""
+    """Check the options of all tags; an asset that is not validated yet, or was rejected, is treated as ``None``."""
     chosen = services.profile(profile)
     check_choice("stale_mode", stale_mode, STALE_MODES)
     check_choice("fallback", fallback, FALLBACKS)
@@ -321,7 +321,7 @@ async def _player(
             sources.append(_tag("source", {"media": source.media, "type": kind, "src": url}))
     if poster is not None and named_poster:
         row = servable.get(poster)
-        # It is a picture on the page, whatever the video is to be saved as.
+        # The disposition of the video does not apply to its poster image.
         options = UrlOptions(view.options.actor, view.options.expires_in)
         poster = None if row is None else await view.variant(row, options)
 
@@ -336,7 +336,7 @@ async def _player(
         if original is not None and view.asset is not None:
             src, kind = original, view.asset.content_type or unknown_type
     if sources and src is not None:
-        # On the element itself it would make browsers ignore the sources.
+        # With src on the element itself, browsers ignore the sources.
         sources.append(_tag("source", {"type": kind, "src": src}))
         src = None
     start = _tag(element, {**attributes, "poster": poster, "src": src})
@@ -348,7 +348,7 @@ def _plain_source(item: Any) -> _Source:
     source = _source(item)
     if source.has_widths or source.sizes is not None:
         raise InvalidArgument(
-            "a source of a video or a sound has one name and no sizes; those belong to pictures",
+            "a source of a video or audio tag has one name and no sizes; use sizes with picture_tag only",
             detail={"option": "variants"},
         )
     return source
@@ -382,21 +382,21 @@ def _source(item: Any) -> _Source:
     has_widths = not isinstance(name, str)
     names = tuple(name) if isinstance(name, Iterable) and has_widths else (name,)
     if not names or not all(isinstance(one, str) for one in names):
-        raise InvalidArgument("the name of a source is a text or a list of texts", detail={"option": "variants"})
+        raise InvalidArgument("the name of a source is a string or a list of strings", detail={"option": "variants"})
     return _Source(names, has_widths, item.get("media"), item.get("sizes"), item.get("type"))
 
 
 async def _picture_source(view: _View, source: _Source, servable: Mapping[str, MediaVariant]) -> list[Markup]:
-    """Return the ``<source>`` of a picture, or nothing when none of its variants can be delivered."""
+    """Return the ``<source>`` of an image, or nothing when none of its variants can be delivered."""
     candidates: list[str] = []
     types: set[str | None] = set()
     for row in (servable[name] for name in source.names if name in servable):
         if source.has_widths and not row.width:
-            continue  # a candidate without its width would be taken for the 1x image
+            continue  # browsers treat a candidate without a width as the 1x image
         url = await view.variant(row)
         if url is None:
             continue
-        # Spaces and commas part candidates from each other.
+        # Spaces and commas separate candidates.
         address = url.replace(" ", "%20").replace(",", "%2C")
         candidates.append(f"{address} {row.width}w" if source.has_widths else address)
         types.add(row.content_type)
@@ -406,7 +406,7 @@ async def _picture_source(view: _View, source: _Source, servable: Mapping[str, M
         "media": source.media,
         "sizes": source.sizes,
         "srcset": ", ".join(candidates),
-        # One type for all or none: a browser skips the whole source by it.
+        # Only a type that all candidates share: a browser skips the whole source by it.
         "type": source.type or (types.pop() if len(types) == 1 else None),
     }
     return [_tag("source", facts)]
@@ -415,7 +415,7 @@ async def _picture_source(view: _View, source: _Source, servable: Mapping[str, M
 def _placeholder(asset: MediaAsset | None, placeholder: str | None) -> str | None:
     if placeholder != "auto":
         return placeholder or None
-    # Of a condemned original not even the preview is shown; before the judgement there is none.
+    # A rejected original has no preview on a page; before validation there is none.
     stored = None if asset is None or AssetState(asset.state) not in DELIVERABLE else asset.media_metadata
     found = (stored or {}).get("placeholder")
     return found if isinstance(found, str) and found.startswith("data:image/") else None
@@ -430,16 +430,16 @@ def _note(error: RindleError, asset: MediaAsset, variant: str | None = None) -> 
 
 
 def _attributes(*given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the attributes under their HTML names, later ones winning."""
+    """Return the attributes by their HTML names; later ones take precedence."""
     found: dict[str, Any] = {}
     for attrs in given:
         for key, value in (attrs or {}).items():
             name = _attribute_name(key)
             if not _ATTRIBUTE.fullmatch(name):
-                raise InvalidArgument(f"{key!r} is no name of an HTML attribute", detail={"option": "attrs"})
+                raise InvalidArgument(f"{key!r} is not a valid name of an HTML attribute", detail={"option": "attrs"})
             if name.lower().startswith("on") or name.lower() in _OWNED:
                 raise InvalidArgument(
-                    f"the attribute {name!r} cannot be given: event handlers and src, srcset and poster are refused",
+                    f"the attribute {name!r} is not allowed: event handlers, src, srcset and poster are refused",
                     detail={"option": "attrs"},
                 )
             found[name] = value
@@ -454,7 +454,7 @@ def _attribute_name(key: Any) -> str:
 
 
 def _size(asset: MediaAsset | None, width: Any, height: Any) -> dict[str, Any]:
-    """Return ``width`` and ``height``: what was asked for, completed from the original so that nothing is distorted."""
+    """Return the requested ``width`` and ``height``, completed in the proportions of the original."""
     known = (asset.width, asset.height) if asset is not None and asset.width and asset.height else None
     if width is None and height is None:
         return {} if known is None else {"width": known[0], "height": known[1]}
@@ -480,14 +480,14 @@ def _tag(name: str, attributes: Mapping[str, Any]) -> Markup:
             parts.append(key)
         elif value is not None and value is not False:
             parts.append(f'{key}="{_escaped(value)}"')
-    # Names have been matched against a pattern, values escaped.
+    # Names were matched against a pattern, and values are escaped.
     return Markup(f"<{' '.join(parts)}>")  # noqa: S704
 
 
 def _escaped(value: Any) -> str:
     """Return ``value`` for a quoted attribute, escaped exactly once.
 
-    What calls itself markup is taken back to text first: it may be escaped already, and it may hold quotes.
+    Markup is unescaped first: it may be escaped already, and it may contain quotes.
     """
     text = Markup(value).unescape() if hasattr(value, "__html__") else str(value)  # noqa: S704
     return str(escape(text))

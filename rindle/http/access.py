@@ -1,7 +1,6 @@
-"""Who may call: the actor behind a request, the application's authorizer, ownership, and forged requests.
+"""Access rules of routes: the actor of a request, the application's authorizer, ownership, and forged requests.
 
-One :class:`Access` holds the rules that every route of a router needs; the routes themselves are in modules of their
-own.
+One :class:`Access` holds the rules that every route of a router needs; the routes are in other modules.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from rindle.profile import Profile
 from rindle.protocols import AssetSubject, Authorizer, UploadSubject
 from rindle.uploads.sessions import Upload, no_such_upload
 
-#: Says who sends a request: ``None`` for a stranger, else a text, an integer, a UUID or an object with such an ``id``.
+#: Returns the actor of a request: ``None`` for anonymous, else a string, integer, UUID or object with such an ``id``.
 ActorFromRequest = Callable[[Request], Awaitable[Any] | Any]
-#: Says whether a request was meant by the page it seems to come from; returning ``False`` or raising refuses it.
+#: Validates the form token of a request; returning ``False`` or raising refuses the request.
 CsrfCheck = Callable[[Request], Awaitable[bool | None] | bool | None]
 
-#: Header that a form on another site cannot send and a script there only after a CORS preflight.
+#: Header that a form on another site cannot send, and that a script there can send only after a CORS preflight.
 CSRF_HEADER = "X-Rindle"
 
 _MAX_ACTOR_CHARS = 255
 
 
 class Rules(TypedDict, total=False):
-    """Keywords of a router that changes nothing; see :class:`Access`."""
+    """Keywords of a read-only router; see :class:`Access`."""
 
     profiles: Required[Mapping[str, type[Profile]]]
     actor_from_request: ActorFromRequest | None
@@ -42,7 +41,7 @@ class Rules(TypedDict, total=False):
 
 
 class ChangingRules(Rules):
-    """Keywords of a router whose routes change something; see :class:`Access`."""
+    """Keywords of a router with state-changing routes; see :class:`Access`."""
 
     csrf: NotRequired[CsrfCheck | None]
 
@@ -50,17 +49,17 @@ class ChangingRules(Rules):
 class Access:
     """The rules that all routes of one router share.
 
-    Without an authorizer an actor may do what they like with their own uploads and nothing with those of others, which
-    do not exist for them. With one, the authorizer alone decides, and also about what others have uploaded: the subject
-    says by whom (``token_actor``, ``uploaded_by``).
+    Without an authorizer actors have full access to their own uploads; the uploads of others answer ``not_found``. With
+    an authorizer, it alone decides, also about the uploads of others: the subject names their actor (``token_actor``,
+    ``uploaded_by``).
 
     Args:
-        profiles: names clients use, and the profiles they mean. Rows of other profiles do not exist for this router.
-        actor_from_request: says who is calling; sync or async, everybody is ``None`` without it. May raise
-            ``rindle.errors.Unauthenticated`` or an ``HTTPException`` of its own.
+        profiles: profiles by the names that clients use. Rows of other profiles answer ``not_found``.
+        actor_from_request: returns the actor; a function or coroutine function. Without it every actor is ``None``. It
+            may raise ``rindle.errors.Unauthenticated`` or its own ``HTTPException``.
         authorizer: decides about ``upload.create``, ``upload.sign``, ``upload.read``, ``upload.verify``,
             ``upload.cancel``, ``read``, ``operate`` and ``subscribe``.
-        allow_anonymous: do without an authorizer, on purpose.
+        allow_anonymous: confirms that there is no authorizer.
         csrf: accepts requests without the header ``X-Rindle: 1``, such as plain HTML forms, after checking their token.
 
     Raises:
@@ -79,7 +78,7 @@ class Access:
         csrf: CsrfCheck | None = None,
     ) -> None:
         if not profiles:
-            raise Misconfigured("the router serves no profile: pass profiles={'name': ProfileClass}")
+            raise Misconfigured("the router has no profile: pass profiles={'name': ProfileClass}")
         self.rindle = rindle
         self.profiles = {name: rindle.profiles.get(profile) for name, profile in profiles.items()}
         # The first name wins when a profile is offered under several.
@@ -90,60 +89,60 @@ class Access:
         self._csrf = csrf
 
     def require_authorizer(self) -> None:
-        """Check the rules of routes that refuse nobody by themselves.
+        """Require an authorizer, or the confirmation that none is wanted.
 
         Raises:
             Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``.
         """
         if self._authorizer is None and not self._allow_anonymous:
             raise Misconfigured(
-                "these routes would be open to everybody: pass authorizer=..., or allow_anonymous=True when that is "
-                "what you want (actors then still reach only their own uploads)"
+                "these routes would be open to everyone: pass authorizer=..., or allow_anonymous=True to confirm it "
+                "(actors can then still reach only their own uploads)"
             )
 
     def profile(self, name: str) -> type[Profile]:
-        """Return the profile a client names.
+        """Return the profile of a client's name.
 
         Raises:
-            UnknownProfile: this router does not offer it.
+            UnknownProfile: this router has no profile of this name.
         """
         found = self.profiles.get(name)
         if found is None:
-            raise UnknownProfile(f"no profile {name[:255]!r} is offered here", detail={"profile": name[:255]})
+            raise UnknownProfile(f"unknown profile {name[:255]!r}", detail={"profile": name[:255]})
         return found
 
     def offers(self, profile_name: str) -> bool:
-        """Whether rows of the profile of this stable name may be seen through this router."""
+        """Whether this router shows rows of the profile with this stable name."""
         return profile_name in self._names
 
     def name_of(self, profile_name: str) -> str:
-        """Return the client's name of a profile."""
+        """Return the name that clients use for a profile."""
         return self._names[profile_name]
 
     async def actor(self, request: Request) -> Any:
-        """Return who sends ``request``, as the application describes its users."""
+        """Return the actor of ``request``, as returned by the application."""
         return None if self._actor_from_request is None else await call_hook(self._actor_from_request, request)
 
     async def check_forgery(self, request: Request) -> None:
-        """Refuse a state-changing request that another site may have made the browser send.
+        """Refuse a state-changing request that may come from another site.
 
         Raises:
-            Unauthorized: it has neither the header ``X-Rindle: 1`` nor the approval of ``csrf``.
+            Unauthorized: the header ``X-Rindle: 1`` is missing, and ``csrf`` does not accept the request.
         """
         if request.headers.get(CSRF_HEADER) == "1":
             return
         if self._csrf is not None and await call_hook(self._csrf, request) is not False:
             return
         raise Unauthorized(
-            f"the request may be forged: send the header {CSRF_HEADER}: 1, or a valid form token",
+            f"the request may come from another site: send the header {CSRF_HEADER}: 1, or a valid form token",
             detail={"reason": "csrf"},
         )
 
     async def allow(self, actor: Any, action: str, subject: Any) -> None:
-        """Ask the authorizer, if there is one.
+        """Call the authorizer, if there is one.
 
         Raises:
-            Unauthorized: it denies.
+            Unauthorized: the authorizer denies.
         """
         await authorize(self._authorizer, actor, action, subject)
 
@@ -162,8 +161,8 @@ class Access:
         """Return ``upload`` if ``actor`` may do ``action`` to it.
 
         Raises:
-            NotFound: it is another actor's and no authorizer allows it; the answer is that for an unknown id.
-            Unauthorized: it is the actor's own and the authorizer denies.
+            NotFound: the upload belongs to another actor and no authorizer allows it; as for an unknown id.
+            Unauthorized: the upload is the actor's own, but the authorizer denies.
         """
         if not self.offers(upload.asset.profile):
             raise no_such_upload()
@@ -181,13 +180,13 @@ class Access:
         return asset
 
     async def allow_subscription(self, actor: Any, asset: MediaAsset, upload: MediaUploadSession | None) -> None:
-        """Return if ``actor`` may follow ``asset``, or its ``upload``, as it changes.
+        """Return if ``actor`` may follow the events of ``asset``, or of its ``upload``.
 
-        The router's authorizer decides, or else that of the asset's profile; without either nobody may, but for routers
-        made with ``allow_anonymous``, where everybody may who knows the id.
+        The router's authorizer decides, or else the one of the asset's profile. Without both, access is denied, except
+        on routers with ``allow_anonymous``: there it is allowed to everyone who has the id.
 
         Raises:
-            Unauthorized: the actor may not.
+            Unauthorized: access is denied.
         """
         authorizer = self._authorizer or self.rindle.profiles.get(asset.profile).delivery_policy().authorizer
         if authorizer is None and not self._allow_anonymous:
@@ -206,7 +205,7 @@ class Access:
         except Unauthorized:
             if is_own:
                 raise
-            raise missing from None  # a denial would tell that it exists
+            raise missing from None  # a denial would reveal that the row exists
 
 
 def _upload_subject(asset: MediaAsset, session: MediaUploadSession, method: str) -> UploadSubject:
@@ -227,10 +226,10 @@ def _upload_subject(asset: MediaAsset, session: MediaUploadSession, method: str)
 
 
 def actor_name(actor: Any) -> str | None:
-    """Return the text that rows keep of an actor; ``None`` for a stranger.
+    """Return the name of an actor as stored in rows; ``None`` for anonymous.
 
     Raises:
-        Misconfigured: ``actor_from_request`` returned something that has no lasting name of 1 to 255 characters.
+        Misconfigured: ``actor_from_request`` returned an object without a stable name of 1 to 255 characters.
     """
     if actor is None:
         return None
@@ -238,6 +237,6 @@ def actor_name(actor: Any) -> str | None:
     if isinstance(named, str | int | UUID) and not isinstance(named, bool) and 1 <= len(str(named)) <= _MAX_ACTOR_CHARS:
         return str(named)
     raise Misconfigured(
-        f"actor_from_request returned a {type(actor).__name__} without a name: return None, a text of 1 to "
+        f"actor_from_request returned a {type(actor).__name__} without a name: return None, a string of 1 to "
         f"{_MAX_ACTOR_CHARS} characters, an integer, a UUID, or an object whose id is one of them"
     )

@@ -1,4 +1,4 @@
-"""Routes of assets: what became of an upload, its URLs, and the two buttons that help when a build went wrong."""
+"""Routes of assets: state and variants, URLs, and the cancel and requeue operations."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _VariantName = Annotated[
 _Disposition = Annotated[
     Literal["inline", "attachment"] | None, Query(description="Whether browsers show the file or save it.")
 ]
-_Redirect = Annotated[bool, Query(description="Answer 302 to the URL instead of naming it.")]
+_Redirect = Annotated[bool, Query(description="Answer 302 to the URL instead of returning it as JSON.")]
 
 
 def assets_router(rindle: Rindle, **rules: Unpack[ChangingRules]) -> APIRouter:
     """Return ``/assets/{asset_id}`` with its sub-routes; see :class:`rindle.http.access.Access` for the rules.
 
-    The authorizer is asked ``read`` for the first two routes and ``operate`` for the others, with an ``AssetSubject``;
-    a URL needs the consent of the profile's own authorizer (``deliver``) besides.
+    The authorizer is called with ``read`` for the first two routes and ``operate`` for the others, and an
+    ``AssetSubject``. A URL also needs the permission of the profile's own authorizer (``deliver``).
 
     Raises:
         Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, or no profile.
@@ -50,7 +50,7 @@ class _Assets:
         self._access = access
 
     async def show(self, request: Request, asset_id: _AssetId) -> FullAssetAnswer:
-        """Return where the asset and each of its variants stand, for pages that poll."""
+        """Return the state of the asset and of each variant, for pages that poll."""
         asset = await self._allowed(await self._access.actor(request), "read", asset_id)
         return FullAssetAnswer(asset=FullAssetJson.of(asset, self._access.name_of(asset.profile)))
 
@@ -62,7 +62,7 @@ class _Assets:
         disposition: _Disposition = None,
         redirect: _Redirect = False,
     ) -> UrlAnswer | Response:
-        """Return a URL and until when it works. While a declared variant is not ready, it is that of the original."""
+        """Return a URL and its expiry. While a declared variant is not ready, the URL is that of the original."""
         actor = await self._access.actor(request)
         asset = await self._allowed(actor, "read", asset_id)
         options = UrlOptions(actor=actor, disposition=disposition)
@@ -72,13 +72,13 @@ class _Assets:
         elif variant in services.profile(asset.profile).variants:
             issued = await issue_variant_url(services, asset.profile, asset, variant, options)
         else:
-            raise NotFound("could not find the variant: not found", detail={"entity": "variant"})
+            raise NotFound("the profile has no variant of this name", detail={"entity": "variant"})
         if redirect:
             return RedirectResponse(issued.url, 302, headers={**NO_STORE, "Referrer-Policy": "no-referrer"})
         return UrlAnswer.of(issued)
 
     async def cancel(self, request: Request, asset_id: _AssetId) -> CancelReport:
-        """Stop what is being built; rows are `cancelled` when this answers, processes gone seconds later."""
+        """Stop all open builds. The rows are `cancelled` when this answers; the processes end within seconds."""
         await self._access.check_forgery(request)
         actor = await self._access.actor(request)
         asset = await self._allowed(actor, "operate", asset_id)
@@ -86,7 +86,7 @@ class _Assets:
         return CancelReport.model_validate(report.to_dict())
 
     async def requeue(self, request: Request, asset_id: _AssetId, body: Requeue | None = None) -> RequeueAnswer:
-        """Queue failed and cancelled variants again, or the named ones, stale and missing ones included."""
+        """Queue failed and cancelled variants again, or the named ones, including stale and missing variants."""
         await self._access.check_forgery(request)
         actor = await self._access.actor(request)
         asset = await self._allowed(actor, "operate", asset_id)
@@ -115,7 +115,7 @@ _ROUTES = (
         "Sign a URL of an original or a variant",
         UrlAnswer,
         errors=("not_found", "asset_not_deliverable", "delivery_unsupported", "storage_adapter_exception"),
-        responses={302: {"description": "To the URL, when `redirect` was asked for."}},
+        responses={302: {"description": "To the URL, when `redirect` is true."}},
     ),
     Route(
         "POST",

@@ -1,7 +1,7 @@
-"""Answering errors: one shape, ``{"error": {"code", "message", "detail"}}``, with the status that goes with the code.
+"""Error responses: one shape, ``{"error": {"code", "message", "detail"}}``, with the HTTP status of the code.
 
-Done by the route class and not by handlers of the application, so that it also works where the router is included into
-somebody else's FastAPI application, whose own error answers stay as they are.
+The route class makes them, not an exception handler of the application, so a router also works when it is included
+into a host application, whose own error responses stay as they are.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from rindle.security import scrub
 
 log = logging.getLogger(__name__)
 
-#: Largest body of a route that takes JSON: ours are a few hundred bytes, and they are read into memory.
+#: Largest body of a JSON route in bytes: real bodies have a few hundred bytes, and they are read into memory.
 MAX_JSON_BYTES = 64 * 1024
-#: ``Retry-After`` of an answer that is worth a retry when nobody said how long to wait.
+#: ``Retry-After`` in seconds of a retryable error without a wait of its own.
 RETRY_SECONDS = 5
 
-#: What every route with arguments and an actor may answer.
+#: Error codes of every route with arguments and an actor.
 COMMON_CODES = ("invalid_argument", "unauthorized", "unauthenticated", "unexpected", "inspection_failed")
 
-#: Answers belong to one actor and may hold a signed URL.
+#: Responses belong to one actor and may hold a signed URL.
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -44,20 +44,20 @@ class ErrorFacts(BaseModel):
     """What went wrong."""
 
     code: str = Field(description="Stable identifier of the error, for programs.", examples=["not_found"])
-    message: str = Field(description="Sentence for people; may change.")
+    message: str = Field(description="Sentence for people; its wording may change.")
     detail: dict[str, Any] = Field(description="Facts such as the limit, the value found and the state.")
 
 
 class ErrorAnswer(BaseModel):
-    """Body of every answer that is not a success."""
+    """Body of every error response."""
 
     error: ErrorFacts
 
 
 def documented(*codes: str, common: Collection[str] = COMMON_CODES) -> dict[int | str, dict[str, Any]]:
-    """Return the ``responses`` of a route: the codes it answers with, by status, and what any route may answer.
+    """Return the ``responses`` of a route: its error codes and the common ones, by status.
 
-    ``common`` replaces the latter for routes that know no arguments and no actor.
+    ``common`` replaces the common codes on routes without arguments and actor.
     """
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys((*codes, *common)):
@@ -72,13 +72,13 @@ def documented(*codes: str, common: Collection[str] = COMMON_CODES) -> dict[int 
                 "Retry-After": {"description": "Seconds to wait before a retry.", "schema": {"type": "integer"}}
             }
         found[status] = described
-    # Also keeps FastAPI from documenting its own 422, which these routes never answer.
+    # This also removes FastAPI's own 422 from the description; these routes never return it.
     found["default"] = {"model": ErrorAnswer, "description": "Any other error."}
     return found
 
 
 def error_response(error: RindleError) -> Response:
-    """Return the answer to an error: its status, its code, message and detail, never its cause."""
+    """Return the response to an error: its status, code, message and detail, never its cause."""
     status = int(error.http_status)
     headers = dict(NO_STORE)
     if error.retry_after is not None or (error.retryable and status in (429, 503)):
@@ -88,9 +88,9 @@ def error_response(error: RindleError) -> Response:
 
 
 class RindleRoute(APIRoute):
-    """A route whose errors are answered in our shape and whose answers are not cached.
+    """A route with our error responses, and with responses that are not cached.
 
-    What the application's own callables raise as ``HTTPException`` is left to the application.
+    An ``HTTPException`` of the application's own callables is left to the application.
     """
 
     #: Largest request body in bytes; ``None`` when the endpoint limits it itself.
@@ -117,10 +117,10 @@ class RindleRoute(APIRoute):
 
 
 def limited(request: Request, max_bytes: int) -> Request:
-    """Return ``request`` with a body that ends in ``max_bytes_exceeded`` once it is longer than ``max_bytes``.
+    """Return ``request`` with a body that raises ``max_bytes_exceeded`` once it is longer than ``max_bytes``.
 
     Raises:
-        UploadRejected: ``max_bytes_exceeded``, at once when ``Content-Length`` says so.
+        UploadRejected: ``max_bytes_exceeded``, at once when ``Content-Length`` is larger.
     """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit():
@@ -141,14 +141,14 @@ def limited(request: Request, max_bytes: int) -> Request:
 def _check_length(found: int, max_bytes: int) -> None:
     if found > max_bytes:
         raise UploadRejected(
-            f"the body of this request is larger than the {max_bytes} bytes allowed",
+            f"the request body is larger than the limit of {max_bytes} bytes",
             code="max_bytes_exceeded",
             detail={"limit": max_bytes},
         )
 
 
 def _translated(error: Exception) -> RindleError | None:
-    """Return the error to answer with, or ``None`` when it is the application's."""
+    """Return the error of the response, or ``None`` when it is the application's own."""
     if isinstance(error, RindleError):
         return error
     if isinstance(error, RequestValidationError):
@@ -156,22 +156,23 @@ def _translated(error: Exception) -> RindleError | None:
     if isinstance(error, HTTPException):
         return _unreadable(error)
     if isinstance(error, ClientDisconnect):
-        return InvalidArgument("the body is incomplete", detail={"option": "body"})  # nobody reads it
+        # The client is gone, so nobody reads this.
+        return InvalidArgument("the body is incomplete", detail={"option": "body"})
     _log(error)
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         return InspectionFailed("the database did not answer; try again")
-    return _Unforeseen(error)
+    return _UnexpectedError(error)
 
 
-class _Unforeseen(RindleError):
-    """The answer to what nobody foresaw: its class, none of its text."""
+class _UnexpectedError(RindleError):
+    """The response to an unexpected exception: its class, none of its text."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__("something unexpected happened", detail={"error": type(error).__name__})
+        super().__init__("an unexpected error occurred", detail={"error": type(error).__name__})
 
 
 def _unreadable(error: HTTPException) -> RindleError | None:
-    """Return what lies behind FastAPI's "error parsing the body", or ``None`` for any other ``HTTPException``."""
+    """Return the cause of FastAPI's "error parsing the body", or ``None`` for any other ``HTTPException``."""
     if error.status_code != 400 or error.detail != "There was an error parsing the body":
         return None
     if isinstance(error.__cause__, RindleError):
@@ -180,24 +181,24 @@ def _unreadable(error: HTTPException) -> RindleError | None:
 
 
 def _invalid(error: RequestValidationError) -> InvalidArgument:
-    """Name each wrong option and what is wrong with it; values are not repeated, they may be secrets or huge."""
+    """Describe the problem of each invalid option; values are left out, they may be secrets or very long."""
     problems = [_problem(found) for found in error.errors()[:20]]
-    told = "; ".join(f"{one['option']}: {one['problem']}" for one in problems)
+    summary = "; ".join(f"{one['option']}: {one['problem']}" for one in problems)
     return InvalidArgument(
-        f"the request is not valid: {told}",
+        f"the request is invalid: {summary}",
         detail={"option": problems[0]["option"] if problems else "body", "problems": problems},
     )
 
 
 def _problem(found: Mapping[str, Any]) -> dict[str, str]:
-    # A key of a JSON body may hold half a surrogate pair, which no answer could carry.
+    # A key of a JSON body may hold half of a surrogate pair, which no response can encode.
     where = [str(part).encode(errors="replace").decode() for part in found.get("loc", ())]
-    # The first part says where it was looked for (body, query, path, header).
+    # The first part is the location (body, query, path, header).
     named = where[1:] if len(where) > 1 and found.get("type") != "json_invalid" else where[:1]
     return {"option": ".".join(named)[:200] or "body", "problem": str(found.get("msg", ""))[:200]}
 
 
 def _log(error: Exception) -> None:
-    # The whole traceback, which an operator needs, without the credentials that a driver may have put into its text.
-    told = scrub("".join(traceback.format_exception(error)))
-    log.error("unexpected error in a route\n%s", told, extra={"error": type(error).__name__})
+    # The whole traceback, without the credentials that a driver may have put into its text.
+    trace = scrub("".join(traceback.format_exception(error)))
+    log.error("unexpected error in a route\n%s", trace, extra={"error": type(error).__name__})

@@ -1,4 +1,4 @@
-"""``GET /events``: Server-Sent Events of assets, variants and uploads, resumable where a connection was lost.
+"""``GET /events``: Server-Sent Events of assets, variants and uploads, resumable after a lost connection.
 
 Source: WHATWG HTML, "Server-sent events" (``text/event-stream``, ``Last-Event-ID``, 204 ends reconnecting).
 """
@@ -38,16 +38,16 @@ log = logging.getLogger(__name__)
 
 #: Subjects of one stream.
 MAX_SUBJECTS = 20
-#: Missed events of one subject that are sent again; who missed more is told to read the state anew.
+#: Missed events of one subject that are sent again; after more than these the client gets a ``reset``.
 MAX_REPLAYED = 1_000
 #: Milliseconds after which a browser connects again.
 RETRY_MS = 3_000
-#: Seconds that a client of too many streams is asked to wait.
+#: ``Retry-After`` in seconds for a client with too many streams.
 _BUSY_SECONDS = 5
 
 _HEADERS = {**NO_STORE, "X-Accel-Buffering": "no", "Content-Encoding": "identity"}
 _LAST_ID = re.compile(r"[0-9]{1,19}(\.[0-9]{1,19})*")
-#: One text for an unknown subject and a refused one: neither tells that something exists.
+#: One message for unknown and denied subjects, so that it does not reveal which ids exist.
 _REFUSED = "not allowed to follow this"
 
 _Scopes = Annotated[
@@ -63,23 +63,25 @@ _Ids = Annotated[
         description="Id of the first, second, ... `scope`; a `provider_asset` is named by its asset.",
     ),
 ]
-_Snapshot = Annotated[bool, Query(description="Send the state of each subject before what happens next.")]
-_Until = Annotated[Literal["terminal"] | None, Query(description="End soon after every subject has come to rest.")]
-_LastIdQuery = Annotated[str | None, Query(alias="last_event_id", description="The same; the header wins.")]
+_Snapshot = Annotated[bool, Query(description="Send the state of each subject before the next events.")]
+_Until = Annotated[Literal["terminal"] | None, Query(description="End soon after all subjects are in terminal states.")]
+_LastIdQuery = Annotated[
+    str | None, Query(alias="last_event_id", description="Same as the header, which takes precedence.")
+]
 _LastIdHeader = Annotated[
-    str | None, Header(alias="Last-Event-ID", description="Go on after this `id` of an earlier stream.")
+    str | None, Header(alias="Last-Event-ID", description="Continue after this `id` of an earlier stream.")
 ]
 _Tickets = Annotated[
     list[Annotated[str, StringConstraints(max_length=2048)]] | None,
-    Query(alias="ticket", max_length=MAX_SUBJECTS, description="Of `Rindle.subscription_ticket`; repeatable."),
+    Query(alias="ticket", max_length=MAX_SUBJECTS, description="Ticket of `Rindle.subscription_ticket`; repeatable."),
 ]
 
 
 def events_router(rindle: Rindle, **rules: Unpack[Rules]) -> APIRouter:
     """Return ``/events``; see :class:`rindle.http.access.Access` for the rules.
 
-    The authorizer (or else that of the asset's profile) is asked ``subscribe`` about each subject before the first
-    byte. Where there is none, everything is refused but what a ticket is for, unless ``allow_anonymous`` is given.
+    The authorizer (or else the one of the asset's profile) is called with ``subscribe`` for each subject before the
+    first byte. Without an authorizer every subject needs a ticket, unless ``allow_anonymous`` is set.
 
     Raises:
         Misconfigured: there is no profile.
@@ -97,7 +99,7 @@ class _Events:
         self._rindle = access.rindle
         self._access = access
         self._settings = access.rindle.settings
-        #: Open streams by actor; ``None`` stands for all strangers.
+        #: Open streams by actor; ``None`` stands for all anonymous clients.
         self._open: Counter[str | None] = Counter()
 
     async def stream(
@@ -111,25 +113,25 @@ class _Events:
         last_event_id_header: _LastIdHeader = None,
         tickets: _Tickets = None,
     ) -> Response:
-        """Send what happens from now on, or what was missed and then that.
+        """Send new events, after the missed ones when the stream is resumed.
 
-        Each event has `id:` (where to resume), `event:` (its type) and one line of JSON, in which fields may be added.
-        Unknown types are to be ignored. A `reset` says that something was missed; snapshots follow.
+        Each event has `id:` (where to resume), `event:` (its type) and one line of JSON. Fields and types may be added:
+        ignore unknown ones. After a `reset` events are missing; snapshots follow.
         """
         subjects = _subjects(scopes, ids)
         after = _numbers(last_event_id_header or last_event_id, len(subjects))
         actor = await self._access.actor(request)
         statuses = await self._allowed(actor, subjects, tickets or ())
-        release = self._take_place(actor_name(actor))
+        release = self._count_stream(actor_name(actor))
         subscription = Subscription(self._rindle.listener, subjects, after, most_missing=MAX_REPLAYED)
         try:
             await subscription.open(statuses)
-            is_told = until is not None and last_event_id_header and await subscription.has_caught_up()
+            has_all_events = until is not None and last_event_id_header and await subscription.has_caught_up()
         except BaseException:
             subscription.close()
             release()
             raise
-        if is_told and _are_at_rest(subjects, [status.state for status in statuses]):
+        if has_all_events and _are_at_rest(subjects, [status.state for status in statuses]):
             subscription.close()
             release()
             return Response(status_code=204, headers=NO_STORE)
@@ -137,10 +139,10 @@ class _Events:
         return _Answer(stream, self._rindle, release)
 
     async def _allowed(self, actor: Any, subjects: Sequence[Subject], tickets: Sequence[str]) -> list[SubjectStatus]:
-        """Return where the subjects stand, if every one of them may be followed.
+        """Return the status of the subjects, if every one of them may be followed.
 
         Raises:
-            Unauthorized: one of them is unknown or refused; the answer is the same.
+            Unauthorized: one of them is unknown or denied; the response is the same.
         """
         granted = self._granted(tickets)
         allowed: list[SubjectStatus] = []
@@ -156,24 +158,27 @@ class _Events:
         return allowed
 
     def _granted(self, tickets: Sequence[str]) -> set[Subject]:
-        """Return what the valid ones of ``tickets`` are for; the others are worth nothing."""
+        """Return the subjects of the valid tickets; invalid tickets are ignored."""
         granted = set()
         for ticket in tickets if self._rindle.secrets else ():
             with contextlib.suppress(Unauthorized):
                 granted.add(Subject(*read_ticket(ticket, self._rindle.secrets)))
         return granted
 
-    def _take_place(self, actor: str | None) -> Callable[[], None]:
-        """Count one more stream and return what ends the counting; strangers share the places of the process.
+    def _count_stream(self, actor: str | None) -> Callable[[], None]:
+        """Count one more stream and return the function that ends it; anonymous clients have no limit of their own.
 
         Raises:
-            TooManyStreams: the actor has no place left, or the process.
+            TooManyStreams: the limit of the actor or of the process is reached.
         """
         of_actor, of_process = self._settings.streams_per_actor, self._settings.streams_per_process
-        for taken, limit in ((0 if actor is None else self._open[actor], of_actor), (self._open.total(), of_process)):
-            if taken >= limit:
+        for open_streams, limit in (
+            (0 if actor is None else self._open[actor], of_actor),
+            (self._open.total(), of_process),
+        ):
+            if open_streams >= limit:
                 raise TooManyStreams(
-                    "too many event streams are open; one stream can follow several subjects",
+                    "too many open event streams; follow several subjects with one stream",
                     detail={"limit": limit},
                     retry_after=_BUSY_SECONDS,
                 )
@@ -201,7 +206,7 @@ _ROUTES = (
                 "description": "Server-Sent Events: `snapshot`, `reset` and the streamed event types.",
                 "content": {"text/event-stream": {"schema": {"type": "string"}}},
             },
-            204: {"description": "To a browser that connects again although everything is told: stay away."},
+            204: {"description": "A browser has reconnected after the last event; it does not reconnect again."},
         },
         options={"response_class": Response},
     ),
@@ -210,7 +215,7 @@ _ROUTES = (
 
 def _subjects(scopes: Sequence[str], ids: Sequence[str]) -> list[Subject]:
     if len(scopes) != len(ids):
-        raise InvalidArgument("every scope needs its id, in the same order", detail={"option": "id"})
+        raise InvalidArgument("scope and id must be repeated equally often, in the same order", detail={"option": "id"})
     return [subject_of(scope, subject_id) for scope, subject_id in zip(scopes, ids, strict=True)]
 
 
@@ -221,7 +226,8 @@ def _numbers(text: str | None, count: int) -> list[int] | None:
     numbers = [int(part) for part in text.split(".")] if _LAST_ID.fullmatch(text) else []
     if len(numbers) != count or max(numbers) > MAX_ID:
         raise InvalidLastEventId(
-            f"Last-Event-ID is {count} whole numbers joined by dots, one for each subject", detail={"subjects": count}
+            f"Last-Event-ID must be {count} whole numbers joined by dots, one for each subject",
+            detail={"subjects": count},
         )
     return numbers
 
@@ -231,7 +237,7 @@ def _are_at_rest(subjects: Sequence[Subject], states: Sequence[str | None]) -> b
 
 
 class _Stream:
-    """The text of one connection."""
+    """The events of one connection, as text."""
 
     def __init__(
         self,
@@ -254,12 +260,12 @@ class _Stream:
         self._rest_ends_at: float | None = None
 
     async def text(self) -> AsyncGenerator[bytes, None]:
-        """Yield the stream piece by piece until it is over."""
+        """Yield the stream piece by piece until it ends."""
         try:
             yield self._greeting()
             while True:
                 if self._owes_snapshots and await self._events.has_caught_up():
-                    for piece in self._snapshots(await self._events.look() if self._is_resumed else None):
+                    for piece in self._snapshots(await self._events.read_statuses() if self._is_resumed else None):
                         yield piece
                 event = await self._next()
                 if event is None:
@@ -268,11 +274,11 @@ class _Stream:
                 if event.type != "reset":
                     yield self._encoded(event.type, {**event.payload, "occurred_at": iso_instant(event.occurred_at)})
                     continue
-                # Without an id: who loses the connection before the snapshots asks for the same again.
+                # Without an id: a client that loses the connection before the snapshots resumes from here.
                 yield self._encoded("reset", event.payload, is_place=False)
                 for piece in self._snapshots(await self._events.skip()):
                     yield piece
-        except (RindleError, SQLAlchemyError) as error:  # the client connects again, and is answered by then
+        except (RindleError, SQLAlchemyError) as error:  # the client reconnects later
             log.warning("event stream ended", extra={"error": type(error).__name__})
 
     def close(self) -> None:
@@ -280,9 +286,9 @@ class _Stream:
         self._events.close()
 
     async def _next(self) -> Event | None:
-        """Return the next event, ``None`` when the stream is over."""
+        """Return the next event, ``None`` at the end of the stream."""
         ends_at = self._ends_at
-        # Who has not been told everything yet is not let go, however short the grace and slow the database.
+        # The stream ends only after every event was sent, however short the grace and slow the database.
         if self._until_terminal and _are_at_rest(self._subjects, self._states) and await self._events.has_caught_up():
             if self._rest_ends_at is None:
                 self._rest_ends_at = self._loop.time() + self._settings.stream_grace_seconds
@@ -296,18 +302,18 @@ class _Stream:
             return None
 
     def _note(self, event: Event) -> None:
-        """Remember the states that an event tells."""
+        """Remember the states of an event."""
         for number in event.subjects:
             if self._subjects[number].scope != "asset" or event.type == "asset_state_changed":
                 self._states[number] = event.payload.get("state", self._states[number])
 
     def _greeting(self) -> bytes:
-        # A block that has an id and no data sets the place to resume from without being an event.
-        place = "" if self._events.owes_reset else f"id: {self._place()}\n"
+        # A block with an id and no data sets the place to resume from, but is no event.
+        place = "" if self._events.has_pending_reset else f"id: {self._place()}\n"
         return f"retry: {RETRY_MS}\n: connected\n{place}\n".encode()
 
     def _snapshots(self, statuses: Sequence[SubjectStatus] | None) -> list[bytes]:
-        """Return the state of every subject: as it was found at the start, or as ``statuses`` say."""
+        """Return the state of every subject, from ``statuses`` or else as read at the start."""
         self._owes_snapshots = False
         found = self._events.statuses if statuses is None else statuses
         self._states = [status.state for status in found]
@@ -323,7 +329,7 @@ class _Stream:
 
 
 class _Answer(EventSourceResponse):
-    """The response: keeps the connection alive and gives everything back when it ends, however it does."""
+    """The response: keeps the connection alive, and releases everything when it ends."""
 
     def __init__(self, stream: _Stream, rindle: Rindle, release: Callable[[], None]) -> None:
         self._text = stream.text()
@@ -334,16 +340,16 @@ class _Answer(EventSourceResponse):
             ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
             send_timeout=rindle.settings.stream_send_seconds,
         )
-        del self.headers["connection"]  # the server's business, and not allowed in HTTP/2
+        del self.headers["connection"]  # the server sets it; HTTP/2 forbids it
         self._stream = stream
         self._release = release
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with aclosing(self._text):  # a client that goes away leaves it where it stands
+            async with aclosing(self._text):  # a client that disconnects leaves it unfinished
                 await super().__call__(scope, receive, send)
         except SendTimeoutError:
-            log.info("event stream ended: its client takes nothing")
+            log.info("event stream ended: its client does not read")
         finally:
             self._stream.close()
             self._release()

@@ -1,4 +1,4 @@
-"""Routes for load balancers and monitors: does this process run, and do the services it needs answer?"""
+"""Health routes for load balancers and monitors: liveness of the process, readiness of its services."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LiveAnswer(BaseModel):
 
 
 class ReadyAnswer(BaseModel):
-    """Everything that this process needs answers."""
+    """All services of this process answer."""
 
     status: Literal["ready"] = "ready"
     database: Literal["ok"] = Field("ok", description="The database answered a query.")
@@ -30,14 +30,14 @@ class ReadyAnswer(BaseModel):
 def health_router(rindle: Rindle) -> APIRouter:
     """Return ``/livez`` and ``/readyz`` (GET and HEAD), open to everybody and never cached.
 
-    ``/livez`` answers 200 as soon as the event loop gets to it and asks nobody: restart a process that does not.
-    ``/readyz`` answers 200 when the database and Temporal answer, else 503 with the code ``inspection_failed`` (no
-    database) or ``temporal_unavailable``; ``detail`` says ``ok`` or ``no answer`` for both and nothing else. While only
-    Temporal is away uploads still succeed and their work starts later, so alarm on it, but do not take every web
-    process out of service for it.
+    ``/livez`` answers 200 as soon as the event loop runs it, without a request to a service: restart a process that
+    does not answer. ``/readyz`` answers 200 when the database and Temporal answer, else 503 with the code
+    ``inspection_failed`` (no database) or ``temporal_unavailable``; ``detail`` has ``ok`` or ``no answer`` for both and
+    nothing else. While only Temporal is unreachable, uploads still succeed and their work starts later: raise an alarm,
+    but do not take every web process out of service.
 
-    The answer takes 3 s at most. Probes that come together, or within a second, share one look, so nobody can load the
-    database or Temporal through them.
+    The response takes 3 s at most. Probes that arrive together, or within a second, share one check, so probes cannot
+    overload the database or Temporal.
     """
     routes = _Health(HealthCheck(rindle.database, rindle.temporal))
     router = APIRouter(route_class=RindleRoute, tags=["health"])
@@ -47,7 +47,7 @@ def health_router(rindle: Rindle) -> APIRouter:
         methods=["GET"],
         response_model=LiveAnswer,
         operation_id="rindle_live",
-        summary="Say that this process runs",
+        summary="Liveness of this process",
         responses=documented(common=["unexpected"]),
     )
     router.add_api_route(
@@ -56,7 +56,7 @@ def health_router(rindle: Rindle) -> APIRouter:
         methods=["GET"],
         response_model=ReadyAnswer,
         operation_id="rindle_ready",
-        summary="Say whether database and Temporal answer",
+        summary="Readiness: whether database and Temporal answer",
         responses=documented("inspection_failed", "temporal_unavailable", common=["unexpected"]),
     )
     router.add_api_route("/livez", routes.live, methods=["HEAD"], include_in_schema=False)
@@ -69,11 +69,11 @@ class _Health:
         self._check = check
 
     async def live(self) -> LiveAnswer:
-        """Answer at once; no service is asked. Without an answer the process should be restarted."""
+        """Answer at once, without a request to a service. Restart a process that does not answer."""
         return LiveAnswer()
 
     async def ready(self) -> ReadyAnswer:
-        """Answer 503 and name what is missing when the database or Temporal does not answer within 3 s."""
+        """Answer 503 and name the missing services when the database or Temporal does not answer within 3 s."""
         found = await self._check.health()
         if not found.is_ready:
             raise _missing(found)

@@ -1,6 +1,6 @@
 """``POST /uploads/inline``: a file that passes through the application, as a form without scripts or as a raw body.
 
-Tickets for files that go straight to the store are in :mod:`rindle.http.uploads`.
+Tickets for files that clients send directly to the store are in :mod:`rindle.http.uploads`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from rindle.http.errors import NO_STORE, RindleRoute, limited
 from rindle.http.routes import Route, router_of
 from rindle.http.schemas import MAX_FILENAME_CHARS, AssetAnswer, AssetJson
 
-#: Largest file that may pass through the application when the router is not told otherwise; bigger ones go direct.
+#: Default limit in bytes of a file that passes through the application; larger files need a direct upload.
 MAX_INLINE_BYTES = 64 << 20
 
-# What a form may have beside its file: room for boundaries, part headers and a few fields.
+# Bytes of a form beside its file: boundaries, part headers and a few fields.
 _FORM_OVERHEAD_BYTES = 64 * 1024
 _MAX_FORM_FIELDS = 32
 _MAX_NEXT_CHARS = 2048
 
-_RawProfile = Annotated[str | None, Query(max_length=255, description="Of a raw body; a form has its own field.")]
-_RawFilename = Annotated[str | None, Query(max_length=MAX_FILENAME_CHARS, description="Likewise.")]
+_RawProfile = Annotated[
+    str | None, Query(max_length=255, description="Profile of a raw body; a form has its own field.")
+]
+_RawFilename = Annotated[str | None, Query(max_length=MAX_FILENAME_CHARS, description="File name of a raw body.")]
 
-# Documented by hand: FastAPI would read the body before the endpoint could limit it.
+# Described by hand: with a body parameter FastAPI reads the body before the endpoint can limit it.
 _INLINE_BODY = {
     "requestBody": {
         "required": True,
@@ -47,7 +49,7 @@ _INLINE_BODY = {
                         "file": {"type": "string", "format": "binary"},
                         "next": {
                             "type": "string",
-                            "description": "Path on this site to go to afterwards (303); `asset_id` is added to it.",
+                            "description": "Path on this site to redirect to (303); `asset_id` is added to it.",
                         },
                     },
                 }
@@ -70,7 +72,7 @@ _REFUSED = (
 
 
 def inline_routes(access: Access, *, max_bytes: int) -> APIRouter:
-    """Return ``POST /uploads/inline``, which takes files of at most ``max_bytes``."""
+    """Return ``POST /uploads/inline``, which accepts files of at most ``max_bytes``."""
     return router_of(_ROUTES, _Inline(access, max_bytes), tag="uploads")
 
 
@@ -87,10 +89,10 @@ class _Inline:
     async def upload(
         self, request: Request, profile: _RawProfile = None, filename: _RawFilename = None
     ) -> AssetAnswer | Response:
-        """Take in a file: a form with `profile`, `file` and perhaps `next`, or a raw body with the query's two.
+        """Upload a file: a form with `profile`, `file` and optionally `next`, or a raw body with query parameters.
 
-        Works without scripts; then the form carries the token of the application's CSRF protection. The file is spooled
-        to disk piece by piece and judged before anything is stored.
+        A form works without scripts; it then carries the token of the application's CSRF protection. The file is
+        spooled to disk piece by piece and validated before anything is stored.
         """
         is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() in _FORM_TYPES
         limit = self._max_bytes + (_FORM_OVERHEAD_BYTES if is_form else 0)
@@ -101,27 +103,27 @@ class _Inline:
                 return await self._inline_form(body)
             if profile is None or filename is None:
                 raise InvalidArgument(
-                    "a raw body needs profile and filename in the query; a form needs the fields profile and file",
+                    "a raw body needs profile and filename in the query, a form needs the fields profile and file",
                     detail={"option": "profile" if profile is None else "filename"},
                 )
-            async with aclosing(body.stream()) as pieces:  # refused halfway, it would be left where it stands
+            async with aclosing(body.stream()) as pieces:  # a refusal leaves the body unfinished
                 return await self._take_in(body, profile, filename, pieces, None)
         finally:
-            await run_to_end(body.close())  # the form's spooled file, whoever parsed it
+            await run_to_end(body.close())  # also closes the form's spooled file
 
     async def _inline_form(self, request: Request) -> AssetAnswer | Response:
         try:
             form = await request.form(max_files=1, max_fields=_MAX_FORM_FIELDS, max_part_size=_FORM_OVERHEAD_BYTES)
-        except HTTPException as error:  # what Starlette makes of a malformed form
+        except HTTPException as error:  # Starlette's error for a malformed form
             raise InvalidArgument(f"the form cannot be read: {error.detail}", detail={"option": "body"}) from error
         profile, file, target = form.get("profile"), form.get("file"), form.get("next")
         if not isinstance(profile, str):
-            raise InvalidArgument("the form lacks the field profile", detail={"option": "profile"})
+            raise InvalidArgument("the form has no field profile", detail={"option": "profile"})
         if not isinstance(file, UploadFile) or not file.filename:
-            raise InvalidArgument("the form lacks a file; choose one", detail={"option": "file"})
+            raise InvalidArgument("the form has no file; choose one", detail={"option": "file"})
         if file.size is not None and file.size > self._max_bytes:
             raise UploadRejected(
-                f"the file is larger than the {self._max_bytes} bytes that may be sent this way",
+                f"the file is larger than the limit of {self._max_bytes} bytes",
                 code="max_bytes_exceeded",
                 detail={"limit": self._max_bytes},
             )
@@ -159,10 +161,10 @@ _FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencod
 
 
 def _local_target(target: Any) -> str | None:
-    """Return the form's ``next`` if it is a path on this site, so that nobody is sent elsewhere in our name.
+    """Return the form's ``next`` if it is a path on this site; redirects to other sites are refused.
 
-    Browsers take ``//host``, ``/\\host`` and either with tabs or line breaks in it for another site (WHATWG URL,
-    relative-slash state), so what is not plainly a path is refused.
+    Browsers treat ``//host``, ``/\\host`` and either with tabs or line breaks in it as another site (WHATWG URL,
+    relative-slash state), so everything but a plain path is refused.
     """
     if target is None or target == "":
         return None

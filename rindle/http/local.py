@@ -1,9 +1,9 @@
-"""Serving and receiving the objects of a ``LocalStorage`` over HTTP: the only route of Rindle that moves bytes.
+"""Serve and receive the objects of a ``LocalStorage`` over HTTP: the only route of Rindle that moves bytes.
 
 ``GET`` and ``HEAD`` follow RFC 9110 (one range, conditional requests), ``PUT`` redeems upload grants. The token in the
-path is the whole authorisation: the application decided when it asked for the URL. Errors are answered in plain text.
+path is the whole authorisation: the application decided when it made the URL. Error responses are plain text.
 
-CORS headers are the application's business (its middleware), as are rate limits. Other stores serve their own bytes.
+CORS headers and rate limits belong to the application (its middleware). Other stores serve their own bytes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 
 #: Bytes read from the disk and sent at a time.
 CHUNK_BYTES = 64 * 1024
-#: Seconds a shared cache may keep a public object; public keys are never written twice.
+#: Seconds for which a shared cache may keep a public object; a public key is never written twice.
 PUBLIC_MAX_AGE_SECONDS = 3600
 
-#: Takes ``(name, metadata, measurements)``, such as ``rindle.telemetry.emit``.
+#: Called as ``(name, metadata, measurements)``, such as ``rindle.telemetry.emit``.
 Emit = Callable[[str, Mapping[str, Any], Mapping[str, float]], object]
 
 _DEFAULT_TYPE = "application/octet-stream"
-# On every answer, also errors: never sniffed, never run, no address leaked to what a document links to.
+# On every response, also errors: no sniffing, no scripts, no address in the Referer of linked pages.
 _GUARDS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -56,7 +56,7 @@ _GUARDS = {
 }
 
 
-#: Says for a storage key whether anybody may have its object.
+#: Returns whether the object of a storage key is public.
 IsPublic = Callable[[str], bool | Awaitable[bool]]
 
 
@@ -74,10 +74,10 @@ def local_router(
 
     Args:
         storage: made with ``base_url`` and ``secrets``.
-        is_public: says for a storage key, as a function or coroutine, whether anybody may have its object; a key it
-            denies is answered like a missing one.
+        is_public: function or coroutine function that returns whether the object of a storage key is public; other
+            keys answer like missing ones.
         emit: receives ``rindle.delivery.range_request`` and ``rindle.delivery.range_fallback``.
-        strict_range_parsing: answer 416 instead of the whole file to a malformed or multiple range.
+        strict_range_parsing: answer 416 to a malformed or multiple range, instead of the whole file.
 
     Raises:
         CapabilityUnsupported: ``delivery_unsupported``: the storage has no ``base_url``.
@@ -93,8 +93,8 @@ def local_router(
 
 
 @dataclass(frozen=True, slots=True)
-class _Served:
-    """How one object is to be answered, whatever allowed it."""
+class _Delivery:
+    """The object of a response, with its headers."""
 
     key: str
     content_type: str
@@ -118,10 +118,10 @@ class _Endpoint:
             if request.method == "PUT":
                 grant.check_content_type(request.headers.get("content-type"))
                 grant.check_body_size(_announced_bytes(request), complete="content-length" in request.headers)
-                async with aclosing(request.stream()) as body:  # refused halfway, it would be left where it stands
+                async with aclosing(request.stream()) as body:  # a refusal leaves the body unfinished
                     stored = await self._storage.receive(body, grant)
                 return Response(headers={**_GUARDS, "ETag": f'"{stored.etag}"'})
-            served = _Served(
+            served = _Delivery(
                 grant.key,
                 grant.mime or _DEFAULT_TYPE,
                 grant.disposition,
@@ -129,7 +129,7 @@ class _Endpoint:
             )
             return await self._serve(request, served)
         except ClientDisconnect:
-            return _refusal(400, "incomplete body")  # nobody reads it
+            return _refusal(400, "incomplete body")  # the client is gone: nobody reads this
         except RindleError as error:
             return _answer_to(error)
 
@@ -139,23 +139,23 @@ class _Endpoint:
             return _refusal(404, "not found")
         _, dot, extension = full_key.rpartition("/")[2].rpartition(".")
         content_type = (mime_of_extension(extension) if dot else None) or _DEFAULT_TYPE
-        served = _Served(full_key, content_type, None, f"public, max-age={PUBLIC_MAX_AGE_SECONDS}")
+        served = _Delivery(full_key, content_type, None, f"public, max-age={PUBLIC_MAX_AGE_SECONDS}")
         try:
             return await self._serve(request, served)
         except RindleError as error:
             return _answer_to(error)
 
-    async def _serve(self, request: Request, served: _Served) -> Response:
+    async def _serve(self, request: Request, served: _Delivery) -> Response:
         opened = await self._storage.open(served.key)
         response: Response | None = None
         try:
             response = self._respond(request, served, opened)
             return response
         finally:
-            if not isinstance(response, _ObjectResponse):  # only that one sends bytes, and closes when it has
+            if not isinstance(response, _ObjectResponse):  # only that one sends bytes, and closes the object itself
                 await opened.close()
 
-    def _respond(self, request: Request, served: _Served, opened: OpenObject) -> Response:
+    def _respond(self, request: Request, served: _Delivery, opened: OpenObject) -> Response:
         headers = {
             **_GUARDS,
             "Accept-Ranges": "bytes",
@@ -170,33 +170,33 @@ class _Endpoint:
         if disposition is not None:
             headers["Content-Disposition"] = disposition
         status, first, length = 200, 0, opened.size
-        asked = self._range_of(request, served.key, opened)
-        if asked is NoRange.UNSATISFIABLE or (asked is NoRange.UNPARSEABLE and self._strict):
-            refusal = _refusal(416, "range_unparseable" if asked is NoRange.UNPARSEABLE else "range not satisfiable")
+        found = self._range_of(request, served.key, opened)
+        if found is NoRange.UNSATISFIABLE or (found is NoRange.UNPARSEABLE and self._strict):
+            refusal = _refusal(416, "range_unparseable" if found is NoRange.UNPARSEABLE else "range not satisfiable")
             refusal.headers["Content-Range"] = f"bytes */{opened.size}"
             return refusal
-        if isinstance(asked, ByteRange):
-            status, first, length = 206, asked.first, asked.length
-            headers["Content-Range"] = asked.content_range(opened.size)
+        if isinstance(found, ByteRange):
+            status, first, length = 206, found.first, found.length
+            headers["Content-Range"] = found.content_range(opened.size)
         headers["Content-Length"] = str(length)
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers)
         return _ObjectResponse(opened, first, length, status, headers)
 
     def _range_of(self, request: Request, key: str, opened: OpenObject) -> ByteRange | NoRange:
-        """Return the range to answer, and tell telemetry about it."""
+        """Return the range to send, and emit it as telemetry."""
         lines = request.headers.getlist("range")
-        # Range means nothing with another method (RFC 9110 section 14.2), or when If-Range names another version.
+        # Range is ignored with another method (RFC 9110 section 14.2), or when If-Range names another version.
         if request.method != "GET" or not lines or not _if_range_holds(request, opened):
             return NoRange.WHOLE
-        asked = parse_range(", ".join(lines), opened.size)
+        found = parse_range(", ".join(lines), opened.size)
         facts = {"profile": key.partition("/")[0], "adapter": self._storage.adapter_name}
-        if isinstance(asked, ByteRange):
-            numbers = {"offset": asked.first, "length": asked.length, "file_size": opened.size}
+        if isinstance(found, ByteRange):
+            numbers = {"offset": found.first, "length": found.length, "file_size": opened.size}
             self._emit("rindle.delivery.range_request", facts, numbers)
-        elif asked is NoRange.UNPARSEABLE:
-            self._emit("rindle.delivery.range_fallback", {**facts, "reason": str(asked)}, {})
-        return asked
+        elif found is NoRange.UNPARSEABLE:
+            self._emit("rindle.delivery.range_fallback", {**facts, "reason": str(found)}, {})
+        return found
 
     def _emit(self, name: str, metadata: Mapping[str, Any], measurements: Mapping[str, float]) -> None:
         if self._emit_to is not None:
@@ -204,7 +204,7 @@ class _Endpoint:
 
 
 class _ObjectResponse(StreamingResponse):
-    """A part of an open object, closed when sent; a client that goes away ends it quietly."""
+    """A part of an open object, closed when sent. A client that disconnects causes no error."""
 
     def __init__(self, opened: OpenObject, first: int, length: int, status: int, headers: Mapping[str, str]) -> None:
         self._opened = opened
@@ -213,7 +213,7 @@ class _ObjectResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with aclosing(self._pieces):  # a client that goes away leaves it where it stands
+            async with aclosing(self._pieces):  # a client that disconnects leaves it unfinished
                 await super().__call__(scope, receive, send)
         except ClientDisconnect:
             pass
@@ -222,7 +222,7 @@ class _ObjectResponse(StreamingResponse):
 
 
 def _is_unchanged(request: Request, opened: OpenObject) -> bool:
-    """Whether the client's copy is still good (RFC 9110 section 13.2.2: the date counts only without an ETag)."""
+    """Whether the client's copy is current (RFC 9110 section 13.2.2: the date counts only without an ETag)."""
     tags = request.headers.getlist("if-none-match")
     if tags:
         named = [tag.strip() for line in tags for tag in line.split(",")]
@@ -251,8 +251,8 @@ def _moment(http_date: str | None) -> int | None:
         return None
 
 
-def _safe_disposition(served: _Served) -> str | None:
-    """Return the disposition to send: HTML, SVG, XML and scripts are never shown in place, whatever the token says."""
+def _safe_disposition(served: _Delivery) -> str | None:
+    """Return the disposition to send: HTML, SVG, XML and scripts are always attachments, whatever the token has."""
     if not is_active_content(served.content_type):
         return served.disposition
     _, semicolon, parameters = (served.disposition or "").partition(";")
@@ -260,7 +260,7 @@ def _safe_disposition(served: _Served) -> str | None:
 
 
 def _announced_bytes(request: Request) -> int:
-    """Return ``Content-Length``, so that a body of the wrong size is refused before it is sent; 0 when unknown."""
+    """Return ``Content-Length``, to refuse a body of the wrong size before it is sent; 0 when unknown."""
     announced = request.headers.get("content-length", "0")
     return int(announced) if announced.isascii() and announced.isdigit() else 0
 

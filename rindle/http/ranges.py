@@ -1,4 +1,4 @@
-"""Reading a ``Range`` header: a pure function, no bytes and no files.
+"""Parse a ``Range`` header: pure functions, no bytes and no files.
 
 Source: RFC 9110 section 14 (range requests).
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 _ONE_RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)", re.ASCII | re.IGNORECASE)
-#: Digits beyond these cannot matter: no file has 10**18 bytes, and long integers cost time to parse.
+#: Longest number that is parsed: no file has 10**18 bytes, and long integers cost time to parse.
 _MAX_DIGITS = 18
 
 
@@ -33,7 +33,7 @@ class ByteRange:
 
 
 class NoRange(StrEnum):
-    """Why a request gets no part of the file."""
+    """The reason why a response has no range of the file."""
 
     WHOLE = "whole"
     UNSATISFIABLE = "unsatisfiable"
@@ -41,13 +41,13 @@ class NoRange(StrEnum):
 
 
 def parse_range(header: str | None, size: int) -> ByteRange | NoRange:
-    """Return the one range of ``size`` bytes that ``header`` asks for, or why there is none.
+    """Return the one range of ``size`` bytes that ``header`` requests, or the reason why there is none.
 
     * no header, or a well-formed one for an empty file: ``WHOLE`` (answer 200);
     * a start at or past the end, or the last zero bytes: ``UNSATISFIABLE`` (answer 416);
     * another unit, several ranges, or anything malformed: ``UNPARSEABLE`` (answer 200, or 416 when strict).
 
-    An end past the last byte is clamped, a suffix longer than the file is the whole file as a range.
+    An end past the last byte is clamped. A suffix longer than the file is the whole file as a range.
 
     Args:
         header: value of ``Range``; several header lines joined with commas.

@@ -26,9 +26,9 @@ from rindle.protocols import Authorizer
 from rindle.security import key_segment
 from rindle.storage.local import LocalStorage
 
-#: The parts a router can be made of.
+#: The parts of a router.
 PARTS = frozenset({"uploads", "assets", "events", "local", "script", "health"})
-# Those that ask who is calling.
+# Parts with access rules.
 _GUARDED_PARTS = frozenset({"uploads", "assets", "events"})
 
 
@@ -46,21 +46,23 @@ def create_router(
     """Return every route of Rindle; ``app.include_router(create_router(...), prefix="/media")``.
 
     Its lifespan runs ``async with rindle``. FastAPI merges it into that of the application that includes the router,
-    beside a lifespan of the application's own. What is only *mounted* hears nothing of starts and stops: there, write
-    ``async with rindle:`` into the outer application's lifespan.
+    together with the application's own lifespan. A *mounted* application gets no lifespan events: write
+    ``async with rindle:`` into the outer application's lifespan instead.
 
-    A ``LocalStorage`` used by one of ``profiles`` is served below the last segment of its ``base_url``: with the prefix
-    ``/media``, ``LocalStorage(base_url="https://example.com/media/local")`` and its public files below ``/local/p``.
+    A ``LocalStorage`` of one of ``profiles`` is served below the last segment of its ``base_url``: with the prefix
+    ``/media``, use ``LocalStorage(base_url="https://example.com/media/local")``. Its public files are below
+    ``/local/p``.
 
     Args:
-        profiles: names clients use, and the profiles they mean; others do not exist here.
-        actor_from_request: says who is calling, sync or async; see :class:`rindle.http.access.Access`.
-        authorizer: decides about every action; without it actors reach their own uploads only.
-        allow_anonymous: do without an authorizer, on purpose.
+        profiles: profiles by the names that clients use; rows of other profiles answer ``not_found``.
+        actor_from_request: function or coroutine function that returns the actor; see
+            :class:`rindle.http.access.Access`.
+        authorizer: decides about every action; without it actors can reach only their own uploads.
+        allow_anonymous: confirms that there is no authorizer.
         csrf: accepts state-changing requests that lack the header ``X-Rindle: 1``.
         max_inline_bytes: largest file that may pass through the application, 64 MiB by default.
         include: which of ``uploads``, ``assets``, ``events``, ``local``, ``script`` and ``health``; all when left
-            out. The last one answers to everybody; see :func:`rindle.http.health.health_router`.
+            out. ``health`` is open to everyone; see :func:`rindle.http.health.health_router`.
 
     Raises:
         Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, ``include`` names an unknown part,
@@ -69,7 +71,8 @@ def create_router(
     """
     parts = PARTS if include is None else frozenset(include)
     if parts - PARTS:
-        raise Misconfigured(f"include knows {', '.join(sorted(PARTS))}, not {', '.join(sorted(parts - PARTS))}")
+        unknown, known = ", ".join(sorted(parts - PARTS)), ", ".join(sorted(PARTS))
+        raise Misconfigured(f"unknown part {unknown} in include; choose from {known}")
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
@@ -104,10 +107,11 @@ def create_router(
 
 
 def create_asgi_app(rindle: Rindle, **options: Any) -> FastAPI:
-    """Return :func:`create_router` as an application of its own, for frameworks other than FastAPI.
+    """Return :func:`create_router` as a separate ASGI application, for frameworks other than FastAPI.
 
     Mount it, for example ``Mount("/media", create_asgi_app(rindle, ...))``, and write ``async with rindle:`` into the
-    lifespan of the host, which does not run that of what it mounts. Its description is at ``/openapi.json``.
+    lifespan of the host: it does not run the lifespan of mounted applications. The OpenAPI description is at
+    ``/openapi.json``.
     """
     app = FastAPI(title="Rindle", docs_url=None, redoc_url=None)
     app.include_router(create_router(rindle, **options))
@@ -115,7 +119,7 @@ def create_asgi_app(rindle: Rindle, **options: Any) -> FastAPI:
 
 
 def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> dict[str, LocalStorage]:
-    """Return the local stores of ``profiles`` that have an address, by the prefix at which they are served."""
+    """Return the local stores of ``profiles`` that have an address, by their URL prefix."""
     found: dict[str, LocalStorage] = {}
     for profile in profiles.values():
         storage = rindle.services.storage(profile)
@@ -124,16 +128,16 @@ def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> di
         segment = urlsplit(storage.base_url).path.rstrip("/").rpartition("/")[2]
         if not segment or segment in ("uploads", "assets", "events", "rindle.js", "livez", "readyz"):
             raise Misconfigured(
-                f"the base_url of the local storage of profile {profile.name!r} must end in a path segment of its own, "
+                f"the base_url of the local storage of profile {profile.name!r} must end in a unique path segment "
                 "below the prefix of this router: for example LocalStorage(base_url='https://example.com/media/local')"
             )
         if found.setdefault(f"/{segment}", storage) is not storage:
-            raise Misconfigured(f"two local storages have a base_url that ends in /{segment}; give each its own")
+            raise Misconfigured(f"two local storages have a base_url that ends in /{segment}; use different ones")
     return found
 
 
 def _is_public(rindle: Rindle, storage: LocalStorage) -> Callable[[str], Awaitable[bool]]:
-    """Return the test for public keys: a public profile, and an asset that was judged.
+    """Return the test for public keys: a public profile, and a validated asset.
 
     Profiles that share a key prefix must all be public.
     """

@@ -1,6 +1,6 @@
-"""Tables of routes: one line says where an endpoint answers, with what, and which errors it may have.
+"""Tables of routes: path, endpoint, response model and error codes of each.
 
-The endpoints themselves are in the modules of their subjects; how errors are answered is in :mod:`rindle.http.errors`.
+The endpoints are in the modules of their subjects; error responses are in :mod:`rindle.http.errors`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Route:
     """One route.
 
     Attributes:
-        endpoint: method of the class whose instance answers.
+        endpoint: method of the class that has the endpoints.
         name: stable operation id, without the prefix ``rindle_``.
         answer: model of the body; ``None`` when the endpoint makes its own responses.
-        errors: codes of errors that it may have beside those that every route may have.
-        responses: further answers, as OpenAPI describes them.
-        options: whatever else FastAPI's ``add_api_route`` takes.
+        errors: error codes of this route, in addition to the common ones.
+        responses: further responses, in OpenAPI's form.
+        options: further keywords of FastAPI's ``add_api_route``.
     """
 
     method: str
@@ -42,7 +42,7 @@ class Route:
 
 
 def router_of(routes: Iterable[Route], endpoints: object, *, tag: str) -> APIRouter:
-    """Return a router of ``routes``, answered by the methods of ``endpoints``."""
+    """Return a router of ``routes``, with the methods of ``endpoints``."""
     router = APIRouter(route_class=RindleRoute, tags=[tag])
     for route in routes:
         router.add_api_route(

@@ -1,7 +1,7 @@
-"""Bodies of requests and answers as JSON and OpenAPI show them.
+"""Bodies of requests and responses, as JSON and in OpenAPI.
 
-A row is shown field by field: what is not listed here (upload ids of stores, session URIs, locks, actors) cannot leak.
-Times are RFC 3339 in UTC, sizes bytes, width and height pixels.
+Rows are converted field by field: fields that are not listed here (upload ids of stores, session URIs, locks, actors)
+cannot leak. Times are RFC 3339 in UTC, sizes are bytes, width and height are pixels.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rindle.operations.repair import RequeueReport
 from rindle.protocols import Presigned
 from rindle.states import AssetState, MediaKind, SessionState, VariantState
 
-#: Largest number a size column holds.
+#: Largest value of a size column.
 _MAX_SIZE = 2**63 - 1
-#: Longest file name that is looked at; of it at most 255 bytes are kept.
+#: Longest accepted file name in characters; at most 255 bytes of it are kept.
 MAX_FILENAME_CHARS = 1024
 
 Filename = Annotated[str, StringConstraints(max_length=MAX_FILENAME_CHARS)]
@@ -27,7 +27,7 @@ ProfileName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
 
 class _Body(BaseModel):
-    """A request's body: unknown fields are refused, never ignored."""
+    """The body of a request; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,28 +38,32 @@ class _Body(BaseModel):
 class NewUpload(_Body):
     """A ticket to upload one file."""
 
-    profile: ProfileName = Field(description="Name under which this router offers a profile.")
-    filename: Filename = Field(description="The client's name for the file; nothing but its extension is trusted.")
-    size: StrictInt | None = Field(None, ge=0, le=_MAX_SIZE, description="Bytes to come; signed and checked.")
+    profile: ProfileName = Field(description="The router's name of a profile.")
+    filename: Filename = Field(description="The client's name of the file; only its extension is used for keys.")
+    size: StrictInt | None = Field(
+        None, ge=0, le=_MAX_SIZE, description="Size of the file in bytes; it is signed and checked."
+    )
     content_type: Annotated[str, StringConstraints(max_length=255, pattern=r"^[ -~]*$")] | None = Field(
-        None, description="What the client says the bytes are. A hint: the PUT must repeat it, it decides nothing."
+        None,
+        description="The client's content type. The PUT must repeat it; the asset's type is detected from the bytes.",
     )
     strategy: Literal["presigned_put", "multipart", "resumable", "tus"] = Field(
-        "presigned_put", description="Lane; this release has `presigned_put`, others answer `upload_unsupported`."
+        "presigned_put",
+        description="Upload lane; only `presigned_put` works, the others answer `upload_unsupported`.",
     )
     expires_in: StrictInt | None = Field(
-        None, description="Life of the session in seconds, 60 to 604800; 86400 by default."
+        None, description="Lifetime of the session in seconds, 60 to 604800; 86400 by default."
     )
 
 
 class CompleteUpload(_Body):
-    """The client's word that all bytes were sent."""
+    """The client's notice that all bytes were sent."""
 
-    parts: list[Any] | None = Field(None, max_length=10_000, description="Only of a multipart upload.")
+    parts: list[Any] | None = Field(None, max_length=10_000, description="Only for multipart uploads.")
 
 
 class VerifyByKey(_Body):
-    """An upload named by the key of its object."""
+    """The storage key of an upload's object."""
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -109,11 +113,11 @@ class SessionJson(BaseModel):
 
 
 class AssetJson(BaseModel):
-    """An asset in short."""
+    """The main facts of an asset."""
 
     id: str
     state: AssetState
-    profile: str = Field(description="Name under which this router offers the profile.")
+    profile: str = Field(description="The router's name of the profile.")
     content_type: str | None
     byte_size: int | None
     filename: str | None
@@ -139,7 +143,7 @@ class VariantJson(BaseModel):
     progress: int = Field(description="Per cent, 0 to 100.")
     width: int | None
     height: int | None
-    duration_ms: int | None = Field(description="Milliseconds; `null` for pictures and waveforms.")
+    duration_ms: int | None = Field(description="Milliseconds; `null` for images and waveforms.")
     content_type: str | None
     byte_size: int | None
     error_code: str | None
@@ -161,13 +165,13 @@ class VariantJson(BaseModel):
 
 
 class FullAssetJson(AssetJson):
-    """An asset with what is known of it and its variants, by name."""
+    """An asset with all facts, and its variants by name."""
 
     kind: MediaKind
     width: int | None
     height: int | None
-    duration_ms: int | None = Field(description="Milliseconds; `null` for pictures, and where nobody knows.")
-    error_code: str | None = Field(description="Why the asset is quarantined, or what promotion is waiting for.")
+    duration_ms: int | None = Field(description="Milliseconds; `null` for images, and when unknown.")
+    error_code: str | None = Field(description="Why the asset is quarantined, or why its promotion is delayed.")
     variants: list[VariantJson]
 
     @classmethod
@@ -210,21 +214,21 @@ class SessionAnswer(BaseModel):
 
 
 class SignedAnswer(BaseModel):
-    """An upload session and where to send its bytes."""
+    """An upload session and the grant to send its bytes."""
 
     session: SessionJson
     upload: GrantJson
 
 
 class CompletedAnswer(BaseModel):
-    """A verified upload and its asset, whose judgement goes on in the background."""
+    """A verified upload and its asset; validation continues in the background."""
 
     session: SessionJson
     asset: AssetJson
 
 
 class AssetAnswer(BaseModel):
-    """An asset in short."""
+    """The main facts of an asset."""
 
     asset: AssetJson
 
@@ -236,7 +240,7 @@ class FullAssetAnswer(BaseModel):
 
 
 class UrlAnswer(BaseModel):
-    """Where an object can be had; a signed URL is a credential."""
+    """The URL of an object; a signed URL is a credential."""
 
     url: str
     expires_at: datetime | None = Field(description="`null` for a public URL.")
@@ -248,14 +252,14 @@ class UrlAnswer(BaseModel):
 
 
 class CancelReport(BaseModel):
-    """How many builds were stopped."""
+    """The number of cancelled builds."""
 
     asset_id: str
     cancelled: int
 
 
 class RequeueFailure(BaseModel):
-    """A variant that was not queued, and why."""
+    """A variant that was not queued, and the reason."""
 
     asset_id: str
     variant_id: str
@@ -267,7 +271,7 @@ class RequeueFailure(BaseModel):
 
 
 class RequeueAnswer(BaseModel):
-    """Which variants were queued again."""
+    """The result of a requeue."""
 
     asset_id: str
     selected: int

@@ -1,4 +1,4 @@
-"""Serving ``rindle.js``, the browser's half: uploads with progress and live events, without dependencies."""
+"""Serve ``rindle.js``, the browser client: uploads with progress and live events, without dependencies."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
 
-#: Seconds a browser may use its copy before it asks whether there is another; the routes stay compatible for longer.
+#: Seconds for which a browser may use its copy without revalidation; the routes stay compatible for longer.
 MAX_AGE_SECONDS = 3600
 
 
 def script_router() -> APIRouter:
-    """Return ``GET|HEAD /rindle.js``: an ES module, open to everybody, the same bytes for all.
+    """Return ``GET|HEAD /rindle.js``: an ES module, open to everyone, the same bytes for all.
 
     Source: RFC 9239 (``text/javascript``), RFC 9110 section 13.1.2 (``If-None-Match``).
     """

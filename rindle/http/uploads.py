@@ -1,6 +1,6 @@
-"""Routes of uploads: tickets for direct uploads, and proof that the bytes arrived.
+"""Routes of uploads: tickets for direct uploads, and verification that the bytes arrived.
 
-Files that the application takes in by itself are in :mod:`rindle.http.inline`.
+Uploads through the application are in :mod:`rindle.http.inline`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="Repeating a request with it returns its actor the first session; refused without an actor.",
+        description="A repeated request of the same actor returns the first session; refused without an actor.",
     ),
 ]
 
@@ -68,12 +68,12 @@ def upload_router(
 ) -> APIRouter:
     """Return ``/uploads`` with its sub-routes; see :class:`rindle.http.access.Access` for the rules.
 
-    The authorizer is asked ``upload.create``, ``upload.sign``, ``upload.read``, ``upload.verify`` and ``upload.cancel``
-    with an ``UploadSubject``.
+    The authorizer is called with ``upload.create``, ``upload.sign``, ``upload.read``, ``upload.verify`` or
+    ``upload.cancel``, and an ``UploadSubject``.
 
     Args:
-        max_inline_bytes: largest file ``POST /uploads/inline`` takes, 64 MiB by default; a profile's ``max_bytes``
-            may say less.
+        max_inline_bytes: largest file that ``POST /uploads/inline`` accepts, 64 MiB by default; a profile's
+            ``max_bytes`` may be smaller.
 
     Raises:
         Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, or no profile.
@@ -96,14 +96,14 @@ class _Uploads:
         self._access = access
 
     async def create(self, request: Request, body: NewUpload, idempotency_key: _IdempotencyKey = None) -> SignedAnswer:
-        """Open an upload session with its asset and sign where the bytes go. Send the headers exactly as they are."""
+        """Open an upload session with its asset and sign the PUT of its bytes. Send the headers unchanged."""
         await self._access.check_forgery(request)
         actor = await self._access.actor(request)
         profile = self._access.profile(body.profile)
         await self._access.allow_creation(request, actor, profile, body.filename, body.size)
         if body.strategy != "presigned_put":
             raise CapabilityUnsupported(
-                f"uploads by {body.strategy} are not offered here; use presigned_put", capability=_LANES[body.strategy]
+                f"uploads by {body.strategy} are not supported; use presigned_put", capability=_LANES[body.strategy]
             )
         wanted = UploadRequest(
             filename=body.filename,
@@ -116,39 +116,39 @@ class _Uploads:
         return _signed_answer(await direct.initiate_and_sign(self._rindle.services, profile, wanted))
 
     async def sign(self, request: Request, session_id: _SessionId) -> SignedAnswer:
-        """Return a fresh URL for an upload that is still live; earlier ones keep working until they expire."""
+        """Return a new URL for an upload that is still live; earlier ones stay valid until they expire."""
         await self._access.check_forgery(request)
         found = await self._allowed(request, "upload.sign", session_id)
         return _signed_answer(await direct.sign(self._rindle.services, found))
 
     async def show(self, request: Request, session_id: _SessionId) -> SessionAnswer:
-        """Return where the upload stands."""
+        """Return the state of the upload."""
         found = await self._allowed(request, "upload.read", session_id)
         return SessionAnswer(session=SessionJson.of(found.session))
 
     async def complete(
         self, request: Request, session_id: _SessionId, body: CompleteUpload | None = None
     ) -> CompletedAnswer:
-        """As verify: a presigned PUT has no parts to assemble."""
+        """Same as verify: a presigned PUT has no parts to assemble."""
         if body is not None and body.parts:
             raise InvalidArgument("this upload has no parts", detail={"option": "parts"})
         return await self.verify(request, session_id)
 
     async def verify(self, request: Request, session_id: _SessionId) -> CompletedAnswer:
-        """Look for the object, check its size and hand the asset to judgement; repeating it answers the same."""
+        """Find the object, check its size and start the validation of the asset; repeating it is safe."""
         await self._access.check_forgery(request)
         found = await self._allowed(request, "upload.verify", session_id)
         return await self._verified(found)
 
     async def verify_by_key(self, request: Request, body: VerifyByKey) -> CompletedAnswer:
-        """As verify, for clients that know the object's key only."""
+        """Same as verify, for clients that know only the object's key."""
         await self._access.check_forgery(request)
         actor = await self._access.actor(request)
         upload = await sessions.find_upload_by_key(self._rindle.services, body.key)
         return await self._verified(await self._access.allow_upload(request, actor, "upload.verify", upload))
 
     async def cancel(self, request: Request, session_id: _SessionId) -> SessionAnswer:
-        """Abort a live upload; one that has ended otherwise is returned as it is."""
+        """Abort a live upload; an upload that has already ended is returned unchanged."""
         await self._access.check_forgery(request)
         found = await self._allowed(request, "upload.cancel", session_id)
         return SessionAnswer(session=SessionJson.of(await self._rindle.cancel_upload(found.session.id)))
@@ -184,7 +184,7 @@ _ROUTES = (
         "/uploads/verify",
         _Uploads.verify_by_key,
         "verify_upload_by_key",
-        "Prove that an object arrived, by its key",
+        "Verify that an object arrived, by its key",
         CompletedAnswer,
         errors=_VERIFY,
     ),
@@ -211,7 +211,7 @@ _ROUTES = (
         "/uploads/{session_id}/sign",
         _Uploads.sign,
         "sign_upload",
-        "Sign a fresh PUT for a live upload",
+        "Sign a new PUT for a live upload",
         SignedAnswer,
         errors=("not_found", *_NOT_LIVE),
     ),
@@ -220,7 +220,7 @@ _ROUTES = (
         "/uploads/{session_id}/complete",
         _Uploads.complete,
         "complete_upload",
-        "Say that all bytes were sent; same as verify for a presigned PUT",
+        "Complete an upload; same as verify for a presigned PUT",
         CompletedAnswer,
         errors=_VERIFY,
     ),
@@ -229,7 +229,7 @@ _ROUTES = (
         "/uploads/{session_id}/verify",
         _Uploads.verify,
         "verify_upload",
-        "Prove that the object arrived",
+        "Verify that the object arrived",
         CompletedAnswer,
         errors=_VERIFY,
     ),

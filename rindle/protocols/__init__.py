@@ -1,6 +1,6 @@
-"""The contracts of everything that can be plugged in: stores, scanners, probes, analyzers, processors, authorizers.
+"""The protocols of plug-ins: stores, scanners, probes, analyzers, processors, authorizers.
 
-One module per subject; import the names from here.
+One module per subject; import the names from this package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may do what: the authorizer, and the subjects it is asked about."""
+"""Authorization: the authorizer, and the subjects it decides about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class DeliverySubject:
-    """What an Authorizer is asked about when something is delivered."""
+    """The subject of an authorizer for a delivery."""
 
     profile: str
     mode: Literal["public", "private"]
@@ -22,7 +22,7 @@ class DeliverySubject:
 
 @dataclass(frozen=True, slots=True)
 class UploadSubject:
-    """What an Authorizer is asked about on the upload routes; ``session`` is a plain mapping or ``None``."""
+    """The subject of an authorizer on the upload routes; ``session`` is a plain mapping or ``None``."""
 
     profile: str
     session: Mapping[str, Any] | None = None
@@ -34,7 +34,7 @@ class UploadSubject:
 
 @dataclass(frozen=True, slots=True)
 class AssetSubject:
-    """What an Authorizer is asked about on the asset routes (actions ``read``, ``operate`` and ``subscribe``)."""
+    """The subject of an authorizer on the asset routes (actions ``read``, ``operate`` and ``subscribe``)."""
 
     profile: str
     asset_id: str
@@ -43,9 +43,9 @@ class AssetSubject:
 
 @runtime_checkable
 class Authorizer(Protocol):
-    """Decides who may do what. Anything but a plain return denies: raising, and returning ``False``.
+    """Decides whether an actor may do an action. Raising an exception or returning ``False`` denies.
 
-    A plain function, which runs in a thread and may block, or a coroutine function; it has 30 seconds to answer.
+    A plain function runs in a thread and may block; a coroutine function is also accepted. The timeout is 30 seconds.
     """
 
     def authorize(self, actor: Any, action: str, subject: Any) -> Awaitable[bool | None] | bool | None:

@@ -1,6 +1,7 @@
-"""What looks at originals and builds variants: scanners, probes, analyzers, processors.
+"""Plug-ins that read originals and build variants: scanners, probes, analyzers, processors.
 
-All get local paths, run outside database transactions and may be plain functions (run in a thread) or coroutines.
+All get local paths and run outside database transactions. Plain functions run in a thread; coroutine functions are
+awaited.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from rindle.errors import UploadRejected
 from rindle.recipes import VariantSpec
 from rindle.states import MediaKind
 
-if TYPE_CHECKING:  # whoever only names a plug-in needs no SQLAlchemy
+if TYPE_CHECKING:  # the protocols must not load SQLAlchemy
     from rindle.db.models import MediaAsset
 
 
 class Quarantine(UploadRejected):
-    """Raised by a :class:`Scanner` to condemn a file: ``raise Quarantine("contains EICAR")``."""
+    """Raised by a :class:`Scanner` to reject a file: ``raise Quarantine("contains EICAR")``."""
 
-    def __init__(self, reason: str = "the scanner refused the file") -> None:
+    def __init__(self, reason: str = "the scanner rejected the file") -> None:
         super().__init__(reason, code="scanner_rejected", detail={"reason": "scanner_rejected"})
 
 
 @runtime_checkable
 class Scanner(Protocol):
-    """Judges a file before any decoder opens it."""
+    """Scans a file before any decoder opens it."""
 
     def scan(self, path: Path, *, asset: MediaAsset | None) -> Awaitable[None] | None:
-        """Return ``None`` for clean or raise :class:`Quarantine`.
+        """Return ``None`` for a clean file, or raise :class:`Quarantine`.
 
         ``asset`` is ``None`` for a server-side upload, which is scanned before any row exists. Any other exception
-        means the scanner failed: it is tried again and never taken for clean.
+        means that the scan failed: it is retried, and the file does not count as clean.
         """
 
 
@@ -42,7 +43,7 @@ class ProbeResult:
     """Technical facts of an original.
 
     ``width`` and ``height`` are pixels after orientation is applied; ``metadata`` is JSON-compatible.
-    ``placeholder`` is a data URI of a tiny preview, when the probe made one.
+    ``placeholder`` is a data URI of a tiny preview, if the probe made one.
     """
 
     kind: MediaKind
@@ -63,7 +64,7 @@ class Probe(Protocol):
         """Whether this probe reads files of the sniffed type ``mime``."""
 
     def probe(self, path: Path) -> Awaitable[ProbeResult] | ProbeResult:
-        """Return the facts, or raise :class:`rindle.errors.ContentRejected` when the file is unusable."""
+        """Return the facts, or raise :class:`rindle.errors.ContentRejected` to reject the file."""
 
 
 @runtime_checkable
@@ -71,7 +72,7 @@ class Analyzer(Protocol):
     """Computes further metadata, merged under the key ``analyzer``."""
 
     def analyze(self, path: Path, probe: ProbeResult) -> Awaitable[Mapping[str, Any]] | Mapping[str, Any]:
-        """Return a JSON-compatible mapping; a failure is logged and never stops the promotion."""
+        """Return a JSON-compatible mapping; a failure is logged and does not stop promotion."""
 
 
 @runtime_checkable
@@ -91,5 +92,5 @@ class Processor(Protocol):
     ) -> Awaitable[Path] | Path:
         """Write the variant to ``dest`` and return it; raise a RindleError when it cannot be built.
 
-        ``progress`` takes 0 to 99; ``cancelled`` turns true when the work is no longer wanted.
+        Call ``progress`` with 0 to 99; ``cancelled`` returns true when the work was cancelled.
         """

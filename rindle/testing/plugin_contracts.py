@@ -1,4 +1,4 @@
-"""Contract suites for plug-ins: what the pipeline relies on, as tests you inherit.
+"""Contract suites for plug-ins: the requirements of the pipeline, as tests to inherit.
 
 ::
 
@@ -11,11 +11,10 @@
         def clean_file(self, tmp_path): ...
 
         @pytest.fixture
-        def condemned_file(self, tmp_path): ...
+        def rejected_file(self, tmp_path): ...
 
-Every suite calls the plug-in the way the pipeline does: with local paths, sync or async, more than once. They need
-pytest
-with ``asyncio_mode = "auto"``. Stores have a suite of their own, ``rindle.testing.storage_contract``.
+Every suite calls the plug-in as the pipeline does: with local paths, sync or async, more than once. The suites need
+pytest with ``asyncio_mode = "auto"``. Stores have their own suite, ``rindle.testing.storage_contract``.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from rindle.states import MediaKind
 
 
 class ScannerContract:
-    """A scanner returns ``None`` for clean and raises ``Quarantine`` to condemn, again and again."""
+    """A scanner returns ``None`` for a clean file and raises ``Quarantine`` to reject one, each time."""
 
     @pytest.fixture
     def scanner(self) -> Scanner:
@@ -53,14 +52,14 @@ class ScannerContract:
 
     @pytest.fixture
     def clean_file(self, tmp_path: Path) -> Path:
-        """Return a file the scanner finds clean; a harmless text unless overridden."""
+        """Return a file that the scanner accepts; a harmless text file by default."""
         path = tmp_path / "clean"
         path.write_bytes(b"nothing to see")
         return path
 
     @pytest.fixture
-    def condemned_file(self, tmp_path: Path) -> Path:
-        """Return a file the scanner condemns."""
+    def rejected_file(self, tmp_path: Path) -> Path:
+        """Return a file that the scanner rejects."""
         raise NotImplementedError
 
     async def test_it_is_a_scanner(self, scanner: Scanner) -> None:
@@ -68,28 +67,28 @@ class ScannerContract:
         assert isinstance(scanner, Scanner)
 
     async def test_clean_is_none_and_nothing_else(self, scanner: Scanner, clean_file: Path) -> None:
-        """Any other answer counts as a failed scanner."""
+        """Any other result counts as a failed scan."""
         before = clean_file.read_bytes()
         for _ in range(2):
-            answer = await call(Kind.SCAN, scanner.scan, clean_file, asset=None)
-            assert answer is None
+            result = await call(Kind.SCAN, scanner.scan, clean_file, asset=None)
+            assert result is None
         assert clean_file.read_bytes() == before
 
-    async def test_a_verdict_is_a_quarantine_with_a_reason(self, scanner: Scanner, condemned_file: Path) -> None:
-        """Other exceptions would be taken for an outage and asked again for a day."""
+    async def test_a_rejection_is_a_quarantine_with_a_reason(self, scanner: Scanner, rejected_file: Path) -> None:
+        """Other exceptions count as an outage: the scan is retried for a day."""
         for _ in range(2):
-            with pytest.raises(Quarantine) as verdict:
-                await call(Kind.SCAN, scanner.scan, condemned_file, asset=None)
-            assert verdict.value.message
+            with pytest.raises(Quarantine) as rejection:
+                await call(Kind.SCAN, scanner.scan, rejected_file, asset=None)
+            assert rejection.value.message
 
     async def test_a_missing_file_is_never_clean(self, scanner: Scanner, tmp_path: Path) -> None:
-        """A scanner that cannot read must not let through."""
-        with pytest.raises(Exception):  # noqa: B017 - whatever it raises, it fails closed
+        """A scanner that cannot read a file must not accept it."""
+        with pytest.raises(Exception):  # noqa: B017 - any exception fails closed
             await call(Kind.SCAN, scanner.scan, tmp_path / "missing", asset=None)
 
 
 class ProbeContract:
-    """A probe says which types it reads, returns facts, and condemns what is broken."""
+    """A probe declares the types it reads, returns facts, and rejects damaged files."""
 
     #: A sniffed type the probe accepts.
     mime: str
@@ -101,12 +100,12 @@ class ProbeContract:
 
     @pytest.fixture
     def good_file(self, tmp_path: Path) -> Path:
-        """Return a whole file of the type ``mime``."""
+        """Return an intact file of the type ``mime``."""
         raise NotImplementedError
 
     @pytest.fixture
     def broken_file(self, good_file: Path, tmp_path: Path) -> Path:
-        """Return a damaged file; the first bytes of the good one unless overridden."""
+        """Return a damaged file; the first bytes of the good one by default."""
         path = tmp_path / "broken"
         path.write_bytes(good_file.read_bytes()[:16])
         return path
@@ -118,7 +117,7 @@ class ProbeContract:
         assert not probe.accepts("application/x-of-nobody")
 
     async def test_the_facts_fit_their_kind(self, probe: Probe, good_file: Path) -> None:
-        """What a kind cannot have stays ``None``: the rows' constraints refuse it."""
+        """A fact that a kind cannot have is ``None``: the constraints of the rows refuse it."""
         facts = await call(Kind.PROBE, probe.probe, good_file)
         assert isinstance(facts, ProbeResult)
         assert isinstance(facts.kind, MediaKind)
@@ -130,14 +129,14 @@ class ProbeContract:
             assert (facts.duration_ms, facts.has_video_track, facts.has_audio_track) == (None, None, None)
         json.dumps(dict(facts.metadata))
 
-    async def test_a_broken_file_is_condemned(self, probe: Probe, broken_file: Path) -> None:
-        """A verdict quarantines; any other exception is retried."""
+    async def test_a_broken_file_is_rejected(self, probe: Probe, broken_file: Path) -> None:
+        """``ContentRejected`` quarantines the asset; any other exception is retried."""
         with pytest.raises(ContentRejected):
             await call(Kind.PROBE, probe.probe, broken_file)
 
 
 class AnalyzerContract:
-    """An analyzer returns a JSON document and leaves the file alone."""
+    """An analyzer returns a JSON document and does not change the file."""
 
     @pytest.fixture
     def analyzer(self) -> Analyzer:
@@ -146,13 +145,13 @@ class AnalyzerContract:
 
     @pytest.fixture
     def analyzed_file(self, tmp_path: Path) -> tuple[Path, ProbeResult]:
-        """Return a file and the facts its probe would give."""
+        """Return a file and the facts of its probe."""
         raise NotImplementedError
 
-    async def test_the_answer_is_json_and_stable(
+    async def test_the_result_is_json_and_stable(
         self, analyzer: Analyzer, analyzed_file: tuple[Path, ProbeResult]
     ) -> None:
-        """A repeated promotion must not change what is stored."""
+        """A repeated promotion must not change the stored metadata."""
         path, facts = analyzed_file
         before = path.read_bytes()
         first = await call(Kind.ANALYZE, analyzer.analyze, path, facts)
@@ -163,7 +162,7 @@ class AnalyzerContract:
 
 
 class ProcessorContract:
-    """A processor builds from paths, can be run again, and says in our errors why it cannot."""
+    """A processor builds from paths, can be run again, and fails with a ``RindleError``."""
 
     @pytest.fixture
     def processor(self) -> Processor:
@@ -181,12 +180,14 @@ class ProcessorContract:
         raise NotImplementedError
 
     async def _build(self, processor: Processor, source: Path, recipe: VariantSpec, dest: Path) -> list[int]:
-        told: list[int] = []
-        await call(Kind.PROCESS, processor.process, source, recipe, dest, progress=told.append, cancelled=lambda: False)
-        return told
+        percents: list[int] = []
+        await call(
+            Kind.PROCESS, processor.process, source, recipe, dest, progress=percents.append, cancelled=lambda: False
+        )
+        return percents
 
     async def test_it_declares_capabilities_of_the_vocabulary(self, processor: Processor, recipe: VariantSpec) -> None:
-        """A capability nobody knows is never asked for; one that is missing refuses the variant."""
+        """An unknown capability is never required; a variant with a missing one is refused."""
         assert isinstance(processor, Processor)
         assert set(processor.capabilities) <= PROCESSOR_CAPABILITIES
         assert recipe.required_capabilities <= processor.capabilities
@@ -194,22 +195,22 @@ class ProcessorContract:
     async def test_it_writes_the_destination_and_nothing_beside_it(
         self, processor: Processor, source: Path, recipe: VariantSpec, tmp_path: Path
     ) -> None:
-        """Twice, since a build may be repeated; the original stays as it is."""
+        """Called twice, since a build may be repeated; the original does not change."""
         before = source.read_bytes()
         directory = tmp_path / "out"
         directory.mkdir()
         dest = directory / f"made{recipe.extension}"
         for _ in range(2):
-            told = await self._build(processor, source, recipe, dest)
+            percents = await self._build(processor, source, recipe, dest)
             assert dest.stat().st_size > 0
-            assert all(0 <= percent <= 99 for percent in told)
+            assert all(0 <= percent <= 99 for percent in percents)
             assert [entry.name for entry in directory.iterdir()] == [dest.name]
         assert source.read_bytes() == before
 
     async def test_a_broken_original_is_an_error_of_ours(
         self, processor: Processor, recipe: VariantSpec, tmp_path: Path
     ) -> None:
-        """Anything else is reported as ``unexpected`` and tried again in vain."""
+        """Any other exception is reported as ``unexpected`` and retried in vain."""
         broken = tmp_path / "broken"
         broken.write_bytes(b"\x00" * 64)
         with pytest.raises(RindleError):
@@ -246,7 +247,7 @@ class AuthorizerContract:
     ) -> None:
         """``None`` would allow; any other exception denies too, and is logged as a broken authorizer."""
         try:
-            answer = await call(Kind.AUTHORIZE, authorizer.authorize, *denied)
+            result = await call(Kind.AUTHORIZE, authorizer.authorize, *denied)
         except Unauthorized:
             return
-        assert answer is False
+        assert result is False

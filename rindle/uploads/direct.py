@@ -1,6 +1,6 @@
-"""Direct uploads: a ticket and a signed PUT. No byte passes the application.
+"""Direct uploads: a ticket and a signed PUT. No bytes pass through the application.
 
-What holds for every lane (rows, idempotency keys, proof that the bytes arrived) is in :mod:`rindle.uploads.sessions`.
+The rules of all lanes (rows, idempotency keys, verification of arrival) are in :mod:`rindle.uploads.sessions`.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ async def initiate_upload(
 
 
 async def initiate_and_sign(services: Services, profile: str | type[Profile], request: UploadRequest) -> SignedUpload:
-    """Open an upload session and sign its PUT; as :func:`initiate_upload` and :func:`sign_url`, in one transaction.
+    """Open an upload session and sign its PUT, as :func:`initiate_upload` and :func:`sign_url` do, in one transaction.
 
-    The URL is signed before there are rows: when the store cannot sign, nothing is left behind. A repeated call with an
-    idempotency key signs a fresh URL for the first session, which must still be live.
+    The URL is signed before the rows are stored: when the store cannot sign, no rows are left. A repeated call with an
+    idempotency key signs a new URL for the first session, which must still be live.
     """
     new = _new_upload(services, profile, request)
     presigned = await _presign(services, new, services.settings.presigned_put_ttl_seconds)
@@ -68,7 +68,7 @@ async def sign_url(services: Services, session_id: str, *, expires_in: int | Non
 
 
 async def sign(services: Services, upload: Upload) -> SignedUpload:
-    """Sign a PUT for an upload that was just read; as :func:`sign_url`."""
+    """Sign a PUT for an upload that was just read, as :func:`sign_url` does."""
     return await _sign(services, upload, _url_ttl(services, None))
 
 
@@ -86,14 +86,14 @@ async def _sign(services: Services, upload: Upload, wanted_seconds: int) -> Sign
     session_id, state = upload.session.id, upload.session.state
     if state not in (SessionState.INITIALIZED, SessionState.SIGNED, SessionState.UPLOADING):
         raise InvalidTransition(
-            f"an upload that is {state} cannot be signed again; start a new one",
+            f"an upload in state {state} cannot be signed again; start a new one",
             detail={"entity": "MediaUploadSession", "from": state, "to": SessionState.SIGNED.value},
         )
     presigned = await _presign(services, upload, wanted_seconds)
 
     def note(session: Session) -> Upload:
         signed = rows.note_signed(session, session_id, presigned.expires_at)
-        if signed.session.auto_verify:  # the workflow begins to look for the object
+        if signed.session.auto_verify:  # the workflow starts to poll for the object
             outbox.wake_upload(session, services.settings, signed.session, signed.asset.profile, signal="touch")
         return signed
 

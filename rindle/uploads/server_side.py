@@ -1,5 +1,4 @@
-"""Server-side uploads: the application hands over the bytes, which pass the whole byte gate before anything is
-stored."""
+"""Server-side uploads: the application passes the bytes, which are fully validated before anything is stored."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from rindle.services import Services
 from rindle.states import AssetState, SessionState
 from rindle.uploads.sessions import new_upload
 
-#: Bytes moved at a time, whatever the source: memory stays flat.
+#: Bytes moved at a time, for every source: memory use stays constant.
 CHUNK_BYTES = 1 << 20
 
 
@@ -42,7 +41,7 @@ async def upload(
     filename: str,
     actor: str | None = None,
 ) -> MediaAsset:
-    """Take in the bytes of ``source``; see ``Rindle.upload``."""
+    """Validate and store the bytes of ``source``; see ``Rindle.upload``."""
     chosen = services.profile(profile)
     storage = services.storage(chosen)
     policy = chosen.upload_policy()
@@ -83,7 +82,7 @@ async def _store(
     def begin(session: Session) -> rows.Upload:
         made = rows.insert_upload(session, asset, session_row)
         move_session(session, made.session, SessionState.UPLOADING)
-        # The workflow is there from the start: if this process dies now, its timer expires the session and cleans up.
+        # Start the workflow first: if this process dies now, its timer expires the session and cleans up.
         outbox.wake_upload(session, services.settings, made.session, profile.name)
         return made
 
@@ -171,7 +170,7 @@ async def _chunks(source: Any) -> AsyncGenerator[bytes, None]:
                 yield chunk
     else:
         raise InvalidArgument(
-            f"source is a {type(source).__name__}: pass a path, a binary file object, an UploadFile or an async "
+            f"source is a {type(source).__name__}; pass a path, a binary file object, an UploadFile or an async "
             "iterator of bytes",
             detail={"option": "source"},
         )
@@ -185,5 +184,5 @@ async def _read_all(source: Any) -> AsyncGenerator[bytes, None]:
         if not chunk:
             return
         if not isinstance(chunk, bytes):
-            raise InvalidArgument("source yields text: open it in binary mode", detail={"option": "source"})
+            raise InvalidArgument("source yields strings; open it in binary mode", detail={"option": "source"})
         yield chunk

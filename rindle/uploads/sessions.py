@@ -1,7 +1,7 @@
-"""Upload sessions: what holds for an upload whatever brings its bytes in.
+"""Upload sessions: the rules of all upload lanes.
 
-New rows and their life, idempotency keys, proof of arrival, cancel and resume. How the bytes get in is the lane's:
-:mod:`rindle.uploads.direct` and :mod:`rindle.uploads.server_side`.
+New rows and their lifetime, idempotency keys, verification of arrival, cancel and resume. The lanes, which transfer the
+bytes, are :mod:`rindle.uploads.direct` and :mod:`rindle.uploads.server_side`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from rindle import outbox, telemetry
 from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, MediaUploadSession, new_id, utc_now
-from rindle.db.uploads import Upload as Upload  # what these flows take and return
-from rindle.db.uploads import no_such_upload as no_such_upload  # also for uploads of others
+from rindle.db.uploads import Upload as Upload  # the argument and result of these flows
+from rindle.db.uploads import no_such_upload as no_such_upload  # also raised for the uploads of others
 from rindle.errors import (
     InvalidArgument,
     InvalidTransition,
@@ -39,13 +39,13 @@ from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import ENDED_SESSIONS, SessionState
 
-#: Shortest life an upload session may be given by a caller.
+#: Shortest lifetime in seconds that a caller may set for an upload session.
 MIN_SESSION_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:
-    """What a caller says about the file to come; see ``Rindle.initiate_upload`` for each field."""
+    """A caller's facts about the file to upload; see ``Rindle.initiate_upload`` for each field."""
 
     filename: str = "unknown"
     size: int | None = None
@@ -62,7 +62,7 @@ class UploadRequest:
 def new_upload(
     profile: type[Profile], *, filename: str, actor: str | None, strategy: str, ttl_seconds: float
 ) -> tuple[MediaAsset, MediaUploadSession]:
-    """Make the two rows of a new upload; nothing of the filename but its cleaned extension reaches the key."""
+    """Make the two rows of a new upload; the key contains only the sanitised extension of the filename."""
     asset_id = new_id()
     key = original_key(profile.name, asset_id, filename)
     asset = MediaAsset(
@@ -83,16 +83,16 @@ def new_upload(
 
 
 def requested_upload(settings: Settings, profile: type[Profile], request: UploadRequest, *, strategy: str) -> Upload:
-    """Make the two rows that ``request`` asks for; nothing is stored yet.
+    """Make the two rows of ``request``; nothing is stored yet.
 
     Raises:
-        InvalidArgument: ``expires_in`` is out of range, or there is an idempotency key and no actor.
-        UploadRejected: the profile refuses extension or announced size.
+        InvalidArgument: ``expires_in`` is out of range, or there is an idempotency key without an actor.
+        UploadRejected: the profile refuses the extension or the declared size.
     """
     ttl_seconds = _session_ttl(settings, request.expires_in)
     if request.idempotency_key is not None and request.actor is None:
         raise InvalidArgument(
-            "an idempotency key belongs to an actor; without an actor, leave it out",
+            "an idempotency key needs an actor; leave it out for anonymous uploads",
             detail={"option": "idempotency_key"},
         )
     check_declared(profile.upload_policy(), request.filename, request.size)
@@ -110,11 +110,11 @@ async def open_upload(services: Services, new: Upload, *, signed_until: datetime
     """Store the rows of ``new`` and start its workflow, in one transaction.
 
     Returns:
-        ``new``, or the upload that the actor opened earlier under the same idempotency key, also when both requests
-        come at once.
+        ``new``, or the upload that the actor opened earlier with the same idempotency key, also for concurrent
+        requests.
 
     Args:
-        signed_until: until when the URL works that was signed for ``new``; the session is ``signed`` then.
+        signed_until: expiry of the URL that was signed for ``new``; the session then starts as ``signed``.
 
     Raises:
         InvalidArgument: the actor used the idempotency key for an upload of another profile.
@@ -129,7 +129,7 @@ async def open_upload(services: Services, new: Upload, *, signed_until: datetime
         if found is not None:
             return found
         made = rows.insert_upload(session, new.asset, new.session, signed_until=signed_until)
-        # A signed upload that verifies itself: the workflow begins to look for the object.
+        # A signed upload with auto_verify: the workflow starts to poll for the object.
         signal = "touch" if signed_until is not None and made.session.auto_verify else None
         outbox.wake_upload(session, services.settings, made.session, made.asset.profile, signal=signal)
         return made
@@ -138,14 +138,14 @@ async def open_upload(services: Services, new: Upload, *, signed_until: datetime
     try:
         opened = await services.database.write(find_or_insert)
     except IntegrityError:
-        # Two requests with one idempotency key: the other one was first.
+        # Two concurrent requests with one idempotency key: the other one was first.
         found = await services.database.read(known)
         if found is None:
             raise
         opened = found
     if opened.asset.profile != new.asset.profile:
         raise InvalidArgument(
-            "this idempotency key was used for an upload of another profile; take a fresh one",
+            "this idempotency key belongs to an upload of another profile; use a new key",
             detail={"option": "idempotency_key"},
         )
     if opened.session.id == new_session_id:
@@ -191,16 +191,16 @@ def _found(upload: Upload | None) -> Upload:
     return upload
 
 
-# --- proof of arrival --------------------------------------------------------------------------------------------
+# --- verification ------------------------------------------------------------------------------------------------
 
 
 async def verify_completion(services: Services, session_id: str) -> Upload:
-    """Prove that the bytes arrived and hand the asset to promotion; see ``Rindle.verify_completion``."""
+    """Verify that the bytes arrived and start the promotion of the asset; see ``Rindle.verify_completion``."""
     return await verify(services, await find_upload(services, session_id))
 
 
 async def verify(services: Services, found: Upload) -> Upload:
-    """Prove that the bytes of an upload arrived that was just read; as :func:`verify_completion`."""
+    """Verify an upload that was just read, as :func:`verify_completion` does."""
     upload, asset = found.session, found.asset
     session_id = upload.id
     if upload.state == SessionState.COMPLETED:
@@ -209,7 +209,7 @@ async def verify(services: Services, found: Upload) -> Upload:
         raise _ended(upload)
     if upload.state == SessionState.INITIALIZED:
         raise InvalidTransition(
-            "this upload was never signed: call sign_url, send the bytes, then verify",
+            "this upload was never signed; call sign_url, send the bytes, then verify",
             detail={"entity": "MediaUploadSession", "from": upload.state, "to": SessionState.VERIFYING.value},
         )
     chosen = services.profile(asset.profile)
@@ -222,20 +222,20 @@ async def verify(services: Services, found: Upload) -> Upload:
                 return expired
             raise _ended(expired.session) from error
         raise StorageObjectMissing(
-            "no object has arrived for this upload; send the bytes to the signed URL and verify again",
+            "the object of this upload has not arrived; send the bytes to the signed URL and verify again",
             detail={"session_id": session_id},
         ) from error
     except StorageError as error:
-        # The browser may never call again: the workflow finishes the job when the store is back.
+        # The browser may never call again: the workflow verifies the upload when the store answers again.
         await services.database.write(_wake, services.settings, session_id, "complete")
         if error.retryable:
             raise
         raise StorageTransient(
-            "the store could not be asked for the object; verification goes on by itself", adapter=error.adapter
+            "the store does not answer; verification continues in the background", adapter=error.adapter
         ) from error
-    refusal = _size_refusal(chosen, upload, head)
-    if refusal is not None:
-        await _reject(services, session_id, refusal)
+    rejection = _size_error(chosen, upload, head)
+    if rejection is not None:
+        await _reject(services, session_id, rejection)
     done, first = await services.database.write(_complete_and_wake, services.settings, session_id, head)
     if done.session.state in ENDED_SESSIONS and done.session.state != SessionState.COMPLETED:
         raise _ended(done.session)
@@ -245,37 +245,35 @@ async def verify(services: Services, found: Upload) -> Upload:
     return done
 
 
-def _size_refusal(profile: type[Profile], upload: MediaUploadSession, head: ObjectHead) -> UploadRejected | None:
+def _size_error(profile: type[Profile], upload: MediaUploadSession, head: ObjectHead) -> UploadRejected | None:
     max_bytes = profile.upload_policy().max_bytes
     if head.size == 0:
-        return UploadRejected(
-            f"the upload for profile {profile.name!r} is empty; choose a file with content", code="empty_upload"
-        )
+        return UploadRejected("the uploaded file is empty; choose a file with content", code="empty_upload")
     if max_bytes is not None and head.size > max_bytes:
         return UploadRejected(
-            f"the upload has {head.size} bytes, profile {profile.name!r} allows max_bytes={max_bytes}",
+            f"the upload has {head.size} bytes; profile {profile.name!r} allows max_bytes={max_bytes}",
             code="max_bytes_exceeded",
             detail={"limit": max_bytes, "found": head.size},
         )
     if upload.expected_size is not None and head.size != upload.expected_size:
         return UploadRejected(
-            f"the upload has {head.size} bytes, {upload.expected_size} were announced; start a new upload",
+            f"the upload has {head.size} bytes, but {upload.expected_size} were declared; start a new upload",
             code="size_mismatch",
             detail={"expected": upload.expected_size, "found": head.size},
         )
     return None
 
 
-async def _reject(services: Services, session_id: str, refusal: UploadRejected) -> None:
+async def _reject(services: Services, session_id: str, rejection: UploadRejected) -> None:
     def reject(session: Session) -> Upload:
-        found, first = rows.reject_upload(session, session_id, code=refusal.code, reason=refusal.message)
+        found, first = rows.reject_upload(session, session_id, code=rejection.code, reason=rejection.message)
         if first:
             outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
         return found
 
     found = await services.database.write(reject)
     if found.session.state != SessionState.COMPLETED:
-        raise refusal
+        raise rejection
 
 
 def _complete_and_wake(session: Session, settings: Settings, session_id: str, head: ObjectHead) -> tuple[Upload, bool]:
@@ -321,20 +319,20 @@ async def cancel_upload(services: Services, session_id: str) -> MediaUploadSessi
 
 
 async def resume(services: Services, asset_id: str) -> None:
-    """Let promotion go on from where the asset's rows stand; used after an outage outlived its budget."""
+    """Continue promotion from the state of the asset's rows, after an outage that exceeded the retry time."""
 
     def wake(session: Session) -> None:
         found = rows.find_by_asset(session, asset_id)
         if found is None:
-            raise NotFound("could not resume the upload: not found", detail={"entity": "asset"})
+            raise NotFound("no upload of an asset with this id", detail={"entity": "asset"})
         outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="verified")
 
     await services.database.write(wake)
 
 
 def session_expired() -> UploadSessionExpired:
-    """Return the error for a session whose time is over."""
-    return UploadSessionExpired("the upload's time is over; start a new one")
+    """Return the error of an expired session."""
+    return UploadSessionExpired("the upload session has expired; start a new one")
 
 
 def _ended(upload: MediaUploadSession) -> RindleError:
@@ -342,4 +340,4 @@ def _ended(upload: MediaUploadSession) -> RindleError:
         return session_expired()
     if upload.state == SessionState.ABORTED:
         return UploadCancelled("the upload was cancelled; start a new one")
-    return error_of(upload.error_code or "upload_rejected", upload.failure_reason or "the upload was refused")
+    return error_of(upload.error_code or "upload_rejected", upload.failure_reason or "the upload was rejected")

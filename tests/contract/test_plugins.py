@@ -35,7 +35,7 @@ class TestEicarScanner(ScannerContract):
         return EicarScanner()
 
     @pytest.fixture
-    def condemned_file(self, tmp_path: Path) -> Path:
+    def rejected_file(self, tmp_path: Path) -> Path:
         path = tmp_path / "condemned"
         path.write_bytes(EICAR)
         return path

@@ -23,7 +23,7 @@ from tests.stage import REPOSITORY, SpawnedWorker, photo, status_of
 
 EXAMPLE = REPOSITORY / "examples" / "getting_started"
 #: What attaching an asset that is condemned by then is refused with.
-REFUSED = "the asset was condemned and cannot be attached"
+REFUSED = "the asset was rejected and cannot be attached"
 
 
 @pytest.fixture
