@@ -193,12 +193,12 @@ def _moves(name: str) -> str:
 
 
 def _served() -> str:
-    from rindle.states import DELIVERABLE, UNJUDGED, AssetState
+    from rindle.states import DELIVERABLE, UNVALIDATED, AssetState
 
     def answer(state: AssetState) -> str:
         if state in DELIVERABLE:
             return "original and ready variants"
-        return "nothing yet: `asset_not_deliverable`" if state in UNJUDGED else "nothing: `asset_not_deliverable`"
+        return "nothing yet: `asset_not_deliverable`" if state in UNVALIDATED else "nothing: `asset_not_deliverable`"
 
     return _table(("state", "what may be served"), ((f"`{state}`", answer(state)) for state in AssetState))
 

@@ -1,1 +1,1 @@
-"""One small plug-in of each kind, and an application that uses them; explained in docs/extending.md."""
+"""One small plug-in of each kind, and an application that uses them; described in docs/extending.md."""

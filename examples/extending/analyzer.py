@@ -1,4 +1,4 @@
-"""An analyzer: computes further metadata of an original that has been judged."""
+"""An analyzer: computes further metadata of a validated original."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from PIL import Image
 
 from rindle.protocols import ProbeResult
 
-#: Colours a picture is reduced to before they are counted, and the box in pixels it is shrunk to.
+#: Number of colours to which the image is reduced before they are counted, and the box in pixels to which it is scaled.
 COLOURS, BOX = 8, (96, 96)
 
 
 class DominantColourAnalyzer:
-    """Finds the colour that covers most of a picture, for the box a page shows while the picture loads."""
+    """Finds the most frequent colour of an image, for the box that a page shows while the image loads."""
 
     def analyze(self, path: Path, probe: ProbeResult) -> Mapping[str, str | float]:
         """Return ``{"dominant_colour": "#rrggbb", "share": 0..1}``; it is stored below ``metadata["analyzer"]``.
 
-        What is raised here is logged and stops nothing: the asset then simply has no colour.
+        An exception is logged and does not stop the promotion. The asset then has no colour.
         """
-        with Image.open(path) as picture:
-            picture.draft("RGB", BOX)  # JPEG: decode at an eighth of the size
-            small = picture.convert("RGB")
+        with Image.open(path) as image:
+            image.draft("RGB", BOX)  # JPEG: decode at an eighth of the size
+            small = image.convert("RGB")
         small.thumbnail(BOX)
         reduced = small.quantize(COLOURS)
         counts = reduced.histogram()  # pixels per colour of the palette

@@ -1,6 +1,6 @@
 """An application with one profile per plug-in; its worker: ``RINDLE_APP=examples.extending.app:make python worker.py``.
 
-Read from the environment: ``DATABASE_URL``, and Rindle's own settings (``RINDLE_HOME``, ``RINDLE_SECRETS``, ...).
+It reads ``DATABASE_URL`` and Rindle's own settings (``RINDLE_HOME``, ``RINDLE_SECRETS``, ...) from the environment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from examples.extending.storage import SqliteStorage
 from rindle import Profile, Rindle, Settings
 from rindle.storage.local import LocalStorage
 
-#: Who may see originals of team photos.
+#: Names of the actors who may see originals of team photos.
 EDITORS = {"alice", "bob"}
 THUMB = {"thumb": {"mode": "crop", "width": 64, "height": 64}}
 
@@ -34,7 +34,7 @@ class ScannedPhoto(Profile):
 
 
 class ColouredPhoto(Profile):
-    """The dominant colour of every picture is in its row."""
+    """The dominant colour of every image is in its row."""
 
     name = "coloured"
     storage = "media"
@@ -54,7 +54,7 @@ class GrayPhoto(Profile):
 
 
 class Recording(Profile):
-    """Sound of at most ten seconds."""
+    """Audio of at most ten seconds."""
 
     name = "recording"
     storage = "media"
@@ -66,7 +66,7 @@ class Recording(Profile):
 
 
 class TeamPhoto(Profile):
-    """Thumbnails for everybody, originals for the editors."""
+    """Thumbnails for all members, originals for the editors."""
 
     name = "team"
     storage = "media"
@@ -76,7 +76,7 @@ class TeamPhoto(Profile):
 
 
 class ArchivedPhoto(Profile):
-    """Kept in one SQLite file."""
+    """Photos in one SQLite file."""
 
     name = "archived"
     storage = "archive"

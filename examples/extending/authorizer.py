@@ -1,4 +1,4 @@
-"""An authorizer: decides who may do what."""
+"""An authorizer: decides whether an actor may do an action."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from rindle.protocols import AssetSubject, DeliverySubject, UploadSubject
 
 
 class TeamAuthorizer:
-    """Thumbnails for everybody who is signed in, originals for the team; strangers get nothing.
+    """Thumbnails for every signed-in user, originals for the team, nothing for anonymous clients.
 
-    Give it to a profile (``delivery={"authorizer": ...}``) for URLs and tags, and to ``create_router`` for the routes.
+    Pass it to a profile (``delivery={"authorizer": ...}``) for URLs and tags, and to ``create_router`` for the routes.
 
     Args:
-        team: names of those who belong to it; asked at every decision, so it may change at any time.
-        everybody: variants that need no membership.
+        team: names of the members; read at every decision, so it may change at any time.
+        open_variants: variants that need no membership.
     """
 
-    def __init__(self, team: Collection[str], *, everybody: Collection[str] = ("thumb",)) -> None:
+    def __init__(self, team: Collection[str], *, open_variants: Collection[str] = ("thumb",)) -> None:
         self._team = team
-        self._everybody = everybody
+        self._open_variants = open_variants
 
     def authorize(
         self, actor: str | None, action: str, subject: DeliverySubject | UploadSubject | AssetSubject
     ) -> bool:
-        """Return whether ``actor`` may do ``action``; a coroutine may take its place, to ask a database.
+        """Return whether ``actor`` may do ``action``; it may be a coroutine function, for example to query a database.
 
-        ``deliver`` is asked before a URL is made and at no later time: short lives are how access is taken back.
+        ``deliver`` is checked when a URL is created, not later: use short lifetimes, so that access ends soon.
         """
         if actor is None:
             return False
         if isinstance(subject, DeliverySubject):
-            return actor in self._team or subject.variant in self._everybody
+            return actor in self._team or subject.variant in self._open_variants
         if action == "upload.create":
             return actor in self._team
         owner = subject.uploaded_by if isinstance(subject, AssetSubject) else subject.token_actor

@@ -1,4 +1,4 @@
-"""A processor: builds the variants of a profile instead of the bundled one."""
+"""A processor: builds the variants of a profile instead of the bundled processor."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rindle import ImageVariant
 from rindle.errors import ProcessorCapabilityMissing, RenderFailed, VariantProcessingCancelled
 from rindle.profile import VariantSpec
 
-#: Quality when the recipe leaves it to the format.
+#: Quality when the recipe has none.
 QUALITY = 80
 
 
 class GrayscaleProcessor:
-    """Makes black-and-white pictures with Pillow, in the modes ``fit`` and ``crop``."""
+    """Builds black-and-white images with Pillow, in the modes ``fit`` and ``crop``."""
 
-    #: What it can do; a variant that needs more fails with ``processor_capability_missing`` and is not tried again.
+    #: A variant that needs another capability fails with ``processor_capability_missing`` and is not retried.
     capabilities = frozenset({"image_resize"})
 
     def process(
@@ -30,15 +30,15 @@ class GrayscaleProcessor:
         progress: Callable[[int], None],
         cancelled: Callable[[], bool],
     ) -> Path:
-        """Write the variant to ``dest``; running it twice writes the same again.
+        """Write the variant to ``dest``; a second run writes the same file.
 
         Raises:
-            ProcessorCapabilityMissing: the recipe asks for another mode.
-            RenderFailed: Pillow cannot read the original; final, since it could not read it tomorrow either.
-            VariantProcessingCancelled: nobody wants the variant any more.
+            ProcessorCapabilityMissing: the recipe has another mode.
+            RenderFailed: Pillow cannot read the original; final, because a retry would fail in the same way.
+            VariantProcessingCancelled: the build was cancelled.
         """
         if not isinstance(spec, ImageVariant) or spec.mode not in ("fit", "crop"):
-            raise ProcessorCapabilityMissing("this processor builds pictures in the modes fit and crop")
+            raise ProcessorCapabilityMissing("this processor builds images in the modes fit and crop")
         box = (spec.width or Image.MAX_IMAGE_PIXELS or 0, spec.height or Image.MAX_IMAGE_PIXELS or 0)
         try:
             with Image.open(source) as original:
@@ -54,6 +54,6 @@ class GrayscaleProcessor:
         else:
             gray.thumbnail(box)
             made = gray
-        made.info.clear()  # comments and colour profiles would travel along: variants carry no metadata
+        made.info.clear()  # removes comments and colour profiles: variants carry no metadata
         made.save(dest, spec.format.upper(), quality=spec.quality or QUALITY)
         return dest

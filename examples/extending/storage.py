@@ -1,10 +1,11 @@
 """A store: objects as blobs of one SQLite file.
 
-For archives of a few gigabytes that have to be one file. It signs no URLs and takes no direct uploads, and says so:
-files come in through ``rindle.upload``, and the application hands them out itself with ``read_range``.
+It is for archives of a few gigabytes that must be one file. It declares that it signs no URLs and takes no direct
+uploads. Files are stored through ``rindle.upload``, and the application serves them itself with ``read_range``.
 
-**Limits.** One object has at most 1 GB (SQLite's ``SQLITE_MAX_LENGTH``). All processes are on one machine. One writer
-at a time; others wait up to 30 s and are then told ``storage_transient``. Disposition and metadata are not kept.
+**Limits.** One object has at most 1 GB (SQLite's ``SQLITE_MAX_LENGTH``). All processes are on one machine. There
+is one writer at a time; others wait up to 30 s and then fail with ``storage_transient``. Disposition and metadata are
+not kept.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from rindle.storage.arguments import (
 from rindle.storage.files import PIECE_BYTES, open_source, receiving
 from rindle.storage.threads import Stop, Threads
 
-#: Seconds a writer waits for another one.
+#: Seconds that a writer waits for another one.
 BUSY_SECONDS = 30.0
 #: Largest object in bytes (SQLite, "Implementation Limits": SQLITE_MAX_LENGTH).
 MAX_OBJECT_BYTES = 1_000_000_000
@@ -47,7 +48,7 @@ LAST_CHARACTER = "\U0010ffff"
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS objects (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice, so an open blob is never another object's
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so an open blob stays that of its object
     key TEXT NOT NULL UNIQUE,
     etag TEXT NOT NULL,
     content_type TEXT,
@@ -55,12 +56,12 @@ CREATE TABLE IF NOT EXISTS objects (
     body BLOB NOT NULL
 )
 """
-#: What passes by itself: another writer, a disk that is full for the moment.
-_PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+#: Temporary conditions: another writer, a full disk.
+_TRANSIENT = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
 class SqliteStorage(Storage):
-    """Keeps objects in the SQLite file at ``path``; made with its directory when first used."""
+    """Keeps objects in the SQLite file at ``path``; the first use creates it with its directory."""
 
     adapter_name = "sqlite"
 
@@ -72,7 +73,7 @@ class SqliteStorage(Storage):
         return f"SqliteStorage({self._path.name!r})"
 
     def capabilities(self) -> frozenset[str]:
-        """Say what it really can, no more: everything else is refused with the name of what is missing."""
+        """Declare exactly what it can do; every other call is refused with the name of the missing capability."""
         return frozenset({"head", "read_range", "write_once"})
 
     async def store(
@@ -85,7 +86,7 @@ class SqliteStorage(Storage):
         metadata: Mapping[str, str] | None = None,
         if_absent: bool = False,
     ) -> StoredObject:
-        """Copy the file at ``source`` into the database in one transaction: it is there whole, or not at all."""
+        """Copy the file at ``source`` into the database in one transaction: completely, or not at all."""
         validate_key(key)
         check_header("content_type", content_type)
         check_header("content_disposition", content_disposition)
@@ -96,7 +97,7 @@ class SqliteStorage(Storage):
         with open_source(source) as file, self._writing(key) as connection:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_OBJECT_BYTES:
-                raise StoragePermanent(f"objects here have at most {MAX_OBJECT_BYTES} bytes", key=key)
+                raise StoragePermanent(f"an object has at most {MAX_OBJECT_BYTES} bytes in this store", key=key)
             if if_absent and _row(connection, "id", key) is not None:
                 raise StorageConflict("the key is taken", key=key, adapter=self.adapter_name)
             connection.execute("DELETE FROM objects WHERE key = ?", (key,))
@@ -120,7 +121,7 @@ class SqliteStorage(Storage):
     async def download(
         self, key: str, dest: Path, *, max_bytes: int | None = None, if_match: str | None = None
     ) -> Path:
-        """Write the object at ``key`` to ``dest``; nothing is left there on error or cancellation."""
+        """Write the object at ``key`` to ``dest``; an error or cancellation leaves no partial file."""
         validate_key(key)
         check_size("max_bytes", max_bytes)
         return await self._threads.move(self._download, key, Path(dest), max_bytes, if_match)
@@ -133,7 +134,7 @@ class SqliteStorage(Storage):
         return dest
 
     async def read_range(self, key: str, start: int, length: int, *, if_match: str | None = None) -> bytes:
-        """Return up to ``length`` (at most 1 MiB) bytes from offset ``start``; short or empty past the end."""
+        """Return up to ``length`` (at most 1 MiB) bytes from offset ``start``; fewer or none past the end."""
         validate_key(key)
         check_range(start, length)
         return await self._threads.run(self._read_range, key, start, length, if_match)
@@ -171,7 +172,7 @@ class SqliteStorage(Storage):
 
     def _list_keys(self, prefix: str, after: str | None, limit: int) -> KeyPage:
         with self._reading(None) as connection:
-            # One more than asked for, to know whether there is another page.
+            # One more than requested, to know whether there is another page.
             found = connection.execute(
                 "SELECT key, length(body), stored_at FROM objects "
                 "WHERE key >= ? AND key < ? AND key > ? ORDER BY key LIMIT ?",
@@ -189,33 +190,33 @@ class SqliteStorage(Storage):
             connection.execute("SELECT 1 FROM objects LIMIT 1").fetchall()
 
     async def close(self) -> None:
-        """Let the threads go; the objects stay."""
+        """End the threads; the objects stay."""
         await self._threads.close()
 
     # --- connections ---------------------------------------------------------------------------------------------
 
     @contextmanager
     def _blob(self, key: str, if_match: str | None) -> Iterator[sqlite3.Blob]:
-        """Yield the body of ``key``, of one version from the first byte to the last."""
+        """Yield the body of one version of ``key``."""
         with self._reading(key) as connection:
             found = _row(connection, "id, etag", key)
             if found is None:
                 raise StorageNotFound("nothing is stored at the key", key=key, adapter=self.adapter_name)
             if if_match is not None and if_match.strip('"') != found[1]:
-                raise ObjectChanged("the object is no longer the one that was pinned", key=key)
+                raise ObjectChanged("the object has changed since it was pinned", key=key)
             with connection.blobopen("objects", "body", found[0], readonly=True) as blob:
                 yield blob
 
     @contextmanager
     def _reading(self, key: str | None) -> Iterator[sqlite3.Connection]:
-        """Yield a connection that sees one moment of the database."""
+        """Yield a connection with one snapshot of the database."""
         with self._translated(key), closing(self._connect()) as connection:
             connection.execute("BEGIN")
             yield connection
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[sqlite3.Connection]:
-        """Yield a connection whose transaction is committed when the block ends well; otherwise nothing has changed."""
+        """Yield a connection; its transaction is committed if the block succeeds, otherwise nothing changes."""
         with self._translated(key), closing(self._connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -226,7 +227,7 @@ class SqliteStorage(Storage):
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA secure_delete=ON")  # what is deleted must not be found in the file
+            connection.execute("PRAGMA secure_delete=ON")  # overwrite deleted content in the file
             connection.execute(_TABLE)
         except sqlite3.Error:
             connection.close()
@@ -235,15 +236,15 @@ class SqliteStorage(Storage):
 
     @contextmanager
     def _translated(self, key: str | None) -> Iterator[None]:
-        """Turn what SQLite says into Rindle's errors, without paths or statements in them."""
+        """Translate SQLite's errors into Rindle's, without paths or statements in them."""
         try:
             yield
         except sqlite3.Error as error:
             # Extended codes carry the primary one in their lowest byte.
-            passing = getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
-            kind = StorageTransient if passing else StoragePermanent
+            is_transient = getattr(error, "sqlite_errorcode", 0) & 0xFF in _TRANSIENT
+            kind = StorageTransient if is_transient else StoragePermanent
             name = getattr(error, "sqlite_errorname", type(error).__name__)
-            raise kind(f"the archive could not be used ({name})", key=key, adapter=self.adapter_name) from error
+            raise kind(f"the archive cannot be used ({name})", key=key, adapter=self.adapter_name) from error
 
 
 def _row(connection: sqlite3.Connection, columns: str, key: str) -> tuple[Any, ...] | None:

@@ -1,4 +1,4 @@
-"""The application with routes of its own: the five calls of Rindle, one after the other."""
+"""The application with its own routes: the five calls of Rindle, one after the other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Actor = Annotated[str, Depends(actor_of)]
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Make the application's table and its first member."""
+    """Create the application's table and its first member."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with transaction.begin() as session:
@@ -34,14 +34,14 @@ app = FastAPI(lifespan=lifespan)
 app.state.script = "upload.js"
 app.include_router(router)
 app.mount("/static", StaticFiles(directory="static"), name="static")
-# Serves local files, and runs the relay that hands committed work to Temporal.
+# Serves local files, and runs the relay that sends committed work to Temporal.
 serving = create_router(rindle, profiles={"photo": MemberPhoto}, allow_anonymous=True, include={"local"})
 app.include_router(serving, prefix="/media")
 
 
 @app.post("/uploads")
 async def ticket(actor: Actor, filename: Annotated[str, Body()], size: Annotated[int, Body(ge=0)]) -> dict[str, Any]:
-    """Hand out a ticket: the browser sends the file to the address in it, not to us."""
+    """Return a ticket: the browser sends the file to its address, not to this application."""
     upload = await rindle.initiate_upload("photo", filename=filename, size=size, actor=actor)
     signed = await rindle.sign_url(upload.id)
     grant = signed.presigned
@@ -50,16 +50,16 @@ async def ticket(actor: Actor, filename: Annotated[str, Body()], size: Annotated
 
 @app.post("/uploads/{upload_id}/done")
 async def done(actor: Actor, upload_id: str) -> dict[str, str]:
-    """Prove that the bytes arrived and make them Alice's photo, in the application's own transaction."""
+    """Verify that the bytes arrived and make them Alice's photo, in the application's own transaction."""
     verified = await rindle.verify_completion(upload_id)
     async with transaction.begin() as session:
         member = await session.get_one(Member, int(actor))
-        # uploaded_by: an id that comes from a browser might be that of somebody else's upload.
+        # uploaded_by: an id from a browser may be the id of another user's upload.
         await rindle.attach(verified.asset.id, member, "photo", uploaded_by=actor, session=session)
     return {"asset_id": verified.asset.id}
 
 
 @app.exception_handler(RindleError)
 async def refused(request: Any, error: RindleError) -> Response:
-    """Answer with the status that goes with the error; its message is fit for strangers."""
+    """Answer with the status of the error; its message contains nothing confidential."""
     return JSONResponse({"error": error.to_dict()}, error.http_status)

@@ -1,4 +1,4 @@
-"""The same application with Rindle's routes instead of our own: only attaching is left to write."""
+"""The same application with Rindle's routes instead of our own: only the attachment is our own code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = FastAPI(lifespan=lifespan)
 app.state.script = "upload_with_router.js"
 app.include_router(router)
 app.mount("/static", StaticFiles(directory="static"), name="static")
-# Without an authorizer actors reach their own uploads only; allow_anonymous says that this is meant.
+# Without an authorizer, actors can use only their own uploads; allow_anonymous confirms that this is intended.
 routes = create_router(rindle, profiles={"photo": MemberPhoto}, actor_from_request=actor_of, allow_anonymous=True)
 app.include_router(routes, prefix="/media")
 
@@ -37,5 +37,5 @@ async def choose(
 
 @app.exception_handler(RindleError)
 async def refused(request: Any, error: RindleError) -> Response:
-    """Answer with the status that goes with the error; its message is fit for strangers."""
+    """Answer with the status of the error; its message contains nothing confidential."""
     return JSONResponse({"error": error.to_dict()}, error.http_status)

@@ -1,4 +1,4 @@
-"""What the application says to Rindle; a worker needs no more than this."""
+"""Rindle's configuration in this application; a worker needs only this file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models import Member
 
 
 class MemberPhoto(Profile):
-    """What may be sent, and what is made of it."""
+    """Which files are accepted, and which variants are built."""
 
     name = "photo"
     storage = "media"
@@ -25,7 +25,7 @@ class MemberPhoto(Profile):
     }
 
 
-settings = Settings()  # reads RINDLE_SECRETS and its like
+settings = Settings()  # reads RINDLE_SECRETS and the other variables
 engine = create_async_engine(os.environ["DATABASE_URL"])
 rindle = Rindle(
     engine=engine,
@@ -35,5 +35,5 @@ rindle = Rindle(
 )
 rindle.register_owner_type("member", Member)  # members keep their photos when the class is renamed
 
-#: Transactions that write. SQLite lets them wait for one another from the start; other databases ignore the option.
+#: Write transactions. On SQLite they take the write lock at their start; other databases ignore the option.
 transaction = async_sessionmaker(engine.execution_options(**{WRITE_OPTION: True}))

@@ -1,4 +1,4 @@
-"""The application's own table; Rindle's stand beside it in the same database."""
+"""The application's own table; Rindle's tables are in the same database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Base(DeclarativeBase):
 
 
 class Member(Base):
-    """Somebody with a photo."""
+    """A member with a photo."""
 
     __tablename__ = "members"
 

@@ -1,4 +1,4 @@
-"""The page: everybody's photo, from one query over the application's table and Rindle's."""
+"""The page: the photos of all members, from one query over the application's table and Rindle's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ router = APIRouter()
 
 
 async def actor_of(request: Request) -> str:
-    """Say who is calling. Your sign-in goes here; until then everybody is member 1."""
+    """Return the caller. Put your sign-in here; until then every request is from member 1."""
     return "1"
 
 
@@ -34,7 +34,7 @@ async def index(request: Request) -> HTMLResponse:
         & (MediaAttachment.owner_id == cast(Member.id, String))
         & (MediaAttachment.slot == "photo")
     )
-    everybody = (
+    all_members = (
         select(Member, MediaAsset)
         .outerjoin(MediaAttachment, photo_of_member)
         .outerjoin(MediaAsset, MediaAsset.id == MediaAttachment.asset_id)
@@ -49,7 +49,7 @@ async def index(request: Request) -> HTMLResponse:
         .limit(10)
     )
     async with AsyncSession(engine) as session:
-        members = [(member, photo) for member, photo in await session.execute(everybody)]
+        members = [(member, photo) for member, photo in await session.execute(all_members)]
         newest = (await session.scalars(ready_photos)).all()
     html = await templates.get_template("index.html").render_async(
         members=members,
@@ -57,4 +57,4 @@ async def index(request: Request) -> HTMLResponse:
         is_waiting=any(photo is not None and photo.state not in AT_REST for _, photo in members),
         script=request.app.state.script,
     )
-    return HTMLResponse(html, headers={"Cache-Control": "no-store"})  # signed URLs are in it
+    return HTMLResponse(html, headers={"Cache-Control": "no-store"})  # the page contains signed URLs

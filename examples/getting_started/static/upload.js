@@ -6,9 +6,9 @@ async function post(path, body) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
   });
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error?.message ?? "something went wrong");
-  return told;
+  const result = await answer.json();
+  if (!answer.ok) throw new Error(result.error?.message ?? "something went wrong");
+  return result;
 }
 
 form.addEventListener("submit", async (event) => {
@@ -16,7 +16,7 @@ form.addEventListener("submit", async (event) => {
   const file = form.elements.file.files[0];
   try {
     const ticket = await post("/uploads", { filename: file.name, size: file.size });
-    // Exactly the headers that were signed, and no type of the browser's own: hence the slice.
+    // Send exactly the signed headers; slice() removes the type that the browser would add.
     const sent = await fetch(ticket.url, { method: ticket.method, headers: ticket.headers, body: file.slice() });
     if (!sent.ok) throw new Error(`the store answered ${sent.status}`);
     await post(`/uploads/${ticket.id}/done`, {});

@@ -3,12 +3,12 @@ const form = document.querySelector("form");
 async function call(method, path, body) {
   const answer = await fetch(path, {
     method,
-    headers: { "Content-Type": "application/json", "X-Rindle": "1" }, // the header proves that it is our own page
+    headers: { "Content-Type": "application/json", "X-Rindle": "1" }, // the header shows that the request comes from this site
     body: JSON.stringify(body),
   });
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error?.message ?? "something went wrong");
-  return told;
+  const result = await answer.json();
+  if (!answer.ok) throw new Error(result.error?.message ?? "something went wrong");
+  return result;
 }
 
 form.addEventListener("submit", async (event) => {
