@@ -1,4 +1,4 @@
-// Uploads with progress, and live events, on Rindle's routes: an ES module and the global `Rindle`.
+// Uploads with progress and live events, for Rindle's routes: an ES module and the global `Rindle`.
 
 const HERE = new URL(".", import.meta.url).href.slice(0, -1);
 const PAUSES_MS = [1000, 2000, 4000];
@@ -52,7 +52,7 @@ async function insist(signal, work, fix) {
   }
 }
 
-/** Send the file with exactly the headers that were signed. */
+/** Send the file with exactly the signed headers. */
 const put = ({ method, url, headers }, file, onSent, signal) =>
   new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch reports no upload progress
