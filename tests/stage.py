@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import skimage.data
 from PIL import Image
 from sqlalchemy import select
@@ -32,6 +33,9 @@ from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 
 T = TypeVar("T")
+#: For tests of what only Postgres does or promises: they are collected on that database alone, instead of passing on
+#: SQLite without a look.
+on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: For stages whose workers are killed: a lost one is noticed after so many seconds. Everywhere else a worker that was
 #: merely starved would be taken for a lost one, and its work would be done twice.

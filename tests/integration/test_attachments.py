@@ -27,7 +27,7 @@ from rindle.errors import (
 )
 from tests.invariants import everything_holds
 from tests.patience import until
-from tests.stage import Stage, photo
+from tests.stage import Stage, on_postgres, photo
 
 
 class AppBase(DeclarativeBase):
@@ -242,10 +242,9 @@ async def test_attachment_for_loads_what_is_asked_in_one_query(app_stage: Stage)
 # --- against each other -------------------------------------------------------------------------------------------
 
 
+@on_postgres
 async def test_an_attach_held_open_stalls_neither_the_pipeline_nor_another_attach(stage: Stage) -> None:
     """On SQLite one writer holds the file, so only Postgres can promise this."""
-    if stage.rindle.database.dialect == "sqlite":
-        return
     await stage.member()
     asset = await stage.verified(actor="alice")
     async with _session(stage) as held:
@@ -256,9 +255,8 @@ async def test_an_attach_held_open_stalls_neither_the_pipeline_nor_another_attac
     assert await stage.rindle.attachment_for(("user", "1"), "avatar") is not None
 
 
+@on_postgres
 async def test_a_purge_waits_for_an_attach_that_is_open_and_then_leaves_the_asset(stage: Stage) -> None:
-    if stage.rindle.database.dialect == "sqlite":
-        return
     await stage.member()
     asset = await stage.ready()
     async with _session(stage) as held:

@@ -14,7 +14,7 @@ from rindle import MediaOutbox, attachments, telemetry
 from rindle.db import outbox as rows
 from rindle.relay import Relay, coalesce
 from tests.patience import PATIENCE_SECONDS, until
-from tests.stage import Stage
+from tests.stage import Stage, on_postgres
 
 
 def _sessions(stage: Stage) -> AsyncSession:
@@ -37,9 +37,8 @@ async def test_a_commit_wakes_the_relay_of_its_own_process(lite_stage: Stage) ->
         assert described.status is not None
 
 
+@on_postgres
 async def test_postgres_notify_wakes_relays_of_other_processes(stage: Stage) -> None:
-    if stage.rindle.database.dialect != "postgresql":
-        return  # SQLite polls
     async with stage.application(RINDLE_RELAY_POLL_SECONDS="3600", RINDLE_RELAY_IDLE_POLL_SECONDS="3600"):
         await _listening(stage)
         await stage.rindle.initiate_upload("avatar", filename="me.jpg")  # this process runs no relay
@@ -50,10 +49,9 @@ async def test_postgres_notify_wakes_relays_of_other_processes(stage: Stage) -> 
         await until(dispatched, what="the row to be dispatched")
 
 
+@on_postgres
 async def test_relays_hear_whether_the_committing_process_sends_by_itself(stage: Stage) -> None:
     """What another process has in hand is left to it: looking at once would find nothing, at the price of a claim."""
-    if stage.rindle.database.dialect != "postgresql":
-        return  # SQLite polls
     url = stage.environment["APP_DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://")
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listening:
         await listening.execute(f"LISTEN {rows.CHANNEL}")
@@ -64,9 +62,8 @@ async def test_relays_hear_whether_the_committing_process_sends_by_itself(stage:
     assert heard == [rows.LOCAL_RELAY, ""]
 
 
+@on_postgres
 async def test_a_row_that_is_in_hand_is_sent_by_another_process_when_its_own_does_not(stage: Stage) -> None:
-    if stage.rindle.database.dialect != "postgresql":
-        return  # SQLite polls
     async with stage.application(RINDLE_RELAY_POLL_SECONDS="1", RINDLE_RELAY_IDLE_POLL_SECONDS="3600"):
         await _listening(stage)
         await stage.rindle.database.write(
@@ -84,11 +81,10 @@ async def test_a_row_that_is_in_hand_is_sent_by_another_process_when_its_own_doe
         await until(dispatched, what="the row to be dispatched")
 
 
+@on_postgres
 async def test_a_relay_that_stops_on_postgres_leaves_its_connection_without_a_complaint(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if stage.rindle.database.dialect != "postgresql":
-        return  # SQLite polls
     async with stage.application():
         await _listening(stage)
 
@@ -112,13 +108,7 @@ async def _listeners(stage: Stage) -> int:
 
 async def test_work_of_a_transaction_still_open_while_another_is_sent_is_not_lost(stage: Stage) -> None:
     """Both rows wake the same workflow; the second commits only after the first was sent and swallowed."""
-    if stage.rindle.database.dialect == "sqlite":
-        pytest.importorskip("aiosqlite")
-        return await _second_row_after_first_sent(stage, overlap=False)  # one writer: they cannot overlap
-    return await _second_row_after_first_sent(stage, overlap=True)
-
-
-async def _second_row_after_first_sent(stage: Stage, *, overlap: bool) -> None:
+    overlap = stage.rindle.database.dialect != "sqlite"  # one writer: there they cannot overlap
     await stage.member()
     first = await stage.ready(actor="a")
     second = await stage.ready(actor="a")

@@ -94,11 +94,13 @@ def test_unfinished_av_work_is_called_transcoding() -> None:
     assert aggregate(A.AVAILABLE, MediaKind.IMAGE, done_audio) is A.PROCESSING
 
 
+#: Purged rows do not count.
+COUNTED = [state for state in V if state is not V.PURGED]
+
+
 @pytest.mark.parametrize("current", sorted(DELIVERABLE))
-@pytest.mark.parametrize("first", list(V))
-@pytest.mark.parametrize("second", list(V))
+@pytest.mark.parametrize("first", COUNTED)
+@pytest.mark.parametrize("second", COUNTED)
 def test_the_aggregate_never_asks_for_a_move_the_table_forbids(current: A, first: V, second: V) -> None:
-    if V.PURGED in (first, second):
-        return  # purged rows do not count
     target = aggregate(current, MediaKind.IMAGE, _of(first, second))
     assert target is current or target in ASSET_MOVES[current]

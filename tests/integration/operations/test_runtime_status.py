@@ -24,7 +24,7 @@ from rindle.operations.runtime_status import RuntimeStatus, runtime_status
 from rindle.relay import Relay
 from tests.patience import until
 from tests.servers import free_port
-from tests.stage import Stage
+from tests.stage import Stage, on_postgres
 
 HOUR = 3600
 
@@ -402,7 +402,7 @@ async def test_large_states_are_estimated_on_postgres_and_said_to_be(
         assert variants["counts"]["ready"] == 5
 
 
-@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+@on_postgres
 @pytest.mark.parametrize("filters", [{}, {"profile": "avatar"}])
 async def test_no_query_reads_a_whole_table(rindle: Rindle, filters: dict[str, Any]) -> None:
     """With sequential scans made expensive, Postgres falls back to one only where no index serves the query."""

@@ -6,7 +6,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -39,8 +39,7 @@ def test_a_token_with_any_character_changed_is_refused(claims: dict[str, object]
     token = sign_token(claims, NEW, LABEL)
     at = data.draw(st.integers(0, len(token) - 1))
     char = data.draw(st.sampled_from("ABCDabcd0123-_.="))
-    if char == token[at]:
-        return
+    assume(char != token[at])
     with pytest.raises(BadToken):
         verify_token(token[:at] + char + token[at + 1 :], [NEW], LABEL)
 
