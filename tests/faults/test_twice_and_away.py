@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import DBAPIError
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+from temporalio.client import Client
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
-from rindle.errors import RindleError
+from rindle.errors import RindleError, StoragePermanent
+from rindle.testing.flaky import FlakyStorage
+from tests.application import storage
 from tests.invariants import everything_holds
+from tests.media.clips import Clips
 from tests.patience import until
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, photo, staged
+from tests.workflows.fleet import dispatched, handle_of
 
 
 class Twice(Interceptor):
@@ -48,51 +55,114 @@ class Twice(Interceptor):
         return Doubled(next)
 
 
-@pytest.mark.parametrize("at_once", [False, True], ids=["in_turn", "at_once"])
-async def test_every_activity_may_run_twice(stage: Stage, at_once: bool) -> None:
-    twice = Twice(at_once=at_once)
-    await stage.member(interceptors=[twice])
+class Refusing(FlakyStorage):
+    """Refuses an operation for as long as it is named."""
 
+    refused = ""
+
+    async def _play(self, operation: str, call: Callable[[], Awaitable[Any]], **options: Any) -> Any:
+        if operation == self.refused:
+            raise StoragePermanent("the store says no")
+        return await super()._play(operation, call, **options)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The activities that worker processes register, by name, as they do it."""
+    names: set[str] = set()
+
+    def noted(client: Client, *, activities: Sequence[Callable[..., Any]], **options: Any) -> Worker:
+        names.update(step.__name__ for step in activities)
+        return Worker(client, activities=activities, **options)
+
+    monkeypatch.setattr("rindle.bootstrap.Worker", noted)
+    return names
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["in_turn", "at_once"])
+async def test_every_activity_may_run_twice(stage: Stage, registered: set[str], at_once: bool) -> None:
+    """An activity that is new to the worker is missing here until a step below reaches it."""
+    twice = Twice(at_once=at_once)
+    store = Refusing(storage(stage.environment))
+    await stage.member(stage.application(store=store), interceptors=[twice])
+
+    await _uploads_end_in_every_way(stage, store)
+    await _builds_end_in_every_way(stage, store)
+    purged = await stage.ready("scanned")
+    await stage.rindle.purge_asset(purged.id)
+    await stage.gone(purged.id)
+
+    await everything_holds(stage)
+    assert registered >= {"admit", "render_images", "build_av"}  # of each queue
+    assert registered - twice.ran == set()
+
+
+async def _uploads_end_in_every_way(stage: Stage, store: Refusing) -> None:
+    """Scanned and ready; verified by the workflow; given up and resumed; cancelled; expired."""
     ready = await stage.ready("scanned")
     assert ready.state == "ready"
     assert {row.name: row.state for row in ready.variants} == {"large": "ready", "thumb": "ready"}
+
+    sent = await stage.sent()
+    await dispatched(stage)
+    await (await handle_of(stage, stage.upload_workflow(sent.id))).signal("complete")
+    assert (await stage.settled(str(sent.asset_id))).state == "ready"
+
+    store.refused = "local_path"
+    stuck = await stage.sent()
+    await stage.rindle.verify_completion(stuck.id)
+    await dispatched(stage)
+    await (await handle_of(stage, stage.upload_workflow(stuck.id))).result()
+    assert (await stage.rindle.asset(str(stuck.asset_id))).state != "ready"
+    store.refused = ""
+    await stage.rindle.resume(str(stuck.asset_id))
+    assert (await stage.state(str(stuck.asset_id), "ready")).state == "ready"
+
     cancelled = await stage.sent()
     await stage.rindle.cancel_upload(cancelled.id)
-    stage.tell("processor", "hold")
-    held = await stage.verified("held")
-    await stage.variant(held.id, "thumb", "processing")
-    await stage.rindle.cancel_processing(held.id)
-    stage.tell("processor", "")
+    short = stage.application(RINDLE_UPLOAD_SESSION_TTL_SECONDS="1")
+    expired = await short.initiate_upload("avatar", filename="me.jpg")
+    for upload in (cancelled, expired):
+
+        async def released(session_id: str = upload.id) -> bool:
+            return (await stage.session(session_id)).backing_released_at is not None
+
+        await until(released, what="the upload that has ended to be released")
+    assert (await stage.session(expired.id)).state == "expired"
+
+
+async def _builds_end_in_every_way(stage: Stage, store: Refusing) -> None:
+    """Cancelled by the application and by a signal, queued again by a signal, given up, and a film."""
     client = await stage.client()
-    await client.get_workflow_handle(stage.variants_workflow(held.id)).result()
-    await client.start_workflow(
-        "rindle.VariantWorkflow",
-        {"asset_id": held.id},
-        id=stage.variants_workflow(held.id),
-        task_queue=stage.prefix,
-        start_signal="requeue",
-    )
-    assert (await stage.state(held.id, "ready")).state == "ready"
-    await stage.rindle.purge_asset(ready.id)
-    await stage.gone(ready.id)
+    for cancel in (stage.rindle.cancel_processing, partial(_signal_cancel, stage)):
+        stage.tell("processor", "hold")
+        held = await stage.verified("held")
+        await stage.variant(held.id, "thumb", "processing")
+        await cancel(held.id)
+        stage.tell("processor", "")
+        await client.get_workflow_handle(stage.variants_workflow(held.id)).result()
+        await client.start_workflow(
+            "rindle.VariantWorkflow",
+            {"asset_id": held.id},
+            id=stage.variants_workflow(held.id),
+            task_queue=stage.prefix,
+            start_signal="requeue",
+        )
+        assert (await stage.state(held.id, "ready")).state == "ready"
 
-    async def released() -> bool:
-        return (await stage.session(cancelled.id)).backing_released_at is not None
+    store.refused = "store"
+    broken = await stage.ready()
+    assert broken.state == "degraded"
+    store.refused = ""
+    await stage.rindle.requeue_variants(broken.id)
+    assert (await stage.state(broken.id, "ready")).state == "ready"
 
-    await until(released, what="the cancelled upload to be released")
-    await everything_holds(stage)
-    assert twice.ran >= {
-        "read_upload",
-        "admit",
-        "scan",
-        "render_images",
-        "read_group",
-        "requeue_group",
-        "release_upload",
-        "begin_purge",
-        "stop_asset_work",
-        "delete_asset",
-    }
+    film = await stage.ready("held_film", Clips(stage.home).film(), filename="film.mp4")
+    assert film.state == "ready"
+
+
+async def _signal_cancel(stage: Stage, asset_id: str) -> None:
+    await (await handle_of(stage, stage.variants_workflow(asset_id))).signal("cancel")
 
 
 async def test_a_database_that_is_briefly_away_loses_nothing(
