@@ -69,7 +69,7 @@ class Services:
 
 
 def adapter_name(storage: Storage) -> str:
-    """Return the name an adapter has in events and error texts."""
+    """Return the name an adapter has in events and error messages."""
     return storage.adapter_name or type(storage).__name__
 
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from examples.cohort import lessons, members
 from examples.cohort.media import LESSONS, MEDIA_URL, MemberAvatar, engine, rindle, secrets
 from examples.cohort.models import prepare
-from examples.cohort.pages import tell
+from examples.cohort.pages import error_response
 from examples.cohort.security import OwnUploads, actor_of, cookie_secret, form_is_ours
 from rindle import RindleError
 from rindle.http import create_router
@@ -86,4 +86,4 @@ app.include_router(
 )
 lessons.install(app)
 members.install(app)
-app.add_exception_handler(RindleError, tell)
+app.add_exception_handler(RindleError, error_response)

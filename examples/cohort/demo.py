@@ -1,4 +1,4 @@
-"""``make demo``: a photo, three files that mean harm, a worker killed at work, a film and a film that is stopped, all
+"""``make demo``: a photo, three hostile files, a worker killed at work, a video and a video that is cancelled, all
 through the public API.
 
 Starts everything embedded (Temporal, worker, site, SQLite, local files), behaves like a member's browser over real
@@ -89,7 +89,7 @@ class Moment:
 # --- the story -----------------------------------------------------------------------------------------------------
 
 
-def tell(stack: Stack, supervisor: Supervisor) -> None:
+def print_addresses(stack: Stack, supervisor: Supervisor) -> None:
     """Run the story on a started stack and write the report.
 
     Raises:
@@ -105,9 +105,9 @@ def tell(stack: Stack, supervisor: Supervisor) -> None:
         second = replace(browser, database, photo, checks)
         lesson = demo_lesson.teach(browser, checks)
         timeline = moments(database, photo, killed)
-        pictures = [photo, *hostile, second]
-        print_tables(pictures, lesson)
-        write_report(pictures, killed, lesson, timeline, checks)
+        images = [photo, *hostile, second]
+        print_tables(images, lesson)
+        write_report(images, killed, lesson, timeline, checks)
     finally:
         browser.close()
         database.dispose()
@@ -132,16 +132,16 @@ def kill_midway(browser: Browser, supervisor: Supervisor, database: Any, checks:
             raise CheckFailed(f"one of {KILL_ATTEMPTS} photos is caught while its variants are being built")
         pid, at = supervisor.kill_part("worker", signal.SIGKILL), datetime.now(UTC)
         states = {variant["name"]: variant["state"] for variant in browser.asset(photo.asset_id)["variants"]}
-        console.print(f"  [red]✗[/] worker process {pid} killed with SIGKILL; variants: {told(states)}")
+        console.print(f"  [red]✗[/] worker process {pid} killed with SIGKILL; variants: {summary_of(states)}")
         checks.that("processing" in states.values(), "the worker died in the middle of building variants")
-        status.update("nobody is working; the supervisor starts a new worker…")
+        status.update("no worker is running; the supervisor starts a new one…")
         supervisor.wait_ready("worker")
         back_at = datetime.now(UTC)
         checks.that(supervisor.pid("worker") != pid, f"a new worker is there {seconds(at, back_at)} later")
         status.update("Temporal notices the missing heartbeat and hands the work out again…")
         asset = browser.settled(
             photo.asset_id,
-            lambda asset: status.update(told({one["name"]: one["state"] for one in asset["variants"]})),
+            lambda asset: status.update(summary_of({one["name"]: one["state"] for one in asset["variants"]})),
         )
         killed = Killed(pid, at, states, back_at, datetime.now(UTC), attempts_at(database, photo.asset_id))
         photo.state, photo.end = asset["state"], "replaced, then purged"
@@ -182,11 +182,11 @@ def attempts_at(database: Any, asset_id: str) -> list[dict[str, Any]]:
 
 def inspect(browser: Browser, photo: Sent, checks: Checks) -> None:
     """Fetch the original and every variant by its address and look into the bytes."""
-    with step("2. Every address is fetched and every picture opened"):
+    with step("2. Every address is fetched and every image opened"):
         photo.original = browser.asset(photo.asset_id) | answered(fetch(browser, photo.asset_id, None))
         photo.place = photo.original["place"]
         checks.that(photo.original["body"] == photo.body, "the original comes back byte for byte")
-        checks.that(photo.place is not None, f"it still says where it was taken: {shown(photo.place)}")
+        checks.that(photo.place is not None, f"it still contains its location: {shown(photo.place)}")
         photo.variants = fetch_variants(browser, photo.asset_id)
         for variant in photo.variants:
             size = demo_files.size_of(variant["body"])
@@ -196,7 +196,7 @@ def inspect(browser: Browser, photo: Sent, checks: Checks) -> None:
                 and variant["served_as"] == variant["content_type"]
             )
             checks.that(
-                right, f"{variant['name']}: {size[0]} × {size[1]}, {variant['byte_size']:,} bytes, as its row says"
+                right, f"{variant['name']}: {size[0]} × {size[1]}, {variant['byte_size']:,} bytes, as in its row"
             )
             checks.that(variant["place"] is None, f"{variant['name']}: no place in it")
         page = browser.get(f"/members/{MEMBER}").text
@@ -303,13 +303,13 @@ def described(event: MediaEvent) -> str:
             return name.replace("_", " ").replace(".", " ")
 
 
-def print_tables(pictures: Sequence[Sent], lesson: Lesson) -> None:
+def print_tables(images: Sequence[Sent], lesson: Lesson) -> None:
     """Print what became of each file, and each variant."""
     console.print()
     files = Table(
         "file", "what it is", "bytes", "state", "reason", "in the end", title="What was sent", box=box.SIMPLE_HEAD
     )
-    for sent in [*pictures, lesson.sent]:
+    for sent in [*images, lesson.sent]:
         colour = "green" if sent.state == "ready" else "red"
         files.add_row(
             sent.name, sent.what, f"{len(sent.body):,}", f"[{colour}]{sent.state}[/]", sent.reason or "", sent.end
@@ -322,7 +322,7 @@ def print_tables(pictures: Sequence[Sent], lesson: Lesson) -> None:
     )
     rows = [
         (sent, variant)
-        for sent in pictures
+        for sent in images
         for variant in [*([sent.original | {"name": "original"}] if sent.original else []), *sent.variants]
     ]
     for sent, variant in [*rows, *((lesson.sent, variant) for variant in lesson.made.values())]:
@@ -342,7 +342,7 @@ def print_tables(pictures: Sequence[Sent], lesson: Lesson) -> None:
 def write_report(
     everything: Sequence[Sent], killed: Killed, lesson: Lesson, timeline: Sequence[Moment], checks: Checks
 ) -> None:
-    """Write everything with its pictures into one HTML file."""
+    """Write everything with its images into one HTML file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(),
@@ -373,7 +373,7 @@ def data_uri(variant: dict[str, Any]) -> str:
     return f"data:{variant['content_type']};base64,{base64.b64encode(variant['body']).decode()}"
 
 
-def told(states: dict[str, str]) -> str:
+def summary_of(states: dict[str, str]) -> str:
     """Return variants and their states as one line."""
     return ", ".join(f"{name} {state}" for name, state in states.items()) or "none yet"
 
@@ -434,7 +434,7 @@ def main() -> int:
                 status.update("the first time this may fetch or build Temporal, which takes minutes…")
                 stack = start(supervisor, application=APPLICATION)
                 console.print(f"  site {stack.web} · Temporal UI {stack.ui} · what they print: {log}")
-            tell(stack, supervisor)
+            print_addresses(stack, supervisor)
             with step("7. Stopping everything"):
                 supervisor.stop()
     except CheckFailed as failure:

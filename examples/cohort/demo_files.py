@@ -15,14 +15,14 @@ from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from skimage import data
 
-#: Where the demo claims its photo was taken: 28° 36′ 30″ N, 80° 36′ 15″ W, the launch pad in the picture.
+#: Where the demo claims its photo was taken: 28° 36′ 30″ N, 80° 36′ 15″ W, the launch pad in the image.
 PLACE: Final[dict[int, Any]] = {
     GPS.GPSLatitudeRef: "N",
     GPS.GPSLatitude: (28.0, 36.0, 30.0),
     GPS.GPSLongitudeRef: "W",
     GPS.GPSLongitude: (80.0, 36.0, 15.0),
 }
-#: Sides of the picture that the bomb claims to be, in pixels.
+#: Sides of the image that the bomb claims to be, in pixels.
 BOMB_SIDE: Final = 25_000
 
 
@@ -31,21 +31,21 @@ def photograph(name: str, longest_side: int) -> bytes:
 
     Args:
         name: ``rocket``, ``coffee``, ... of ``skimage.data``.
-        longest_side: pixels; the shipped pictures are small, so they are enlarged to weigh what a camera's do.
+        longest_side: pixels; the bundled images are small, so they are enlarged to the size of a camera's.
     """
-    picture = Image.fromarray(getattr(data, name)()).convert("RGB")
-    scale = longest_side / max(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+    image = Image.fromarray(getattr(data, name)()).convert("RGB")
+    scale = longest_side / max(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[Base.Make], exif[Base.Model] = "Rindle", "Demo camera"
     exif.get_ifd(IFD.GPSInfo).update(PLACE)
     made = io.BytesIO()
-    picture.save(made, "JPEG", quality=88, exif=exif)
+    image.save(made, "JPEG", quality=88, exif=exif)
     return made.getvalue()
 
 
-def film(seconds: int) -> bytes:
-    """Return a film as a phone held upright records it: 1080p on its side with a flag that says so, sound, a place.
+def video(seconds: int) -> bytes:
+    """Return a video as an upright phone records it: 1080p on its side with a rotation flag, audio, a location.
 
     The camera wanders over the rocket; a little noise keeps the encoder as busy as a real camera's does.
     """
@@ -54,10 +54,10 @@ def film(seconds: int) -> bytes:
         "noise=alls=6:allf=t,transpose=clock,format=yuv420p"  # the flag turns it back
     )
     with tempfile.TemporaryDirectory() as directory:
-        picture, lying, upright = (Path(directory, name) for name in ("picture.jpg", "lying.mp4", "upright.mp4"))
-        picture.write_bytes(photograph("rocket", 1280))
+        image, lying, upright = (Path(directory, name) for name in ("image.jpg", "lying.mp4", "upright.mp4"))
+        image.write_bytes(photograph("rocket", 1280))
         _ffmpeg(
-            *("-loop", "1", "-framerate", "30", "-i", picture, "-f", "lavfi", "-i", "sine=frequency=220:beep_factor=4"),
+            *("-loop", "1", "-framerate", "30", "-i", image, "-f", "lavfi", "-i", "sine=frequency=220:beep_factor=4"),
             *("-t", str(seconds), "-vf", wandering, "-c:v", "libx264", "-preset", "ultrafast", "-crf", "26"),
             *("-c:a", "aac", "-b:a", "96k", lying),
         )
@@ -77,9 +77,9 @@ def _ffmpeg_major() -> int:
     return int("".join(takewhile(str.isdigit, first.lstrip("n"))) or 99)
 
 
-def place_in(picture: bytes) -> tuple[float, float] | None:
-    """Return latitude and longitude from a picture's EXIF in degrees, or ``None`` when it tells no place."""
-    with Image.open(io.BytesIO(picture)) as opened:
+def place_in(image: bytes) -> tuple[float, float] | None:
+    """Return latitude and longitude from an image's EXIF in degrees, or ``None`` without a location."""
+    with Image.open(io.BytesIO(image)) as opened:
         gps = opened.getexif().get_ifd(IFD.GPSInfo)
     if GPS.GPSLatitude not in gps or GPS.GPSLongitude not in gps:
         return None
@@ -93,9 +93,9 @@ def _degrees(parts: tuple[float, float, float]) -> float:
     return degrees + minutes / 60 + seconds / 3600
 
 
-def size_of(picture: bytes) -> tuple[int, int]:
-    """Decode a whole picture and return its width and height in pixels."""
-    with Image.open(io.BytesIO(picture)) as opened:
+def size_of(image: bytes) -> tuple[int, int]:
+    """Decode a whole image and return its width and height in pixels."""
+    with Image.open(io.BytesIO(image)) as opened:
         opened.load()
         return opened.size
 

@@ -1,4 +1,4 @@
-"""The demo's second chapter: a film becomes playable while one watches, and another one is stopped half-way."""
+"""The demo's second chapter: a video becomes playable while one watches, and another one is cancelled half-way."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from examples.cohort.demo_stage import (
 )
 
 PROFILE = "lesson"
-#: Seconds of the film that is watched, and of the one that is stopped.
-FILM_SECONDS, STOPPED_SECONDS = 24, 60
-#: The second film is stopped as soon as it is so far, in per cent, and before it is further than the other.
+#: Seconds of the video that is watched, and of the one that is cancelled.
+VIDEO_SECONDS, STOPPED_SECONDS = 24, 60
+#: Progress range, in per cent, in which the second video is cancelled.
 STOP_FROM, STOP_UNTIL = 30, 70
 #: Seconds in which nothing of a cancelled build may be left.
 GONE_SECONDS = 3.0
@@ -50,7 +50,7 @@ class Stopped:
 
 @dataclass
 class Lesson:
-    """The film, what was seen of its making, and what came out."""
+    """The video, the progress of its build, and its variants."""
 
     sent: Sent
     progress: dict[str, list[int]] = field(default_factory=dict)
@@ -62,25 +62,25 @@ class Lesson:
 
 
 def teach(browser: Browser, checks: Checks) -> Lesson:
-    """Send a film, watch it being made, open what came out; then stop a second one.
+    """Send a video, watch its build, open its variants; then cancel a second one.
 
     Raises:
         CheckFailed: something is not as promised.
     """
-    with step("5. A film, as a phone held upright records it") as status:
-        status.update(f"recording {FILM_SECONDS} seconds of 1080p…")
-        film = demo_files.film(FILM_SECONDS)
-        lesson = Lesson(Sent("lesson.mp4", film, f"film of {FILM_SECONDS} seconds, upright, with a place in it"))
+    with step("5. A video, as an upright phone records it") as status:
+        status.update(f"recording {VIDEO_SECONDS} seconds of 1080p…")
+        video = demo_files.video(VIDEO_SECONDS)
+        lesson = Lesson(Sent("lesson.mp4", video, f"video of {VIDEO_SECONDS} seconds, upright, with a location"))
         status.update("uploading…")
         browser.upload(lesson.sent, PROFILE, "video/mp4")
     watch(browser, lesson)
     sent = lesson.sent
     sent.state, sent.end = browser.settled(sent.asset_id)["state"], "playable"
-    checks.that(sent.state == "ready", "the film is ready")
-    told = lesson.progress.get("web_720p", [])
+    checks.that(sent.state == "ready", "the video is ready")
+    percents = lesson.progress.get("web_720p", [])
     checks.that(
-        len(told) >= 5 and told == sorted(set(told)),
-        f"its progress was told live and rose: {', '.join(map(str, told))}",
+        len(percents) >= 5 and percents == sorted(set(percents)),
+        f"its progress was sent live and rose: {', '.join(map(str, percents))}",
     )
     open_what_came_out(browser, lesson, checks)
     lesson.stopped = stop_half_way(browser, checks)
@@ -107,17 +107,17 @@ def watch(browser: Browser, lesson: Lesson) -> None:
 def open_what_came_out(browser: Browser, lesson: Lesson, checks: Checks) -> None:
     """Fetch every variant by its address and look into it."""
     asset = browser.asset(lesson.sent.asset_id)
-    checks.that((asset["width"], asset["height"]) == (1080, 1920), "the film counts as 1080 × 1920: it stands upright")
+    checks.that((asset["width"], asset["height"]) == (1080, 1920), "the video counts as 1080 × 1920: it is upright")
     for variant in asset["variants"]:
         lesson.made[variant["name"]] = variant | answered_file(browser, lesson.sent.asset_id, variant["name"])
-    film = lesson.made["web_720p"]
-    lesson.player.write_bytes(film["body"])
+    video = lesson.made["web_720p"]
+    lesson.player.write_bytes(video["body"])
     facts = probed(lesson.player)
     video = next(stream for stream in facts["streams"] if stream["codec_type"] == "video")
     codecs = {stream["codec_name"] for stream in facts["streams"]}
     checks.that(codecs == {"h264", "aac"}, "web_720p: H.264 with AAC, which every browser plays")
     checks.that((video["width"], video["height"]) == (720, 1280), "web_720p: 720 × 1280, upright without a flag")
-    off = abs(float(facts["format"]["duration"]) - FILM_SECONDS)
+    off = abs(float(facts["format"]["duration"]) - VIDEO_SECONDS)
     checks.that(off <= 0.25, f"web_720p: as long as the original, {off * 1000:.0f} ms apart")
     tags = str(facts["format"].get("tags", {}))
     checks.that("location" not in tags and "Launch" not in tags, "web_720p: no place and no title in it")
@@ -130,7 +130,7 @@ def open_what_came_out(browser: Browser, lesson: Lesson, checks: Checks) -> None
 
 
 def answered_file(browser: Browser, asset_id: str, name: str) -> dict[str, Any]:
-    """Fetch a variant; only pictures can say where they were taken."""
+    """Fetch a variant; only images can contain a location."""
     answer = fetch(browser, asset_id, name)
     if answer.headers["content-type"].startswith("image/"):
         return answered(answer)
@@ -138,61 +138,61 @@ def answered_file(browser: Browser, asset_id: str, name: str) -> dict[str, Any]:
 
 
 def probed(path: Path) -> dict[str, Any]:
-    """Return what ffprobe says of a file of ours."""
+    """Return the facts of a file from ffprobe."""
     command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", str(path)]
     facts: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return facts
 
 
 def stop_half_way(browser: Browser, checks: Checks) -> Stopped:
-    """Cancel a second film in the middle and see what that frees and leaves."""
-    with step("6. A second film, cancelled half-way") as status:
+    """Cancel a second video half-way and check what that frees and leaves."""
+    with step("6. A second video, cancelled half-way") as status:
         status.update(f"recording {STOPPED_SECONDS} seconds…")
-        film = Sent("second.mp4", demo_files.film(STOPPED_SECONDS), "film that is stopped")
+        video = Sent("second.mp4", demo_files.video(STOPPED_SECONDS), "video that is cancelled")
         status.update("uploading…")
-        known = workshops()  # the worker that was killed could not tidy up; a sweep will
-        browser.upload(film, PROFILE, "video/mp4")
+        known = scratch_directories()  # the killed worker did not clean up; a sweep will
+        browser.upload(video, PROFILE, "video/mp4")
         percent = 0
-        for kind, payload in browser.events(film.asset_id):
+        for kind, payload in browser.events(video.asset_id):
             if kind == "variant_progress" and payload["variant_name"] == "web_720p":
                 percent = payload["progress"]
                 status.update(f"web_720p is {percent} % done…")
             if percent >= STOP_FROM:
                 break
-        checks.that(STOP_FROM <= percent <= STOP_UNTIL, f"the second film is {percent} % done")
+        checks.that(STOP_FROM <= percent <= STOP_UNTIL, f"the second video is {percent} % done")
         at_work = ffmpegs()
         before = busy()
         checks.that(at_work, f"{len(at_work)} ffmpeg at work; we keep {before:.1f} cores busy")
-        asked = time.monotonic()
-        browser.post(f"/media/assets/{film.asset_id}/cancel")
+        requested_at = time.monotonic()
+        browser.post(f"/media/assets/{video.asset_id}/cancel")
         gone_after = PATIENCE_SECONDS
         for _ in looks(0.02):
             if not ffmpegs():
-                gone_after = time.monotonic() - asked
+                gone_after = time.monotonic() - requested_at
                 break
         after = busy()
         checks.that(gone_after <= GONE_SECONDS, f"{gone_after:.1f} s after the cancel no ffmpeg is left")
         checks.that(after < before / 2, f"and we keep {after:.1f} cores busy")
-        asset = browser.settled(film.asset_id)
+        asset = browser.settled(video.asset_id)
         states = {variant["name"]: variant["state"] for variant in asset["variants"]}
-        checks.that(states["web_720p"] == "cancelled" and asset["state"] == "degraded", "its film is cancelled")
-        checks.that(workshops() <= known, "nothing half-built is left on the disk")
-        stored = [path for path in (HOME / "media").rglob(f"*{film.asset_id}*/**/*.mp4") if "web_720p" in str(path)]
+        checks.that(states["web_720p"] == "cancelled" and asset["state"] == "degraded", "its video is cancelled")
+        checks.that(scratch_directories() <= known, "nothing half-built is left on the disk")
+        stored = [path for path in (HOME / "media").rglob(f"*{video.asset_id}*/**/*.mp4") if "web_720p" in str(path)]
         checks.that(stored == [], "and nothing of it in the store")
     return Stopped(percent, gone_after, before, after)
 
 
-def workshops() -> set[str]:
+def scratch_directories() -> set[str]:
     """Return the run directories there are."""
     return {path.name for path in (HOME / "tmp" / "rindle.tmp").glob("*")}
 
 
 def busy() -> float:
     """Return how many cores the demo's processes, and those they have started, keep busy for a second."""
-    everybody = psutil.Process().children(recursive=True)
-    before = {process.pid: spent(process) for process in everybody}
+    processes = psutil.Process().children(recursive=True)
+    before = {process.pid: spent(process) for process in processes}
     time.sleep(1)
-    return sum(max(0.0, spent(process) - before[process.pid]) for process in everybody)
+    return sum(max(0.0, spent(process) - before[process.pid]) for process in processes)
 
 
 def spent(process: psutil.Process) -> float:

@@ -32,7 +32,7 @@ console = Console(width=None if sys.stdout.isatty() else 130)
 
 
 class CheckFailed(Exception):
-    """Something is not as promised; the message says what."""
+    """A check failed; the message names it."""
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Browser:
         query = {"scope": "asset", "id": asset_id, "snapshot": "1", "until": "terminal"}
         with self._http.stream("GET", "/media/events", params=query, timeout=PATIENCE_SECONDS) as answer:
             if answer.is_error:
-                raise CheckFailed(f"the site tells what happens to an asset (it answered {answer.status_code})")
+                raise CheckFailed(f"the site sends the events of an asset (it answered {answer.status_code})")
             kind = ""
             for line in answer.iter_lines():
                 name, _, value = line.partition(": ")

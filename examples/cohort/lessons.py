@@ -1,4 +1,4 @@
-"""The pages of courses: films and recordings, how far they are, and the buttons of whoever gives the course."""
+"""The pages of courses: videos and recordings, their progress, and the buttons of the teacher."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def course_at(slug: str) -> Course:
     async with reading() as session:
         course = await session.scalar(select(Course).where(Course.slug == slug))
     if course is None:
-        raise NotFound("there is no such course", detail={"entity": "course"})
+        raise NotFound("no course with this name", detail={"entity": "course"})
     return course
 
 
@@ -33,14 +33,14 @@ At = Annotated[Course, Depends(course_at)]
 
 
 def own_course(request: Request, course: At) -> str:
-    """Return the actor, who must be whoever gives the course.
+    """Return the actor, who must be the teacher of the course.
 
     Raises:
-        Unauthorized: somebody else, or nobody.
+        Unauthorized: another actor, or none.
     """
     actor = actor_of(request)
     if actor is None or actor != course.teacher.handle:
-        raise Unauthorized("only whoever gives a course may change its lesson")
+        raise Unauthorized("only the teacher of a course may change its lesson")
     return actor
 
 

@@ -1,4 +1,4 @@
-"""What the site says to Rindle, and all a worker needs to know of it: three profiles, one storage, one database.
+"""The site's configuration of Rindle, which is all that a worker needs: three profiles, one storage, one database.
 
 Read from the environment:
 
@@ -56,7 +56,7 @@ class MemberAvatar(Profile):
 
 
 class Lesson(Web):
-    """A film: the preset plays it in 720p behind a poster; the outline of its sound is drawn below."""
+    """A video: the preset plays it in 720p behind a poster; the waveform of its audio is drawn below."""
 
     name = "lesson"
     storage = "media"

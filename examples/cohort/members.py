@@ -1,4 +1,4 @@
-"""The pages of members: who is there, and the photo that each may choose, replace and remove."""
+"""The pages of members: the list, and the photo that each may choose, replace and remove."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ async def find(session: AsyncSession, handle: str) -> Member:
     """Return a member.
 
     Raises:
-        NotFound: nobody has that handle.
+        NotFound: no member has that handle.
     """
     member = await session.scalar(select(Member).where(Member.handle == handle))
     if member is None:
-        raise NotFound("there is no such member", detail={"entity": "member"})
+        raise NotFound("no member with this handle", detail={"entity": "member"})
     return member
 
 
@@ -40,7 +40,7 @@ def own_page(request: Request, handle: str) -> str:
     """Return the actor, who must be the member whose page it is.
 
     Raises:
-        Unauthorized: somebody else, or nobody.
+        Unauthorized: another actor, or none.
     """
     actor = actor_of(request)
     if actor is None or actor != handle:

@@ -33,7 +33,7 @@ class Member(Base):
 
 
 class Course(Base):
-    """What a member teaches; its lesson is a film or a recording."""
+    """A member's course; its lesson is a video or a recording."""
 
     __tablename__ = "cohort_courses"
 

@@ -1,4 +1,4 @@
-"""What all pages share: templates, forms and their guards, and how errors are told."""
+"""Shared by all pages: templates, forms and their guards, and error responses."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FORM_OVERHEAD_BYTES = 64 * 1024
 
 #: States in which nothing more will happen by itself, so a page need not look again.
 AT_REST = frozenset({AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED})
-#: States in which there is nothing to show: not judged yet, condemned, gone.
+#: States without anything to show: not validated yet, rejected, deleted.
 UNSEEN = frozenset({"staged", "validating", "analyzing", "promoting", "quarantined", "deleted"})
 
 
 def badge(asset: MediaAsset) -> str:
-    """Return what the badge says; ``place.js`` goes on from there."""
+    """Return the text of the badge; ``place.js`` updates it."""
     match asset.state:
         case AssetState.READY:
             return "Ready"
@@ -119,7 +119,7 @@ templates.filters.update(clock=clock, size=size)
 async def page(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
     """Render a page with what all of them show."""
     async with reading() as session:
-        people = await everybody(session)
+        people = await all_members(session)
     html = await templates.get_template(template).render_async(
         request=request,
         people=people,
@@ -133,7 +133,7 @@ async def page(request: Request, template: str, *, status: int = 200, **context:
     return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
 
 
-async def everybody(session: AsyncSession) -> Sequence[Member]:
+async def all_members(session: AsyncSession) -> Sequence[Member]:
     """Return all members in the order they joined."""
     return (await session.scalars(select(Member).order_by(Member.id))).all()
 
@@ -186,7 +186,7 @@ async def put_in(
     ``asset_id`` names one that the browser has put into the store already; without scripts the form brings the file.
 
     Raises:
-        UploadRejected: ``nothing_chosen``, or what the profile says.
+        UploadRejected: ``nothing_chosen``, or an error of the profile.
         NotFound: the upload is somebody else's.
     """
     if not asset_id:
@@ -207,12 +207,12 @@ def done(request: Request) -> Response:
 
 
 def wants_json(request: Request) -> bool:
-    """Whether a script is asking rather than a person."""
+    """Whether a script sent the request."""
     return "application/json" in request.headers.get("accept", "")
 
 
-async def tell(request: Request, error: Exception) -> Response:
-    """Answer an error of the library in the way it was asked: JSON for scripts, a sentence on the page for people."""
+async def error_response(request: Request, error: Exception) -> Response:
+    """Answer an error of the library: JSON for scripts, a sentence on the page for people."""
     assert isinstance(error, RindleError)  # noqa: S101 - what it is registered for
     if wants_json(request):
         return JSONResponse({"error": error.to_dict()}, error.http_status)

@@ -27,13 +27,13 @@ def cookie_secret(signing_secrets: Sequence[SecretStr]) -> str:
 
 
 def actor_of(request: Request) -> str | None:
-    """Return the handle of whoever is signed in; what ``create_router`` calls for the actor."""
+    """Return the handle of the signed-in member; ``create_router`` calls it for the actor."""
     actor: str | None = request.session.get("actor")
     return actor
 
 
 class OwnUploads:
-    """Members do as they like with what they have uploaded; for everybody else it does not exist."""
+    """Members have full access to their own uploads; for others these do not exist."""
 
     def authorize(self, actor: str | None, action: str, subject: UploadSubject | AssetSubject) -> bool:
         """Answer Rindle's routes; see ``rindle.protocols.Authorizer``."""
@@ -48,7 +48,7 @@ def sign_in(request: Request, handle: str) -> None:
 
 
 def form_token(request: Request) -> str:
-    """Return this browser's form token, made when first asked for."""
+    """Return this browser's form token, created on first use."""
     token: str = request.session.setdefault("token", secrets.token_urlsafe(24))
     return token
 

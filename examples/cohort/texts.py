@@ -20,11 +20,11 @@ _FOR_ALL: Mapping[str, str] = {
 
 _PHOTO: Mapping[str, str] = {
     "max_bytes_exceeded": "That photo is larger than 15 MB. Please choose a smaller one.",
-    "max_pixels_exceeded": "That picture has more pixels than we can take (60 million).",
+    "max_pixels_exceeded": "That photo has more than the allowed 60 million pixels.",
     "extension_not_allowed": "Please choose a JPEG, PNG, WebP or HEIC photo.",
     "missing_extension": "Please choose a JPEG, PNG, WebP or HEIC photo.",
-    "mime_not_allowed": "That file is not a photo, whatever its name says. It was refused.",
-    "unknown_mime": "That file is not a photo, whatever its name says. It was refused.",
+    "mime_not_allowed": "That file is not a photo. It was rejected.",
+    "unknown_mime": "That file is not a photo. It was rejected.",
     "decode_failed": "That photo is damaged and cannot be opened. Is there another copy?",
     "not_found": "That photo is not yours, or it is gone.",
     "unauthorized": "You can only change your own photo.",
@@ -36,11 +36,11 @@ _LESSON: Mapping[str, str] = {
     "media_too_long": "A lesson lasts an hour at most. Please choose a shorter file.",
     "extension_not_allowed": "Please choose one of the kinds of file named below.",
     "missing_extension": "Please choose one of the kinds of file named below.",
-    "mime_not_allowed": "That file is not what its name says. It was refused.",
-    "unknown_mime": "That file is not what its name says. It was refused.",
+    "mime_not_allowed": "That file does not match its name. It was rejected.",
+    "unknown_mime": "That file does not match its name. It was rejected.",
     "decode_failed": "That file is damaged and cannot be played. Is there another copy?",
     "not_found": "That file is not yours, or it is gone.",
-    "unauthorized": "Only whoever gives the course may change its lesson.",
+    "unauthorized": "Only the teacher of the course may change its lesson.",
     "nothing_chosen": "Please choose a file first.",
 }
 

@@ -87,7 +87,7 @@ def _imported(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise _misnamed(f"there is no module {name!r} here") from error
+            raise _misnamed(f"the module {name!r} was not found") from error
         raise _misnamed(f"the module {name!r} needs {error.name!r}, which is not installed") from error
     except Exception as error:
         raise _misnamed(f"the module {name!r} raised {_summary_of(error)} while it was imported") from error

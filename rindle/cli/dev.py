@@ -224,7 +224,7 @@ def _web_beside(application: str) -> str | None:
     except ImportError:
         found = None
     if found is None or found.origin is None or not found.origin.endswith(".py"):
-        raise Misconfigured(f"there is no module {module!r} here; --app names it as package.module:name")
+        raise Misconfigured(f"the module {module!r} was not found; pass --app package.module:name")
     for statement in ast.parse(Path(found.origin).read_text()).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "app" for target in targets):

@@ -156,7 +156,7 @@ async def picture_tag(
             and the tag's own attributes are refused.
         UnknownProfile: the profile is not registered.
 
-    Source: HTML Living Standard, 4.8.1 (picture), 4.8.4.2 (srcset).
+    Source: HTML Living Standard, 4.8.1 (``<picture>``), 4.8.4.2 (srcset).
     """
     view = _view(services, profile, asset, UrlOptions(actor, expires_in, disposition, filename), stale_mode, fallback)
     check_choice("on_denied", on_denied, _ON_DENIED)

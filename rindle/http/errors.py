@@ -156,7 +156,7 @@ def _translated(error: Exception) -> RindleError | None:
     if isinstance(error, HTTPException):
         return _unreadable(error)
     if isinstance(error, ClientDisconnect):
-        # The client is gone, so nobody reads this.
+        # The client has disconnected: the response is not read.
         return InvalidArgument("the body is incomplete", detail={"option": "body"})
     _log(error)
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):

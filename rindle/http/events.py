@@ -308,7 +308,7 @@ class _Stream:
                 self._states[number] = event.payload.get("state", self._states[number])
 
     def _greeting(self) -> bytes:
-        # A block with an id and no data sets the place to resume from, but is no event.
+        # A block with an id and no data sets the place to resume from without an event.
         place = "" if self._events.has_pending_reset else f"id: {self._place()}\n"
         return f"retry: {RETRY_MS}\n: connected\n{place}\n".encode()
 

@@ -28,7 +28,7 @@ class ReadyAnswer(BaseModel):
 
 
 def health_router(rindle: Rindle) -> APIRouter:
-    """Return ``/livez`` and ``/readyz`` (GET and HEAD), open to everybody and never cached.
+    """Return ``/livez`` and ``/readyz`` (GET and HEAD), open to everyone and never cached.
 
     ``/livez`` answers 200 as soon as the event loop runs it, without a request to a service: restart a process that
     does not answer. ``/readyz`` answers 200 when the database and Temporal answer, else 503 with the code

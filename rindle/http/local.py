@@ -129,7 +129,7 @@ class _Endpoint:
             )
             return await self._serve(request, served)
         except ClientDisconnect:
-            return _refusal(400, "incomplete body")  # the client is gone: nobody reads this
+            return _refusal(400, "incomplete body")  # the client has disconnected
         except RindleError as error:
             return _answer_to(error)
 
@@ -252,7 +252,7 @@ def _moment(http_date: str | None) -> int | None:
 
 
 def _safe_disposition(served: _Delivery) -> str | None:
-    """Return the disposition to send: HTML, SVG, XML and scripts are always attachments, whatever the token has."""
+    """Return the disposition to send: HTML, SVG, XML and scripts are always attachments."""
     if not is_active_content(served.content_type):
         return served.disposition
     _, semicolon, parameters = (served.disposition or "").partition(";")

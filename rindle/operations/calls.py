@@ -38,7 +38,7 @@ class OperationsCalls:
 
         Args:
             variant_names: variants to build; all failed and cancelled ones when left out.
-            actor: who asked for it; written to the audit event.
+            actor: who requested it; stored in the audit event.
 
         Returns:
             A report: how many were selected, enqueued, skipped (already queued or running) and refused, with reasons.
@@ -58,13 +58,13 @@ class OperationsCalls:
         """Stop all open builds of an asset: rows are ``cancelled`` when this returns, processes end within 3 s.
 
         Args:
-            actor: who asked for it; written to the audit event.
+            actor: who requested it; stored in the audit event.
 
         Returns:
-            A report: how many builds were open.
+            A report: number of builds cancelled.
 
         Raises:
-            NotProcessing: no build is open, or there is no such asset.
+            NotProcessing: no build is open, or the asset does not exist.
 
         Example:
             report = await rindle.cancel_processing(asset, actor="ada")
@@ -95,7 +95,7 @@ class OperationsCalls:
         return await repair.regenerate_variants(self.services, profile=profile, variant_name=variant_name, **others)
 
     async def resume(self, asset_id: str) -> None:
-        """Continue a promotion that gave up because scanner or store were away for too long.
+        """Continue a promotion that failed because the scanner or the store was unavailable for too long.
 
         Raises:
             NotFound: no such asset.

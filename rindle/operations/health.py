@@ -19,7 +19,7 @@ from rindle.temporal_client import TemporalConnection
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a result is shared: each service is checked about once a second, whatever the number of probes.
+#: Seconds for which a result is shared: each service is checked at most about once a second.
 FRESH_SECONDS = 1.0
 #: Seconds after which a service that does not answer counts as unreachable. Probes commonly wait for 5 s or less.
 LIMIT_SECONDS = 3.0

@@ -114,7 +114,7 @@ class ProbeContract:
         """It does not claim types it cannot read."""
         assert isinstance(probe, Probe)
         assert probe.accepts(self.mime)
-        assert not probe.accepts("application/x-of-nobody")
+        assert not probe.accepts("application/x-unknown")
 
     async def test_the_facts_fit_their_kind(self, probe: Probe, good_file: Path) -> None:
         """A fact that a kind cannot have is ``None``: the constraints of the rows refuse it."""
@@ -210,7 +210,7 @@ class ProcessorContract:
     async def test_a_broken_original_is_an_error_of_ours(
         self, processor: Processor, recipe: VariantSpec, tmp_path: Path
     ) -> None:
-        """Any other exception is reported as ``unexpected`` and retried in vain."""
+        """Any other exception is reported as ``unexpected`` and retried without success."""
         broken = tmp_path / "broken"
         broken.write_bytes(b"\x00" * 64)
         with pytest.raises(RindleError):

@@ -61,14 +61,14 @@ async def choose(page: Page, file: Path) -> str:
     """Upload a file through the page's form, wait until it is ready and return the asset's id."""
     before = await asset_on(page)
     await page.set_input_files("#lesson", file)
-    ready = page.locator(f'.told[data-state="ready"]:not([data-asset="{before}"])')
+    ready = page.locator(f'.state[data-state="ready"]:not([data-asset="{before}"])')
     await expect(ready).to_be_visible()
     return str(await asset_on(page))
 
 
 async def asset_on(page: Page) -> str | None:
     """Return the id of the asset the page shows."""
-    return await page.locator(".told").get_attribute("data-asset")
+    return await page.locator(".state").get_attribute("data-asset")
 
 
 def percents(texts: list[str]) -> list[int]:
@@ -270,7 +270,7 @@ async def test_others_watch_and_change_nothing(visit: Visit, clips: Clips) -> No
 
     await emeka.goto("/lessons/june")
 
-    await expect(emeka.locator(".chooser, .told form")).to_have_count(0)
+    await expect(emeka.locator(".chooser, .state form")).to_have_count(0)
     assert (await play(emeka, "audio"))["duration"] == pytest.approx(4, abs=0.25)
     token = await emeka.locator("input[name=form_token]").first.input_value()
     for change in ("", "/remove", "/cancel", "/build"):
@@ -289,7 +289,7 @@ async def test_others_watch_and_change_nothing(visit: Visit, clips: Clips) -> No
 @pytest.mark.parametrize(
     ("name", "body", "told"),
     [
-        ("film.mp4", b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n", "not what its name says"),
+        ("film.mp4", b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n", "does not match its name"),
         ("notes.txt", b"only words", "kinds of file"),
         ("half.mp4", b"half", "damaged"),
         ("empty.mp4", b"", "empty"),
@@ -323,7 +323,7 @@ async def test_lessons_work_without_scripts(visit: Visit, clips: Clips) -> None:
     await page.click(".chooser .row button")
 
     # While it is being worked on the page looks again by itself.
-    await expect(page.locator(f'.told[data-state="ready"]:not([data-asset="{before}"])')).to_be_visible()
+    await expect(page.locator(f'.state[data-state="ready"]:not([data-asset="{before}"])')).to_be_visible()
     assert not re.search(r"http-equiv=.refresh", await page.content())
     await expect(page.locator(".stage video source")).to_have_attribute("type", "video/mp4")
     await page.click(".remove button")

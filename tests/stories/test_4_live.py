@@ -36,9 +36,9 @@ async def teach(visit: Visit, film: Path, *, at: Site) -> tuple[Page, str]:
     """Upload the film as Alice and return her page, and the asset's id, when the page shows that it is being made."""
     page = (await visit("alice", at=at)).pages[0]
     await page.goto("/lessons/sea-floor")
-    before = await page.locator(".told").get_attribute("data-asset")
+    before = await page.locator(".state").get_attribute("data-asset")
     await page.set_input_files("#lesson", film)
-    making = page.locator(f'.told[data-asset]:not([data-rest], [data-asset="{before}"])')
+    making = page.locator(f'.state[data-asset]:not([data-rest], [data-asset="{before}"])')
     await expect(making).to_be_visible()
     return page, str(await making.get_attribute("data-asset"))
 

@@ -1,4 +1,4 @@
-// Choosing a file: the browser puts it into the store itself, and it becomes ours once it has been judged.
+// Choose a file: the browser sends it to the store itself; it is attached after its validation.
 // Without this file the form sends it to the site, which does the same (pages.py).
 import { upload, RindleError } from "/media/rindle.js";
 import { call, complain, follow, refresh, showProgress } from "./place.js";
@@ -12,10 +12,10 @@ const preview = progress.querySelector(".preview");
 const step = progress.querySelector(".step");
 const cancel = progress.querySelector(".cancel");
 
-const JUDGED = new Set(["available", "processing", "transcoding", "ready", "degraded"]);
+const VALIDATED = new Set(["available", "processing", "transcoding", "ready", "degraded"]);
 const STEPS = { verifying: "Uploaded. Checking…" };
 
-/** Make the asset ours as soon as it has been judged, so that a refused file replaces nothing. */
+/** Attach the asset as soon as it is validated, so that a rejected file replaces nothing. */
 function adopt(assetId) {
   let isOurs = false;
   showProgress();
@@ -28,7 +28,7 @@ function adopt(assetId) {
         throw new RindleError(asset.error_code ?? state);
       }
       if (!isOurs) {
-        if (!JUDGED.has(state)) return;
+        if (!VALIDATED.has(state)) return;
         const body = new FormData();
         body.set("asset_id", assetId);
         await call("POST", address, body);
@@ -56,7 +56,7 @@ async function send(file) {
   cancel.hidden = false;
   const { assetId } = await up.done;
   cancel.hidden = true;
-  sessionStorage.setItem(address, assetId); // a page that is reloaded now goes on from here
+  sessionStorage.setItem(address, assetId); // a reloaded page continues from here
   await adopt(assetId);
 }
 

@@ -1,5 +1,5 @@
-// The part of a page that changes by itself: what the site shows of one asset. Events say when to look again.
-// Without this file the page looks again every two seconds until the asset has come to rest.
+// The live part of a page, which shows one asset. It is fetched again after each event.
+// Without this file the page reloads every two seconds until the asset is in a final state.
 import { subscribe, RindleError } from "/media/rindle.js";
 
 export const place = document.querySelector(".place");
@@ -7,33 +7,33 @@ const { address, token, tokenHeader } = place.dataset;
 const texts = JSON.parse(document.getElementById("texts").textContent);
 const notice = document.querySelector(".about .notice");
 
-const AT_REST = new Set(["ready", "degraded", "quarantined", "deleted"]);
+const FINAL_STATES = new Set(["ready", "degraded", "quarantined", "deleted"]);
 let stopFollowing = () => {};
-let looks = 0;
+let fetches = 0;
 
 /** Call the site; resolves with the parsed answer, or null when there is none. Fails with the error's code. */
 export async function call(method, path, body) {
   const headers = { Accept: "application/json", [tokenHeader]: token };
   const answer = await fetch(path, { method, headers, body }).catch(() => { throw new RindleError("network"); });
-  const told = await answer.json().catch(() => null);
-  if (!answer.ok) throw new RindleError(told?.error?.code ?? "unexpected", answer.status);
-  return told;
+  const result = await answer.json().catch(() => null);
+  if (!answer.ok) throw new RindleError(result?.error?.code ?? "unexpected", answer.status);
+  return result;
 }
 
-/** Say in a sentence what went wrong; nothing takes it back. */
+/** Show an error as a sentence; `null` hides it. */
 export function complain(error) {
   notice.textContent = (error && (texts[error.code] ?? texts.unexpected)) || "";
   notice.hidden = !error;
 }
 
-/** Show what the site shows now. What plays stays as it is while its key does: somebody may be watching. */
+/** Fetch the live part again. A player with an unchanged key stays: someone may be watching. */
 export async function refresh() {
-  const look = ++looks;
+  const number = ++fetches;
   const answer = await fetch(address).catch(() => { throw new RindleError("network"); });
   if (!answer.ok) throw new RindleError("unexpected", answer.status);
   const fresh = document.createElement("template");
   fresh.innerHTML = await answer.text();
-  if (look !== looks) return; // a later look sees more
+  if (number !== fetches) return; // a later fetch is newer
   const wasOpen = place.querySelector("details")?.open;
   const [old, now] = [place, fresh.content].map((where) => where.querySelector("[data-key]"));
   if (old?.dataset.key && old.dataset.key === now?.dataset.key) {
@@ -48,7 +48,7 @@ export async function refresh() {
   place.dispatchEvent(new Event("refreshed"));
 }
 
-/** Say that an asset is being worked on, and how far the slowest of its variants is. */
+/** Show that an asset is being processed, with the progress of its slowest variant. */
 export function showProgress(progress = {}) {
   const badge = place.querySelector(".badge");
   const waitedFor = Object.values(progress).filter((percent) => percent !== null);
@@ -60,24 +60,24 @@ export function showProgress(progress = {}) {
 }
 
 /**
- * Follow an asset until it has come to rest. `onChange(state)` is called for each state of it, and without one when a
+ * Follow an asset until it is in a final state. `onChange(state)` is called for each state of it, and without one when a
  * variant has ended; the next call waits for the one before.
  */
 export function follow(assetId, { ticket, onChange = refresh } = {}) {
   stopFollowing();
-  const heard = {};
+  const received = {};
   const note = ({ name, variant_name = name, state, progress }) => {
-    if (state === "failed" || state === "cancelled") heard[variant_name] = null; // nobody waits for it any more
-    else heard[variant_name] = state === "ready" ? 100 : progress;
+    if (state === "failed" || state === "cancelled") received[variant_name] = null; // no longer counted
+    else received[variant_name] = state === "ready" ? 100 : progress;
   };
   const paint = () => {
     const shown = place.querySelector("[data-asset]")?.dataset;
-    // What has not begun has no event yet: the page knows of it.
-    if (shown?.asset === assetId && shown.rest === undefined) showProgress({ ...JSON.parse(shown.progress), ...heard });
+    // A variant that has not started has no event yet: the page has its progress.
+    if (shown?.asset === assetId && shown.rest === undefined) showProgress({ ...JSON.parse(shown.progress), ...received });
   };
   return new Promise((resolve, reject) => {
     let steps = Promise.resolve();
-    const hear = (type, payload) => {
+    const onEvent = (type, payload) => {
       if (type === "error") return reject(payload);
       if (type === "snapshot") payload.variants.forEach(note);
       if (type.startsWith("variant_")) note(payload);
@@ -85,19 +85,19 @@ export function follow(assetId, { ticket, onChange = refresh } = {}) {
       const state = type === "snapshot" || type === "asset_state_changed" ? payload.state : undefined;
       if (!state && !["variant_ready", "variant_failed", "variant_cancelled"].includes(type)) return;
       steps = steps.then(() => onChange(state)).then(paint);
-      steps.then(() => AT_REST.has(state) && resolve(), (error) => { stopFollowing(); reject(error); });
+      steps.then(() => FINAL_STATES.has(state) && resolve(), (error) => { stopFollowing(); reject(error); });
     };
-    stopFollowing = subscribe("asset", assetId, hear, { base: "/media", until: "terminal", ticket });
+    stopFollowing = subscribe("asset", assetId, onEvent, { base: "/media", until: "terminal", ticket });
   });
 }
 
-/** Follow what the page shows, if it is not at rest. */
+/** Follow the asset of the page, unless it is in a final state. */
 function watch() {
   const { asset, rest, ticket } = place.querySelector("[data-asset]")?.dataset ?? {};
   if (asset && rest === undefined) follow(asset, { ticket }).catch(complain);
 }
 
-// Buttons inside the place: the page stays, and its part is shown anew.
+// Buttons in the live part: the page stays, and the part is fetched again.
 place.addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;

@@ -1,4 +1,4 @@
-// Draws the outline of a sound from its waveform variant, and moves about in what plays beside it.
+// Draws a waveform variant, and seeks in the player beside it.
 const place = document.querySelector(".place");
 const SVG = "http://www.w3.org/2000/svg";
 const BARS = 120;

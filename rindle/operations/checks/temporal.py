@@ -115,7 +115,7 @@ async def _search_attributes(subject: Subject) -> Result:
         return Result(
             "warn",
             f"search attributes cannot be listed ({error.status.name})",
-            "ask the cluster's operator to add them, or set RINDLE_SEARCH_ATTRIBUTES=false",
+            "let the cluster's operator add them, or set RINDLE_SEARCH_ATTRIBUTES=false",
         )
     missing = [key.name for key in ids.SEARCH_ATTRIBUTES if key.name not in listed.custom_attributes]
     if missing:

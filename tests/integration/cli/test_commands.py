@@ -153,7 +153,7 @@ async def test_explain_names_the_failure_the_run_and_the_command_that_repairs_it
     await stage.state(asset.id, "ready")
     story = await explain(stage.rindle.services, asset.id)
     assert story.to_dict()["diagnosis"] == {
-        "summary": "nothing is wrong with it",
+        "summary": "no problem found",
         "last_error": None,
         "command": None,
     }

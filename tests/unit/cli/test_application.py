@@ -61,7 +61,7 @@ def test_the_environment_names_it_when_nothing_else_does(monkeypatch: pytest.Mon
         ("shop_of_a_test", "does not name an application"),
         ("shop_of_a_test:", "does not name an application"),
         ("shop_of_a_test:make()", "does not name an application"),
-        ("shop_that_is_not_there:rindle", "there is no module 'shop_that_is_not_there'"),
+        ("shop_that_is_not_there:rindle", "the module 'shop_that_is_not_there' was not found"),
         ("shop_without_parts:rindle", "needs 'no_such_part'"),
         ("shop_in_ruins:rindle", "raised KeyError (shop_in_ruins.py, line 1)"),
         ("shop_of_a_test:rindel", "has no 'rindel'"),
