@@ -12,10 +12,7 @@ import pytest
 from rindle.errors import ProfileError, UnknownProfile, UnknownVariant, UploadRejected
 from rindle.profile import DeliveryPolicy, Profile, ProfileRegistry
 from rindle.protocols import Storage
-from rindle.recipes import (
-    AudioVariant,
-    ImageVariant,
-)
+from rindle.recipes import AudioVariant, ImageVariant
 from rindle.security import UploadPolicy
 from rindle.states import MediaKind
 

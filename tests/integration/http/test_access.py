@@ -12,10 +12,7 @@ from fastapi import HTTPException, Request
 from sqlalchemy import select
 
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, Profile
-from rindle.errors import (
-    Unauthenticated,
-    Unauthorized,
-)
+from rindle.errors import Unauthenticated, Unauthorized
 from rindle.http import create_asgi_app
 from rindle.protocols import Storage, UploadSubject
 from tests.gallery import opened, png

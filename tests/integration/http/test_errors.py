@@ -10,10 +10,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError
 
-from rindle.errors import (
-    StorageTransient,
-    Unauthorized,
-)
+from rindle.errors import StorageTransient, Unauthorized
 from rindle.uploads import sessions
 from tests.gallery import Gallery
 from tests.integration.http.site import Site, error_of, site

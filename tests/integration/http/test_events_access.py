@@ -14,19 +14,7 @@ from rindle.errors import Misconfigured, Unauthorized
 from rindle.http import create_router
 from rindle.protocols import AssetSubject, UploadSubject
 from rindle.security import sign_ticket
-from tests.live import (
-    SECRET,
-    UNKNOWN,
-    Clip,
-    Newsroom,
-    Other,
-    answered,
-    following,
-    news_site,
-    pairs,
-    routes,
-    served,
-)
+from tests.live import SECRET, UNKNOWN, Clip, Newsroom, Other, answered, following, news_site, pairs, routes, served
 from tests.patience import until
 
 

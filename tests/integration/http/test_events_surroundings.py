@@ -19,15 +19,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 
 from rindle.http import create_asgi_app
-from tests.live import (
-    SECRET,
-    Clip,
-    Newsroom,
-    following,
-    newsroom,
-    routes,
-    served,
-)
+from tests.live import SECRET, Clip, Newsroom, following, newsroom, routes, served
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.stage import REPOSITORY, status_of

@@ -14,9 +14,7 @@ import pytest
 from fastapi import Request
 
 from rindle import MediaAsset
-from rindle.errors import (
-    UploadRejected,
-)
+from rindle.errors import UploadRejected
 from tests.gallery import png
 from tests.integration.http.site import ASSET_FIELDS, Site, count_of, error_of, site
 

@@ -16,12 +16,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from rindle import Profile, Rindle
-from rindle.errors import (
-    CODES,
-    Misconfigured,
-    UnknownProfile,
-    http_status_of,
-)
+from rindle.errors import CODES, Misconfigured, UnknownProfile, http_status_of
 from rindle.http import assets_router, create_asgi_app, create_router, upload_router
 from rindle.protocols import Storage
 from rindle.storage.local import LocalStorage

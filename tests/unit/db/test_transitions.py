@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rindle.db.transitions import aggregate
-from rindle.states import (
-    ASSET_MOVES,
-    DELIVERABLE,
-    AssetState,
-    MediaKind,
-    OutputKind,
-    VariantState,
-)
+from rindle.states import ASSET_MOVES, DELIVERABLE, AssetState, MediaKind, OutputKind, VariantState
 
 A, V = AssetState, VariantState
 
