@@ -45,7 +45,7 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "live": live.measure,
     "scale": scale.measure,
 }
-#: Takes minutes and a gigabyte of disk: only when asked for.
+#: Takes minutes and a gigabyte of disk: only on request.
 _ON_REQUEST = frozenset({"scale"})
 
 

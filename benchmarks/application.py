@@ -38,9 +38,9 @@ class Poster(Profile):
 
 
 class Film(Web):
-    """A film with everything the preset makes of it."""
+    """A video with all variants of the preset."""
 
-    name = "film"
+    name = "video"
     storage = "local"
     scrub_strip = True
 
@@ -55,7 +55,7 @@ def make(*, database_url: str, home: Path, base_url: str, temporal: TemporalConn
 
 
 def __getattr__(name: str) -> Any:
-    """Make ``rindle`` from the environment when a worker or web server asks for it."""
+    """Make ``rindle`` from the environment when a worker or web server needs it."""
     if name != "rindle":
         raise AttributeError(name)
     made = make(

@@ -38,7 +38,7 @@ async def measure() -> list[Figure]:
 
 
 async def _one(stack: Stack, worker: int) -> float:
-    source = await asyncio.to_thread(_picture, stack.home / "poster.jpg")
+    source = await asyncio.to_thread(_make_image, stack.home / "poster.jpg")
     (upload,) = await stack.prepare(1, source, "poster")
     await stack.rindle.verify_completion(upload.id)
     assert upload.asset_id is not None
@@ -50,8 +50,8 @@ async def _one(stack: Stack, worker: int) -> float:
     return time.perf_counter() - began
 
 
-def _picture(path: Path) -> Path:
-    """Write a picture that says nothing but has many pixels to encode."""
+def _make_image(path: Path) -> Path:
+    """Write an image without meaning that has many pixels to encode."""
     from PIL import Image
 
     if not path.exists():

@@ -58,6 +58,6 @@ async def measure() -> list[Figure]:
 
 def _seconds(modules: str) -> tuple[float, list[str]]:
     program = _PROGRAM.format(modules=modules, heavy=HEAVY)
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    seconds, loaded = json.loads(told.stdout)
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    seconds, loaded = json.loads(printed.stdout)
     return seconds, loaded

@@ -148,7 +148,7 @@ async def _ways(home: Path, url: str, count: int, pause: tuple[float, float]) ->
                 arriving = asyncio.create_task(_arrival(stream))
                 await news.progressed(asset, number % 99 + 1)
                 committed = time.perf_counter()
-                # The client may be told before the writer is told that its commit is done.
+                # The client may get the event before the writer's commit returns.
                 taken.append(max(0.0, await arriving - committed))
     return taken
 

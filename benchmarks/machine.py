@@ -19,7 +19,7 @@ from rindle.process import usable_cores
 
 #: Share of all cores that others may use while a measurement starts.
 QUIET_SHARE = 0.15
-#: Longest wait for a quiet machine, in seconds; then the measurement runs all the same and says so.
+#: Longest wait for a quiet machine, in seconds; then the measurement runs anyway and notes it.
 QUIET_WAIT_SECONDS = 120.0
 
 _PACKAGES = ("temporalio", "sqlalchemy", "psycopg", "pyvips", "pyvips-binary", "pillow", "celery", "redis")

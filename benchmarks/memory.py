@@ -85,9 +85,9 @@ async def _signed_put(stack: Stack, size: int) -> str:
 
 async def _body(size: int) -> AsyncIterator[bytes]:
     """Yield the photo and then zeros, ``size`` bytes in all."""
-    picture = await asyncio.to_thread(photo().read_bytes)
-    yield picture
-    left = size - len(picture)
+    image = await asyncio.to_thread(photo().read_bytes)
+    yield image
+    left = size - len(image)
     piece = bytes(1 << 20)
     while left > 0:
         yield piece[: min(left, len(piece))]

@@ -13,7 +13,7 @@ SIZE = (4608, 1976)
 
 @cache
 def photo() -> Path:
-    """Return ``photo_9mp.jpg`` of the directory ``RINDLE_CORPUS``, or a picture of its size made from scikit-image's.
+    """Return ``photo_9mp.jpg`` of the directory ``RINDLE_CORPUS``, or an image of its size made from scikit-image's.
 
     The made one is scikit-image's astronaut, enlarged and mirrored into the frame with grain over it, so that it costs
     a decoder about as much as a photo of that size.
@@ -32,11 +32,11 @@ def _made() -> Path:
 
     width, height = SIZE
     tile = Image.fromarray(data.astronaut()).resize((height, height), Image.Resampling.BICUBIC)
-    picture = Image.new("RGB", SIZE)
+    image = Image.new("RGB", SIZE)
     for number, left in enumerate(range(0, width, height)):
-        picture.paste(ImageOps.mirror(tile) if number % 2 else tile, (left, 0))
+        image.paste(ImageOps.mirror(tile) if number % 2 else tile, (left, 0))
     grain = numpy.random.default_rng(9).normal(0, 6, (height, width, 1))  # the same grain in every run
-    pixels = numpy.clip(numpy.asarray(picture) + grain, 0, 255).astype("uint8")
+    pixels = numpy.clip(numpy.asarray(image) + grain, 0, 255).astype("uint8")
     path = Path(tempfile.mkdtemp(prefix="rindle-bench-")) / "photo_9mp.jpg"
     Image.fromarray(pixels).save(path, quality=88)
     return path

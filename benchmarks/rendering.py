@@ -1,7 +1,7 @@
 """Both variants of one photo by the warm render pool, beside the tools one would use instead.
 
-One picture at a time, everybody with the same output: JPEG, quality 80, progressive, optimised, no metadata. Rounds are
-interleaved, so that a busy minute hits everybody.
+One image at a time, with the same output everywhere: JPEG, quality 80, progressive, optimised, no metadata. Rounds are
+interleaved, so that a busy minute affects all of them.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def short(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
-def _verdict(figure: Figure) -> str:
+def _outcome(figure: Figure) -> str:
     return "" if figure.is_met is None else "met" if figure.is_met else "missed"
 
 
@@ -84,7 +84,7 @@ def show(results: dict[str, list[Figure]], machine: dict[str, Any]) -> None:
                 str(figure.value),
                 figure.unit,
                 figure.budget,
-                {"met": "[green]met[/green]", "missed": "[red]missed[/red]", "": ""}[_verdict(figure)],
+                {"met": "[green]met[/green]", "missed": "[red]missed[/red]", "": ""}[_outcome(figure)],
                 figure.note,
             )
         table.add_section()
@@ -142,7 +142,7 @@ def _markdown(results: dict[str, list[Figure]], machine: dict[str, Any]) -> str:
                 str(figure.value),
                 figure.unit,
                 figure.budget,
-                _verdict(figure),
+                _outcome(figure),
                 figure.note,
             )
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

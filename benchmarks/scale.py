@@ -129,7 +129,7 @@ async def _measured(stack: Stack, what: str, call: Callable[[], Any]) -> Figure:
 
 
 async def _whole_reads(engine: AsyncEngine, statements: dict[str, Any]) -> list[str]:
-    """Return the tables of which a statement reads a large part row by row, as their executed plans say.
+    """Return the tables of which a statement reads a large part row by row, according to their executed plans.
 
     A scan that a LIMIT ends after a few thousand rows is not one of them.
     """

@@ -138,7 +138,7 @@ class Stack:
                 if counts.get("ready", 0) == len(asset_ids):
                     return
                 if counts.keys() - {"ready"}:
-                    raise RuntimeError("an asset of the benchmark failed; the worker's log says why")
+                    raise RuntimeError("an asset of the benchmark failed; see the worker's log")
                 if time.monotonic() > deadline:
                     raise RuntimeError("the assets of the benchmark are not ready in time")
                 await asyncio.sleep(POLL_SECONDS)

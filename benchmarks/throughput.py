@@ -20,7 +20,7 @@ from rindle.db import outbox
 
 #: Assets per second the embedded system is to reach on two cores.
 GOAL = 12.0
-#: Uploads of one round, rounds of one set-up, and uploads beforehand that nobody measures.
+#: Uploads of one round, rounds of one set-up, and uploads beforehand that are not measured.
 UPLOADS, ROUNDS, WARM_UP = 120, 3, 12
 #: Assets per second, and CPU milliseconds per asset by part of the system.
 Round = tuple[float, dict[str, float]]
@@ -80,7 +80,7 @@ async def _round(stack: Stack, count: int) -> Round:
     uploads = await stack.prepare(count, photo())
     await _until_outbox_is_empty(stack)
     # The opened uploads have to come to wait for their bytes: that is not what is measured, and the peer has no such
-    # step. And nobody else is to use the machine.
+    # step. The machine must have no other load.
     await machine.wait_for_quiet()
     meter = _meter(stack)
     slots = asyncio.Semaphore(_PARALLEL)

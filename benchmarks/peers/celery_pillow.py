@@ -34,7 +34,7 @@ SIDES = {"large": 1024, "thumb": 128}
 app = Celery("peer", broker=os.environ.get("PEER_BROKER", "redis://127.0.0.1:6379/0"))
 app.conf.update(
     task_ignore_result=True,
-    task_acks_late=True,  # a worker that dies must not lose the upload: the least one would ask for
+    task_acks_late=True,  # a worker that dies must not lose the upload
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
 )

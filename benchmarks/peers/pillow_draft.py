@@ -15,7 +15,7 @@ def render(source: Path, dest: Path) -> None:
     longest = sizes[0][1]
     with Image.open(source) as image:
         image.draft("RGB", (longest, longest))
-        picture = ImageOps.exif_transpose(image).convert("RGB")
+        image_copy = ImageOps.exif_transpose(image).convert("RGB")
         for name, side in sizes:
-            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-            picture.save(dest / f"{name}.jpg", "JPEG", quality=80, optimize=True, progressive=True)
+            image_copy.thumbnail((side, side), Image.Resampling.LANCZOS)
+            image_copy.save(dest / f"{name}.jpg", "JPEG", quality=80, optimize=True, progressive=True)

@@ -19,7 +19,7 @@ _INSTALL_SECONDS = 180
 
 
 class Sharp:
-    """A Node process that renders what it is told, one photo at a time."""
+    """A Node process that renders one photo at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process, version: str) -> None:
         self._process = process
@@ -38,8 +38,8 @@ class Sharp:
         first = await process.stdout.readline()
         if not first:
             return None
-        told = json.loads(first)
-        return cls(process, f"sharp {told['sharp']} (libvips {told['vips']})")
+        versions = json.loads(first)
+        return cls(process, f"sharp {versions['sharp']} (libvips {versions['vips']})")
 
     async def render(self, source: Path, dest: Path) -> None:
         """Make every size of ``source`` in the directory ``dest``."""

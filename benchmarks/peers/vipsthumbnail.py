@@ -20,8 +20,8 @@ def version() -> str:
     program = shutil.which("vipsthumbnail")
     if program is None:
         return ""
-    told = subprocess.run([program, "--vips-version"], capture_output=True, text=True, check=False).stdout.strip()
-    return told.split("-")[0].replace("libvips", "vipsthumbnail") if told else "vipsthumbnail"
+    printed = subprocess.run([program, "--vips-version"], capture_output=True, text=True, check=False).stdout.strip()
+    return printed.split("-")[0].replace("libvips", "vipsthumbnail") if printed else "vipsthumbnail"
 
 
 async def render(source: Path, dest: Path) -> None:
