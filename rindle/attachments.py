@@ -86,14 +86,14 @@ def _place(session: Session, asset: MediaAsset, ref: OwnerRef, slot: str, settin
         present = session.scalars(statement).one_or_none()
         if present is not None:
             return _replace(session, present, asset, settings)
-        made = MediaAttachment(asset_id=asset.id, owner_type=ref.type, owner_id=ref.id, slot=slot)
+        attachment = MediaAttachment(asset_id=asset.id, owner_type=ref.type, owner_id=ref.id, slot=slot)
         try:
             with session.begin_nested():  # a concurrent insert must not abort the caller's transaction
-                session.add(made)
+                session.add(attachment)
         except IntegrityError:
             continue
         _note(session, asset, slot, "attached")
-        return made
+        return attachment
     raise StateConflict(f"another transaction is filling slot {slot!r}; repeat the call")
 
 

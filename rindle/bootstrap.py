@@ -234,7 +234,7 @@ class WorkerProcess:
         probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
         builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
         variants = VariantActivities(services, sources=sources, builders=builders)
-        made = []
+        workers = []
         for queue in self.queues:
             runs: list[Callable[..., Any]] = []
             options: dict[str, Any] = {}
@@ -258,7 +258,7 @@ class WorkerProcess:
             if queue == settings.av_queue:
                 runs.append(variants.build_av)
             options["interceptors"] = [*options["interceptors"], *self._interceptors]
-            made.append(
+            workers.append(
                 Worker(
                     client,
                     task_queue=queue,
@@ -271,7 +271,7 @@ class WorkerProcess:
                     **options,
                 )
             )
-        return made
+        return workers
 
     def _workflow_options(self, client: Client) -> dict[str, Any]:
         """Return the additional options of the worker of the workflow queue."""

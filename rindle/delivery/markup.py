@@ -170,7 +170,7 @@ async def picture_tag(
     if wanted:
         servable = await view.servable()
         for source in wanted:
-            sources += await _picture_source(view, source, servable)
+            sources += await _image_source(view, source, servable)
     src = _placeholder(asset, placeholder)
     if src is None or not prefer_placeholder:
         try:
@@ -386,7 +386,7 @@ def _source(item: Any) -> _Source:
     return _Source(names, has_widths, item.get("media"), item.get("sizes"), item.get("type"))
 
 
-async def _picture_source(view: _View, source: _Source, servable: Mapping[str, MediaVariant]) -> list[Markup]:
+async def _image_source(view: _View, source: _Source, servable: Mapping[str, MediaVariant]) -> list[Markup]:
     """Return the ``<source>`` of an image, or nothing when none of its variants can be delivered."""
     candidates: list[str] = []
     types: set[str | None] = set()

@@ -92,7 +92,7 @@ class Access:
         """Require an authorizer, or the confirmation that none is wanted.
 
         Raises:
-            Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``.
+            Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``.
         """
         if self._authorizer is None and not self._allow_anonymous:
             raise Misconfigured(

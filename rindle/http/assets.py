@@ -33,7 +33,7 @@ def assets_router(rindle: Rindle, **rules: Unpack[ChangingRules]) -> APIRouter:
     ``AssetSubject``. A URL also needs the permission of the profile's own authorizer (``deliver``).
 
     Raises:
-        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, or no profile.
+        Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; or there is no profile.
     """
     return asset_routes(Access(rindle, **rules))
 

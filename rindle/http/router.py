@@ -65,8 +65,8 @@ def create_router(
             out. ``health`` is open to everyone; see :func:`rindle.http.health.health_router`.
 
     Raises:
-        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, ``include`` names an unknown part,
-            or a ``base_url`` has no path of its own.
+        Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; ``include`` names an unknown
+            part; or a ``base_url`` has no unique path.
         UnknownProfile: a profile is not registered with ``rindle``.
     """
     parts = PARTS if include is None else frozenset(include)

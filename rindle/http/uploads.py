@@ -76,7 +76,7 @@ def upload_router(
             ``max_bytes`` may be smaller.
 
     Raises:
-        Misconfigured: there is neither an authorizer nor ``allow_anonymous=True``, or no profile.
+        Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; or there is no profile.
     """
     return upload_routes(Access(rindle, **rules), max_inline_bytes=max_inline_bytes)
 

@@ -80,21 +80,21 @@ async def _store(
     session_row.expected_size = size
 
     def begin(session: Session) -> rows.Upload:
-        made = rows.insert_upload(session, asset, session_row)
-        move_session(session, made.session, SessionState.UPLOADING)
+        inserted = rows.insert_upload(session, asset, session_row)
+        move_session(session, inserted.session, SessionState.UPLOADING)
         # Start the workflow first: if this process dies now, its timer expires the session and cleans up.
-        outbox.wake_upload(session, services.settings, made.session, profile.name)
-        return made
+        outbox.wake_upload(session, services.settings, inserted.session, profile.name)
+        return inserted
 
-    made = await services.database.write(begin)
+    inserted = await services.database.write(begin)
     crash_point("server_upload.begun")
-    telemetry.emit("rindle.upload.start", {"profile": profile.name, "session_id": made.session.id})
-    stored: StoredObject = await storage.store(made.asset.storage_key, path, content_type=mime, if_absent=False)
+    telemetry.emit("rindle.upload.start", {"profile": profile.name, "session_id": inserted.session.id})
+    stored: StoredObject = await storage.store(inserted.asset.storage_key, path, content_type=mime, if_absent=False)
     crash_point("server_upload.stored")
     scanned = stored.etag if profile.scanner is not None else None
 
     def finish(session: Session) -> MediaAsset:
-        found = rows.lock_upload(session, made.session.id)
+        found = rows.lock_upload(session, inserted.session.id)
         move_session(
             session,
             found.session,
@@ -116,7 +116,8 @@ async def _store(
         return found.asset
 
     done = await services.database.write(finish)
-    telemetry.emit("rindle.upload.stop", {"profile": profile.name, "session_id": made.session.id, "asset_id": done.id})
+    facts = {"profile": profile.name, "session_id": inserted.session.id, "asset_id": done.id}
+    telemetry.emit("rindle.upload.stop", facts)
     return done
 
 

@@ -128,11 +128,11 @@ async def open_upload(services: Services, new: Upload, *, signed_until: datetime
         found = known(session)
         if found is not None:
             return found
-        made = rows.insert_upload(session, new.asset, new.session, signed_until=signed_until)
+        inserted = rows.insert_upload(session, new.asset, new.session, signed_until=signed_until)
         # A signed upload with auto_verify: the workflow starts to poll for the object.
-        signal = "touch" if signed_until is not None and made.session.auto_verify else None
-        outbox.wake_upload(session, services.settings, made.session, made.asset.profile, signal=signal)
-        return made
+        signal = "touch" if signed_until is not None and inserted.session.auto_verify else None
+        outbox.wake_upload(session, services.settings, inserted.session, inserted.asset.profile, signal=signal)
+        return inserted
 
     new_session_id = new.session.id
     try:

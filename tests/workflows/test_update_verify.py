@@ -180,7 +180,7 @@ async def test_refused_bytes_are_refused_with_the_same_code_every_time(stage: St
         with pytest.raises(UploadRejected) as refused:
             await verify_with_start(stage, session.id)
         assert refused.value.code == "size_mismatch"
-        assert "99 were announced" in refused.value.message
+        assert "99 were declared" in refused.value.message
 
     async def released() -> bool:
         return (await stage.session(session.id)).backing_released_at is not None

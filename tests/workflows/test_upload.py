@@ -116,7 +116,7 @@ async def test_a_wrong_size_is_refused_quarantined_and_its_object_removed(stage:
     with pytest.raises(UploadRejected) as refused:
         await stage.rindle.verify_completion(session.id)
     assert (refused.value.code, refused.value.detail) == ("size_mismatch", {"expected": 99, "found": 100})
-    with pytest.raises(UploadRejected, match="99 were announced"):  # again: the recorded reason
+    with pytest.raises(UploadRejected, match="99 were declared"):  # again: the recorded reason
         await stage.rindle.verify_completion(session.id)
 
     row = await stage.session(session.id)

@@ -49,7 +49,7 @@ async def _local_endpoint(subject: Subject) -> Result:
     if without_url:
         return Result(
             "error",
-            f"{', '.join(without_url)} has no base_url: it can neither deliver files nor accept uploads",
+            f"{', '.join(without_url)} has no base_url, so it cannot deliver files or accept uploads",
             _MOUNT_FIX,
         )
     return Result("ok", "address and secrets are set; --live sends a request to the address")

@@ -385,7 +385,7 @@ async def test_a_client_that_falls_too_far_behind_is_reset_and_shown_where_every
     await news.write(restart_repeatedly, asset.variant_id, QUEUE_SIZE + 1)
 
     async def overflowed() -> bool:
-        return subscription.owes_reset
+        return subscription.has_pending_reset
 
     await until(overflowed, what="the queue to overflow")
     client.taking.set()
@@ -414,7 +414,7 @@ async def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, caplog: p
         with caplog.at_level(logging.INFO, logger="rindle"):
             await asyncio.wait_for(client.run(), PATIENCE_SECONDS)
 
-        assert "takes nothing" in caplog.text
+        assert "does not read" in caplog.text
         await until(news.is_at_rest, what="the listener to stop")
 
 
