@@ -1,7 +1,7 @@
 """``Rindle``, the object that an application works with: every public call, in the order of the guide.
 
-Calls live beside their flows where these have many options: URLs and markup in :mod:`rindle.delivery.calls`, repair and
-checks in :mod:`rindle.operations.calls`. Nothing is decided here: each call hands its arguments to one flow.
+Each call hands its arguments to one flow. The calls with many options stand beside their flows: URLs and markup in
+:mod:`rindle.delivery.calls`, repair and checks in :mod:`rindle.operations.calls`.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Rindle(DeliveryCalls, OperationsCalls):
         settings: tuning; read from ``RINDLE_*`` variables when left out.
         temporal: a connection to use instead of one made from ``TEMPORAL_*`` variables.
 
-    Use it as ``async with rindle:`` (or through the router's lifespan): that runs the relay which hands committed work
-    to Temporal. Without it only workers' relays dispatch. No call needs Temporal to be up.
+    Use it as ``async with rindle:`` (or through the router's lifespan): this runs the relay that sends committed work
+    to Temporal. Without it only the relays of workers send. No call needs Temporal to be reachable.
 
     Example:
         async with Rindle(engine=engine, profiles=[Avatar], storages={"media": storage}) as rindle:
