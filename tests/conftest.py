@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import pytest
 
 from rindle import process
+from tests.media.clips import Clips
 from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres, temporal, version_of
 from tests.stage import Stage, staged
 
@@ -238,6 +239,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     url = server.new_database()
     yield url
     server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    """Films and songs, each made when the first test of the run asks for it."""
+    return Clips(tmp_path_factory.mktemp("clips"))
 
 
 # --- stages -------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import pytest
 import skimage.data
 from PIL import Image
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from temporalio.client import Client
 
@@ -167,6 +168,17 @@ class Stage:
     def storage(self) -> Storage:
         """The application's store."""
         return self.rindle.storages["media"]
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The application's engine."""
+        engine = self.rindle.database.engine
+        assert isinstance(engine, AsyncEngine)
+        return engine
+
+    def transaction(self) -> AsyncSession:
+        """Return a session such as the application's own code would use."""
+        return AsyncSession(self.engine, expire_on_commit=False)
 
     # -- workers --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import ForeignKey, String, select
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from rindle import MediaAsset, MediaAttachment, MediaOutbox, OwnerRef, attachments
@@ -55,19 +54,9 @@ class Room(AppBase):
 @pytest.fixture
 async def app_stage(stage: Stage) -> AsyncIterator[Stage]:
     """A stage whose database also holds the application's tables."""
-    async with _engine(stage).begin() as connection:
+    async with stage.engine.begin() as connection:
         await connection.run_sync(AppBase.metadata.create_all)
     yield stage
-
-
-def _engine(stage: Stage) -> AsyncEngine:
-    engine = stage.rindle.database.engine
-    assert isinstance(engine, AsyncEngine)
-    return engine
-
-
-def _session(stage: Stage) -> AsyncSession:
-    return AsyncSession(_engine(stage), expire_on_commit=False)
 
 
 async def _purges(stage: Stage) -> list[str]:
@@ -79,7 +68,7 @@ async def _purges(stage: Stage) -> list[str]:
 
 async def test_attach_joins_the_application_s_transaction_and_shows_after_its_commit(app_stage: Stage) -> None:
     asset = await app_stage.verified(actor="alice")
-    async with _session(app_stage) as session:
+    async with app_stage.transaction() as session:
         member = Member(id=1)
         session.add(member)
         await session.flush()
@@ -104,7 +93,7 @@ async def test_replacing_purges_the_old_one_only_after_the_commit(app_stage: Sta
     await app_stage.member()
     old, new = await app_stage.ready(), await app_stage.ready()
     await app_stage.rindle.attach(old.id, ("user", "1"), "avatar")
-    async with _session(app_stage) as session:
+    async with app_stage.transaction() as session:
         await app_stage.rindle.attach(new.id, ("user", "1"), "avatar", session=session)
         assert old.storage_key in await app_stage.keys()
         await session.commit()
@@ -190,7 +179,7 @@ async def test_owners_may_be_anything_that_can_be_named(app_stage: Stage) -> Non
             return "told", uuid.UUID("0198C0DE-0000-7000-8000-00000000000A")
 
     rindle = app_stage.rindle
-    async with _session(app_stage) as session:
+    async with app_stage.transaction() as session:
         admin, room = Admin(id=7), Room(house="h", number=3)
         session.add_all([admin, room])
         await session.commit()
@@ -247,7 +236,7 @@ async def test_an_attach_held_open_stalls_neither_the_pipeline_nor_another_attac
     """On SQLite one writer holds the file, so only Postgres can promise this."""
     await stage.member()
     asset = await stage.verified(actor="alice")
-    async with _session(stage) as held:
+    async with stage.transaction() as held:
         await stage.rindle.attach(asset.id, ("user", "1"), "avatar", session=held)
         assert (await stage.settled(asset.id)).state == "ready"  # promoted and built while the attach is open
         await stage.rindle.attach(asset.id, ("user", "2"), "avatar")
@@ -259,7 +248,7 @@ async def test_an_attach_held_open_stalls_neither_the_pipeline_nor_another_attac
 async def test_a_purge_waits_for_an_attach_that_is_open_and_then_leaves_the_asset(stage: Stage) -> None:
     await stage.member()
     asset = await stage.ready()
-    async with _session(stage) as held:
+    async with stage.transaction() as held:
         await stage.rindle.attach(asset.id, ("user", "1"), "avatar", session=held)
         deciding = asyncio.create_task(stage.rindle.database.write(purge_rows.begin, asset.id))
 
@@ -282,7 +271,7 @@ async def test_a_purge_waits_for_an_attach_that_is_open_and_then_leaves_the_asse
 async def test_on_sqlite_a_transaction_that_read_too_early_ends_as_state_conflict(lite_stage: Stage) -> None:
     stage = lite_stage
     first = await stage.verified()
-    async with _session(stage) as held:
+    async with stage.transaction() as held:
         await held.scalars(select(MediaAsset))  # takes its snapshot
         await stage.verified()  # the world writes
         with pytest.raises(StateConflict):

@@ -8,19 +8,12 @@ from collections.abc import Mapping
 import psycopg
 import pytest
 from sqlalchemy import select, text, update
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from rindle import MediaOutbox, attachments, telemetry
 from rindle.db import outbox as rows
 from rindle.relay import Relay, coalesce
 from tests.patience import PATIENCE_SECONDS, until
 from tests.stage import Stage, on_postgres
-
-
-def _sessions(stage: Stage) -> AsyncSession:
-    engine = stage.rindle.database.engine
-    assert isinstance(engine, AsyncEngine)
-    return AsyncSession(engine, expire_on_commit=False)
 
 
 async def test_a_commit_wakes_the_relay_of_its_own_process(lite_stage: Stage) -> None:
@@ -114,7 +107,7 @@ async def test_work_of_a_transaction_still_open_while_another_is_sent_is_not_los
     second = await stage.ready(actor="a")
     await stage.rindle.attach(first.id, ("user", "1"), "x")
     await stage.rindle.attach(first.id, ("user", "2"), "x")
-    held = _sessions(stage)
+    held = stage.transaction()
     if overlap:
         await stage.rindle.detach(("user", "1"), "x", session=held)  # open: its purge row is not visible yet
     await stage.rindle.detach(("user", "2"), "x")  # sent now: the purge finds the asset still attached
@@ -140,7 +133,7 @@ async def test_a_rolled_back_transaction_starts_nothing(stage: Stage) -> None:
     await stage.rindle.attach(old.id, ("user", "1"), "avatar")
     before = len(await stage.outbox())
 
-    async with _sessions(stage) as session:
+    async with stage.transaction() as session:
         await stage.rindle.attach(new.id, ("user", "1"), "avatar", session=session)
         await session.rollback()
 
@@ -155,7 +148,7 @@ async def test_a_released_savepoint_inside_a_rolled_back_transaction_starts_noth
     await stage.rindle.attach(old.id, ("user", "1"), "avatar")
     before = len(await stage.outbox())
 
-    async with _sessions(stage) as session:
+    async with stage.transaction() as session:
         async with session.begin_nested():
             await stage.rindle.attach(new.id, ("user", "1"), "avatar", session=session)
         await session.rollback()

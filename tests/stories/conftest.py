@@ -95,6 +95,10 @@ class Site:
     web: Part
     worker: Part
 
+    def objects_of(self, asset_id: str) -> list[Path]:
+        """Return the files that belong to an asset."""
+        return [file for file in self.media.rglob(f"*{asset_id}*/*") if file.is_file()]
+
 
 @asynccontextmanager
 async def running_site(temporal: TemporalServer, home: Path, **settings: str) -> AsyncIterator[Site]:
@@ -175,12 +179,6 @@ async def visit(site: Site, browser: Browser) -> AsyncIterator[Visit]:
             return context
 
         yield open_window
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
-    """Films and songs of the run."""
-    return Clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="session")

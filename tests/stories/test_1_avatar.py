@@ -9,7 +9,6 @@ import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -115,11 +114,6 @@ def gone(context: BrowserContext, address: str) -> Callable[[], Awaitable[bool]]
     return asked
 
 
-def objects_of(site: Site, asset_id: str) -> list[Path]:
-    """Return the files that belong to an asset."""
-    return [file for file in site.media.rglob(f"*{asset_id}*/*") if file.is_file()]
-
-
 # --- story 1 -------------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +145,7 @@ async def test_a_chosen_photo_goes_straight_to_the_store_and_appears_when_it_is_
     assert await page.locator(".portrait img").evaluate("shown => shown.currentSrc && shown.naturalWidth") == 1024
     addresses = await addresses_on(page)
     assert dict(zip(addresses, await page.evaluate(NATURAL_WIDTHS, [*addresses.values()]), strict=True)) == WIDTHS
-    assert len(objects_of(site, asset_id)) == 1 + len(WIDTHS)
+    assert len(site.objects_of(asset_id)) == 1 + len(WIDTHS)
     assert violations == []
 
 
@@ -255,8 +249,8 @@ async def test_replacing_a_photo_purges_the_one_before(site: Site, visit: Visit)
     await until(gone(context, f"/media/assets/{first}"))
     for address in addresses.values():
         assert (await context.request.get(address)).status == 404
-    assert objects_of(site, first) == []
-    assert len(objects_of(site, second)) == 1 + len(WIDTHS)
+    assert site.objects_of(first) == []
+    assert len(site.objects_of(second)) == 1 + len(WIDTHS)
 
 
 async def test_removing_a_photo_empties_the_place(site: Site, visit: Visit) -> None:
@@ -269,7 +263,7 @@ async def test_removing_a_photo_empties_the_place(site: Site, visit: Visit) -> N
     await expect(page.locator(".badge")).to_have_text("No photo yet")
     await expect(page.locator(".portrait .initials")).to_have_text("CA")
     await until(gone(context, f"/media/assets/{asset_id}"))
-    assert objects_of(site, asset_id) == []
+    assert site.objects_of(asset_id) == []
 
 
 async def test_nobody_can_take_or_change_what_is_somebody_elses(visit: Visit) -> None:

@@ -76,11 +76,6 @@ def percents(texts: list[str]) -> list[int]:
     return [int(found[1]) for text in texts if (found := re.search(r"(\d+) %", text))]
 
 
-def objects_of(site: Site, asset_id: str) -> list[Path]:
-    """Return the files that belong to an asset."""
-    return [file for file in site.media.rglob(f"*{asset_id}*/*") if file.is_file()]
-
-
 def processes() -> dict[int, tuple[int, str]]:
     """Return the process group and the command line of every process that is not a zombie, by its id."""
     found = {}
@@ -131,7 +126,7 @@ async def test_a_film_is_seen_becoming_ready_and_plays(visit: Visit, site: Site,
     assert told["readyState"] >= 2
     assert told["duration"] == pytest.approx(20, abs=0.25)
     assert (told["width"], told["height"]) == (1280, 720)
-    assert len(objects_of(site, asset_id)) == 1 + len(("poster", "scrub_strip", "waveform", "web_720p"))
+    assert len(site.objects_of(asset_id)) == 1 + len(("poster", "scrub_strip", "waveform", "web_720p"))
     assert errors == []
 
 
@@ -210,7 +205,7 @@ async def test_a_film_can_be_built_again_and_removed_meanwhile(visit: Visit, sit
 
     async def gone() -> bool:
         left = [pid for pid, (group, _) in processes().items() if group in groups]
-        return not left and objects_of(site, asset_id) == []
+        return not left and site.objects_of(asset_id) == []
 
     await until(gone)
 
@@ -221,7 +216,7 @@ async def test_replacing_and_removing_purge_what_was_there(visit: Visit, site: S
     second = await choose(page, clips.silent())
 
     async def purged(asset_id: str) -> bool:
-        return objects_of(site, asset_id) == []
+        return site.objects_of(asset_id) == []
 
     await until(lambda: purged(first))
     assert await page.locator(".made tbody tr").count() == 3  # a film without sound has no outline

@@ -73,12 +73,6 @@ async def at_work(stage: Stage, asset_id: str, name: str = "web_720p", percent: 
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
-    """Clips that the tests of this run share."""
-    return Clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="session")
 def long_film(clips: Clips) -> Path:
     """Twelve seconds of 1080p: long enough to be caught at work."""
     return clips.film("1920x1080", 12)

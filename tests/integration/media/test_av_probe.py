@@ -22,11 +22,6 @@ CORPUS = Path(os.environ["RINDLE_CORPUS"]) if os.environ.get("RINDLE_CORPUS") el
 CORPUS_VIDEOS = sorted(CORPUS.glob("video_*")) if CORPUS else []
 
 
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
-    return Clips(tmp_path_factory.mktemp("clips"))
-
-
 @pytest.fixture
 def probe(tmp_path: Path) -> AvProbe:
     return AvProbe(FfmpegTools.find(), scratch=tmp_path / "scratch")

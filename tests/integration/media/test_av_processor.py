@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.testing.plugin_contracts import ProcessorContract
 from tests.media.clips import H264, Clips, ffmpeg, moving, tone
+from tests.media.pictures import difference, opened
 
 CORPUS = Path(os.environ["RINDLE_CORPUS"]) if os.environ.get("RINDLE_CORPUS") else None
 CORPUS_VIDEOS = sorted(CORPUS.glob("video_*")) if CORPUS else []
@@ -34,11 +34,6 @@ EVERY_RECIPE = (
     STRIP,
     WaveformVariant(),
 )
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
-    return Clips(tmp_path_factory.mktemp("clips"))
 
 
 #: Builds one variant of a source: what was said of it, and the progress told.
@@ -81,19 +76,7 @@ def seen(path: Path) -> dict:
 def frame(path: Path, at: float = 0.0) -> Image.Image:
     """Return one frame of a video as it is shown."""
     ask = ["ffmpeg", "-v", "error", "-ss", str(at), "-i", str(path), "-frames:v", "1", "-f", "image2pipe"]
-    return opened(subprocess.run([*ask, "-c:v", "png", "-"], capture_output=True, check=True).stdout)
-
-
-def opened(picture: Path | bytes) -> Image.Image:
-    """Return a picture in memory, so that no file stays open."""
-    image = Image.open(io.BytesIO(picture if isinstance(picture, bytes) else picture.read_bytes()))
-    return image.convert("RGB")
-
-
-def difference(one: Image.Image, other: Image.Image) -> float:
-    """Mean absolute difference of two pictures, both shrunk to 32 × 32, 0 to 1."""
-    small = [np.asarray(each.resize((32, 32), Image.Resampling.BOX), dtype=float) for each in (one, other)]
-    return float(np.abs(small[0] - small[1]).mean() / 255)
+    return opened(subprocess.run([*ask, "-c:v", "png", "-"], capture_output=True, check=True).stdout).convert("RGB")
 
 
 class TestAvProcessorContract(ProcessorContract):

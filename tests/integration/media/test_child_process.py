@@ -41,11 +41,6 @@ STUBBORN = "trap '' TERM INT; while :; do sleep 0.1; done"
 MOMENTS = (0.5, 4, 32)
 
 
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
-    return Clips(tmp_path_factory.mktemp("clips"))
-
-
 def members(group: int) -> list[int]:
     """Return the processes of a group. A dead one counts as long as it is ours to reap, an orphan is init's."""
     found = []

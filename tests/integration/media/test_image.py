@@ -23,6 +23,7 @@ from rindle.errors import ContentRejected, Misconfigured, ProbeFailed, UploadRej
 from rindle.media.image_formats import LIBVIPS_FLOOR
 from rindle.media.render_pool import ImageProbe, RenderOrder, RenderPool, RenderResult
 from rindle.recipes import ImageVariant
+from tests.media.pictures import difference, opened
 
 MAX_PIXELS = 100_000_000
 #: Mean absolute difference of two downscaled pictures, 0 to 1, up to which they look the same.
@@ -97,21 +98,6 @@ def picture(result: RenderResult) -> Image.Image:
     assert result.path.stat().st_size == result.byte_size
     assert Image.MIME[image.format] == result.content_type
     return image
-
-
-def opened(path: Path) -> Image.Image:
-    """Open a file from memory, so that nothing is left open."""
-    image = Image.open(io.BytesIO(path.read_bytes()))
-    image.load()
-    return image
-
-
-def difference(one: Image.Image, other: Image.Image) -> float:
-    """Mean absolute difference of two pictures, both shrunk to 32 x 32, 0 to 1."""
-    small = [
-        np.asarray(each.convert("RGB").resize((32, 32), Image.Resampling.BOX), dtype=float) for each in (one, other)
-    ]
-    return float(np.abs(small[0] - small[1]).mean() / 255)
 
 
 def on(image: Image.Image, colour: str) -> Image.Image:
