@@ -1,8 +1,8 @@
-"""Work that must reach its end although its caller is cancelled: units of work on a database, and clean-up.
+"""Work that must complete although its caller is cancelled: units of work on a database, and clean-up.
 
-A cancellation is delivered at whatever a task awaits, any number of times. A commit, a rollback or a clean-up step that
-is interrupted half-way keeps locks, connections, files or processes. Such work therefore runs in a task of its own,
-which the cancellation of the caller does not reach; the caller is cancelled when that task has ended.
+A task can be cancelled at every await, any number of times. A commit, a rollback or a clean-up step that is interrupted
+half-way keeps locks, connections, files or processes. Such work therefore runs in its own task, which the cancellation
+of the caller does not reach; the caller is cancelled when that task has ended.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-#: Work that outlived its time limit; the event loop itself keeps only weak references to tasks.
+#: Work that exceeded its time limit; the event loop itself keeps only weak references to tasks.
 _late: set[asyncio.Future[Any]] = set()
 
 
 async def run_to_end(
     work: Awaitable[T], *, limit_seconds: float | None = None, on_cancel: Callable[[], object] | None = None
 ) -> T:
-    """Return the result of ``work``, which runs to its end however often the caller is cancelled meanwhile.
+    """Return the result of ``work``, which runs to its end even when the caller is cancelled.
 
-    The cancellation of the caller is raised when the work has ended; the result or the error of the work is dropped
-    then.
+    The cancellation of the caller is raised when the work has ended; the work's result or error is then dropped.
 
     Args:
-        work: a coroutine, which gets a task of its own, or a future.
+        work: a coroutine, which gets its own task, or a future.
         limit_seconds: longest time in seconds for which a cancelled caller waits. Work that takes longer is cancelled
             once and goes on without the caller. ``None`` waits as long as it takes.
-        on_cancel: called at the first cancellation, for example to ask a thread to stop early. It must not raise.
+        on_cancel: called at the first cancellation, for example to stop a thread early. It must not raise.
 
     Raises:
         CancelledError: the caller was cancelled.
@@ -62,7 +61,7 @@ async def run_to_end(
         task.add_done_callback(_late.discard)
     task.add_done_callback(_retrieve)
     try:
-        raise cancelled  # the same one: who cancelled may recognize it by its message
+        raise cancelled  # the same object: its sender may recognize it by its message
     finally:
         del cancelled  # its traceback refers to this frame
 
@@ -83,6 +82,6 @@ async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Read the error of work nobody waits for, so that asyncio does not log it as never retrieved."""
+    """Retrieve the error of work that nobody awaits, so that asyncio does not log it as never retrieved."""
     if not task.cancelled():
         task.exception()

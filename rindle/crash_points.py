@@ -1,7 +1,7 @@
-"""Named places at which a test can make this process die as if its machine had lost power.
+"""Named places at which a test can kill this process, as a power failure would.
 
 ``RINDLE_CRASH_AT=<name>`` kills the process with SIGKILL the first time it passes the point; with
-``RINDLE_CRASH_LOG=<file>`` the visit is recorded first. Without the variables a point costs one dictionary look-up.
+``RINDLE_CRASH_LOG=<file>`` the visit is recorded first. Without the variables a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CRASH_POINTS: tuple[str, ...] = (
     "admit.probed",
     "admit.promoted",
     "scan.before",
-    "scan.judged",
+    "scan.passed",
     "render.before",
     "render.claimed",
     "render.fetched",
@@ -43,7 +43,7 @@ _WANTED = os.environ.get("RINDLE_CRASH_AT")
 
 
 def crash_point(name: str) -> None:
-    """Die here when ``RINDLE_CRASH_AT`` names this point."""
+    """Kill this process when ``RINDLE_CRASH_AT`` names this point."""
     if _WANTED is None or name != _WANTED:
         return
     if name not in CRASH_POINTS:

@@ -1,6 +1,6 @@
-"""Checks of declared options: each returns what is wrong as ``option: what is wrong``, and nothing when all is well.
+"""Checks of declared options: each returns its problems as ``option: problem``, and an empty list when there are none.
 
-The rules that belong to one kind of declaration are not here: recipes have theirs in :mod:`rindle.recipes`, profiles in
+The rules of one kind of declaration are elsewhere: those of recipes in :mod:`rindle.recipes`, those of profiles in
 :mod:`rindle.profile`.
 """
 
@@ -13,7 +13,7 @@ from rindle.errors import ProfileError
 
 
 def declaration_error(subject: str, problems: list[str]) -> ProfileError:
-    """Return the error that lists every problem of one declaration, also in ``detail["problems"]``."""
+    """Return the error that lists all problems of one declaration, also in ``detail["problems"]``."""
     listed = "".join(f"\n- {problem}" for problem in problems)
     return ProfileError(f"{subject} is not valid:{listed}", detail={"subject": subject, "problems": problems})
 

@@ -5,7 +5,7 @@
     RindleError
     ├── LifecycleError      not_found · invalid_transition · state_conflict · invalid_start_state · quarantined ·
     │                       still_attached · not_settled · unexpected
-    ├── InvalidCall             invalid_profile · unknown_profile · unknown_variant · unknown_variant_names ·
+    ├── InvalidCall         invalid_profile · unknown_profile · unknown_variant · unknown_variant_names ·
     │                       unknown_options · unknown_filters · invalid_filter · invalid_argument · invalid_owner ·
     │                       owner_not_persisted · owner_type_conflict · invalid_slot · invalid_last_event_id
     ├── AccessError         unauthorized · unauthenticated · too_many_streams
@@ -23,8 +23,7 @@
     ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured
 
-Codes are stable API, messages are not. A message may be read by a stranger: it names profiles, limits and options,
-never
+Codes are stable API, messages are not. A stranger may read a message: it names profiles, limits and options, but never
 credentials, signed URLs, file contents or absolute paths.
 """
 
@@ -44,11 +43,11 @@ class RindleError(Exception):
 
     Attributes:
         code: stable identifier in snake case.
-        message: sentence a stranger may read; also ``str(error)``.
-        detail: facts such as the limit, the value found and the state; JSON-compatible, nothing secret.
-        retryable: whether the same call may succeed later without anybody changing anything.
+        message: a sentence for the user; also ``str(error)``.
+        detail: facts such as the limit, the found value and the state; JSON-compatible, without secrets.
+        retryable: whether the same call may succeed later although nothing else changes.
         action: what the caller can do about it, or ``None`` when the message already says it.
-        retry_after: seconds after which a retry makes sense, when the other side said so.
+        retry_after: seconds to wait before a retry, when the other side states them.
     """
 
     code: str = "unexpected"
@@ -90,52 +89,52 @@ class RindleError(Exception):
 
 
 class LifecycleError(RindleError):
-    """A row is not where the call needs it."""
+    """A row is not in a state in which the call is possible."""
 
     http_status = 409
 
 
 class NotFound(LifecycleError):
-    """The asset, session, variant or attachment does not exist, or is not the caller's."""
+    """The asset, session, variant or attachment does not exist, or does not belong to the caller."""
 
     code = "not_found"
     http_status = 404
 
 
 class InvalidTransition(LifecycleError):
-    """The state machine has no such move; nothing was written."""
+    """The state machine does not allow this transition; nothing was written."""
 
     code = "invalid_transition"
 
 
 class StateConflict(LifecycleError):
-    """Somebody else moved the row first, or the database asked for the transaction to be repeated."""
+    """Another transaction changed the row first, or the database requires the transaction to run again."""
 
     code = "state_conflict"
     retryable = True
 
 
 class InvalidStartState(LifecycleError):
-    """Promotion was asked for an asset that is not waiting for it."""
+    """Promotion was requested for an asset that does not wait for it."""
 
     code = "invalid_start_state"
 
 
 class Quarantined(LifecycleError):
-    """The content was judged unsafe or unusable; ``detail['reason']`` is the verdict."""
+    """The content was rejected as unsafe or unusable; ``detail['reason']`` is the code of the rejection."""
 
     code = "quarantined"
     http_status = 422
 
 
 class StillAttached(LifecycleError):
-    """A purge was asked for an asset that an owner still uses."""
+    """A purge was requested for an asset that an owner still uses."""
 
     code = "still_attached"
 
 
 class NotSettled(LifecycleError, TimeoutError):
-    """The asset did not come to rest in the time given; ``detail`` says where it and its variants stand."""
+    """The asset was not settled within the timeout; ``detail`` holds its state and the states of its variants."""
 
     code = "not_settled"
     http_status = 504
@@ -143,18 +142,18 @@ class NotSettled(LifecycleError, TimeoutError):
 
 
 class Unexpected(LifecycleError):
-    """Anything unforeseen, reduced to its class name at the border of the library."""
+    """An unexpected exception, reduced to its class name at the border of the library."""
 
     code = "unexpected"
     http_status = 500
     retryable = True
 
 
-# --- bad calls ---------------------------------------------------------------------------------------------------
+# --- calls ------------------------------------------------------------------------------------------------------
 
 
 class InvalidCall(RindleError):
-    """The arguments cannot be meant; nothing was done."""
+    """The arguments are not valid; nothing was done."""
 
     http_status = 422
 
@@ -178,19 +177,19 @@ class UnknownVariant(InvalidCall):
 
 
 class UnknownVariantNames(InvalidCall):
-    """Some of the variant names given are not rows of this asset; nothing was done."""
+    """Some of the given variant names are not rows of this asset; nothing was done."""
 
     code = "unknown_variant_names"
 
 
 class UnknownOptions(InvalidCall):
-    """An option is not known to the call; options are refused, never ignored."""
+    """The call does not know an option. Unknown options are rejected, never ignored."""
 
     code = "unknown_options"
 
 
 class UnknownFilters(InvalidCall):
-    """A filter is not known to the call; ignoring it would match everything."""
+    """The call does not know a filter. Ignoring it would match everything."""
 
     code = "unknown_filters"
 
@@ -214,7 +213,7 @@ class InvalidArgument(InvalidCall, ValueError):
 
 
 class InvalidOwner(InvalidCall):
-    """The owner is neither an OwnerRef, nor mapped by SQLAlchemy, nor does it say who it is."""
+    """The owner is not an OwnerRef, not an instance of a mapped class, and has no ``__rindle_owner__``."""
 
     code = "invalid_owner"
 
@@ -238,7 +237,7 @@ class InvalidSlot(InvalidCall):
 
 
 class InvalidLastEventId(InvalidCall, ValueError):
-    """``Last-Event-ID`` is not one number per subject of the stream."""
+    """``Last-Event-ID`` does not hold one number per subject of the stream."""
 
     code = "invalid_last_event_id"
     http_status = 400
@@ -252,7 +251,7 @@ class AccessError(RindleError):
 
 
 class Unauthorized(AccessError):
-    """The Authorizer said no. An Authorizer may raise it with a code of its own."""
+    """The Authorizer denied the call. An Authorizer may raise it with its own code."""
 
     code = "unauthorized"
     http_status = 403
@@ -262,14 +261,14 @@ class Unauthorized(AccessError):
 
 
 class Unauthenticated(AccessError):
-    """The route needs to know who is calling."""
+    """The route requires an authenticated caller."""
 
     code = "unauthenticated"
     http_status = 401
 
 
 class TooManyStreams(AccessError):
-    """The actor, or this process, has as many event streams open as are allowed; ``detail['limit']`` says how many."""
+    """The actor or this process has reached its limit of open event streams, ``detail['limit']``."""
 
     code = "too_many_streams"
     http_status = 429
@@ -280,13 +279,13 @@ class TooManyStreams(AccessError):
 
 
 class UploadError(RindleError):
-    """Bytes did not come in."""
+    """The upload did not succeed."""
 
     http_status = 422
 
 
 class UploadRejected(UploadError):
-    """The profile's policy refuses this upload; ``code`` is the reason."""
+    """The profile's policy rejects this upload; ``code`` is the reason."""
 
     code = "upload_rejected"
     codes: ClassVar[Mapping[str, int]] = {
@@ -303,7 +302,7 @@ class UploadRejected(UploadError):
 
 
 class ScannerUnavailable(UploadError):
-    """The scanner raised or timed out. Fails closed: never clean, never a verdict, tried again."""
+    """The scanner raised or timed out. The file counts neither as clean nor as rejected; the scan runs again."""
 
     code = "scanner_unavailable"
     http_status = 503
@@ -318,7 +317,7 @@ class StorageObjectMissing(UploadError):
 
 
 class UploadSessionExpired(UploadError):
-    """The session's time is over; start a new upload."""
+    """The session has expired; start a new upload."""
 
     code = "upload_session_expired"
     http_status = 410
@@ -342,10 +341,10 @@ class UploadAlreadyCompleted(UploadError):
 
 
 class StorageError(RindleError):
-    """A store refused, failed or did not answer.
+    """A store refused a call, failed or did not answer.
 
     Attributes:
-        key: storage key concerned, or ``None``.
+        key: the storage key of the call, or ``None``.
         adapter: name of the adapter.
     """
 
@@ -365,7 +364,7 @@ class StorageNotFound(StorageError):
 
 
 class StorageTransient(StorageError):
-    """The store did not answer or asked to come back; the same call may succeed later."""
+    """The store did not answer or requires a retry; the same call may succeed later."""
 
     code = "storage_transient"
     http_status = 503
@@ -379,13 +378,13 @@ class StorageUnauthorized(StorageError):
 
 
 class StoragePermanent(StorageError):
-    """The store refused for a reason that will not go away by itself."""
+    """The store refused the call, and a retry cannot help."""
 
     code = "storage_permanent"
 
 
 class StorageConflict(StorageError):
-    """The key is taken and the write was to create it."""
+    """The write had to create the object, but the key is taken."""
 
     code = "storage_conflict"
     http_status = 409
@@ -398,7 +397,7 @@ class ObjectChanged(StorageConflict):
 
 
 class InvalidKey(StorageError):
-    """The storage key is not one that Rindle makes; nothing was touched."""
+    """The storage key does not follow Rindle's rules; nothing was read or written."""
 
     code = "invalid_key"
     http_status = 400
@@ -425,7 +424,7 @@ class InvalidStorageResponse(StorageError):
 
 
 class CapabilityUnsupported(StorageError):
-    """The adapter does not offer what the call needs; no other lane is chosen silently.
+    """The adapter does not support what the call needs; Rindle never replaces it with another way.
 
     Attributes:
         capability: the missing capability's name.
@@ -445,7 +444,7 @@ class CapabilityUnsupported(StorageError):
 
 
 class MediaError(RindleError):
-    """Reading or building media went wrong."""
+    """Reading or building media failed."""
 
 
 class ProbeFailed(MediaError):
@@ -462,7 +461,7 @@ class ProcessorCapabilityMissing(MediaError):
 
 
 class VariantSourceNotFound(MediaError):
-    """The original is gone from its store."""
+    """The original no longer exists in its store."""
 
     code = "variant_source_not_found"
     http_status = 409
@@ -490,7 +489,7 @@ class NotProcessing(MediaError):
 
 
 class ProcessTimeout(MediaError):
-    """The build took longer than its limit and was ended."""
+    """The build exceeded its time limit and was stopped."""
 
     code = "process_timeout"
     retryable = True
@@ -504,7 +503,7 @@ class RenderFailed(MediaError):
 
 
 class OutputMissing(MediaError):
-    """The processor ended well but left no usable file."""
+    """The processor ended without an error, but without a usable file."""
 
     code = "output_missing"
     retryable = True
@@ -526,46 +525,46 @@ class FfmpegFailed(MediaError):
 
 
 class UnsupportedCodec(MediaError):
-    """The track that is needed has an encoding that this ffmpeg cannot decode."""
+    """This ffmpeg cannot decode the codec of the required track."""
 
     code = "unsupported_codec"
     http_status = 422
 
 
 class MissingAudioTrack(MediaError):
-    """The original has no sound to make the variant from."""
+    """The original has no audio track to build the variant from."""
 
     code = "missing_audio_track"
     http_status = 422
 
 
 class OutputTooLarge(MediaError):
-    """The variant reached the size at which encoding is cut off; what was written is not whole."""
+    """The variant reached the size limit, so its file is not complete."""
 
     code = "output_too_large"
 
 
 class OutputKindMismatch(MediaError):
-    """The file that was made is of another kind than the recipe asks for."""
+    """The output is of another kind than the recipe requires."""
 
     code = "output_kind_mismatch"
 
 
 class OutputTrackMissing(MediaError):
-    """The file that was made lacks a track that the original has."""
+    """The output lacks a track that the original has."""
 
     code = "output_track_missing"
 
 
 class OutputDurationMismatch(MediaError):
-    """The file that was made is longer or shorter than the original."""
+    """The output is longer or shorter than the original."""
 
     code = "output_duration_mismatch"
     retryable = True
 
 
 class InsufficientDiskHeadroom(MediaError):
-    """The scratch disk has too little room for a build; another worker may have it."""
+    """The scratch disk has too little free space for a build; another worker may have enough."""
 
     code = "insufficient_disk_headroom"
     http_status = 503
@@ -573,20 +572,20 @@ class InsufficientDiskHeadroom(MediaError):
 
 
 class UnsupportedEphemeralRuntime(MediaError):
-    """Video is not built where the platform may freeze or end the process at any time (Lambda, Vercel)."""
+    """Audio and video are not built where the platform may stop the process at any time (Lambda, Vercel)."""
 
     code = "unsupported_ephemeral_runtime"
 
 
 class UnsafeCommand(MediaError):
-    """A command line for ffmpeg lacks its confinement or holds a value that has no place there; it was not run."""
+    """An ffmpeg command lacks its confinement or holds a value that is not allowed; it was not run."""
 
     code = "missing_protocol_whitelist"
     codes: ClassVar[Mapping[str, int]] = {"missing_protocol_whitelist": 500, "unsupported_ingest_format": 500}
 
 
 class ContentRejected(MediaError):
-    """A verdict about the content; promotion quarantines the asset with ``code`` as the reason."""
+    """The content is rejected; promotion quarantines the asset with ``code`` as the reason."""
 
     code = "decode_failed"
     http_status = 422
@@ -604,13 +603,13 @@ class ContentRejected(MediaError):
 
 
 class DeliveryError(RindleError):
-    """No URL for this."""
+    """There is nothing to deliver, or not in this way."""
 
     http_status = 409
 
 
 class AssetNotDeliverable(DeliveryError):
-    """The asset is not judged yet, quarantined or deleted (``.state``)."""
+    """The asset is not validated yet, quarantined or deleted (``.state``)."""
 
     code = "asset_not_deliverable"
 
@@ -621,13 +620,13 @@ class AssetNotDeliverable(DeliveryError):
 
 
 class VariantNotReady(DeliveryError):
-    """The variant has no object to serve and no fallback was wanted."""
+    """The variant has no object to serve, and the call allows no fallback."""
 
     code = "variant_not_ready"
 
 
 class ProfileMismatch(DeliveryError):
-    """The asset belongs to another profile than the one named."""
+    """The asset belongs to another profile than the given one."""
 
     code = "profile_mismatch"
     http_status = 422
@@ -644,13 +643,13 @@ class RangeUnparseable(DeliveryError):
 
 
 class OperationsError(RindleError):
-    """Rindle's own surroundings are not in order."""
+    """A service or a setting that Rindle needs is not in order."""
 
     http_status = 503
 
 
 class TemporalUnavailable(OperationsError):
-    """Temporal cannot be reached and this call needs it. Calls that only write the outbox never raise it."""
+    """This call needs Temporal, which cannot be reached. Calls that only write the outbox never raise it."""
 
     code = "temporal_unavailable"
     retryable = True
@@ -670,7 +669,7 @@ class InspectionFailed(OperationsError):
 
 
 class Misconfigured(OperationsError):
-    """A setting or constructor argument cannot work."""
+    """A setting or constructor argument is not valid."""
 
     code = "misconfigured"
     http_status = 500
@@ -696,18 +695,18 @@ def _catalogue() -> dict[str, type[RindleError]]:
 #: Every code and the class that carries it.
 CODES: Mapping[str, type[RindleError]] = _catalogue()
 
-#: Verdicts about content: what an asset can be quarantined for.
+#: Codes of rejected content: the reasons for which an asset can be quarantined.
 QUARANTINE_REASONS: frozenset[str] = frozenset({*UploadRejected.codes, *ContentRejected.codes})
 
 
 def http_status_of(code: str) -> int:
-    """Return the HTTP status that goes with ``code``; 500 for a code of somebody else's making."""
+    """Return the HTTP status of ``code``; 500 for a code that is not Rindle's."""
     cls = CODES.get(code)
     return 500 if cls is None else cls.codes.get(code, int(cls.http_status))
 
 
 def error_of(code: str, message: str, detail: Mapping[str, Any] | None = None) -> RindleError:
-    """Rebuild the error that ``code`` names, as it comes back from a row or from Temporal.
+    """Rebuild the error that ``code`` names, after it was read from a row or received from Temporal.
 
     An unknown code becomes :class:`Unexpected` carrying that code in ``detail``.
     """

@@ -1,9 +1,8 @@
 """Names and payloads of public events: a contract like the error codes.
 
-Two families. **Telemetry** (:data:`PUBLIC_EVENTS`) goes to handlers, metrics and traces after commit. **Durable
-events**
-(:data:`EVENT_TYPES`) are rows of ``media_events`` written with the state change they report. Renaming needs a major
-version; fields may be added.
+There are two families. **Telemetry** (:data:`PUBLIC_EVENTS`) goes to handlers, metrics and traces after the commit.
+**Durable events** (:data:`EVENT_TYPES`) are rows of ``media_events``, written with the state change they report.
+Renaming needs a major version; fields may be added.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from rindle.states import ENDED_SESSIONS, AssetState, SessionState, VariantState
 
 @dataclass(frozen=True, slots=True)
 class EventContract:
-    """Metadata keys an event always carries and the numeric measurements it may carry."""
+    """The metadata keys that an event always has, and the measurements that it may have."""
 
     metadata: tuple[str, ...]
     measurements: tuple[str, ...] = ()
@@ -26,7 +25,7 @@ class EventContract:
 
 _TRANSCODE = ("profile", "asset_id", "variant_id", "variant_name", "preset", "output_kind")
 
-#: Every telemetry event by name. Emitting an unknown one, or one without its keys, raises in tests and logs elsewhere.
+#: Every telemetry event by name. An unknown name or a missing key raises in tests and is logged elsewhere.
 PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.upload.start": EventContract(("profile", "adapter", "session_id")),
     "rindle.upload.stop": EventContract(("profile", "adapter", "session_id", "asset_id")),
@@ -58,7 +57,7 @@ METRIC_ATTRIBUTES = frozenset({"profile", "adapter", "from", "to", "kind", "code
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """One type of ``media_events`` row: the scopes it is found under, its payload keys, whether it is streamed."""
+    """One type of ``media_events`` row: its scopes, its payload keys, and whether it is streamed."""
 
     scopes: tuple[str, ...]
     payload: tuple[str, ...]
@@ -93,10 +92,10 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "variants.cancelled": EventType(("asset",), ("asset_id", "names"), streamed=False),
 }
 
-#: Types that subscribers are told; internal and audit-only ones stay in the table.
+#: Types that subscribers receive; internal and audit-only types stay in the table.
 STREAMED_TYPES = frozenset(name for name, kind in EVENT_TYPES.items() if kind.streamed)
 
-#: Event type of a variant's move into a state; other moves write ``variant_state_changed``.
+#: Event type of a variant's transition to a state; other transitions write ``variant_state_changed``.
 VARIANT_EVENTS: Mapping[VariantState, str] = {
     VariantState.PROCESSING: "variant_started",
     VariantState.READY: "variant_ready",
@@ -104,7 +103,7 @@ VARIANT_EVENTS: Mapping[VariantState, str] = {
     VariantState.CANCELLED: "variant_cancelled",
 }
 
-#: Event type of a session's move into a state; other moves write ``upload_session_state_changed``.
+#: Event type of a session's transition to a state; other transitions write ``upload_session_state_changed``.
 SESSION_EVENTS: Mapping[SessionState, str] = {
     SessionState.SIGNED: "upload_session_signed",
     SessionState.UPLOADING: "upload_session_uploading",
@@ -114,10 +113,10 @@ SESSION_EVENTS: Mapping[SessionState, str] = {
     SessionState.FAILED: "upload_session_failed",
 }
 
-#: Asset states that end a story for a page that follows it.
+#: Asset states after which a page need not follow the asset any longer.
 TERMINAL_ASSET_STATES = frozenset({AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED})
 
-#: What can be followed, and the states that end its story.
+#: The scopes that can be followed, and their terminal states.
 TERMINAL_STATES: Mapping[str, frozenset[str]] = {
     "asset": frozenset(TERMINAL_ASSET_STATES),
     "variant": frozenset({VariantState.READY, VariantState.FAILED, VariantState.CANCELLED, VariantState.PURGED}),

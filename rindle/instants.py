@@ -1,4 +1,4 @@
-"""How a moment in time is written for other programs: in JSON reports and in events."""
+"""The text form of points in time in JSON reports and events."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What crosses Temporal: inputs, answers and the wire names of workflows, signals and activities.
+"""What crosses Temporal: inputs, results and the wire names of workflows, signals and activities.
 
-Only ids and small facts; never keys, URLs, filenames or bytes. Frozen, and unknown fields are ignored so that an old
-worker
-can read what a new one wrote: changes are additive. Names are permanent.
+Messages hold ids and small facts, never keys, URLs, filenames or bytes. They are frozen. Unknown fields are ignored, so
+that an old worker can read what a new one wrote: changes only add fields. Names are permanent.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ DELETE_ASSET = "rindle.delete_asset"
 
 #: Name of the variant group that holds every image variant of an image asset.
 IMAGES_GROUP = "images"
-#: What the task queue of ffmpeg builds adds to the name of the workflows' queue, behind a hyphen.
+#: Suffix of the task queue of ffmpeg builds, behind the name of the workflows' queue and a hyphen.
 AV_QUEUE = "av"
 
 
@@ -50,7 +49,7 @@ class Message(BaseModel):
 
 
 class StatusView(Message):
-    """Answer of the query ``status`` of every workflow."""
+    """Result of the query ``status`` of every workflow."""
 
     kind: str
     state: str
@@ -77,13 +76,13 @@ class UploadInput(Message):
 
 
 class UploadStep(StrEnum):
-    """What the rows of an upload ask for next."""
+    """The next step of an upload, as its rows require it."""
 
-    WAIT = "wait"  #: nothing yet; until the timer or a signal
+    WAIT = "wait"  #: wait for the timer or a signal
     VERIFY = "verify"  #: look for the object now
-    PROMOTE = "promote"  #: bytes are proven: judge them
-    SCAN = "scan"  #: the byte gate passed: let the scanner judge before any decoder does
-    RELEASE = "release"  #: the upload ended badly: remove what it left in the store
+    PROMOTE = "promote"  #: the bytes have arrived: validate them
+    SCAN = "scan"  #: the byte gate passed: scan the file before any decoder opens it
+    RELEASE = "release"  #: the upload ended without an asset: delete its object from the store
     DONE = "done"  #: nothing is left to do
 
 
@@ -96,10 +95,10 @@ class GroupStart(Message):
 
 
 class UploadStatus(Message):
-    """Where the rows of an upload stand and what they ask for next.
+    """The state of an upload and its next step.
 
-    ``wait_seconds`` is the time until the session expires or is looked at again; ``poll`` says that the timer is to
-    verify rather than to expire. ``outcome`` names the end (a session or asset state) for the timeline.
+    ``wait_seconds`` is the time until the session expires or is verified again; with ``poll`` the timer verifies,
+    otherwise it expires the session. ``outcome`` names the end (a session or asset state) for the timeline.
     """
 
     step: UploadStep
@@ -109,12 +108,12 @@ class UploadStatus(Message):
     wait_seconds: float = 0.0
     poll: bool = False
     groups: tuple[GroupStart, ...] = ()
-    #: Why a verification was refused; for the caller of the Update.
+    #: Why a verification failed; for the caller of the Update.
     failure: Failure | None = None
 
 
 class UploadResult(Message):
-    """Result of ``UploadWorkflow``: the last outcome, for the reader of the timeline."""
+    """Result of ``UploadWorkflow``: its outcome, as the timeline shows it."""
 
     session_id: str
     asset_id: str | None
@@ -122,14 +121,14 @@ class UploadResult(Message):
 
 
 class PromotionFailure(Message):
-    """Input of ``fail_promotion``: the promotion gave up for a reason that is not the content's."""
+    """Input of ``fail_promotion``: the promotion failed for a reason other than the content."""
 
     session_id: str
     failure: Failure
 
 
 class VerifyAnswer(Message):
-    """Answer of the Update ``verify``."""
+    """Result of the Update ``verify``."""
 
     session_id: str
     session_state: str
@@ -143,8 +142,8 @@ class VerifyAnswer(Message):
 class VariantInput(Message):
     """Input of ``VariantWorkflow``: one group of one asset.
 
-    ``task_queue`` runs its build activity. Who starts a workflow by hand may leave it out: pictures are then built on
-    the workflow's own queue, everything else on that name with ``-av`` behind it.
+    ``task_queue`` runs its build activity. An operator who starts a workflow may leave it out: image variants are then
+    built on the workflow's own queue, all others on that name with the suffix ``-av``.
     """
 
     asset_id: str
@@ -153,7 +152,7 @@ class VariantInput(Message):
 
 
 class GroupOrder(Message):
-    """Input of the group's SQL activities; ``names`` of ``None`` means all that qualify."""
+    """Input of the group's SQL activities; ``names`` of ``None`` selects all that qualify."""
 
     asset_id: str
     group: str
@@ -195,7 +194,7 @@ class PurgeInput(Message):
 
 
 class PurgeDecision(Message):
-    """Answer of ``begin_purge``: ``purge``, ``still_attached`` or ``gone``."""
+    """Result of ``begin_purge``: ``purge``, ``still_attached`` or ``gone``."""
 
     outcome: str
     attachments: int = 0

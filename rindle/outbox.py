@@ -1,7 +1,7 @@
-"""Work that a transaction makes necessary: rows written with it, which a relay hands to Temporal after the commit.
+"""The transactional outbox: rows written with a transaction, which a relay sends to Temporal after the commit.
 
-Nothing is dispatched from memory, and nothing that was rolled back is ever sent. The relay itself is in
-:mod:`rindle.relay`; what the outbox needs of it is :class:`LocalRelay`.
+Nothing is sent from memory, and nothing that was rolled back is sent. The relay itself is in :mod:`rindle.relay`; the
+outbox knows only its interface, :class:`LocalRelay`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
 from rindle.settings import Settings
 from rindle.workflows import ids
 
-#: Priority keys of Temporal (1 first): somebody waits for an upload, nobody waits for a repair.
+#: Priority keys of Temporal (1 is the highest): a user waits for an upload, nobody waits for a repair.
 PRIORITY_INTERACTIVE, PRIORITY_DEFAULT, PRIORITY_REPAIR = 2, 3, 4
 
 
@@ -30,7 +30,7 @@ class LocalRelay(Protocol):
         """Whether this relay sends what is committed on a connection of ``pool``."""
 
     def wake(self) -> None:
-        """Look at the outbox now; callable from any thread."""
+        """Read the outbox now; callable from any thread."""
 
 
 _relays: weakref.WeakSet[LocalRelay] = weakref.WeakSet()
@@ -42,12 +42,12 @@ def register(relay: LocalRelay) -> None:
 
 
 def unregister(relay: LocalRelay) -> None:
-    """Forget ``relay``; one that is not known is fine."""
+    """Forget ``relay``; an unknown one is ignored."""
     _relays.discard(relay)
 
 
 def wake_relays() -> None:
-    """Let every relay of this process look at the outbox now; callable from any thread."""
+    """Make every relay of this process read the outbox now; callable from any thread."""
     for relay in tuple(_relays):
         relay.wake()
 
@@ -55,8 +55,11 @@ def wake_relays() -> None:
 def wake_upload(
     session: Session, settings: Settings, upload: MediaUploadSession, profile: str, *, signal: str | None = None
 ) -> None:
-    """Start the workflow of ``upload`` once this transaction has committed, or signal it (``verified``,
-    ``complete``, ...)."""
+    """Start or signal the workflow of ``upload`` once this transaction has committed.
+
+    Args:
+        signal: ``verified``, ``complete`` or another signal of ``UploadWorkflow``; ``None`` only starts it.
+    """
     _enqueue(
         session,
         workflow_type=messages.UPLOAD_WORKFLOW,
@@ -72,7 +75,7 @@ def wake_upload(
 
 
 def wake_group(session: Session, settings: Settings, asset: MediaAsset, group: str, *, signal: str = "wake") -> None:
-    """Make the workflow of a variant group look at its rows once this transaction has committed."""
+    """Make the workflow of a variant group read its rows once this transaction has committed."""
     _enqueue(
         session,
         workflow_type=messages.VARIANT_WORKFLOW,
@@ -90,13 +93,13 @@ def wake_group(session: Session, settings: Settings, asset: MediaAsset, group: s
 
 
 def start_purge(session: Session, settings: Settings, asset_id: str, profile: str | None) -> None:
-    """Purge the asset after this transaction has committed and the grace period is over; the purge decides again."""
+    """Purge the asset after the commit and the grace period; the purge itself checks again whether it may."""
     _enqueue(
         session,
         workflow_type=messages.PURGE_WORKFLOW,
         workflow_id=ids.purge_id(asset_id, prefix=settings.workflow_id_prefix),
         task_queue=settings.queue(),
-        signal="wake",  # a purge that is just finding the asset attached must look again
+        signal="wake",  # a running purge that has found the asset attached must check again
         priority=PRIORITY_DEFAULT,
         delay_seconds=settings.purge_delay_seconds,
         payload={

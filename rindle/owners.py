@@ -1,4 +1,4 @@
-"""Who owns an attachment: any object the application can name."""
+"""Owners of attachments: objects of the application, named by a type and an id."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ class OwnerRef:
 class OwnerTypes:
     """Type names of mapped classes: registered ones, else the class name of the base mapper.
 
-    Register them (``rindle.register_owner_type("user", User)``): a class that is renamed would otherwise lose its
-    media.
+    Register them (``rindle.register_owner_type("user", User)``), so that a class keeps its media when it is renamed.
     """
 
     def __init__(self) -> None:
@@ -53,7 +52,7 @@ class OwnerTypes:
         Raises:
             OwnerNotPersisted: the instance has no primary key yet; flush it first.
             InvalidOwner: anything else, or an empty or overlong type or id.
-            OwnerTypeConflict: two classes would share one type name, and so one person's media.
+            OwnerTypeConflict: two classes would share one type name, and so the same media.
         """
         if isinstance(owner, OwnerRef):
             return _checked(owner.type, owner.id)
@@ -122,6 +121,6 @@ def _checked(owner_type: Any, owner_id: Any) -> OwnerRef:
 
 def _not_an_owner(owner: Any) -> InvalidOwner:
     return InvalidOwner(
-        f"a {type(owner).__name__} is no owner: pass an instance of a mapped class, an OwnerRef, a (type, id) tuple, "
-        "or an object with __rindle_owner__()"
+        f"a {type(owner).__name__} is not an owner: pass an instance of a mapped class, an OwnerRef, "
+        "a (type, id) tuple, or an object with __rindle_owner__()"
     )

@@ -1,4 +1,4 @@
-"""Ready-made profiles: subclass one, say where to store, and its variants are there."""
+"""Ready-made profiles: a subclass needs only a storage."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SCRUB_STRIP: Final[Mapping[str, Any]] = {"kind": "image", "preset": "video_thum
 
 
 class Web(Profile, abstract=True):
-    """Video for the web: ``web_720p`` to play and ``poster`` to show before it plays.
+    """Video for the web: ``web_720p`` to play, and ``poster`` to show before it plays.
 
-    All options of :class:`rindle.profile.Profile` are open but ``variants``, which is the preset's own; setting it is
-    an error, never silently replaced::
+    All options of :class:`rindle.profile.Profile` are available except ``variants``, which the preset defines; setting
+    it is an error::
 
         class Lesson(Web):
             storage = "main"
@@ -27,7 +27,7 @@ class Web(Profile, abstract=True):
 
     Attributes:
         scrub_strip: add the variant ``scrub_strip``, four small frames side by side for the seek bar.
-        extra_variants: further variants beside the preset's; a name that the preset uses is an error.
+        extra_variants: variants in addition to the preset's; a name that the preset uses is an error.
     """
 
     scrub_strip: ClassVar[bool | None] = False

@@ -1,7 +1,7 @@
-"""The process we run in: its cores, what may end it, which of its tasks have to wait, and leaving it.
+"""The current process: its cores, its platform, its queued tasks and its exit.
 
-The SDK's runtime can abort while the interpreter shuts down, after all work was done correctly, and so turn success
-into exit code 134 or 139. Every program of ours therefore ends through :func:`leave`.
+The SDK's runtime can abort while the interpreter shuts down, after all work has succeeded, and so turn success into
+exit code 134 or 139. Every program of Rindle therefore ends through :func:`leave`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
-#: Exit codes a POSIX process can report; ``os._exit`` would silently cut others down to their lowest byte.
+#: Exit codes a POSIX process can report; ``os._exit`` would silently reduce others to their lowest byte.
 EXIT_CODES = range(256)
-#: Variables that say that the platform may freeze or end the process between two requests, with the platform's name.
+#: Variables of platforms that may stop the process between two requests, with the platform's name.
 _EPHEMERAL: Mapping[str, str] = {
     "LAMBDA_TASK_ROOT": "AWS Lambda",
     "AWS_LAMBDA_FUNCTION_NAME": "AWS Lambda",
@@ -49,9 +49,9 @@ def usable_cores() -> int:
 
 @contextmanager
 def queued() -> Iterator[None]:
-    """Mark the current task as one that waits for its turn: within the block nothing runs on its behalf."""
+    """Mark the current task as queued: inside the block no work runs for it."""
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - whoever awaits does so in a task
+    assert task is not None  # noqa: S101 - every await is in a task
     _queued.add(task)
     try:
         yield
@@ -60,7 +60,7 @@ def queued() -> Iterator[None]:
 
 
 def is_queued(task: asyncio.Task[Any] | None) -> bool:
-    """Whether ``task`` waits for its turn (:func:`queued`)."""
+    """Whether ``task`` is inside a :func:`queued` block."""
     return task in _queued
 
 
@@ -81,7 +81,7 @@ def leave(code: int, *closers: Callable[[], object]) -> NoReturn:
             log.exception("process.closer_failed")
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        # A reader that has gone (``| head``) or a stream closed by its owner must not keep the process.
+        # A closed pipe (``| head``) or a stream closed by its owner must not keep the process.
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(code if code in EXIT_CODES else 1)

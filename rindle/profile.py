@@ -1,6 +1,7 @@
-"""Profiles: what one kind of media may be, what is made of it and who gets it; checked when the class is created.
+"""Profiles: which uploads are accepted, which variants are built and how they are delivered.
 
-A profile is a subclass of :class:`Profile` with class attributes and is never instantiated::
+A profile is a subclass of :class:`Profile` with class attributes. It is validated when the class is created, and never
+instantiated::
 
     class AvatarProfile(Profile):
         name = "avatar"
@@ -8,7 +9,7 @@ A profile is a subclass of :class:`Profile` with class attributes and is never i
         allow_mime = ["image/jpeg", "image/png"]
         variants = {"thumb": {"mode": "crop", "width": 128, "height": 128, "format": "webp"}}
 
-Recipes of variants and their digests live in :mod:`rindle.recipes`; their public names can be imported from here too.
+Recipes of variants and their digests are in :mod:`rindle.recipes`; their public names can also be imported from here.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ from rindle.security.mime import canonical_mime, is_active_content
 from rindle.security.policy import UploadPolicy, validate_upload
 from rindle.states import MediaKind
 
-#: Pixels an original may have when the profile does not say (width × height × frames).
+#: Default of ``max_pixels`` (width × height × frames).
 DEFAULT_MAX_PIXELS: Final = 100_000_000
-#: Seconds an original may last when the profile does not say.
+#: Default of ``max_duration_seconds``.
 DEFAULT_MAX_DURATION_SECONDS: Final = 7200
 
-#: Names no variant may have: they are path segments, selectors and group names.
+#: Names that a variant cannot have: they are path segments, selectors and group names.
 RESERVED_VARIANT_NAMES: Final = frozenset({"original", "source", "all", IMAGES_GROUP})
-#: Names of the rows of dynamic transforms begin so.
+#: Prefix of the names of dynamic transforms.
 RESERVED_VARIANT_PREFIX: Final = "dyn_"
 
 _VARIANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _MIME = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/(?:\*|[a-z0-9][a-z0-9!#$&^_.+-]*)")
 _EXTENSION = re.compile(r"\.[a-z0-9]{1,15}")
 _MAX_NAME_CHARS = 255
-# Behind the effort of any recipe.
+# Above the effort of every recipe.
 _MOST_EFFORT: Final = 1 << 31
 
 __all__ = [
@@ -84,14 +85,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPolicy:
-    """Who gets a profile's media, and for how long.
+    """How a profile's media are delivered: to whom, and for how long.
 
     Attributes:
         public: unsigned, cacheable URLs; private and signed by default.
-        signed_url_ttl_seconds: life of a signed URL, 1 to 604800 s; ``None`` takes the setting of that name (900).
-        authorizer: asked before any URL is made; ``None`` lets everybody who may call, call.
-        allow_active_content: let a public profile accept SVG, HTML, XML or scripts although nothing can force a
-            browser to save them there instead of running them.
+        signed_url_ttl_seconds: lifetime of a signed URL, 1 to 604800 s; ``None`` uses the setting of that name (900).
+        authorizer: called before a URL is made; ``None`` allows every caller.
+        allow_active_content: let a public profile accept SVG, HTML, XML or scripts. A browser can run them, because
+            public delivery cannot force a download.
     """
 
     public: bool = False
@@ -131,28 +132,28 @@ def _parse_delivery(declared: Any, problems: list[str]) -> DeliveryPolicy:
 class Profile:
     """Base of all profiles; subclass it and set class attributes.
 
-    Creating the class checks everything at once and replaces each attribute by its checked form; ``None`` equals
-    leaving it out, and unknown public attributes are refused (methods and names with a leading underscore are free). A
-    subclass of a profile inherits everything but the name. ``abstract=True`` as a class keyword makes a base for
-    others that is not checked itself.
+    Creating the class validates all attributes at once and replaces each one by its normalized form. ``None`` equals
+    leaving an attribute out. Unknown public attributes are rejected; methods and names with a leading underscore are
+    allowed. A subclass of a profile inherits everything but the name. The class keyword ``abstract=True`` makes a base
+    class that is not validated itself.
 
     Attributes:
-        name: stable name that rows and keys carry, at most 255 characters; ``module.QualName`` by default, so set it
-            to be able to rename the class.
+        name: stable name in rows and keys, at most 255 characters; ``module.QualName`` by default. Set it, so that the
+            class can be renamed.
         storage: a storage, a storage class, or the name under which the application registers one. Required.
-        variants: name to recipe, a mapping or a variant object. Required, may be empty. After checking: sorted by
-            name, all of them variant objects, read-only.
-        allow_mime: sniffed types let in, families such as ``image/*`` included; empty for any that can be probed.
-        allow_extensions: extensions let in; empty for any.
+        variants: name to recipe, a mapping or a variant object. Required, may be empty. After validation: variant
+            objects, sorted by name, read-only.
+        allow_mime: accepted types of the content or families such as ``image/*``; empty accepts all that can be probed.
+        allow_extensions: accepted extensions; empty accepts all.
         max_bytes: largest original in bytes, ``None`` for no limit.
-        max_pixels: most pixels of an original, measured in the file's header; 100 000 000 by default.
+        max_pixels: largest number of pixels of an original, from the file's header; 100 000 000 by default.
         max_duration_seconds: longest original; 7200 by default.
-        delivery: options of :class:`DeliveryPolicy`, or one. After checking: a ``DeliveryPolicy``.
-        scanner: judges each file before it is decoded; ``None`` for none.
+        delivery: a :class:`DeliveryPolicy` or its options. After validation: a ``DeliveryPolicy``.
+        scanner: scans each file before it is decoded; ``None`` for none.
         analyzer: computes further metadata; ``None`` for none.
         processor: builds variants; ``None`` for the bundled one.
         probe: reads technical facts; ``None`` for the bundled ones.
-        placeholder: make a tiny preview (a WebP data URI of at most 700 bytes) of each picture.
+        placeholder: make a tiny preview (a WebP data URI of at most 700 bytes) of each image.
 
     Raises:
         ProfileError: when the class is created; the message names the profile and lists every problem, and
@@ -212,7 +213,7 @@ class Profile:
 
     @classmethod
     def _variants_declared(cls, declared: Mapping[str, Any], problems: list[str]) -> Any:
-        """Return the variants as the class states them; presets put their own there."""
+        """Return the variants as the class declares them; presets add their own."""
         return getattr(cls, "variants", None)
 
     @classmethod
@@ -232,17 +233,17 @@ class Profile:
 
     @classmethod
     def upload_policy(cls) -> UploadPolicy:
-        """Return what the profile lets in."""
+        """Return which uploads the profile accepts."""
         return cls._upload_policy
 
     @classmethod
     def delivery_policy(cls) -> DeliveryPolicy:
-        """Return who gets the profile's media."""
+        """Return how the profile's media are delivered."""
         return cls._delivery_policy
 
     @classmethod
     def validate_upload(cls, path: Path | str, filename: str | None) -> str:
-        """Judge a file against the upload policy and return its sniffed type; see ``security.validate_upload``."""
+        """Validate a file against the upload policy and return its sniffed type; see ``security.validate_upload``."""
         return validate_upload(path, filename, cls._upload_policy)
 
     @classmethod
@@ -257,12 +258,12 @@ class Profile:
 
     @classmethod
     def profile_digest(cls) -> str:
-        """Return one digest over the names and digests of all variants: a cheap test for drift of the whole profile."""
+        """Return one digest over the names and digests of all variants; it changes whenever one of them does."""
         return digest_of(cls._digests)
 
     @classmethod
     def group_of(cls, variant_name: str) -> str:
-        """Return the group the variant is built in: ``images`` for pictures of a picture, else the variant's name.
+        """Return the group the variant is built in: ``images`` for image variants of an image, else the variant's name.
 
         Raises:
             UnknownVariant: the profile declares no variant of that name.
@@ -271,8 +272,8 @@ class Profile:
 
     @classmethod
     def build_order(cls, groups: Iterable[str]) -> list[str]:
-        """Return build groups in the order they are to be started: what is quick first, so that a long transcode does
-        not keep a poster waiting. Groups that are no longer declared come last."""
+        """Return build groups in the order in which they start: quick ones first, so that a poster need not wait for a
+        long transcode. Groups that are no longer declared come last."""
 
         def effort(group: str) -> tuple[int, str]:
             if group == IMAGES_GROUP:
@@ -286,11 +287,11 @@ class Profile:
     def applicable(
         cls, kind: MediaKind | str, has_video: bool | None, has_audio: bool | None
     ) -> tuple[list[str], dict[str, str]]:
-        """Sort the declared variants by whether an original of this kind can have them.
+        """Return which declared variants an original of this kind can have.
 
         Args:
             kind: kind of the original.
-            has_video: whether it has a video track; ``None`` (not probed, or not applicable) goes by the kind.
+            has_video: whether it has a video track; ``None`` (not probed, or not applicable) derives it from the kind.
             has_audio: whether it has an audio track; likewise.
 
         Returns:
@@ -317,10 +318,10 @@ class Profile:
 
 
 class ProfileRegistry:
-    """The profiles one application works with, by name. Rows name profiles; nothing is ever imported by that name.
+    """The profiles of one application, by name. Rows name profiles; nothing is imported by that name.
 
     Raises:
-        ProfileError: two classes have one name, or an entry is no concrete profile; all problems at once.
+        ProfileError: two classes have one name, or an entry is not a concrete profile; all problems at once.
     """
 
     def __init__(self, profiles: Iterable[type[Profile]]) -> None:
@@ -328,7 +329,7 @@ class ProfileRegistry:
         problems: list[str] = []
         for profile in profiles:
             if not (isinstance(profile, type) and issubclass(profile, Profile)) or profile._abstract:
-                problems.append(f"{profile!r} is no concrete subclass of Profile")
+                problems.append(f"{profile!r} is not a concrete subclass of Profile")
             elif profile.name in self._by_name:
                 first = self._by_name[profile.name]
                 problems.append(f"{_where(first)} and {_where(profile)} both have the name {profile.name!r}")
@@ -341,13 +342,13 @@ class ProfileRegistry:
         """Return the registered profile of a name, or the class itself when it is registered.
 
         Raises:
-            UnknownProfile: not registered here.
+            UnknownProfile: the profile is not registered.
         """
         name = profile if isinstance(profile, str) else getattr(profile, "name", type(profile).__name__)
         found = self._by_name.get(name)
         if found is None or not (isinstance(profile, str) or found is profile):
             raise UnknownProfile(
-                f"no profile {name[:_MAX_NAME_CHARS]!r} is registered here; "
+                f"the profile {name[:_MAX_NAME_CHARS]!r} is not registered; "
                 "add its class to the profiles of your Rindle object",
                 detail={"profile": name[:_MAX_NAME_CHARS]},
             )
@@ -385,7 +386,7 @@ def _where(profile: type[Profile]) -> str:
 
 
 def _declared(cls: type[Profile]) -> dict[str, Any]:
-    """Return what this class states itself or through mixins; parent profiles have been checked already."""
+    """Return the attributes of this class and its mixins; those of parent profiles are validated already."""
     own: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if base is cls or not (base is object or issubclass(base, Profile)):
@@ -453,9 +454,9 @@ def _checked_list(option: str, declared: Any, problems: list[str]) -> list[str]:
     if declared is None:
         return []
     if not isinstance(declared, list | tuple | set | frozenset):
-        problems.append(f"{option}: must be a list of texts, not {type(declared).__name__}")
+        problems.append(f"{option}: must be a list of strings, not {type(declared).__name__}")
         return []
-    problems += [f"{option}: {entry!r} is no text" for entry in declared if not isinstance(entry, str)]
+    problems += [f"{option}: {entry!r} is not a string" for entry in declared if not isinstance(entry, str)]
     texts = [entry for entry in declared if isinstance(entry, str)]
     return sorted(texts) if isinstance(declared, set | frozenset) else texts
 
@@ -475,7 +476,7 @@ def _checked_extensions(declared: Any, problems: list[str]) -> tuple[str, ...]:
     extensions = [entry.strip().lower() for entry in raw]
     extensions = [entry if entry.startswith(".") else f".{entry}" for entry in extensions]
     problems += [
-        f"allow_extensions: {entry!r} is no single extension such as '.jpg'"
+        f"allow_extensions: {entry!r} is not a single extension such as '.jpg'"
         for entry, extension in zip(raw, extensions, strict=True)
         if not _EXTENSION.fullmatch(extension) or normalize_extension(extension) != extension
     ]

@@ -1,8 +1,7 @@
-"""Recipes of variants: what is built from an original, checked when the recipe is made, and its digest.
+"""Recipes of variants, which are validated when they are created, and their digests.
 
-Stored rows and storage keys depend on the digest: the normal form of a recipe may never change for options that
-already exist. Which variants a kind of media has is declared in :mod:`rindle.profile`; how they are built is the
-business of the processors.
+Stored rows and storage keys depend on the digest: the normal form of a recipe must never change for existing options.
+Profiles declare which variants there are (:mod:`rindle.profile`); processors build them.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ _AUDIO_BITRATE_KBPS: Final = 128
 
 
 class _Recipe(ABC):
-    """What all variant recipes share. A wrong one cannot be made: the constructor raises ``ProfileError``."""
+    """Base of all recipes. The constructor validates them and raises ``ProfileError``."""
 
     __slots__ = ()
 
-    #: Raised when the library's code makes other bytes of the same recipe; it enters the digest from 2 on.
+    #: Increased when the library builds other bytes from the same recipe; part of the digest from 2 on.
     recipe_revision: ClassVar[int] = 1
     kind: ClassVar[str]
 
@@ -55,26 +54,26 @@ class _Recipe(ABC):
 
     @abstractmethod
     def _problems(self) -> list[str]:
-        """Return what is wrong with the options, each as ``option: what is wrong``."""
+        """Return the problems of the options, each as ``option: problem``."""
 
     @abstractmethod
     def normal_form(self) -> dict[str, Any]:
-        """Return the options that the digest is computed of, presets expanded."""
+        """Return the options from which the digest is computed, with presets expanded."""
 
     @property
     def effort(self) -> int:
-        """How much work a build is beside others of the same asset; the quick ones are started first."""
+        """Relative amount of work of a build; builds of one asset start in this order."""
         return _EFFORTS[self.kind]
 
     @property
     def output_kind(self) -> OutputKind:
-        """What the variant is, as its row says."""
+        """Kind of the variant, as its row holds it."""
         return OutputKind(self.kind)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageVariant(_Recipe):
-    """A picture made of a picture.
+    """An image built from an image.
 
     Attributes:
         mode: ``fit`` (inside the box, aspect kept), ``fill`` and ``crop`` (exactly the box, scaled to cover and cut),
@@ -82,7 +81,7 @@ class ImageVariant(_Recipe):
         width: pixels. ``crop``, ``pad`` and ``stretch`` need both sides, ``fit`` and ``fill`` at least one.
         height: pixels.
         format: ``jpeg``, ``png``, ``webp`` or ``avif``.
-        quality: 1 to 100; ``None`` leaves it to the format (80, AVIF 50); PNG ignores it.
+        quality: 1 to 100; ``None`` takes the format's default (80, AVIF 50); PNG ignores it.
         upscale: let ``fit`` and ``pad`` enlarge a smaller original.
         gravity: which part ``fill`` and ``crop`` keep: centre, north, south, east, west, attention or entropy.
         background: ``#rrggbb`` behind padding and flattened transparency; ``None`` pads transparently where the
@@ -118,11 +117,11 @@ class ImageVariant(_Recipe):
 
     @property
     def required_capabilities(self) -> frozenset[str]:
-        """What a processor must declare to build it."""
+        """Capabilities that a processor must declare to build it."""
         return frozenset({"image_resize"})
 
     def normal_form(self) -> dict[str, Any]:
-        """Return mode, format and the sides given; ``kind`` is left out, newer options appear when not at default."""
+        """Return mode, format and the given sides, without ``kind``; newer options only when not default."""
         colour = self.background and self.background.lower()
         newer = {
             "upscale": self.upscale or None,
@@ -134,7 +133,7 @@ class ImageVariant(_Recipe):
         sides = {"width": self.width, "height": self.height, "quality": self.quality}
         form: dict[str, Any] = {"mode": self.mode, "format": self.format}
         form |= {name: value for name, value in (sides | newer).items() if value is not None}
-        # Here None is a value of its own: transparent.
+        # Here None has a meaning: transparent.
         return form if colour == "#ffffff" else {**form, "background": colour}
 
     def _problems(self) -> list[str]:
@@ -166,11 +165,11 @@ class ImageVariant(_Recipe):
 
 @dataclass(frozen=True, slots=True)
 class FrameVariant(_Recipe):
-    """A picture taken from a video.
+    """An image taken from a video.
 
     Attributes:
-        preset: ``video_poster_scene`` (one telling frame in the video's size) or ``video_thumbnail_strip`` (4 frames
-            of 160 × 90 pixels side by side).
+        preset: ``video_poster_scene`` (one representative frame in the video's size) or ``video_thumbnail_strip``
+            (4 frames of 160 × 90 pixels side by side).
     """
 
     kind: ClassVar[str] = "image"
@@ -189,11 +188,11 @@ class FrameVariant(_Recipe):
 
     @property
     def required_capabilities(self) -> frozenset[str]:
-        """What a processor must declare to build it."""
+        """Capabilities that a processor must declare to build it."""
         return frozenset({_FRAME_CAPABILITIES[self.preset]})
 
     def normal_form(self) -> dict[str, Any]:
-        """Return the preset alone: these two were never expanded, and digests are for ever."""
+        """Return the preset alone: these two were never expanded, and digests must not change."""
         return {"preset": self.preset}
 
     def _problems(self) -> list[str]:
@@ -202,7 +201,7 @@ class FrameVariant(_Recipe):
 
 @dataclass(frozen=True, slots=True)
 class VideoVariant(_Recipe):
-    """An MP4 (H.264, AAC) made of a video.
+    """An MP4 (H.264, AAC) built from a video.
 
     Attributes:
         preset: ``web_720p`` (1280 × 720) or ``web_480p`` (854 × 480).
@@ -228,12 +227,12 @@ class VideoVariant(_Recipe):
 
     @property
     def required_capabilities(self) -> frozenset[str]:
-        """What a processor must declare to build it."""
+        """Capabilities that a processor must declare to build it."""
         return frozenset({"video_transcode"})
 
     @property
     def effort(self) -> int:
-        """The pixels of a frame decide between transcodes."""
+        """Relative amount of work; transcodes are ordered by the pixels of a frame."""
         width, height = _VIDEO_BOXES[self.preset]
         return _EFFORTS[self.kind] + width * height
 
@@ -265,11 +264,11 @@ class VideoVariant(_Recipe):
 
 @dataclass(frozen=True, slots=True)
 class AudioVariant(_Recipe):
-    """Sound, from an audio file or from a video's sound track.
+    """Audio, built from an audio file or from a video's audio track.
 
     Attributes:
         preset: ``m4a_128k`` (AAC) or ``mp3_128k``, both 128 kbit/s.
-        channels: 1, 2, or ``None`` for as many as the original has.
+        channels: 1, 2, or ``None`` for the number of the original.
         normalize: bring loudness to -16 LUFS.
         two_pass: measure first, then normalize exactly; needs ``normalize``.
     """
@@ -293,7 +292,7 @@ class AudioVariant(_Recipe):
 
     @property
     def required_capabilities(self) -> frozenset[str]:
-        """What a processor must declare to build it."""
+        """Capabilities that a processor must declare to build it."""
         return frozenset({"audio_transcode", *(["audio_normalize"] if self.normalize else [])})
 
     def normal_form(self) -> dict[str, Any]:
@@ -319,13 +318,13 @@ class AudioVariant(_Recipe):
         if self.channels is not None and not (is_whole(self.channels) and self.channels in {1, 2}):
             problems.append(f"channels: must be 1, 2 or None, not {self.channels!r}")
         if self.two_pass is True and self.normalize is False:
-            problems.append("two_pass: needs normalize=True, there is nothing to measure for otherwise")
+            problems.append("two_pass: needs normalize=True, since only normalization measures first")
         return problems
 
 
 @dataclass(frozen=True, slots=True)
 class WaveformVariant(_Recipe):
-    """The outline of a sound as JSON: 1000 pairs of lowest and highest sample, each from -1 to 1.
+    """The waveform of an audio track as JSON: 1000 pairs of lowest and highest sample, each from -1 to 1.
 
     Attributes:
         preset: ``overview``.
@@ -347,7 +346,7 @@ class WaveformVariant(_Recipe):
 
     @property
     def required_capabilities(self) -> frozenset[str]:
-        """What a processor must declare to build it."""
+        """Capabilities that a processor must declare to build it."""
         return frozenset({"audio_waveform"})
 
     def normal_form(self) -> dict[str, Any]:
@@ -379,11 +378,11 @@ _SPEC_BY_KIND: Mapping[str, type[VariantSpec]] = {
 def parse_variant(declared: VariantSpec | Mapping[str, Any]) -> VariantSpec:
     """Return a declared variant as its typed recipe.
 
-    ``None`` equals leaving an option out, but for ``background``, where it means transparent.
+    ``None`` equals leaving an option out, except for ``background``, where it means transparent.
 
     Raises:
         ProfileError: an option is unknown, missing or out of range; all problems of this variant at once, in
-            ``detail["problems"]`` as ``option: what is wrong``.
+            ``detail["problems"]`` as ``option: problem``.
     """
     if isinstance(declared, _SPEC_TYPES):
         return declared
@@ -396,7 +395,7 @@ def parse_variant(declared: VariantSpec | Mapping[str, Any]) -> VariantSpec:
     cls: type[VariantSpec] = FrameVariant if kind == "image" and "preset" in options else _SPEC_BY_KIND[kind]
     fields = {field.name: field for field in dataclasses.fields(cls)}
     problems = [_unknown_option(name, cls) for name in sorted(options.keys() - fields.keys())]
-    # A required option that is missing goes in as None, and the recipe itself says what it could be.
+    # A missing required option is passed as None, so that the recipe itself reports the allowed values.
     required = {name: None for name, field in fields.items() if field.default is dataclasses.MISSING}
     spec: VariantSpec | None = None
     try:
@@ -427,13 +426,13 @@ def digest_of(form: Mapping[str, Any]) -> str:
 
 
 def is_av_work(spec: VariantSpec) -> bool:
-    """Whether building needs ffmpeg: video, audio, waveforms, and pictures taken from a video."""
+    """Whether a build needs ffmpeg: video, audio, waveforms, and images taken from a video."""
     return not isinstance(spec, ImageVariant)
 
 
 def _unknown_option(name: str, cls: type[VariantSpec]) -> str:
     if name == "from_variant":
-        return "from_variant: unknown option; variants are made from the original only"
+        return "from_variant: unknown option; variants are built from the original only"
     known = ["kind", *(field.name for field in dataclasses.fields(cls))]
     return f"{name}: unknown option; {_TITLES[cls]} takes {', '.join(known)}"
 

@@ -1,8 +1,7 @@
-"""The relay: hands committed outbox rows to Temporal, as starts and signals of workflows.
+"""The relay: sends committed outbox rows to Temporal, as starts and signals of workflows.
 
-A relay sends only rows that it has read on its own connection, never anything from memory. It sends at least once;
-workflow ids, state-driven workflows and compare-and-set make twice harmless. How rows get there is in
-:mod:`rindle.outbox`.
+A relay sends only rows that it has read on its own connection, nothing from memory. Delivery is at least once; workflow
+ids, state-driven workflows and compare-and-set make duplicates harmless. :mod:`rindle.outbox` writes the rows.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ _MAX_BACKOFF_SECONDS = 30.0
 #: Calls to Temporal a relay has in flight at once.
 _PARALLEL_SENDS = 16
 _RPC_SECONDS = timedelta(seconds=10)
-#: How long a relay waits, before it looks itself, after a commit of a process that has no relay: more may follow. What
-#: a process with a relay has committed is left to that one, for the length of a poll.
+#: Pause before a relay reads the outbox after a commit of a process without a relay, since more commits may follow.
+#: The rows of a process with its own relay are left to that relay for the length of a poll.
 _NOTIFIED_PAUSE_SECONDS = 0.05
-#: Refusals that repeating cannot cure.
+#: gRPC statuses that a retry cannot change.
 _INVALID = frozenset({RPCStatusCode.INVALID_ARGUMENT.name})
 
 
@@ -58,7 +57,7 @@ class _Call:
 
 
 def coalesce(claimed: Sequence[MediaOutbox]) -> list[_Call]:
-    """Merge claimed rows so that each workflow hears each signal once; signalling includes starting."""
+    """Merge claimed rows so that each workflow receives each signal once; a signal also starts the workflow."""
     calls: dict[str, _Call] = {}
     for row in claimed:
         call = calls.setdefault(row.workflow_id, _Call(row))
@@ -75,7 +74,7 @@ class Relay:
     number of them share the work. It wakes after a local commit, on Postgres also by NOTIFY, and polls otherwise.
 
     Args:
-        eager: ask for eager workflow starts; right only where a worker shares this process and client.
+        eager: request eager workflow starts; only where a worker shares this process and client.
     """
 
     def __init__(
@@ -102,14 +101,14 @@ class Relay:
             self._tasks.append(asyncio.create_task(self._listen(self._database.engine), name="rindle-relay-listen"))
 
     async def stop(self) -> None:
-        """Stop sending; what is not sent stays in the outbox for the next relay."""
+        """Stop sending; rows that are not sent stay in the outbox for the next relay."""
         outbox.unregister(self)
         tasks, self._tasks = self._tasks, []
         pending = set(tasks)
         while pending:
             for task in pending:
                 task.cancel()
-            # Again after a second: a driver or an SDK in between may swallow one.
+            # Repeated after a second: a driver or an SDK may swallow a cancellation.
             _, pending = await asyncio.wait(pending, timeout=1)
 
     def sends_for(self, pool: object) -> bool:
@@ -117,7 +116,7 @@ class Relay:
         return pool is not None and pool is self._database.engine.pool
 
     def wake(self) -> None:
-        """Look at the outbox now; callable from any thread."""
+        """Read the outbox now; callable from any thread."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._woken.set)
 
@@ -125,7 +124,7 @@ class Relay:
         """Claim one batch and send it; returns how many rows were sent.
 
         Raises:
-            TemporalUnavailable: Temporal cannot be reached; the rows were put off, not lost.
+            TemporalUnavailable: Temporal cannot be reached; the rows are sent later.
         """
         claimed = await self._database.write(rows.claim)
         if not claimed:
@@ -149,14 +148,14 @@ class Relay:
         for call, outcome in refused:
             if outcome in _INVALID:
                 log.error(
-                    "Temporal refused an outbox row as invalid; it is parked until an operator drains it",
+                    "Temporal rejected an outbox row as invalid; it is parked until an operator drains it",
                     extra={"action": "outbox_parked", "workflow_id": call.row.workflow_id, "status": outcome},
                 )
                 await self._database.write(rows.park, call.row_ids, error=outcome)
         later = [call for call, outcome in refused if outcome not in _INVALID]
         if later:
             await self._reschedule(later, "temporal_unavailable")
-            raise TemporalUnavailable("Temporal did not take every row; they are tried again")
+            raise TemporalUnavailable("Temporal did not accept every row; the relay sends the others again")
         return len(sent)
 
     async def _reschedule(self, calls: Sequence[_Call], code: str) -> None:
@@ -166,7 +165,7 @@ class Relay:
         await self._database.write(rows.reschedule, row_ids, seconds=seconds, error=code)
 
     async def _send(self, client: Client, call: _Call, slots: asyncio.Semaphore) -> str | None:
-        """Send one call; ``None`` when Temporal has it, else the gRPC status name."""
+        """Send one call; ``None`` when Temporal accepted it, else the gRPC status name."""
         async with slots:
             try:
                 wanted: list[str | None] = [*call.signals] or [None]
@@ -184,13 +183,13 @@ class Relay:
         try:
             await self._start_with(client, row, signal, self._attributes(facts) if use_attributes else None)
         except RPCError as error:
-            # The application may start before the attributes are registered, and managed clusters refuse to.
+            # The application may start before the attributes are registered; managed clusters reject the registration.
             unmapped = error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in str(error).lower()
             unmapped = unmapped or "no mapping defined" in str(error).lower()
             if not (use_attributes and unmapped):
                 raise
             if self._temporal.has_search_attributes is None:
-                log.warning("the namespace lacks our search attributes; runs start without them for now")
+                log.warning("the namespace lacks Rindle's search attributes; workflows start without them")
             await self._start_with(client, row, signal, None)
 
     @staticmethod
@@ -214,7 +213,7 @@ class Relay:
         if attributes is not None:
             options["search_attributes"] = attributes
         if signal is None:
-            # An open run counts as started; a new one begins by reading the rows.
+            # An open workflow counts as started; a new one begins by reading the rows.
             options["request_eager_start"] = self._eager
         else:
             options["start_signal"] = signal
@@ -228,18 +227,20 @@ class Relay:
             try:
                 sent = await self.dispatch_once()
             except TemporalUnavailable as error:
-                log.warning("outbox rows wait for Temporal", extra={"action": "outbox_waits", "code": error.code})
+                log.warning(
+                    "Temporal is unavailable; outbox rows wait", extra={"action": "outbox_waits", "code": error.code}
+                )
             except RindleError as error:
                 log.warning("outbox round failed", extra={"action": "outbox_round", "code": error.code})
             except Exception as error:
-                # A database that is away for a moment must not end the relay.
+                # A database that is unavailable for a moment must not stop the relay.
                 log.exception("outbox round failed", extra={"action": "outbox_round", "error": type(error).__name__})
             self.last_tick = time.monotonic()
             if sent:
                 pause = self._settings.relay_poll_seconds
                 continue
             with contextlib.suppress(TimeoutError):
-                # Spread the pollers of a fleet: random jitter, not cryptography.
+                # Spread the polls of many processes: random jitter, not cryptography.
                 jittered = pause * random.uniform(0.8, 1.2)  # noqa: S311
                 # Not wait_for, which before Python 3.12 loses a cancellation that meets the end of what it waits for:
                 # the relay would never stop.
@@ -252,11 +253,11 @@ class Relay:
                 pause = min(pause * 2, self._settings.relay_idle_poll_seconds)
 
     async def _emit_lag(self) -> None:
-        """Emit how much waits and for how long; only when idle, so that a busy relay does not count itself slow."""
+        """Emit how many rows wait and for how long; only when idle, since a busy relay is not slow."""
         try:
             waiting = await self._database.read(rows.backlog)
         except Exception as error:
-            log.warning("outbox cannot be counted", extra={"error": type(error).__name__})
+            log.warning("the outbox cannot be counted", extra={"error": type(error).__name__})
             return
         telemetry.emit(
             "rindle.outbox.lag",
@@ -265,23 +266,23 @@ class Relay:
         )
 
     async def _listen(self, engine: AsyncEngine) -> None:
-        """Wake on NOTIFY; polling goes on beside it, so a lost connection costs latency and nothing else."""
+        """Wake on NOTIFY. Polling continues, so that a lost connection costs only latency."""
         while True:
             try:
                 async with listening(engine, rows.CHANNEL) as notices:
                     loop = asyncio.get_running_loop()
-                    look: asyncio.TimerHandle | None = None
+                    timer: asyncio.TimerHandle | None = None
                     async for notice in notices:
-                        # The process that committed sends at once; the others are there in case it does not.
+                        # The process that committed sends at once; the others send only when it does not.
                         has_local_relay = notice.payload == rows.LOCAL_RELAY
                         pause = self._settings.relay_poll_seconds if has_local_relay else _NOTIFIED_PAUSE_SECONDS
                         due = loop.time() + pause
-                        if look is None or look.when() <= loop.time() or due < look.when():
-                            if look is not None:
-                                look.cancel()
-                            look = loop.call_later(pause, self._woken.set)
+                        if timer is None or timer.when() <= loop.time() or due < timer.when():
+                            if timer is not None:
+                                timer.cancel()
+                            timer = loop.call_later(pause, self._woken.set)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                log.warning("LISTEN ended; polling goes on", extra={"error": type(error).__name__})
+                log.warning("LISTEN ended; polling continues", extra={"error": type(error).__name__})
                 await asyncio.sleep(self._settings.relay_idle_poll_seconds)

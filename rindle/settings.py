@@ -1,6 +1,6 @@
 """Settings: environment variables with the prefix ``RINDLE_``, validated once.
 
-Temporal's connection is not among them: it comes from ``temporalio.envconfig`` (``TEMPORAL_ADDRESS``,
+Temporal's connection is configured elsewhere: by ``temporalio.envconfig`` (``TEMPORAL_ADDRESS``,
 ``TEMPORAL_NAMESPACE``, ``TEMPORAL_PROFILE``, TLS and API key), which Temporal users already know.
 """
 
@@ -17,12 +17,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from rindle.messages import AV_QUEUE, IMAGES_GROUP
 from rindle.protocols import MAX_URL_SECONDS
 
-#: Pixels of an image no profile may exceed (``max_pixels`` of ``None`` still means this).
+#: Largest ``max_pixels`` of a profile; also applies when ``max_pixels`` is ``None``.
 PIXEL_CEILING = 100_000_000
 
 
 class Settings(BaseSettings):
-    """Everything that can be tuned. Durations are seconds unless the name says otherwise.
+    """All settings. Durations are in seconds unless the name states another unit.
 
     Every field is read from ``RINDLE_<FIELD NAME>`` and can be given to the constructor instead.
     """
@@ -41,12 +41,12 @@ class Settings(BaseSettings):
     signed_url_ttl_seconds: int = Field(default=900, ge=1, le=MAX_URL_SECONDS)
     #: Grace period between detaching and purging.
     purge_delay_seconds: float = Field(default=0, ge=0)
-    #: How long a purge waits for running work of its asset before it deletes all the same.
+    #: How long a purge waits for running work of its asset before it deletes the objects anyway.
     purge_settle_seconds: float = Field(default=60, ge=0)
     #: First pause between HEAD requests when a session verifies itself; doubles up to ``auto_verify_max_seconds``.
     auto_verify_initial_seconds: float = Field(default=5, gt=0)
     auto_verify_max_seconds: float = Field(default=300, gt=0)
-    #: How long after the last signed URL expired a session that verifies itself goes on looking.
+    #: How long a session that verifies itself continues after its last signed URL has expired.
     auto_verify_grace_seconds: float = Field(default=60, ge=0)
 
     #: Application prefix of task queues and workflow ids: two applications may share a namespace.
@@ -56,9 +56,9 @@ class Settings(BaseSettings):
     image_task_queue: str | None = None
     search_attributes: bool = True
 
-    #: First pause before a failed activity is tried again; the policy's own value when ``None``.
+    #: First pause before a failed activity is retried; the policy's own value when ``None``.
     retry_initial_seconds: float | None = Field(default=None, gt=0)
-    #: Silence after which a worker counts as lost; the policy's 30 s when ``None``.
+    #: Time without a heartbeat after which a worker counts as lost; the policy's 30 s when ``None``.
     heartbeat_seconds: float | None = Field(default=None, ge=1)
     #: Render children per worker; ``None`` means one per core.
     render_workers: int | None = Field(default=None, ge=1)
@@ -70,17 +70,17 @@ class Settings(BaseSettings):
     ffmpeg_path: Path | None = None
     #: ffprobe of the same release; the one on ``PATH`` when ``None``.
     ffprobe_path: Path | None = None
-    #: Longest original that is transcoded; what is longer fails, whatever the profile lets in.
+    #: Longest original that is transcoded; longer ones fail, even if the profile accepts them.
     av_max_duration_seconds: int = Field(default=7_200, ge=1)
-    #: Size at which an audio or video variant is given up. A build needs twice that much free disk.
+    #: Largest audio or video variant; a larger one fails. A build needs twice that much free disk.
     av_max_output_bytes: int = Field(default=500_000_000, ge=1)
     #: Address space of one ffmpeg.
     av_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
     #: Shortest wall limit of one ffmpeg run; the limit is four times the duration and two minutes.
     av_wall_floor_seconds: float = Field(default=600, gt=0)
-    #: Longest one, and the one where the duration is unknown.
+    #: Longest wall limit of one ffmpeg run, also used when the duration is unknown.
     av_wall_ceiling_seconds: float = Field(default=14_400, gt=0, le=14_400)
-    #: Longest silence of ffmpeg, which reports twice a second while it works.
+    #: Longest time without a progress report of ffmpeg, which reports twice a second.
     av_stall_seconds: float = Field(default=120, gt=0)
     #: Wall limit of one ffprobe run.
     av_probe_seconds: float = Field(default=60, gt=0)
@@ -94,35 +94,35 @@ class Settings(BaseSettings):
     variant_attempts: int = Field(default=5, ge=1)
     scanner_timeout_seconds: float = Field(default=600, gt=0)
 
-    #: Worker versioning (Temporal worker deployments): on when both are set. Nothing is dispatched to such workers
-    #: until the version was made current once (``temporal worker deployment set-current-version``).
+    #: Worker versioning (Temporal worker deployments): enabled when both are set. Such workers receive no tasks until
+    #: the version has been made current once (``temporal worker deployment set-current-version``).
     deployment_name: str | None = None
     build_id: str | None = None
 
     relay_poll_seconds: float = Field(default=1.0, gt=0)
     relay_idle_poll_seconds: float = Field(default=5.0, gt=0)
-    #: Pause between two looks for new events where nothing announces them: on SQLite and sync engines.
+    #: Pause between two polls for new events on databases without notifications: SQLite and sync engines.
     event_poll_seconds: float = Field(default=0.5, gt=0)
-    #: Longest such pause while nothing happens; where Postgres announces events, this one is the safety net.
+    #: Longest such pause while idle; on Postgres, which notifies, this poll is the safety net.
     event_idle_poll_seconds: float = Field(default=2.0, gt=0)
     #: How long state changes are kept for resuming a stream: 90 days.
     event_retention_seconds: int = Field(default=7_776_000, ge=3_600)
-    #: Between two pings of an event stream.
+    #: Pause between two pings of an event stream.
     stream_ping_seconds: float = Field(default=15.0, gt=0)
-    #: Longest life of one connection of an event stream.
+    #: Longest lifetime of one connection of an event stream.
     stream_max_seconds: float = Field(default=1_800.0, gt=0)
-    #: How long ``until=terminal`` lingers after everything has come to rest.
+    #: How long ``until=terminal`` stays open after all subjects have reached a terminal state.
     stream_grace_seconds: float = Field(default=30.0, ge=0)
-    #: How long a client may take to accept one message before its stream is ended.
+    #: How long a client may take to accept one message before its stream is closed.
     stream_send_seconds: float = Field(default=30.0, gt=0)
     #: Event streams one actor may have open in one process.
     streams_per_actor: int = Field(default=5, ge=1)
-    #: Event streams a process serves at once.
+    #: Event streams that a process serves at once.
     streams_per_process: int = Field(default=1_000, ge=1)
     temporal_connect_seconds: float = Field(default=2.0, gt=0)
     sync_threads: int = Field(default=8, ge=1)
 
-    #: Address of the worker's ``/livez``, ``/readyz`` and of Temporal's Prometheus metrics; ``None`` switches off.
+    #: Address of the worker's ``/livez``, ``/readyz`` and of Temporal's Prometheus metrics; ``None`` disables them.
     health_address: str | None = None
     metrics_address: str | None = None
 

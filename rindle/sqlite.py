@@ -1,4 +1,4 @@
-"""What an application's SQLite engine needs to share its file with workers."""
+"""Configuration of an application's SQLite engine, so that workers can share its file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PRAGMAS = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA synchronous=NORMAL",
 )
-#: How often, and after which pause in seconds, a connection asks again for the write-ahead log that another one is just
-#: switching on: for that the busy timeout does not count.
+#: How often, and after which pause in seconds, a connection retries to enable the write-ahead log while another one
+#: enables it: the busy timeout does not cover that.
 _SWITCH_TRIES, _SWITCH_PAUSE_SECONDS = 100, 0.02
 
 
 def configure(engine: Engine | AsyncEngine) -> None:
-    """Prepare a SQLite engine for several processes; does nothing for other databases and nothing twice.
+    """Prepare a SQLite engine for several processes. Other databases, and a second call, are ignored.
 
     Per connection: foreign keys on, write-ahead log, 10 s busy timeout, ``synchronous=NORMAL``. Transactions are begun
     explicitly: ``BEGIN IMMEDIATE`` for Rindle's writers, ``BEGIN`` for the application's. A transaction that has read
@@ -51,13 +51,13 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
 
 
 def _switch_to_wal(cursor: Any) -> None:
-    """Switch the write-ahead log on; the file remembers it, so only its first connections have to."""
+    """Enable the write-ahead log; the file keeps it, so that only its first connections do the work."""
     for tries_left in reversed(range(_SWITCH_TRIES)):
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.fetchall()
             return
-        except Exception as error:  # each driver has a class of its own
+        except Exception as error:  # each driver has its own class
             if tries_left == 0 or "locked" not in str(error):
                 raise
             time.sleep(_SWITCH_PAUSE_SECONDS)

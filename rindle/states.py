@@ -1,7 +1,7 @@
-"""Every state of the read model and the moves each machine allows.
+"""Every state of the read model, and the transitions that each state machine allows.
 
-The tables are the contract: ``db/transitions.py`` refuses what they do not list, the documentation draws its
-diagrams from them, and the database's CHECK constraints are made from the enums. Members equal the stored strings.
+The tables are the contract: ``db/transitions.py`` rejects what they do not list, the documentation draws its
+diagrams from them, and the database's CHECK constraints come from the enums. Members equal the stored strings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class AssetState(StrEnum):
-    """Where an original stands between its ticket and its end."""
+    """State of an asset, from its upload session to its deletion."""
 
     STAGED = "staged"
     VALIDATING = "validating"
@@ -27,7 +27,7 @@ class AssetState(StrEnum):
 
 
 class VariantState(StrEnum):
-    """Where one derived object stands."""
+    """State of a variant."""
 
     PLANNED = "planned"
     QUEUED = "queued"
@@ -41,7 +41,7 @@ class VariantState(StrEnum):
 
 
 class SessionState(StrEnum):
-    """Where one attempt to bring bytes in stands."""
+    """State of an upload session."""
 
     INITIALIZED = "initialized"
     SIGNED = "signed"
@@ -66,7 +66,7 @@ class RunState(StrEnum):
 
 
 class OutboxState(StrEnum):
-    """Where one outbox row stands: to be sent, sent, or refused by the server for good."""
+    """State of an outbox row: to be sent, sent, or rejected by the server for good."""
 
     PENDING = "pending"
     DISPATCHED = "dispatched"
@@ -74,7 +74,7 @@ class OutboxState(StrEnum):
 
 
 class MediaKind(StrEnum):
-    """What an asset is; a waveform is an output kind only."""
+    """Kind of an asset; a waveform is an output kind only."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -82,7 +82,7 @@ class MediaKind(StrEnum):
 
 
 class OutputKind(StrEnum):
-    """What a variant is."""
+    """Kind of a variant."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -92,8 +92,7 @@ class OutputKind(StrEnum):
 
 _A, _V, _S = AssetState, VariantState, SessionState
 
-#: Moves of an asset. Purge and force delete are not lifecycle edges: they tombstone through
-#: ``db.transitions.tombstone``.
+#: Transitions of an asset. Purge and force delete are not among them: they use ``db.transitions.tombstone``.
 ASSET_MOVES: Mapping[AssetState, frozenset[AssetState]] = {
     _A.STAGED: frozenset({_A.VALIDATING, _A.QUARANTINED}),
     _A.VALIDATING: frozenset({_A.ANALYZING, _A.QUARANTINED}),
@@ -108,7 +107,7 @@ ASSET_MOVES: Mapping[AssetState, frozenset[AssetState]] = {
     _A.DELETED: frozenset(),
 }
 
-#: Moves of a variant.
+#: Transitions of a variant.
 VARIANT_MOVES: Mapping[VariantState, frozenset[VariantState]] = {
     _V.PLANNED: frozenset({_V.QUEUED, _V.CANCELLED}),
     _V.QUEUED: frozenset({_V.PROCESSING, _V.CANCELLED}),
@@ -121,7 +120,7 @@ VARIANT_MOVES: Mapping[VariantState, frozenset[VariantState]] = {
     _V.PURGED: frozenset(),
 }
 
-#: Moves of an upload session (spec of the upload lanes; ``uploading`` from ``initialized`` is the server-side lane).
+#: Transitions of an upload session (``uploading`` from ``initialized`` is the server-side lane).
 SESSION_MOVES: Mapping[SessionState, frozenset[SessionState]] = {
     _S.INITIALIZED: frozenset({_S.SIGNED, _S.UPLOADING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
     _S.SIGNED: frozenset({_S.RESUMING, _S.UPLOADING, _S.UPLOADED, _S.VERIFYING, _S.ABORTED, _S.EXPIRED, _S.FAILED}),
@@ -135,17 +134,17 @@ SESSION_MOVES: Mapping[SessionState, frozenset[SessionState]] = {
     _S.FAILED: frozenset(),
 }
 
-#: Asset states in which the original and its ready variants may be served. Nothing is served in the others.
+#: Asset states in which the original and its ready variants may be served. In the other states nothing is served.
 DELIVERABLE = frozenset({_A.AVAILABLE, _A.PROCESSING, _A.TRANSCODING, _A.READY, _A.DEGRADED})
 
-#: Asset states before the judgement ended: a page shows its placeholder.
-UNJUDGED = frozenset({_A.STAGED, _A.VALIDATING, _A.ANALYZING, _A.PROMOTING})
+#: Asset states before the end of validation: a page shows its placeholder.
+UNVALIDATED = frozenset({_A.STAGED, _A.VALIDATING, _A.ANALYZING, _A.PROMOTING})
 
-#: Asset states whose ``ready``/``degraded``/``processing`` the aggregate rule decides.
+#: Asset states that the aggregate rule computes from the variants.
 AGGREGATED = DELIVERABLE
 
-#: Variant states that a build has still to work on.
+#: Variant states that still need a build.
 OPEN_VARIANTS = frozenset({_V.PLANNED, _V.QUEUED, _V.PROCESSING})
 
-#: Session states in which nothing more happens.
+#: Terminal session states.
 ENDED_SESSIONS = frozenset({_S.COMPLETED, _S.ABORTED, _S.EXPIRED, _S.FAILED})

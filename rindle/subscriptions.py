@@ -1,9 +1,9 @@
-"""Following one asset, variant or upload as it changes: every event once, in order, also across lost connections.
+"""Subscriptions to an asset, variant or upload: every event once, in order, also across lost connections.
 
-A process holds one :class:`Listener`, whoever many follow. It learns of new events by LISTEN on Postgres and by looking
-every half second elsewhere, reads them once and hands them to the subscriptions of that process. Where each
-subscription stands is a number per subject, never a position in the whole table: an open transaction of one asset
-neither hides events of another one nor is skipped by them.
+A process has one :class:`Listener` for all its subscriptions. It is notified of new events by LISTEN on Postgres and
+polls every half second elsewhere. It reads each event once and delivers it to the subscriptions of the process. The
+position of a subscription is a number per subject, never a position in the whole table: an open transaction of one
+asset can neither hide events of another one nor be skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rindle.db.listening import listening
 from rindle.db.models import MediaAsset, is_id, utc_now
 from rindle.db.subscriptions import Feed, FeedEvent
 from rindle.db.subscriptions import Subject as Subject
-from rindle.db.subscriptions import SubjectStatus as SubjectStatus  # what these flows take and return
+from rindle.db.subscriptions import SubjectStatus as SubjectStatus  # taken and returned by these flows
 from rindle.errors import InvalidArgument, NotFound, NotSettled
 from rindle.events import TERMINAL_ASSET_STATES, TERMINAL_STATES
 from rindle.settings import Settings
@@ -39,31 +39,31 @@ from rindle.states import AssetState, VariantState
 
 log = logging.getLogger(__name__)
 
-#: Events that wait for a slow consumer before progress is dropped, and in the end everything.
+#: Events that are queued for a slow consumer before progress is dropped, and finally all events.
 QUEUE_SIZE = 256
-#: Seconds between two reads of a listener that is told of many events one by one: they are fetched together.
+#: Seconds between two reads of a listener: many notifications in a row lead to one read.
 _GAP_SECONDS = 0.02
 #: Events read from the database at once by a subscription that catches up, and by the listener.
 PAGE, BATCH = 256, 1000
 
 _PROGRESS = "variant_progress"
-#: Types of events that may bring an asset to rest.
-_AT_REST_EVENTS = frozenset({"asset_state_changed", "variant_ready", "variant_failed", "variant_cancelled", "reset"})
+#: Types of events after which an asset may be settled.
+_SETTLING_EVENTS = frozenset({"asset_state_changed", "variant_ready", "variant_failed", "variant_cancelled", "reset"})
 #: Largest id of an event: a 64-bit number.
 MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened.
+    """One event.
 
     Attributes:
-        id: its number, which rises per asset; hand it to ``after`` to go on from here.
-        type: a streamed type of ``rindle.events.EVENT_TYPES``, or ``reset``: something was missed, read the state
-            anew. ``payload['reason']`` is then ``expired``, ``unknown``, ``too_many`` or ``overflow``.
-        payload: as the type's contract says; ids are texts.
+        id: its number, which increases per asset; pass it as ``after`` to resume from here.
+        type: a streamed type of ``rindle.events.EVENT_TYPES``, or ``reset``: events were missed, so read the
+            state again. ``payload['reason']`` is then ``expired``, ``unknown``, ``too_many`` or ``overflow``.
+        payload: as the type's contract defines it; ids are strings.
         occurred_at: when, in UTC.
-        subjects: positions of the subjects concerned, among those followed.
+        subjects: indexes of the followed subjects that the event is about.
     """
 
     id: int
@@ -74,10 +74,10 @@ class Event:
 
 
 def subject_of(scope: str, subject_id: str) -> Subject:
-    """Return what ``scope`` and ``subject_id`` name.
+    """Return the subject of ``scope`` and ``subject_id``.
 
     Raises:
-        InvalidArgument: a ``ValueError``: there is no such scope, or the id is none.
+        InvalidArgument: a ``ValueError``: the scope is unknown, or the id is not a UUID.
     """
     if scope not in TERMINAL_STATES:
         raise InvalidArgument(f"scope is one of {', '.join(TERMINAL_STATES)}", detail={"option": "scope"})
@@ -87,8 +87,8 @@ def subject_of(scope: str, subject_id: str) -> Subject:
 
 
 async def read_statuses(listener: Listener, subjects: Sequence[Subject]) -> list[SubjectStatus | None]:
-    """Return where each of ``subjects`` stands now, ``None`` for one that never existed."""
-    return await listener.database.read(rows.look, subjects)
+    """Return the current status of each of ``subjects``, ``None`` for one that never existed."""
+    return await listener.database.read(rows.read_statuses, subjects)
 
 
 # --- the listener ------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ async def read_statuses(listener: Listener, subjects: Sequence[Subject]) -> list
 
 @dataclass(slots=True)
 class _Channel:
-    """A feed that is followed: how far it was handed out, and to whom."""
+    """A followed feed: the last event delivered from it, and its subscriptions."""
 
     position: int
     followers: weakref.WeakSet[Subscription] = field(default_factory=weakref.WeakSet)
@@ -108,7 +108,7 @@ class Listener:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
-        #: All that were made and not dropped, also those that have not begun.
+        #: All live subscriptions, also those that are not open yet.
         self.subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._channels: dict[Feed, _Channel] = {}
         self._due: set[Feed] = set()
@@ -116,24 +116,24 @@ class Listener:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: Whether Postgres announces events to this process right now.
-        self._is_told = False
+        #: Whether Postgres notifies this process of events now.
+        self._has_notifications = False
 
     @property
     def is_running(self) -> bool:
-        """Whether anybody listens: a task, and on Postgres a connection."""
+        """Whether the listener has a task, and on Postgres a connection."""
         return bool(self._tasks or self._stopping)
 
     def join(self, subscription: Subscription, newest: Mapping[Feed, int]) -> None:
-        """Hand what happens in the feeds to ``subscription`` from now on; ``newest`` is where each of them stood."""
+        """Deliver new events of the feeds to ``subscription``; ``newest`` is the last known event of each feed."""
         for feed, known in newest.items():
             channel = self._channels.setdefault(feed, _Channel(known))
             channel.followers.add(subscription)
             if channel.position > known:
                 subscription.mark_lagging()
         self._start()
-        # What was committed since the feeds were looked at may have been announced to nobody.
-        self._look_at(newest)
+        # Events committed since the feeds were read may have been notified before this process listened.
+        self._mark_due(newest)
 
     def leave(self, subscription: Subscription) -> None:
         """Forget ``subscription``; the last one to leave stops the listener."""
@@ -141,8 +141,8 @@ class Listener:
             channel.followers.discard(subscription)
         self._tidy()
 
-    def abandoned(self) -> None:
-        """Notice that a subscription was dropped without being closed; callable from any thread."""
+    def discard_abandoned(self) -> None:
+        """Drop subscriptions that were deleted without being closed; callable from any thread."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._tidy)
 
@@ -155,7 +155,7 @@ class Listener:
             await asyncio.wait(self._stopping)
 
     def _start(self) -> None:
-        if any(not task.done() for task in self._tasks):  # those of a loop that has ended are done
+        if any(not task.done() for task in self._tasks):  # the tasks of a closed loop are done
             return
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
@@ -175,39 +175,39 @@ class Listener:
                 task.add_done_callback(self._stopping.discard)
                 task.cancel()
 
-    def _look_at(self, feeds: Iterable[Feed]) -> None:
+    def _mark_due(self, feeds: Iterable[Feed]) -> None:
         self._due.update(feeds)
         self._woken.set()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        pause, look_at_all = self._quick_pause, loop.time()
+        pause, poll_at = self._quick_pause, loop.time()
         while True:
-            everything = loop.time() >= look_at_all
+            everything = loop.time() >= poll_at
             self._woken.clear()
             due, self._due = set(self._channels) if everything else self._due, set()
             try:
-                found = await self._hand_out(due)
-            except Exception as error:  # a database that is away for a moment must not end the streams
+                found = await self._deliver_new(due)
+            except Exception as error:  # a database that is unavailable for a moment must not end the streams
                 log.warning("events cannot be read", extra={"action": "events_read", "error": type(error).__name__})
                 found = False
                 self._due |= due
             if everything or found:
                 pause = self._quick_pause if found else min(pause * 1.5, self.settings.event_idle_poll_seconds)
-                # Spread the pollers of a fleet: random jitter, not cryptography.
-                look_at_all = loop.time() + pause * random.uniform(0.8, 1.2)  # noqa: S311
+                # Spread the polls of many processes: random jitter, not cryptography.
+                poll_at = loop.time() + pause * random.uniform(0.8, 1.2)  # noqa: S311
             await asyncio.sleep(_GAP_SECONDS)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(look_at_all):
+                async with asyncio.timeout_at(poll_at):
                     await self._woken.wait()
 
     @property
     def _quick_pause(self) -> float:
-        """Shortest pause between two looks at everything; where Postgres tells, looking is the safety net."""
-        return self.settings.event_idle_poll_seconds if self._is_told else self.settings.event_poll_seconds
+        """Shortest pause between two polls of all feeds; with notifications of Postgres, polling is the safety net."""
+        return self.settings.event_idle_poll_seconds if self._has_notifications else self.settings.event_poll_seconds
 
-    async def _hand_out(self, feeds: Iterable[Feed]) -> bool:
-        """Read what is new in the feeds and give it to their followers; says whether there was anything."""
+    async def _deliver_new(self, feeds: Iterable[Feed]) -> bool:
+        """Read new events of the feeds and deliver them to their followers; returns whether there were any."""
         positions = {feed: self._channels[feed].position for feed in feeds if feed in self._channels}
         found = False
         while positions:
@@ -226,48 +226,48 @@ class Listener:
         return found
 
     async def _listen(self, engine: AsyncEngine) -> None:
-        """Wake on NOTIFY; looking now and then goes on beside it, so a lost connection costs latency, nothing else."""
+        """Wake on NOTIFY. Polling continues, so that a lost connection costs only latency."""
         while True:
             try:
                 async with listening(engine, CHANNEL) as notices:
-                    self._is_told = True
+                    self._has_notifications = True
                     try:
-                        self._look_at(self._channels)
+                        self._mark_due(self._channels)
                         async for notice in notices:
-                            self._announced(notice.payload)
+                            self._on_notification(notice.payload)
                     finally:
-                        self._is_told = False
+                        self._has_notifications = False
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                log.warning("LISTEN ended; looking goes on", extra={"error": type(error).__name__})
+                log.warning("LISTEN ended; polling continues", extra={"error": type(error).__name__})
                 await asyncio.sleep(self.settings.event_idle_poll_seconds)
 
-    def _announced(self, payload: str) -> None:
+    def _on_notification(self, payload: str) -> None:
         number, _, asset_id = payload.partition(",")
         if not asset_id:  # several assets, or a session without one
-            self._look_at(self._channels)
+            self._mark_due(self._channels)
             return
         channel = self._channels.get(Feed(asset_id))
         if channel is not None and not (number.isdigit() and int(number) <= channel.position):
-            self._look_at([Feed(asset_id)])
+            self._mark_due([Feed(asset_id)])
 
 
 # --- subscriptions -----------------------------------------------------------------------------------------------
 
 
 class Subscription:
-    """What happens to one or more subjects, as an async iterator and context manager; see ``Rindle.subscribe``.
+    """The events of one or more subjects, as an async iterator and context manager; see ``Rindle.subscribe``.
 
     Args:
-        listener: the process's.
-        subjects: what is followed.
-        after: one number per subject to go on from; ``None`` begins now.
-        most_missing: how many missed events of a subject are read again at most; ``None`` means all.
+        listener: the listener of the process.
+        subjects: the subjects to follow.
+        after: one number per subject to resume from; ``None`` begins now.
+        most_missing: largest number of missed events that is read per subject; ``None`` means all.
 
     Attributes:
-        cursors: the number of the last event handed out, per subject: where to resume.
-        statuses: where the subjects stood when this was opened.
+        cursors: the number of the last delivered event, per subject: where to resume.
+        statuses: the status of each subject when this was opened.
     """
 
     def __init__(
@@ -284,38 +284,38 @@ class Subscription:
         self._most_missing = most_missing
         self.cursors: list[int] = []
         self.statuses: list[SubjectStatus] = []
-        #: Why something was missed, until the consumer was told.
+        #: Why events were missed, until the consumer has received the ``reset``.
         self._reset: str | None = None
         self._queue: deque[FeedEvent] = deque()
         self._arrived = asyncio.Event()
-        #: Per feed the last event looked at, and the last one handed out.
+        #: Per feed the last event read, and the last one delivered.
         self._read_up_to: dict[Feed, int] = {}
         self._done: dict[Feed, int] = {}
         self._ended: set[Feed] = set()
         self._is_open = self._is_closed = False
-        #: Whether the database has more than the queue; until that is read nothing is queued.
+        #: Whether the database has events that are not queued yet; until they are read, pushed events are not queued.
         self._is_behind = self._has_missed = False
         listener.subscriptions.add(self)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
     async def open(self, statuses: Sequence[SubjectStatus] | None = None) -> Self:
-        """Begin to listen; entering the block or iterating does it too.
+        """Begin to listen. Entering the block or iterating does the same.
 
         Args:
-            statuses: where the subjects stand, when that was just read.
+            statuses: the status of the subjects, if it has just been read.
 
         Raises:
             NotFound: one of the subjects never existed.
         """
         if self._is_open:
             return self
-        found = await self.look() if statuses is None else list(statuses)
+        found = await self.read_statuses() if statuses is None else list(statuses)
         numbers = [status.newest for status in found]
         if self._after is not None:
             self._reset = await self._reset_reason(found, self._after)
             if self._reset is None or self._most_missing is None:
-                # Who cannot be told the state goes on with what is left.
+                # A consumer without snapshots continues with the events that are left.
                 numbers = [min(number, newest) for number, newest in zip(self._after, numbers, strict=True)]
         self._begin(found, numbers)
         self._is_open = True
@@ -325,7 +325,7 @@ class Subscription:
 
     async def _reset_reason(self, statuses: Sequence[SubjectStatus], after: Sequence[int]) -> str | None:
         if self._most_missing is None and not any(after):
-            return None  # from the oldest kept, whatever that is
+            return None  # from the oldest event that is kept
         settings = self._listener.settings
         kept_since = utc_now() - timedelta(seconds=settings.event_retention_seconds)
         return await self._listener.database.read(
@@ -333,7 +333,7 @@ class Subscription:
         )
 
     def _begin(self, statuses: Sequence[SubjectStatus], numbers: Sequence[int]) -> None:
-        """Stand at ``numbers`` and go on from there."""
+        """Set the position to ``numbers`` and continue from there."""
         self.statuses, self.cursors = list(statuses), list(numbers)
         self._queue.clear()
         self._done = {}
@@ -346,8 +346,8 @@ class Subscription:
         if any(self._read_up_to[feed] < known for feed, known in newest.items()):
             self.mark_lagging()
 
-    async def look(self) -> list[SubjectStatus]:
-        """Return where the subjects stand now.
+    async def read_statuses(self) -> list[SubjectStatus]:
+        """Return the current status of the subjects.
 
         Raises:
             NotFound: one of them never existed.
@@ -360,10 +360,10 @@ class Subscription:
         return known
 
     async def skip(self) -> list[SubjectStatus]:
-        """Leave out what has happened until now and return where the subjects stand: the answer to a ``reset``."""
-        found = await self.look()
+        """Skip all past events and return the current status of the subjects: the reaction to a ``reset``."""
+        found = await self.read_statuses()
         self._begin(found, [status.newest for status in found])
-        self.mark_lagging()  # something may have happened since
+        self.mark_lagging()  # there may be newer events
         return found
 
     def close(self) -> None:
@@ -385,9 +385,9 @@ class Subscription:
         self.close()
 
     def __del__(self) -> None:
-        # Left by ``break`` out of a plain ``async for``: only the interpreter knows, perhaps in another thread.
+        # After ``break`` in a plain ``async for`` only the garbage collector notices, perhaps in another thread.
         if self._is_open and not self._is_closed:
-            self._listener.abandoned()
+            self._listener.discard_abandoned()
 
     # -- iteration ------------------------------------------------------------------------------------------------
 
@@ -398,9 +398,9 @@ class Subscription:
         await self.open()
         while not self._is_closed:
             if self._reset is not None:
-                return self._tell_reset()
+                return self._take_reset()
             if self._queue:
-                event = self._tell(self._queue.popleft())
+                event = self._deliver(self._queue.popleft())
                 if event is not None:
                     return event
             elif self._is_behind:
@@ -414,41 +414,41 @@ class Subscription:
 
     @property
     def is_resumed(self) -> bool:
-        """Whether this goes on where an earlier one ended."""
+        """Whether this resumes an earlier subscription."""
         return self._after is not None
 
     @property
-    def owes_reset(self) -> bool:
+    def has_pending_reset(self) -> bool:
         """Whether the next event is a ``reset``."""
         return self._reset is not None
 
     async def has_caught_up(self) -> bool:
-        """Whether everything that was missed has been handed out; reads until that is known."""
+        """Whether all missed events have been delivered; reads until that is known."""
         while self._is_behind and not self._queue and self._reset is None:
             await self._catch_up()
         return not (self._is_behind or self._queue or self._reset)
 
-    def _tell_reset(self) -> Event:
+    def _take_reset(self) -> Event:
         reason, self._reset = self._reset, None
         numbers = self._after if self._after is not None and reason != "overflow" else self.cursors
         payload = {"reason": reason, "last_id": ".".join(map(str, numbers))}
         return Event(max(self.cursors), "reset", payload, utc_now(), tuple(range(len(self._subjects))))
 
-    def _tell(self, event: FeedEvent) -> Event | None:
+    def _deliver(self, event: FeedEvent) -> Event | None:
         self._done[event.feed] = event.id
-        told = tuple(
+        indexes = tuple(
             number
             for number, status in enumerate(self.statuses)
             if status.feed == event.feed and event.concerns(status.subject) and self.cursors[number] < event.id
         )
-        for number in told:
+        for number in indexes:
             self.cursors[number] = event.id
-        return Event(event.id, event.type, event.payload, event.occurred_at, told) if told else None
+        return Event(event.id, event.type, event.payload, event.occurred_at, indexes) if indexes else None
 
     # -- what the listener calls ----------------------------------------------------------------------------------
 
     def push(self, event: FeedEvent) -> None:
-        """Take an event that has just happened."""
+        """Queue a new event."""
         if self._is_behind:
             self._has_missed = True
         else:
@@ -456,12 +456,12 @@ class Subscription:
         self._arrived.set()
 
     def mark_lagging(self) -> None:
-        """Read from the database before taking anything that is pushed."""
+        """Read from the database before queuing pushed events."""
         self._is_behind = self._has_missed = True
         self._arrived.set()
 
     async def _catch_up(self) -> None:
-        """Queue the next page of what was missed."""
+        """Queue the next page of missed events."""
         self._has_missed = False
         try:
             page = await self._listener.database.read(rows.events_after, self._read_up_to, limit=PAGE)
@@ -485,7 +485,7 @@ class Subscription:
             self._queue.append(event)
 
     def _make_room(self, event: FeedEvent) -> bool:
-        """Drop the oldest progress, which a later one makes up for, or else all; ``False`` when ``event`` has none."""
+        """Drop the oldest progress event, or else all events; returns whether ``event`` may be queued."""
         for number, waiting in enumerate(self._queue):
             if waiting.type == _PROGRESS:
                 del self._queue[number]
@@ -502,36 +502,36 @@ class Subscription:
 
 
 async def settled(listener: Listener, asset_id: str, *, timeout_seconds: float) -> MediaAsset:
-    """Return the asset once it has come to rest; see ``Rindle.settled``."""
+    """Return the asset once it is settled; see ``Rindle.settled``."""
     if not is_id(asset_id):
         raise no_such_asset()
     subject = subject_of("asset", asset_id)
     try:
         async with asyncio.timeout(timeout_seconds):
-            return await _at_rest(listener, subject)
+            return await _wait_until_settled(listener, subject)
     except TimeoutError:
         raise await _not_settled(listener, subject.id, timeout_seconds) from None
 
 
-async def _at_rest(listener: Listener, subject: Subject) -> MediaAsset:
+async def _wait_until_settled(listener: Listener, subject: Subject) -> MediaAsset:
     async with Subscription(listener, [subject]) as events:
-        # It is followed from here on: what happens after this read is heard.
+        # The subscription is open: every event after this read is received.
         asset = await _read(listener, subject.id)
-        while asset is not None and not _is_at_rest(asset):
+        while asset is not None and not _is_settled(asset):
             event = await anext(events, None)
-            if event is None:  # the application is being closed: nobody will tell
+            if event is None:  # the application is closing: there will be no event
                 raise TimeoutError
-            if event.type in _AT_REST_EVENTS:
+            if event.type in _SETTLING_EVENTS:
                 asset = await _read(listener, subject.id)
         if asset is None:
             raise no_such_asset()
         return asset
 
 
-def _is_at_rest(asset: MediaAsset) -> bool:
-    """Whether nothing more happens to an asset by itself: its state is terminal, and none of its variants is open.
+def _is_settled(asset: MediaAsset) -> bool:
+    """Whether the state of an asset is terminal and none of its variants is open.
 
-    An asset is ``degraded`` as soon as one variant has failed; others may still wait or be built then.
+    An asset is ``degraded`` as soon as one variant has failed, while others may still wait or be built.
     """
     if asset.state not in TERMINAL_ASSET_STATES:
         return False
@@ -545,9 +545,9 @@ async def _not_settled(listener: Listener, asset_id: str, seconds: float) -> Not
     state = AssetState.DELETED.value if asset is None else asset.state
     variants = {} if asset is None else {row.name: row.state for row in asset.variants if not row.dynamic}
     unfinished = [name for name, known in variants.items() if known not in TERMINAL_STATES["variant"]]
-    told = f"; unfinished variants: {', '.join(unfinished)}" if unfinished else ""
+    listed = f"; unfinished variants: {', '.join(unfinished)}" if unfinished else ""
     return NotSettled(
-        f"the asset is still {state} after {seconds:g} s{told}",
+        f"the asset is still {state} after {seconds:g} s{listed}",
         detail={"state": state, "variants": variants},
     )
 

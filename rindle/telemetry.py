@@ -1,8 +1,7 @@
 """Telemetry events after commit: handlers, and OpenTelemetry metrics where its API is installed.
 
-Durable events are rows (``rindle.db.events``); what lives here is allowed to be lost. Handlers are added the way
-logging
-handlers are, for the process, and a handler that raises is logged and never disturbs the caller.
+Durable events are rows (``rindle.db.events``); telemetry may be lost. Handlers are added for the whole process, as with
+logging. A handler that raises is logged and does not affect the caller.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[str, Mapping[str, Any], Mapping[str, float]], None]
 
 _handlers: list[Handler] = []
-#: Adapter name per profile name, so that code which only knows rows can still say which store is meant.
+#: Adapter name per profile name, so that code which only knows rows can name the store.
 _adapters: dict[str, str] = {}
 
 
@@ -32,7 +31,7 @@ def register_adapters(adapters: Mapping[str, str]) -> None:
 
 
 def add_handler(handler: Handler) -> Callable[[], None]:
-    """Call ``handler`` for every event from now on; returns a function that takes it away again."""
+    """Call ``handler`` for every event from now on; returns a function that removes it."""
     _handlers.append(handler)
 
     def remove() -> None:
@@ -43,10 +42,10 @@ def add_handler(handler: Handler) -> Callable[[], None]:
 
 
 def emit(name: str, metadata: Mapping[str, Any] | None = None, measurements: Mapping[str, float] | None = None) -> None:
-    """Hand one event to all handlers and metrics.
+    """Emit one event to all handlers and metrics.
 
     An unknown name or a missing key is a programming error: it raises under ``RINDLE_STRICT_EVENTS=1`` (tests) and is
-    logged otherwise, so that production never fails for the sake of telemetry.
+    logged otherwise, so that telemetry never makes production fail.
     """
     facts, numbers = dict(metadata or {}), dict(measurements or {})
     contract = PUBLIC_EVENTS.get(name)

@@ -1,4 +1,4 @@
-"""The process's one Temporal client: made when first needed, bounded in time, behind a circuit breaker."""
+"""The Temporal client of the process: created on first use, with a time limit and a circuit breaker."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ _MAX_PAUSE_SECONDS = 5.0
 
 
 class TemporalConnection:
-    """Connects as ``temporalio.envconfig`` says (``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, ``TEMPORAL_PROFILE``,
-    ...).
+    """Connects as ``temporalio.envconfig`` configures it: ``TEMPORAL_ADDRESS``, ``TEMPORAL_PROFILE`` and others.
 
     Args:
-        connect_seconds: limit of one attempt to connect.
-        client: an existing client to use instead; it must have been made with the pydantic data converter.
+        connect_seconds: time limit of one attempt to connect.
+        client: an existing client to use instead; it must use the pydantic data converter.
         environment: variables to read instead of the process's own.
     """
 
@@ -52,7 +51,7 @@ class TemporalConnection:
         self._lock = asyncio.Lock()
         self._pause_seconds = 0.25
         self._closed_until = 0.0
-        #: ``None`` until it is known whether the namespace has our search attributes.
+        #: Whether the namespace has Rindle's search attributes; ``None`` until that is known.
         self.has_search_attributes: bool | None = None
 
     def use_runtime(self, runtime: Runtime) -> None:
@@ -60,7 +59,7 @@ class TemporalConnection:
         self._runtime = runtime
 
     async def client(self) -> Client:
-        """Return the client, connecting if need be.
+        """Return the client, and connect first if necessary.
 
         Raises:
             TemporalUnavailable: no connection within the limit, or the breaker is still open from the last attempt.
@@ -70,14 +69,14 @@ class TemporalConnection:
         async with self._lock:
             if self._client is None:
                 if time.monotonic() < self._closed_until:
-                    raise _unavailable("it did not answer a moment ago")
+                    raise _unavailable("the last attempt to connect has just failed")
                 try:
                     async with asyncio.timeout(self._connect_seconds):
                         self._client = await self._connect()
                 except (TimeoutError, RuntimeError, OSError, RPCError) as error:
                     self._closed_until = time.monotonic() + self._pause_seconds
                     self._pause_seconds = min(self._pause_seconds * 2, _MAX_PAUSE_SECONDS)
-                    raise _unavailable("no connection could be made") from error
+                    raise _unavailable("the connection failed") from error
                 self._pause_seconds = 0.25
         return self._client
 
@@ -96,10 +95,10 @@ class TemporalConnection:
         return await Client.connect(**config, data_converter=pydantic_data_converter)
 
     async def healthy(self) -> bool:
-        """Whether the server can read our namespace right now.
+        """Whether the server can read the namespace now.
 
-        The server's own health check would say yes as long as its process runs, also when its database is gone. Takes
-        twice ``connect_seconds`` at most: once to connect, once for the answer.
+        The server's own health check passes as long as its process runs, even without a database. The call takes at
+        most twice ``connect_seconds``: once to connect, once for the response.
         """
         try:
             client = await self.client()
@@ -110,9 +109,9 @@ class TemporalConnection:
         return True
 
     async def register_search_attributes(self) -> bool:
-        """Make sure that the namespace has our search attributes; ``False`` when it has not and will not.
+        """Register Rindle's search attributes in the namespace; ``False`` when the server rejects that.
 
-        Managed clusters refuse the registration: runs then start without them.
+        Managed clusters reject the registration: workflows then start without search attributes.
         """
         client = await self.client()
         try:
@@ -130,7 +129,7 @@ class TemporalConnection:
         except RPCError as error:
             if error.status is not RPCStatusCode.ALREADY_EXISTS:
                 log.warning(
-                    "search attributes could not be registered; runs start without them",
+                    "search attributes could not be registered; workflows start without them",
                     extra={"action": "search_attributes", "status": error.status.name},
                 )
                 self.has_search_attributes = False

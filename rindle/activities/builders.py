@@ -43,7 +43,7 @@ class Builders:
 
     Args:
         services: the application's collaborators.
-        pool: warm render children, for pictures of pictures.
+        pool: warm render children, for image variants.
         av: the bundled audio and video engine.
         probes: read what a profile's own processor made; the first that accepts it.
     """
@@ -93,7 +93,7 @@ class Builders:
     async def render(
         self, source: Path, asset: MediaAsset, profile: type[Profile], claims: Sequence[Claim], scratch: Path
     ) -> list[BuildResult]:
-        """Build pictures of a picture, all from one decode: where it can be, the one its judgement has made."""
+        """Build image variants, all from one decode: the one of the validation, if it was kept."""
         if profile.processor is not None:
             return [await self.build(source, asset, profile, claim, scratch, lambda percent: None) for claim in claims]
         orders = [
@@ -213,6 +213,6 @@ class _TranscodeTelemetry:
 
 def _not_a_picture(claim: Claim, profile: type[Profile]) -> ProcessorCapabilityMissing:
     return ProcessorCapabilityMissing(
-        f"variant {claim.name!r} of profile {profile.name!r} cannot be made of a picture",
+        f"variant {claim.name!r} of profile {profile.name!r} cannot be made from an image",
         detail={"variant": claim.name, "profile": profile.name},
     )

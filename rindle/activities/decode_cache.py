@@ -1,4 +1,4 @@
-"""Pixels that a judgement has decoded, kept on this host for the render that follows a moment later."""
+"""Pixels that a validation has decoded, kept on this host for the render that follows a moment later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rindle.db.models import MediaAsset
 
-#: Bytes kept at most: pictures beyond them are decoded twice.
+#: Bytes kept at most: images beyond them are decoded twice.
 MAX_BYTES = 256 << 20
 #: Free bytes of the disk below which nothing is kept.
 MIN_FREE_BYTES = 1 << 30

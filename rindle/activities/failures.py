@@ -1,6 +1,6 @@
 """RindleError to ApplicationError, for all activities at once.
 
-The message is already fit for strangers; the cause and its stack trace stay in this process, because Temporal stores
+The message contains nothing confidential; the cause and its stack trace stay in this process, because Temporal stores
 failures in clear and SDK exceptions contain signed URLs.
 """
 

@@ -29,9 +29,9 @@ STALE_SECONDS = 14_400.0
 async def heartbeating(details: Callable[[], dict[str, int]] | None = None) -> AsyncIterator[None]:
     """Beat once a second while the block runs, from a task of its own that no blocking read can starve.
 
-    While the block waits for a render child it beats only as often as it must: every beat is a write of the server's,
-    and in a rush a hundred pictures wait. ``details`` is asked at every beat; what it returns stands beside the pending
-    activity in the Temporal UI.
+    While the block waits for a render child it beats only as often as it must: every beat is a write of the
+    server, and a hundred images may wait. ``details`` is called at every beat; the Temporal UI shows its result beside
+    the pending activity.
     """
     task = asyncio.create_task(_beat(details, asyncio.current_task()), name="heartbeat")
     try:

@@ -1,4 +1,4 @@
-"""How far a build has come, and how its row and those who follow it hear of that."""
+"""The progress of a build: how it reaches its row and the subscribers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Progress:
 
 
 async def run_reporting_progress(database: Database, claim: Claim, progress: Progress, build: Awaitable[T]) -> T:
-    """Await ``build`` and meanwhile write what ``progress`` says to the claim's row, where followers hear of it.
+    """Await ``build`` and meanwhile write ``progress`` to the claim's row, which notifies subscribers.
 
     Raises:
         ClaimLost: the row was cancelled or queued again; the build was stopped and its processes are gone.

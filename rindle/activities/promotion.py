@@ -60,7 +60,7 @@ _LOST = "lost_probes"
 
 
 class MakeProbe(Protocol):
-    """Makes the bundled probe of pictures."""
+    """Makes the bundled probe of images."""
 
     def __call__(
         self, max_pixels: int, *, placeholder: bool, recipes: Sequence[ImageVariant], keep: Path | None
@@ -83,7 +83,7 @@ class PromotionActivities:
     Args:
         services: the application's collaborators.
         sources: the host's cache of originals.
-        bundled_probe: makes the bundled probe of pictures; a profile's own probe goes first.
+        bundled_probe: makes the bundled probe of images; a profile's own probe is called first.
         av_probe: the bundled probe of audio and video.
     """
 
@@ -135,7 +135,7 @@ class PromotionActivities:
             log.exception("promotion failed", extra={"asset_id": asset.id, "error": type(error).__name__})
             last = activity.info().attempt >= _UNEXPECTED_ATTEMPTS
             raise Unexpected(
-                f"unexpected {type(error).__name__} while judging the upload", retryable=not last
+                f"unexpected {type(error).__name__} while validating the upload", retryable=not last
             ) from error
         if status.step is UploadStep.DONE:
             telemetry.emit(
@@ -189,7 +189,7 @@ class PromotionActivities:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 path = await stack.enter_async_context(
-                    self._sources.borrow(
+                    self._sources.open_local(
                         self._services.storage(profile),
                         self._services.storage_name(profile),
                         asset.storage_key,
@@ -271,7 +271,7 @@ class PromotionActivities:
                 log.warning("upload quarantined", extra={"asset_id": asset.id, "reason": rejection.code})
                 return await self._status.read(order.session_id)
             await self._database.write(rows.note_scanned, asset.id, asset.stored_etag)
-            crash_point("scan.judged")
+            crash_point("scan.passed")
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.FAIL_PROMOTION)
@@ -329,7 +329,7 @@ def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
     max_pixels = _max_pixels(profile)
     if pixels > max_pixels:
         raise ContentRejected(
-            f"the picture has {pixels} pixels, profile {profile.name!r} allows max_pixels={max_pixels}",
+            f"the image has {pixels} pixels, profile {profile.name!r} allows max_pixels={max_pixels}",
             code="max_pixels_exceeded",
             detail={"limit": max_pixels, "found": pixels},
         )

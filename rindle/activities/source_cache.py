@@ -5,7 +5,7 @@ are never mixed up. Beside it lies a lock file: whoever downloads holds it exclu
 and only an entry that nobody holds is thrown out. The kernel drops the locks of a dead process, so nothing has to be
 repaired after a crash; half-downloaded files are swept with the next download.
 
-A store that lies on this machine's disk lends its own file instead, and nothing is copied.
+A store that lies on this machine's disk gives access to its own file instead, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class SourceCache:
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="rindle-source-cache")
 
     @asynccontextmanager
-    async def borrow(
+    async def open_local(
         self, storage: Storage, storage_name: str, key: str, etag: str | None, size: int
     ) -> AsyncIterator[Path]:
-        """Give the original's bytes as a file for the length of the block; read it, never write or move it.
+        """Yield the path of a local file with the original's bytes. Read it inside the block; never write or move it.
 
-        Of several borrowers on this host one downloads and the others wait for it.
+        Of several readers on this host one downloads and the others wait for it.
 
         Args:
             storage: where the original lies.
@@ -85,12 +85,12 @@ class SourceCache:
             StorageTransient: the transfer was cut short, or the disk is full even without unused entries; retryable.
             StorageError: what the adapter raised.
         """
-        lent = await storage.lend(key, if_match=etag)
-        if lent is not None:
-            if await self._in_thread(lambda: lent.stat().st_size) != size:
-                raise _changed(key)
-            yield lent
-            return
+        async with storage.local_path(key, if_match=etag) as path:
+            if path is not None:
+                if await self._in_thread(lambda: path.stat().st_size) != size:
+                    raise _changed(key)
+                yield path
+                return
         entry = _Entry.of(self._directory, storage_name, key, etag or await _stamp(storage, key))
         handle = await self._referenced(entry, storage, key, etag, size)
         try:
@@ -99,7 +99,7 @@ class SourceCache:
             os.close(handle)  # gives the shared lock back
 
     async def evict(self, storage_name: str, key: str) -> int:
-        """Remove every entry of ``key``, also while it is borrowed (a purge must not leave bytes); return how many.
+        """Remove every entry of ``key``, also while it is in use (a purge must not leave bytes); return how many.
 
         Readers that hold the file open keep it until they close it; opening it again fails.
         """

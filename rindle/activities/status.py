@@ -1,4 +1,4 @@
-"""Where the rows say an upload is, and what they ask for next: the answer of every step of ``UploadWorkflow``.
+"""The state of an upload in the rows, and the next step: the result of every step of ``UploadWorkflow``.
 
 Nothing is changed here. The steps themselves are in ``uploads`` and ``promotion``.
 """
@@ -32,7 +32,7 @@ class UploadStatusReader:
         self._database = services.database
 
     async def read(self, session_id: str) -> UploadStatus:
-        """Return what the rows of an upload ask for next."""
+        """Return the next step of an upload, from its rows."""
         found = await self._database.read(rows.find_upload, session_id)
         if found is None:
             return UploadStatus(step=UploadStep.DONE, outcome="gone")
@@ -49,7 +49,7 @@ class UploadStatusReader:
         return UploadStatus(step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, **facts)
 
     async def read_after_failure(self, session_id: str) -> UploadStatus:
-        """Return what follows on a promotion that gave up: the same promotion is not asked for again."""
+        """Return the step after a promotion that gave up: it is not the same promotion again."""
         found = await self._database.read(rows.find_upload, session_id)
         if found is None:
             return UploadStatus(step=UploadStep.DONE, outcome="gone")

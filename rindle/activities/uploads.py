@@ -43,7 +43,7 @@ class UploadActivities:
 
     @activity.defn(name=messages.READ_UPLOAD)
     async def read_upload(self, order: UploadInput) -> UploadStatus:
-        """Return what the rows of an upload ask for next."""
+        """Return the next step of an upload, from its rows."""
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.VERIFY_UPLOAD)

@@ -143,7 +143,7 @@ class VariantActivities:
             if order.group != messages.IMAGES_GROUP:
                 self._builders.require_room(asset.byte_size or 0)
             async with (
-                self._sources.borrow(
+                self._sources.open_local(
                     storage,
                     self._services.storage_name(profile),
                     asset.storage_key,

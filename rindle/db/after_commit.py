@@ -1,8 +1,7 @@
-"""Do something once the outermost transaction of a session has really committed.
+"""Callbacks that run once the outermost transaction of a session has really committed.
 
-SQLAlchemy's ``after_commit`` also fires when a SAVEPOINT is released; what was asked for inside a savepoint or
-transaction
-that rolls back must not happen.
+SQLAlchemy's own ``after_commit`` also fires when a SAVEPOINT is released. Callbacks that were added inside a savepoint
+or transaction which rolls back must not run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SQL of one asset as callers ask for it, and the error for an asset that is not there."""
+"""SQL that reads one asset, and the error for an unknown asset."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def get_with_variants(session: Session, asset_id: str) -> MediaAsset:
 
 
 def no_such_asset() -> NotFound:
-    """Return the error for an unknown asset id, and for an asset that must look like one to the caller."""
+    """Return the error for an unknown asset id, and for an asset that the caller may not see."""
     return NotFound("could not find the asset: not found", detail={"entity": "asset"})

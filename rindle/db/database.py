@@ -1,12 +1,12 @@
-"""One small object that runs ``Session`` functions on the application's engine, sync or async.
+"""Runs ``Session`` functions on the application's engine, sync or async.
 
-Every SQL step of Rindle is a plain function on ``sqlalchemy.orm.Session``. This object opens the transaction, runs the
-function where the engine can (``run_sync`` on an async engine, a bounded thread pool on a sync one), commits, and
-translates what databases say when transactions meet.
+Every SQL step of Rindle is a plain function on ``sqlalchemy.orm.Session``. :class:`Database` opens the transaction and
+runs the function: with ``run_sync`` on an async engine, in a bounded thread pool on a sync one. It then commits. It
+translates the errors of conflicting transactions.
 
-A transaction that has begun runs to its commit or rollback in a task or thread of its own, which the cancellation of
-the caller does not reach. A driver that is interrupted twice can otherwise leave a transaction open: aiosqlite then
-keeps the write lock of the file.
+A transaction that has begun runs to its commit or rollback in its own task or thread, which the cancellation of the
+caller does not reach. A driver that is interrupted twice could otherwise leave a transaction open: aiosqlite then keeps
+the write lock of the file.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ CANCEL_LIMIT_SECONDS = 15.0
 
 @contextmanager
 def translating_conflicts() -> Iterator[None]:
-    """Turn what databases say when transactions meet into ``state_conflict``; every other error passes unchanged.
+    """Translate the errors of conflicting transactions to ``state_conflict``; every other error passes unchanged.
 
     Raises:
-        StateConflict: deadlock, serialization failure, a lock not given, or a busy SQLite file.
+        StateConflict: deadlock, serialization failure, a lock that was not available, or a busy SQLite file.
     """
     try:
         yield
@@ -66,10 +66,10 @@ def _conflict_reason(error: DBAPIError) -> str | None:
 
 
 class Database:
-    """Runs functions of the form ``fn(session, *args)`` in a transaction of their own.
+    """Runs functions of the form ``fn(session, *args)``, each in its own transaction.
 
     Args:
-        engine: the application's own engine. Its configuration is left alone, except that a SQLite engine gets
+        engine: the application's own engine. Its configuration does not change, except that a SQLite engine gets
             :func:`rindle.sqlite.configure`.
         threads: size of the thread pool used with a sync engine.
     """
@@ -80,7 +80,7 @@ class Database:
         self._async = isinstance(engine, AsyncEngine)
         self.dialect = engine.dialect.name
         self._threads = None if self._async else ThreadPoolExecutor(threads, thread_name_prefix="rindle-sql")
-        #: Transactions that have begun and not ended.
+        #: Open transactions.
         self._units: set[asyncio.Future[Any]] = set()
         writing: dict[str, Any] = {sqlite.WRITE_OPTION: True}
         self._writers = self._sessions(engine.execution_options(**writing))
@@ -148,8 +148,7 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run ``fn`` in the caller's transaction when ``session`` is given (not committed here), else in one of its
-        own."""
+        """Run ``fn`` in the caller's transaction if ``session`` is given (not committed here), else in a new one."""
         if session is None:
             return await self.write(fn, *args, **kwargs)
         with translating_conflicts():
@@ -158,7 +157,7 @@ class Database:
             return fn(session, *args, **kwargs)
 
     async def close(self) -> None:
-        """Wait for transactions that have begun and stop the thread pool; the engine stays the application's."""
+        """Wait for open transactions and stop the thread pool; the engine belongs to the application and stays open."""
         loop = asyncio.get_running_loop()
         units = [unit for unit in tuple(self._units) if unit.get_loop() is loop]
         if units:
@@ -167,7 +166,7 @@ class Database:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def dispose(self) -> None:
-        """Close the connections that the engine's pool keeps; for programs that end with this."""
+        """Close the connections of the engine's pool; for programs that exit afterwards."""
         if isinstance(self.engine, AsyncEngine):
             await self.engine.dispose()
         else:

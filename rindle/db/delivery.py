@@ -1,4 +1,4 @@
-"""SQL of what may be served."""
+"""SQL that checks which objects may be served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SERVED = (VariantState.READY, VariantState.STALE)
 
 
 def is_deliverable_key(session: Session, key: str) -> bool:
-    """Whether ``key`` is the original of a judged asset, or one of its finished variants."""
+    """Whether ``key`` is the original of a deliverable asset, or one of its finished variants."""
     deliverable = MediaAsset.state.in_([state.value for state in DELIVERABLE])
     variant = (
         select(MediaVariant.id)
@@ -22,6 +22,6 @@ def is_deliverable_key(session: Session, key: str) -> bool:
     )
     statement = select(MediaAsset.id).where(deliverable, or_(MediaAsset.storage_key == key, variant))
     parts = key.split("/")
-    if len(parts) == 3:  # originals and variants carry their asset's id: the primary key finds the row
+    if len(parts) == 3:  # keys of originals and variants contain the asset's id: the primary key finds the row
         statement = statement.where(MediaAsset.id == parts[1])
     return session.scalar(statement.limit(1)) is not None

@@ -1,4 +1,4 @@
-"""Durable events: rows of ``media_events``, written in the transaction of what they report, which wakes who follows."""
+"""Durable events: rows of ``media_events``, written with the change they report; the commit notifies subscribers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant
-from rindle.db.notices import tell
+from rindle.db.notices import notify
 from rindle.events import EVENT_TYPES
 
-#: Postgres channel on which a commit wakes subscribers; the payload is ``id,asset_id`` of the newest event, without the
-#: asset when the transaction wrote about several.
+#: Postgres channel on which a commit wakes subscribers. The payload is ``id,asset_id`` of the newest event, without the
+#: asset when the transaction has events of several assets.
 CHANNEL = "rindle_events"
 #: Key of ``Session.info``: the rows of the current transaction that subscribers wait for.
 _FOLLOWED = "rindle.followed_events"
@@ -47,12 +47,12 @@ def record_event(
         audit=audit,
     )
     session.add(row)
-    if EVENT_TYPES[event_type].streamed and tell(session, CHANNEL, _newest):
+    if EVENT_TYPES[event_type].streamed and notify(session, CHANNEL, _newest):
         session.info.setdefault(_FOLLOWED, []).append(row)
 
 
 def _newest(session: Session) -> str | None:
-    """Return what subscribers are woken with: ``id,asset_id`` of the newest event they may follow."""
+    """Return the payload of the notification: ``id,asset_id`` of the newest streamed event."""
     followed: list[MediaEvent] = session.info.pop(_FOLLOWED, [])
     written = [row for row in followed if row in session]  # not those of a savepoint that was rolled back
     if not written:

@@ -1,4 +1,4 @@
-"""LISTEN on Postgres: the one connection of a process that hears what committing transactions announce."""
+"""LISTEN on Postgres: the connection of a process that receives notifications of committed transactions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rindle.cancellation import run_to_end
 
 @asynccontextmanager
 async def listening(engine: AsyncEngine, channel: str) -> AsyncIterator[AsyncIterator[Any]]:
-    """Yield the driver's notices of ``channel``, on a connection outside the application's pool that is closed after.
+    """Yield the driver's notifications of ``channel``, on a connection outside the application's pool; closes it after.
 
-    Whoever listens goes on looking beside it: a lost connection then costs latency and nothing else.
+    Callers also poll, so that a lost connection costs only latency.
 
     Source: PostgreSQL "LISTEN"; psycopg "Asynchronous notifications" (``AsyncConnection.notifies``).
     """
     async with engine.connect() as connection:
         raw = await connection.get_raw_connection()
         driver: Any = raw.driver_connection
-        raw.detach()  # this connection listens for good: take it out of the application's pool
+        raw.detach()  # this connection only listens: take it out of the application's pool
         try:
             await driver.set_autocommit(True)
             await driver.execute(f"LISTEN {channel}")

@@ -1,8 +1,8 @@
-"""Bringing Rindle's tables to this release, beside whatever else lives in the application's database.
+"""Migrations of Rindle's tables, in a database that may also hold the application's tables.
 
 The migrations are packaged (``rindle/db/migrations``) and need no ``alembic.ini``. They keep their own version table
-and create, change and drop only tables of :data:`rindle.db.models.TABLES`: a host with an Alembic history of its own
-stays untouched. Such a host tells its own ``autogenerate`` to leave our tables alone with :func:`is_ours`.
+and create, change and drop only tables of :data:`rindle.db.models.TABLES`: the Alembic history of an
+application stays untouched. Its ``autogenerate`` excludes these tables with :func:`is_ours`.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from rindle.errors import SetupIncomplete
 if TYPE_CHECKING:  # Alembic is slow to import and only migrations need it
     from alembic.config import Config
 
-#: Where the applied revision is kept; never the host's ``alembic_version``.
+#: Table of the applied revision; never the application's ``alembic_version``.
 VERSION_TABLE = "rindle_alembic_version"
-#: How long a migration waits for a table that somebody is using before it gives up (PostgreSQL ``lock_timeout``).
+#: How long a migration waits for a locked table before it fails (PostgreSQL ``lock_timeout``).
 LOCK_TIMEOUT = "5s"
-#: Key of the PostgreSQL advisory lock under which migrations run, so that deploys that start together do not collide.
+#: Key of the PostgreSQL advisory lock of migrations, so that concurrent deployments do not collide.
 _ADVISORY_LOCK = int.from_bytes(hashlib.sha256(VERSION_TABLE.encode()).digest()[:8], signed=True)
 
 
 def upgrade(bind: Engine | Connection, revision: str = "head") -> None:
-    """Create or upgrade our tables; does nothing when they are at ``revision`` already.
+    """Create or upgrade Rindle's tables; does nothing when they are already at ``revision``.
 
-    Safe to run in several processes at once and again. With an engine it runs and commits one transaction; with a
-    connection it joins the caller's transaction, so that a host can call it from a migration of its own.
+    It may run repeatedly, and in several processes at once. With an engine it runs and commits one transaction; with a
+    connection it joins the caller's transaction, so that an application can call it from its own migration.
 
     Raises:
-        SetupIncomplete: tables with our names are there but nothing says which release made them, or the database
-            belongs to a newer release. Nothing was changed.
+        SetupIncomplete: tables with these names exist, but not the table of the revision, or the database belongs to a
+            newer release. Nothing was changed.
     """
     with _writing(bind) as connection:
-        _refuse_unknown_catalog(connection)
+        _require_known_tables(connection)
         _run(connection, "upgrade", revision)
 
 
@@ -58,16 +58,16 @@ async def async_upgrade(bind: AsyncEngine | AsyncConnection, revision: str = "he
 
 
 def downgrade(bind: Engine | Connection, revision: str = "base") -> None:
-    """Go back to ``revision``. DESTRUCTIVE: ``base`` drops all our tables with everything in them, and nothing else."""
+    """Go back to ``revision``. DESTRUCTIVE: ``base`` drops all of Rindle's tables with their rows, and nothing else."""
     with _writing(bind) as connection:
         _run(connection, "downgrade", revision)
 
 
 def stamp(bind: Engine | Connection) -> None:
-    """Note that tables which ``Base.metadata.create_all`` made are those of this release.
+    """Mark tables that ``Base.metadata.create_all`` created as those of this release.
 
     Raises:
-        SetupIncomplete: they are not; the message lists what is missing.
+        SetupIncomplete: they differ; the message lists what is missing.
     """
     with _writing(bind) as connection:
         if missing := missing_parts(connection):
@@ -79,7 +79,7 @@ def stamp(bind: Engine | Connection) -> None:
 
 
 def current(connection: Connection) -> str | None:
-    """Return the revision the database is at, or ``None`` when no migration of ours has run."""
+    """Return the revision of the database, or ``None`` when no migration of Rindle has run."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - constant
@@ -88,13 +88,13 @@ def current(connection: Connection) -> str | None:
 
 @lru_cache(maxsize=1)
 def head() -> str:
-    """Return the revision this release needs."""
+    """Return the revision that this release needs."""
     return revisions()[-1]
 
 
 @lru_cache(maxsize=1)
 def revisions() -> tuple[str, ...]:
-    """Return every revision this release knows, oldest first."""
+    """Return every revision that this release knows, oldest first."""
     from alembic.script import ScriptDirectory
 
     script = ScriptDirectory.from_config(_config())
@@ -107,7 +107,7 @@ def is_ours(table_name: str | None) -> bool:
 
 
 def missing_parts(connection: Connection) -> list[str]:
-    """Return what the database lacks of this release's tables.
+    """Return the parts of this release's tables that the database lacks.
 
     Returns:
         Sorted names: ``table``, ``table.column``, ``table.column NOT NULL``, ``table unique(column, ...)``,
@@ -149,39 +149,39 @@ def _missing_keys(inspector: Inspector, table: Any) -> Iterator[str]:
 @contextmanager
 def _writing(bind: Engine | Connection) -> Iterator[Connection]:
     if isinstance(bind, Connection):
-        _take_turns(bind)
+        _lock_migrations(bind)
         yield bind
         return
     sqlite.configure(bind)
     with bind.execution_options(**{sqlite.WRITE_OPTION: True}).begin() as connection:
-        _take_turns(connection)
+        _lock_migrations(connection)
         yield connection
 
 
-def _take_turns(connection: Connection) -> None:
-    """Let one migration run at a time; on SQLite the immediate transaction does that."""
+def _lock_migrations(connection: Connection) -> None:
+    """Serialize migrations; on SQLite the immediate transaction does that."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
 
 
-def _refuse_unknown_catalog(connection: Connection) -> None:
-    """Refuse tables whose release is not known: creating beside or altering them would do harm."""
+def _require_known_tables(connection: Connection) -> None:
+    """Raise for tables of an unknown release, since a migration could damage them."""
     marker = current(connection)
     if marker is not None:
         if marker not in revisions():
             raise SetupIncomplete(
                 f"the database is at revision {marker[:32]!r}, which this release does not know: it belongs to a newer "
-                "one. To fix: run the release that made it, or restore a backup",
+                "release. To fix: run that release, or restore a backup",
                 detail={"component": "rindle_tables"},
             )
         return
     present = sorted(set(TABLES) & set(inspect(connection).get_table_names()))
     if present:
         raise SetupIncomplete(
-            f"{len(present)} of Rindle's {len(TABLES)} tables exist, but {VERSION_TABLE} does not say which release "
-            "made them. To fix: 1. if create_all of this release made them: rindle db stamp; 2. if they are another "
-            "program's: give Rindle a schema of its own by search_path",
+            f"{len(present)} of Rindle's {len(TABLES)} tables exist, but {VERSION_TABLE} does not name their revision. "
+            "To fix: 1. if create_all of this release created them: rindle db stamp; 2. if they belong to another "
+            "program: give Rindle its own schema with search_path",
             detail={"component": "rindle_tables", "tables": present},
         )
 
@@ -190,7 +190,7 @@ def _config() -> Config:
     from alembic.config import Config
 
     config = Config()
-    # Options are interpolated: a percent sign in the path would be read as the start of a variable.
+    # Options are interpolated: a percent sign in the path would start a variable.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     return config
 

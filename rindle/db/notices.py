@@ -1,7 +1,7 @@
-"""What a transaction tells other processes with its commit: one NOTIFY statement on Postgres, whatever it has written.
+"""Notifications of a transaction to other processes: one NOTIFY statement per commit on Postgres.
 
-Postgres delivers notifications with the commit and drops them with a rollback. Elsewhere nothing is told: whoever waits
-looks by itself.
+Postgres delivers notifications with the commit and drops them with a rollback. Other databases have none; their readers
+poll.
 
 Source: PostgreSQL "NOTIFY".
 """
@@ -13,17 +13,17 @@ from collections.abc import Callable
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
-#: Returns the payload to send on a channel, or ``None`` to stay silent; asked when everything is written.
+#: Returns the payload for a channel, or ``None`` for no notification; called when everything is written.
 Payload = Callable[[Session], str | None]
 
 _KEY = "rindle.notices"
 
 
-def tell(session: Session, channel: str, payload: Payload) -> bool:
-    """Notify ``channel`` at the end of the session's transaction; of several calls the last one counts.
+def notify(session: Session, channel: str, payload: Payload) -> bool:
+    """Notify ``channel`` at the end of the session's transaction; the last call per channel counts.
 
     Returns:
-        whether this database tells anybody anything.
+        whether this database has notifications.
     """
     if session.get_bind().dialect.name != "postgresql":
         return False
@@ -41,7 +41,7 @@ def _send(session: Session) -> None:
     if not notices:
         return
     session.flush()
-    told = {channel: payload(session) for channel, payload in notices.items()}
-    calls = [func.pg_notify(channel, payload) for channel, payload in told.items() if payload is not None]
+    payloads = {channel: payload(session) for channel, payload in notices.items()}
+    calls = [func.pg_notify(channel, payload) for channel, payload in payloads.items() if payload is not None]
     if calls:
         session.execute(select(*calls))

@@ -1,4 +1,4 @@
-"""SQL of the outbox: written in the caller's transaction, claimed and settled by relays."""
+"""SQL of the outbox: rows are written in the caller's transaction, then claimed and dispatched by relays."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from rindle.db.models import MediaOutbox, utc_now
-from rindle.db.notices import tell
+from rindle.db.notices import notify
 from rindle.states import OutboxState
 
 #: Postgres channel on which a commit wakes the relays.
 CHANNEL = "rindle_outbox"
-#: What the notification says when a relay of the committing process sends the row; nothing otherwise.
+#: Payload of the notification when a relay of the committing process sends the row; empty otherwise.
 LOCAL_RELAY = "in hand"
 #: How long a claimed row stays invisible to other relays.
 LEASE = timedelta(seconds=30)
@@ -27,7 +27,7 @@ BATCH = 100
 
 @dataclass(frozen=True, slots=True)
 class OutboxBacklog:
-    """What waits in the outbox: rows that are due or put off, rows given up, age of the oldest due row in seconds."""
+    """The waiting rows: due or rescheduled ones, parked ones, and the age of the oldest due row in seconds."""
 
     pending: int
     parked: int
@@ -46,11 +46,11 @@ def insert(
     available_at: datetime | None = None,
     has_local_relay: bool = False,
 ) -> None:
-    """Add a row that starts a workflow, or with ``signal`` signals it (starting it if need be).
+    """Add a row that starts a workflow, or with ``signal`` signals it (and starts it if necessary).
 
-    Rows are never deduplicated here: a wake-up absorbed by a pending row that is sent before this transaction commits
-    would be lost. The relay coalesces what it has claimed. ``has_local_relay`` notifies the relays of other processes
-    that this one has a relay of its own.
+    Rows are not deduplicated here: if a pending row absorbed this one and was sent before this transaction commits, the
+    wake-up would be lost. The relay merges the rows it has claimed. ``has_local_relay`` notifies the relays of other
+    processes that this process has its own relay.
     """
     session.add(
         MediaOutbox(
@@ -64,14 +64,14 @@ def insert(
             available_at=available_at or utc_now(),
         )
     )
-    tell(session, CHANNEL, lambda _: LOCAL_RELAY if has_local_relay else "")
+    notify(session, CHANNEL, lambda _: LOCAL_RELAY if has_local_relay else "")
 
 
 def claim(session: Session, *, limit: int = BATCH) -> Sequence[MediaOutbox]:
-    """Take up to ``limit`` due rows, oldest first, for :data:`LEASE`; several relays never take the same row.
+    """Claim up to ``limit`` due rows, oldest first, for :data:`LEASE`; two relays never claim the same row.
 
-    A row waits while an older row of the same workflow is claimed elsewhere or put off, so that each workflow hears
-    things in order.
+    A row waits while an older row of the same workflow is claimed elsewhere or rescheduled, so that each workflow
+    receives its signals in order.
     """
     now = utc_now()
     rows = session.scalars(_CLAIM, {"now": now, "leased_until": now + LEASE, "most": limit}).all()
@@ -130,12 +130,12 @@ def reschedule(session: Session, row_ids: Iterable[int], *, seconds: float, erro
 
 
 def park(session: Session, row_ids: Iterable[int], *, error: str) -> None:
-    """Give the rows up: the server refused them as invalid. They stay until an operator drains them."""
+    """Park rows that the server rejected as invalid. They stay until an operator drains them."""
     _set(session, row_ids, state=OutboxState.PARKED.value, attempts=MediaOutbox.attempts + 1, last_error=error)
 
 
 def make_due(session: Session) -> int:
-    """Let relays try parked rows and those put off after a failure at once; returns how many were parked."""
+    """Make parked rows and rows rescheduled after a failure due at once; returns how many were parked."""
     now = utc_now()
     due = {"available_at": now, "updated_at": now}
     quietly = {"synchronize_session": False}
@@ -149,7 +149,7 @@ def make_due(session: Session) -> int:
 
 
 def backlog(session: Session) -> OutboxBacklog:
-    """Return what waits."""
+    """Return how many rows wait and for how long."""
     now = utc_now()
     rows = session.execute(
         select(MediaOutbox.state, func.count())
@@ -157,7 +157,7 @@ def backlog(session: Session) -> OutboxBacklog:
         .group_by(MediaOutbox.state)
     ).all()
     counts: dict[str, int] = dict(rows)
-    # A purge that waits out its grace period is not late: age counts from when the row was first due.
+    # A purge in its grace period is not late: age counts from when the row was first due.
     oldest = session.scalar(
         select(func.min(MediaOutbox.inserted_at)).where(
             MediaOutbox.state == OutboxState.PENDING,

@@ -1,4 +1,4 @@
-"""SQL of promotion: what the validation of an upload writes to its asset, up to the moment it becomes available.
+"""SQL of promotion: the writes of an upload's validation, until its asset is available.
 
 Upload sessions are in ``db/uploads``; the life of the variants that a promotion queues is in ``db/variants``.
 """
@@ -17,24 +17,24 @@ from rindle.states import DELIVERABLE, AssetState
 
 
 def pass_gate(session: Session, asset_id: str, mime: str) -> None:
-    """Record that the bytes are of the allowed type ``mime``: the asset is ``analyzing`` from now on."""
+    """Record that the bytes have the allowed type ``mime``, and move the asset to ``analyzing``."""
     asset = lock_asset(session, asset_id)
     if asset is not None and asset.state == AssetState.VALIDATING:
         move_asset(session, asset, AssetState.ANALYZING, content_type=mime)
 
 
 def note_scanned(session: Session, asset_id: str, etag: str | None) -> None:
-    """Record that the scanner found the bytes with this ETag clean."""
+    """Record that the scanner accepted the bytes with this ETag."""
     asset = lock_asset(session, asset_id)
     if asset is not None:
         set_fields(session, asset, scanned_etag=etag)
 
 
 def quarantine(session: Session, asset_id: str, code: str, reason: str, mime: str | None = None) -> None:
-    """Reject an asset that is still being validated; one that has left that stage is left as it is.
+    """Quarantine an asset that is still being validated; any other asset does not change.
 
     Args:
-        mime: the type of the bytes, when they passed the byte gate; the row may not have it yet.
+        mime: the type of the bytes if they passed the byte gate; the row may not have it yet.
     """
     asset = lock_asset(session, asset_id)
     if asset is None or asset.state not in (AssetState.VALIDATING, AssetState.ANALYZING):
@@ -50,14 +50,14 @@ def quarantine(session: Session, asset_id: str, code: str, reason: str, mime: st
 def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts: Any) -> list[str]:
     """Make a validated asset available and queue its variants, in one step; returns the groups to build.
 
-    An asset that is still ``validating`` passes through ``analyzing`` here: both are in its timeline, in one write.
+    An asset that is still ``validating`` passes ``analyzing`` here: one write, and both states in the timeline.
 
     Raises:
-        StateConflict: the asset moved meanwhile.
+        StateConflict: the asset changed meanwhile.
     """
     asset = lock_asset(session, asset_id)
     if asset is None or asset.state not in (AssetState.VALIDATING, AssetState.ANALYZING):
-        raise StateConflict("the asset moved while it was being judged", detail={"entity": "asset"})
+        raise StateConflict("the asset changed while it was being validated", detail={"entity": "asset"})
     through = [AssetState.ANALYZING, AssetState.PROMOTING]
     if asset.state == AssetState.ANALYZING:
         del through[0]
@@ -72,7 +72,7 @@ def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts:
 
 
 def note_failure(session: Session, session_id: str, code: str, reason: str) -> None:
-    """Record why a promotion gave up, on an asset that is neither available nor rejected; its state stays."""
+    """Record why a promotion failed, on an asset that is neither available nor quarantined; its state stays."""
     found = uploads.find_upload(session, session_id)
     if found is None:
         return

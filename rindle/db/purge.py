@@ -1,4 +1,4 @@
-"""SQL of the purge: the decision under the lock, the list of objects, the end of the rows."""
+"""SQL of the purge: the decision under the lock, the list of objects, the deletion of the rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rindle.states import AssetState
 
 
 def attachment_count(session: Session, asset_id: str) -> int:
-    """Return how many owners' slots hold the asset."""
+    """Return how many attachments the asset has."""
     statement = select(func.count()).select_from(MediaAttachment).where(MediaAttachment.asset_id == asset_id)
     return session.scalar(statement) or 0
 
 
 def begin(session: Session, asset_id: str) -> PurgeDecision:
-    """Tombstone the asset unless it is attached, under the lock that attach also needs."""
+    """Tombstone the asset unless it is attached, under the lock that attaching also takes."""
     asset = lock_asset(session, asset_id, "exclusive") if is_id(asset_id) else None
     if asset is None:
         return PurgeDecision(outcome="gone")

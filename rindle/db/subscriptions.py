@@ -1,8 +1,8 @@
-"""SQL of subscriptions: where a subject stands, and what happened to it since.
+"""SQL of subscriptions: the status of a subject, and its later events.
 
-Everything is read by asset and only in types that are streamed. Those rows are written under their asset's lock, so
-that their ids become visible in order per asset: "everything above the last id seen" misses nothing. Across assets, and
-for the types that are not streamed, ids of open transactions may still appear below known ones.
+Events are read by asset, and only those of streamed types. Such rows are written under the lock of their asset, so that
+their ids become visible in order per asset: reading all events above the last known id misses none. Across assets, and
+for other types, ids of open transactions may still appear below known ids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ASSET_ID = MediaEvent.__table__.c.asset_id.type
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What somebody follows. A ``provider_asset`` is named by the id of its asset."""
+    """What a subscription follows. A ``provider_asset`` is named by the id of its asset."""
 
     scope: str
     id: str
@@ -33,7 +33,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The rows a subject's events are among: those of an asset, or of an upload session that has none."""
+    """The events that contain those of a subject: the events of an asset, or of an upload session without one."""
 
     asset_id: str | None
     session_id: str | None = None
@@ -41,7 +41,7 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
-    """One row of a feed, shared by all who follow it."""
+    """One row of a feed, shared by all subscriptions of the feed."""
 
     feed: Feed
     id: int
@@ -51,28 +51,28 @@ class FeedEvent:
     occurred_at: datetime
 
     def concerns(self, subject: Subject) -> bool:
-        """Whether a follower of ``subject``, whose feed this is, is told."""
+        """Whether a subscription to ``subject``, which has this feed, receives the event."""
         return subject.scope == "asset" or subject == self.subject
 
     @property
     def is_last(self) -> bool:
-        """Whether the asset was deleted with this: nothing that matters follows."""
+        """Whether this event deletes the asset, so that no later one matters."""
         return self.type == "asset_state_changed" and self.payload.get("state") == AssetState.DELETED
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectStatus:
-    """Where a subject stands.
+    """The status of a subject.
 
     Attributes:
-        feed: where its events are.
-        newest: id of the feed's last event, 0 when there is none; read before the state, so that nothing between the
-            two is missed.
+        feed: the feed with its events.
+        newest: id of the feed's last event, 0 when there is none. It is read before the state, so that no event
+            between the two reads is missed.
         asset: its asset, ``None`` when it was purged or there is none.
         upload: its upload session, when that is the subject.
         state: its state, ``None`` when it has none; ``deleted`` when it was purged.
-        snapshot: the state as clients are told it.
-        since: when the subject came into being, ``None`` when it was purged.
+        snapshot: the state as clients receive it.
+        since: when the subject was created, ``None`` when it was purged.
     """
 
     subject: Subject
@@ -90,8 +90,8 @@ class SubjectStatus:
         return self.state == AssetState.DELETED or (self.asset is not None and self.asset.state == AssetState.DELETED)
 
 
-def look(session: Session, subjects: Iterable[Subject]) -> list[SubjectStatus | None]:
-    """Return where each subject stands, ``None`` for what there never was."""
+def read_statuses(session: Session, subjects: Iterable[Subject]) -> list[SubjectStatus | None]:
+    """Return the status of each subject, ``None`` for one that never existed."""
     return [_status(session, subject) for subject in subjects]
 
 
@@ -108,28 +108,33 @@ def _status(session: Session, subject: Subject) -> SubjectStatus | None:
         upload = session.get(MediaUploadSession, subject.id, populate_existing=True)
         if upload is None:
             return None
-        told: dict[str, Any] = {"session_id": upload.id, "state": upload.state, "offset": upload.last_known_offset}
-        return SubjectStatus(subject, feed, newest, asset, upload, upload.state, told, upload.inserted_at)
+        snapshot: dict[str, Any] = {"session_id": upload.id, "state": upload.state, "offset": upload.last_known_offset}
+        return SubjectStatus(subject, feed, newest, asset, upload, upload.state, snapshot, upload.inserted_at)
     if asset is None:
         return None
     if subject.scope == "variant":
         variant = session.get(MediaVariant, subject.id, populate_existing=True)
         if variant is None:
             return None
-        told = {
+        snapshot = {
             "asset_id": asset.id,
             "variant_id": variant.id,
             "variant_name": variant.name,
             "state": variant.state,
             "progress": variant.progress,
         }
-        return SubjectStatus(subject, feed, newest, asset, None, variant.state, told, variant.inserted_at)
+        return SubjectStatus(subject, feed, newest, asset, None, variant.state, snapshot, variant.inserted_at)
     if subject.scope == "provider_asset":
-        # No release pushes to a provider yet: such an asset has no provider state to tell.
-        told = {"asset_id": asset.id, "state": None}
-        return SubjectStatus(subject, feed, newest, asset, None, None, told, asset.inserted_at)
-    told = {"asset_id": asset.id, "state": asset.state, "kind": asset.kind, "variants": _variants(session, asset.id)}
-    return SubjectStatus(subject, feed, newest, asset, None, asset.state, told, asset.inserted_at)
+        # No release pushes to a provider yet, so there is no provider state.
+        snapshot = {"asset_id": asset.id, "state": None}
+        return SubjectStatus(subject, feed, newest, asset, None, None, snapshot, asset.inserted_at)
+    snapshot = {
+        "asset_id": asset.id,
+        "state": asset.state,
+        "kind": asset.kind,
+        "variants": _variants(session, asset.id),
+    }
+    return SubjectStatus(subject, feed, newest, asset, None, asset.state, snapshot, asset.inserted_at)
 
 
 def _variants(session: Session, asset_id: str) -> list[dict[str, Any]]:
@@ -148,7 +153,7 @@ def _feed_of(session: Session, subject: Subject) -> Feed | None:
     row = session.execute(select(owner.id, owner.asset_id).where(owner.id == subject.id)).one_or_none()
     if row is not None:
         return Feed(row.asset_id) if row.asset_id else Feed(None, subject.id)
-    # Purged: its events say whose it was.
+    # Purged: its events still name the asset.
     asset_id = session.scalar(
         select(MediaEvent.asset_id)
         .where(MediaEvent.scope_key == subject.scope, MediaEvent.scope_id == subject.id)
@@ -180,9 +185,10 @@ def _columns() -> Select[Any]:
 
 
 def events_after(session: Session, positions: Mapping[Feed, int], *, limit: int) -> list[FeedEvent]:
-    """Return the events of feeds above a position each, in the order of their ids, at most ``limit``.
+    """Return the events of each feed above its position, in the order of their ids, at most ``limit``.
 
-    One statement for all assets. What is cut off is above everything returned: going on from there misses nothing.
+    One statement for all assets. Events beyond the limit have higher ids than all returned ones, so that the next call
+    misses none.
     """
     assets = [(feed.asset_id, after) for feed, after in positions.items() if feed.asset_id is not None]
     alone = [and_(_of_feed(feed), MediaEvent.id > after) for feed, after in positions.items() if feed.asset_id is None]
@@ -195,9 +201,9 @@ def events_after(session: Session, positions: Mapping[Feed, int], *, limit: int)
 
 
 def _of_assets(session: Session, positions: Sequence[tuple[str | None, int]]) -> Select[Any]:
-    """Join the events to a list of assets and positions, handed over as one JSON parameter.
+    """Join the events to a list of assets and positions, passed as one JSON parameter.
 
-    A list of VALUES would be written out anew for each number of assets, which takes longer than the question itself.
+    A list of VALUES would have to be compiled for each number of assets, which takes longer than the query itself.
     """
     if session.get_bind().dialect.name == "postgresql":
         listed = [{"asset_id": asset_id, "after": after} for asset_id, after in positions]
@@ -222,11 +228,11 @@ def _event(row: Any) -> FeedEvent:
 def reset_reason(
     session: Session, statuses: Sequence[SubjectStatus], after: Sequence[int], *, kept_since: datetime, most: int | None
 ) -> str | None:
-    """Return why one of the subjects cannot go on after its number, or ``None`` when all can.
+    """Return why one of the subjects cannot resume after its number, or ``None`` when all can.
 
     Returns:
-        ``unknown``: a number is above the feed's newest event. ``expired``: it is older than ``kept_since``, and events
-        after it may have been swept. ``too_many``: more than ``most`` events are missing.
+        ``unknown``: a number is above the feed's newest event. ``expired``: it is older than ``kept_since``, and later
+        events may have been swept. ``too_many``: more than ``most`` events are missing.
     """
     pairs = [(status, number) for status, number in zip(statuses, after, strict=True)]
     if any(number > status.newest for status, number in pairs):
@@ -240,8 +246,8 @@ def reset_reason(
 
 def _has_expired(session: Session, status: SubjectStatus, number: int, kept_since: datetime) -> bool:
     if status.since is not None and status.since >= kept_since:
-        return False  # nothing of a subject this young was ever swept
-    # The row itself may be a swept progress event; its neighbour below is about as old.
+        return False  # no event of such a new subject has been swept
+    # The row itself may be a swept progress event; the row below it is about as old.
     nearest = select(MediaEvent.occurred_at).where(MediaEvent.id <= number).order_by(MediaEvent.id.desc()).limit(1)
     when = session.scalar(nearest)
     return when is None or when < kept_since

@@ -1,9 +1,8 @@
 """The only writer of state columns: compare-and-set and event row in one transaction.
 
-A move is ``UPDATE ... WHERE id = :id AND state = :from [AND generation = :g]`` with the event row beside it. Metrics
-are
-emitted after commit, so a change that rolls back is never counted. Lock order everywhere: asset, variants by name,
-sessions, attachments; several assets by id.
+A transition is ``UPDATE ... WHERE id = :id AND state = :from [AND generation = :g]`` and an event row. Metrics are
+emitted after the commit, so that a change which rolls back is never counted. The lock order is always: asset, variants
+by name, sessions, attachments; several assets by id.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ _LOCKS: Mapping[str, dict[str, Any]] = {
     "update": {"key_share": True},  # FOR NO KEY UPDATE
     "exclusive": {},  # FOR UPDATE
 }
-#: Made once: nothing runs as often. What is pending needs not be written first: no pending row changes which asset this
-#: is.
+#: Built once, because no statement runs as often. Pending rows need not be flushed first: they cannot change which
+#: asset this is.
 _LOCKING = {
     mode: select(MediaAsset)
     .where(MediaAsset.id == bindparam("asset_id"))
@@ -62,8 +61,8 @@ def lock_asset(session: Session, asset_id: str, mode: LockMode = "update") -> Me
 
     An application transaction that holds an attach open (``FOR KEY SHARE``) does not stall the pipeline
     (``FOR NO KEY UPDATE``), while a purge (``FOR UPDATE``) waits for it. SQLite has one writer: there the immediate
-    transaction is the lock. Asking again in the same transaction costs no statement: nobody else can have moved the
-    row since.
+    transaction is the lock. A second call in the same transaction costs no statement, because nobody else can have
+    changed the row.
 
     Source: PostgreSQL "Explicit Locking", row-level lock conflicts.
     """
@@ -72,7 +71,7 @@ def lock_asset(session: Session, asset_id: str, mode: LockMode = "update") -> Me
     if known is not None and strength >= _STRENGTH[mode] and known in session:
         return known
     found = session.scalars(_LOCKING[mode], {"asset_id": asset_id}).one_or_none()
-    # A lock taken within a savepoint is given back by its rollback, so those are not remembered.
+    # A rollback to a savepoint releases the locks taken inside it, so those are not remembered.
     if found is not None and not session.in_nested_transaction():
         _held_locks(session)[asset_id] = (found, max(strength, _STRENGTH[mode]))
     return found
@@ -97,9 +96,9 @@ def move_asset(
     actor: str | None = None,
     **values: Any,
 ) -> bool:
-    """Move an asset and set ``values`` with it; see :func:`_move` for the promise.
+    """Move an asset to a state and set ``values`` with it; results and errors are those of :func:`_move`.
 
-    With ``through`` it passes those states on the way: one write, and an event for each.
+    With ``through`` the asset passes these states: one write, and an event for each.
     """
     path = [AssetState(asset.state), *through, to]
     if not _move(session, asset, ASSET_MOVES, path, values):
@@ -110,7 +109,7 @@ def move_asset(
 
 
 def tombstone(session: Session, asset: MediaAsset, *, actor: str | None = None) -> bool:
-    """Set ``deleted`` from any state: the purge's move, which the public table does not offer.
+    """Set ``deleted`` from any state: the transition of a purge, which the public table does not list.
 
     The caller holds the ``exclusive`` lock and has made sure that nothing is attached.
     """
@@ -125,10 +124,10 @@ def tombstone(session: Session, asset: MediaAsset, *, actor: str | None = None) 
 def move_variant(
     session: Session, variant: MediaVariant, to: VariantState, *, generation: int | None = None, **values: Any
 ) -> bool:
-    """Move a variant; with ``generation`` only while the row still belongs to that build.
+    """Move a variant to a state; with ``generation`` only while the row still belongs to that build.
 
-    Every move to ``queued`` bumps the generation and clears progress and error, which fences off whatever an older
-    build may still deliver. The caller calls :func:`recompute` in the same transaction.
+    Every transition to ``queued`` increases the generation and clears progress and error. Results of older builds are
+    then discarded. The caller calls :func:`recompute` in the same transaction.
     """
     asset = lock_asset(session, variant.asset_id)
     if asset is None:
@@ -154,7 +153,7 @@ def move_variant(
 
 
 def add_queued(session: Session, asset: MediaAsset, variants: Sequence[MediaVariant]) -> None:
-    """Insert planned rows, which have their ids, and queue them in the same breath: one INSERT, an event for each.
+    """Insert planned rows, which have their ids, as ``queued``: one INSERT, and an event for each row.
 
     The caller holds the asset's lock and calls :func:`recompute` in the same transaction.
     """
@@ -193,7 +192,7 @@ def move_session(
     profile: str | None = None,
     **values: Any,
 ) -> bool:
-    """Move an upload session and set ``values`` with it; ``through`` as in :func:`move_asset`."""
+    """Move an upload session to a state and set ``values`` with it; ``through`` as in :func:`move_asset`."""
     if upload.asset_id is not None:
         asset = lock_asset(session, upload.asset_id)
         profile = profile or (asset.profile if asset is not None else None)
@@ -230,11 +229,12 @@ def _session_moved(
 def recompute(session: Session, asset_id: str, rows: Sequence[MediaVariant] | None = None) -> AssetState | None:
     """Apply the aggregate rule to an asset and return its state (``None`` when it is gone).
 
-    Runs in the transaction that changed a variant, after locking the asset row (``rows`` are all its variants without
-    the dynamic ones, for a caller that has just read them under that lock): two variants that finish together would
-    otherwise each see the other running and the asset would hang. Only assets that were promoted are touched; purged
-    and
-    dynamic variants do not count.
+    Runs in the transaction that changed a variant, under the lock of the asset row. Without the lock, two variants that
+    finish together would each see the other one running, and the asset would never become ready. Only promoted assets
+    change; purged and dynamic variants do not count.
+
+    Args:
+        rows: all variants of the asset except dynamic ones, if the caller has just read them under that lock.
     """
     asset = lock_asset(session, asset_id)
     if asset is None:
@@ -277,7 +277,7 @@ def aggregate(current: AssetState, kind: MediaKind, variants: list[tuple[Variant
     )
     target = AssetState.TRANSCODING if is_av else AssetState.PROCESSING
     if current in (AssetState.PROCESSING, AssetState.TRANSCODING):
-        return current  # the table has no edge between the two: the run that is under way keeps its name
+        return current  # the table has no transition between the two: the current state stays
     return target
 
 
@@ -289,12 +289,14 @@ def _move(
     values: dict[str, Any],
     fence: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Compare-and-set from the first state of ``path`` to its last; ``True`` when this call moved the row, ``False``
-    when it was already there.
+    """Compare-and-set from the first state of ``path`` to its last.
+
+    Returns:
+        ``True`` when this call moved the row, ``False`` when the row already had the last state.
 
     Raises:
-        InvalidTransition: the table lacks one of the moves; nothing was written.
-        StateConflict: the row was moved by somebody else, or belongs to another generation.
+        InvalidTransition: the table lacks one of the transitions; nothing was written.
+        StateConflict: another transaction moved the row, or it belongs to another generation.
     """
     entity = type(row).__name__
     for before, after in pairwise(path):
@@ -310,13 +312,13 @@ def _move(
     if row.state == to.value and not fence:
         return False
     raise StateConflict(
-        f"{entity} is {row.state} by now and was not moved to {to.value}",
+        f"{entity} is now {row.state} and was not moved to {to.value}",
         detail={"entity": entity, "from": came_from.value, "to": to.value, "found": row.state},
     )
 
 
 def _write(session: Session, row: Any, expected: Mapping[str, Any], values: dict[str, Any]) -> bool:
-    """Update one row where its columns still have the ``expected`` values; ``False`` when they have not."""
+    """Update one row if its columns still have the ``expected`` values; ``False`` if they differ."""
     model = type(row)
     written = {"updated_at": utc_now(), **values}
     if model is MediaAsset:
@@ -328,7 +330,7 @@ def _write(session: Session, row: Any, expected: Mapping[str, Any], values: dict
     statement = _update_of(mapper, tuple(conditions), tuple(written))
     parameters = {f"expected_{name}": value for name, value in conditions.items()}
     parameters |= {f"new_{name}": value for name, value in written.items()}
-    # The events that wait in the session are inserted together at the end, not one by one before each update.
+    # Pending events are inserted together at the end, not one by one before each update.
     with session.no_autoflush:
         done = cast("CursorResult[Any]", session.execute(statement, parameters, bind_arguments={"mapper": mapper}))
     if done.rowcount != 1:
@@ -340,7 +342,7 @@ def _write(session: Session, row: Any, expected: Mapping[str, Any], values: dict
 
 @lru_cache(maxsize=512)
 def _update_of(mapper: Mapper[Any], expected: tuple[str, ...], written: tuple[str, ...]) -> Update:
-    """Return the UPDATE of some attributes of one row; made once for each of the few dozen patterns there are."""
+    """Return the UPDATE of some attributes of one row; built once per pattern, of which there are a few dozen."""
 
     def parameter(kind: str, name: str) -> BindParameter[Any]:
         return bindparam(f"{kind}_{name}", type_=mapper.columns[name].type)
@@ -353,9 +355,9 @@ def _update_of(mapper: Mapper[Any], expected: tuple[str, ...], written: tuple[st
 
 
 def set_fields(session: Session, row: Any, **values: Any) -> None:
-    """Write other columns of a row the caller has locked; refuses to touch its state."""
+    """Write other columns of a row that the caller has locked; never the state."""
     if "state" in values:
-        raise ValueError("state moves through a transition")
+        raise ValueError("state changes only through a transition")
     _write(session, row, {}, values)
 
 

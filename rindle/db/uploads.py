@@ -1,4 +1,4 @@
-"""SQL of upload sessions and of the asset each one brings in."""
+"""SQL of upload sessions and their assets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rindle.states import ENDED_SESSIONS, AssetState, SessionState
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A session and its asset, as they stood when they were read."""
+    """A session and its asset, as they were when they were read."""
 
     session: MediaUploadSession
     asset: MediaAsset
@@ -28,10 +28,10 @@ class Upload:
 def insert_upload(
     session: Session, asset: MediaAsset, upload: MediaUploadSession, *, signed_until: datetime | None = None
 ) -> Upload:
-    """Add a new asset and the session that brings it in, with their events.
+    """Add a new asset and its upload session, with their events.
 
     Args:
-        signed_until: until when a URL works that was signed already; the session is ``signed`` then.
+        signed_until: expiry of a URL that is already signed; the session is then ``signed``.
     """
     upload.asset_id = asset.id
     session.add(asset)
@@ -58,7 +58,7 @@ def find_upload(session: Session, session_id: str) -> Upload | None:
 
 
 def find_by_asset(session: Session, asset_id: str) -> Upload | None:
-    """Return the upload that brought an asset in, or ``None``."""
+    """Return the upload of an asset, or ``None``."""
     return _pair(session, MediaUploadSession.asset_id == asset_id) if is_id(asset_id) else None
 
 
@@ -68,7 +68,7 @@ def find_by_key(session: Session, key: str) -> Upload | None:
 
 
 def find_by_idempotency_key(session: Session, actor: str, key: str) -> Upload | None:
-    """Return the upload an actor already initiated under an idempotency key; such keys are unique per actor."""
+    """Return the upload that an actor initiated with an idempotency key, or ``None``; keys are unique per actor."""
     return _pair(session, (MediaUploadSession.actor == actor) & (MediaUploadSession.idempotency_key == key))
 
 
@@ -89,12 +89,12 @@ def lock_upload(session: Session, session_id: str) -> Upload:
 
 
 def no_such_upload() -> NotFound:
-    """Return the error for an unknown session id, and for an upload that must look like one to the caller."""
+    """Return the error for an unknown session id, and for an upload that the caller may not see."""
     return NotFound("could not find the upload session: not found", detail={"entity": "upload_session"})
 
 
 def note_signed(session: Session, session_id: str, url_expires_at: datetime) -> Upload:
-    """Move a fresh session to ``signed`` and remember until when its newest URL works."""
+    """Move a new session to ``signed`` and store the expiry of its newest URL."""
     found = lock_upload(session, session_id)
     known = found.session.url_expires_at
     latest = url_expires_at if known is None else max(known, url_expires_at)
@@ -103,7 +103,7 @@ def note_signed(session: Session, session_id: str, url_expires_at: datetime) -> 
     elif found.session.state in (SessionState.SIGNED, SessionState.UPLOADING):
         set_fields(session, found.session, url_expires_at=latest)
     else:
-        move_session(session, found.session, SessionState.SIGNED)  # raises: the table has no such move
+        move_session(session, found.session, SessionState.SIGNED)  # raises: the table has no such transition
     return found
 
 
@@ -112,7 +112,7 @@ def complete_upload(
 ) -> tuple[Upload, bool]:
     """Record that the bytes arrived; returns the upload and whether this call was the one that recorded it.
 
-    Sessions that ended are left as they are: a second call, a cancel or the timer was first.
+    Terminal sessions do not change: a second call, a cancel or the timer came first.
     """
     found = lock_upload(session, session_id)
     if found.session.state in ENDED_SESSIONS:
@@ -142,7 +142,7 @@ def reject_upload(session: Session, session_id: str, *, code: str, reason: str) 
 
 
 def abort_upload(session: Session, session_id: str) -> tuple[Upload, bool]:
-    """Abort a live session; returns whether this call did it. Sessions that ended are left as they are."""
+    """Abort a live session; returns whether this call did it. Terminal sessions do not change."""
     found = lock_upload(session, session_id)
     if found.session.state in ENDED_SESSIONS:
         return found, False
@@ -151,7 +151,7 @@ def abort_upload(session: Session, session_id: str) -> tuple[Upload, bool]:
 
 
 def expire_upload(session: Session, session_id: str, *, now: datetime | None = None) -> tuple[Upload, bool]:
-    """Expire a session whose time is over; an extended or ended one is left as it is."""
+    """Expire a session after its ``expires_at``; an extended or terminal one does not change."""
     found = lock_upload(session, session_id)
     ended = found.session.state in ENDED_SESSIONS or found.session.state == SessionState.VERIFYING
     if ended or found.session.expires_at > (now or utc_now()):
@@ -161,14 +161,14 @@ def expire_upload(session: Session, session_id: str, *, now: datetime | None = N
 
 
 def note_released(session: Session, session_id: str) -> None:
-    """Record that nothing of an ended upload is left in the store now."""
+    """Record that the object of an ended upload was deleted from the store."""
     upload = session.get(MediaUploadSession, session_id, populate_existing=True)
     if upload is not None:
         set_fields(session, upload, backing_released_at=utc_now(), session_uri=None)
 
 
 def live_seconds(upload: MediaUploadSession, *, now: datetime | None = None) -> float:
-    """Return the seconds until a session expires; zero or less when its time is over."""
+    """Return the seconds until a session expires; zero or less when it has expired."""
     return (upload.expires_at - (now or utc_now())) / timedelta(seconds=1)
 
 
@@ -186,5 +186,5 @@ _PAIR = (
     .join(MediaAsset, MediaAsset.id == MediaUploadSession.asset_id)
     .execution_options(populate_existing=True)
 )
-#: Made once, because every step of every upload begins with it.
+#: Built once, because every step of every upload begins with it.
 _PAIR_BY_ID = _PAIR.where(MediaUploadSession.id == bindparam("session_id"))

@@ -26,7 +26,7 @@ _RUNS = cast("Table", MediaProcessingRun.__table__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One variant row a build has taken: what to make, and the fence its result must pass."""
+    """One variant row that a build has claimed: what to build, and the values that the row must still have."""
 
     variant_id: str
     name: str
@@ -38,7 +38,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedGroup:
-    """The asset as it was when its rows were claimed, the claims, and objects earlier builds replaced."""
+    """The asset at the time of the claim, the claims, and the objects that earlier builds have replaced."""
 
     asset: MediaAsset
     claims: tuple[Claim, ...]
@@ -46,7 +46,7 @@ class ClaimedGroup:
 
 
 def group_of(asset_kind: str, variant: MediaVariant) -> str:
-    """Return the build group of a row: all image variants of an image asset together, AV work by its name."""
+    """Return the build group of a row: ``images`` for image variants of an image asset, else the variant's name."""
     if asset_kind == MediaKind.IMAGE and variant.output_kind == OutputKind.IMAGE:
         return IMAGES_GROUP
     return variant.name
@@ -75,7 +75,7 @@ def _in_group(asset: MediaAsset, rows: Iterable[MediaVariant], group: str) -> li
 def plan_variants(
     session: Session, asset: MediaAsset, profile: type[Profile], *, only: str | None = None
 ) -> list[MediaVariant]:
-    """Insert and queue the rows a profile declares and the asset lacks, or just the one named ``only``; returns them.
+    """Insert and queue the declared variants that the asset lacks, or only the one named ``only``; returns them.
 
     The caller calls :func:`recompute` in the same transaction.
     """
@@ -149,10 +149,10 @@ def _status(asset: MediaAsset, group: str, rows: Iterable[MediaVariant], *, move
 def claim_group(
     session: Session, asset_id: str, group: str, profile_of: Any, run: Mapping[str, Any]
 ) -> ClaimedGroup | None:
-    """Take the queued rows of a group for a build; ``None`` when the asset is gone or must not be built.
+    """Claim the queued rows of a group for a build; ``None`` when the asset is purged or not deliverable.
 
-    A row left ``processing`` by a lost attempt goes through ``queued`` first, which bumps its generation: whatever the
-    lost attempt may still deliver misses its compare-and-set. One open workflow per group makes that safe.
+    A row that a lost attempt left ``processing`` is queued first, which increases its generation: a late result of the
+    lost attempt then fails its compare-and-set. One open workflow per group makes that safe.
     """
     asset = lock_asset(session, asset_id)
     if asset is None or AssetState(asset.state) not in DELIVERABLE:
@@ -183,7 +183,7 @@ def _digest(profile: type[Profile], row: MediaVariant) -> str:
 
 
 def claim_of(asset: MediaAsset, row: MediaVariant, profile: type[Profile]) -> Claim:
-    """Describe what a build of ``row`` makes."""
+    """Return the claim on ``row``."""
     extension = profile.variants[row.name].extension
     key = variant_key(asset.profile, asset.id, row.name, row.recipe_digest, extension)
     return Claim(row.id, row.name, row.generation, row.recipe_digest, key, row.attempts)
@@ -192,13 +192,13 @@ def claim_of(asset: MediaAsset, row: MediaVariant, profile: type[Profile]) -> Cl
 def record_group(
     session: Session, asset_id: str, source_key: str, made: Sequence[tuple[Claim, Mapping[str, Any]]]
 ) -> tuple[dict[str, str], Sequence[MediaVariant]]:
-    """Record finished objects where their rows still want them, all in one transaction.
+    """Record finished objects on the rows that still expect them, all in one transaction.
 
-    The compare-and-set requires state, generation and digest, the asset locked, its source unchanged and not condemned.
-    On a miss the object just uploaded is to be deleted, unless the row still wants that very key.
+    The compare-and-set requires the claimed state, generation and digest, and a locked asset whose source is unchanged
+    and neither quarantined nor deleted. Otherwise the new object must be deleted, unless the row still expects its key.
 
     Returns:
-        the keys that are to be deleted now, by variant id; and the asset's variants as they are by then.
+        the keys to delete, by variant id, and the asset's variants after the change.
     """
     asset = lock_asset(session, asset_id)
     if asset is None or AssetState(asset.state) in (AssetState.QUARANTINED, AssetState.DELETED):
@@ -231,7 +231,7 @@ def record_group(
                 unwanted[variant.id] = replaced
             continue
         if fresh:
-            _refuse_stale(session, asset, variant, claim, source_key)
+            _cancel_stale(session, asset, variant, claim, source_key)
         still_wanted = variant.state in (
             VariantState.QUEUED,
             VariantState.PROCESSING,
@@ -245,8 +245,8 @@ def record_group(
     return unwanted, rows
 
 
-def _refuse_stale(session: Session, asset: MediaAsset, variant: MediaVariant, claim: Claim, source_key: str) -> None:
-    """Cancel a row whose build was overtaken: its source or its recipe is another one by now."""
+def _cancel_stale(session: Session, asset: MediaAsset, variant: MediaVariant, claim: Claim, source_key: str) -> None:
+    """Cancel a row whose source or recipe changed during its build."""
     changed = "asset_changed" if asset.storage_key != source_key else "recipe_changed"
     move_variant(
         session,
@@ -266,7 +266,7 @@ def record_built(
     source_key: str,
     made: Sequence[tuple[Claim, Mapping[str, Any]]],
 ) -> tuple[dict[str, str], GroupStatus]:
-    """Record what a build has made, and say where its group stands then; see :func:`record_group`."""
+    """Record the results of a build; also returns the status of the group, see :func:`record_group`."""
     unwanted, rows = record_group(session, asset_id, source_key, made)
     asset = lock_asset(session, asset_id)
     if asset is None or not rows:
@@ -275,7 +275,7 @@ def record_built(
 
 
 def clear_superseded(session: Session, variant_id: str, key: str) -> None:
-    """Note that a replaced object is gone."""
+    """Record that a replaced object was deleted."""
     variant = session.get(MediaVariant, variant_id, populate_existing=True)
     if variant is not None and variant.superseded_key == key:
         set_fields(session, variant, superseded_key=None)
@@ -290,7 +290,7 @@ def record_failure(
         return False
     session.refresh(variant)
     if variant.generation != claim.generation or variant.state != VariantState.PROCESSING:
-        return False  # somebody else owns the row by now
+        return False  # the row belongs to another build now
     attempts = variant.attempts + (1 if counted else 0)
     _end_runs(session, [variant], RunState.FAILED, code=code, reason=reason)
     if final:
@@ -310,13 +310,13 @@ def record_failure(
 
 
 def record_progress(session: Session, variant_id: str, generation: int, percent: int) -> bool:
-    """Write how far a build has come, with the event ``variant_progress``; ``False`` when the row is no longer its own.
+    """Write the progress of a build, with the event ``variant_progress``; ``False`` when the row is not the build's.
 
-    Not a state change, but under the asset's lock like one, so that the ids of an asset's events are in order. Nothing
-    is written when the row left ``processing``, belongs to another generation or is gone.
+    This is not a state change, but it also locks the asset, so that the ids of an asset's events are in order. Nothing
+    is written when the row is not ``processing``, belongs to another generation or does not exist.
 
     Args:
-        percent: 1 to 99; 0 and 100 come with ``variant_started`` and ``variant_ready``. The caller spreads its calls.
+        percent: 1 to 99; 0 and 100 come with ``variant_started`` and ``variant_ready``. The caller limits the rate.
     """
     if not 1 <= percent <= 99:
         raise ValueError(f"progress is 1 to 99 per cent, not {percent}")
@@ -342,7 +342,7 @@ def record_progress(session: Session, variant_id: str, generation: int, percent:
 def cancel_rows(
     session: Session, asset: MediaAsset, rows: Iterable[MediaVariant], *, actor: str | None = None
 ) -> list[str]:
-    """Move open rows to ``cancelled``, fence off their builds, and write the audit event; returns the names."""
+    """Move open rows to ``cancelled``, invalidate their builds, and write the audit event; returns the names."""
     names = []
     for row in rows:
         if VariantState(row.state) not in OPEN_VARIANTS:
@@ -384,7 +384,7 @@ def requeue_rows(
 
 
 def detect_drift(session: Session, asset: MediaAsset, profile: type[Profile]) -> list[str]:
-    """Move ready rows whose recipe changed to ``stale``; returns the names. Undeclared rows are left alone."""
+    """Move ready rows whose recipe changed to ``stale``; returns the names. Undeclared rows do not change."""
     names = []
     for row in variants_of(session, asset.id):
         declared = row.name in profile.variants
@@ -397,7 +397,7 @@ def detect_drift(session: Session, asset: MediaAsset, profile: type[Profile]) ->
 
 
 def fail_group(session: Session, asset_id: str, group: str, failure: Failure) -> int:
-    """Fail the open rows of a group whose build gave up; returns how many."""
+    """Fail the open rows of a group whose build failed for good; returns how many."""
     asset = lock_asset(session, asset_id)
     if asset is None:
         return 0
@@ -428,7 +428,7 @@ def _audit(session: Session, asset: MediaAsset, event_type: str, names: list[str
 
 
 def _note_runs(session: Session, asset_id: str, claims: Sequence[Claim], run: Mapping[str, Any]) -> None:
-    """Note that an attempt began on the claimed variants; the same attempt is noted once."""
+    """Record the start of an attempt for the claimed variants; repeated calls record it once."""
     if not claims:
         return
     now = utc_now()

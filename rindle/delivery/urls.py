@@ -35,7 +35,7 @@ from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, DeliverySubject, Storage
 from rindle.security import is_active_content, mime_of_extension, validate_key
 from rindle.services import Services, adapter_name
-from rindle.states import DELIVERABLE, UNJUDGED, AssetState, VariantState
+from rindle.states import DELIVERABLE, UNVALIDATED, AssetState, VariantState
 
 #: What ``variant_url`` does with a variant of an outdated recipe.
 STALE_MODES = ("fallback_original", "serve_stale")
@@ -241,8 +241,8 @@ def check_deliverable(profile: type[Profile], asset: MediaAsset, *, allow_unvali
             detail={"expected": profile.name, "found": asset.profile},
         )
     state = AssetState(asset.state)
-    if state not in DELIVERABLE and not (allow_unvalidated and state in UNJUDGED):
-        raise AssetNotDeliverable(f"the asset is {state.value} and nothing of it is served", state=state.value)
+    if state not in DELIVERABLE and not (allow_unvalidated and state in UNVALIDATED):
+        raise AssetNotDeliverable(f"the asset is {state.value} and cannot be delivered", state=state.value)
 
 
 def is_servable(variant: MediaVariant, stale_mode: str = "fallback_original") -> bool:

@@ -31,7 +31,7 @@ from rindle.operations.reports import Report
 from rindle.security import scrub
 from rindle.services import Services
 from rindle.settings import Settings
-from rindle.states import UNJUDGED, AssetState, OutboxState, SessionState, VariantState
+from rindle.states import UNVALIDATED, AssetState, OutboxState, SessionState, VariantState
 from rindle.temporal_client import TemporalConnection
 from rindle.workflows import ids
 
@@ -325,7 +325,7 @@ def _condition(
         return f"its content was rejected ({rows.asset.error_code}); upload a corrected file", _purge(rows)
     if state is AssetState.STAGED:
         return _staged(rows, is_running)
-    if state in UNJUDGED:
+    if state in UNVALIDATED:
         if is_running:
             return "it is being validated", None
         name = "workflow_missing" if rows.asset.error_code is None else "stuck_promotion"

@@ -7,6 +7,7 @@ answer is what ``capabilities`` says, and the defaults refuse with the name of w
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -178,9 +179,17 @@ class Storage:
         """Return one page of the objects whose key starts with ``prefix``, in key order."""
         raise NotImplementedError
 
-    async def lend(self, key: str, *, if_match: str | None = None) -> Path | None:
-        """Return the object's own file when it lies on this machine's disk, else ``None``. Read only, never moved."""
-        return None
+    @asynccontextmanager
+    async def local_path(self, key: str, *, if_match: str | None = None) -> AsyncIterator[Path | None]:
+        """Yield the path of the object's own file, or ``None`` where the store has no such file on this machine.
+
+        The path is valid inside the block. Read the file; never write or move it.
+
+        Raises:
+            StorageNotFound: the store keeps local files, and nothing is stored at ``key``.
+            ObjectChanged: ``if_match`` is set and the ETag of the local file differs.
+        """
+        yield None
 
     async def ping(self) -> None:
         """Reach the store without changing it (doctor's HEAD); raise a StorageError when it cannot be used."""

@@ -44,7 +44,7 @@ class OpenObject:
     _threads: Threads
 
     async def pieces(self, first: int, length: int, piece_bytes: int) -> AsyncGenerator[bytes, None]:
-        """Yield ``length`` bytes from offset ``first``, each piece read in a thread when it is asked for.
+        """Yield ``length`` bytes from offset ``first``, each piece read in a thread when it is requested.
 
         Raises:
             StorageTransient: the file became shorter.

@@ -23,7 +23,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -264,16 +264,17 @@ class LocalStorage(Storage):
         _, status = self._find(key)
         return ObjectHead(status.st_size, None, etag_of(status), _modified_at(status))
 
-    async def lend(self, key: str, *, if_match: str | None = None) -> Path:
-        """Return the object's own file: read only, never moved, and gone once the object is deleted.
+    @asynccontextmanager
+    async def local_path(self, key: str, *, if_match: str | None = None) -> AsyncIterator[Path]:
+        """Yield the path of the object's own file. Read it only; deleting the object removes it, also inside the block.
 
         Raises:
             StorageNotFound: nothing is stored at ``key``.
             ObjectChanged: the object's ETag is not ``if_match``.
         """
-        return await self._threads.run(self._lend, key, if_match)
+        yield await self._threads.run(self._local_path, key, if_match)
 
-    def _lend(self, key: str, if_match: str | None) -> Path:
+    def _local_path(self, key: str, if_match: str | None) -> Path:
         path, status = self._find(key)
         _check_match(key, status, if_match)
         return path

@@ -18,7 +18,7 @@ from rindle.errors import StorageTransient
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Threads of one adapter unless told otherwise.
+#: Default number of threads of one adapter.
 DEFAULT_THREADS = 32
 #: Longest a cancelled caller, or ``close``, waits for a transfer to notice and clean up.
 GRACE_SECONDS = 5.0
@@ -32,18 +32,18 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """How the event loop tells a transfer in a thread to end; transfers call :meth:`check` between two pieces."""
+    """How the event loop ends a transfer in a thread; transfers call :meth:`check` between two pieces."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
 
     def set(self) -> None:
-        """Ask the transfer to end at its next piece."""
-        self._asked.set()
+        """Request that the transfer ends at its next piece."""
+        self._requested.set()
 
     def check(self) -> None:
         """Raise :class:`Stopped` when the transfer is no longer wanted."""
-        if self._asked.is_set():
+        if self._requested.is_set():
             raise Stopped
 
 
@@ -69,7 +69,7 @@ class Threads:
     async def move(self, fn: Callable[Concatenate[Stop, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``fn(stop, *args, **kwargs)`` where ``fn`` moves bytes and calls ``stop.check()`` on the way.
 
-        When the caller is cancelled the transfer is asked to stop, and up to ``GRACE_SECONDS`` are given for it to
+        When the caller is cancelled the transfer is requested to stop, and up to ``GRACE_SECONDS`` are given for it to
         remove what it had begun, so that after the cancellation normally no partial file is left. A transfer stuck in
         a system call longer than that cleans up when the call returns.
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 #: Names of the calls that can be broken.
 OPERATIONS: Final = frozenset(
-    {"store", "download", "read_range", "delete", "head", "url", "presigned_put", "list_keys", "lend", "ping"}
+    {"store", "download", "read_range", "delete", "head", "url", "presigned_put", "list_keys", "local_path", "ping"}
 )
 #: The calls that move bytes, which can be cut.
 TRANSFERS: Final = frozenset({"store", "download", "read_range"})
@@ -242,8 +243,13 @@ class FlakyStorage(Storage):
     async def list_keys(self, prefix: str, *, after: str | None = None, limit: int = 1000) -> KeyPage:
         return await self._play("list_keys", lambda: self.inner.list_keys(prefix, after=after, limit=limit))
 
-    async def lend(self, key: str, *, if_match: str | None = None) -> Path | None:
-        return await self._play("lend", lambda: self.inner.lend(key, if_match=if_match))
+    @asynccontextmanager
+    async def local_path(self, key: str, *, if_match: str | None = None) -> AsyncIterator[Path | None]:
+        async with AsyncExitStack() as stack:
+            yield await self._play(
+                "local_path",
+                lambda: stack.enter_async_context(self.inner.local_path(key, if_match=if_match)),
+            )
 
     async def ping(self) -> None:
         await self._play("ping", self.inner.ping)

@@ -382,7 +382,7 @@ class StorageContract:
         if "presigned_put" in storage.capabilities():
             calls.append(storage.presigned_put(key, 60))
         if "local" in storage.capabilities():
-            calls.append(storage.lend(key))
+            calls.append(storage.local_path(key).__aenter__())
 
         for call in calls:
             with pytest.raises(InvalidKey) as caught:
@@ -613,22 +613,23 @@ class StorageContract:
 
     # --- files of its own, memory, cancellation --------------------------------------------------------------------
 
-    async def test_a_lent_file_is_the_object(self, storage: Storage, key: str, tmp_path: Path) -> None:
+    async def test_a_local_path_is_the_object(self, storage: Storage, key: str, tmp_path: Path) -> None:
         first = await storage.store(key, file_of(tmp_path, b"first"))
         if "local" not in storage.capabilities():
-            assert await storage.lend(key) is None
+            async with storage.local_path(key) as path:
+                assert path is None
             return
 
-        lent = await storage.lend(key, if_match=first.etag)
-        assert lent is not None
-        assert lent.read_bytes() == b"first"
+        async with storage.local_path(key, if_match=first.etag) as path:
+            assert path is not None
+            assert path.read_bytes() == b"first"
 
         await storage.store(key, file_of(tmp_path, b"other"))
         with pytest.raises(ObjectChanged):
-            await storage.lend(key, if_match=first.etag)
+            await storage.local_path(key, if_match=first.etag).__aenter__()
         await storage.delete(key)
         with pytest.raises(StorageNotFound):
-            await storage.lend(key)
+            await storage.local_path(key).__aenter__()
 
     async def test_large_objects_are_streamed(self, storage: Storage, key: str, tmp_path: Path) -> None:
         source = tmp_path / "large"

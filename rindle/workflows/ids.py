@@ -1,8 +1,7 @@
 """Workflow ids, task queues and search attributes: made here and nowhere else.
 
-Ids come from the thing worked on, so starting twice is harmless. They are visible in clear in the Temporal UI: no
-owners,
-filenames or addresses in them.
+Ids derive from the row that a workflow works on, so starting twice is harmless. The Temporal UI shows them in clear
+text: they hold no owners, filenames or addresses.
 """
 
 from __future__ import annotations

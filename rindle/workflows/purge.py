@@ -28,7 +28,7 @@ class PurgeWorkflow:
 
     @workflow.signal
     def wake(self) -> None:
-        """Another detach asked for this purge: look again before closing."""
+        """Another detach requested this purge: read the rows again before closing."""
         self._woken = True
 
     @workflow.query

@@ -10,21 +10,21 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 
 def needs_contexts(converter: DataConverter) -> bool:
-    """Whether a client's payloads pass anything that may ask which activity or child workflow they belong to."""
+    """Whether a client has anything that may need the activity or child workflow to which a payload belongs."""
     return converter.payload_codec is not None or converter.external_storage is not None
 
 
 class ContextFreeSandbox(SandboxedWorkflowRunner):
     """The SDK's sandbox, for clients whose converter needs no contexts (:func:`needs_contexts`).
 
-    For every payload the SDK enters the sandbox four times, only to ask what the payload belongs to: a sixth of a busy
-    worker's time. The workflows themselves run exactly as they would otherwise.
+    For every payload the SDK enters the sandbox four times, only to find out what the payload belongs to: a sixth of a
+    busy worker's time. The workflows themselves run exactly as they would otherwise.
     """
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
         """Return a sandboxed run that answers those questions at once: nothing to say."""
         instance = super().create_instance(det)
-        # Replaced on the instance, because its class is the SDK's own; one that no longer asks is none the worse.
+        # Replaced on the instance, because its class is the SDK's own; an SDK that no longer calls it is not affected.
         instance.get_serialization_context = _no_context  # type: ignore[method-assign]
         instance.get_external_store_context = _no_target  # type: ignore[method-assign]
         return instance

@@ -52,7 +52,7 @@ def failure_of(error: ActivityError) -> Failure:
 
 
 async def uninterrupted(handle: asyncio.Future[T], on_cancel: Callable[[], Any]) -> T:
-    """Await ``handle`` to its end even when the workflow is asked to cancel; ``on_cancel`` notes the request.
+    """Await ``handle`` to its end even when the workflow is cancelled; ``on_cancel`` records the request.
 
     A cancel request arrives once, as CancelledError at whatever is awaited. A step that moves rows must not be lost to
     it, and the request must not be lost to the step.

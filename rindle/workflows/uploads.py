@@ -1,4 +1,4 @@
-"""The life of one upload, from ticket through judgement to the start of its variant builds."""
+"""The workflow of one upload, from the ticket through validation to the start of its variant builds."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ with workflow.unsafe.imports_passed_through():
 
 #: Session states in which verification makes sense; the Update's validator refuses the others.
 _OVER = frozenset({"aborted", "expired"})
-#: Outcomes of uploads that came through judgement, now or before.
+#: Outcomes of uploads that passed validation, now or before.
 _WELL = frozenset({"promoted", *DELIVERABLE})
 
 
 @workflow.defn(name=messages.UPLOAD_WORKFLOW)
 class UploadWorkflow:
-    """Waits for the bytes, has them judged, starts the variant builds and closes.
+    """Waits for the bytes, has them validated, starts the variant builds and closes.
 
-    Everything is decided from the rows: each round asks an activity where the upload stands and does the next thing.
-    Signals only wake the workflow; their names tell the reader of the timeline why. A signal that lands while the
+    Everything is decided from the rows: each round reads the status of the upload in an activity and does the next
+    step. Signals only wake the workflow; their names explain the reason in the timeline. A signal that arrives while the
     closing task runs gets a round of its own.
     """
 
@@ -46,7 +46,7 @@ class UploadWorkflow:
     def __init__(self, order: UploadInput) -> None:
         self._order = order
         self._woken = False
-        #: What the last signal suggests doing before the rows are asked.
+        #: The step that the last signal suggests before the rows are read.
         self._hint: UploadStep | None = None
         self._status: UploadStatus | None = None
         self._stage = "starting"
@@ -72,7 +72,7 @@ class UploadWorkflow:
 
     @workflow.signal
     def touch(self) -> None:
-        """The rows changed otherwise: look again."""
+        """The rows changed in another way: read them again."""
         self._wake(None)
 
     def _wake(self, hint: UploadStep | None) -> None:
@@ -131,7 +131,7 @@ class UploadWorkflow:
 
     @workflow.run
     async def run(self, order: UploadInput) -> UploadResult:
-        """Do what the rows ask for until they ask for nothing and nobody has called meanwhile."""
+        """Do the steps that the rows require until none is left and no signal arrived meanwhile."""
         while True:
             self._woken = False
             status = await self._look()
@@ -151,7 +151,7 @@ class UploadWorkflow:
 
     async def _look(self) -> UploadStatus:
         hint, self._hint = self._hint, None
-        if hint is not None:  # the rows are read by the step itself: no need to ask twice
+        if hint is not None:  # the step itself reads the rows: no need to read twice
             return UploadStatus(step=hint)
         return await start_step(
             messages.READ_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "where does the upload stand"
@@ -160,8 +160,8 @@ class UploadWorkflow:
     async def _do(self, step: UploadStep) -> UploadStatus:
         self._stage = step.value
         name, summary, policy = {
-            UploadStep.PROMOTE: (messages.ADMIT, "judge the bytes", policies.ADMIT),
-            UploadStep.SCAN: (messages.SCAN, "ask the scanner", policies.SCAN),
+            UploadStep.PROMOTE: (messages.ADMIT, "validate the bytes", policies.ADMIT),
+            UploadStep.SCAN: (messages.SCAN, "call the scanner", policies.SCAN),
             UploadStep.VERIFY: (messages.VERIFY_UPLOAD, "look for the object", policies.STORAGE_HEAD),
             UploadStep.RELEASE: (messages.RELEASE_UPLOAD, "remove what is left", policies.DELETION),
         }[step]
@@ -187,7 +187,7 @@ class UploadWorkflow:
             await workflow.wait_condition(
                 lambda: self._woken,
                 timeout=timedelta(seconds=max(0.001, status.wait_seconds)),
-                timeout_summary="look again" if status.poll else "upload ttl",
+                timeout_summary="check again" if status.poll else "upload ttl",
             )
         except TimeoutError:
             if status.poll:

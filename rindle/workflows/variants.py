@@ -87,7 +87,7 @@ class VariantWorkflow:
         return self._status
 
     def _on_cancel_request(self) -> None:
-        """Request Cancellation asks for the same as the signal ``cancel``."""
+        """Request Cancellation has the same effect as the signal ``cancel``."""
         if not self._cancel_noticed:
             self._cancel_noticed = True
             self._requests.append((messages.CANCEL_GROUP, None))
@@ -141,8 +141,8 @@ class VariantWorkflow:
         try:
             return await uninterrupted(building, self._on_cancel_request)
         except ActivityError as error:
-            # A build that was told to stop is not tried again, however it ends: its last failure says nothing about
-            # the rows, which by then belong to somebody else.
+            # A build that was stopped is not retried, however it ends: its last failure does not describe the rows,
+            # which may have another owner by then.
             if self._stopped or is_cancelled_exception(error):
                 return await self._step(messages.READ_GROUP, None, "look at the rows again")
             failure = failure_of(error)

@@ -137,7 +137,7 @@ async def _signal(stage: Stage, asset_id: str, signal: str) -> None:
 
 SCENARIOS: dict[str, Scenario] = {
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith(("relay", "admit", "render"))], _upload),
-    **dict.fromkeys(["scan.before", "scan.judged"], _scanned_upload),
+    **dict.fromkeys(["scan.before", "scan.passed"], _scanned_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("upload.release")], _cancelled_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("purge")], _purge),
     "render.superseded_deleted": _rebuild,

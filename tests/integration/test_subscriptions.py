@@ -349,7 +349,7 @@ async def seen(events: Subscription, event_id: int) -> bool:
 
 
 async def owes(events: Subscription) -> bool:
-    return events.owes_reset
+    return events.has_pending_reset
 
 
 # --- ends --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from rindle.states import (
     DELIVERABLE,
     ENDED_SESSIONS,
     SESSION_MOVES,
-    UNJUDGED,
+    UNVALIDATED,
     VARIANT_MOVES,
     AssetState,
     SessionState,
@@ -55,5 +55,5 @@ def test_every_state_has_a_row_in_its_table_and_ends_are_ends() -> None:
     assert set(VARIANT_MOVES) == set(V)
     assert set(SESSION_MOVES) == set(SessionState)
     assert {state for state, moves in SESSION_MOVES.items() if not moves} == ENDED_SESSIONS
-    assert not DELIVERABLE & UNJUDGED
-    assert {A.QUARANTINED, A.DELETED}.isdisjoint(DELIVERABLE | UNJUDGED)
+    assert not DELIVERABLE & UNVALIDATED
+    assert {A.QUARANTINED, A.DELETED}.isdisjoint(DELIVERABLE | UNVALIDATED)

@@ -248,7 +248,7 @@ async def auto_verify(stage: Stage, fleet: Fleet) -> str:
 @_branch(_UPLOAD, "signal verified", "admit", "admit failed", "fail_promotion", "completed", lacks=("child started",))
 async def promotion_gave_up(stage: Stage, fleet: Fleet) -> str:
     broken = FlakyStorage(storage(stage.environment))
-    broken.fail("lend", StoragePermanent("the store says no"), times=1)
+    broken.fail("local_path", StoragePermanent("the store says no"), times=1)
     await fleet.start(stage.application(store=broken))
     session = await stage.sent()
     await stage.rindle.verify_completion(session.id)

@@ -169,7 +169,7 @@ async def test_other_signals_to_a_closing_upload_are_heard_and_harmless(lite_sta
 
 async def test_a_promotion_that_gave_up_is_resumed_while_its_workflow_closes(stage: Stage) -> None:
     broken, interruption = FlakyStorage(storage(stage.environment)), Interruption()
-    broken.fail("lend", StoragePermanent("the store says no"))
+    broken.fail("local_path", StoragePermanent("the store says no"))
     session = await stage.sent()
     workflow_id = stage.upload_workflow(session.id)
     await stage.rindle.verify_completion(session.id)

@@ -1,4 +1,4 @@
-"""Alembic's entry point; :mod:`rindle.db.migrate` hands it an open connection and owns the transaction."""
+"""Alembic's entry point; :mod:`rindle.db.migrate` passes it an open connection and owns the transaction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rindle.db.models import TABLES, Base
 
 
 def include_object(entry: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
-    """Whether autogenerate looks at an object: at our tables and what belongs to them, never at the host's."""
+    """Whether autogenerate compares an object: only Rindle's tables and their parts."""
     return (name if kind == "table" else entry.table.name) in TABLES
 
 

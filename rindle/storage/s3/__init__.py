@@ -1,8 +1,8 @@
 """Objects in an S3 bucket: Amazon S3, MinIO, Cloudflare R2 and others that speak the same API.
 
 **Permissions.** ``s3:GetObject``, ``s3:PutObject``, ``s3:DeleteObject`` and ``s3:AbortMultipartUpload`` on the objects,
-``s3:ListBucket`` on the bucket. Without the last one S3 answers 403 where an object is missing, and Rindle cannot tell
-a missing upload from a refused one.
+``s3:ListBucket`` on the bucket. Without the last one S3 answers 403 for a missing object, and Rindle cannot
+distinguish a missing upload from a refused one.
 
 **What is written.** One object per key, below ``key_prefix`` when given. Files over 64 MiB go up in parts; a process
 that is killed meanwhile leaves an unfinished multipart upload, which the bucket's lifecycle rule

@@ -168,7 +168,7 @@ class S3Client:
 
 
 class PastTheEnd(StoragePermanent):
-    """The range asked for begins at or behind the end of the object."""
+    """The requested range begins at or behind the end of the object."""
 
 
 def translate(error: ClientError | BotoCoreError, key: str | None, *, pinned: bool = False) -> StorageError:
@@ -208,7 +208,7 @@ def translate(error: ClientError | BotoCoreError, key: str | None, *, pinned: bo
             facts["action"] = "allow s3:ListBucket: without it a missing object is answered with 403 too"
         return StorageUnauthorized("the store refused the credentials", **facts)
     if code in _TRANSIENT or status in _TRANSIENT_STATUS or status >= 500 or status in (0, 200):
-        return StorageTransient("the store asked to come back later", retry_after=_retry_after(meta), **facts)
+        return StorageTransient("the store requested a later retry", retry_after=_retry_after(meta), **facts)
     if status == 412 or code == "PreconditionFailed":
         if pinned:
             return ObjectChanged("the object is no longer the one that was pinned", **facts)

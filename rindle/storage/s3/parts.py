@@ -73,8 +73,8 @@ def _send_parts(
 ) -> str:
     """Send ``file`` as a multipart upload and return the object's ETag.
 
-    Our own few lines instead of the SDK's transfer manager, which can neither complete with ``If-None-Match`` nor
-    tell the ETag of what it wrote.
+    This replaces the SDK's transfer manager, which can neither complete with ``If-None-Match`` nor return the ETag of
+    the object it wrote.
     """
     # All parts but the last have one size, as R2 demands.
     part_bytes = max(PART_BYTES, -(-size // MAX_PART_COUNT))

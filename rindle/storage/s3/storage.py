@@ -203,7 +203,7 @@ class S3Storage(Storage):
             return self._client.read(key, body, length)
 
     async def delete(self, key: str) -> DeleteResult:
-        """Delete exactly ``key``; S3 cannot tell whether there was something, so ``existed`` is ``None``."""
+        """Delete exactly ``key``; S3 does not report whether it existed, so ``existed`` is ``None``."""
         where = self._object(key)
         await self._threads.run(self._client.call, key, lambda s3: s3.delete_object(**where))
         return DeleteResult(key, None)
@@ -305,9 +305,9 @@ class S3Storage(Storage):
     ) -> Presigned:
         """Return a grant to PUT one object at ``key`` for ``expires_in`` seconds.
 
-        Signed are always the host, and ``content-type``, ``content-length`` and ``if-none-match: *`` as far as asked
-        for: a request with another value, or without the header, is refused by S3. ``headers`` holds what the client
-        must add; it sets host and length by itself. ``max_bytes`` cannot be enforced by a presigned PUT: give
+        The host is always signed, and ``content-type``, ``content-length`` and ``if-none-match: *`` as requested. S3
+        refuses a request with another value or without the header. ``headers`` holds what the client must add; it sets
+        host and length by itself. ``max_bytes`` cannot be enforced by a presigned PUT: give
         ``content_length`` where the size is known, and check the size after the upload.
         """
         params: dict[str, Any] = dict(self._object(key)) | self._sse

@@ -88,14 +88,14 @@ def leftovers(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if path.suffix != ".lock"] if directory.is_dir() else []
 
 
-async def test_one_download_serves_every_borrower(
+async def test_one_download_serves_every_reader(
     storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
     etag = await put(storage)
     storage.go_on.clear()
 
     async def read() -> bytes:
-        async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
+        async with cache.open_local(storage, "main", KEY, etag, len(BODY)) as path:
             return path.read_bytes()
 
     readers = [asyncio.create_task(read()) for _ in range(20)]
@@ -107,12 +107,12 @@ async def test_one_download_serves_every_borrower(
     assert len(leftovers(directory)) == 1
 
 
-async def test_borrowers_of_one_moment_all_read_at_once(storage: CountingStorage, cache: SourceCache, put: Put) -> None:
+async def test_readers_of_one_moment_all_read_at_once(storage: CountingStorage, cache: SourceCache, put: Put) -> None:
     etag = await put(storage)
     together = asyncio.Barrier(20)
 
     async def read() -> None:
-        async with cache.borrow(storage, "main", KEY, etag, len(BODY)):
+        async with cache.open_local(storage, "main", KEY, etag, len(BODY)):
             await together.wait()  # nobody gives the entry back before the last one has it
 
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -123,7 +123,7 @@ async def test_borrowers_of_one_moment_all_read_at_once(storage: CountingStorage
 async def test_entries_are_read_only_and_private(
     storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
-    async with cache.borrow(storage, "main", KEY, await put(storage), len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, await put(storage), len(BODY)) as path:
         assert path.stat().st_mode & 0o777 == 0o400
         assert directory.stat().st_mode & 0o777 == 0o700
         assert KEY.rpartition("/")[2] not in path.name
@@ -133,15 +133,15 @@ async def test_another_etag_key_or_storage_is_another_entry(
     storage: CountingStorage, cache: SourceCache, put: Put
 ) -> None:
     first = await put(storage)
-    async with cache.borrow(storage, "main", KEY, first, len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, first, len(BODY)) as path:
         assert path.read_bytes() == BODY
     second = await put(storage, body=b"replaced")
-    async with cache.borrow(storage, "main", KEY, second, 8) as path:
+    async with cache.open_local(storage, "main", KEY, second, 8) as path:
         assert path.read_bytes() == b"replaced"
-    async with cache.borrow(storage, "other", KEY, second, 8):
+    async with cache.open_local(storage, "other", KEY, second, 8):
         pass
     other = await put(storage, "photos/018f/other.jpg", b"neighbour")
-    async with cache.borrow(storage, "main", "photos/018f/other.jpg", other, 9) as path:
+    async with cache.open_local(storage, "main", "photos/018f/other.jpg", other, 9) as path:
         assert path.read_bytes() == b"neighbour"
     assert storage.downloads == 4
 
@@ -150,10 +150,10 @@ async def test_without_an_etag_the_store_is_asked_for_one(
     storage: CountingStorage, cache: SourceCache, put: Put
 ) -> None:
     await put(storage)
-    async with cache.borrow(storage, "main", KEY, None, len(BODY)):
+    async with cache.open_local(storage, "main", KEY, None, len(BODY)):
         pass
     await put(storage, body=b"x" * len(BODY))
-    async with cache.borrow(storage, "main", KEY, None, len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, None, len(BODY)) as path:
         assert path.read_bytes() == b"x" * len(BODY)
     assert storage.downloads == 2
 
@@ -164,8 +164,8 @@ async def test_a_replaced_object_is_refused(
     etag = await put(storage)
     await put(storage, body=b"another")
     with pytest.raises(ObjectChanged):
-        async with cache.borrow(storage, "main", KEY, etag, len(BODY)):
-            pytest.fail("lent")
+        async with cache.open_local(storage, "main", KEY, etag, len(BODY)):
+            pytest.fail("opened")
     assert leftovers(directory) == []
 
 
@@ -175,8 +175,8 @@ async def test_an_object_of_another_size_is_another_object(
 ) -> None:
     etag = await put(storage)
     with pytest.raises(ObjectChanged):
-        async with cache.borrow(storage, "main", KEY, etag, size):
-            pytest.fail("lent")
+        async with cache.open_local(storage, "main", KEY, etag, size):
+            pytest.fail("opened")
     assert leftovers(directory) == []
 
 
@@ -186,12 +186,12 @@ async def test_a_short_transfer_is_tried_again_by_the_caller(
     etag = await put(storage)
     storage.cut_to = 10
     with pytest.raises(StorageTransient) as short:
-        async with cache.borrow(storage, "main", KEY, etag, len(BODY)):
-            pytest.fail("lent")
+        async with cache.open_local(storage, "main", KEY, etag, len(BODY)):
+            pytest.fail("opened")
     assert short.value.retryable
     assert leftovers(directory) == []
     storage.cut_to = None
-    async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, etag, len(BODY)) as path:
         assert path.read_bytes() == BODY
 
 
@@ -199,18 +199,18 @@ async def test_a_missing_object_is_reported_as_missing(
     storage: CountingStorage, cache: SourceCache, directory: Path
 ) -> None:
     with pytest.raises(StorageNotFound):
-        async with cache.borrow(storage, "main", KEY, "etag", 10):
-            pytest.fail("lent")
+        async with cache.open_local(storage, "main", KEY, "etag", 10):
+            pytest.fail("opened")
     assert leftovers(directory) == []
 
 
 async def test_a_spoiled_entry_is_fetched_again(storage: CountingStorage, cache: SourceCache, put: Put) -> None:
     etag = await put(storage)
-    async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, etag, len(BODY)) as path:
         pass
     path.chmod(0o600)
     os.truncate(path, 5)
-    async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, etag, len(BODY)) as path:
         assert path.read_bytes() == BODY
     assert storage.downloads == 2
 
@@ -221,11 +221,11 @@ async def test_a_cancelled_download_leaves_nothing_and_lets_the_next_one_in(
     etag = await put(storage)
     storage.go_on.clear()
 
-    async def borrow() -> bytes:
-        async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
+    async def read() -> bytes:
+        async with cache.open_local(storage, "main", KEY, etag, len(BODY)) as path:
             return path.read_bytes()
 
-    first, second = asyncio.create_task(borrow()), asyncio.create_task(borrow())
+    first, second = asyncio.create_task(read()), asyncio.create_task(read())
     await storage.started.wait()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -235,19 +235,19 @@ async def test_a_cancelled_download_leaves_nothing_and_lets_the_next_one_in(
     assert len(leftovers(directory)) == 1
 
 
-async def test_the_least_recently_used_goes_first_and_nothing_that_is_borrowed(
+async def test_the_least_recently_used_goes_first_and_nothing_that_is_in_use(
     storage: CountingStorage, directory: Path, put: Put
 ) -> None:
     cache = SourceCache(directory, max_bytes=25_000)
     etags = {name: await put(storage, name) for name in ("a", "b", "c")}
     paths = {}
     for age, name in enumerate("ab"):
-        async with cache.borrow(storage, "main", name, etags[name], len(BODY)) as paths[name]:
+        async with cache.open_local(storage, "main", name, etags[name], len(BODY)) as paths[name]:
             pass
         os.utime(paths[name], (time.time() - 100 + age,) * 2)
-    async with cache.borrow(storage, "main", "a", etags["a"], len(BODY)):  # used again: now b is the oldest
+    async with cache.open_local(storage, "main", "a", etags["a"], len(BODY)):  # used again: now b is the oldest
         pass
-    async with cache.borrow(storage, "main", "c", etags["c"], len(BODY)) as paths["c"]:
+    async with cache.open_local(storage, "main", "c", etags["c"], len(BODY)) as paths["c"]:
         assert paths["a"].exists()
         assert not paths["b"].exists()
         assert await cache.trim(room_bytes=25_000) == len(BODY)
@@ -261,7 +261,7 @@ async def test_the_least_recently_used_goes_first_and_nothing_that_is_borrowed(
 async def test_entries_end_with_their_age(
     storage: CountingStorage, cache: SourceCache, put: Put, directory: Path
 ) -> None:
-    async with cache.borrow(storage, "main", KEY, await put(storage), len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, await put(storage), len(BODY)) as path:
         pass
     assert await cache.trim() == 0
     os.utime(path, (time.time() - 3601,) * 2)
@@ -278,13 +278,13 @@ async def test_a_purge_evicts_every_version_and_nothing_else(
     storage: CountingStorage, cache: SourceCache, put: Put
 ) -> None:
     first = await put(storage)
-    async with cache.borrow(storage, "main", KEY, first, len(BODY)) as old:
+    async with cache.open_local(storage, "main", KEY, first, len(BODY)) as old:
         pass
     second = await put(storage, body=b"replaced")
     neighbour = await put(storage, KEY + "2")
     async with (
-        cache.borrow(storage, "main", KEY, second, 8) as new,
-        cache.borrow(storage, "main", KEY + "2", neighbour, len(BODY)) as other,
+        cache.open_local(storage, "main", KEY, second, 8) as new,
+        cache.open_local(storage, "main", KEY + "2", neighbour, len(BODY)) as other,
     ):
         with new.open("rb") as reading:
             assert await cache.evict("main", KEY) == 2
@@ -301,11 +301,11 @@ def disk_full() -> StorageTransient:
 
 
 async def test_a_full_disk_throws_out_the_unused_first(storage: CountingStorage, cache: SourceCache, put: Put) -> None:
-    async with cache.borrow(storage, "main", "old", await put(storage, "old"), len(BODY)) as old:
+    async with cache.open_local(storage, "main", "old", await put(storage, "old"), len(BODY)) as old:
         pass
     etag = await put(storage)
     storage.failures = [disk_full()]
-    async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, etag, len(BODY)) as path:
         assert path.read_bytes() == BODY
         assert not old.exists()
 
@@ -316,8 +316,8 @@ async def test_a_disk_that_stays_full_is_retryable(
     etag = await put(storage)
     storage.failures = [disk_full(), OSError(errno.ENOSPC, "No space left on device")]
     with pytest.raises(StorageTransient) as full:
-        async with cache.borrow(storage, "main", KEY, etag, len(BODY)):
-            pytest.fail("lent")
+        async with cache.open_local(storage, "main", KEY, etag, len(BODY)):
+            pytest.fail("opened")
     assert full.value.detail == {"required_bytes": len(BODY)}
     assert leftovers(directory) == []
 
@@ -325,13 +325,13 @@ async def test_a_disk_that_stays_full_is_retryable(
 async def test_local_storage_lends_its_own_file(tmp_path: Path, cache: SourceCache, put: Put, directory: Path) -> None:
     storage = LocalStorage(tmp_path / "objects")
     etag = await put(storage)
-    async with cache.borrow(storage, "main", KEY, etag, len(BODY)) as path:
+    async with cache.open_local(storage, "main", KEY, etag, len(BODY)) as path:
         assert path.is_relative_to(tmp_path / "objects")
         assert path.read_bytes() == BODY
     assert leftovers(directory) == []
     with pytest.raises(ObjectChanged):
-        async with cache.borrow(storage, "main", KEY, etag, len(BODY) - 1):
-            pytest.fail("lent")
+        async with cache.open_local(storage, "main", KEY, etag, len(BODY) - 1):
+            pytest.fail("opened")
     await storage.close()
 
 
@@ -363,12 +363,12 @@ def write(path: Path, body: bytes) -> None:
     path.write_bytes(body)
 
 
-async def borrow_in_a_process(directory: Path, original: Path) -> None:
-    """Borrow, say so, and hold on until told to stop."""
+async def read_in_a_process(directory: Path, original: Path) -> None:
+    """Open the original, report it by a file, and hold it until the test ends the process."""
     original.with_name(f"ready.{os.getpid()}").touch()
-    async with SourceCache(directory).borrow(FileStorage(original), "main", KEY, "etag", len(BODY)) as path:
+    async with SourceCache(directory).open_local(FileStorage(original), "main", KEY, "etag", len(BODY)) as path:
         assert path.read_bytes() == BODY
-        original.with_name(f"borrowed.{os.getpid()}").touch()
+        original.with_name(f"opened.{os.getpid()}").touch()
         await until(original.with_suffix(".stop").exists)
 
 
@@ -381,7 +381,7 @@ def original(tmp_path: Path) -> Path:
 def process(directory: Path, original: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     program = (
         "import asyncio, sys; from pathlib import Path; from tests.integration.activities.test_source_cache import *; "
-        "asyncio.run(borrow_in_a_process(Path(sys.argv[1]), Path(sys.argv[2])))"
+        "asyncio.run(read_in_a_process(Path(sys.argv[1]), Path(sys.argv[2])))"
     )
     started: list[subprocess.Popen[bytes]] = []
 
@@ -403,22 +403,22 @@ async def test_processes_of_one_host_download_once(
     await until(lambda: len(list(original.parent.glob("ready.*"))) == 3)
     await until(lambda: original.with_suffix(".log").exists())
     original.with_suffix(".go").touch()
-    await until(lambda: len(list(original.parent.glob("borrowed.*"))) == 3)
+    await until(lambda: len(list(original.parent.glob("opened.*"))) == 3)
     original.with_suffix(".stop").touch()
     assert [one.wait(PATIENCE_SECONDS) for one in processes] == [0, 0, 0]
     assert len(original.with_suffix(".log").read_text().split()) == 1
     assert len(leftovers(directory)) == 1
 
 
-async def test_what_another_process_borrows_stays_until_that_process_is_gone(
+async def test_what_another_process_reads_stays_until_that_process_is_gone(
     process: Callable[[], subprocess.Popen[bytes]], original: Path, directory: Path, cache: SourceCache
 ) -> None:
     original.with_suffix(".go").touch()
-    borrower = process()
-    await until(lambda: list(original.parent.glob("borrowed.*")))
+    reader = process()
+    await until(lambda: list(original.parent.glob("opened.*")))
     assert await cache.trim(room_bytes=1 << 40) == 0
-    borrower.kill()
-    borrower.wait()
+    reader.kill()
+    reader.wait()
     assert await cache.trim(room_bytes=1 << 40) == len(BODY)
     assert list(directory.iterdir()) == []
 
@@ -431,6 +431,6 @@ async def test_a_process_killed_while_downloading_blocks_nobody_and_its_rest_is_
     os.kill(downloader.pid, signal.SIGKILL)
     downloader.wait()
     original.with_suffix(".go").touch()
-    async with cache.borrow(FileStorage(original), "main", KEY, "etag", len(BODY)) as path:
+    async with cache.open_local(FileStorage(original), "main", KEY, "etag", len(BODY)) as path:
         assert path.read_bytes() == BODY
         assert len(leftovers(directory)) == 1

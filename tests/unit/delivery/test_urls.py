@@ -27,7 +27,7 @@ from rindle.errors import (
     VariantNotReady,
 )
 from rindle.protocols import Storage
-from rindle.states import DELIVERABLE, UNJUDGED, AssetState, VariantState
+from rindle.states import DELIVERABLE, UNVALIDATED, AssetState, VariantState
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from tests.gallery import BASE_URL, VARIANTS, Gallery, opened, variant_of
@@ -86,7 +86,7 @@ async def test_only_judged_assets_are_delivered(gallery: Gallery, private: type[
         with pytest.raises(AssetNotDeliverable) as error:
             await refused
         assert (error.value.code, error.value.state) == ("asset_not_deliverable", state)
-    if state in UNJUDGED:
+    if state in UNVALIDATED:
         assert await gallery.rindle.url(private, asset, allow_unvalidated=True)
     else:
         with pytest.raises(AssetNotDeliverable):
@@ -422,5 +422,5 @@ async def test_a_foreign_adapter_that_breaks_its_contract_is_named_and_not_quote
 
 
 def test_every_deliverable_state_is_told_from_every_other() -> None:
-    assert not DELIVERABLE & UNJUDGED
-    assert {*AssetState} - DELIVERABLE - UNJUDGED == {AssetState.QUARANTINED, AssetState.DELETED}
+    assert not DELIVERABLE & UNVALIDATED
+    assert {*AssetState} - DELIVERABLE - UNVALIDATED == {AssetState.QUARANTINED, AssetState.DELETED}

@@ -50,6 +50,12 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+async def local_path(storage: LocalStorage, key: str) -> Path:
+    """Return the path of an object's own file; it stays where it is."""
+    async with storage.local_path(key) as path:
+        return path
+
+
 def tree(directory: Path) -> set[str]:
     """Return every file below ``directory``."""
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
@@ -81,7 +87,7 @@ async def test_no_key_reaches_outside_the_root(tmp_path: Path, key: str) -> None
         storage.download(key, tmp_path / "copy"),
         storage.read_range(key, 0, 1),
         storage.head(key),
-        storage.lend(key),
+        local_path(storage, key),
         storage.url(key),
         storage.presigned_put(key, 60),
         storage.delete(key),
@@ -126,7 +132,7 @@ async def test_links_are_never_followed(storage: LocalStorage, tmp_path: Path, s
             storage.read_range(key, 0, 1),
             storage.delete(key),
             storage.head(key),
-            storage.lend(key),
+            local_path(storage, key),
             storage.open(key),
         ):
             with pytest.raises(InvalidKey):
