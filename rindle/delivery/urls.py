@@ -1,7 +1,7 @@
-"""URLs of originals and variants: judged, authorized, then signed, in that order.
+"""URLs of originals and variants: the state is checked, the actor authorized, then the URL signed.
 
-Rows decide what may be served and the store only signs: no object is touched. The decision is taken when a URL is made,
-not when it is used, so a short life is how access is taken back.
+Rows decide what may be delivered and the store only signs: no object is read. The decision is made when a URL is made,
+not when it is used: access ends when the URL expires, so use short lifetimes.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from rindle.security import is_active_content, mime_of_extension, validate_key
 from rindle.services import Services, adapter_name
 from rindle.states import DELIVERABLE, UNVALIDATED, AssetState, VariantState
 
-#: What ``variant_url`` does with a variant of an outdated recipe.
+#: Choices of ``variant_url`` for a variant of an outdated recipe.
 STALE_MODES = ("fallback_original", "serve_stale")
-#: What ``variant_url`` does when the variant has nothing to serve.
+#: Choices of ``variant_url`` when the variant has no object.
 FALLBACKS = ("original", "none")
 
-#: Longest ``sub`` a signed URL carries as it is; longer names are digested.
+#: Longest ``sub`` of a signed URL in characters; longer names are hashed.
 _MAX_SUBJECT_CHARS = 255
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedUrl:
-    """A URL as it was made. Signed ones are bearer credentials, so ``repr`` keeps them to itself.
+    """A URL with its expiry. Signed URLs are bearer credentials, so ``repr`` does not show them.
 
     Attributes:
         url: absolute URL.
-        expires_at: aware UTC time after which it stops working; ``None`` for a public one.
+        expires_at: aware UTC time at which it expires; ``None`` for a public one.
     """
 
     url: str = field(repr=False)
@@ -61,10 +61,10 @@ class IssuedUrl:
 
 @dataclass(frozen=True, slots=True)
 class UrlOptions:
-    """What a caller wants of a URL; see :func:`url`.
+    """A caller's options for a URL; see :func:`url`.
 
     Raises:
-        InvalidArgument: ``expires_in`` is no whole number from 1 to 604800.
+        InvalidArgument: ``expires_in`` is not a whole number from 1 to 604800.
     """
 
     actor: Any = None
@@ -85,7 +85,7 @@ class UrlOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """One object that may be served, if the authorizer agrees."""
+    """One object that may be delivered, if the authorizer allows it."""
 
     key: str
     content_type: str | None
@@ -107,26 +107,26 @@ async def url(
 ) -> str:
     """Return a URL of an original: signed, or plain when the profile is public.
 
-    A denial or refusal yields no URL and no event. A private URL is signed or not made at all.
+    A denial or refusal emits no event. A private URL is always signed.
 
     Args:
         profile: the asset's own.
-        asset_or_key: an asset, or a storage key, of which only the form is checked.
-        actor: whom the profile's authorizer is asked about; its name also goes into a local URL as audit data.
-        expires_in: life in seconds, 1 to 604800; the profile's ``signed_url_ttl_seconds`` when left out, else the
+        asset_or_key: an asset, or a storage key, of which only the syntax is checked.
+        actor: passed to the profile's authorizer; its name is also part of a local URL as audit data.
+        expires_in: lifetime in seconds, 1 to 604800; the profile's ``signed_url_ttl_seconds`` when left out, else the
             setting of that name (900). Public URLs do not expire.
-        disposition: ``"attachment"`` to make browsers save the file, ``"inline"`` to show it. Content that is not safe
-            to show (SVG, HTML and everything outside common media) is always an attachment.
-        filename: name to save it under; an attachment's default is the asset's own, or the last part of the key.
-        allow_unvalidated: also sign an asset nobody has judged yet. For reviewers' tools, never for pages.
+        disposition: ``"attachment"`` makes browsers save the file, ``"inline"`` shows it. Content that is not safe to
+            show (SVG, HTML and everything outside common media) is always an attachment.
+        filename: name of the saved file; by default an attachment has the asset's name, or the last part of the key.
+        allow_unvalidated: also sign an asset that is not validated yet; for review tools, never for public pages.
 
     Raises:
-        Unauthorized: the authorizer said no (its own code, ``unauthorized`` by default).
-        AssetNotDeliverable: not judged yet, quarantined or deleted (``.state``).
+        Unauthorized: the authorizer denied access (with its own code, ``unauthorized`` by default).
+        AssetNotDeliverable: not validated yet, quarantined or deleted (``.state``).
         ProfileMismatch: the asset belongs to another profile.
-        InvalidKey: the raw key has a ``..``, a leading ``/`` or the like.
+        InvalidKey: the key is invalid: it has a ``..`` or a leading ``/``, for example.
         CapabilityUnsupported: ``delivery_unsupported``: the store cannot sign, has no public address, or cannot bind
-            the headers asked for.
+            the requested headers.
         InvalidArgument: ``expires_in`` is out of range.
         UnknownProfile: the profile is not registered.
     """
@@ -164,23 +164,23 @@ async def variant_url(
     disposition: str | None = None,
     filename: str | None = None,
 ) -> str:
-    """Return a URL of a variant, or of the original while there is none to serve.
+    """Return a URL of a variant, or of the original while the variant has no object.
 
-    Only the object really returned is authorized and signed. Reads the asset's variants in one query when they are not
-    loaded.
+    Only the object of the returned URL is authorized and signed. The asset's variants are read in one query when they
+    are not loaded.
 
     Args:
         variant: its name or its row.
-        stale_mode: ``"serve_stale"`` also serves a variant of an outdated recipe until it is rebuilt;
+        stale_mode: ``"serve_stale"`` also delivers a variant of an outdated recipe until it is rebuilt;
             ``"fallback_original"`` (default) does not.
         fallback: ``"original"`` (default), or ``"none"`` to raise instead.
-        actor: see :func:`url`, as for ``expires_in``, ``disposition`` and ``filename``. An attachment's default name is
-            the asset's own with the variant's extension.
+        actor: see :func:`url`, also for ``expires_in``, ``disposition`` and ``filename``. The default name of an
+            attachment is the asset's name with the variant's extension.
 
     Raises:
-        VariantNotReady: there is nothing to serve and ``fallback`` is ``"none"``.
-        InvalidArgument: an option has no such value, or ``variant`` is a row of another asset.
-        Unauthorized: and the other refusals of :func:`url`; none of them leads to the fallback.
+        VariantNotReady: the variant has no object and ``fallback`` is ``"none"``.
+        InvalidArgument: an option has an unknown value, or ``variant`` is a row of another asset.
+        Unauthorized: and the other errors of :func:`url`; none of them uses the fallback.
     """
     options = UrlOptions(actor, expires_in, disposition, filename)
     issued = await issue_variant_url(
@@ -210,7 +210,7 @@ async def issue_variant_url(
     if fallback == "none":
         name = variant if isinstance(variant, str) else variant.name
         raise VariantNotReady(
-            f"variant {name[:63]!r} of the asset has no object to serve",
+            f"variant {name[:63]!r} of the asset has no object to deliver",
             detail={"variant": name[:63], "state": None if found is None else found.state},
         )
     return await _issue(services, chosen, _original(asset), options)
@@ -220,7 +220,7 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a value that is not among ``choices``.
 
     Raises:
-        InvalidArgument: naming the option and what it may be.
+        InvalidArgument: with the option and its choices.
     """
     if value not in choices:
         raise InvalidArgument(
@@ -229,10 +229,10 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_deliverable(profile: type[Profile], asset: MediaAsset, *, allow_unvalidated: bool = False) -> None:
-    """Refuse an asset of another profile, and one whose state forbids serving anything of it.
+    """Refuse an asset of another profile, and an asset whose state forbids delivery.
 
     Raises:
-        ProfileMismatch: with one profile's rules another profile's files would get out.
+        ProfileMismatch: the rules of one profile do not apply to the files of another.
         AssetNotDeliverable: see :data:`rindle.states.DELIVERABLE`.
     """
     if asset.profile != profile.name:
@@ -246,7 +246,7 @@ def check_deliverable(profile: type[Profile], asset: MediaAsset, *, allow_unvali
 
 
 def is_servable(variant: MediaVariant, stale_mode: str = "fallback_original") -> bool:
-    """Whether a variant has an object that may be served."""
+    """Whether a variant has an object that may be delivered."""
     served = variant.state == VariantState.READY or (
         variant.state == VariantState.STALE and stale_mode == "serve_stale"
     )
@@ -254,7 +254,7 @@ def is_servable(variant: MediaVariant, stale_mode: str = "fallback_original") ->
 
 
 async def variants_by_name(services: Services, asset: MediaAsset) -> dict[str, MediaVariant]:
-    """Return the declared variants of an asset: those it carries, or, when they are not loaded, from one query."""
+    """Return the declared variants of an asset: the loaded ones, else from one query."""
     if "variants" in inspect(asset).unloaded:
         rows = await services.database.read(variants_of, asset.id)
     else:
@@ -266,7 +266,7 @@ async def _find(services: Services, asset: MediaAsset, variant: MediaVariant | s
     if isinstance(variant, str):
         return (await variants_by_name(services, asset)).get(variant)
     if variant.asset_id != asset.id:
-        # The authorizer would be asked about the one asset and the other one's object handed out.
+        # Otherwise the authorizer decides about one asset, and the URL delivers the object of another.
         raise InvalidArgument("the variant belongs to another asset", detail={"option": "variant"})
     return variant
 
@@ -297,7 +297,7 @@ async def _issue(services: Services, profile: type[Profile], target: _Target, op
         issued = IssuedUrl(await _public(storage, target, options), None)
     else:
         seconds = options.expires_in or policy.signed_url_ttl_seconds or services.settings.signed_url_ttl_seconds
-        # Taken before the store takes its own time, so that the URL never dies sooner than said.
+        # Taken before the store signs, so that the URL never expires before this time.
         expires_at = utc_now().replace(microsecond=0) + timedelta(seconds=seconds)
         issued = IssuedUrl(await _signed(storage, target, options, header, seconds), expires_at)
     facts = {"profile": profile.name, "adapter": adapter_name(storage), "mode": mode}
@@ -307,37 +307,37 @@ async def _issue(services: Services, profile: type[Profile], target: _Target, op
 
 async def _public(storage: Storage, target: _Target, options: UrlOptions) -> str:
     if options.disposition is not None or options.filename is not None:
-        raise _cannot_bind_headers(storage, "an unsigned URL carries no disposition or filename")
-    return await _ask(storage, target.key, public=True)
+        raise _cannot_bind_headers(storage, "an unsigned URL cannot carry a disposition or filename")
+    return await _make_url(storage, target.key, public=True)
 
 
 async def _signed(storage: Storage, target: _Target, options: UrlOptions, header: str | None, seconds: int) -> str:
     require_delivery(storage, "signed_url")
     wanted: dict[str, Any] = {"expires_in": seconds, "subject": _subject_name(options.actor)}
     if "response_headers" in capabilities_of(storage):
-        # Our type, not the one the client stored the object with: it was sniffed, theirs was claimed.
+        # The detected type, not the type that the client declared for the object.
         wanted.update(content_disposition=header, content_type=target.content_type)
     elif options.disposition is not None or options.filename is not None:
-        raise _cannot_bind_headers(storage, "this store's URLs carry no disposition or filename")
+        raise _cannot_bind_headers(storage, "this store's URLs cannot carry a disposition or filename")
     elif target.content_type is not None and is_active_content(target.content_type):
-        raise _cannot_bind_headers(storage, "this store cannot make browsers save the file instead of running it")
-    return await _ask(storage, target.key, **wanted)
+        raise _cannot_bind_headers(storage, "this store's URLs cannot force a download, as this file type requires")
+    return await _make_url(storage, target.key, **wanted)
 
 
 def _cannot_bind_headers(storage: Storage, why: str) -> CapabilityUnsupported:
     return CapabilityUnsupported(
-        f"{why}; leave the option out or deliver privately from a store that can",
+        f"{why}; leave the option out, or use private delivery from a store that supports it",
         capability="response_headers",
         code="delivery_unsupported",
         adapter=adapter_name(storage),
     )
 
 
-async def _ask(storage: Storage, key: str, **wanted: Any) -> str:
-    """Call the adapter and hold it to its contract."""
+async def _make_url(storage: Storage, key: str, **wanted: Any) -> str:
+    """Call the adapter and check that it keeps its contract."""
     facts = {"adapter": adapter_name(storage), "operation": "url"}
     try:
-        made = await storage.url(key, **wanted)
+        address = await storage.url(key, **wanted)
     except RindleError:
         raise
     except Exception as error:
@@ -346,15 +346,15 @@ async def _ask(storage: Storage, key: str, **wanted: Any) -> str:
             adapter=facts["adapter"],
             detail={**facts, "error": type(error).__name__},
         ) from error
-    if not isinstance(made, str) or not made:
+    if not isinstance(address, str) or not address:
         raise InvalidStorageResponse(
-            f"the storage adapter {facts['adapter']!r} returned no URL", adapter=facts["adapter"], detail=facts
+            f"the storage adapter {facts['adapter']!r} did not return a URL", adapter=facts["adapter"], detail=facts
         )
-    return made
+    return address
 
 
 def _subject_name(actor: Any) -> str | None:
-    """Return who a signed URL is made for: the text itself, ``.id``, else a digest, never a serialised object."""
+    """Return the name of an actor in a signed URL: the string itself, ``.id`` or a digest, no serialised object."""
     if actor is None:
         return None
     name = actor if isinstance(actor, str) else getattr(actor, "id", None)
@@ -377,7 +377,7 @@ def _type_of_key(key: str) -> str | None:
 
 
 async def may_be_served(services: Services, key: str) -> bool:
-    """Whether ``key`` belongs to an asset that was judged and not condemned; what public delivery asks first."""
+    """Whether ``key`` belongs to an asset that was validated and not rejected; public delivery checks this first."""
     try:
         validate_key(key)
     except InvalidKey:

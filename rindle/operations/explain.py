@@ -193,7 +193,7 @@ async def explain(services: Services, subject_id: str) -> Explanation:
         contains no keys, URLs, filenames or owners.
 
     Raises:
-        NotFound: neither an asset nor an upload session has that id.
+        NotFound: no asset or upload session has that id.
     """
     rows = await services.database.read(_read_rows, services.settings, subject_id)
     workflows = await _workflows(services.temporal, rows.runs)

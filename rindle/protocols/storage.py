@@ -1,7 +1,7 @@
-"""What a store is: its verbs, and what they take and return. The shipped ones are in ``rindle.storage``.
+"""The protocol of stores, with its argument and result types. The bundled stores are in ``rindle.storage``.
 
-Two verbs are optional, ``url`` and ``presigned_put``: the same store may offer them or not, by its options, so the
-answer is what ``capabilities`` says, and the defaults refuse with the name of what is missing.
+Two methods are optional, ``url`` and ``presigned_put``: depending on its options a store may offer them or not.
+``capabilities`` lists what it offers; the default implementations raise an error with the missing capability.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pathlib import Path
 
 from rindle.errors import CapabilityUnsupported
 
-#: Largest piece ``Storage.read_range`` returns in one call.
+#: Largest range of one ``Storage.read_range`` call in bytes.
 MAX_RANGE_BYTES = 1 << 20
-#: Longest life of a signed URL (SigV4's limit of seven days).
+#: Longest lifetime of a signed URL in seconds (SigV4's limit of seven days).
 MAX_URL_SECONDS = 604_800
 
-#: Where a stream of bytes comes from in a server-side upload.
+#: A source of bytes for a server-side upload.
 ByteStream = AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What ``store`` wrote: key, size in bytes and the store's ETag without quotes."""
+    """The result of ``store``: key, size in bytes and the store's ETag without quotes."""
 
     key: str
     size: int
@@ -34,7 +34,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """What is known of an object without reading it; ``last_modified`` is aware UTC."""
+    """The facts of an object without its bytes; ``last_modified`` is aware UTC."""
 
     size: int
     content_type: str | None
@@ -44,7 +44,7 @@ class ObjectHead:
 
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
-    """Outcome of ``delete``; ``existed`` is ``None`` where the store cannot tell (S3)."""
+    """Outcome of ``delete``; ``existed`` is ``None`` where it is unknown (S3)."""
 
     key: str
     existed: bool | None
@@ -52,7 +52,7 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True)
 class Presigned:
-    """A grant for one request. The client sends ``headers`` verbatim, no others that are signed."""
+    """A grant for one request. The client sends ``headers`` verbatim, and no other signed headers."""
 
     url: str = field(repr=False)
     method: str
@@ -71,21 +71,21 @@ class ListedObject:
 
 @dataclass(frozen=True, slots=True)
 class KeyPage:
-    """One page of ``list_keys``, in key order; ``next_after`` goes into the next call, ``None`` at the end."""
+    """One page of ``list_keys``, in key order; ``next_after`` is ``after`` of the next call, ``None`` at the end."""
 
     objects: tuple[ListedObject, ...]
     next_after: str | None
 
 
 class Storage:
-    """Where objects live. Subclass it, implement the verbs you can, advertise exactly those.
+    """A store of objects. Subclass it, implement the methods it supports, and advertise exactly those.
 
-    Keys are checked by every adapter itself (``rindle.security.storage_key.validate_key``); bytes move through files in
-    pieces of at most 1 MiB; adapters do no authorisation and never put URLs or credentials into errors or logs.
-    Prove an adapter with ``rindle.testing.storage_contract``.
+    Every adapter validates keys itself (``rindle.security.storage_key.validate_key``). Bytes move through files in
+    pieces of at most 1 MiB. Adapters do no authorisation, and their errors and logs contain no URLs or credentials.
+    Test an adapter with ``rindle.testing.storage_contract``.
     """
 
-    #: Name that stands in events and error texts; the class name is used when it is empty.
+    #: Name in events and error messages; the class name when it is empty.
     adapter_name: str = ""
 
     def capabilities(self) -> frozenset[str]:
@@ -102,10 +102,10 @@ class Storage:
         metadata: Mapping[str, str] | None = None,
         if_absent: bool = False,
     ) -> StoredObject:
-        """Write the file at ``source`` to ``key``, replacing what is there.
+        """Write the file at ``source`` to ``key``, replacing an existing object.
 
         Raises:
-            StorageConflict: ``if_absent`` was set and the key is taken.
+            StorageConflict: ``if_absent`` is set and the key exists.
             StorageError: see the adapter.
         """
         raise NotImplementedError
@@ -113,7 +113,7 @@ class Storage:
     async def download(
         self, key: str, dest: Path, *, max_bytes: int | None = None, if_match: str | None = None
     ) -> Path:
-        """Fetch ``key`` into ``dest``, creating parent directories; no partial file stays behind on error.
+        """Fetch ``key`` into ``dest``, creating parent directories; an error leaves no partial file.
 
         Raises:
             StorageNotFound: nothing is stored at ``key``.
@@ -123,7 +123,7 @@ class Storage:
         raise NotImplementedError
 
     async def read_range(self, key: str, start: int, length: int, *, if_match: str | None = None) -> bytes:
-        """Return up to ``length`` (at most 1 MiB) bytes from ``start``; short or empty past the end."""
+        """Return up to ``length`` (at most 1 MiB) bytes from ``start``; fewer or none past the end."""
         raise NotImplementedError
 
     async def delete(self, key: str) -> DeleteResult:
@@ -150,7 +150,7 @@ class Storage:
     ) -> str:
         """Return a URL for ``key``: signed for ``expires_in`` seconds (1 to 604800), or unsigned when ``public``.
 
-        ``subject`` is audit data some adapters bind into the signature; others ignore it.
+        ``subject`` is audit data that some adapters bind into the signature; others ignore it.
 
         Raises:
             CapabilityUnsupported: ``delivery_unsupported`` when the adapter cannot sign, has no public address, or
@@ -170,8 +170,8 @@ class Storage:
     ) -> Presigned:
         """Return a grant to PUT one object at ``key`` for ``expires_in`` seconds.
 
-        ``content_length`` and ``content_type`` are bound into the signature where the store can; ``max_bytes`` caps
-        the body where the store can; ``write_once`` refuses a second write.
+        ``content_length`` and ``content_type`` are bound into the signature, and ``max_bytes`` limits the body, where
+        the store supports it; ``write_once`` refuses a second write.
         """
         raise self._lacks("presigned_put")
 
@@ -192,11 +192,11 @@ class Storage:
         yield None
 
     async def ping(self) -> None:
-        """Reach the store without changing it (doctor's HEAD); raise a StorageError when it cannot be used."""
+        """Connect to the store without changing it (doctor's HEAD); raise a StorageError when it cannot be used."""
         raise NotImplementedError
 
     async def sweep(self, older_than_seconds: float) -> int:
-        """Remove half-written leftovers of killed processes, if the adapter keeps such; returns how many."""
+        """Remove partial files of killed processes, if the adapter has such; returns their number."""
         return 0
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@
 
     storage = FlakyStorage(MemoryStorage())
     storage.fail("head", StorageTransient("no answer"), times=2)     # the next two calls
-    storage.fail("store", StorageTransient("lost"), after=True)      # stored, but the answer never came
+    storage.fail("store", StorageTransient("lost"), after=True)      # stored, but the response is lost
     storage.cut("download", after_bytes=1000)                        # breaks in the middle of a longer object
     held = storage.hang("delete")                                    # waits ...
     await held.reached.wait()
@@ -36,17 +36,17 @@ TRANSFERS: Final = frozenset({"store", "download", "read_range"})
 
 @dataclass(slots=True)
 class Held:
-    """A call that waits: ``reached`` is set when it has begun to."""
+    """A blocked call: ``reached`` is set when it starts to wait."""
 
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def release(self) -> None:
-        """Let the call, and any later one it was meant for, go on."""
+        """Let the call continue."""
         self._released.set()
 
     async def wait(self) -> None:
-        """Wait as the call does."""
+        """Wait for the release, as the call does."""
         self.reached.set()
         await self._released.wait()
 
@@ -60,10 +60,10 @@ class _Fault:
 
 
 class FlakyStorage(Storage):
-    """Behaves as ``inner`` except for the faults scripted, which happen in the order they were given, per operation.
+    """Behaves as ``inner`` except for the scripted faults, which happen in their order per operation.
 
     Attributes:
-        inner: the store behind it, for looking at what really happened.
+        inner: the wrapped store, to inspect its real contents.
     """
 
     def __init__(self, inner: Storage) -> None:
@@ -79,22 +79,22 @@ class FlakyStorage(Storage):
 
         Args:
             operation: one of :data:`OPERATIONS`.
-            error: raised as it is.
+            error: the exception to raise.
             times: number of calls, at least 1.
-            after: do the work first and then raise, as when the answer is lost on its way.
+            after: do the work first and then raise, as if the response were lost.
         """
         self._script(operation, OPERATIONS, *(_Fault(error, after=after) for _ in range(times)))
 
     def cut(self, operation: str, after_bytes: int, times: int = 1) -> None:
         """Break the connection of the next ``times`` transfers once ``after_bytes`` bytes have passed.
 
-        A transfer of no more bytes than that succeeds. A broken one raises :class:`StorageTransient` and leaves, as the
-        contract demands, neither a partial object nor a partial file.
+        A shorter transfer succeeds. A broken one raises :class:`StorageTransient` and, as the contract requires, leaves
+        neither a partial object nor a partial file.
         """
         self._script(operation, TRANSFERS, *(_Fault(cut_after_bytes=after_bytes) for _ in range(times)))
 
     def hang(self, operation: str) -> Held:
-        """Make the next call of ``operation`` wait until what is returned is released; it may be cancelled."""
+        """Make the next call of ``operation`` wait until the returned object is released; it may be cancelled."""
         held = Held()
         self._script(operation, OPERATIONS, _Fault(held=held))
         return held
@@ -110,7 +110,7 @@ class FlakyStorage(Storage):
 
     def _check(self, operation: str, allowed: frozenset[str]) -> None:
         if operation not in allowed:
-            raise ValueError(f"{operation!r} is none of {sorted(allowed)}")
+            raise ValueError(f"unknown operation {operation!r}; choose from {sorted(allowed)}")
 
     async def _play(
         self,
@@ -134,10 +134,10 @@ class FlakyStorage(Storage):
                     adapter=self.adapter_name,
                     detail={"reason": "cut", "moved": fault.cut_after_bytes, "size": size},
                 )
-        answer = await call()
+        result = await call()
         if fault.error is not None:
             raise fault.error
-        return answer
+        return result
 
     # --- the store -----------------------------------------------------------------------------------------------
 

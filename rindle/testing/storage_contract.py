@@ -1,6 +1,6 @@
-"""What every store must do, as tests to inherit.
+"""The requirements of every store, as tests to inherit.
 
-Ten lines prove an adapter (pytest with pytest-asyncio; ``httpx`` for stores that sign URLs)::
+Ten lines test an adapter (pytest with pytest-asyncio; ``httpx`` for stores that sign URLs)::
 
     # test_my_storage.py
     import pytest
@@ -14,11 +14,11 @@ Ten lines prove an adapter (pytest with pytest-asyncio; ``httpx`` for stores tha
             yield storage
             await storage.close()
 
-Only the capabilities the adapter advertises are exercised; of the others only the refusal is tested. Each test uses
-keys of its own, so one bucket may serve a whole run.
+Only the advertised capabilities are exercised; of the others only the refusal is tested. Each test uses its own keys,
+so one bucket is enough for a whole run.
 
 Signed URLs and upload grants are redeemed over real HTTP by the fixture :meth:`StorageContract.send`; override it when
-the store's URLs are of another kind. For assertion details put
+the store's URLs are not HTTP. For assertion details put
 ``pytest.register_assert_rewrite("rindle.testing.storage_contract")`` into ``conftest.py`` before the import.
 """
 
@@ -52,11 +52,11 @@ from rindle.errors import (
 from rindle.protocols import MAX_RANGE_BYTES, Presigned, Storage
 
 MIB = 1024 * 1024
-#: Size of the object of the streaming test, and the most memory moving it may take.
+#: Size of the object of the streaming test in bytes, and the memory limit of its transfer.
 STREAMED_BYTES = 48 * MIB
 STREAMING_MEMORY_BYTES = 12 * MIB
 
-#: Keys no adapter may touch its store with.
+#: Keys that every adapter must refuse.
 INVALID_KEYS: Mapping[str, str] = {
     "empty": "",
     "absolute": "/etc/passwd",
@@ -83,20 +83,20 @@ INVALID_KEYS: Mapping[str, str] = {
     "internal in capitals": ".RINDLE/tmp/x",
 }
 
-#: Valid names that a glob, a prefix match or a careless URL would take for something else.
+#: Valid names that a glob, a prefix match or an unescaped URL would misinterpret.
 AWKWARD_NAMES = ("*", "?", "[ab]", "a b", "a+b", "a&b=c", "a#b", "a;b", "~", "фото.jpg", "日本.png", "50%", "a'b\"c")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back over HTTP; header names are in lower case."""
+    """An HTTP response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
 
-#: Sends ``body`` with ``headers`` to a grant (default: the headers it lists), or fetches a URL given as text.
+#: Sends ``body`` with ``headers`` to a grant (default: the headers it lists), or fetches a URL given as a string.
 Send = Callable[..., Awaitable[Answer]]
 
 
@@ -104,7 +104,7 @@ Send = Callable[..., Awaitable[Answer]]
 class StorageContract:
     """Inherit it, name the subclass ``Test...`` and give it the fixture ``storage``."""
 
-    #: Set it for a store that keeps whole objects in memory: the streaming test then only looks at the bytes.
+    #: Set it for a store that keeps whole objects in memory: the streaming test then checks only the bytes.
     holds_objects_in_memory: ClassVar[bool] = False
 
     # --- hooks ---------------------------------------------------------------------------------------------------
@@ -116,10 +116,10 @@ class StorageContract:
 
     @pytest.fixture
     async def send(self) -> AsyncIterator[Send]:
-        """Sends one request as a browser would. Override for URLs that are not HTTP."""
+        """Send one request as a browser does. Override for URLs that are not HTTP."""
         import httpx  # the contract of a store without URLs does not need it
 
-        async with httpx.AsyncClient(trust_env=False, timeout=120) as client:  # a busy machine is no broken store
+        async with httpx.AsyncClient(trust_env=False, timeout=120) as client:  # generous, for busy machines
 
             async def send(
                 grant: Presigned | str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -135,7 +135,7 @@ class StorageContract:
 
     @pytest.fixture
     def key(self) -> str:
-        """A key nothing is stored at, of the shape Rindle makes."""
+        """An unused key in Rindle's format."""
         return f"contract/{uuid.uuid4().hex}/{uuid.uuid4()}.bin"
 
     # --- bytes in and out ----------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class StorageContract:
         with pytest.raises(RindleError) as caught:
             await storage.store(key, tmp_path / "never-written")
 
-        assert not isinstance(caught.value, StorageNotFound)  # that would say the object is missing
+        assert not isinstance(caught.value, StorageNotFound)  # that would mean a missing object
         with pytest.raises(StorageNotFound):
             await storage.head(key)
 
@@ -355,7 +355,7 @@ class StorageContract:
         async def listed() -> list[str]:
             return [found.key.removeprefix(f"{key}/") for found in (await storage.list_keys(f"{key}/")).objects]
 
-        await storage.delete(f"{key}/{doomed}")  # nothing there: the neighbours must not stand in
+        await storage.delete(f"{key}/{doomed}")  # the key is unused: no neighbour may be deleted instead
         assert await listed() == neighbours
 
         await storage.store(f"{key}/{doomed}", file_of(tmp_path, b"doomed"))
@@ -392,7 +392,7 @@ class StorageContract:
         assert entries(tmp_path) == before
 
     async def test_keys_are_listed_in_order_page_by_page(self, storage: Storage, key: str, tmp_path: Path) -> None:
-        # '-' and '.' sort before '/', which a walk through directories gets wrong easily.
+        # '-' and '.' sort before '/': a directory walk easily gets this wrong.
         names = ["a-b", "a.b", "a/1", "a/10", "a/2", "a/b/c", "a0", "b", "b-/x", "é", "日"]
         for name in reversed(names):
             await storage.store(f"{key}/{name}", file_of(tmp_path, name.encode()))
@@ -408,7 +408,7 @@ class StorageContract:
         assert [name for page_names in pages for name in page_names] == names
         assert all(len(page_names) <= 3 for page_names in pages)
 
-    async def test_a_listed_object_tells_its_size(self, storage: Storage, key: str, tmp_path: Path) -> None:
+    async def test_a_listed_object_has_its_size(self, storage: Storage, key: str, tmp_path: Path) -> None:
         await storage.store(key, file_of(tmp_path, b"12345"))
 
         (found,) = (await storage.list_keys(key)).objects
@@ -672,7 +672,7 @@ class StorageContract:
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-        # A transfer that was done before the cancellation reached it is whole; anything else has left no trace.
+        # A transfer that finished before its cancellation is complete; any other leaves no trace.
         left = entries(tmp_path) - before
         assert left <= {tmp_path / "copy"}
         assert all(path.read_bytes() == source.read_bytes() for path in left)
