@@ -6,7 +6,7 @@ The tests of each router stand in the file named after its module; the ``web`` f
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,19 @@ async def site(
         hooks = {"response": [documentation(app)]}
         async with httpx.AsyncClient(transport=transport, base_url=ORIGIN, event_hooks=hooks) as client:
             yield Site(gallery, client, app)
+
+
+class LongBody:
+    """A body of 64 MB, sent in pieces; it counts how much of it was consumed."""
+
+    def __init__(self, byte: bytes) -> None:
+        self._piece = byte * 65536
+        self.consumed = 0
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        for _ in range(1000):
+            self.consumed += len(self._piece)
+            yield self._piece
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str]:

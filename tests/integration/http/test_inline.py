@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tracemalloc
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fastapi import Request
 from rindle import MediaAsset
 from rindle.errors import UploadRejected
 from tests.gallery import png
-from tests.integration.http.site import ASSET_FIELDS, Site, count_of, error_of, site
+from tests.integration.http.site import ASSET_FIELDS, LongBody, Site, count_of, error_of, site
 
 
 async def test_a_form_uploads_without_scripts(tmp_path: Path) -> None:
@@ -116,17 +116,11 @@ async def test_incomplete_inline_requests_are_explained(web: Site) -> None:
 
 
 async def test_an_inline_body_over_the_limit_is_cut_short(tmp_path: Path) -> None:
-    consumed = 0
-
-    async def endless() -> AsyncGenerator[bytes, None]:
-        nonlocal consumed
-        for _ in range(1000):
-            consumed += 65536
-            yield b"\0" * 65536
+    long = LongBody(b"\0")
 
     async with site(tmp_path, max_inline_bytes=1 << 20) as web:
         path = "/uploads/inline?profile=avatar&filename=a.png"
-        async with aclosing(endless()) as body:
+        async with aclosing(long.pieces()) as body:
             chunked = await web.call("POST", path, content=body)
         announced = await web.call("POST", path, content=png() + bytes(1 << 20))
         form = await web.call(
@@ -134,7 +128,7 @@ async def test_an_inline_body_over_the_limit_is_cut_short(tmp_path: Path) -> Non
         )
 
         assert {error_of(answer) for answer in (chunked, announced, form)} == {(413, "max_bytes_exceeded")}
-        assert consumed < 4 << 20
+        assert long.consumed < 4 << 20
         assert await web.rindle.database.read(count_of, MediaAsset) == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from rindle.db.uploads import insert_upload
 from rindle.states import AssetState
 from rindle.uploads import sessions
 from tests.gallery import png
-from tests.integration.http.site import ASSET_FIELDS, RFC_3339_UTC, SESSION_FIELDS, Site, count_of, error_of
+from tests.integration.http.site import ASSET_FIELDS, RFC_3339_UTC, SESSION_FIELDS, LongBody, Site, count_of, error_of
 
 
 async def test_a_direct_upload_from_ticket_to_asset(web: Site) -> None:
@@ -271,20 +271,14 @@ async def test_a_body_that_is_no_json_is_refused_in_our_shape(web: Site, content
 
 
 async def test_a_huge_json_body_is_refused_unread(web: Site) -> None:
-    consumed = 0
-
-    async def endless() -> AsyncGenerator[bytes, None]:
-        nonlocal consumed
-        for _ in range(1000):
-            consumed += 65536
-            yield b" " * 65536
+    long = LongBody(b" ")
 
     announced = await web.call("POST", "/uploads", content=b" " * 70_000, headers={"Content-Type": "application/json"})
-    async with aclosing(endless()) as body:
+    async with aclosing(long.pieces()) as body:
         chunked = await web.call("POST", "/uploads", content=body, headers={"Content-Type": "application/json"})
 
     assert error_of(announced) == error_of(chunked) == (413, "max_bytes_exceeded")
-    assert consumed < 1 << 20
+    assert long.consumed < 1 << 20
 
 
 async def test_wrong_values_are_named_and_not_repeated(web: Site) -> None:
