@@ -233,7 +233,10 @@ def _recipe(name: str) -> Callable[[], str]:
         meanings = _section(recipe, "Attributes")
         return _table(
             ("option", "default", "meaning"),
-            ((f"`{field.name}`", _default(field.default), meanings[field.name]) for field in dataclasses.fields(recipe)),
+            (
+                (f"`{field.name}`", _default(field.default), meanings[field.name])
+                for field in dataclasses.fields(recipe)
+            ),
         )
 
     return made
@@ -667,14 +670,14 @@ _CHECKS = {
     "db.connect": "The application's engine reaches its database.",
     "db.migrations": "Rindle's tables are at this release's revision.",
     "db.schema": "All tables, columns, keys and indexes exist.",
-    "delivery.local_endpoint": "Local storage has an address and secrets; `--live` also sends a request to the address.",
+    "delivery.local_endpoint": "Local storage has an address and secrets; `--live` also requests the address.",
     "delivery.support": "Every profile's storage can deliver as the profile requires, privately or publicly.",
     "libmagic": "The library that detects types from bytes works.",
     "ffmpeg.version": "ffmpeg and ffprobe are installed and new enough; an error only if a profile needs them.",
     "ffmpeg.features": "ffmpeg has the encoders and filters that the profiles' variants need.",
-    "profiles.runtime_fit": "Audio and video can be built here: enough disk space, and no platform that stops processes.",
+    "profiles.runtime_fit": "Audio and video can be built: enough disk space, and no platform that stops processes.",
     "libvips.features": "libvips is new enough, blocks untrusted loaders and writes the formats that profiles use.",
-    "outbox.backlog": "No row waits too long for Temporal: a warning from 60 s, an error from 600 s and for parked rows.",
+    "outbox.backlog": "No row waits too long: a warning from 60 s, an error from 600 s and for parked rows.",
     "profiles.capability_mismatch": "Storages and processors can do what the profiles declare.",
     "profiles.load": "The requested profiles are registered.",
     "security.secrets": "Signing secrets are set and long enough.",

@@ -23,7 +23,7 @@
     ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured
 
-Codes are stable API, messages are not. A stranger may read a message: it names profiles, limits and options, but never
+Codes are stable API, messages are not. Any client may read a message: it names profiles, limits and options, but never
 credentials, signed URLs, file contents or absolute paths.
 """
 

@@ -66,7 +66,7 @@ class RunState(StrEnum):
 
 
 class OutboxState(StrEnum):
-    """State of an outbox row: to be sent, sent, or rejected by the server for good."""
+    """State of an outbox row: to be sent, sent, or permanently rejected by the server."""
 
     PENDING = "pending"
     DISPATCHED = "dispatched"

@@ -397,7 +397,7 @@ def detect_drift(session: Session, asset: MediaAsset, profile: type[Profile]) ->
 
 
 def fail_group(session: Session, asset_id: str, group: str, failure: Failure) -> int:
-    """Fail the open rows of a group whose build failed for good; returns how many."""
+    """Fail the open rows of a group whose build failed permanently; returns how many."""
     asset = lock_asset(session, asset_id)
     if asset is None:
         return 0

@@ -1,4 +1,4 @@
-"""Command lines for what is made of a sound track, and the measurement of loudness between two of them."""
+"""Command lines for outputs of an audio track, and the measurement of loudness between two of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOUDNESS: Final = {"I": "-16", "TP": "-1.5", "LRA": "11"}
 #: Hertz from which on both encoders have a rate of their own; ``loudnorm`` hands on 192000.
 _MAX_SAMPLE_RATE = 48_000
 _ENCODERS: Final = {"aac": "aac", "mp3": "libmp3lame"}
-# What the first pass says, and the option by which the second hears it.
+# The names in the output of the first pass, and the options that pass them to the second.
 _MEASUREMENTS: Final = {
     "input_i": "measured_I",
     "input_tp": "measured_TP",
@@ -36,10 +36,10 @@ def encode_command(
     *,
     measured: dict[str, str] | None = None,
 ) -> list[str]:
-    """Return the command that makes an M4A or MP3 of the first sound track; no picture, no metadata.
+    """Return the command that makes an M4A or MP3 of the first audio track, without images and metadata.
 
     Args:
-        media: the probed source; its sound track is there.
+        media: the probed source; it has an audio track.
         spec: the recipe.
         source: file to read.
         dest: file to write.
@@ -70,7 +70,7 @@ def measure_command(media: Media, source: Path, limits: AvLimits) -> list[str]:
     """Return the command whose stderr :func:`read_loudness` reads; it writes no file."""
     sound = opened(source, limits)[str(sound_of(media).index)].filter("loudnorm", **LOUDNESS, print_format="json")
     arguments = written([sound], None, limits)
-    arguments[arguments.index("-v") + 1] = "info"  # the level at which the filter speaks
+    arguments[arguments.index("-v") + 1] = "info"  # the level at which the filter logs
     return arguments
 
 
@@ -90,12 +90,12 @@ def read_loudness(words: bytes) -> dict[str, str]:
     except (ValueError, KeyError, TypeError):
         raise FfmpegFailed("the loudness could not be measured") from None
     if not all(math.isfinite(value) for value in found.values()):
-        raise FfmpegFailed("the sound is too quiet for its loudness to be measured")
+        raise FfmpegFailed("the audio track is too quiet to measure its loudness")
     return {option: f"{value:.2f}" for option, value in found.items()}
 
 
 def sound_of(media: Media) -> AudioTrack:
-    """Return the sound track that is there."""
+    """Return the audio track; the media must have one."""
     if media.audio is None:
-        raise ValueError("the media has no sound")  # refused before any command is made
+        raise ValueError("the media has no audio track")  # refused before any command is made
     return media.audio

@@ -1,4 +1,4 @@
-"""What an audio or video file is, told by a confined ffprobe."""
+"""The facts of an audio or video file, read by a confined ffprobe."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _CONTROL = dict.fromkeys(set(range(0x20)) - {0x09})
 
 @dataclass(frozen=True, slots=True)
 class VideoTrack:
-    """The picture of a file.
+    """The video track of a file.
 
     Attributes:
         index: number of the stream in the file, from 0.
@@ -50,8 +50,8 @@ class VideoTrack:
         square_width: pixels after the sample aspect ratio and before the rotation.
         square_height: likewise.
         has_square_samples: whether the stored pixels need no stretching.
-        tagged_rotation: degrees clockwise (0, 90, 180, 270) that only a tag asks for: ffmpeg does not apply it.
-        duration_ms: where the stream says it.
+        tagged_rotation: degrees clockwise (0, 90, 180, 270) that only a tag contains: ffmpeg does not apply it.
+        duration_ms: of the stream, ``None`` when unknown.
     """
 
     index: int
@@ -67,7 +67,7 @@ class VideoTrack:
 
 @dataclass(frozen=True, slots=True)
 class AudioTrack:
-    """The first sound track of a file; ``sample_rate`` in hertz, 0 when unknown."""
+    """The first audio track of a file; ``sample_rate`` in hertz, 0 when unknown."""
 
     index: int
     codec: str | None
@@ -83,10 +83,10 @@ class Media:
     Attributes:
         formats: names of the container, as ffprobe lists them.
         duration_ms: of the whole file, ``None`` when unknown.
-        stream_count: all streams, cover pictures included.
-        video: the first stream with a moving picture.
-        audio: the first with sound.
-        metadata: what is stored of it.
+        stream_count: all streams, including cover images.
+        video: the first video stream that is not a cover image.
+        audio: the first audio stream.
+        metadata: the facts that are stored.
     """
 
     formats: frozenset[str]
@@ -98,7 +98,7 @@ class Media:
 
     @property
     def kind(self) -> MediaKind:
-        """Video as soon as there is a picture that is no cover."""
+        """Video, if there is a video stream that is not a cover image."""
         return MediaKind.AUDIO if self.video is None else MediaKind.VIDEO
 
     @property
@@ -108,10 +108,10 @@ class Media:
 
 
 class AvProbe:
-    """The bundled :class:`rindle.protocols.Probe` for sound and video.
+    """The bundled :class:`rindle.protocols.Probe` for audio and video.
 
     Args:
-        ffmpeg: programs; whether they can be used is asked with every probe.
+        ffmpeg: programs; every probe checks whether they can be used.
         limits: what ffprobe may take.
         scratch: where run directories are made; the system's temporary directory by default.
     """
@@ -122,18 +122,18 @@ class AvProbe:
         self._scratch = scratch
 
     def accepts(self, mime: str) -> bool:
-        """Whether files of the sniffed type ``mime`` are read: all sound and video."""
+        """Whether files of the sniffed type ``mime`` are read: all audio and video."""
         return mime.startswith(("video/", "audio/"))
 
     async def probe(self, path: Path) -> ProbeResult:
         """Return the facts of the file at ``path``.
 
-        Width and height are those of the picture as it is shown. The metadata holds ``format``, ``tags`` and
-        ``streams`` (``index``, ``type``, ``codec``, ``tags``), texts as the file has them but for control characters:
-        escape them where they are shown.
+        Width and height are those of the displayed image. The metadata holds ``format``, ``tags`` and
+        ``streams`` (``index``, ``type``, ``codec``, ``tags``), strings of the file without control characters:
+        escape them before you show them.
 
         Raises:
-            ContentRejected: ``decode_failed``: no sound and no video that ffprobe can find.
+            ContentRejected: ``decode_failed``: ffprobe finds no audio and no video.
             ProbeFailed: the file cannot be read, or ffprobe answers nonsense; retryable.
             FfmpegNotFound, FfmpegFailed (killed by a signal), ProcessTimeout: nothing is said about the content;
                 retryable.
@@ -164,11 +164,11 @@ def linked(path: Path, directory: Path) -> Path:
     return link
 
 
-async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: Path, *, picture: bool = False) -> Media:
+async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: Path, *, image: bool = False) -> Media:
     """Describe the file at ``path``; raises what :meth:`AvProbe.probe` raises.
 
-    With ``picture`` it is a JPEG of our own making: opened as nothing else, decoded as a whole, and
-    refused when the decoder has anything to complain about.
+    With ``image`` it is a JPEG that Rindle has made: it is opened only as a JPEG, decoded as a whole, and
+    refused when the decoder reports any error.
     """
     try:
         with path.open("rb") as file:
@@ -177,13 +177,13 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
     except OSError as error:
         raise ProbeFailed("the file cannot be read", detail={"errno": error.errno}, retryable=True) from error
     described = _Description()
-    restricted = confinement() | ({"format_whitelist": "jpeg_pipe,image2"} if picture else {})
+    restricted = confinement() | ({"format_whitelist": "jpeg_pipe,image2"} if image else {})
     options = [part for name, value in restricted.items() for part in (f"-{name}", value)]
-    wanted = ["-show_format", "-show_streams", *(["-count_frames"] if picture else [])]
+    wanted = ["-show_format", "-show_streams", *(["-count_frames"] if image else [])]
     arguments = ["-v", "error", "-print_format", "json", *wanted, *options, "-i", as_input(path)]
     validate_argv(arguments)
     ended = await run_ffprobe(tools.require(), arguments, limits.probing(), directory, described.feed)
-    if ended.status != 0 or (picture and ended.last_words.strip()):
+    if ended.status != 0 or (image and ended.last_words.strip()):
         raise ContentRejected("the file cannot be read as what it should be")
     return _media(described.parsed())
 
@@ -212,16 +212,16 @@ class _Description:
 def _media(answer: Mapping[str, Any]) -> Media:
     container: Mapping[str, Any] = answer.get("format") or {}
     streams: list[Mapping[str, Any]] = answer.get("streams") or []
-    pictures = [
+    videos = [
         stream
         for stream in streams
         if stream.get("codec_type") == "video" and not (stream.get("disposition") or {}).get("attached_pic")
     ]
-    sounds = [stream for stream in streams if stream.get("codec_type") == "audio"]
-    if not (pictures or sounds):
-        raise ContentRejected("the file holds neither sound nor video")
-    video = _video(pictures[0]) if pictures else None
-    audio = _audio(sounds[0]) if sounds else None
+    audios = [stream for stream in streams if stream.get("codec_type") == "audio"]
+    if not (videos or audios):
+        raise ContentRejected("the file holds neither audio nor video")
+    video = _video(videos[0]) if videos else None
+    audio = _audio(audios[0]) if audios else None
     longest = [found for stream in streams if (found := _stream_ms(stream)) is not None]
     duration_ms = _milliseconds(container.get("duration"))
     if duration_ms is None and longest:
@@ -240,7 +240,7 @@ def _video(stream: Mapping[str, Any]) -> VideoTrack:
     width, height = _whole(stream.get("width")), _whole(stream.get("height"))
     if width <= 0 or height <= 0:
         # It would slip under every limit of pixels.
-        raise ContentRejected("the video does not say how large its picture is")
+        raise ContentRejected("the video does not contain its width and height")
     ratio = _ratio(stream.get("sample_aspect_ratio"))
     square_width = max(1, round(width * ratio))
     matrix = next(

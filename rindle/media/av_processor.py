@@ -1,4 +1,4 @@
-"""The bundled processor for sound and video: probes the source, runs ffmpeg, checks the output, puts it into place."""
+"""The bundled processor for audio and video: probes the source, runs ffmpeg, checks the output, moves it into place."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class AvOutput:
         path: the file.
         byte_size: its length.
         content_type: MIME type.
-        width: pixels as shown; ``None`` for sound and waveforms.
+        width: displayed pixels; ``None`` for audio and waveforms.
         height: likewise.
-        duration_ms: ``None`` for pictures and waveforms.
+        duration_ms: ``None`` for images and waveforms.
     """
 
     path: Path
@@ -75,10 +75,10 @@ class AvOutput:
 
 
 class AvProcessor:
-    """The bundled :class:`rindle.protocols.Processor` for video, audio, waveforms and pictures taken from a video.
+    """The bundled :class:`rindle.protocols.Processor` for video, audio, waveforms and images taken from a video.
 
     Args:
-        ffmpeg: programs; whether they can be used is asked with every build.
+        ffmpeg: programs; every build checks whether they can be used.
         limits: what a run may take.
     """
 
@@ -130,7 +130,7 @@ class AvProcessor:
             OutputTooLarge, OutputKindMismatch, OutputTrackMissing: what came out is not the variant; final.
             OutputMissing, OutputDurationMismatch, FfmpegFailed, ProcessTimeout, FfmpegNotFound,
                 InsufficientDiskHeadroom: retryable.
-            ProcessorCapabilityMissing: this ffmpeg has no encoder for it, or the recipe is not for sound or video.
+            ProcessorCapabilityMissing: this ffmpeg has no encoder for it, or the recipe is not for audio or video.
         """
         if isinstance(spec, ImageVariant) or not spec.required_capabilities <= self.capabilities:
             raise ProcessorCapabilityMissing(
@@ -187,7 +187,7 @@ class _Build:
     report: Callable[[int], None]
 
     async def video(self, spec: VideoVariant) -> AvOutput:
-        track = self._picture()
+        track = self._video_track()
         sound = self.media.audio
         span = await self._span([track] if sound is None else [track, sound])
         made = self._output(spec)
@@ -224,7 +224,7 @@ class _Build:
         return AvOutput(made, _size_of(made), spec.content_type, None, None, None)
 
     async def frame(self, spec: FrameVariant) -> AvOutput:
-        track = self._picture()
+        track = self._video_track()
         span = await self._span([track])
         made = self._output(spec)
         if spec.preset == "video_thumbnail_strip":
@@ -235,7 +235,7 @@ class _Build:
         return await self._checked_picture(spec, made)
 
     async def _first_that_writes(self, commands: list[list[str]], made: Path, span: _Span) -> None:
-        """Run one command after the other until one leaves a picture; only the last one's failure counts."""
+        """Run one command after the other until one writes an image; only the last one's failure counts."""
         for number, command in enumerate(commands, start=1):
             _remove(made)
             first, last = (number - 1) * 99 // len(commands), number * 99 // len(commands)
@@ -248,20 +248,20 @@ class _Build:
                     raise
             if _size_of(made):
                 return
-        raise OutputMissing("no picture could be taken from the video")
+        raise OutputMissing("no image could be taken from the video")
 
     # --- what the source is --------------------------------------------------------------------------------------
 
-    def _picture(self) -> VideoTrack:
+    def _video_track(self) -> VideoTrack:
         track = self.media.video
         if track is None:
-            raise OutputTrackMissing("the original has no picture to make the variant from")
+            raise OutputTrackMissing("the original has no video track to make the variant from")
         return _decodable(track)
 
     def _sound(self) -> AudioTrack:
         track = self.media.audio
         if track is None:
-            raise MissingAudioTrack("the original has no sound to make the variant from")
+            raise MissingAudioTrack("the original has no audio track to make the variant from")
         return _decodable(track)
 
     async def _span(self, tracks: Sequence[VideoTrack | AudioTrack]) -> _Span:
@@ -291,7 +291,7 @@ class _Build:
         return span
 
     async def _measured(self, tracks: Sequence[VideoTrack | AudioTrack]) -> int | None:
-        """Read the tracks to their end: sound is decoded, which is quick; pictures are only counted through."""
+        """Read the tracks to their end: audio is decoded, which is quick; video frames are only counted."""
         whole = opened(self.source, self.limits, t=self.limits.max_duration_seconds + 1)
         nodes = [whole[str(track.index)] for track in tracks]
         progress = Progress(None, self.report)
@@ -317,7 +317,7 @@ class _Build:
                 detail={"expected": spec.output_kind.value, "found": found.kind.value},
             )
         if self.media.audio is not None and found.audio is None:
-            raise OutputTrackMissing("the output has no sound, the original has", detail={"track": "audio"})
+            raise OutputTrackMissing("the output has no audio track, the original has one", detail={"track": "audio"})
         if span.certain and span.milliseconds is not None:
             allowed = max(TOLERANCE_MS, span.milliseconds * TOLERANCE_SHARE)
             if found.duration_ms is None or abs(found.duration_ms - span.milliseconds) > allowed:
@@ -337,9 +337,9 @@ class _Build:
 
     async def _checked_picture(self, spec: FrameVariant, made: Path) -> AvOutput:
         size = self._size(made)
-        found = await self._reopened(made, picture=True)
+        found = await self._reopened(made, image=True)
         if found.video is None:
-            raise OutputKindMismatch("the output is no picture", detail={"expected": "image", "found": "audio"})
+            raise OutputKindMismatch("the output is not an image", detail={"expected": "image", "found": "audio"})
         return AvOutput(made, size, spec.content_type, found.video.width, found.video.height, None)
 
     def _size(self, made: Path) -> int:
@@ -355,12 +355,12 @@ class _Build:
             "the variant is larger than it may be", detail={"limit_bytes": self.limits.max_output_bytes}
         )
 
-    async def _reopened(self, made: Path, *, picture: bool = False) -> Media:
+    async def _reopened(self, made: Path, *, image: bool = False) -> Media:
         try:
-            return await inspect(self.tools, made, self.limits, self.directory, picture=picture)
+            return await inspect(self.tools, made, self.limits, self.directory, image=image)
         except (ContentRejected, ProbeFailed) as error:
-            # Not a verdict about the original: its variant is broken.
-            raise OutputMissing("ffmpeg ended well and left an output that cannot be read") from error
+            # This does not reject the original: its variant is broken.
+            raise OutputMissing("ffmpeg succeeded, but its output cannot be read") from error
 
 
 def _size_of(path: Path) -> int:
@@ -398,7 +398,7 @@ def _scratch_directory(parent: Path) -> Iterator[Path]:
 def check_runtime(spec: VariantSpec, environ: Mapping[str, str] | None = None) -> None:
     """Refuse to transcode video where the platform may freeze or end the process at any time.
 
-    Pictures, sound and waveforms are quick enough to be allowed.
+    Images, audio and waveforms are quick enough to be allowed.
 
     Args:
         spec: the recipe that is to be built.

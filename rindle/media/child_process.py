@@ -177,7 +177,7 @@ class _Child:
             os.killpg(self._process.pid, number)
 
     def _reap(self) -> None:
-        """Wait in a thread of the child's own, which works with every event loop and tells the CPU time."""
+        """Wait in a separate thread, which works with every event loop and returns the CPU time."""
         pid = self._process.pid
         if sys.platform == "linux":
             # As long as the leader is not reaped nobody else can get its group's number.

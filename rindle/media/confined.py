@@ -31,7 +31,7 @@ def main(parent: int, cpu_seconds: int, memory_bytes: int, file_bytes: int, nice
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
-            return  # the worker died before the kernel was asked to watch it
+            return  # the worker ended before the kernel watched it
     _lower(resource.RLIMIT_CORE, 0, 0)
     _lower(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + CPU_GRACE_SECONDS)
     _lower(resource.RLIMIT_FSIZE, file_bytes, file_bytes)
@@ -45,7 +45,7 @@ def main(parent: int, cpu_seconds: int, memory_bytes: int, file_bytes: int, nice
 
 
 def _lower(limit: int, soft: int, hard: int) -> None:
-    """Set both limits for good, never above what the machine's owner has set; macOS has no RLIMIT_AS to lower."""
+    """Set both limits permanently, never above the limits of the machine; macOS has no RLIMIT_AS to lower."""
     _, ceiling = resource.getrlimit(limit)
     if ceiling != resource.RLIM_INFINITY:
         soft, hard = min(soft, ceiling), min(hard, ceiling)

@@ -1,7 +1,7 @@
-"""A picture's pixels in a file, left by the probe for the render that follows: half of the decoding is saved.
+"""An image's pixels in a file, written by the probe for the render that follows: half of the decoding is saved.
 
-Runs in render children only. The file is a cache and nothing more: whatever is wrong with it, the picture is decoded
-again. It holds the whole picture, scaled for the largest variant, upright, in 8 bit sRGB, and without metadata.
+It runs in render children only. The file is only a cache: if anything is wrong with it, the image is decoded again. It
+holds the whole image, scaled for the largest variant, upright, in 8 bit sRGB, and without metadata.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write(image: pyvips.Image, path: Path) -> None:
 
 
 def read(path: Path) -> pyvips.Image | None:
-    """Return the picture at ``path``; ``None`` when there is none or it is damaged."""
+    """Return the image at ``path``; ``None`` if the file is missing or damaged."""
     try:
         content = path.read_bytes()
         magic, width, height, bands, xres, yres, checksum = _HEADER.unpack_from(content)

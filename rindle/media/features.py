@@ -77,7 +77,7 @@ def _filters(ffmpeg: Path) -> set[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the features that are asked for; ``error`` names the class of what stopped it."""
+    """Print the requested features; ``error`` names the class of the exception."""
     kind, *programs = arguments
     try:
         found = image_features() if kind == "images" else av_features(*(Path(one) if one else None for one in programs))

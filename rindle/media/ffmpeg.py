@@ -53,7 +53,7 @@ GLOBAL_OPTIONS: Final = ("-hide_banner", "-nostdin", "-v", "error", "-y", "-nost
 _INDEX_BYTES = 64 << 20
 #: Threads that ffmpeg is left to choose by itself: more would not fit into the address space.
 _MAX_FREE_THREADS = 16
-#: ffmpeg's exit status after it was told by a signal to stop (``ffmpeg.c``, ``exit_program``).
+#: ffmpeg's exit status after a signal stopped it (``ffmpeg.c``, ``exit_program``).
 _STOPPED_BY_SIGNAL = 255
 _NEEDED_ENCODERS: Final = {
     "video_transcode": {"libx264", "aac"},
@@ -83,7 +83,7 @@ class FfmpegTools:
     Attributes:
         ffmpeg: absolute path.
         ffprobe: absolute path.
-        version: what ffmpeg says, such as ``5.1.9``; ``n7.1`` is told as ``7.1``. Empty when it cannot be used.
+        version: of ffmpeg, such as ``5.1.9``; ``n7.1`` becomes ``7.1``. Empty when it cannot be used.
         ffprobe_version: likewise.
         encoders: names of what ffmpeg can write.
         problem: why they cannot be used, or ``None``.
@@ -98,7 +98,7 @@ class FfmpegTools:
 
     @classmethod
     def of(cls, settings: Settings) -> FfmpegTools:
-        """Return the programs that the settings name, else those on ``PATH``. Asks them once per process."""
+        """Return the programs that the settings name, else those on ``PATH``. It runs them once per process."""
         return cls.find(settings.ffmpeg_path, settings.ffprobe_path)
 
     @classmethod
@@ -325,7 +325,7 @@ def _validate_input(name: str, options: dict[str, str]) -> None:
 
 
 class Progress:
-    """Reads ``-progress pipe:1`` and tells how far a run has come.
+    """Reads ``-progress pipe:1`` and computes the progress of a run.
 
     Args:
         duration_ms: of the output that is made; ``None`` where nobody knows, then only the end position is kept.
@@ -427,7 +427,7 @@ async def _run(
 def _failure(ended: Ended, limits: ChildLimits, directory: Path) -> RindleError:
     """Say what a run that did not end well means."""
     signalled = ended.status < 0 or ended.status == _STOPPED_BY_SIGNAL
-    # ffmpeg catches SIGXCPU and ends like after any other signal; what it has used tells the two apart.
+    # ffmpeg catches SIGXCPU and ends like after any other signal; the CPU time distinguishes the two.
     if ended.timed_out or ended.status == -signal.SIGXCPU or (signalled and ended.cpu_seconds >= limits.cpu_seconds):
         return ProcessTimeout(
             "the build took longer than its limit and was ended",
@@ -448,7 +448,7 @@ def _failure(ended: Ended, limits: ChildLimits, directory: Path) -> RindleError:
     if "no decoder found" in words or re.search(r"Decoder \([^)]*\) not found", words):
         return UnsupportedCodec("ffmpeg has no decoder for a track of the original")
     if "Unknown encoder" in words or "Unrecognized option 'fps_mode'" in words:
-        return ProcessorCapabilityMissing("this ffmpeg cannot write what the recipe asks for")
+        return ProcessorCapabilityMissing("this ffmpeg cannot write the output of the recipe")
     return FfmpegFailed(
         "ffmpeg could not make the variant", detail={"status": ended.status, "reason": _redacted(words)}
     )

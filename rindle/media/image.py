@@ -1,7 +1,7 @@
 """The image engine: one decode, an ordered list of small steps, several outputs.
 
 This module runs in the child processes of :mod:`rindle.media.render_pool` only and is never imported by the worker
-itself: importing it loads libvips. A picture walks through these steps::
+itself: importing it loads libvips. An image goes through these steps::
 
     open by sniffed type -> read the header -> check pixels -> decode (shrink on load)
     -> upright, sRGB, scaled -> 8 bit -> crop or pad by gravity -> flatten
@@ -72,15 +72,15 @@ _LOADERS = {
 _LOADER_CLASSES = ("Jpeg", "Png", "Webp", "Nsgif", "Heif", "Tiff")
 _SAVERS = {"jpeg": "jpegsave", "png": "pngsave", "webp": "webpsave", "avif": "heifsave"}
 
-#: Longer side of the picture that a probe decodes to, in pixels.
+#: Longer side of the image to which a probe decodes, in pixels.
 PROBE_SIDE = 64
 #: Longest placeholder data URI, in characters.
 MAX_PLACEHOLDER_CHARS = 700
 #: Longer side in pixels and WebP quality of the placeholder: the first that fits is taken.
 _PLACEHOLDER_TRIES = ((32, 45), (32, 20), (24, 20), (16, 20), (8, 10))
-#: Largest scaled picture, in pixels, that a probe keeps for the render after it: 12 MB without alpha.
+#: Largest scaled image, in pixels, that a probe keeps for the render after it: 12 MB without alpha.
 MAX_KEPT_PIXELS = 4_000_000
-#: A decoded picture up to this many bytes is held in memory for all outputs; a larger one is streamed to each.
+#: A decoded image of at most this many bytes is held in memory for all outputs; a larger one is streamed to each.
 MEMORY_DECODE_BYTES = 512 << 20
 _BYTES_PER_BAND = {"uchar": 1, "char": 1, "ushort": 2, "short": 2, "uint": 4, "int": 4, "float": 4}
 #: Quality where the recipe names none (the original's 80; AVIF's scale is another one).
@@ -144,12 +144,12 @@ def probe_image(
     recipes: Sequence[ImageVariant] = (),
     keep: Path | None = None,
 ) -> ProbeResult:
-    """Read the facts of the picture at ``path``, header first, then decode all of it once into 64 pixels.
+    """Read the facts of the image at ``path`` from its header, then decode all of it once into 64 pixels.
 
     ``mime`` is the sniffed type; ``None`` sniffs here. Width and height are pixels after orientation. The metadata
     holds ``format``, ``has_alpha``, ``orientation`` (the EXIF number found, 1 to 8), ``has_icc_profile`` and, for
-    animations, ``pages`` and ``page_height``; never anything the camera wrote. With ``keep`` the picture is decoded
-    for the largest of ``recipes``, and left in that file, scaled, for :func:`render_images`.
+    animations, ``pages`` and ``page_height``; never metadata of the camera. With ``keep`` the image is decoded
+    for the largest of ``recipes``, scaled, and written into that file for :func:`render_images`.
 
     Raises:
         ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height)
@@ -157,7 +157,7 @@ def probe_image(
         ProbeFailed: the file cannot be read or memory ran out; says nothing about the content, so retryable.
     """
     require_safe_libvips()
-    with _judging(path):  # opens the file first: what cannot be read must not look like a file without a type
+    with _rejecting_damage(path):  # opens the file first: what cannot be read must not look like a file without a type
         mime = mime or sniff(path)
         picture = Picture(path, mime)
         picture.check_pixels(max_pixels, frames=picture.pages)
@@ -186,18 +186,18 @@ def probe_image(
 def render_images(
     source: Path, mime: str, orders: list[RenderOrder], max_pixels: int, kept: Path | None = None
 ) -> list[RenderResult]:
-    """Build every order from the picture at ``source``; an order that cannot be built fails alone.
+    """Build every order from the image at ``source``; an order that cannot be built fails alone.
 
-    The file is decoded once, for the largest output. A smaller one is made from the smallest whole output picture that
-    is at least twice as large and shows the same frames and colours, else from the decoded pixels. Where the probe has
-    ``kept`` exactly the largest whole picture, it is read instead of decoded; the outputs are the same bytes.
+    The file is decoded once, for the largest output. A smaller one is made from the smallest whole output image that
+    is at least twice as large and shows the same frames and colours, else from the decoded pixels. If the probe has
+    ``kept`` exactly the largest whole image, it is read instead of decoded; the outputs are the same bytes.
 
     Returns:
         one result per order, in the order given; ``error`` is set where nothing was written to ``dest``.
     """
     require_safe_libvips()
     try:
-        with _judging(source):
+        with _rejecting_damage(source):
             picture = Picture(source, mime)
             picture.check_pixels(max_pixels)
     except ProbeFailed as error:
@@ -240,7 +240,7 @@ class _Pixels:
 
 
 class Picture:
-    """A source whose header has been read; its pixels are decoded when asked for.
+    """A source whose header has been read; its pixels are decoded on first use.
 
     Attributes:
         width: pixels after orientation, of one frame.
@@ -278,7 +278,7 @@ class Picture:
         self.has_rgb_profile = self.has_icc_profile and header.interpretation in _RGB
 
     def check_pixels(self, max_pixels: int, *, frames: int = 1) -> None:
-        """Refuse a picture that would be too large to decode.
+        """Refuse an image that would be too large to decode.
 
         Raises:
             ContentRejected: ``max_pixels_exceeded``.
@@ -286,13 +286,13 @@ class Picture:
         found = self.width * self.height * min(frames, MAX_FRAMES)
         if found > max_pixels:
             raise ContentRejected(
-                f"the picture has {found} pixels, more than the {max_pixels} allowed",
+                f"the image has {found} pixels, more than the {max_pixels} allowed",
                 code="max_pixels_exceeded",
                 detail={"limit": max_pixels, "found": found, "width": self.width, "height": self.height},
             )
 
     def scaled(self, frame: Frame, *, frames: int = 1, own_colours: bool = False) -> pyvips.Image:
-        """Return the whole picture in memory: upright, 8 bit RGB, of the frame's scaled size.
+        """Return the whole image in memory: upright, 8 bit RGB, of the frame's scaled size.
 
         The pixels are sRGB, or with ``own_colours`` those of the embedded RGB profile, which stays attached.
         """
@@ -304,14 +304,14 @@ class Picture:
         return _scaled(image, frame, convert=convert, no_rotate=self.pages > 1)
 
     def use_cached(self, path: Path, frame: Frame) -> None:
-        """Take the whole picture of ``frame`` from a file that a probe has left, if it is there and of that size."""
+        """Read the whole image of ``frame`` from the file of a probe, if the file exists and has that size."""
         image = decode_cache.read(path)
         if image is not None and (image.width, image.height) == (frame.scaled_width, frame.scaled_height):
             self._kept = (frame, image)
 
     def _decoded(self, shrink: int, frames: int) -> pyvips.Image:
         """Decode, once for all outputs that want no more pixels than the first one did."""
-        if self._kept is not None:  # as if the kept picture had been decoded here, and this one from the same pixels
+        if self._kept is not None:  # as if the kept image had been decoded here, and this one from the same pixels
             shrink = min(shrink, decoder_shrink(self.width, self.height, self._kept[0]))
         if self._pixels is not None and self._pixels.frames == frames and self._pixels.shrink <= shrink:
             return self._pixels.image
@@ -368,13 +368,13 @@ def _require_whole_boxes(path: Path) -> None:
 
 
 def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
-    """Decode a HEIC picture into a libvips image with its colour profile; libheif has already turned it upright."""
+    """Decode a HEIC file into a libvips image with its colour profile; libheif has already turned it upright."""
     width, height = heic.size
     bands = 4 if heic.has_alpha else 3
     try:
         pixels = heic.data
     except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
-        raise ContentRejected("the HEIC picture cannot be decoded: it is damaged or cut off") from error
+        raise ContentRejected("the HEIC image cannot be decoded: it is damaged or truncated") from error
     # Rows may be padded: read them as bytes, cut the padding off, then group the bytes into bands.
     rows = pyvips.Image.new_from_memory(pixels, heic.stride, height, 1, "uchar")
     image = rows.crop(0, 0, width * bands, height).bandfold(factor=bands).copy(interpretation="srgb")
@@ -417,14 +417,14 @@ def _render(picture: Picture, order: RenderOrder, wholes: list[_Whole], max_pixe
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """A whole picture in memory from which a smaller output may be made, when it shows the same."""
+    """A whole image in memory from which a smaller output may be made, if it shows the same."""
 
     image: pyvips.Image
     shows: tuple[int, bool]
 
 
 def _whole(picture: Picture, recipe: ImageVariant, frame: Frame, frames: int, wholes: list[_Whole]) -> pyvips.Image:
-    """Return the whole picture at its scaled size, from a larger one at hand or from the file."""
+    """Return the whole image at its scaled size, from a larger one in memory or from the file."""
     own_colours = recipe.keep_icc and picture.has_rgb_profile
     shows = (frames, own_colours)
     fitting = [
@@ -445,10 +445,10 @@ def _whole(picture: Picture, recipe: ImageVariant, frame: Frame, frames: int, wh
 
 
 def _keep(picture: Picture, recipes: Sequence[ImageVariant], path: Path) -> bool:
-    """Leave the whole picture of the largest recipe in a file, where that spares a render its decoding.
+    """Write the whole image of the largest recipe into a file, if a render can then skip its decoding.
 
     Returns:
-        whether the picture has been decoded for it.
+        whether the image has been decoded for it.
     """
     if not _can_be_kept(picture, recipes):
         return False
@@ -460,7 +460,7 @@ def _keep(picture: Picture, recipes: Sequence[ImageVariant], path: Path) -> bool
 
 
 def _can_be_kept(picture: Picture, recipes: Sequence[ImageVariant]) -> bool:
-    """Whether the picture is all that outputs are made of: no frames, no colour profile, and pixels to save."""
+    """Whether outputs need only the pixels of the image: no frames, no colour profile, at least one recipe."""
     return bool(recipes) and picture.pages == 1 and not any(recipe.keep_icc for recipe in recipes)
 
 
@@ -477,7 +477,7 @@ def _scaled(image: pyvips.Image, frame: Frame, *, convert: bool, no_rotate: bool
 
 
 def _to_rgb8(image: pyvips.Image) -> pyvips.Image:
-    """Grey, CMYK, 16 bit and float pictures become 8 bit RGB with 3 bands, or 4 with alpha."""
+    """Convert grey, CMYK, 16 bit and float images to 8 bit RGB with 3 bands, or 4 with alpha."""
     if image.interpretation != "srgb":
         image = image.colourspace("srgb")
     if image.bands not in (3, 4):
@@ -486,7 +486,7 @@ def _to_rgb8(image: pyvips.Image) -> pyvips.Image:
 
 
 def _place(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
-    """Cut the picture to the box, or put it into the middle of a larger one."""
+    """Cut the image to the box, or put it into the middle of a larger one."""
     if recipe.mode == "pad":
         return _padded(image, recipe, frame)
     if (frame.width, frame.height) == (frame.scaled_width, frame.scaled_height):
@@ -520,7 +520,7 @@ def _padded(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.I
 
 
 def _flatten(image: pyvips.Image, recipe: ImageVariant, frame: Frame, *, always: bool = False) -> pyvips.Image:
-    """JPEG has no alpha: put the picture on the background colour."""
+    """Put the image on the background colour, since JPEG has no alpha."""
     if image.hasalpha() and (always or recipe.format == "jpeg"):
         return image.flatten(background=_rgb(recipe.background))
     return image
@@ -564,7 +564,7 @@ def _save_options(recipe: ImageVariant) -> dict[str, Any]:
 
 
 def _keep_options(*, icc: bool) -> dict[str, Any]:
-    """Tell the saver what may stay, in the words of this libvips (``keep`` since 8.15, ``strip`` before)."""
+    """Return the saver's options for what may stay (``keep`` since libvips 8.15, ``strip`` before)."""
     if pyvips.at_least_libvips(8, 15):
         return {"keep": "icc" if icc else "none"}
     return {"strip": not icc}  # with icc the fields were removed one by one, only the profile is left
@@ -599,7 +599,7 @@ def _frames(image: pyvips.Image) -> int:
 
 
 def _placeholder(thumbnail: pyvips.Image) -> str | None:
-    """Return a WebP data URI of at most 700 characters that a page can show before the picture has arrived."""
+    """Return a WebP data URI of at most 700 characters that a page can show before the image has arrived."""
     thumbnail = _bare(thumbnail)
     for side, quality in _PLACEHOLDER_TRIES:
         small = thumbnail.thumbnail_image(side, height=side, size="down", no_rotate=True)
@@ -647,8 +647,8 @@ def _untrusted_is_blocked() -> bool:
 
 
 @contextmanager
-def _judging(path: Path) -> Iterator[None]:
-    """Turn a decoder's complaint into a verdict, and anything about the machine into something to try again."""
+def _rejecting_damage(path: Path) -> Iterator[None]:
+    """Translate an error of the decoder into a rejection, and a problem of the machine into a retryable error."""
     try:
         with path.open("rb"):
             yield
@@ -671,11 +671,11 @@ def _judging(path: Path) -> Iterator[None]:
 
 
 def _out_of_memory() -> ProbeFailed:
-    return ProbeFailed("the picture did not fit into memory", detail={"memory": "exhausted"}, retryable=True)
+    return ProbeFailed("the image did not fit into memory", detail={"memory": "exhausted"}, retryable=True)
 
 
 def _reason(error: BaseException, *paths: Path) -> str:
-    """Return a library's complaint in one line, without any path: libvips adds what earlier pictures left unsaid."""
+    """Return a library's error in one line, without any path: libvips also adds messages about earlier images."""
     text = str(error.detail) if isinstance(error, pyvips.Error) and error.detail else str(error)
     for path in paths:
         text = text.replace(str(path), "file")

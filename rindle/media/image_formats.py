@@ -1,4 +1,4 @@
-"""Facts about image formats that the parent process may know: nothing here opens a picture or loads libvips."""
+"""Facts about image formats that the parent process may know: nothing here opens an image or loads libvips."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_FRAMES = 300
 class ImageFeatures:
     """What the image libraries of this machine can really do, tried out in a child process.
 
-    ``readable`` holds media types; ``writable`` holds output formats whose encoder produced a picture.
+    ``readable`` holds media types; ``writable`` holds output formats whose encoder produced an image.
     """
 
     libvips: str

@@ -1,4 +1,4 @@
-"""Which size a picture gets: pure arithmetic on pixels after orientation, no picture is touched here."""
+"""Which size an image gets: pure arithmetic on pixels after orientation; no image is opened here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rindle.recipes import ImageVariant
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How an output is made from the whole picture.
+    """How an output is made from the whole image.
 
-    ``scaled_*`` is the size the **whole** picture is brought to; ``width`` and ``height`` are those of the output,
+    ``scaled_*`` is the size to which the **whole** image is scaled; ``width`` and ``height`` are those of the output,
     smaller where something is cut off and larger where bars are added.
     """
 
@@ -22,7 +22,7 @@ class Frame:
 
 
 def frame_of(recipe: ImageVariant, width: int, height: int) -> Frame:
-    """Return the sizes of ``recipe`` for a picture of ``width`` x ``height`` pixels.
+    """Return the sizes of ``recipe`` for an image of ``width`` x ``height`` pixels.
 
     ``fit`` stays inside the box and keeps the aspect ratio, a single dimension decides alone, and it enlarges only
     with ``upscale``; ``fill`` and ``crop`` cover the box exactly, enlarging when needed; ``fill`` with one dimension

@@ -66,7 +66,7 @@ def call(
         engine: module with the functions ``probe_image``, ``render_images``, ``features``, ``require_safe_libvips``.
         function: the one to call.
         wall_seconds: the parent's limit; the child's own alarm is a little later.
-        busy: directory that stays locked (flock) while the task runs, so that the parent can tell when nothing writes
+        busy: directory that stays locked (flock) while the task runs, so that the parent can detect when nothing writes
             into it any more.
         arguments: picklable arguments; the first, if there is any, is the file that will be read.
         options: picklable keyword arguments.
@@ -81,7 +81,7 @@ def call(
     except RindleError:
         raise
     except Exception as error:
-        # Not the message: a library's complaint may hold paths and what a stranger wrote into the file.
+        # Not the message: an error of a library may contain paths and content of the file.
         where = traceback.extract_tb(error.__traceback__)[-1]
         log.error(
             "render task failed: %s in %s, line %s",

@@ -1,8 +1,8 @@
 """Image work in warm child processes, as the worker sees it.
 
-libvips cannot be stopped inside a thread, and a decoder that crashes would take the worker with it. So pictures are
-opened in children that are forked from a server with libvips already loaded, are killed when they take too long or are
-not wanted any more, and are replaced after ``max_tasks`` pictures. This module never imports libvips.
+libvips cannot be stopped inside a thread, and a decoder that crashes would end the worker too. Images are therefore
+opened in children that are forked from a server with libvips already loaded. A child is killed when it takes too long
+or its task is cancelled, and replaced after ``max_tasks`` images. This module never imports libvips.
 """
 
 from __future__ import annotations
@@ -146,9 +146,9 @@ class RenderPool:
         recipes: Sequence[ImageVariant] = (),
         keep: Path | None = None,
     ) -> ProbeResult:
-        """Return the facts of the picture at ``path``; ``mime`` is its sniffed type, ``None`` sniffs in the child.
+        """Return the facts of the image at ``path``; ``mime`` is its sniffed type, ``None`` sniffs in the child.
 
-        With ``keep`` the picture decoded for ``recipes`` is left in that file, for :meth:`render` to read. Without
+        With ``keep`` the image decoded for ``recipes`` is written into that file, for :meth:`render` to read. Without
         ``placeholder`` none is made.
 
         Raises:
@@ -177,7 +177,7 @@ class RenderPool:
 
         An order that cannot be built fails alone, in its ``error``. When the child dies or takes too long, the orders
         are tried again with a child for each, so that only the culprit fails (``render_failed``, ``process_timeout``).
-        When the call raises or is cancelled, no file of it is left. ``kept`` is what a probe was told to keep; it is
+        When the call raises or is cancelled, no file of it is left. ``kept`` is the file that a probe kept; it is
         read, not removed.
 
         Returns:
@@ -313,13 +313,13 @@ class RenderPool:
 
 
 class ImageProbe:
-    """The bundled :class:`rindle.protocols.Probe` for pictures.
+    """The bundled :class:`rindle.protocols.Probe` for images.
 
     Args:
-        pool: started pool in which pictures are opened.
+        pool: started pool in which images are opened.
         max_pixels: frames times width times height at most.
         placeholder: whether to make one.
-        recipes: what will be rendered of the picture.
+        recipes: the recipes that will be rendered from the image.
         keep: file in which pixels are left for that render; nothing is kept when left out.
     """
 
@@ -341,11 +341,11 @@ class ImageProbe:
         }
 
     def accepts(self, mime: str) -> bool:
-        """Whether pictures of the sniffed type ``mime`` are read."""
+        """Whether images of the sniffed type ``mime`` are read."""
         return mime in READABLE_TYPES
 
     async def probe(self, path: Path) -> ProbeResult:
-        """Sniff and read the picture at ``path``; raises what :meth:`RenderPool.probe` raises."""
+        """Sniff and read the image at ``path``; raises what :meth:`RenderPool.probe` raises."""
         return await self._pool.probe(path, **self._options)
 
 
@@ -392,7 +392,7 @@ async def _remove_idle(directory: Path) -> None:
 async def _idle(directory: Path) -> AsyncIterator[None]:
     """Wait until no child works in ``directory``, and keep any other from starting there within the block.
 
-    A child holds the directory's lock from before it opens a picture until it answers or dies.
+    A child holds the directory's lock from before it opens an image until it answers or ends.
     """
     try:
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

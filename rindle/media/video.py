@@ -1,4 +1,4 @@
-"""Command lines for what is made of a picture track: transcodes, posters, thumbnail strips."""
+"""Command lines for outputs of a video track: transcodes, posters, thumbnail strips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rindle.media.av_probe import Media, VideoTrack
 from rindle.media.ffmpeg import AvLimits, opened, written
 from rindle.recipes import VideoVariant
 
-#: Highest bit rate and the buffer it is measured over, in kbit, by preset: a noisy film must not fill the disk.
+#: Highest bit rate and the buffer it is measured over, in kbit, by preset: a noisy video must not fill the disk.
 _RATES: Final = {"web_720p": (2500, 5000), "web_480p": (1200, 2400)}
 #: How much of the input is searched for a poster, in seconds.
 POSTER_SCAN_SECONDS: Final = 60
@@ -26,10 +26,10 @@ _TURNS: Final = {90: ("clock",), 180: ("clock", "clock"), 270: ("cclock",)}
 
 
 def transcode_command(media: Media, spec: VideoVariant, source: Path, dest: Path, limits: AvLimits) -> list[str]:
-    """Return the command that makes an MP4 of the first picture and the first sound; silent video stays silent.
+    """Return the command that makes an MP4 of the first video and the first audio track; silent video stays silent.
 
-    Metadata goes: a phone's video says where it was made. Streams are named by the number that the probe chose, since a
-    cover picture may come first.
+    Metadata is removed: a phone's video contains its location. Streams are selected by the index that the probe chose,
+    since a cover image may come first.
 
     Source: FFmpeg "scale", "libx264", "mov, mp4" (``movflags``); x264's rate control (``maxrate`` with ``crf``).
     """
@@ -45,7 +45,7 @@ def transcode_command(media: Media, spec: VideoVariant, source: Path, dest: Path
         picture = picture.filter("scale", *box, **fit)
         picture = picture.filter("pad", *box, "(ow-iw)/2", "(oh-ih)/2", "black")
     else:
-        # The box is cut to the picture first: this filter alone would enlarge it.
+        # The box is reduced to the video's size first: this filter alone would enlarge it.
         picture = picture.filter("scale", min(box[0], track.width), min(box[1], track.height), **fit)
     nodes = [picture.filter("setsar", 1)]
     if media.audio is not None:
@@ -105,7 +105,7 @@ def strip_commands(
 ) -> Iterator[list[str]]:
     """Return the commands that may make a strip, quickest first; each but the last may leave no file.
 
-    The first jumps to the middle of each quarter, so that a film is not decoded as a whole for four small pictures. The
+    The first jumps to the middle of each quarter, so that a video is not decoded as a whole for four small images. The
     second reads everything, ``4 / duration`` frames per second: for containers that cannot be searched and for videos
     of fewer than four frames, whose last frame is then repeated.
     """
@@ -123,12 +123,12 @@ def strip_commands(
 
 def _picture(media: Media) -> VideoTrack:
     if media.video is None:
-        raise ValueError("the media has no picture")  # refused before any command is made
+        raise ValueError("the media has no video track")  # refused before any command is made
     return media.video
 
 
 def _upright(picture: Any, track: VideoTrack) -> Any:
-    """Give a picture square pixels, and the rotation that only a tag asks for; ffmpeg applies display matrices."""
+    """Apply square pixels, and a rotation that only a tag contains; ffmpeg applies display matrices itself."""
     for direction in _TURNS.get(track.tagged_rotation, ()):
         picture = picture.filter("transpose", direction)
     return picture if track.has_square_samples else picture.filter("scale", track.width, track.height)

@@ -1,4 +1,4 @@
-"""The outline of a sound: decoded to a scratch file, read back bucket by bucket, so that memory stays flat."""
+"""The waveform of an audio track: decoded to a scratch file, read back in buckets, so that memory use is constant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FORMAT = "f32le" if sys.byteorder == "little" else "f32be"
 
 
 def samples_command(media: Media, source: Path, dest: Path, limits: AvLimits) -> list[str]:
-    """Return the command that decodes the first sound track to raw samples: 115 MB for an hour."""
+    """Return the command that decodes the first audio track to raw samples: 115 MB for an hour."""
     sound = opened(source, limits)[str(sound_of(media).index)]
     return written([sound], dest, limits, vn=None, ac=1, ar=ANALYSIS_SAMPLE_RATE, f=_FORMAT, map_metadata=-1)
 
@@ -41,7 +41,7 @@ async def write_peaks(samples: Path, dest: Path, *, length: int, sample_rate: in
         samples: 32-bit floats.
         dest: file to write.
         length: buckets.
-        sample_rate: of the source, in hertz; told as it is.
+        sample_rate: of the source, in hertz; written unchanged.
 
     Raises:
         FfmpegFailed: there is not one sample.
@@ -63,7 +63,7 @@ def length_of(path: Path) -> int:
 def _peaks(samples: Path, length: int) -> Iterator[tuple[float, float]]:
     count = samples.stat().st_size // _SAMPLE_BYTES
     if count == 0:
-        raise FfmpegFailed("the sound track holds no samples")
+        raise FfmpegFailed("the audio track holds no samples")
     with samples.open("rb") as file:
         for bucket in range(length):
             start = bucket * count // length

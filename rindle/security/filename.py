@@ -1,4 +1,4 @@
-"""File names as strangers send them: made safe for storage and headers, never used as a path.
+"""File names from clients: made safe for storage and headers, never used as a path.
 
 Three readings of one name: :func:`sanitize_filename` is plain ASCII and stored, :func:`display_name` keeps the
 original's letters for the download header, :func:`clean_extension` is all that ever reaches a storage key.

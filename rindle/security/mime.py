@@ -1,6 +1,6 @@
-"""What a file really is, told by its first bytes; and which extensions go with which type.
+"""The real type of a file, detected from its first bytes; and which extensions belong to which type.
 
-Nothing here looks at what a client declares, and nothing asks the host's MIME database, which differs per machine.
+Nothing here uses what a client declares, and nothing reads the host's MIME database, which differs per machine.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _OGG = ("audio/ogg", "video/ogg", "application/ogg")
 _TEXT = ("text/plain", "text/*")
 
 # Types a file of this extension may really have, its own type first. An extension that is missing here never
-# mismatches. Names that servers execute are listed so that a picture cannot call itself one.
+# mismatches. Names that servers execute are listed so that an image cannot have such a name.
 _EXTENSION_MIMES: dict[str, tuple[str, ...]] = {
     ".jpg": ("image/jpeg",),
     ".jpeg": ("image/jpeg",),
@@ -200,7 +200,7 @@ _BRANDS: Mapping[bytes, str] = {
     b"jxl ": "image/jxl",
     b"crx ": "image/x-canon-cr3",
 }
-# Brands that say only "some picture of the HEIF family"; a compatible brand may say more.
+# Brands that mean only "some image of the HEIF family"; a compatible brand may be more specific.
 _HEIF_BRANDS: Mapping[bytes, str] = {
     b"mif1": "image/heif",
     b"mif2": "image/heif",
@@ -244,7 +244,7 @@ def sniff(source: Path | str | bytes) -> str:
     Raises:
         UploadRejected: ``unknown_mime``: the file is empty, missing, unreadable or of no known type.
         Misconfigured: libmagic is not installed on this machine.
-        OSError: the disk failed while reading; no verdict about the file.
+        OSError: the disk failed while reading; the file is neither accepted nor rejected.
 
     Source: WHATWG MIME Sniffing (image, audio, video signatures), ISO/IEC 14496-12 (``ftyp`` box), RFC 8794 (EBML),
     RFC 3533 and RFC 5334 (Ogg).
@@ -253,7 +253,7 @@ def sniff(source: Path | str | bytes) -> str:
     found = _signature(head) or _libmagic(head) if head else None
     if found is None:
         raise UploadRejected(
-            "the type of the file cannot be told from its content; upload it in a common media format",
+            "the type of the file cannot be detected from its content; upload it in a common media format",
             code="unknown_mime",
         )
     return found
@@ -297,7 +297,7 @@ def extension_matches(extension: str, mime: str) -> bool:
 
 
 def mime_of_extension(extension: str) -> str | None:
-    """Return the type that ``extension`` stands for, or ``None`` when we do not know it. A guess, never a judgement."""
+    """Return the type of ``extension``, or ``None`` when it is unknown. It is a guess, never a validation."""
     mimes = _EXTENSION_MIMES.get(normalize_extension(extension))
     return mimes[0] if mimes else None
 
@@ -374,7 +374,7 @@ def _iso_media(head: bytes) -> str | None:
 
 
 def _markup(head: bytes) -> str | None:
-    """Tell SVG, HTML, XML and playlists from other text, whatever comments, prologue or encoding come first."""
+    """Distinguish SVG, HTML, XML and playlists from other text, whatever comments, prologue or encoding come first."""
     encoding = next((name for bom, name in _BOMS if head.startswith(bom)), "utf-8")
     text = head.decode(encoding, errors="replace").lstrip("\ufeff")
     if text.startswith("#EXTM3U"):

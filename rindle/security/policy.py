@@ -57,7 +57,7 @@ def check_declared(policy: UploadPolicy, filename: str | None, size: int | None)
 
 
 def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy) -> str:
-    """Judge the file at ``path`` by its bytes and return its canonical MIME type.
+    """Validate the bytes of the file at ``path`` and return its canonical MIME type.
 
     Pixels, frames and duration are not looked at here; promotion measures them.
 
@@ -71,7 +71,7 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
             ``missing_extension`` (only where the profile lists extensions), ``extension_not_allowed``,
             ``extension_mime_mismatch`` and ``max_bytes_exceeded``.
         Misconfigured: libmagic is not installed.
-        OSError: the disk failed; no verdict about the file.
+        OSError: the disk failed; the file is neither accepted nor rejected.
     """
     size = _size_of(path)
     if size == 0:

@@ -1,4 +1,4 @@
-"""Keeping bearer credentials out of logs and texts.
+"""Keeping bearer credentials out of logs and strings.
 
 Defence in depth: our own code does not log secrets to begin with; this catches those that arrive inside a provider's
 answer, an exception of a driver or a URL in a traceback.
@@ -101,9 +101,9 @@ class RedactingFilter(logging.Filter):
 
     def _scrub_traceback(self, record: logging.LogRecord) -> None:
         if isinstance(record.exc_info, tuple) and record.exc_info[1] is not None:
-            told = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
-            clean = scrub(told)
-            if clean != told:
+            plain = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+            clean = scrub(plain)
+            if clean != plain:
                 # Formatters print exc_text when it is there; without exc_info none can format the original again.
                 record.exc_text, record.exc_info = clean, None
         elif record.exc_text:
@@ -126,7 +126,7 @@ class _RedactingHandler(logging.Handler):
 def install_redaction(logger_name: str = "rindle") -> None:
     """Scrub everything logged by ``logger_name`` and its children; repeating it is harmless.
 
-    A filter on a logger is not asked for its children's records, so it sits on a silent handler of that logger, which
+    A filter on a logger is not called for its children's records, so it sits on a silent handler of that logger, which
     runs before those of the root. Applications that also want the records of other libraries cleaned add
     :class:`RedactingFilter` to their own handlers.
     """
@@ -148,6 +148,6 @@ def _scrubbed(name: str, value: Any, depth: int) -> Any:
         return {key: _scrubbed(str(key), item, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_scrubbed("", item, depth - 1) for item in value]
-    told = str(value)
-    clean = scrub(told)
-    return value if clean == told else clean
+    plain = str(value)
+    clean = scrub(plain)
+    return value if clean == plain else clean

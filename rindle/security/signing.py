@@ -1,7 +1,7 @@
 """Bearer tokens of our own: claims in JSON with an HMAC, one key label per purpose.
 
-The claims are readable by whoever holds the token; they are only protected against change. What they mean, their expiry
-included, is judged by the caller, because the answers differ (403 for a local URL, 401 for tus).
+The claims are readable by whoever holds the token; they are only protected against change. The caller checks their
+meaning and expiry, because the answers differ (403 for a local URL, 401 for tus).
 """
 
 from __future__ import annotations
