@@ -79,7 +79,7 @@ class UploadStep(StrEnum):
     """The next step of an upload, as its rows require it."""
 
     WAIT = "wait"  #: wait for the timer or a signal
-    VERIFY = "verify"  #: look for the object now
+    VERIFY = "verify"  #: check whether the object exists
     PROMOTE = "promote"  #: the bytes have arrived: validate them
     SCAN = "scan"  #: the byte gate passed: scan the file before any decoder opens it
     RELEASE = "release"  #: the upload ended without an asset: delete its object from the store

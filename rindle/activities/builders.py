@@ -1,4 +1,4 @@
-"""How a claimed variant becomes a file: which engine builds it, what is refused before anything is fetched."""
+"""How a claimed variant is built: the choice of the engine, and what is rejected before the source is fetched."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from rindle.settings import PIXEL_CEILING
 
 #: Takes 0 to 99 while a build goes on; callable from any thread.
 ReportProgress = Callable[[int], None]
-#: What the bundled image engine can do; the audio and video engine says it itself.
+#: Capabilities of the bundled image engine; the audio and video engine declares its own.
 _IMAGE_CAPABILITIES = frozenset({"image_resize"})
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What became of one claim: a file and the columns it fills, or the error that says why there is none."""
+    """The result of one claim: a file and its column values, or the error."""
 
     claim: Claim
     path: Path | None = None
@@ -56,7 +56,7 @@ class Builders:
         self._decode_cache = DecodeCache(services.settings.scratch)
 
     def refusal(self, profile: type[Profile], claim: Claim) -> RindleError | None:
-        """Return why ``claim`` cannot be built in this process, whatever its source holds."""
+        """Return why ``claim`` cannot be built in this process, whatever its source contains, or ``None``."""
         spec = profile.variants[claim.name]
         if profile.processor is not None:
             name, declared = type(profile.processor).__name__, profile.processor.capabilities
@@ -83,7 +83,7 @@ class Builders:
         return None
 
     def require_room(self, source_bytes: int) -> None:
-        """Refuse to begin an audio or video build on a disk without room for its source and output.
+        """Raise unless the disk has room for the source and output of an audio or video build.
 
         Raises:
             InsufficientDiskHeadroom: retryable; another worker may have room.
@@ -138,7 +138,7 @@ class Builders:
         """
         spec = profile.variants[claim.name]
         dest = scratch / f"{claim.name}{spec.extension}"
-        with _TranscodeTelemetry(asset, profile, claim, spec) as told:
+        with _TranscodeTelemetry(asset, profile, claim, spec) as telemetry_scope:
             try:
                 if profile.processor is not None:
                     return BuildResult(
@@ -146,7 +146,7 @@ class Builders:
                     )
                 built = await self._av.build(source, spec, dest, progress=progress)
             except RindleError as error:
-                told.error = error
+                telemetry_scope.error = error
                 return BuildResult(claim, error=error)
         names = ("byte_size", "content_type", "width", "height", "duration_ms")
         return BuildResult(claim, built.path, {name: getattr(built, name) for name in names})
@@ -154,7 +154,7 @@ class Builders:
     async def _process(
         self, processor: Processor, source: Path, spec: VariantSpec, dest: Path, progress: ReportProgress
     ) -> dict[str, Any]:
-        """Build one variant with foreign code; returns what is known of the output."""
+        """Build one variant with the profile's own processor; returns the column values of the output."""
         await plugins.process(processor, source, spec, dest, progress=progress)
         size = await asyncio.to_thread(lambda: dest.stat().st_size if dest.is_file() else 0)
         if size == 0:
@@ -162,7 +162,7 @@ class Builders:
         return {"byte_size": size, "content_type": spec.content_type, **await self._probe_output(dest, spec)}
 
     async def _probe_output(self, made: Path, spec: VariantSpec) -> dict[str, Any]:
-        """Return size and duration of a foreign processor's output, where one of our probes can read it."""
+        """Return size and duration of such an output, if one of the bundled probes can read it."""
         probe = next((probe for probe in self._probes if probe.accepts(spec.content_type)), None)
         if probe is None:
             return {}

@@ -15,19 +15,20 @@ from rindle.db.models import MediaAsset
 MAX_BYTES = 256 << 20
 #: Free bytes of the disk below which nothing is kept.
 MIN_FREE_BYTES = 1 << 30
-#: Seconds after which a render has happened elsewhere or will not happen.
+#: Seconds after which the render has run elsewhere or will not run.
 MAX_AGE_SECONDS = 3600.0
 
 
 class DecodeCache:
-    """Which file holds the pixels of which original, and how many files there may be.
+    """The files with the decoded pixels of originals, and their limit.
 
     A file belongs to one asset, key and ETag, so it is never used for other bytes. Files have mode 0600 in a directory
-    of mode 0700; they go with their render, with their asset, or when they are too old. Processes share the directory.
+    of mode 0700. They are removed after their render, with their asset, or when they are too old. Processes share the
+    directory.
 
     Args:
         scratch: root of the run directories.
-        max_bytes: bytes kept at most.
+        max_bytes: largest size of all files.
     """
 
     def __init__(self, scratch: Path, *, max_bytes: int = MAX_BYTES) -> None:
@@ -64,7 +65,7 @@ class DecodeCache:
         too_old = time.time() - MAX_AGE_SECONDS
         with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
             for entry in entries:
-                with contextlib.suppress(OSError):  # its render may end right now
+                with contextlib.suppress(OSError):  # its render may end now
                     facts = entry.stat(follow_symlinks=False)
                     if facts.st_mtime < too_old:
                         os.unlink(entry.path)

@@ -1,4 +1,4 @@
-"""RindleError to ApplicationError, for all activities at once.
+"""Converts RindleError to ApplicationError, for all activities.
 
 The message contains nothing confidential; the cause and its stack trace stay in this process, because Temporal stores
 failures in clear and SDK exceptions contain signed URLs.
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 #: Longest failure text that enters a Temporal history.
 MAX_FAILURE_CHARS = 500
-#: Outcomes that are part of normal life: they stay out of error metrics and logs.
+#: Expected outcomes, which are excluded from error metrics and logs.
 _EXPECTED = (StateConflict, StorageTransient)
 
 

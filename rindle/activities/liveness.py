@@ -17,9 +17,9 @@ from temporalio import activity
 from rindle.cancellation import cancel_and_wait
 from rindle.process import is_queued
 
-#: Seconds between heartbeats: the worker's throttle lets each through, so that a cancel is heard within a second.
+#: Seconds between heartbeats: the worker's throttle passes each one, so that a cancel arrives within a second.
 BEAT_SECONDS = 1.0
-#: How much of the heartbeat timeout may pass between two beats while nothing runs yet that a cancel would have to end.
+#: Largest part of the heartbeat timeout between two heartbeats of queued work, which has nothing to cancel yet.
 _PATIENCE = 1 / 3
 #: Age after which a scratch directory belongs to a process that is gone.
 STALE_SECONDS = 14_400.0
@@ -27,7 +27,7 @@ STALE_SECONDS = 14_400.0
 
 @contextlib.asynccontextmanager
 async def heartbeating(details: Callable[[], dict[str, int]] | None = None) -> AsyncIterator[None]:
-    """Beat once a second while the block runs, from a task of its own that no blocking read can starve.
+    """Send a heartbeat every second while the block runs, from its own task.
 
     While the block waits for a render child it beats only as often as it must: every beat is a write of the
     server, and a hundred images may wait. ``details`` is called at every beat; the Temporal UI shows its result beside

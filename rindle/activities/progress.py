@@ -15,23 +15,23 @@ from rindle.db.variants import Claim
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-#: Between two of a variant's progress events there are at least so many seconds and so many points.
-TELL_SECONDS = 1.0
-TELL_POINTS = 5
+#: Smallest distance between two progress events of a variant, in seconds and in percentage points.
+MIN_STEP_SECONDS = 1.0
+MIN_STEP_POINTS = 5
 
 
 class ClaimLost(Exception):
-    """The row belongs to somebody else by now: what is being built is no longer wanted."""
+    """The row belongs to another build now, so that the result is no longer needed."""
 
 
 class Progress:
-    """The furthest point a build has reported, 0 to 99: it never falls, and 100 comes with the stored object."""
+    """The highest progress that a build has reported, 0 to 99; 100 comes with the stored object."""
 
     def __init__(self) -> None:
         self.percent = 0
 
     def rise(self, percent: int) -> None:
-        """Note how far the build has come; callable from any thread."""
+        """Report progress; callable from any thread."""
         self.percent = max(self.percent, min(99, int(percent)))
 
 
@@ -39,30 +39,30 @@ async def run_reporting_progress(database: Database, claim: Claim, progress: Pro
     """Await ``build`` and meanwhile write ``progress`` to the claim's row, which notifies subscribers.
 
     Raises:
-        ClaimLost: the row was cancelled or queued again; the build was stopped and its processes are gone.
+        ClaimLost: the row was cancelled or queued again; the build was stopped and its processes have ended.
     """
     building = asyncio.ensure_future(build)
-    telling = asyncio.create_task(_write_progress(database, claim, progress), name="progress")
+    reporting = asyncio.create_task(_write_progress(database, claim, progress), name="progress")
     try:
-        await asyncio.wait((building, telling), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((building, reporting), return_when=asyncio.FIRST_COMPLETED)
         if not building.done():
             raise ClaimLost
         return building.result()
     finally:
-        await cancel_and_wait(building, telling)
+        await cancel_and_wait(building, reporting)
 
 
 async def _write_progress(database: Database, claim: Claim, progress: Progress) -> None:
-    """Write progress events until the row is no longer ours."""
-    told = 0
+    """Write progress events until the row belongs to another build."""
+    written = 0
     while True:
-        await asyncio.sleep(TELL_SECONDS)
+        await asyncio.sleep(MIN_STEP_SECONDS)
         percent = progress.percent
-        if percent < told + TELL_POINTS:
+        if percent < written + MIN_STEP_POINTS:
             continue
         try:
             if not await database.write(rows.record_progress, claim.variant_id, claim.generation, percent):
                 return
-        except Exception as error:  # losing one is harmless, and the build goes on without a database
+        except Exception as error:  # a lost event is harmless, and the build continues without a database
             log.warning("progress not recorded", extra={"error": type(error).__name__})
-        told = percent
+        written = percent

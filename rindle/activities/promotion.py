@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 
 #: Attempts of ``admit`` after which an unforeseen error is final; infrastructure errors have the policy's budget.
 _UNEXPECTED_ATTEMPTS = 3
-#: Attempts that may lose the process which reads the file before the file is to blame, and of those that may run out of
-#: time. More than one: the kernel kills innocent processes too when memory is short.
+#: Attempts that may lose the process which reads the file, or time out, before the file is rejected. More than one,
+#: because the kernel also kills other processes when memory is short.
 _LOST_PROBES, _SLOW_PROBES = 5, 2
 #: Facts in the detail of an error that come from a process that died.
 _DEATHS = frozenset({"signal", "exit_code", "memory"})
@@ -146,7 +146,7 @@ class PromotionActivities:
         return status
 
     async def _validate(self, asset: MediaAsset, profile: type[Profile], gate: _Gate) -> UploadStatus:
-        """Take the asset as far as it gets without another activity.
+        """Validate the asset up to its promotion, or up to the scan.
 
         Raises:
             UploadRejected, ContentRejected: the content is refused.

@@ -1,4 +1,4 @@
-"""What a purge does outside its workflow."""
+"""Activities of a purge."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PurgeActivities:
     Args:
         services: the application's collaborators.
         client: gives the Temporal client, to end running work of the asset.
-        sources: the host's cache of originals, whose copy goes too.
+        sources: the host's cache of originals, whose copy is deleted too.
     """
 
     def __init__(self, services: Services, *, client: ClientOf, sources: SourceCache) -> None:
@@ -51,14 +51,14 @@ class PurgeActivities:
 
     @activity.defn(name=messages.BEGIN_PURGE)
     async def begin_purge(self, order: PurgeInput) -> PurgeDecision:
-        """Tombstone the asset, unless an owner holds it: both sides take the row's lock, so no attach slips between."""
+        """Tombstone the asset unless it is attached; attaching takes the same row lock."""
         decision = await self._database.write(rows.begin, order.asset_id)
         crash_point("purge.tombstoned")
         return decision
 
     @activity.defn(name=messages.STOP_ASSET_WORK)
     async def stop_asset_work(self, order: StopOrder) -> None:
-        """Cancel the asset's running workflows and wait for them, but not for ever: the rows fence off their output."""
+        """Cancel the asset's running workflows and wait for a limited time: the rows reject late output."""
         prefix = self._services.settings.workflow_id_prefix
         wanted = [
             *(ids.variants_id(order.asset_id, group, prefix=prefix) for group in order.groups),
@@ -72,14 +72,14 @@ class PurgeActivities:
                 async with asyncio.timeout(limit):
                     await asyncio.gather(*(_end(handle) for handle in handles))
             except TimeoutError:
-                log.warning("purge goes on beside running work", extra={"asset_id": order.asset_id})
+                log.warning("the purge continues although work is still running", extra={"asset_id": order.asset_id})
 
     @activity.defn(name=messages.DELETE_ASSET)
     async def delete_asset(self, order: PurgeInput) -> PurgeResult:
-        """Delete every object the rows know, then the rows: never a row while its object may remain.
+        """Delete every object that the rows name, then the rows, in this order.
 
         Raises:
-            StorageError: an object could not be deleted; everything already deleted is skipped by the next attempt.
+            StorageError: an object could not be deleted; the next attempt continues.
         """
         found = await self._database.read(rows.purgeable, order.asset_id)
         if found is None:
@@ -102,7 +102,7 @@ class PurgeActivities:
         return result
 
     def _keys(self, asset: MediaAsset, variants: Sequence[MediaVariant], session_keys: Sequence[str]) -> list[str]:
-        """Return every key that may hold an object: also those of builds that stored but did not come to record."""
+        """Return every key that may hold an object, including those of builds that stored it but did not record it."""
         keys = {asset.storage_key, *session_keys}
         keys |= {asset.superseded_key} if asset.superseded_key else set()
         try:

@@ -1,9 +1,9 @@
 """One download of an original per host, shared by everything on the host that reads it.
 
-An entry is a file named after the storage, the key and the ETag, so a replaced original is another entry and its bytes
-are never mixed up. Beside it lies a lock file: whoever downloads holds it exclusively, whoever reads holds it shared,
-and only an entry that nobody holds is thrown out. The kernel drops the locks of a dead process, so nothing has to be
-repaired after a crash; half-downloaded files are swept with the next download.
+An entry is a file named after the storage, the key and the ETag, so that a replaced original is another
+entry. Each entry has a lock file: a download holds it exclusively, readers hold it shared, and only unlocked entries
+are evicted. The kernel releases the locks of a dead process, so that a crash needs no repair; partial downloads are
+swept with the next download.
 
 A store that lies on this machine's disk gives access to its own file instead, and nothing is copied.
 """
@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 #: Bytes that unused entries may keep on disk.
 MAX_BYTES = 10 << 30
-#: Seconds after its last use when an unused entry goes.
+#: Seconds after its last use when an unused entry is evicted.
 MAX_AGE_SECONDS = 3600.0
-#: Seconds between two looks at a lock that somebody else holds: first and longest.
-_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.005, 0.25
-#: Times that an entry may vanish between its download and its use before the caller is asked to come back.
+#: Pause between two attempts to take a lock that is held elsewhere: first and longest, in seconds.
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.25
+#: Attempts to use an entry that is evicted between its download and its use, before the call fails.
 _TRIES = 5
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -50,9 +50,9 @@ class SourceCache:
     Several processes may use one directory. Files are mode 0400 in a directory of mode 0700.
 
     Args:
-        directory: where the entries lie; made when it is not there.
-        max_bytes: bytes kept at most; the least recently used entries go first.
-        max_age_seconds: seconds after its last use when an entry goes.
+        directory: directory of the entries; created when it does not exist.
+        max_bytes: largest size of all entries; the least recently used ones are evicted first.
+        max_age_seconds: seconds after its last use when an entry is evicted.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SourceCache:
         self._directory = directory
         self._max_bytes = max_bytes
         self._max_age_seconds = max_age_seconds
-        # Opening, looking and unlinking only; waiting for a lock is done on the loop, so no thread is ever stuck.
+        # For opening, reading and unlinking only; the event loop waits for locks, so that no thread is blocked.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="rindle-source-cache")
 
     @asynccontextmanager
@@ -73,16 +73,16 @@ class SourceCache:
         Of several readers on this host one downloads and the others wait for it.
 
         Args:
-            storage: where the original lies.
+            storage: the store of the original.
             storage_name: its name, part of the entry's identity.
             key: the original's storage key.
-            etag: the ETag pinned when the upload was verified; without one the modification time stands for it.
+            etag: the ETag pinned when the upload was verified; without one the modification time replaces it.
             size: the byte count pinned with it.
 
         Raises:
-            StorageNotFound: the original is gone.
+            StorageNotFound: the original does not exist.
             ObjectChanged: the stored object is not the one that was pinned.
-            StorageTransient: the transfer was cut short, or the disk is full even without unused entries; retryable.
+            StorageTransient: the transfer ended early, or the disk is full even without unused entries; retryable.
             StorageError: what the adapter raised.
         """
         async with storage.local_path(key, if_match=etag) as path:
@@ -115,10 +115,10 @@ class SourceCache:
         return await self._in_thread(remove)
 
     async def trim(self, *, room_bytes: int = 0) -> int:
-        """Throw out unused entries that are too old or, oldest first, too many for ``max_bytes`` with ``room_bytes``.
+        """Evict unused entries that are too old or, oldest first, exceed ``max_bytes`` less ``room_bytes``.
 
         Returns:
-            how many bytes were freed.
+            number of freed bytes.
         """
         return await self._in_thread(lambda: self._trim(self._max_bytes - room_bytes, self._max_age_seconds))
 
@@ -129,7 +129,7 @@ class SourceCache:
     # --- inside --------------------------------------------------------------------------------------------------
 
     async def _referenced(self, entry: _Entry, storage: Storage, key: str, etag: str | None, size: int) -> int:
-        """Return a handle that holds the entry's shared lock, after seeing to it that the entry is there."""
+        """Fetch the entry if necessary, and return a handle that holds its shared lock."""
         for _ in range(_TRIES):
             handle = await self._locked(entry, lambda lock: _try_lock(lock, fcntl.LOCK_SH))
             try:
@@ -140,21 +140,21 @@ class SourceCache:
                 raise
             os.close(handle)
             await self._fill(entry, storage, key, etag, size)
-        raise StorageTransient("the original was thrown out of the cache before it could be used", key=key)
+        raise StorageTransient("the original was evicted from the cache before it could be used", key=key)
 
     async def _fill(self, entry: _Entry, storage: Storage, key: str, etag: str | None, size: int) -> None:
         is_there = False
 
-        def made_or_mine(lock: int) -> bool:
-            # Readers may hold what another has made for the length of a transcode; nobody is to wait for them.
+        def available_or_locked(lock: int) -> bool:
+            # Readers may hold an available entry for the length of a transcode; do not wait for them.
             nonlocal is_there
             is_there = entry.use(size)
             return is_there or _try_lock(lock, fcntl.LOCK_EX)
 
-        handle = await self._locked(entry, made_or_mine)
+        handle = await self._locked(entry, available_or_locked)
         try:
             if is_there or await self._in_thread(lambda: entry.use(size)):
-                return  # somebody else was faster
+                return  # another process has downloaded it
             await self._in_thread(entry.sweep)
             await self._make_room(size)
             try:
@@ -162,7 +162,7 @@ class SourceCache:
             except (OSError, StorageError) as error:
                 if not _is_disk_full(error):
                     raise
-                log.warning("disk full; throwing out every unused original", extra={"needed_bytes": size})
+                log.warning("the disk is full; evicting every unused original", extra={"needed_bytes": size})
                 await self._in_thread(lambda: self._trim(0, 0))
                 try:
                     await self._download(entry, storage, key, etag, size)
@@ -183,7 +183,7 @@ class SourceCache:
                 await storage.download(key, draft, max_bytes=size, if_match=etag)
                 found = await self._in_thread(lambda: draft.stat().st_size)
             except StoragePermanent as error:
-                # Perhaps the object is simply larger than what was pinned: then it is another one.
+                # If the object has another size than the pinned one, it has changed.
                 await _require_size(storage, key, size, error)
                 raise
             if found != size:
@@ -193,7 +193,7 @@ class SourceCache:
                 )
             await self._in_thread(lambda: entry.publish(draft))
         finally:
-            # At once and not in a thread, so that a cancelled download leaves nothing either.
+            # Not in a thread, so that a cancelled download leaves nothing either.
             shutil.rmtree(scratch, ignore_errors=True)
 
     async def _make_room(self, size: int) -> None:
@@ -208,13 +208,13 @@ class SourceCache:
 
     async def _locked(self, entry: _Entry, ready: Callable[[int], bool]) -> int:
         """Open the entry's lock file and wait until it is ``ready``, again when the file was unlinked meanwhile."""
-        pause = _FIRST_LOOK_SECONDS
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             handle = await self._opened(entry)
             try:
                 while not ready(handle):
                     await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 if await self._in_thread(lambda: entry.lock_is(handle)):  # noqa: B023 - awaited within this round
                     return handle
             except BaseException:
@@ -251,7 +251,7 @@ class SourceCache:
             if (found.used_at <= too_old or total > keep_bytes) and found.entry.discard():
                 total -= found.size
                 freed += found.size
-        # What crashed downloads left, and the locks of entries that a purge took.
+        # The remains of crashed downloads, and the locks of purged entries.
         for path in self._listing():
             if path.suffix in _Entry.SIDE_FILES:
                 entry = _Entry(self._directory / path.name.split(".", 1)[0])
@@ -295,7 +295,7 @@ class _Entry:
             return False
 
     def use(self, size: int) -> bool:
-        """Note that the entry was used just now; ``False`` when it is not there or has another size."""
+        """Update the time of last use; ``False`` when the entry does not exist or has another size."""
         try:
             if self.path.stat().st_size != size:
                 return False
@@ -310,12 +310,12 @@ class _Entry:
         draft.replace(self.path)
 
     def sweep(self) -> None:
-        """Remove what downloads left whose process died; only for who holds the exclusive lock."""
+        """Remove the partial downloads of dead processes; requires the exclusive lock."""
         for scratch in self.path.parent.glob(f"{self.path.name}.*.part"):
             shutil.rmtree(scratch, ignore_errors=True)
 
     def discard(self) -> bool:
-        """Remove the entry, what is left of its downloads and its lock, unless somebody holds it."""
+        """Remove the entry, its partial downloads and its lock, unless the lock is held."""
         try:
             handle = self.open_lock()
         except OSError:
@@ -343,7 +343,7 @@ class _Found:
 
 
 async def _stamp(storage: Storage, key: str) -> str:
-    """Return what stands for an ETag where a store has none."""
+    """Return a replacement for the ETag of a store without ETags."""
     head = await storage.head(key)
     return head.etag or f"{head.size}:{head.last_modified.isoformat() if head.last_modified else ''}"
 
@@ -354,7 +354,7 @@ async def _require_size(storage: Storage, key: str, size: int, cause: Exception 
     except StorageNotFound:
         raise
     except StorageError:
-        return  # unknown: the caller raises what it has
+        return  # unknown: the caller raises its own error
     if head.size != size:
         raise _changed(key) from cause
 

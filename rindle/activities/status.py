@@ -1,4 +1,4 @@
-"""The state of an upload in the rows, and the next step: the result of every step of ``UploadWorkflow``.
+"""The status of an upload and its next step: the result of every activity of ``UploadWorkflow``.
 
 Nothing is changed here. The steps themselves are in ``uploads`` and ``promotion``.
 """
@@ -20,7 +20,7 @@ from rindle.workflows import ids
 IN_PROMOTION = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
 #: States in which a session ended without an asset to promote.
 ENDED_BADLY = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
-#: Shortest pause in seconds before a workflow looks at the rows again.
+#: Shortest pause in seconds before a workflow reads the rows again.
 _MIN_WAIT_SECONDS = 0.05
 
 
@@ -49,7 +49,7 @@ class UploadStatusReader:
         return UploadStatus(step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, **facts)
 
     async def read_after_failure(self, session_id: str) -> UploadStatus:
-        """Return the step after a promotion that gave up: it is not the same promotion again."""
+        """Return the status after a failed promotion, which is not repeated."""
         found = await self._database.read(rows.find_upload, session_id)
         if found is None:
             return UploadStatus(step=UploadStep.DONE, outcome="gone")
@@ -60,7 +60,7 @@ class UploadStatusReader:
                 step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, outcome=found.session.state, **facts
             )
         if found.session.state in ENDED_BADLY:
-            # Either the release itself failed, or the promotion of a session that has ended since.
+            # Either the release failed, or the promotion of a session that has ended meanwhile.
             return UploadStatus(step=UploadStep.DONE, outcome=found.session.state, **facts)
         return UploadStatus(step=UploadStep.DONE, outcome="failed", **facts)
 
@@ -87,7 +87,7 @@ class UploadStatusReader:
         return UploadStatus(step=UploadStep.DONE, groups=groups, **facts)
 
     def _wait(self, upload: MediaUploadSession) -> tuple[float, bool]:
-        """Return how long to wait and whether the timer is to look for the object (``auto_verify``)."""
+        """Return how long to wait, and whether the timer verifies the object (``auto_verify``)."""
         remaining = max(_MIN_WAIT_SECONDS, rows.live_seconds(upload))
         settings = self._services.settings
         if not upload.auto_verify or upload.url_expires_at is None:
@@ -101,7 +101,7 @@ class UploadStatusReader:
 
 
 def _of_ended(upload: MediaUploadSession, facts: dict[str, Any]) -> UploadStatus:
-    """An ended upload is released now and, while a signed URL still works, once more when it does not."""
+    """An ended upload is released now, and once more after the expiry of a signed URL."""
     released, until = upload.backing_released_at, upload.url_expires_at
     if released is None:
         return UploadStatus(step=UploadStep.RELEASE, **facts)

@@ -1,4 +1,4 @@
-"""What an upload does outside its workflow, besides its promotion: verify, expire, release what is left."""
+"""Activities of an upload other than its promotion: verify, expire, release."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Verify = Callable[[str], Awaitable[Upload]]
 class UploadActivities:
     """Activities of ``UploadWorkflow`` until the bytes are verified, and after an upload that ended without them.
 
-    Every one begins with the rows and can be run again.
+    Each one begins by reading the rows and may run repeatedly.
 
     Args:
         services: the application's collaborators.
@@ -48,10 +48,10 @@ class UploadActivities:
 
     @activity.defn(name=messages.VERIFY_UPLOAD)
     async def verify_upload(self, order: UploadInput) -> UploadStatus:
-        """Look for the object and complete the session when it is there.
+        """Check whether the object exists, and complete the session if it does.
 
-        "Not there yet" and "this upload has ended" are answers (the second with its reason in ``failure``), so that
-        the loop goes on from the rows; only what may still change is an error.
+        A missing object and an ended upload are results (the latter with its reason in ``failure``), so that the
+        workflow continues from the rows. Only retryable errors are raised.
         """
         try:
             await self._verify(order.session_id)
@@ -67,14 +67,14 @@ class UploadActivities:
 
     @activity.defn(name=messages.EXPIRE_UPLOAD)
     async def expire_upload(self, order: UploadInput) -> UploadStatus:
-        """Expire the session if its time is over by the row."""
+        """Expire the session if its row is past ``expires_at``."""
         with contextlib.suppress(NotFound):  # purged meanwhile
             await self._database.write(rows.expire_upload, order.session_id)
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.RELEASE_UPLOAD)
     async def release_upload(self, order: UploadInput) -> UploadStatus:
-        """Delete what an ended upload left in the store; a missing object is success."""
+        """Delete the object of an ended upload; a missing object is success."""
         found = await self._database.read(rows.find_upload, order.session_id)
         if found is None:
             return UploadStatus(step=UploadStep.DONE, outcome="gone")

@@ -41,12 +41,12 @@ from rindle.states import DELIVERABLE, AssetState, VariantState
 
 log = logging.getLogger(__name__)
 
-#: Codes of failures that repeat in practice: once more, then final.
+#: Codes of failures that usually repeat: one retry, then final.
 _ONE_RETRY = frozenset({"process_timeout", "ffmpeg_failed", "output_duration_mismatch"})
-#: Failures of the surroundings: the row goes back to the queue and no attempt is counted.
+#: Failures of the infrastructure: the row is queued again, and no attempt is counted.
 _INFRASTRUCTURE_ERRORS = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom)
 
-#: Makes files of claims: source, asset, profile, claims and scratch directory go in.
+#: Builds files for claims, from source, asset, profile, claims and scratch directory.
 Build = Callable[[Path, MediaAsset, type[Profile], Sequence[Claim], Path], Awaitable[list[BuildResult]]]
 
 
@@ -71,29 +71,29 @@ class VariantActivities:
 
     @activity.defn(name=messages.RENDER_IMAGES)
     async def render_images(self, order: VariantInput) -> GroupStatus:
-        """Build all queued variants of the group from one decode; running it again is harmless.
+        """Build all queued variants of the group from one decode. It may run repeatedly.
 
-        Keys hold the recipe digest, so a retry overwrites only its own output; the final compare-and-set requires the
-        generation noted at the claim, so a result that comes too late changes nothing and its object is deleted.
+        Keys contain the recipe digest, so a retry overwrites only its own output. The final compare-and-set requires
+        the generation of the claim, so a late result changes nothing, and its object is deleted.
 
         Raises:
             StorageTransient: the store did not answer; retried within the policy's budget.
-            RindleError: why some variants are to be tried again; the others are done.
+            RindleError: why some variants must be retried; the others are done.
         """
         async with heartbeating():
             return await self._run(order, self._builders.render)
 
     @activity.defn(name=messages.BUILD_AV)
     async def build_av(self, order: VariantInput) -> GroupStatus:
-        """Build the queued variant of a group with ffmpeg or the profile's own processor; running it again is harmless.
+        """Build the queued variant of a group with ffmpeg or the profile's own processor. It may run repeatedly.
 
-        As :meth:`render_images`; its progress goes out with the heartbeats and as events.
+        As :meth:`render_images`; progress is reported with the heartbeats and as events.
 
         Raises:
             StorageTransient: the store did not answer; retried within the policy's budget.
             FfmpegNotFound: this worker has no ffmpeg; retried within the policy's budget, perhaps elsewhere.
             InsufficientDiskHeadroom: there is no room on this worker's disk; likewise.
-            RindleError: the variant is to be tried again.
+            RindleError: the variant must be retried.
         """
         progress = Progress()
 
@@ -129,10 +129,10 @@ class VariantActivities:
     async def _build(
         self, order: VariantInput, storage: Storage, claimed: ClaimedGroup, build: Build
     ) -> GroupStatus | None:
-        """Build the claims; returns where the group stands when the last thing recorded was a success.
+        """Build the claims; returns the status of the group if the last recorded result was a success.
 
         Raises:
-            RindleError: some of the claims are to be tried again.
+            RindleError: some of the claims must be retried.
         """
         asset = claimed.asset
         profile = self._services.profile(asset.profile)
@@ -158,7 +158,7 @@ class VariantActivities:
                 return await self._settle(order, storage, asset, results)
         except (StorageNotFound, ObjectChanged) as error:
             gone = VariantSourceNotFound(
-                "the original is gone from its store or is no longer the one that was judged; upload it again",
+                "the original is gone from its store or is no longer the one that was validated; upload it again",
                 detail={"asset_id": asset.id},
             )
             await self._fail_all(claims, gone)
@@ -170,14 +170,13 @@ class VariantActivities:
         except ClaimLost:
             return None
         except asyncio.CancelledError:
-            # Asked to stop: rows that are still ours go back to the queue, unless a cancel has already moved them.
+            # Cancelled: rows of this build are queued again, unless a cancel has already moved them.
             await run_to_end(self._release_claims(claims, None))
             raise
         except RindleError:
             raise
         except Exception as error:
-            # Nobody foresaw it: it counts as an attempt of every variant that is not done, so that it cannot go on for
-            # ever.
+            # Unexpected: it counts as an attempt of every variant that is not done, so that the retries end.
             log.exception("build failed", extra={"asset_id": asset.id, "error": type(error).__name__})
             unforeseen = Unexpected(f"the build failed with {type(error).__name__}")
             retries = [await self._record_failure(claim, unforeseen) for claim in claims]
@@ -187,7 +186,7 @@ class VariantActivities:
             return None
 
     async def _buildable(self, profile: type[Profile], claims: Sequence[Claim]) -> list[Claim]:
-        """Fail what no engine of this process can build, before anything is fetched; returns the others."""
+        """Fail claims that no engine of this process can build, before the source is fetched; returns the others."""
         buildable = []
         for claim in claims:
             refusal = self._builders.refusal(profile, claim)
@@ -203,7 +202,7 @@ class VariantActivities:
         """Store the results and record them in one transaction; failures are recorded one by one before.
 
         Raises:
-            RindleError: some variants are to be tried again; what was made is recorded all the same.
+            RindleError: some variants must be retried; the successful ones are recorded.
         """
         retry: RindleError | None = None
         stored: list[tuple[Claim, Mapping[str, Any]]] = []
@@ -218,7 +217,7 @@ class VariantActivities:
                 crash_point("render.stored")
                 stored.append((made.claim, made.facts))
         finally:
-            # Also when the store went away halfway: what it has is not made again.
+            # Also after a storage error halfway: stored results are not built again.
             status = await self._record(order, storage, asset, stored) if stored else None
         if retry is not None:
             raise retry
@@ -243,7 +242,7 @@ class VariantActivities:
 
     async def _record_failure(self, claim: Claim, error: RindleError) -> RindleError | None:
         failures = claim.attempts + 1
-        killed = "signal" in error.detail  # by somebody else, so it says nothing about the source
+        killed = "signal" in error.detail  # by another program, so the source is not the cause
         allowed = 2 if error.code in _ONE_RETRY and not killed else self._services.settings.variant_attempts
         final = not error.retryable or failures >= allowed
         code, reason = describe(error)
@@ -256,7 +255,7 @@ class VariantActivities:
             await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=True)
 
     async def _release_claims(self, claims: Sequence[Claim], error: RindleError | None) -> None:
-        """Return rows that are still ours to the queue, without counting an attempt."""
+        """Queue the rows of this build again, without counting an attempt."""
         code, reason = ("interrupted", "the worker stopped") if error is None else describe(error)
         for claim in claims:
             await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=False, counted=False)
@@ -292,7 +291,7 @@ class VariantActivities:
 
     @activity.defn(name=messages.FAIL_GROUP)
     async def fail_group(self, order: GroupOrder) -> GroupStatus:
-        """Fail the group's open rows after its build gave up."""
+        """Fail the group's open rows after its build has failed permanently."""
         failure = order.failure or messages.Failure(code="unexpected")
         moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure)
         return await self._status(order, moved=moved)
@@ -304,7 +303,7 @@ def _run_facts() -> dict[str, Any]:
         "worker": info.activity_type,
         "attempt": info.attempt,
         "workflow_id": info.workflow_id,
-        # One audit row per attempt: rounds of one run are told apart by the activity's id.
+        # One audit row per attempt: the activity's id distinguishes the rounds of one run.
         "run_id": f"{info.workflow_run_id}:{info.activity_id}"[:64],
     }
 

@@ -1,5 +1,7 @@
-"""Durable workflows: deterministic code only. ``ALL`` is what a worker and a replayer register, ``VERSIONED`` what
-workers of a deployment do."""
+"""Durable workflows: deterministic code only.
+
+Workers and replayers register ``ALL``, workers of a deployment ``VERSIONED``.
+"""
 
 from __future__ import annotations
 

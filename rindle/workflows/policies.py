@@ -1,7 +1,7 @@
-"""Every timeout and retry policy, in one place, with its reason. Every backoff doubles.
+"""Every timeout and retry policy, with its reason. Every backoff doubles.
 
 Workflows have neither a retry policy nor an execution timeout: a timeout terminates without cleaning up, and a workflow
-that fails is a bug to look at, not to repeat.
+that fails is a bug, which a retry cannot fix.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from datetime import timedelta
 from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType, ActivityConfig
 
-#: How long infrastructure may be away before work gives up.
+#: How long infrastructure may be unavailable before work fails.
 BUDGET = timedelta(hours=24)
 HEARTBEAT = timedelta(seconds=30)
 
 
 def _retry(initial_seconds: float, max_seconds: float) -> RetryPolicy:
-    # No attempt limit: a rolling deploy costs attempts too (WorkerShutdown), so time bounds the work and the rows count
-    # the failures that are the work's own.
+    # No attempt limit: a rolling deployment costs attempts too (WorkerShutdown). So time limits the work, and the rows
+    # count its own failures.
     return RetryPolicy(
         initial_interval=timedelta(seconds=initial_seconds),
         maximum_interval=timedelta(seconds=max_seconds),
@@ -26,7 +26,7 @@ def _retry(initial_seconds: float, max_seconds: float) -> RetryPolicy:
     )
 
 
-#: Pure SQL: quick, and worth waiting a day for a database.
+#: Pure SQL: quick, and retried for a day.
 DB_STEP = ActivityConfig(
     start_to_close_timeout=timedelta(seconds=10),
     schedule_to_close_timeout=BUDGET,
@@ -40,7 +40,7 @@ STORAGE_HEAD = ActivityConfig(
     retry_policy=_retry(1, 300),
 )
 
-#: Deleting what must be gone: no budget, it is reported as stuck instead of given up.
+#: Deletions have no budget: they are reported as stuck, but never abandoned.
 DELETION = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=10),
     heartbeat_timeout=HEARTBEAT,
@@ -55,7 +55,7 @@ ADMIT = ActivityConfig(
     retry_policy=_retry(2, 300),
 )
 
-#: A scanner that is away must never let a file through; it is asked again for a day.
+#: No file passes while the scanner is unavailable; the scan is retried for a day.
 SCAN = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=15),
     heartbeat_timeout=HEARTBEAT,
@@ -63,8 +63,8 @@ SCAN = ActivityConfig(
     retry_policy=_retry(5, 300),
 )
 
-#: Waiting for a render child included; one render has its own limit inside the pool. The workflow writes ``cancelled``
-#: only when the children are really gone, hence the cancellation type.
+#: Includes the wait for a render child; one render has its own limit inside the pool. The workflow writes ``cancelled``
+#: only after the children have ended, hence the cancellation type.
 RENDER_IMAGES = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=30),
     heartbeat_timeout=HEARTBEAT,
@@ -74,7 +74,7 @@ RENDER_IMAGES = ActivityConfig(
 )
 
 #: One ffmpeg build: the longest wall limit it can have (``AvLimits``: four hours), and a quarter of an hour to fetch
-#: the source and store the output. Cancelled as a render is: ``cancelled`` is written when no process is left.
+#: the source and store the output. Cancelled as a render: ``cancelled`` is written when no process is left.
 BUILD_AV = ActivityConfig(
     start_to_close_timeout=timedelta(hours=4, minutes=15),
     heartbeat_timeout=HEARTBEAT,

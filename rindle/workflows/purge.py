@@ -1,4 +1,4 @@
-"""Deleting an asset that nobody uses any more."""
+"""Purging an asset without attachments."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ with workflow.unsafe.imports_passed_through():
 
 @workflow.defn(name=messages.PURGE_WORKFLOW)
 class PurgeWorkflow:
-    """Tombstones an unattached asset, stops its work, deletes every object its rows know, then the rows.
+    """Tombstones an unattached asset, stops its work, deletes every object that its rows name, then the rows.
 
-    The row decides under its lock whether anything may be deleted at all: an asset that is attached again by then is
-    left alone. Storage errors are retried without end; a row is never dropped while its object may remain.
+    The activity checks under the lock of the row whether the asset may be deleted: one that is attached again stays.
+    Storage errors are retried without limit; a row is deleted only after its object.
     """
 
     @workflow.init
@@ -33,12 +33,12 @@ class PurgeWorkflow:
 
     @workflow.query
     def status(self) -> StatusView:
-        """Where this run stands, for operators."""
+        """The status of this run, for operators."""
         return StatusView(kind="purge", state=self._outcome, stage=self._stage, started_at=workflow.info().start_time)
 
     @workflow.run
     async def run(self, order: PurgeInput) -> PurgeResult:
-        """Purge, or find out why not; a request that lands meanwhile gets its round."""
+        """Purge, or return why not; a request that arrives meanwhile is handled before the end."""
         while True:
             self._woken = False
             result = await self._purge(order)

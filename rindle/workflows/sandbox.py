@@ -1,4 +1,4 @@
-"""The sandbox in which workflows run, without an expense of the SDK that buys us nothing."""
+"""The sandbox in which workflows run, without serialization contexts that Rindle does not need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ContextFreeSandbox(SandboxedWorkflowRunner):
     """
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        """Return a sandboxed run that answers those questions at once: nothing to say."""
+        """Return a sandboxed run without contexts."""
         instance = super().create_instance(det)
         # Replaced on the instance, because its class is the SDK's own; an SDK that no longer calls it is not affected.
         instance.get_serialization_context = _no_context  # type: ignore[method-assign]

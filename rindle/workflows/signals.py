@@ -1,4 +1,4 @@
-"""Keeping a slip at an operator's terminal from stopping a workflow."""
+"""Protection of workflows from signals with wrong arguments."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from temporalio.worker import (
 class SignalGuard(Interceptor):
     """Drops signals with more or fewer arguments than their handler takes.
 
-    The SDK drops inputs of a wrong type by itself, but calls a handler with a wrong number of them: the workflow task
-    would fail, and be tried again, for ever. Part of what a replay needs: dropping a signal is a decision.
+    The SDK drops arguments of a wrong type, but calls a handler with a wrong number of them: the workflow task would
+    fail and be retried for ever. A replay needs this interceptor too, since a dropped signal changes the workflow.
     """
 
     def workflow_interceptor_class(

@@ -1,4 +1,4 @@
-"""How workflows run activities: one way to start them, typed failures, and steps that a cancel request cannot tear."""
+"""How workflows run activities: how they start, typed failures, and steps that a cancellation does not interrupt."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def start_step(
 def failure_of(error: ActivityError) -> Failure:
     """Return the code and message an activity failed with.
 
-    An activity whose time ran out is described by the last failure before it, which says more than "timed out".
+    A timeout is described by the last failure before it, which is more specific.
     """
     cause: BaseException | None = error.cause
     if isinstance(cause, TimeoutError):
         last = cause.cause
         if isinstance(last, ApplicationError):
             return Failure(code=last.type or "unexpected", message=last.message)
-        return Failure(code="process_timeout", message="the work did not end within its time")
+        return Failure(code="process_timeout", message="the work exceeded its time limit")
     if isinstance(cause, ApplicationError):
         return Failure(code=cause.type or "unexpected", message=cause.message)
     return Failure(code="unexpected", message=f"unexpected {type(cause).__name__}")
@@ -67,10 +67,10 @@ async def uninterrupted(handle: asyncio.Future[T], on_cancel: Callable[[], Any])
 
 
 def note_outcome(outcome: str, *, is_usual: bool) -> None:
-    """Say in ``RindleState`` how this run ends, unless it ends as nearly all do.
+    """Set ``RindleState`` to the outcome of this run, unless the outcome is the usual one.
 
-    A search attribute costs an event, and Temporal a write that nobody will look for: runs are searched for by what
-    went wrong. Only runs that were started with our attributes have any; a namespace without them refuses more.
+    A search attribute costs an event and a write, and only unusual outcomes are searched for. Only runs that started
+    with Rindle's attributes have them; a namespace without them rejects new ones.
     """
     if not is_usual and len(workflow.info().typed_search_attributes) > 0:
         workflow.upsert_search_attributes([ids.STATE.value_set(outcome)])

@@ -1,7 +1,7 @@
-"""A worker's own heartbeat limit and first retry pause, laid over the policies.
+"""A worker's own heartbeat timeout and first retry pause, which override those of the policies.
 
-Operators shorten them where a lost worker must be noticed sooner, and tests do to run in seconds. Activity options are
-not part of what a replay compares, so workers of one fleet may differ.
+Operators shorten them to detect a lost worker sooner, and tests shorten them to run in seconds. A replay does not
+compare activity options, so the values may differ between workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from temporalio.workflow import ActivityHandle
 
 
 def _with_first_pause(policy: RetryPolicy, initial: timedelta) -> RetryPolicy:
-    # A policy whose first pause exceeds its longest is refused, and the workflow would be stuck.
+    # The server rejects a policy whose first pause exceeds its longest, and the workflow would be stuck.
     longest = policy.maximum_interval or initial
     return replace(policy, initial_interval=min(initial, longest))
 
@@ -32,7 +32,7 @@ class PolicyTuning(Interceptor):
 
     Args:
         heartbeat_seconds: heartbeat timeout; the policies' own when ``None``.
-        retry_initial_seconds: first pause before an activity is tried again; likewise.
+        retry_initial_seconds: first pause before an activity is retried; likewise.
     """
 
     def __init__(self, *, heartbeat_seconds: float | None, retry_initial_seconds: float | None) -> None:

@@ -27,10 +27,10 @@ with workflow.unsafe.imports_passed_through():
     from rindle.workflows import ids, policies
     from rindle.workflows.steps import failure_of, note_outcome, start_step
 
-#: Session states in which verification makes sense; the Update's validator refuses the others.
-_OVER = frozenset({"aborted", "expired"})
-#: Outcomes of uploads that passed validation, now or before.
-_WELL = frozenset({"promoted", *DELIVERABLE})
+#: Session states in which the Update's validator rejects a verification.
+_ENDED = frozenset({"aborted", "expired"})
+#: Usual outcomes: the upload passed validation, now or before.
+_USUAL = frozenset({"promoted", *DELIVERABLE})
 
 
 @workflow.defn(name=messages.UPLOAD_WORKFLOW)
@@ -38,8 +38,8 @@ class UploadWorkflow:
     """Waits for the bytes, has them validated, starts the variant builds and closes.
 
     Everything is decided from the rows: each round reads the status of the upload in an activity and does the next
-    step. Signals only wake the workflow; their names explain the reason in the timeline. A signal that arrives while the
-    closing task runs gets a round of its own.
+    step. Signals only wake the workflow; their names explain the reason in the timeline. A signal that arrives while
+    the closing task runs gets a round of its own.
     """
 
     @workflow.init
@@ -57,7 +57,7 @@ class UploadWorkflow:
 
     @workflow.signal
     def verified(self) -> None:
-        """The bytes are proven (also: resume, release from quarantine): promote."""
+        """The bytes have arrived (also: resume, release from quarantine): promote."""
         self._wake(UploadStep.PROMOTE)
 
     @workflow.signal
@@ -67,7 +67,7 @@ class UploadWorkflow:
 
     @workflow.signal
     def cancel(self) -> None:
-        """The session was aborted: release what it left."""
+        """The session was aborted: delete its object."""
         self._wake(None)
 
     @workflow.signal
@@ -81,7 +81,7 @@ class UploadWorkflow:
 
     @workflow.query
     def status(self) -> StatusView:
-        """Where this run stands, for operators; programs read the rows."""
+        """The status of this run, for operators; programs read the rows."""
         return StatusView(
             kind="upload",
             state=self._status.outcome if self._status else "open",
@@ -92,8 +92,7 @@ class UploadWorkflow:
 
     @workflow.update
     async def verify(self) -> VerifyAnswer:
-        """Verify on behalf of a caller that holds only a Temporal client; the rules are those of
-        ``verify_completion``."""
+        """Verify the upload for a caller that has only a Temporal client, by the rules of ``verify_completion``."""
         async with self._verifying:  # one at a time: two could otherwise interleave between their awaits
             try:
                 status = await start_step(
@@ -103,7 +102,7 @@ class UploadWorkflow:
                 failure = failure_of(error)
                 raise ApplicationError(failure.message, type=failure.code, non_retryable=True) from error
         if status.failure is not None:
-            self._wake(None)  # an upload that was refused has to be released
+            self._wake(None)  # a rejected upload has to be released
             raise ApplicationError(status.failure.message, type=status.failure.code, non_retryable=True)
         if status.step is UploadStep.WAIT:
             raise ApplicationError(
@@ -121,9 +120,9 @@ class UploadWorkflow:
         )
 
     @verify.validator
-    def _refuse_when_over(self) -> None:
+    def _require_open(self) -> None:
         outcome = self._status.outcome if self._status else ""
-        if outcome in _OVER:
+        if outcome in _ENDED:
             code = "upload_cancelled" if outcome == "aborted" else "upload_session_expired"
             raise ApplicationError(f"the upload is {outcome}; start a new one", type=code, non_retryable=True)
 
@@ -134,7 +133,7 @@ class UploadWorkflow:
         """Do the steps that the rows require until none is left and no signal arrived meanwhile."""
         while True:
             self._woken = False
-            status = await self._look()
+            status = await self._read_status()
             while status.step in (UploadStep.PROMOTE, UploadStep.VERIFY, UploadStep.SCAN, UploadStep.RELEASE):
                 status = await self._do(status.step)
             self._status = status
@@ -145,25 +144,23 @@ class UploadWorkflow:
                 await self._start_builds(status)
             await workflow.wait_condition(workflow.all_handlers_finished)
             if not self._woken:
-                self._tell("finished", status.outcome)
-                note_outcome(status.outcome, is_usual=status.outcome in _WELL)
+                self._set_stage("finished", status.outcome)
+                note_outcome(status.outcome, is_usual=status.outcome in _USUAL)
                 return UploadResult(session_id=order.session_id, asset_id=status.asset_id, outcome=status.outcome)
 
-    async def _look(self) -> UploadStatus:
+    async def _read_status(self) -> UploadStatus:
         hint, self._hint = self._hint, None
         if hint is not None:  # the step itself reads the rows: no need to read twice
             return UploadStatus(step=hint)
-        return await start_step(
-            messages.READ_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "where does the upload stand"
-        )
+        return await start_step(messages.READ_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "read the status")
 
     async def _do(self, step: UploadStep) -> UploadStatus:
         self._stage = step.value
         name, summary, policy = {
             UploadStep.PROMOTE: (messages.ADMIT, "validate the bytes", policies.ADMIT),
             UploadStep.SCAN: (messages.SCAN, "call the scanner", policies.SCAN),
-            UploadStep.VERIFY: (messages.VERIFY_UPLOAD, "look for the object", policies.STORAGE_HEAD),
-            UploadStep.RELEASE: (messages.RELEASE_UPLOAD, "remove what is left", policies.DELETION),
+            UploadStep.VERIFY: (messages.VERIFY_UPLOAD, "check the object", policies.STORAGE_HEAD),
+            UploadStep.RELEASE: (messages.RELEASE_UPLOAD, "delete the object", policies.DELETION),
         }[step]
         workflow.set_current_details(f"**{step.value}**: {summary}")
         try:
@@ -173,12 +170,12 @@ class UploadWorkflow:
                 raise
             failure = failure_of(error)
             self._last_error = failure.code
-            return await self._give_up(failure)
+            return await self._fail(failure)
 
-    async def _give_up(self, failure: Failure) -> UploadStatus:
-        """Note on the rows why promotion stopped; the asset stays where it is and a resume continues from there."""
+    async def _fail(self, failure: Failure) -> UploadStatus:
+        """Record why the promotion failed; the asset keeps its state, and a resume continues from there."""
         order = PromotionFailure(session_id=self._order.session_id, failure=failure)
-        return await start_step(messages.FAIL_PROMOTION, order, UploadStatus, policies.DB_STEP, "note why it stopped")
+        return await start_step(messages.FAIL_PROMOTION, order, UploadStatus, policies.DB_STEP, "record the failure")
 
     async def _wait(self, status: UploadStatus) -> None:
         self._stage = "waiting"
@@ -193,10 +190,8 @@ class UploadWorkflow:
             if status.poll:
                 self._hint = UploadStep.VERIFY
                 return
-            # The row decides: an upload that was extended meanwhile gets its remaining time.
-            await start_step(
-                messages.EXPIRE_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "expire if its time is over"
-            )
+            # The row decides: an extended upload keeps its remaining time.
+            await start_step(messages.EXPIRE_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "expire if overdue")
 
     async def _start_builds(self, status: UploadStatus) -> None:
         self._stage = "starting builds"
@@ -209,7 +204,7 @@ class UploadWorkflow:
         attributes = ids.attributes("variants", profile=status.profile, asset_id=status.asset_id)
         while True:
             try:
-                # Abandoned: cancelling this run later must not end processing, and nobody waits for the builds.
+                # Abandoned: a later cancellation of this run must not stop the builds, which it does not await.
                 await workflow.start_child_workflow(
                     messages.VARIANT_WORKFLOW,
                     order,
@@ -225,18 +220,18 @@ class UploadWorkflow:
                     await running.signal("wake")
                     return
                 except ApplicationError:
-                    continue  # it closed meanwhile: start it again
+                    continue  # it completed meanwhile: start it again
 
-    def _tell(self, stage: str, outcome: str) -> None:
+    def _set_stage(self, stage: str, outcome: str) -> None:
         self._stage = stage
         workflow.set_current_details(f"**{outcome or stage}**")
 
 
 @workflow.defn(name=messages.UPLOAD_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
 class MovingUploadWorkflow(UploadWorkflow):
-    """The same for versioned workers: an upload may wait for a day, so it moves with the fleet.
+    """The same workflow for versioned workers: an upload may wait for a day, so it moves to new versions.
 
-    A class of its own, because servers refuse a versioning behavior from workers without a deployment.
+    It is a separate class, because servers reject a versioning behavior from workers without a deployment.
     """
 
     @workflow.init

@@ -18,9 +18,9 @@ with workflow.unsafe.imports_passed_through():
 class VariantWorkflow:
     """Builds every queued variant of one group of one asset, until none is queued.
 
-    The rows say what there is to do. The facade changes rows first and sends ``wake``; the signals ``requeue`` and
-    ``cancel``, and Request Cancellation in the UI, do the whole job by themselves, so an operator needs nothing but
-    the Temporal CLI. Late, repeated and reordered signals are harmless.
+    The rows decide what to build. The facade changes rows first and sends ``wake``. The signals ``requeue`` and
+    ``cancel``, and Request Cancellation in the UI, also change the rows, so that an operator needs only the Temporal
+    CLI. Late, repeated and reordered signals are harmless.
     """
 
     @workflow.init
@@ -28,7 +28,7 @@ class VariantWorkflow:
         self._order = order
         self._woken = False
         self._again = False
-        #: Activity and names of each request, in the order they came: the last word wins.
+        #: Activity and names of each request, in the order of arrival: the last one wins.
         self._requests: list[tuple[str, tuple[str, ...] | None]] = []
         self._cancel_noticed = False
         self._stopped = False
@@ -39,26 +39,26 @@ class VariantWorkflow:
 
     @workflow.signal
     def wake(self) -> None:
-        """The rows have changed: look at them again."""
+        """The rows have changed: read them again."""
         self._woken = True
 
     @workflow.signal
     def requeue(self, names: list[str] | None = None) -> None:
         """Build the failed and cancelled variants of the group again, or the named ones."""
-        self._ask(messages.REQUEUE_GROUP, names)
+        self._request(messages.REQUEUE_GROUP, names)
 
     @workflow.signal
     def cancel(self, names: list[str] | None = None) -> None:
         """Stop the open variants of the group, or the named ones."""
-        self._ask(messages.CANCEL_GROUP, names)
+        self._request(messages.CANCEL_GROUP, names)
 
-    def _ask(self, step: str, names: list[str] | None) -> None:
+    def _request(self, step: str, names: list[str] | None) -> None:
         self._requests.append((step, None if names is None else tuple(names)))
         self._woken = True
 
     @workflow.query
     def status(self) -> StatusView:
-        """Where this run stands, for operators; programs read the rows."""
+        """The status of this run, for operators; programs read the rows."""
         return StatusView(
             kind="variants",
             state=self._status.summary,
@@ -70,7 +70,7 @@ class VariantWorkflow:
 
     @workflow.run
     async def run(self, order: VariantInput) -> GroupStatus:
-        """Drain the group; a signal that lands while the last build ends gets its round."""
+        """Build until no row is queued; a signal that arrives while the last build ends gets its own round."""
         while True:
             self._woken = self._again = False
             await self._apply_requests()
@@ -93,7 +93,7 @@ class VariantWorkflow:
             self._requests.append((messages.CANCEL_GROUP, None))
 
     async def _apply_requests(self) -> None:
-        if workflow.cancellation_reason() is not None:  # a request may arrive without its exception being seen
+        if workflow.cancellation_reason() is not None:  # a request may arrive without its exception
             self._on_cancel_request()
         while self._requests:
             step, names = self._requests.pop(0)
@@ -101,7 +101,7 @@ class VariantWorkflow:
             await self._step(step, names, "cancel open variants" if cancels else "queue variants again")
 
     async def _build(self) -> GroupStatus:
-        """Run one build of the queued rows, and watch for reasons to stop it."""
+        """Run one build of the queued rows, and stop it when its rows are no longer its own."""
         self._stage = "building"
         self._stopped = False
         self._builds += 1
@@ -114,7 +114,7 @@ class VariantWorkflow:
                 self._on_cancel_request()
             if building.done():
                 break
-            await self._look_while(building)
+            await self._update_during(building)
         return await self._ending(building)
 
     def _start_build(self) -> workflow.ActivityHandle[GroupStatus]:
@@ -126,14 +126,14 @@ class VariantWorkflow:
             name, policy = messages.BUILD_AV, policies.BUILD_AV
         return start_step(name, order, GroupStatus, policy, summary, task_queue=queue)
 
-    async def _look_while(self, building: workflow.ActivityHandle[GroupStatus]) -> None:
-        """Something was said during a build: apply it, and stop the build when its rows are no longer its own."""
+    async def _update_during(self, building: workflow.ActivityHandle[GroupStatus]) -> None:
+        """Apply a signal that arrived during a build, and stop the build when its rows are no longer its own."""
         self._woken = False
         await self._apply_requests()
-        status = await self._step(messages.READ_GROUP, None, "look at the rows again")
+        status = await self._step(messages.READ_GROUP, None, "read the rows again")
         if not building.done() and status.processing == 0:
             self._stopped = True
-            building.cancel()  # the policy waits until the children are really gone
+            building.cancel()  # the policy waits until the child processes have ended
         if status.queued:
             self._again = True  # rows queued during a build need a round of their own
 
@@ -144,7 +144,7 @@ class VariantWorkflow:
             # A build that was stopped is not retried, however it ends: its last failure does not describe the rows,
             # which may have another owner by then.
             if self._stopped or is_cancelled_exception(error):
-                return await self._step(messages.READ_GROUP, None, "look at the rows again")
+                return await self._step(messages.READ_GROUP, None, "read the rows again")
             failure = failure_of(error)
             self._last_error = failure.code
             order = GroupOrder(asset_id=self._order.asset_id, group=self._order.group, failure=failure)
