@@ -46,7 +46,7 @@ class RindleError(Exception):
         message: a sentence for the user; also ``str(error)``.
         detail: facts such as the limit, the found value and the state; JSON-compatible, without secrets.
         retryable: whether the same call may succeed later although nothing else changes.
-        action: what the caller can do about it, or ``None`` when the message already says it.
+        action: what the caller can do about it, or ``None`` when the message already states it.
         retry_after: seconds to wait before a retry, when the other side states them.
     """
 

@@ -85,8 +85,8 @@ def read_loudness(words: bytes) -> dict[str, str]:
     text = words.decode(errors="replace")
     start, end = text.rfind("{"), text.rfind("}")
     try:
-        told = json.loads(text[start : end + 1])
-        found = {option: float(told[name]) for name, option in _MEASUREMENTS.items()}
+        measured_values = json.loads(text[start : end + 1])
+        found = {option: float(measured_values[name]) for name, option in _MEASUREMENTS.items()}
     except (ValueError, KeyError, TypeError):
         raise FfmpegFailed("the loudness could not be measured") from None
     if not all(math.isfinite(value) for value in found.values()):

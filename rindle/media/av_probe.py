@@ -135,7 +135,7 @@ class AvProbe:
         Raises:
             ContentRejected: ``decode_failed``: ffprobe finds no audio and no video.
             ProbeFailed: the file cannot be read, or ffprobe answers nonsense; retryable.
-            FfmpegNotFound, FfmpegFailed (killed by a signal), ProcessTimeout: nothing is said about the content;
+            FfmpegNotFound, FfmpegFailed (killed by a signal), ProcessTimeout: the content is not the cause;
                 retryable.
         """
         try:
@@ -158,7 +158,7 @@ class AvProbe:
 
 
 def linked(path: Path, directory: Path) -> Path:
-    """Return a link of our own naming to ``path``: no extension, so that only the bytes say what it is."""
+    """Return a link of our own naming to ``path``: no extension, so that only the bytes decide its type."""
     link = directory / "source"
     link.symlink_to(path.absolute())
     return link
@@ -189,7 +189,7 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
 
 
 class _Description:
-    """Collects what ffprobe says, up to a bound."""
+    """Collects the output of ffprobe, up to a limit."""
 
     def __init__(self) -> None:
         self._text = bytearray()
@@ -280,7 +280,7 @@ def _codec(stream: Mapping[str, Any]) -> str | None:
 
 
 def _stream_ms(stream: Mapping[str, Any]) -> int | None:
-    """Return how long a stream lasts: its duration, or the tag by which Matroska says it."""
+    """Return how long a stream lasts: its duration, or the tag that Matroska uses for it."""
     found = _milliseconds(stream.get("duration"))
     if found is not None:
         return found

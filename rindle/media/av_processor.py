@@ -169,7 +169,7 @@ class _Rising:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """How long an output has to be; ``milliseconds`` of ``None``: nobody knows. Only a ``certain`` one is held to."""
+    """How long an output has to be; ``None`` milliseconds when unknown. Only a ``certain`` one is checked."""
 
     milliseconds: int | None
     certain: bool
@@ -279,7 +279,7 @@ class _Build:
         elif stated is not None and self.media.stream_count == len(tracks):
             span = _Span(stated, certain=True)
         else:
-            # Nothing says how long these tracks are (recorded by a browser), or something else sets the length of the
+            # The duration of these tracks is unknown (recorded by a browser), or something else sets the length of the
             # file: good for progress and for spreading frames, but what was encoded is not held to it.
             span = _Span(await self._measured(tracks) or stated, certain=False)
         if span.milliseconds is not None and span.milliseconds > self.limits.max_duration_seconds * 1000:

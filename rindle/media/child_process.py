@@ -180,7 +180,7 @@ class _Child:
         """Wait in a separate thread, which works with every event loop and returns the CPU time."""
         pid = self._process.pid
         if sys.platform == "linux":
-            # As long as the leader is not reaped nobody else can get its group's number.
+            # As long as the leader is not reaped, no other process can get its group's number.
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             self._signal(signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)

@@ -27,7 +27,7 @@ _LIST_SECONDS = 10.0
 
 
 def image_features() -> dict[str, Any]:
-    """Return what libvips and pi-heif can do; ``problem`` says why this libvips cannot be used, or is ``None``."""
+    """Return what libvips and pi-heif can do; ``problem`` is why this libvips cannot be used, or ``None``."""
     from rindle.media.image import features, require_safe_libvips
 
     found = features()

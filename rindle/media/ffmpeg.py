@@ -137,20 +137,20 @@ def _asked(ffmpeg: Path, ffprobe: Path) -> FfmpegTools:
         [ffmpeg, "-v", "error", "-encoders"],
     )
     try:
-        asked = [_ask(question) for question in questions]
-        told = [process.communicate(timeout=30)[0] for process in asked]
+        started = [_ask(question) for question in questions]
+        outputs = [process.communicate(timeout=30)[0] for process in started]
     except (OSError, subprocess.TimeoutExpired):
         return FfmpegTools(ffmpeg, ffprobe, problem="ffmpeg or ffprobe cannot be run on this machine")
     versions: list[str] = []
-    for name, text in zip(("ffmpeg", "ffprobe"), told, strict=False):
+    for name, text in zip(("ffmpeg", "ffprobe"), outputs, strict=False):
         found = _VERSION.search(text)
         # A build of a development branch names a commit ("N-109-gabc") and is newer than any floor.
         if found is not None and (int(found[1]), int(found[2])) < FFMPEG_FLOOR:
             return FfmpegTools(ffmpeg, ffprobe, problem=f"{name} {found[1]}.{found[2]} is too old, 5.1 is needed")
         if found is None and " version " not in text:
-            return FfmpegTools(ffmpeg, ffprobe, problem=f"{name} does not say its version")
+            return FfmpegTools(ffmpeg, ffprobe, problem=f"{name} does not report its version")
         versions.append("".join((f"{found[1]}.{found[2]}", found[3])) if found else "development")
-    return FfmpegTools(ffmpeg, ffprobe, versions[0], versions[1], encoders=frozenset(_ENCODER.findall(told[2])))
+    return FfmpegTools(ffmpeg, ffprobe, versions[0], versions[1], encoders=frozenset(_ENCODER.findall(outputs[2])))
 
 
 def _ask(question: Sequence[Path | str]) -> subprocess.Popen[str]:
@@ -328,7 +328,7 @@ class Progress:
     """Reads ``-progress pipe:1`` and computes the progress of a run.
 
     Args:
-        duration_ms: of the output that is made; ``None`` where nobody knows, then only the end position is kept.
+        duration_ms: of the output; ``None`` when unknown, then only the end position is kept.
         report: called with whole percent from ``first`` to ``last``, each higher than the one before.
         first: percent at the start of this run.
         last: percent that this run never exceeds.
@@ -402,7 +402,7 @@ async def run_ffprobe(
     directory: Path,
     on_output: Callable[[bytes], None],
 ) -> Ended:
-    """Run ffprobe, whatever it says; only what cannot be the file's fault is raised.
+    """Run ffprobe; only failures that the file cannot cause are raised.
 
     Raises:
         ProcessTimeout: the limit of a probe was reached.
@@ -425,7 +425,7 @@ async def _run(
 
 
 def _failure(ended: Ended, limits: ChildLimits, directory: Path) -> RindleError:
-    """Say what a run that did not end well means."""
+    """Return the error for a failed run."""
     signalled = ended.status < 0 or ended.status == _STOPPED_BY_SIGNAL
     # ffmpeg catches SIGXCPU and ends like after any other signal; the CPU time distinguishes the two.
     if ended.timed_out or ended.status == -signal.SIGXCPU or (signalled and ended.cpu_seconds >= limits.cpu_seconds):
@@ -455,7 +455,7 @@ def _failure(ended: Ended, limits: ChildLimits, directory: Path) -> RindleError:
 
 
 def disk_error(error: OSError, directory: Path, what: str) -> RindleError:
-    """Say what an operating system's refusal around a run means; always worth another try."""
+    """Return the error for a failure of the operating system around a run; always retryable."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return no_room(directory)
     return FfmpegFailed(what, detail={"errno": error.errno})

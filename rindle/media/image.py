@@ -85,7 +85,7 @@ MEMORY_DECODE_BYTES = 512 << 20
 _BYTES_PER_BAND = {"uchar": 1, "char": 1, "ushort": 2, "short": 2, "uint": 4, "int": 4, "float": 4}
 #: Quality where the recipe names none (the original's 80; AVIF's scale is another one).
 _DEFAULT_QUALITY = {"jpeg": 80, "webp": 80, "avif": 50}
-#: Fields of a libvips image that say what its pixels are; everything else is metadata and never reaches an output.
+#: Fields of a libvips image that describe its pixels; everything else is metadata and never reaches an output.
 _PIXEL_FIELDS = frozenset({"page-height", "delay", "loop"})
 _RGB = frozenset({"srgb", "rgb", "rgb16"})
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s:]+")
@@ -119,7 +119,7 @@ def require_safe_libvips() -> None:
 
 
 def features() -> ImageFeatures:
-    """Say what the image libraries can do; encoders and the block are tried, not looked up."""
+    """Return the features of the image libraries; encoders and the block are tried, not looked up."""
     heif = pi_heif.libheif_info()
     readable = {mime for mime, loader in _LOADERS.items() if pyvips.type_find("VipsOperation", loader)}
     if heif["HEIF"] or heif["decoders"]:
@@ -153,8 +153,8 @@ def probe_image(
 
     Raises:
         ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height)
-            or ``decode_failed`` (damaged, cut off, or not what its type says).
-        ProbeFailed: the file cannot be read or memory ran out; says nothing about the content, so retryable.
+            or ``decode_failed`` (damaged, incomplete, or not of its declared type).
+        ProbeFailed: the file cannot be read or memory ran out; retryable, since the content is not the cause.
     """
     require_safe_libvips()
     with _rejecting_damage(path):  # opens the file first: what cannot be read must not look like a file without a type
@@ -247,7 +247,7 @@ class Picture:
         height: pixels after orientation, of one frame.
         pages: frames of an animation, 1 otherwise.
         orientation: EXIF orientation, 1 to 8; 1 where the container has turned the pixels itself.
-        has_alpha, has_icc_profile, has_rgb_profile: what the header says of the pixels.
+        has_alpha, has_icc_profile, has_rgb_profile: the header's facts about the pixels.
     """
 
     def __init__(self, path: Path, mime: str) -> None:

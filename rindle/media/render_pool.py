@@ -65,7 +65,7 @@ class RenderResult:
     """What became of one order.
 
     ``error`` is ``None`` when ``path`` holds the variant; then ``width`` and ``height`` are its pixels (of one frame)
-    and ``byte_size`` its length. Otherwise ``error`` says why and nothing lies at the order's ``dest``.
+    and ``byte_size`` its length. Otherwise ``error`` is the reason, and there is no file at the order's ``dest``.
     """
 
     name: str
@@ -201,7 +201,7 @@ class RenderPool:
         return [retry.result() for retry in retries]
 
     async def features(self) -> ImageFeatures:
-        """Say what the image libraries can really do, tried in a child (for ``rindle doctor``)."""
+        """Return the features of the image libraries, tried in a child process (for ``rindle doctor``)."""
         found = await self._run("features", None)
         assert isinstance(found, ImageFeatures)  # noqa: S101 - narrows what came through a pipe
         return found
@@ -350,7 +350,7 @@ class ImageProbe:
 
 
 class _ChildLost(Exception):
-    """Says inside this module that the child is gone; never leaves it."""
+    """The child has ended; never leaves this module."""
 
     def __init__(self, error: MediaError) -> None:
         super().__init__(error.code)
@@ -358,7 +358,7 @@ class _ChildLost(Exception):
 
 
 def _loss(error: BaseException, wall_seconds: float) -> MediaError:
-    """Say why a child is gone: out of time by our clock or the kernel's, or dead for a reason of its own."""
+    """Return why a child has ended: its time limit, the kernel's limit, or its own failure."""
     code = error.exitcode if isinstance(error, pebble.ProcessExpired) else None
     if code is None or code in (-signal.SIGALRM, -signal.SIGXCPU):
         return ProcessTimeout(

@@ -161,7 +161,7 @@ _EXTENSION_MIMES: dict[str, tuple[str, ...]] = {
 }
 _MIME_EXTENSIONS: Mapping[str, str] = {mimes[0]: extension for extension, mimes in reversed(_EXTENSION_MIMES.items())}
 
-# Types that run code in a browser or on a server when somebody opens them from us.
+# Types that run code in a browser or on a server when they are opened from there.
 _ACTIVE = frozenset(
     {
         "application/x-httpd-php",

@@ -43,7 +43,7 @@ def check_declared(policy: UploadPolicy, filename: str | None, size: int | None)
     Args:
         policy: the profile's policy.
         filename: name as the client sent it; ``None`` counts as a name without extension.
-        size: declared size in bytes, or ``None`` when the client does not say.
+        size: declared size in bytes, or ``None`` when the client declares none.
 
     Raises:
         UploadRejected: ``missing_extension``, ``extension_not_allowed`` or ``max_bytes_exceeded``, in this order.

@@ -1,6 +1,6 @@
 """Bearer tokens of our own: claims in JSON with an HMAC, one key label per purpose.
 
-The claims are readable by whoever holds the token; they are only protected against change. The caller checks their
+Every holder of the token can read the claims; they are only protected against change. The caller checks their
 meaning and expiry, because the answers differ (403 for a local URL, 401 for tus).
 """
 
@@ -27,7 +27,7 @@ MAX_TOKEN_CHARS: Final = 8192
 class BadToken(Unauthorized):
     """The token was not signed by us for this purpose, or was changed since; code ``unauthorized``, HTTP 403.
 
-    One message for every cause, so that nobody learns how close a guess was.
+    One message for every cause, so that a guess reveals nothing.
     """
 
     def __init__(self) -> None:

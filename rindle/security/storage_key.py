@@ -1,4 +1,4 @@
-"""Storage keys: how Rindle makes them and what every adapter refuses, whoever made them.
+"""Storage keys: how Rindle makes them, and which keys every adapter rejects.
 
 A key never carries the user's file name; of it only the cleaned extension survives.
 """

@@ -15,7 +15,7 @@ from rindle.security.signing import BadToken, sign_token, verify_token
 
 #: Version of the claims; a token of another one is not ours.
 VERSION = 1
-#: ``sub`` of a grant nobody asked for by name.
+#: ``sub`` of a grant without a named subject.
 ANONYMOUS = "anonymous"
 
 

@@ -8,7 +8,7 @@ may only create), so a reader sees the old object or the new one and never half 
 its temporary file behind; :meth:`LocalStorage.sweep` removes those.
 
 **Paths.** Keys are validated, no symbolic link is followed below the root, and the resolved path must lie in it.
-Whoever can create files in the root by other means is trusted.
+Programs that can create files in the root by other means are trusted.
 
 **Limits.** One segment of a key is at most 255 bytes (the file system's limit), and a key cannot lie below another key.
 Content type, disposition and metadata are not kept: the type comes back from the row, through the signed URL.
@@ -332,7 +332,7 @@ class LocalStorage(Storage):
             raise StorageUnauthorized("the storage root may not be written to", adapter=self.adapter_name)
 
     async def sweep(self, older_than_seconds: float) -> int:
-        """Remove temporary files that nobody has written to for so many seconds, and return how many."""
+        """Remove temporary files without a write for so many seconds, and return how many."""
         return await self._threads.run(self._sweep, older_than_seconds)
 
     def _sweep(self, older_than_seconds: float) -> int:
@@ -524,7 +524,7 @@ class LocalStorage(Storage):
         raise StorageTransient("the directory of the key keeps vanishing", key=key, adapter="local")
 
     def _make_directory(self, directory: Path, key: str) -> bool:
-        """Create ``directory`` and its parents, and say whether it was missing."""
+        """Create ``directory`` and its parents, and return whether it was missing."""
         if directory.is_dir():
             return False
         try:
@@ -573,6 +573,6 @@ def _modified_at(status: os.stat_result) -> datetime:
 def _is_ours(key: str) -> bool:
     try:
         validate_key(key)
-    except InvalidKey:  # a file somebody else put here, under a name no key can have
+    except InvalidKey:  # a file of another program, under a name that no key can have
         return False
     return True

@@ -25,7 +25,7 @@ GRACE_SECONDS = 5.0
 
 
 class Stopped(BaseException):
-    """Ends a transfer nobody waits for any more.
+    """Ends a transfer that nobody awaits any longer.
 
     Not an ``Exception``: SDKs wrap and retry those, and a stopped transfer must end at once.
     """
@@ -131,6 +131,6 @@ class Threads:
 
 
 def _forget(future: asyncio.Future[Any]) -> None:
-    """Look at a result nobody waits for, so that asyncio does not log it as lost."""
+    """Retrieve a result that nobody awaits, so that asyncio does not log it as lost."""
     if not future.cancelled():
         future.exception()

@@ -129,7 +129,7 @@ class S3Storage(Storage):
 
         Files over 64 MiB go up in parts of at least 16 MiB, four at a time; on failure or cancellation the parts are
         given up. Writing the same file again is harmless. With ``if_absent`` a repeated call meets its own object and
-        says ``storage_conflict``.
+        raises ``storage_conflict``.
 
         Raises:
             InvalidArgument: ``source`` cannot be read, or a header value is not printable ASCII.
