@@ -7,7 +7,8 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -398,14 +399,15 @@ async def test_a_body_of_the_wrong_size_leaves_nothing(
 async def test_an_endless_body_is_cut_off(storage: LocalStorage):
     sent = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless() -> AsyncGenerator[bytes, None]:
         nonlocal sent
         while True:
             sent += 65_536
             yield bytes(65_536)
 
-    with pytest.raises(UploadRejected):
-        await storage.receive(endless(), put("a/b", max_bytes=1_000_000))
+    async with aclosing(endless()) as body:
+        with pytest.raises(UploadRejected):
+            await storage.receive(body, put("a/b", max_bytes=1_000_000))
 
     assert sent < 1_000_000 + 2 * 65_536
     assert tree(storage.root) == set()
