@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Self
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -365,11 +366,20 @@ async def test_pruning_never_takes_a_directory_from_a_writer(tmp_path: Path, sou
 # --- request bodies -----------------------------------------------------------------------------------------------
 
 
-async def chunks(*pieces: bytes, error: BaseException | None = None) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
-    if error is not None:
-        raise error
+class chunks:
+    """A request body of some pieces, which needs no closing when it is left half-way; ``error`` ends it."""
+
+    def __init__(self, *pieces: bytes, error: BaseException | None = None) -> None:
+        self._pieces = iter(pieces)
+        self._error = error
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise self._error or StopAsyncIteration
 
 
 def put(key: str, **facts: object) -> Grant:
