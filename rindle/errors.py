@@ -3,8 +3,8 @@
 ::
 
     RindleError
-    ├── LifecycleError      not_found · invalid_transition · state_conflict · invalid_start_state · quarantined ·
-    │                       still_attached · not_settled · unexpected
+    ├── LifecycleError      not_found · invalid_transition · state_conflict · quarantined · still_attached ·
+    │                       not_settled · unexpected
     ├── InvalidCall         invalid_profile · unknown_profile · unknown_variant · unknown_variant_names ·
     │                       unknown_options · unknown_filters · invalid_filter · invalid_argument · invalid_owner ·
     │                       owner_not_persisted · owner_type_conflict · invalid_slot · invalid_last_event_id
@@ -112,12 +112,6 @@ class StateConflict(LifecycleError):
 
     code = "state_conflict"
     retryable = True
-
-
-class InvalidStartState(LifecycleError):
-    """Promotion was requested for an asset that does not wait for it."""
-
-    code = "invalid_start_state"
 
 
 class Quarantined(LifecycleError):

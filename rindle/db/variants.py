@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from rindle.db.events import record_event, variant_payload
 from rindle.db.models import MediaAsset, MediaProcessingRun, MediaVariant, new_id, utc_now
 from rindle.db.transitions import add_queued, lock_asset, move_variant, recompute, set_fields
+from rindle.errors import StaleSource
 from rindle.messages import IMAGES_GROUP, Failure, GroupStatus
 from rindle.profile import Profile
 from rindle.security import variant_key
@@ -169,7 +170,7 @@ def claim_group(
         if row.state != VariantState.QUEUED:
             continue
         if row.name not in profile.variants:
-            move_variant(session, row, VariantState.CANCELLED, generation=row.generation, error_code="stale_source")
+            move_variant(session, row, VariantState.CANCELLED, generation=row.generation, error_code=StaleSource.code)
             continue
         move_variant(session, row, VariantState.PROCESSING, recipe_digest=_digest(profile, row))
         claims.append(claim_of(asset, row, profile))
@@ -253,10 +254,10 @@ def _cancel_stale(session: Session, asset: MediaAsset, variant: MediaVariant, cl
         variant,
         VariantState.CANCELLED,
         generation=claim.generation,
-        error_code="stale_source",
+        error_code=StaleSource.code,
         error_reason=changed,
     )
-    _end_runs(session, [variant], RunState.CANCELLED, code="stale_source", reason=changed)
+    _end_runs(session, [variant], RunState.CANCELLED, code=StaleSource.code, reason=changed)
 
 
 def record_built(

@@ -172,7 +172,9 @@ class _Endpoint:
         status, first, length = 200, 0, opened.size
         found = self._range_of(request, served.key, opened)
         if found is NoRange.UNSATISFIABLE or (found is NoRange.UNPARSEABLE and self._strict):
-            refusal = _refusal(416, "range_unparseable" if found is NoRange.UNPARSEABLE else "range not satisfiable")
+            refusal = _refusal(
+                416, NoRange.UNPARSEABLE.value if found is NoRange.UNPARSEABLE else "range not satisfiable"
+            )
             refusal.headers["Content-Range"] = f"bytes */{opened.size}"
             return refusal
         if isinstance(found, ByteRange):

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rindle.errors import RangeUnparseable
+
 _ONE_RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)", re.ASCII | re.IGNORECASE)
 #: Longest number that is parsed: no file has 10**18 bytes, and long integers cost time to parse.
 _MAX_DIGITS = 18
@@ -37,7 +39,7 @@ class NoRange(StrEnum):
 
     WHOLE = "whole"
     UNSATISFIABLE = "unsatisfiable"
-    UNPARSEABLE = "range_unparseable"
+    UNPARSEABLE = RangeUnparseable.code
 
 
 def parse_range(header: str | None, size: int) -> ByteRange | NoRange:

@@ -71,7 +71,7 @@ def test_other_options_stay_open_and_unknown_ones_are_refused() -> None:
 
 
 def test_the_preset_itself_is_no_profile_to_register() -> None:
-    with pytest.raises(ProfileError, match="no concrete subclass"):
+    with pytest.raises(ProfileError, match="not a concrete subclass"):
         ProfileRegistry([Web])
 
 
