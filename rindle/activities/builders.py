@@ -116,7 +116,7 @@ class Builders:
         for claim in claims:
             result = made.get(claim.name)
             if result is None:
-                results.append(BuildResult(claim, error=_not_a_picture(claim, profile)))
+                results.append(BuildResult(claim, error=_not_an_image(claim, profile)))
             else:
                 facts = {name: getattr(result, name) for name in ("byte_size", "content_type", "width", "height")}
                 results.append(BuildResult(claim, result.path, facts, result.error))
@@ -211,7 +211,7 @@ class _TranscodeTelemetry:
             telemetry.emit(f"rindle.media.transcode.{step}", {**self._facts, **(more or {})}, measurements)
 
 
-def _not_a_picture(claim: Claim, profile: type[Profile]) -> ProcessorCapabilityMissing:
+def _not_an_image(claim: Claim, profile: type[Profile]) -> ProcessorCapabilityMissing:
     return ProcessorCapabilityMissing(
         f"variant {claim.name!r} of profile {profile.name!r} cannot be made from an image",
         detail={"variant": claim.name, "profile": profile.name},

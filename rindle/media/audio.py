@@ -48,9 +48,9 @@ def encode_command(
 
     Source: FFmpeg "loudnorm", "aac", "libmp3lame".
     """
-    track = sound_of(media)
+    track = audio_track(media)
     recipe = spec.normal_form()
-    sound = opened(source, limits)[str(track.index)]
+    audio = opened(source, limits)[str(track.index)]
     options: dict[str, Any] = {
         "vn": None,
         "c:a": _ENCODERS[recipe["audio_codec"]],
@@ -59,17 +59,17 @@ def encode_command(
         "map_chapters": -1,
     }
     if spec.normalize:
-        sound = sound.filter("loudnorm", **LOUDNESS, **({} if measured is None else {**measured, "linear": "true"}))
+        audio = audio.filter("loudnorm", **LOUDNESS, **({} if measured is None else {**measured, "linear": "true"}))
         options["ar"] = min(track.sample_rate or _MAX_SAMPLE_RATE, _MAX_SAMPLE_RATE)
     if spec.channels is not None:
         options["ac"] = spec.channels
-    return written([sound], dest, limits, **options)
+    return written([audio], dest, limits, **options)
 
 
 def measure_command(media: Media, source: Path, limits: AvLimits) -> list[str]:
     """Return the command whose stderr :func:`read_loudness` reads; it writes no file."""
-    sound = opened(source, limits)[str(sound_of(media).index)].filter("loudnorm", **LOUDNESS, print_format="json")
-    arguments = written([sound], None, limits)
+    audio = opened(source, limits)[str(audio_track(media).index)].filter("loudnorm", **LOUDNESS, print_format="json")
+    arguments = written([audio], None, limits)
     arguments[arguments.index("-v") + 1] = "info"  # the level at which the filter logs
     return arguments
 
@@ -94,7 +94,7 @@ def read_loudness(words: bytes) -> dict[str, str]:
     return {option: f"{value:.2f}" for option, value in found.items()}
 
 
-def sound_of(media: Media) -> AudioTrack:
+def audio_track(media: Media) -> AudioTrack:
     """Return the audio track; the media must have one."""
     if media.audio is None:
         raise ValueError("the media has no audio track")  # refused before any command is made

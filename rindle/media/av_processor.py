@@ -188,8 +188,8 @@ class _Build:
 
     async def video(self, spec: VideoVariant) -> AvOutput:
         track = self._video_track()
-        sound = self.media.audio
-        span = await self._span([track] if sound is None else [track, sound])
+        audio_track = self.media.audio
+        span = await self._span([track] if audio_track is None else [track, audio_track])
         made = self._output(spec)
         command = video.transcode_command(self.media, spec, self.source, made, self.limits)
         await self._run(command, span, Progress(span.milliseconds, self.report))
@@ -232,7 +232,7 @@ class _Build:
         else:
             commands = video.poster_commands(self.media, self.source, made, self.limits)
         await self._first_that_writes(list(commands), made, span)
-        return await self._checked_picture(spec, made)
+        return await self._checked_frame(spec, made)
 
     async def _first_that_writes(self, commands: list[list[str]], made: Path, span: _Span) -> None:
         """Run one command after the other until one writes an image; only the last one's failure counts."""
@@ -325,17 +325,17 @@ class _Build:
                     "the output does not last as long as the original",
                     detail={"expected_ms": span.milliseconds, "found_ms": found.duration_ms},
                 )
-        picture = found.video if found.kind is MediaKind.VIDEO else None
+        video = found.video if found.kind is MediaKind.VIDEO else None
         return AvOutput(
             path=made,
             byte_size=size,
             content_type=spec.content_type,
-            width=picture.width if picture else None,
-            height=picture.height if picture else None,
+            width=video.width if video else None,
+            height=video.height if video else None,
             duration_ms=found.duration_ms,
         )
 
-    async def _checked_picture(self, spec: FrameVariant, made: Path) -> AvOutput:
+    async def _checked_frame(self, spec: FrameVariant, made: Path) -> AvOutput:
         size = self._size(made)
         found = await self._reopened(made, image=True)
         if found.video is None:

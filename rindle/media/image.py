@@ -159,24 +159,24 @@ def probe_image(
     require_safe_libvips()
     with _rejecting_damage(path):  # opens the file first: what cannot be read must not look like a file without a type
         mime = mime or sniff(path)
-        picture = Picture(path, mime)
-        picture.check_pixels(max_pixels, frames=picture.pages)
-        decoded = keep is not None and _keep(picture, recipes, keep)
+        image_file = ImageFile(path, mime)
+        image_file.check_pixels(max_pixels, frames=image_file.pages)
+        decoded = keep is not None and _keep(image_file, recipes, keep)
         shown = None
         if placeholder or not decoded:
             side = ImageVariant(mode="fit", width=PROBE_SIDE, height=PROBE_SIDE)
-            thumbnail = picture.scaled(frame_of(side, picture.width, picture.height))
+            thumbnail = image_file.scaled(frame_of(side, image_file.width, image_file.height))
             shown = _placeholder(thumbnail) if placeholder else None
-    animation = {"pages": picture.pages, "page_height": picture.height} if picture.pages > 1 else {}
+    animation = {"pages": image_file.pages, "page_height": image_file.height} if image_file.pages > 1 else {}
     return ProbeResult(
         kind=MediaKind.IMAGE,
-        width=picture.width,
-        height=picture.height,
+        width=image_file.width,
+        height=image_file.height,
         metadata={
             "format": mime.removeprefix("image/"),
-            "has_alpha": picture.has_alpha,
-            "has_icc_profile": picture.has_icc_profile,
-            "orientation": picture.orientation,
+            "has_alpha": image_file.has_alpha,
+            "has_icc_profile": image_file.has_icc_profile,
+            "orientation": image_file.orientation,
             **animation,
         },
         placeholder=shown,
@@ -198,8 +198,8 @@ def render_images(
     require_safe_libvips()
     try:
         with _rejecting_damage(source):
-            picture = Picture(source, mime)
-            picture.check_pixels(max_pixels)
+            image_file = ImageFile(source, mime)
+            image_file.check_pixels(max_pixels)
     except ProbeFailed as error:
         return [failed(order, RenderFailed(error.message, detail=error.detail)) for order in orders]
     except RindleError as error:
@@ -207,12 +207,12 @@ def render_images(
     results: dict[str, RenderResult] = {}
     wholes: list[_Whole] = []
     # Largest first, so that the later ones find something to be made from.
-    by_size = sorted(orders, key=lambda order: _area(order.recipe, picture), reverse=True)
-    if kept is not None and _can_be_kept(picture, [order.recipe for order in by_size]):
-        picture.use_cached(kept, frame_of(by_size[0].recipe, picture.width, picture.height))
+    by_size = sorted(orders, key=lambda order: _area(order.recipe, image_file), reverse=True)
+    if kept is not None and _can_be_kept(image_file, [order.recipe for order in by_size]):
+        image_file.use_cached(kept, frame_of(by_size[0].recipe, image_file.width, image_file.height))
     for order in by_size:
         try:
-            results[order.name] = _render(picture, order, wholes, max_pixels)
+            results[order.name] = _render(image_file, order, wholes, max_pixels)
         except RindleError as error:
             results[order.name] = failed(order, error)
         except (pyvips.Error, OSError, MemoryError) as error:
@@ -239,7 +239,7 @@ class _Pixels:
     frames: int
 
 
-class Picture:
+class ImageFile:
     """A source whose header has been read; its pixels are decoded on first use.
 
     Attributes:
@@ -394,22 +394,22 @@ def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _render(picture: Picture, order: RenderOrder, wholes: list[_Whole], max_pixels: int) -> RenderResult:
+def _render(image_file: ImageFile, order: RenderOrder, wholes: list[_Whole], max_pixels: int) -> RenderResult:
     recipe = order.recipe
     if not _can_write(recipe.format):
         raise ProcessorCapabilityMissing(
             f"this libvips has no encoder for {recipe.format}", detail={"format": recipe.format}
         )
-    frames = min(picture.pages, MAX_FRAMES) if recipe.animated else 1
-    picture.check_pixels(max_pixels, frames=frames)
-    frame = frame_of(recipe, picture.width, picture.height)
+    frames = min(image_file.pages, MAX_FRAMES) if recipe.animated else 1
+    image_file.check_pixels(max_pixels, frames=frames)
+    frame = frame_of(recipe, image_file.width, image_file.height)
     if frame.scaled_width * frame.scaled_height * frames > max_pixels:
         raise RenderFailed(
             f"variant {order.name!r} would need more than {max_pixels} pixels on the way",
             detail={"limit": max_pixels, "width": frame.scaled_width, "height": frame.scaled_height},
             retryable=False,
         )
-    image = _whole(picture, recipe, frame, frames, wholes)
+    image = _whole(image_file, recipe, frame, frames, wholes)
     for step in (_place, _flatten, _without_metadata):
         image = step(image, recipe, frame)
     return _saved(image, order, frame)
@@ -423,9 +423,11 @@ class _Whole:
     shows: tuple[int, bool]
 
 
-def _whole(picture: Picture, recipe: ImageVariant, frame: Frame, frames: int, wholes: list[_Whole]) -> pyvips.Image:
+def _whole(
+    image_file: ImageFile, recipe: ImageVariant, frame: Frame, frames: int, wholes: list[_Whole]
+) -> pyvips.Image:
     """Return the whole image at its scaled size, from a larger one in memory or from the file."""
-    own_colours = recipe.keep_icc and picture.has_rgb_profile
+    own_colours = recipe.keep_icc and image_file.has_rgb_profile
     shows = (frames, own_colours)
     fitting = [
         whole.image
@@ -438,30 +440,30 @@ def _whole(picture: Picture, recipe: ImageVariant, frame: Frame, frames: int, wh
         nearest = min(fitting, key=lambda image: image.width)
         image = _scaled(nearest, frame, convert=False, no_rotate=True)
     else:
-        image = picture.scaled(frame, frames=frames, own_colours=own_colours)
+        image = image_file.scaled(frame, frames=frames, own_colours=own_colours)
     if recipe.mode != "stretch":  # distorted: nothing else may be made from it
         wholes.append(_Whole(image, shows))
     return image
 
 
-def _keep(picture: Picture, recipes: Sequence[ImageVariant], path: Path) -> bool:
+def _keep(image_file: ImageFile, recipes: Sequence[ImageVariant], path: Path) -> bool:
     """Write the whole image of the largest recipe into a file, if a render can then skip its decoding.
 
     Returns:
         whether the image has been decoded for it.
     """
-    if not _can_be_kept(picture, recipes):
+    if not _can_be_kept(image_file, recipes):
         return False
-    largest = max(recipes, key=lambda recipe: _area(recipe, picture))
-    if _area(largest, picture) > MAX_KEPT_PIXELS:
+    largest = max(recipes, key=lambda recipe: _area(recipe, image_file))
+    if _area(largest, image_file) > MAX_KEPT_PIXELS:
         return False
-    decode_cache.write(picture.scaled(frame_of(largest, picture.width, picture.height)), path)
+    decode_cache.write(image_file.scaled(frame_of(largest, image_file.width, image_file.height)), path)
     return True
 
 
-def _can_be_kept(picture: Picture, recipes: Sequence[ImageVariant]) -> bool:
+def _can_be_kept(image_file: ImageFile, recipes: Sequence[ImageVariant]) -> bool:
     """Whether outputs need only the pixels of the image: no frames, no colour profile, at least one recipe."""
-    return bool(recipes) and picture.pages == 1 and not any(recipe.keep_icc for recipe in recipes)
+    return bool(recipes) and image_file.pages == 1 and not any(recipe.keep_icc for recipe in recipes)
 
 
 def _shows_whole(kept: Frame, wanted: Frame) -> bool:
@@ -538,7 +540,7 @@ def _saved(image: pyvips.Image, order: RenderOrder, frame: Frame) -> RenderResul
         pyvips.Operation.call(_SAVERS[order.recipe.format], image, str(draft), **_save_options(order.recipe))
         if not draft.exists() or draft.stat().st_size == 0:
             raise OutputMissing(f"variant {order.name!r} was saved without content")
-        written = Picture(draft, order.recipe.content_type)
+        written = ImageFile(draft, order.recipe.content_type)
         if (written.width, written.height) != (frame.width, frame.height):
             raise RenderFailed(
                 f"variant {order.name!r} has {written.width} x {written.height} pixels "
@@ -610,8 +612,8 @@ def _placeholder(thumbnail: pyvips.Image) -> str | None:
     return None
 
 
-def _area(recipe: ImageVariant, picture: Picture) -> int:
-    frame = frame_of(recipe, picture.width, picture.height)
+def _area(recipe: ImageVariant, image_file: ImageFile) -> int:
+    frame = frame_of(recipe, image_file.width, image_file.height)
     return frame.scaled_width * frame.scaled_height
 
 

@@ -33,21 +33,21 @@ def transcode_command(media: Media, spec: VideoVariant, source: Path, dest: Path
 
     Source: FFmpeg "scale", "libx264", "mov, mp4" (``movflags``); x264's rate control (``maxrate`` with ``crf``).
     """
-    track = _picture(media)
+    track = _video_track(media)
     recipe = spec.normal_form()
     box = (recipe["width"], recipe["height"])
     if track.height > track.width and spec.frame == "fit":
         box = (box[1], box[0])
     whole = opened(source, limits)
-    picture = _upright(whole[str(track.index)], track)
+    video = _upright(whole[str(track.index)], track)
     fit = {"force_original_aspect_ratio": "decrease", "force_divisible_by": 2}
     if spec.frame == "pad":
-        picture = picture.filter("scale", *box, **fit)
-        picture = picture.filter("pad", *box, "(ow-iw)/2", "(oh-ih)/2", "black")
+        video = video.filter("scale", *box, **fit)
+        video = video.filter("pad", *box, "(ow-iw)/2", "(oh-ih)/2", "black")
     else:
         # The box is reduced to the video's size first: this filter alone would enlarge it.
-        picture = picture.filter("scale", min(box[0], track.width), min(box[1], track.height), **fit)
-    nodes = [picture.filter("setsar", 1)]
+        video = video.filter("scale", min(box[0], track.width), min(box[1], track.height), **fit)
+    nodes = [video.filter("setsar", 1)]
     if media.audio is not None:
         nodes.append(whole[f"{media.audio.index}?"])
     most, over = _RATES[spec.preset]
@@ -80,16 +80,16 @@ def poster_commands(media: Media, source: Path, dest: Path, limits: AvLimits) ->
 
     Source: FFmpeg "select", "signalstats" (``YAVG``), "metadata".
     """
-    track = _picture(media)
+    track = _video_track(media)
     for wanted in (f"gt(scene,{SCENE_THRESHOLD})*eq(pict_type,I)", "eq(pict_type,I)", None):
         options: dict[str, Any] = {} if wanted is None else {"t": min(POSTER_SCAN_SECONDS, limits.max_duration_seconds)}
-        picture = opened(source, limits, **options)[str(track.index)]
+        video = opened(source, limits, **options)[str(track.index)]
         if wanted is not None:
-            picture = picture.filter("select", wanted)
+            video = video.filter("select", wanted)
         # Full range, so that black is 0 in the measurement as it is in the JPEG.
-        picture = _upright(picture, track).filter("setsar", 1).filter("format", "yuvj420p")
+        video = _upright(video, track).filter("setsar", 1).filter("format", "yuvj420p")
         if wanted is not None:
-            picture = picture.filter("signalstats").filter(
+            video = video.filter("signalstats").filter(
                 "metadata",
                 mode="select",
                 key="lavfi.signalstats.YAVG",
@@ -97,7 +97,7 @@ def poster_commands(media: Media, source: Path, dest: Path, limits: AvLimits) ->
                 function="expr",
                 expr="gte(VALUE1,VALUE2)",
             )
-        yield _one_picture([picture], dest, limits, **({} if wanted is None else {"fps_mode": "vfr"}))
+        yield _one_frame([video], dest, limits, **({} if wanted is None else {"fps_mode": "vfr"}))
 
 
 def strip_commands(
@@ -109,33 +109,33 @@ def strip_commands(
     second reads everything, ``4 / duration`` frames per second: for containers that cannot be searched and for videos
     of fewer than four frames, whose last frame is then repeated.
     """
-    track = _picture(media)
+    track = _video_track(media)
     if duration_ms is not None:
         starts = [(tile + 0.5) * duration_ms / 1000 / STRIP_TILES for tile in range(STRIP_TILES)]
         tiles = [_tile(opened(source, limits, ss=f"{start:.3f}")[str(track.index)], track) for start in starts]
-        yield _one_picture([_side_by_side(tiles)], dest, limits)
+        yield _one_frame([_side_by_side(tiles)], dest, limits)
     # Without any idea of the duration the first four seconds stand for all of it.
     seconds = STRIP_TILES if duration_ms is None else duration_ms / 1000
     frames = opened(source, limits)[str(track.index)].filter("fps", f"{STRIP_TILES / seconds:.6f}")
     repeated = _tile(frames, track).filter("tpad", stop=STRIP_TILES - 1, stop_mode="clone")
-    yield _one_picture([repeated.filter("tile", f"{STRIP_TILES}x1")], dest, limits)
+    yield _one_frame([repeated.filter("tile", f"{STRIP_TILES}x1")], dest, limits)
 
 
-def _picture(media: Media) -> VideoTrack:
+def _video_track(media: Media) -> VideoTrack:
     if media.video is None:
         raise ValueError("the media has no video track")  # refused before any command is made
     return media.video
 
 
-def _upright(picture: Any, track: VideoTrack) -> Any:
+def _upright(video: Any, track: VideoTrack) -> Any:
     """Apply square pixels, and a rotation that only a tag contains; ffmpeg applies display matrices itself."""
     for direction in _TURNS.get(track.tagged_rotation, ()):
-        picture = picture.filter("transpose", direction)
-    return picture if track.has_square_samples else picture.filter("scale", track.width, track.height)
+        video = video.filter("transpose", direction)
+    return video if track.has_square_samples else video.filter("scale", track.width, track.height)
 
 
-def _tile(picture: Any, track: VideoTrack) -> Any:
-    small = _upright(picture, track).filter(
+def _tile(video: Any, track: VideoTrack) -> Any:
+    small = _upright(video, track).filter(
         "scale", TILE_WIDTH, TILE_HEIGHT, force_original_aspect_ratio="decrease", force_divisible_by=2
     )
     return small.filter("pad", TILE_WIDTH, TILE_HEIGHT, "(ow-iw)/2", "(oh-ih)/2", "black").filter("setsar", 1)
@@ -147,6 +147,6 @@ def _side_by_side(tiles: list[Any]) -> Any:
     return ffmpeg.filter(tiles, "hstack", inputs=len(tiles)).filter("format", "yuvj420p")
 
 
-def _one_picture(nodes: list[Any], dest: Path, limits: AvLimits, **options: Any) -> list[str]:
-    picture = {"frames:v": 1, "q:v": _JPEG_QUALITY, "update": 1, "map_metadata": -1}
-    return written(nodes, dest, limits, **picture, **options)
+def _one_frame(nodes: list[Any], dest: Path, limits: AvLimits, **options: Any) -> list[str]:
+    single = {"frames:v": 1, "q:v": _JPEG_QUALITY, "update": 1, "map_metadata": -1}
+    return written(nodes, dest, limits, **single, **options)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rindle.errors import FfmpegFailed
-from rindle.media.audio import sound_of
+from rindle.media.audio import audio_track
 from rindle.media.av_probe import Media
 from rindle.media.ffmpeg import AvLimits, opened, written
 
@@ -23,8 +23,8 @@ _FORMAT = "f32le" if sys.byteorder == "little" else "f32be"
 
 def samples_command(media: Media, source: Path, dest: Path, limits: AvLimits) -> list[str]:
     """Return the command that decodes the first audio track to raw samples: 115 MB for an hour."""
-    sound = opened(source, limits)[str(sound_of(media).index)]
-    return written([sound], dest, limits, vn=None, ac=1, ar=ANALYSIS_SAMPLE_RATE, f=_FORMAT, map_metadata=-1)
+    audio = opened(source, limits)[str(audio_track(media).index)]
+    return written([audio], dest, limits, vn=None, ac=1, ar=ANALYSIS_SAMPLE_RATE, f=_FORMAT, map_metadata=-1)
 
 
 async def write_peaks(samples: Path, dest: Path, *, length: int, sample_rate: int) -> None:
