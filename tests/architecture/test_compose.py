@@ -215,7 +215,7 @@ def test_prometheus_is_optional_and_reads_temporal_and_the_workers() -> None:
 
 
 def test_the_file_says_what_it_is_not() -> None:
-    assert re.search(r"Production itself is Temporal Cloud or Temporal's Helm charts", SOURCE)
+    assert re.search(r"For production, use Temporal Cloud or Temporal's Helm charts", SOURCE)
 
 
 def test_mounted_files_exist() -> None:
