@@ -345,7 +345,7 @@ async def test_a_slower_consumer_is_reset_and_goes_on_from_the_database_without_
 
 
 async def seen(events: Subscription, event_id: int) -> bool:
-    return event_id in events._seen.values()
+    return event_id in events._read_up_to.values()
 
 
 async def owes(events: Subscription) -> bool:
