@@ -180,7 +180,7 @@ async def test_a_page_that_is_told_the_end_closes_its_stream(site: Site, visit: 
     closed: list[Request] = []
     page.on("request", lambda request: opened.append(request) if "/media/events" in request.url else None)
     for name in ("requestfinished", "requestfailed"):
-        page.on(name, closed.append)
+        page.on(name, lambda request: closed.append(request))
 
     await page.evaluate(LISTEN, ["asset", asset_id, {"base": "/media", "until": "terminal"}])
 
