@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from playwright.async_api import Browser, BrowserContext, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
 
 from tests.patience import PATIENCE_MS
 from tests.servers.chromium import ARGUMENTS
@@ -34,3 +35,41 @@ async def window(browser: Browser, **options: Any) -> AsyncIterator[BrowserConte
         yield context
     finally:
         await context.close()
+
+
+@asynccontextmanager
+async def held(
+    page: Page,
+    pattern: str,
+    *,
+    method: str | None = None,
+    times: int | None = None,
+    then: Literal["abort", "continue"] = "abort",
+) -> AsyncIterator[asyncio.Event]:
+    """Keep requests of ``page`` without an answer until the block is left, then abort them or let them continue.
+
+    Yields an event that is set once a request is held. ``method`` lets other methods through. A request that is never
+    answered stays a pending task of Playwright, which the garbage collector then reports during some other test.
+    """
+    reached, released = asyncio.Event(), asyncio.Event()
+    answered: list[asyncio.Future[None]] = []
+
+    async def hold(route: Route) -> None:
+        if method not in (None, route.request.method):
+            return await route.continue_()
+        answer = asyncio.get_running_loop().create_future()
+        answered.append(answer)
+        reached.set()
+        try:
+            await released.wait()
+            await route.abort() if then == "abort" else await route.continue_()
+        finally:
+            answer.set_result(None)
+
+    await page.route(pattern, hold, times=times)
+    try:
+        yield reached
+    finally:
+        released.set()
+        await asyncio.gather(*answered)
+        await page.unroute(pattern, hold)

@@ -6,6 +6,8 @@ A missing server skips the test on a laptop and fails it under ``CI=true``, wher
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import os
 import sqlite3
 import sys
@@ -162,6 +164,19 @@ def _nothing_is_left_to_the_collector() -> Iterator[None]:
     _collected.clear()
     yield
     assert _collected == []
+
+
+@pytest.fixture
+def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test during which anything is logged as a warning or worse, also by what it leaves to the collector.
+
+    What earlier tests left is collected before it begins.
+    """
+    gc.collect()
+    caplog.clear()
+    yield
+    gc.collect()
+    assert [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING] == []
 
 
 # --- servers ------------------------------------------------------------------------------------------------------

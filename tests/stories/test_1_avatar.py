@@ -12,9 +12,10 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 from PIL import Image
-from playwright.async_api import BrowserContext, FilePayload, Page, Request, Route, expect
+from playwright.async_api import BrowserContext, FilePayload, Page, Request, expect
 from skimage import data
 
+from tests.browser import held
 from tests.patience import PATIENCE_SECONDS, until
 from tests.stories.conftest import Site, Visit
 
@@ -178,17 +179,11 @@ async def test_others_see_the_photo_and_no_buttons(visit: Visit) -> None:
 
 async def test_a_reload_goes_on_where_the_page_was(visit: Visit) -> None:
     page = page_of(await visit("daria"))
-    asked = asyncio.Event()
-
-    async def hold(route: Route) -> None:
-        asked.set()  # and never answer: the page is between verification and the first event of the asset
-
-    await page.route("**/media/events?*", hold)
-    await page.set_input_files("#photo", picture("coffee"))
-    await asyncio.wait_for(asked.wait(), PATIENCE_SECONDS)
-    await page.unroute("**/media/events?*")
-
-    await page.reload()
+    async with held(page, "**/media/events?*", times=1) as asked:
+        await page.set_input_files("#photo", picture("coffee"))
+        await asyncio.wait_for(asked.wait(), PATIENCE_SECONDS)
+        # The page is between the verification and the first event of the asset.
+        await page.reload()
 
     await expect(page.locator(".badge")).to_have_text("Ready")
     await expect(page.locator(".portrait picture")).to_be_visible()
@@ -196,16 +191,11 @@ async def test_a_reload_goes_on_where_the_page_was(visit: Visit) -> None:
 
 async def test_cancel_stops_the_bytes_and_ends_the_upload(visit: Visit) -> None:
     page = page_of(await visit("emeka"))
-    sending = asyncio.Event()
-
-    async def hold(route: Route) -> None:
-        sending.set()
-
-    await page.route("**/media/local/*", hold)
-    await page.set_input_files("#photo", picture("coffee"))
-    await asyncio.wait_for(sending.wait(), PATIENCE_SECONDS)
-    async with page.expect_response(lambda answer: answer.request.method == "DELETE") as ended:
-        await page.click(".cancel")
+    async with held(page, "**/media/local/*") as sending:
+        await page.set_input_files("#photo", picture("coffee"))
+        await asyncio.wait_for(sending.wait(), PATIENCE_SECONDS)
+        async with page.expect_response(lambda answer: answer.request.method == "DELETE") as ended:
+            await page.click(".cancel")
 
     assert (await (await ended.value).json())["session"]["state"] == "aborted"
     await expect(page.locator(".chooser .notice")).to_have_text("Upload cancelled.")

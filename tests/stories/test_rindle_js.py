@@ -14,6 +14,7 @@ import pytest
 from playwright.async_api import Page, Request, Route, expect
 
 from rindle.errors import CODES
+from tests.browser import held
 from tests.patience import PATIENCE_SECONDS, until
 from tests.stories.conftest import Visit
 from tests.stories.test_1_avatar import picture
@@ -218,23 +219,16 @@ async def test_refusals_carry_the_server_s_code(page: Page) -> None:
 
 @pytest.mark.parametrize("where", ["POST", "PUT"])
 async def test_an_abort_stops_the_bytes_and_tells_the_server(page: Page, where: str) -> None:
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def hold(route: Route) -> None:
-        if route.request.method != where:
-            return await route.continue_()
-        reached.set()
-        await go_on.wait()
-        await route.continue_() if where == "POST" else await route.abort()
-
-    await page.route("**/media/uploads" if where == "POST" else STORE, hold)
     asked = requests_of(page)
-    async with page.expect_response(lambda answer: answer.request.method == "DELETE") as deleted:
+    pattern = "**/media/uploads" if where == "POST" else STORE
+    async with (
+        page.expect_response(lambda answer: answer.request.method == "DELETE") as deleted,
+        held(page, pattern, method=where, then="continue" if where == "POST" else "abort") as reached,
+    ):
         await page.evaluate(BEGIN, "")
         await asyncio.wait_for(reached.wait(), PATIENCE_SECONDS)
         await page.evaluate("window.up.abort()")
         told = await ended(page)
-        go_on.set()
 
     assert told["ended"]["code"] == "upload_cancelled"
     assert told["states"][-1]["state"] == "aborted"
@@ -374,18 +368,12 @@ async def test_another_choice_ends_the_upload_before_it(page: Page) -> None:
           await import("/media/rindle.js");
         }"""
     )
-    sending = asyncio.Event()
+    async with held(page, STORE, times=1) as sending:
+        await page.set_input_files("#auto", PHOTO)
+        await asyncio.wait_for(sending.wait(), PATIENCE_SECONDS)
+        await page.set_input_files("#auto", picture("chelsea"))
 
-    async def hold(route: Route) -> None:
-        sending.set()
+        async def both() -> bool:
+            return sorted(await page.evaluate("window.codes")) == ["complete", "upload_cancelled"]
 
-    await page.route(STORE, hold, times=1)
-    await page.set_input_files("#auto", PHOTO)
-    await asyncio.wait_for(sending.wait(), PATIENCE_SECONDS)
-
-    await page.set_input_files("#auto", picture("chelsea"))
-
-    async def both() -> bool:
-        return sorted(await page.evaluate("window.codes")) == ["complete", "upload_cancelled"]
-
-    await until(both)
+        await until(both)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -560,13 +559,6 @@ def open_files(root: Path) -> set[str]:
         except FileNotFoundError:
             continue
     return {target for target in targets if target.startswith(str(root))}
-
-
-@pytest.fixture
-def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fail when anything was logged as an error."""
-    yield
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.usefixtures("quiet_log")
