@@ -519,8 +519,13 @@ def _models() -> str:
 
 def _column_type(column: Any) -> str:
     from sqlalchemy import JSON, BigInteger, Boolean, Integer, String, Text, Uuid
+    from sqlalchemy.dialects.sqlite import dialect
 
-    from rindle.db.models import UtcDateTime
+    from rindle.db.models import JsonDocument, Note, UtcDateTime
+
+    stored = column.type
+    if isinstance(stored, JsonDocument | Note):
+        stored = stored.load_dialect_impl(dialect())
 
     if column.foreign_keys:
         [key] = column.foreign_keys
@@ -533,9 +538,9 @@ def _column_type(column: Any) -> str:
         UtcDateTime: "time, UTC",
         BigInteger: "integer, 64 bits",
         Integer: "integer",
-        String: f"text, {getattr(column.type, 'length', None)} characters",
+        String: f"text, {getattr(stored, 'length', None)} characters",
     }
-    return next(name for kind, name in names.items() if isinstance(column.type, kind))
+    return next(name for kind, name in names.items() if isinstance(stored, kind))
 
 
 # --- workflows ---------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+from rindle.text import storable, storable_document
+
 #: Longest message that leaves the process (logs, rows, HTTP, Temporal).
 MAX_MESSAGE_CHARS = 2048
 #: Longest ``error_reason`` a row keeps.
@@ -66,6 +68,7 @@ class RindleError(Exception):
         action: str | None = None,
         retry_after: float | None = None,
     ) -> None:
+        message = storable(message)  # also rows keep it
         self.message = message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 1] + "…"
         super().__init__(self.message)
         if code is not None:
@@ -79,7 +82,7 @@ class RindleError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``{code, message, detail}`` as HTTP and the command line show it; the cause is never included."""
-        return {"code": self.code, "message": self.message, "detail": self.detail}
+        return {"code": self.code, "message": self.message, "detail": storable_document(self.detail)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(code={self.code!r}, message={self.message!r})"

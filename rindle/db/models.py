@@ -34,8 +34,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeEngine
 
 from rindle.states import AssetState, MediaKind, OutboxState, OutputKind, RunState, SessionState, VariantState
+from rindle.text import bounded, storable, storable_document
 
 #: Longest storage key (S3's limit).
 MAX_KEY_CHARS = 1024
@@ -79,7 +81,44 @@ def is_id(text: str) -> bool:
     return True
 
 
-JsonDocument = JSON().with_variant(JSONB(), "postgresql")
+class Note(TypeDecorator[str]):
+    """Text that programs, plug-ins and stores wrote, for people to read: it is made storable and cut to the column.
+
+    PostgreSQL refuses a NUL and an overlong value, and the row's change with them; SQLite accepts both.
+
+    Args:
+        length: longest value in bytes of UTF-8; no limit when left out.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int | None = None) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
+        return Text() if self.length is None else String(self.length)
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return storable(value) if self.length is None else bounded(value, self.length)
+
+
+class JsonDocument(TypeDecorator[Any]):
+    """A JSON document whose strings are made storable: PostgreSQL refuses a NUL or half a surrogate pair in JSONB."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return JSONB() if dialect.name == "postgresql" else JSON()
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return storable_document(value)
+
+
 _Id = Uuid(as_uuid=False)
 #: 64-bit autoincrement that SQLite also understands (only INTEGER PRIMARY KEY autoincrements there).
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
@@ -158,7 +197,7 @@ class MediaAsset(_Timestamps, Base):
     kind: Mapped[str] = mapped_column(String(32), default=MediaKind.IMAGE.value)
     #: Media type detected from the bytes. Between verification and validation: the type that the store reports.
     #: ``NULL`` before verification.
-    content_type: Mapped[str | None] = mapped_column(String(255))
+    content_type: Mapped[str | None] = mapped_column(Note(255))
     #: The client's file name, sanitized to 1 to 255 ASCII characters (``unknown`` when none was given). ``NULL`` does
     #: not occur in this release.
     filename: Mapped[str | None] = mapped_column(String(255))
@@ -186,9 +225,9 @@ class MediaAsset(_Timestamps, Base):
     superseded_key: Mapped[str | None] = mapped_column(String(MAX_KEY_CHARS))
     #: Code of the rejection (``quarantined``) or of the error for which promotion gave up; ``NULL`` otherwise.
     #: Promotion clears it.
-    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_code: Mapped[str | None] = mapped_column(Note(64))
     #: Message that belongs to ``error_code``, at most 4096 characters; ``NULL`` when that is ``NULL``.
-    error_reason: Mapped[str | None] = mapped_column(Text)
+    error_reason: Mapped[str | None] = mapped_column(Note())
     #: SHA-256 of the original (64 hexadecimal digits); ``NULL`` for uploads that did not go through the application.
     checksum_sha256: Mapped[str | None] = mapped_column(String(64))
     #: ETag of the bytes that were verified; every later read is bound to it. ``NULL`` before verification.
@@ -250,9 +289,9 @@ class MediaVariant(_Timestamps, Base):
     #: When that object was recorded; ``NULL`` before the first build ends.
     generated_at: Mapped[datetime | None]
     #: Code of the failure or cancellation; ``NULL`` otherwise. Moves to ``queued`` and ``ready`` clear it.
-    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_code: Mapped[str | None] = mapped_column(Note(64))
     #: Message that belongs to ``error_code``; ``NULL`` when there is none.
-    error_reason: Mapped[str | None] = mapped_column(Text)
+    error_reason: Mapped[str | None] = mapped_column(Note())
     #: Incremented by every move to ``queued``, from 0: the result of an older build no longer matches and is dropped.
     generation: Mapped[int] = mapped_column(Integer, default=0)
     #: Classified failures since the last request to build, from 0.
@@ -326,9 +365,9 @@ class MediaUploadSession(_Timestamps, Base):
     #: When the bytes were verified; ``NULL`` before, and for sessions that ended otherwise.
     verified_at: Mapped[datetime | None]
     #: Message that belongs to ``error_code`` of a failed session; ``NULL`` otherwise.
-    failure_reason: Mapped[str | None] = mapped_column(Text)
+    failure_reason: Mapped[str | None] = mapped_column(Note())
     #: Code of the rejection or of the expiry (``upload_session_expired``); ``NULL`` otherwise.
-    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_code: Mapped[str | None] = mapped_column(Note(64))
     #: Who opened the session; ``NULL`` for an anonymous upload.
     actor: Mapped[str | None] = mapped_column(String(255))
     #: Size in bytes that the client declared; ``NULL`` when it declared none.
@@ -428,11 +467,11 @@ class MediaProcessingRun(_Timestamps, Base):
     #: When the attempt ended; ``NULL`` while it runs.
     finished_at: Mapped[datetime | None]
     #: Code of the failure or cancellation; ``NULL`` otherwise.
-    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_code: Mapped[str | None] = mapped_column(Note(64))
     #: Message that belongs to ``error_code``; ``NULL`` when there is none.
-    error_reason: Mapped[str | None] = mapped_column(Text)
+    error_reason: Mapped[str | None] = mapped_column(Note())
     #: Id of the workflow that ordered the work; ``NULL`` does not occur in this release.
-    workflow_id: Mapped[str | None] = mapped_column(String(255))
+    workflow_id: Mapped[str | None] = mapped_column(Note(255))
     #: Run id of that workflow and id of the activity, joined by ``:`` and cut to 64 characters; ``NULL`` does not
     #: occur in this release.
     run_id: Mapped[str | None] = mapped_column(String(64))
@@ -478,8 +517,9 @@ class MediaOutbox(_Timestamps, Base):
     #: When relays may send the row: its delay, the pause after a failure, or the end of the lease (30 s) of the relay
     #: that sends it.
     available_at: Mapped[datetime] = mapped_column(default=utc_now)
-    #: Code of the last failed attempt; ``NULL`` when none failed and after the row was sent.
-    last_error: Mapped[str | None] = mapped_column(String(255))
+    #: Why the last attempt failed: a code, or for a parked row the status and message of Temporal (without credentials,
+    #: at most 255 bytes). ``NULL`` when none failed and after the row was sent.
+    last_error: Mapped[str | None] = mapped_column(Note(255))
     #: Reserved for the W3C trace context of the caller; always ``NULL`` in this release.
     traceparent: Mapped[str | None] = mapped_column(String(64))
     #: When Temporal accepted the row; ``NULL`` before.
