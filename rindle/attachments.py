@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from rindle import outbox
+from rindle.arguments import check_text
 from rindle.db.database import translating_conflicts
 from rindle.db.events import record_event
 from rindle.db.models import MediaAsset, MediaAttachment, MediaVariant, is_id, utc_now
@@ -60,6 +61,8 @@ def attach(
     """
     ref = _owner_types(services).ref(owner)
     check_slot(slot)
+    if uploaded_by is not UNCHECKED:
+        check_text("uploaded_by", uploaded_by)
     asset_id = asset if isinstance(asset, str) else asset.id
     with translating_conflicts():
         locked = _attachable(session, asset_id, uploaded_by)
@@ -163,6 +166,8 @@ def attachment_for(
 def ready_variants_for(session: Session, asset: MediaAsset | str) -> list[MediaVariant]:
     """Return the ready variants of an asset, ordered by name."""
     asset_id = asset if isinstance(asset, str) else asset.id
+    if not is_id(asset_id):
+        return []
     statement = select(MediaVariant).where(
         MediaVariant.asset_id == asset_id,
         MediaVariant.state == VariantState.READY,

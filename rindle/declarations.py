@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rindle.arguments import MAX_TEXT_CHARS
 from rindle.errors import ProfileError
 
 
@@ -42,6 +43,19 @@ def not_flags(subject: Any, *options: str) -> list[str]:
         for option in options
         if not isinstance(value := getattr(subject, option), bool)
     ]
+
+
+def name_flaw(name: Any) -> str | None:
+    """Return what is wrong with a permanent name, of a profile or an owner type; ``None`` when it is valid.
+
+    Names are printable ASCII, so that they have as many bytes as characters: keys, index rows, search attributes and
+    labels in Temporal are limited in bytes, columns in characters.
+    """
+    if not isinstance(name, str):
+        return "must be a string"
+    if not 1 <= len(name) <= MAX_TEXT_CHARS or not name.isascii() or not name.isprintable() or not name.strip():
+        return f"must be 1 to {MAX_TEXT_CHARS} printable ASCII characters"
+    return None
 
 
 def is_whole(value: Any) -> bool:

@@ -10,14 +10,15 @@ from typing import Any
 from sqlalchemy import inspect as sqlalchemy_inspect
 from sqlalchemy.exc import NoInspectionAvailable
 
+from rindle.arguments import MAX_TEXT_CHARS, text_flaw
+from rindle.declarations import name_flaw
 from rindle.errors import InvalidOwner, InvalidSlot, OwnerNotPersisted, OwnerTypeConflict
-
-_MAX_CHARS = 255
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerRef:
-    """An owner as rows store it: a registered type name and an id, both strings of 1 to 255 characters."""
+    """An owner as rows store it: a registered type name of 1 to 255 printable ASCII characters, and an id of 1 to 255
+    characters."""
 
     type: str
     id: str
@@ -37,8 +38,10 @@ class OwnerTypes:
         """Give ``owner_class`` (and its single-table children) the stable type ``name``.
 
         Raises:
+            InvalidOwner: the name is not 1 to 255 printable ASCII characters.
             OwnerTypeConflict: another class has that name.
         """
+        _check_type(name)
         base = _base_class(owner_class)
         self._claim(name, base)
         self._names[base] = name
@@ -51,7 +54,7 @@ class OwnerTypes:
 
         Raises:
             OwnerNotPersisted: the instance has no primary key yet; flush it first.
-            InvalidOwner: anything else, or an empty or overlong type or id.
+            InvalidOwner: anything else, or a type or id that is empty, too long or cannot be stored.
             OwnerTypeConflict: two classes would share one type name, and so the same media.
         """
         if isinstance(owner, OwnerRef):
@@ -88,13 +91,12 @@ class OwnerTypes:
 
 
 def check_slot(slot: str) -> str:
-    """Return ``slot`` when it is 1 to 255 characters without control characters.
+    """Return ``slot`` when it is 1 to 255 characters without control characters and unpaired surrogates.
 
     Raises:
         InvalidSlot: it is not.
     """
-    controls = isinstance(slot, str) and any(ord(c) < 32 or ord(c) == 127 for c in slot)
-    if not isinstance(slot, str) or not 1 <= len(slot) <= _MAX_CHARS or controls:
+    if text_flaw(slot, min_chars=1) is not None or any(ord(c) < 32 or ord(c) == 127 for c in slot):
         raise InvalidSlot("a slot is 1 to 255 characters without control characters, for example 'avatar'")
     return slot
 
@@ -114,9 +116,20 @@ def _text(part: Any) -> str:
 
 def _checked(owner_type: Any, owner_id: Any) -> OwnerRef:
     name, identity = str(owner_type or ""), "" if owner_id is None else _text(owner_id)
-    if not 1 <= len(name) <= _MAX_CHARS or not 1 <= len(identity) <= _MAX_CHARS:
-        raise InvalidOwner("an owner has a type and an id of 1 to 255 characters each")
+    _check_type(name)
+    flaw = text_flaw(identity, min_chars=1)
+    if flaw is not None:
+        raise InvalidOwner(f"the id of an owner {flaw}", detail={"option": "id", "max_chars": MAX_TEXT_CHARS})
     return OwnerRef(name, identity)
+
+
+def _check_type(name: Any) -> None:
+    flaw = name_flaw(name)
+    if flaw is not None:
+        raise InvalidOwner(
+            f"the type of an owner {flaw}; give a class with another name a type by register_owner_type",
+            detail={"option": "type", "max_chars": MAX_TEXT_CHARS},
+        )
 
 
 def _not_an_owner(owner: Any) -> InvalidOwner:

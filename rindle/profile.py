@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
-from rindle.declarations import declaration_error, is_whole, not_flags, not_positive
+from rindle.declarations import declaration_error, is_whole, name_flaw, not_flags, not_positive
 from rindle.errors import ProfileError, UnknownProfile, UnknownVariant
 from rindle.messages import IMAGES_GROUP
 from rindle.protocols import MAX_URL_SECONDS, Analyzer, Authorizer, Probe, Processor, Scanner, Storage
@@ -138,8 +138,8 @@ class Profile:
     class that is not validated itself.
 
     Attributes:
-        name: stable name in rows and keys, at most 255 characters; ``module.QualName`` by default. Set it, so that the
-            class can be renamed.
+        name: stable name in rows and keys, 1 to 255 printable ASCII characters; ``module.QualName`` by default. Set
+            it, so that the class can be renamed.
         storage: a storage, a storage class, or the name under which the application registers one. Required.
         variants: name to recipe, a mapping or a variant object. Required, may be empty. After validation: variant
             objects, sorted by name, read-only.
@@ -405,12 +405,10 @@ def _unknown_attributes(declared: Mapping[str, Any], known: frozenset[str]) -> l
 
 
 def _checked_name(name: Any, default: str, problems: list[str]) -> str:
-    if name is None:
-        return default
-    if not isinstance(name, str) or not 1 <= len(name) <= _MAX_NAME_CHARS or not name.isprintable() or not name.strip():
-        problems.append(f"name: must be 1 to {_MAX_NAME_CHARS} printable characters")
-        return default
-    return name
+    flaw = name_flaw(default if name is None else name)
+    if flaw is not None:
+        problems.append(f"name: {flaw}" + ("; the default, module.QualName, is not: set it" if name is None else ""))
+    return default if name is None or flaw is not None else str(name)
 
 
 def _check_storage(storage: Any, problems: list[str]) -> None:

@@ -170,10 +170,15 @@ def _locked(session: Session, asset_id: str) -> MediaAsset:
 
 @asynccontextmanager
 async def opened(
-    directory: Path, make_profiles: Callable[[Storage], list[type[Profile]]], *, storage: Storage | None = None
+    directory: Path,
+    make_profiles: Callable[[Storage], list[type[Profile]]],
+    *,
+    storage: Storage | None = None,
+    database_url: str | None = None,
 ) -> AsyncIterator[Gallery]:
-    """Open a gallery in ``directory`` with the profiles that ``make_profiles`` makes for its storage."""
-    engine = create_async_engine(f"sqlite+aiosqlite:///{directory / 'gallery.db'}")
+    """Open a gallery in ``directory`` with the profiles that ``make_profiles`` makes for its storage; on a SQLite
+    database there when none is given."""
+    engine = create_async_engine(database_url or f"sqlite+aiosqlite:///{directory / 'gallery.db'}")
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     store = storage or LocalStorage(

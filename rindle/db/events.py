@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant
+from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant, is_id
 from rindle.db.notices import notify
 from rindle.events import EVENT_TYPES
 
@@ -97,6 +97,8 @@ def session_payload(upload: MediaUploadSession) -> dict[str, Any]:
 
 def timeline(session: Session, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
     """Return the events of an asset after event id ``after``, oldest first."""
+    if not is_id(asset_id):
+        return []
     found = session.scalars(
         select(MediaEvent)
         .where(MediaEvent.asset_id == asset_id, MediaEvent.id > after)

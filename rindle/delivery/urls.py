@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import inspect
 
 from rindle import telemetry
+from rindle.arguments import text_flaw
 from rindle.capabilities import capabilities_of, require_delivery
 from rindle.db.delivery import is_deliverable_key
 from rindle.db.models import MediaAsset, MediaVariant, utc_now
@@ -358,7 +359,7 @@ def _subject_name(actor: Any) -> str | None:
     if actor is None:
         return None
     name = actor if isinstance(actor, str) else getattr(actor, "id", None)
-    if name is not None and len(str(name)) <= _MAX_SUBJECT_CHARS:
+    if name is not None and text_flaw(str(name), max_chars=_MAX_SUBJECT_CHARS) is None:
         return str(name)
     return hashlib.sha256(repr(actor).encode(errors="surrogatepass")).hexdigest()
 

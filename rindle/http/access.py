@@ -12,6 +12,7 @@ from uuid import UUID
 from fastapi import Request
 
 from rindle.app import Rindle
+from rindle.arguments import MAX_TEXT_CHARS, text_flaw
 from rindle.assets import no_such_asset
 from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.errors import Misconfigured, NotFound, Unauthorized, UnknownProfile
@@ -27,8 +28,6 @@ CsrfCheck = Callable[[Request], Awaitable[bool | None] | bool | None]
 
 #: Header that a form on another site cannot send, and that a script there can send only after a CORS preflight.
 CSRF_HEADER = "X-Rindle"
-
-_MAX_ACTOR_CHARS = 255
 
 
 class Rules(TypedDict, total=False):
@@ -229,14 +228,16 @@ def actor_name(actor: Any) -> str | None:
     """Return the name of an actor as stored in rows; ``None`` for anonymous.
 
     Raises:
-        Misconfigured: ``actor_from_request`` returned an object without a stable name of 1 to 255 characters.
+        Misconfigured: ``actor_from_request`` returned an object without a stable name of 1 to 255 characters that
+            rows can store.
     """
     if actor is None:
         return None
     named = actor if isinstance(actor, str | int | UUID) else getattr(actor, "id", None)
-    if isinstance(named, str | int | UUID) and not isinstance(named, bool) and 1 <= len(str(named)) <= _MAX_ACTOR_CHARS:
+    is_named = isinstance(named, str | int | UUID) and not isinstance(named, bool)
+    if is_named and text_flaw(str(named), min_chars=1) is None:
         return str(named)
     raise Misconfigured(
         f"actor_from_request returned a {type(actor).__name__} without a name: return None, a string of 1 to "
-        f"{_MAX_ACTOR_CHARS} characters, an integer, a UUID, or an object whose id is one of them"
+        f"{MAX_TEXT_CHARS} characters without NUL, an integer, a UUID, or an object whose id is one of them"
     )

@@ -14,11 +14,19 @@ from rindle.errors import NotFound
 from rindle.http.access import Access, ChangingRules, actor_name
 from rindle.http.errors import NO_STORE
 from rindle.http.routes import Route, router_of
-from rindle.http.schemas import CancelReport, FullAssetAnswer, FullAssetJson, Requeue, RequeueAnswer, UrlAnswer
+from rindle.http.schemas import (
+    CancelReport,
+    ClientText,
+    FullAssetAnswer,
+    FullAssetJson,
+    Requeue,
+    RequeueAnswer,
+    UrlAnswer,
+)
 
-_AssetId = Annotated[str, Path(max_length=64, description="Id of an asset.")]
+_AssetId = Annotated[ClientText, Path(max_length=64, description="Id of an asset.")]
 _VariantName = Annotated[
-    str | None, Query(max_length=63, description="A declared variant; the original when left out.")
+    ClientText | None, Query(max_length=63, description="A declared variant; the original when left out.")
 ]
 _Disposition = Annotated[
     Literal["inline", "attachment"] | None, Query(description="Whether browsers show the file or save it.")

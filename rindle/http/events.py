@@ -30,6 +30,7 @@ from rindle.events import TERMINAL_STATES
 from rindle.http.access import Access, Rules, actor_name
 from rindle.http.errors import NO_STORE
 from rindle.http.routes import Route, router_of
+from rindle.http.schemas import ClientText
 from rindle.instants import iso_instant
 from rindle.security import read_ticket
 from rindle.subscriptions import MAX_ID, Event, Subject, SubjectStatus, Subscription, read_statuses, subject_of
@@ -55,7 +56,7 @@ _Scopes = Annotated[
     Query(alias="scope", min_length=1, max_length=MAX_SUBJECTS, description="What to follow; repeatable, see `id`."),
 ]
 _Ids = Annotated[
-    list[Annotated[str, StringConstraints(max_length=64)]],
+    list[Annotated[ClientText, StringConstraints(max_length=64)]],
     Query(
         alias="id",
         min_length=1,
@@ -66,13 +67,13 @@ _Ids = Annotated[
 _Snapshot = Annotated[bool, Query(description="Send the state of each subject before the next events.")]
 _Until = Annotated[Literal["terminal"] | None, Query(description="End soon after all subjects are in terminal states.")]
 _LastIdQuery = Annotated[
-    str | None, Query(alias="last_event_id", description="Same as the header, which takes precedence.")
+    ClientText | None, Query(alias="last_event_id", description="Same as the header, which takes precedence.")
 ]
 _LastIdHeader = Annotated[
-    str | None, Header(alias="Last-Event-ID", description="Continue after this `id` of an earlier stream.")
+    ClientText | None, Header(alias="Last-Event-ID", description="Continue after this `id` of an earlier stream.")
 ]
 _Tickets = Annotated[
-    list[Annotated[str, StringConstraints(max_length=2048)]] | None,
+    list[Annotated[ClientText, StringConstraints(max_length=2048)]] | None,
     Query(alias="ticket", max_length=MAX_SUBJECTS, description="Ticket of `Rindle.subscription_ticket`; repeatable."),
 ]
 

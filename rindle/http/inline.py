@@ -14,13 +14,14 @@ from fastapi.responses import RedirectResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from rindle.arguments import MAX_FILENAME_CHARS, check_text
 from rindle.cancellation import run_to_end
 from rindle.db.models import MediaAsset
 from rindle.errors import InvalidArgument, UploadRejected
 from rindle.http.access import Access, actor_name
 from rindle.http.errors import NO_STORE, RindleRoute, limited
 from rindle.http.routes import Route, router_of
-from rindle.http.schemas import MAX_FILENAME_CHARS, AssetAnswer, AssetJson
+from rindle.http.schemas import AssetAnswer, AssetJson, ClientText
 
 #: Default limit in bytes of a file that passes through the application; larger files need a direct upload.
 MAX_INLINE_BYTES = 64 << 20
@@ -31,9 +32,11 @@ _MAX_FORM_FIELDS = 32
 _MAX_NEXT_CHARS = 2048
 
 _RawProfile = Annotated[
-    str | None, Query(max_length=255, description="Profile of a raw body; a form has its own field.")
+    ClientText | None, Query(max_length=255, description="Profile of a raw body; a form has its own field.")
 ]
-_RawFilename = Annotated[str | None, Query(max_length=MAX_FILENAME_CHARS, description="File name of a raw body.")]
+_RawFilename = Annotated[
+    ClientText | None, Query(max_length=MAX_FILENAME_CHARS, description="File name of a raw body.")
+]
 
 # Described by hand: with a body parameter FastAPI reads the body before the endpoint can limit it.
 _INLINE_BODY = {
@@ -127,7 +130,9 @@ class _Inline:
                 code="max_bytes_exceeded",
                 detail={"limit": self._max_bytes},
             )
-        name = file.filename[-MAX_FILENAME_CHARS:]
+        # FastAPI validates the parameters of other routes; a form is read here.
+        check_text("profile", profile)
+        check_text("filename", name := file.filename[-MAX_FILENAME_CHARS:], max_chars=MAX_FILENAME_CHARS)
         return await self._take_in(request, profile, name, file, _local_target(target))
 
     async def _take_in(

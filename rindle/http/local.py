@@ -33,6 +33,7 @@ from rindle.errors import (
 from rindle.http.ranges import ByteRange, NoRange, parse_range
 from rindle.plugins import call_hook
 from rindle.security.mime import is_active_content, mime_of_extension
+from rindle.security.storage_key import validate_key
 
 if TYPE_CHECKING:
     from rindle.storage.disk import OpenObject
@@ -135,6 +136,10 @@ class _Endpoint:
 
     async def public(self, request: Request, profile_segment: str, key: str) -> Response:
         full_key = f"{profile_segment}/{key}"
+        try:
+            validate_key(full_key)  # the application's function may look the key up in a database
+        except InvalidKey:
+            return _refusal(404, "not found")
         if not await call_hook(self._is_public, full_key):
             return _refusal(404, "not found")
         _, dot, extension = full_key.rpartition("/")[2].rpartition(".")

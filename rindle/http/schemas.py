@@ -9,21 +9,31 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
+from rindle.arguments import MAX_FILENAME_CHARS, MAX_TEXT_CHARS
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
 from rindle.delivery.urls import IssuedUrl
 from rindle.operations.repair import RequeueReport
 from rindle.protocols import Presigned
 from rindle.states import AssetState, MediaKind, SessionState, VariantState
+from rindle.text import is_storable
 
 #: Largest value of a size column.
 _MAX_SIZE = 2**63 - 1
-#: Longest accepted file name in characters; at most 255 bytes of it are kept.
-MAX_FILENAME_CHARS = 1024
 
-Filename = Annotated[str, StringConstraints(max_length=MAX_FILENAME_CHARS)]
-ProfileName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+def _storable(text: str) -> str:
+    if not is_storable(text):
+        raise ValueError("must not contain NUL or unpaired surrogates")
+    return text
+
+
+#: A string of a client, in a body, the path, the query or a header: one that every database stores.
+ClientText = Annotated[str, AfterValidator(_storable)]
+
+Filename = Annotated[ClientText, StringConstraints(max_length=MAX_FILENAME_CHARS)]
+ProfileName = Annotated[ClientText, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
 
 
 class _Body(BaseModel):
@@ -65,13 +75,13 @@ class CompleteUpload(_Body):
 class VerifyByKey(_Body):
     """The storage key of an upload's object."""
 
-    key: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    key: Annotated[ClientText, StringConstraints(min_length=1, max_length=1024)]
 
 
 class Requeue(_Body):
     """Which variants to build again."""
 
-    variant_names: list[Annotated[str, StringConstraints(min_length=1, max_length=63)]] | None = Field(
+    variant_names: list[Annotated[ClientText, StringConstraints(min_length=1, max_length=63)]] | None = Field(
         None, max_length=1000, description="All failed and cancelled ones when left out."
     )
 

@@ -16,6 +16,7 @@ from rindle.http.inline import MAX_INLINE_BYTES, inline_routes
 from rindle.http.routes import Route, router_of
 from rindle.http.schemas import (
     AssetJson,
+    ClientText,
     CompletedAnswer,
     CompleteUpload,
     GrantJson,
@@ -31,9 +32,9 @@ from rindle.uploads.sessions import Upload, UploadRequest
 
 _LANES = {"multipart": "multipart_upload", "resumable": "resumable_upload", "tus": "tus_upload"}
 
-_SessionId = Annotated[str, Path(max_length=64, description="Id of an upload session.")]
+_SessionId = Annotated[ClientText, Path(max_length=64, description="Id of an upload session.")]
 _IdempotencyKey = Annotated[
-    str | None,
+    ClientText | None,
     Header(
         min_length=1,
         max_length=255,

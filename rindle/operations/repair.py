@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
+from rindle.arguments import check_text
 from rindle.db import purge as purge_rows
 from rindle.db import variants as rows
 from rindle.db.assets import no_such_asset
@@ -84,6 +85,7 @@ async def requeue_variants(
         raise UnknownOptions(
             f"requeue_variants has no option {', '.join(sorted(others))}", detail={"options": sorted(others)}
         )
+    check_text("actor", actor)
     asset_id = asset if isinstance(asset, str) else asset.id
     names = None if variant_names is None else sorted(set(variant_names))
     started = time.monotonic()
@@ -172,6 +174,7 @@ def _failure(row: MediaVariant, failure_class: str, reason: str, message: str) -
 
 async def cancel_processing(services: Services, asset: MediaAsset | str, *, actor: str | None = None) -> CancelReport:
     """Stop all open builds of an asset; see ``Rindle.cancel_processing``."""
+    check_text("actor", actor)
     asset_id = asset if isinstance(asset, str) else asset.id
 
     def cancel(session: Session) -> int:

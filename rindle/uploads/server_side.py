@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
+from rindle.arguments import MAX_FILENAME_CHARS, check_text
 from rindle.cancellation import run_to_end
 from rindle.crash_points import crash_point
 from rindle.db import uploads as rows
@@ -42,6 +43,9 @@ async def upload(
     actor: str | None = None,
 ) -> MediaAsset:
     """Validate and store the bytes of ``source``; see ``Rindle.upload``."""
+    check_text("filename", filename, max_chars=MAX_FILENAME_CHARS)
+    check_text("actor", actor)
+    _check_path(source)
     chosen = services.profile(profile)
     storage = services.storage(chosen)
     policy = chosen.upload_policy()
@@ -57,6 +61,16 @@ async def upload(
         return await _store(services, chosen, storage, path, filename, actor, mime, size, checksum)
     finally:
         await run_to_end(asyncio.to_thread(shutil.rmtree, spool, ignore_errors=True))
+
+
+def _check_path(source: Any) -> None:
+    """Refuse a path that no file can have. A file's name may have surrogates: those of bytes that are not UTF-8."""
+    try:
+        is_possible = not isinstance(source, str | os.PathLike) or b"\0" not in os.fsencode(source)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise InvalidArgument("source is not the path of a file", detail={"option": "source"})
 
 
 async def _store(

@@ -13,8 +13,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
+from rindle.arguments import MAX_FILENAME_CHARS, check_text
 from rindle.db import uploads as rows
-from rindle.db.models import MediaAsset, MediaUploadSession, new_id, utc_now
+from rindle.db.models import MAX_KEY_CHARS, MediaAsset, MediaUploadSession, new_id, utc_now
 from rindle.db.uploads import Upload as Upload  # the argument and result of these flows
 from rindle.db.uploads import no_such_upload as no_such_upload  # also raised for the uploads of others
 from rindle.errors import (
@@ -45,7 +46,11 @@ MIN_SESSION_SECONDS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:
-    """A caller's facts about the file to upload; see ``Rindle.initiate_upload`` for each field."""
+    """A caller's facts about the file to upload; see ``Rindle.initiate_upload`` for each field.
+
+    Raises:
+        InvalidArgument: one of the strings cannot be stored.
+    """
 
     filename: str = "unknown"
     size: int | None = None
@@ -54,6 +59,11 @@ class UploadRequest:
     actor: str | None = None
     idempotency_key: str | None = None
     auto_verify: bool = False
+
+    def __post_init__(self) -> None:
+        check_text("filename", self.filename, max_chars=MAX_FILENAME_CHARS)
+        for option in ("content_type", "actor", "idempotency_key"):
+            check_text(option, getattr(self, option))
 
 
 # --- opening -----------------------------------------------------------------------------------------------------
@@ -180,8 +190,10 @@ async def find_upload_by_key(services: Services, key: str) -> Upload:
     """Return the upload whose object is at the storage key ``key``.
 
     Raises:
+        InvalidArgument: the key cannot be stored.
         NotFound: no such session.
     """
+    check_text("key", key, max_chars=MAX_KEY_CHARS)
     return _found(await services.database.read(rows.find_by_key, key))
 
 

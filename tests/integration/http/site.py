@@ -142,9 +142,14 @@ def documentation(app: FastAPI) -> Any:
 
 @asynccontextmanager
 async def site(
-    directory: Path, *, storage: Storage | None = None, prepare: Any = None, **options: Any
+    directory: Path,
+    *,
+    storage: Storage | None = None,
+    database_url: str | None = None,
+    prepare: Any = None,
+    **options: Any,
 ) -> AsyncIterator[Site]:
-    async with opened(directory, make_profiles, storage=storage) as gallery:
+    async with opened(directory, make_profiles, storage=storage, database_url=database_url) as gallery:
         get = gallery.rindle.profiles.get
         offered = {"avatar": get("accounts.Avatar"), "logo": get("logo"), "banner": get("banner")}
         rules: dict[str, Any] = {"actor_from_request": actor_of, **options}
