@@ -29,6 +29,7 @@ from rindle.db.database import Database
 from rindle.db.listening import listening
 from rindle.db.models import MediaOutbox
 from rindle.errors import RindleError, TemporalUnavailable
+from rindle.security import scrub
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
 from rindle.workflows import ids
@@ -44,7 +45,7 @@ _RPC_SECONDS = timedelta(seconds=10)
 #: The rows of a process with its own relay are left to that relay for the length of a poll.
 _NOTIFIED_PAUSE_SECONDS = 0.05
 #: gRPC statuses that a retry cannot change.
-_INVALID = frozenset({RPCStatusCode.INVALID_ARGUMENT.name})
+_INVALID = frozenset({RPCStatusCode.INVALID_ARGUMENT})
 
 
 @dataclass(slots=True)
@@ -146,13 +147,14 @@ class Relay:
             telemetry.emit("rindle.outbox.delivered", {"kind": "batch"}, {"count": len(sent)})
         refused = [(call, outcome) for call, outcome in zip(calls, outcomes, strict=True) if outcome is not None]
         for call, outcome in refused:
-            if outcome in _INVALID:
+            if outcome.status in _INVALID:
+                reason = scrub(f"{outcome.status.name}: {outcome.message}")
                 log.error(
                     "Temporal rejected an outbox row as invalid; it is parked until an operator drains it",
-                    extra={"action": "outbox_parked", "workflow_id": call.row.workflow_id, "status": outcome},
+                    extra={"action": "outbox_parked", "workflow_id": call.row.workflow_id, "reason": reason},
                 )
-                await self._database.write(rows.park, call.row_ids, error=outcome)
-        later = [call for call, outcome in refused if outcome not in _INVALID]
+                await self._database.write(rows.park, call.row_ids, error=reason)
+        later = [call for call, outcome in refused if outcome.status not in _INVALID]
         if later:
             await self._reschedule(later, "temporal_unavailable")
             raise TemporalUnavailable("Temporal did not accept every row; the relay sends the others again")
@@ -164,8 +166,8 @@ class Relay:
         row_ids = [row_id for call in calls for row_id in call.row_ids]
         await self._database.write(rows.reschedule, row_ids, seconds=seconds, error=code)
 
-    async def _send(self, client: Client, call: _Call, slots: asyncio.Semaphore) -> str | None:
-        """Send one call; ``None`` when Temporal accepted it, else the gRPC status name."""
+    async def _send(self, client: Client, call: _Call, slots: asyncio.Semaphore) -> RPCError | None:
+        """Send one call; ``None`` when Temporal accepted it, else its error."""
         async with slots:
             try:
                 wanted: list[str | None] = [*call.signals] or [None]
@@ -174,7 +176,7 @@ class Relay:
             except WorkflowAlreadyStartedError:
                 return None
             except RPCError as error:
-                return error.status.name
+                return error
         return None
 
     async def _start(self, client: Client, row: MediaOutbox, signal: str | None) -> None:
@@ -206,8 +208,8 @@ class Relay:
             "task_queue": row.task_queue,
             "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
-            "static_summary": f"{facts.get('kind', 'work')} of {facts.get('profile') or 'an asset'}",
-            "priority": Priority(priority_key=row.priority, fairness_key=(facts.get("profile") or "")[:64] or None),
+            "static_summary": ids.summary(f"{facts.get('kind', 'work')} of {facts.get('profile') or 'an asset'}"),
+            "priority": Priority(priority_key=row.priority, fairness_key=ids.fairness_key(facts.get("profile"))),
             "rpc_timeout": _RPC_SECONDS,
         }
         if attributes is not None:

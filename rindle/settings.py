@@ -52,8 +52,9 @@ class Settings(BaseSettings):
     #: Application prefix of task queues and workflow ids: two applications may share a namespace.
     task_queue_prefix: str = Field(default="rindle", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     workflow_id_prefix: str = Field(default="rindle", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    #: Queue for image renders; ``None`` keeps them on the workflows' own queue (eager activities work only there).
-    image_task_queue: str | None = None
+    #: Queue for image renders, 1 to 200 ASCII characters; ``None`` keeps them on the workflows' own queue (eager
+    #: activities work only there).
+    image_task_queue: str | None = Field(default=None, pattern=r"^[!-~]{1,200}$")
     search_attributes: bool = True
 
     #: First pause before a failed activity is retried; the policy's own value when ``None``.

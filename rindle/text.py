@@ -51,7 +51,8 @@ def bounded(text: str, max_bytes: int) -> str:
     Args:
         max_bytes: 3 or more, the size of the ellipsis.
     """
-    return _cut(storable(text), max_bytes, _ELLIPSIS)
+    valid = storable(text)
+    return valid if _fits(valid, max_bytes) else _cut(valid, max_bytes, _ELLIPSIS)
 
 
 def bounded_key(text: str, max_bytes: int) -> str:
@@ -62,12 +63,16 @@ def bounded_key(text: str, max_bytes: int) -> str:
     Args:
         max_bytes: 17 or more, the size of the ending.
     """
+    valid = storable(text)
+    if _fits(valid, max_bytes):
+        return valid
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-    return _cut(storable(text), max_bytes, f"~{digest[:_DIGEST_DIGITS]}")
+    return _cut(valid, max_bytes, f"~{digest[:_DIGEST_DIGITS]}")
+
+
+def _fits(text: str, max_bytes: int) -> bool:
+    return len(text.encode()) <= max_bytes
 
 
 def _cut(text: str, max_bytes: int, ending: str) -> str:
-    encoded = text.encode()
-    if len(encoded) <= max_bytes:
-        return text
-    return encoded[: max_bytes - len(ending.encode())].decode(errors="ignore") + ending
+    return text.encode()[: max_bytes - len(ending.encode())].decode(errors="ignore") + ending

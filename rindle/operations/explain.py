@@ -137,7 +137,7 @@ class Reachability(Report):
 
 @dataclass(frozen=True, slots=True)
 class LastError(Report):
-    """The newest error, and its source: ``asset``, ``upload``, a variant, or the type of an activity."""
+    """The newest error, and its source: ``asset``, ``upload``, ``outbox``, a variant, or the type of an activity."""
 
     where: str
     code: str | None
@@ -305,8 +305,9 @@ def _condition(
     rows: _Rows, is_reachable: bool, is_running: bool, failing: Sequence[PendingActivity]
 ) -> tuple[str, str | None]:
     """Return the condition, and the command that repairs it."""
-    if any(one.state == OutboxState.PARKED for one in rows.outbox):
-        return "Temporal rejected the request to process it as invalid", _repair("outbox_parked", rows)
+    if parked := _parked(rows):
+        why = parked.last_error or "without a message"
+        return f"Temporal rejected the request to process it as invalid ({why})", _repair("outbox_parked", rows)
     overdue = utc_now() - timedelta(seconds=RELAY_SECONDS)
     if any(one.attempts or one.available_at < overdue for one in rows.outbox):
         return "Temporal has no request yet: no relay has sent the outbox row", _repair("outbox_stalled", rows)
@@ -372,6 +373,11 @@ _CONDITIONS = {
 }
 
 
+def _parked(rows: _Rows) -> MediaOutbox | None:
+    """Return the newest request that Temporal rejected as invalid."""
+    return next((one for one in reversed(rows.outbox) if one.state == OutboxState.PARKED), None)
+
+
 def _repair(finding: str, rows: _Rows) -> str:
     return REMEDIES[finding].command_for(rows.asset.id)
 
@@ -381,7 +387,10 @@ def _purge(rows: _Rows) -> str:
 
 
 def _last_error(rows: _Rows, failing: Sequence[PendingActivity]) -> LastError | None:
-    """Return the newest error: of an activity that is being retried, else of a row."""
+    """Return the newest error: of a request that Temporal rejected, of an activity that is retried, or of a row."""
+    if parked := _parked(rows):
+        status, _, message = (parked.last_error or "").partition(": ")
+        return LastError("outbox", status.lower() or None, message or None)
     if failing:
         worst = max(failing, key=lambda one: one.attempt)
         return LastError(worst.type, worst.last_failure_code, worst.last_failure)

@@ -1,4 +1,7 @@
-"""Workflow ids, task queues and search attributes: made here and nowhere else.
+"""Workflow ids, search attributes, fairness keys and summaries: made here and nowhere else.
+
+Temporal limits all of them in bytes and rejects the whole request when one is longer. Names of profiles are ASCII, but
+rows of earlier releases and the inputs of operators may contain others.
 
 Ids derive from the row that a workflow works on, so starting twice is harmless. The Temporal UI shows them in clear
 text: they hold no owners, filenames or addresses.
@@ -6,7 +9,11 @@ text: they hold no owners, filenames or addresses.
 
 from __future__ import annotations
 
+from typing import Final
+
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
+
+from rindle.text import bounded, bounded_key, storable
 
 KIND = SearchAttributeKey.for_keyword("RindleKind")
 PROFILE = SearchAttributeKey.for_keyword("RindleProfile")
@@ -18,6 +25,13 @@ STATE = SearchAttributeKey.for_keyword("RindleState")
 SEARCH_ATTRIBUTES: tuple[SearchAttributeKey[str], ...] = (KIND, PROFILE, ASSET_ID, SESSION_ID, STATE)
 
 DEFAULT_PREFIX = "rindle"
+
+#: Longest fairness key in bytes (server: ``common/priorities``).
+FAIRNESS_KEY_BYTES: Final = 64
+#: Longest value of a keyword in bytes: visibility on SQL stores 255 characters.
+KEYWORD_BYTES: Final = 255
+#: Longest summary in bytes of JSON, its quotes included (server: ``limit.userMetadataSummarySize``).
+SUMMARY_BYTES: Final = 400
 
 
 def upload_id(session_id: str, *, prefix: str = DEFAULT_PREFIX) -> str:
@@ -44,4 +58,17 @@ def attributes(
 ) -> TypedSearchAttributes:
     """Return the search attributes a run starts with; absent facts are left out. :data:`STATE` comes at the end."""
     facts = ((KIND, kind), (PROFILE, profile), (ASSET_ID, asset_id), (SESSION_ID, session_id))
-    return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in facts if value is not None])
+    return TypedSearchAttributes(
+        [SearchAttributePair(key, bounded_key(value, KEYWORD_BYTES)) for key, value in facts if value is not None]
+    )
+
+
+def fairness_key(profile: str | None) -> str | None:
+    """Return the fairness key of a profile's work; ``None`` for work without a profile."""
+    return bounded_key(profile, FAIRNESS_KEY_BYTES) if profile else None
+
+
+def summary(text: str) -> str:
+    """Return ``text`` as the Temporal UI shows it beside a run or a step: one line, cut to the limit of summaries."""
+    line = "".join(char if char.isprintable() else " " for char in storable(text))
+    return bounded(line, SUMMARY_BYTES // 2 - 1)  # in JSON a quote or backslash takes two bytes

@@ -28,7 +28,7 @@ def start_step(
 ) -> ActivityHandle[T]:
     """Start the activity ``name`` under ``policy``; ``summary`` is what the Temporal UI shows beside it."""
     options = policy.copy()
-    options["summary"] = summary
+    options["summary"] = ids.summary(summary)
     if task_queue:
         options["task_queue"] = task_queue
     handle: ActivityHandle[T] = workflow.start_activity(name, order, result_type=result_type, **options)

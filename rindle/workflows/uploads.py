@@ -211,7 +211,7 @@ class UploadWorkflow:
                     id=group.workflow_id,
                     parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                     search_attributes=attributes if has_attributes else None,
-                    static_summary=f"variants {group.group} of {status.profile}",
+                    static_summary=ids.summary(f"variants {group.group} of {status.profile}"),
                 )
                 return
             except WorkflowAlreadyStartedError:

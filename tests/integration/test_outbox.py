@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 
 import psycopg
@@ -10,8 +11,12 @@ import pytest
 from sqlalchemy import select, text, update
 
 from rindle import MediaOutbox, attachments, telemetry
+from rindle.db import migrate
 from rindle.db import outbox as rows
+from rindle.db.models import new_id
+from rindle.operations.explain import explain
 from rindle.relay import Relay, coalesce
+from rindle.workflows import ids
 from tests.patience import PATIENCE_SECONDS, until
 from tests.stage import Stage, on_postgres
 
@@ -202,11 +207,54 @@ async def test_a_row_the_server_refuses_is_parked_and_the_others_go_on(lite_stag
 
     await relay.dispatch_once()
 
-    states = {row.workflow_type: (row.state, row.last_error) for row in await stage.outbox()}
-    assert states[""] == ("parked", "INVALID_ARGUMENT")
-    assert states["rindle.UploadWorkflow"] == ("dispatched", None)
+    states = {row.workflow_type: (row.state, row.last_error or "") for row in await stage.outbox()}
+    assert states[""][0] == "parked"
+    assert re.fullmatch("INVALID_ARGUMENT: .*workflowtype.*", states[""][1], re.IGNORECASE)
+    assert states["rindle.UploadWorkflow"] == ("dispatched", "")
     backlog = await stage.read(rows.backlog)
     assert (backlog.pending, backlog.parked) == (0, 1)
+
+
+async def test_a_parked_row_keeps_the_message_of_temporal_and_the_reports_show_it(lite_stage: Stage) -> None:
+    stage = lite_stage
+    session = await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    await stage.rindle.database.write(lambda s: s.execute(update(MediaOutbox).values(workflow_type="")))
+    async with stage.engine.begin() as connection:
+        await connection.run_sync(migrate.stamp)  # the report reads only tables of this release
+
+    await Relay(stage.rindle.database, stage.rindle.temporal, stage.rindle.settings).dispatch_once()
+
+    explained = (await explain(stage.rindle.services, session.id)).diagnosis
+    assert explained.last_error is not None and explained.last_error.reason is not None
+    assert (explained.last_error.where, explained.last_error.code) == ("outbox", "invalid_argument")
+    assert "workflowtype" in explained.last_error.reason.lower()
+    assert explained.last_error.reason in explained.summary
+    assert explained.command == "rindle outbox drain"
+    [finding] = [one for one in (await stage.rindle.runtime_status()).findings if one.name == "outbox_parked"]
+    assert explained.last_error.reason in str(finding.samples[0].to_dict()["last_error"])
+
+
+@pytest.mark.parametrize("profile", ["Ж" * 44, "Ж" * 255, '"' * 255, "a\n\x07" * 80, "\U0001f600" * 255])
+async def test_a_row_whose_profile_is_longer_in_bytes_than_in_characters_is_sent(
+    lite_stage: Stage, profile: str
+) -> None:
+    """Such names are refused now; rows of earlier releases have them."""
+    stage = lite_stage
+    workflow_id = stage.upload_workflow(new_id())
+    await stage.rindle.database.write(
+        rows.insert,
+        workflow_type="rindle.UploadWorkflow",
+        workflow_id=workflow_id,
+        task_queue=stage.prefix,
+        payload={"input": {"session_id": "0"}, "facts": {"kind": "upload", "profile": profile}},
+    )
+
+    await Relay(stage.rindle.database, stage.rindle.temporal, stage.rindle.settings).dispatch_once()
+
+    assert [(row.state, row.last_error) for row in await stage.outbox()] == [("dispatched", None)]
+    described = (await (await stage.client()).get_workflow_handle(workflow_id).describe()).raw_description
+    assert len(described.workflow_execution_info.priority.fairness_key.encode()) <= ids.FAIRNESS_KEY_BYTES
+    assert len(described.execution_config.user_metadata.summary.data) <= ids.SUMMARY_BYTES
 
 
 async def test_runs_start_without_search_attributes_where_the_namespace_has_none(lite_stage: Stage) -> None:

@@ -177,9 +177,16 @@ def test_anything_else_is_no_storage(storage: Any) -> None:
     assert [problem.partition(":")[0] for problem in problems_of(storage=storage)] == ["storage"]
 
 
-@pytest.mark.parametrize("name", ["", " ", "a" * 256, "a\nb", 3])
-def test_a_name_is_short_printable_text(name: Any) -> None:
-    assert [problem.partition(":")[0] for problem in problems_of(name=name)] == ["name"]
+@pytest.mark.parametrize("name", ["", " ", "a" * 256, "a\nb", 3, "Ж" * 44, "é"])
+def test_a_name_is_short_printable_ascii(name: Any) -> None:
+    [problem] = problems_of(name=name)
+    assert problem.startswith("name: must be ")
+    assert isinstance(name, int) or "1 to 255 printable ASCII characters" in problem
+
+
+def test_a_default_name_that_is_not_valid_must_be_set() -> None:
+    with pytest.raises(ProfileError, match=r"the default, module\.QualName, is not: set it"):
+        type("Фото", (Profile,), {"storage": "main", "variants": {}})
 
 
 @pytest.mark.parametrize(
