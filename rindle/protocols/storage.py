@@ -25,7 +25,7 @@ ByteStream = AsyncIterator[bytes]
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """The result of ``store``: key, size in bytes and the store's ETag without quotes."""
+    """The result of ``store``: key, size in bytes and the store's ETag without quotes, at most 255 characters."""
 
     key: str
     size: int
@@ -34,7 +34,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """The facts of an object without its bytes; ``last_modified`` is aware UTC."""
+    """The facts of an object without its bytes; ``last_modified`` is aware UTC, ``etag`` as of ``store``."""
 
     size: int
     content_type: str | None
