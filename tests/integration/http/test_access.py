@@ -147,7 +147,7 @@ async def test_rows_of_a_profile_that_is_not_offered_do_not_exist(web: Site, met
     assert error_of(await ask(web, upload, (method, path, body), "alice")) == (404, "not_found")
 
 
-@pytest.mark.parametrize("identifier", ["x", "%00", "'--", "00000000-0000-0000-0000-000000000000", "a" * 64])
+@pytest.mark.parametrize("identifier", ["x", "'--", "00000000-0000-0000-0000-000000000000", "a" * 64])
 async def test_an_id_that_cannot_be_one_is_not_found(web: Site, identifier: str) -> None:
     for path in (f"/uploads/{identifier}", f"/assets/{identifier}", f"/assets/{identifier}/url"):
         assert error_of(await web.call("GET", path)) == (404, "not_found")
