@@ -40,8 +40,16 @@ STORAGE_HEAD = ActivityConfig(
     retry_policy=_retry(1, 300),
 )
 
-#: Deletions have no budget: they are reported as stuck, but never abandoned.
+#: Deletions have no budget, and no error of theirs is final: they are reported as stuck, but never abandoned. The pause
+#: grows to an hour, because the cause may be a permission or a profile that an operator has to restore.
 DELETION = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=_retry(5, 3600),
+)
+
+#: Ends running work, for a limited time of its own; what it waits for is Temporal and other workers.
+STOP_WORK = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=10),
     heartbeat_timeout=HEARTBEAT,
     retry_policy=_retry(5, 300),

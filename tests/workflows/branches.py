@@ -112,7 +112,7 @@ async def _waiting(
     await dispatched(stage)
     await in_stage(stage, workflow_id, "waiting")
     picture = photo(stage.home / "photo.jpg")
-    await stage.rindle.sign_url(session.id)
+    await stage.rindle.sign_url(session.id, expires_in=1)
     await stage.put(session.id, body or picture)
     return session.id
 
