@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
+from rindle.db import variants
 from rindle.states import ASSET_MOVES, SESSION_MOVES, VARIANT_MOVES, AssetState, SessionState, VariantState
 from tests.patience import until
 from tests.stage import Stage
@@ -49,7 +50,7 @@ def _known_keys(session: Session) -> set[str]:
             keys.add(asset.storage_key)
     ready = (VariantState.READY, VariantState.STALE)
     for variant in session.scalars(select(MediaVariant)):
-        assert variant.superseded_key is None, f"{variant} still carries a replaced object"
+        assert not variants.obsolete_keys(variant), f"{variant} still has obsolete objects"
         if variant.storage_key and (
             variant.state in ready or variant.state in (VariantState.FAILED, VariantState.CANCELLED)
         ):

@@ -72,7 +72,7 @@ async def _rebuild(stage: Stage) -> Callable[[], Awaitable[None]]:
     async def check() -> None:
         async def rebuilt() -> bool:
             thumb = await stage.variant(asset, "thumb")
-            return (thumb.state, thumb.width, thumb.superseded_key) == ("ready", 64, None)
+            return (thumb.state, thumb.width, thumb.obsolete_keys) == ("ready", 64, None)
 
         await until(rebuilt, what="the thumb to be rebuilt")
 
