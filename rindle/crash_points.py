@@ -16,6 +16,7 @@ CRASH_POINTS: tuple[str, ...] = (
     "server_upload.begun",
     "server_upload.stored",
     "relay.sent",
+    "upload.aborted",
     "upload.release.before",
     "upload.release.deleted",
     "admit.before",

@@ -23,6 +23,7 @@ SCAN = "rindle.scan"
 VERIFY_UPLOAD = "rindle.verify_upload"
 EXPIRE_UPLOAD = "rindle.expire_upload"
 RELEASE_UPLOAD = "rindle.release_upload"
+ABORT_UPLOAD = "rindle.abort_upload"
 FAIL_PROMOTION = "rindle.fail_promotion"
 
 RENDER_IMAGES = "rindle.render_images"

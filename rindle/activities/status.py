@@ -38,6 +38,8 @@ class UploadStatusReader:
             return UploadStatus(step=UploadStep.DONE, outcome="gone")
         upload, asset = found.session, found.asset
         facts: dict[str, Any] = {"asset_id": asset.id, "profile": asset.profile}
+        if asset.state == AssetState.DELETED:  # its purge deletes the objects, also once more after the last ticket
+            return UploadStatus(step=UploadStep.DONE, outcome=asset.state, **facts)
         if upload.state == SessionState.COMPLETED:
             return await self._of_asset(asset, facts)
         facts["outcome"] = upload.state

@@ -41,7 +41,7 @@ class UploadActivities:
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities to register."""
-        return [self.read_upload, self.verify_upload, self.expire_upload, self.release_upload]
+        return [self.read_upload, self.verify_upload, self.expire_upload, self.release_upload, self.abort_upload]
 
     @activity.defn(name=messages.READ_UPLOAD)
     async def read_upload(self, order: UploadInput) -> UploadStatus:
@@ -95,4 +95,18 @@ class UploadActivities:
                 await delete_object(storage, found.session.upload_key)
                 crash_point("upload.release.deleted")
                 await self._database.write(rows.note_released, order.session_id)
+        return await self._status.read(order.session_id)
+
+    @activity.defn(name=messages.ABORT_UPLOAD)
+    async def abort_upload(self, order: UploadInput) -> UploadStatus:
+        """Abort the session unless its bytes are verified, as ``cancel_upload`` does.
+
+        It serves Request Cancellation of the workflow. That may also come from a purge, which leaves nothing to do.
+        """
+        status = await self._status.read(order.session_id)
+        if status.step is UploadStep.DONE:
+            return status
+        with contextlib.suppress(NotFound):  # purged meanwhile
+            await self._database.write(rows.abort_upload, order.session_id)
+        crash_point("upload.aborted")
         return await self._status.read(order.session_id)

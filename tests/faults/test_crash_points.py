@@ -104,6 +104,28 @@ async def _cancel_by_signal(stage: Stage) -> Callable[[], Awaitable[None]]:
     return check
 
 
+async def _cancel_request_of_an_upload(stage: Stage) -> Callable[[], Awaitable[None]]:
+    session = await stage.sent()
+    worker = await stage.worker()
+    run = (await stage.client()).get_workflow_handle(stage.upload_workflow(session.id))
+
+    async def started() -> bool:
+        return all(row.state == "dispatched" for row in await stage.outbox())
+
+    await until(started, what="the upload's workflow to start")
+    await worker.kill()
+    await run.cancel()
+
+    async def check() -> None:
+        async def released() -> bool:
+            row = await stage.session(session.id)
+            return row.state == "aborted" and row.backing_released_at is not None
+
+        await until(released, what="the upload to be aborted and its object to be removed")
+
+    return check
+
+
 async def _ready_by_a_worker_of_its_own(stage: Stage, *, cancelled: bool = False) -> str:
     """Return the id of an asset that is ready (or whose variants are cancelled), with no worker left running."""
     profile = "held" if cancelled else "avatar"
@@ -140,6 +162,7 @@ SCENARIOS: dict[str, Scenario] = {
     **dict.fromkeys(["scan.before", "scan.passed"], _scanned_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("upload.release")], _cancelled_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("purge")], _purge),
+    "upload.aborted": _cancel_request_of_an_upload,
     "render.superseded_deleted": _rebuild,
     "requeue.moved": _requeue_by_signal,
     "cancel.moved": _cancel_by_signal,
