@@ -1,0 +1,217 @@
+"""A PUT ticket and a GET URL end with the asset they were signed for, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from rindle import MediaAsset, MediaUploadSession
+from rindle.db.models import utc_now
+from rindle.errors import NotFound
+from rindle.http import create_router
+from rindle.protocols import Presigned
+from tests.patience import PATIENCE_SECONDS, until
+from tests.servers.minio import MinioServer
+from tests.servers.temporal import TemporalServer
+from tests.stage import Stage, photo, staged
+from tests.workflows.fleet import Fleet, in_stage
+
+#: Lifetime of the tickets, and the longest a PUT may last beyond it: seconds instead of hours.
+TICKET_SECONDS, LATE_PUT_SECONDS = 25, 25
+
+
+class Visitor:
+    """A stage whose objects are reached by HTTP, with workers that purge."""
+
+    def __init__(self, stage: Stage, client: httpx.AsyncClient) -> None:
+        self.stage, self.client = stage, client
+
+    async def signed(self) -> tuple[MediaUploadSession, Presigned]:
+        """Open an upload and sign its PUT."""
+        session = await self.stage.rindle.initiate_upload("plain", filename="me.jpg")
+        return session, (await self.stage.rindle.sign_url(session.id, expires_in=TICKET_SECONDS)).presigned
+
+    async def put(self, ticket: Presigned, body: bytes) -> int:
+        """Redeem a ticket."""
+        return (await self.client.put(ticket.url, content=body, headers=dict(ticket.headers))).status_code
+
+    async def put_slowly(self, ticket: Presigned, body: bytes, begun: asyncio.Event, may_end: asyncio.Event) -> int:
+        """Redeem a ticket with a body that trickles, since MinIO drops a silent one, until ``may_end``."""
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            sent = len(body) // 2
+            yield body[:sent]
+            begun.set()
+            while not may_end.is_set():
+                yield body[sent : sent + 1]
+                sent += 1
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        await may_end.wait()
+            yield body[sent:]
+
+        headers = {**ticket.headers, "Content-Length": str(len(body))}
+        return (await self.client.put(ticket.url, content=pieces(), headers=headers)).status_code
+
+    async def tombstone(self, asset_id: str) -> None:
+        """Purge the asset, and wait until its objects are deleted for the first time."""
+        await self.stage.rindle.purge_asset(asset_id)
+        await in_stage(self.stage, f"{self.stage.prefix}-purge:{asset_id}", "waiting")
+        assert await self.stage.keys() == set()
+        assert await self.stage.read(lambda session: session.get_one(MediaAsset, asset_id).state) == "deleted"
+
+
+async def after(ticket: Presigned) -> None:
+    """Wait until a ticket has expired."""
+    await until(lambda: utc_now() > ticket.expires_at and utc_now().timestamp() > ticket.expires_at.timestamp() + 1)
+
+
+async def open_visitor(stack: AsyncExitStack, stage: Stage, app: FastAPI | None) -> Visitor:
+    transport = None if app is None else httpx.ASGITransport(app=app)
+    client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, timeout=PATIENCE_SECONDS))
+    fleet = await stack.enter_async_context(Fleet(stage))
+    await fleet.start()
+    return Visitor(stage, client)
+
+
+@pytest.fixture
+async def on_s3(tmp_path: Path, temporal_server: TemporalServer, minio: MinioServer) -> AsyncIterator[Visitor]:
+    """A visitor of MinIO, which checks a ticket only when a PUT begins."""
+    environment = {
+        "APP_STORAGE": "s3",
+        "APP_BUCKET": minio.new_bucket(),
+        "APP_ENDPOINT": minio.endpoint_url,
+        "APP_ACCESS_KEY": minio.access_key,
+        "APP_SECRET_KEY": minio.secret_key,
+        "RINDLE_LATE_PUT_SECONDS": str(LATE_PUT_SECONDS),
+    }
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(staged(tmp_path, url, temporal_server.target, environment))
+        yield await open_visitor(stack, stage, None)
+
+
+@pytest.fixture
+async def on_disk(tmp_path: Path, temporal_server: TemporalServer) -> AsyncIterator[Visitor]:
+    """A visitor of the local store, through Rindle's own routes."""
+    environment = {"APP_LOCAL_URL": "http://site.test/local", "RINDLE_LATE_PUT_SECONDS": str(LATE_PUT_SECONDS)}
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(staged(tmp_path, url, temporal_server.target, environment))
+        app = FastAPI()
+        profiles = {"plain": stage.rindle.services.profile("plain")}
+        app.include_router(create_router(stage.rindle, profiles=profiles, include={"local"}))
+        yield await open_visitor(stack, stage, app)
+
+
+# --- S3: the object is deleted once more when no ticket is valid any more --------------------------------------------
+
+
+async def test_what_a_second_put_stores_after_the_purge_is_deleted_when_the_ticket_has_expired(on_s3: Visitor) -> None:
+    session, ticket = await on_s3.signed()
+    body = photo(on_s3.stage.home / "p.jpg").read_bytes()
+    assert await on_s3.put(ticket, body) == 200
+    await on_s3.tombstone(str(session.asset_id))
+
+    assert await on_s3.put(ticket, b"never validated") == 200  # the store still honours its signature
+    assert await on_s3.stage.keys() == {session.upload_key}
+    with pytest.raises(NotFound):
+        await on_s3.stage.rindle.sign_url(session.id)  # but no new ticket prolongs it
+
+    await on_s3.stage.gone(str(session.asset_id))
+    assert await on_s3.stage.keys() == set()
+    [event] = await on_s3.stage.events(str(session.asset_id), "asset.purged")
+    assert event.audit
+
+
+async def test_a_put_that_began_before_the_expiry_and_ended_after_it_is_deleted_too(on_s3: Visitor) -> None:
+    session, ticket = await on_s3.signed()
+    body = photo(on_s3.stage.home / "p.jpg").read_bytes()
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    sending = asyncio.create_task(on_s3.put_slowly(ticket, body, begun, may_end))
+    await begun.wait()
+    await on_s3.tombstone(str(session.asset_id))
+    await after(ticket)
+    may_end.set()
+
+    assert await sending == 200
+    assert await on_s3.stage.keys() == {session.upload_key}
+    await on_s3.stage.gone(str(session.asset_id))
+    assert await on_s3.stage.keys() == set()
+
+
+async def test_a_cancelled_upload_is_released_again_after_a_late_put(on_s3: Visitor) -> None:
+    session, ticket = await on_s3.signed()
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    sending = asyncio.create_task(on_s3.put_slowly(ticket, b"late bytes" * 1000, begun, may_end))
+    await begun.wait()
+    await on_s3.stage.rindle.cancel_upload(session.id)
+
+    async def released() -> bool:
+        return (await on_s3.stage.session(session.id)).backing_released_at is not None
+
+    await until(released, what="the first release")
+    await after(ticket)
+    may_end.set()
+    assert await sending == 200
+
+    async def removed() -> bool:
+        return await on_s3.stage.keys() == set()
+
+    await until(removed, what="the second release")
+    run = (await on_s3.stage.client()).get_workflow_handle(on_s3.stage.upload_workflow(session.id))
+    assert (await run.result())["outcome"] == "aborted"
+
+
+# --- the local store: nothing outlives the asset ---------------------------------------------------------------------
+
+
+async def test_no_ticket_and_no_url_of_the_local_store_outlives_its_asset(on_disk: Visitor) -> None:
+    session, ticket = await on_disk.signed()
+    body = photo(on_disk.stage.home / "p.jpg").read_bytes()
+    assert await on_disk.put(ticket, body) == 200
+    asset = (await on_disk.stage.rindle.verify_completion(session.id)).asset
+    await on_disk.stage.settled(asset.id)
+    url = await on_disk.stage.storage.url(asset.storage_key, expires_in=3600)
+    assert (await on_disk.client.get(url)).content == body
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    _, other = await on_disk.signed()
+    grants = {"reports/of the application.txt": b"not an asset"}
+
+    await on_disk.tombstone(asset.id)
+    assert await on_disk.put(ticket, b"never validated") == 403
+    assert (await on_disk.client.get(url)).status_code == 404
+    sending = asyncio.create_task(on_disk.put_slowly(other, body, begun, may_end))
+    await begun.wait()
+    await after(other)
+    may_end.set()
+    assert await sending == 403  # the ticket is checked again when the body has ended
+    assert await on_disk.stage.keys() == set()
+
+    await on_disk.stage.gone(asset.id)
+    assert (await on_disk.client.get(url)).status_code == 404
+    for key, content in grants.items():  # keys that Rindle did not make are the application's own
+        path = on_disk.stage.home / "report"
+        path.write_bytes(content)
+        await on_disk.stage.storage.store(key, path)
+        own = await on_disk.stage.storage.url(key, expires_in=60)
+        assert (await on_disk.client.get(own)).content == content
+
+
+async def test_a_put_to_the_local_store_that_ends_after_the_purge_began_is_refused(on_disk: Visitor) -> None:
+    session, ticket = await on_disk.signed()
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    sending = asyncio.create_task(on_disk.put_slowly(ticket, b"late" * 1000, begun, may_end))
+    await begun.wait()
+    await on_disk.tombstone(str(session.asset_id))
+    may_end.set()
+
+    assert await sending == 403
+    assert await on_disk.stage.keys() == set()
