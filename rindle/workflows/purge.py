@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import TypeVar
 
@@ -38,7 +39,7 @@ class PurgeWorkflow:
 
     @workflow.signal
     def wake(self) -> None:
-        """Another detach requested this purge: read the rows again before closing."""
+        """Somebody requested this purge again: read the rows again before closing, and before a pause ends."""
         self._woken = True
 
     @workflow.query
@@ -74,7 +75,7 @@ class PurgeWorkflow:
         )
         deletion = order.model_copy(update={"may_wait": True})
         while True:
-            self._stage = "deleting"
+            self._stage, self._woken = "deleting", False
             result = await self._complete(
                 start_step(messages.DELETE_ASSET, deletion, PurgeResult, policies.DELETION, "delete objects, then rows")
             )
@@ -82,8 +83,13 @@ class PurgeWorkflow:
                 return result
             self._stage = "waiting"
             workflow.set_current_details("**objects deleted** · waits until no upload ticket is valid any more")
-            pause = workflow.sleep(timedelta(seconds=result.wait_seconds), summary="upload tickets expire")
-            await self._complete(asyncio.ensure_future(pause))
+            await self._complete(asyncio.ensure_future(self._pause(result.wait_seconds)))
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._woken, timeout=timedelta(seconds=seconds), timeout_summary="upload tickets expire"
+            )
 
     async def _complete(self, step: asyncio.Future[T]) -> T:
         return await uninterrupted(step, lambda: None)
