@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from temporalio import activity
@@ -19,7 +19,8 @@ from rindle.activities.source_cache import SourceCache
 from rindle.crash_points import crash_point
 from rindle.db import purge as rows
 from rindle.db.models import MediaAsset, MediaVariant
-from rindle.errors import CapabilityUnsupported, StorageUnauthorized
+from rindle.db.variants import group_of
+from rindle.errors import CapabilityUnsupported, StorageUnauthorized, TemporalUnavailable
 from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StopOrder
 from rindle.protocols import Storage
 from rindle.security import asset_prefix
@@ -61,20 +62,38 @@ class PurgeActivities:
     @activity.defn(name=messages.STOP_ASSET_WORK)
     async def stop_asset_work(self, order: StopOrder) -> None:
         """Cancel the asset's running workflows and wait for a limited time: the rows reject late output."""
-        prefix = self._services.settings.workflow_id_prefix
-        wanted = [
-            *(ids.variants_id(order.asset_id, group, prefix=prefix) for group in order.groups),
-            *(ids.upload_id(session_id, prefix=prefix) for session_id in order.session_ids),
-        ]
-        client = await self._client()
         async with heartbeating():
-            handles = [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
+            handles = await self._runs(order.asset_id, order.groups, order.session_ids)
             limit = self._services.settings.purge_settle_seconds
             try:
                 async with asyncio.timeout(limit):
                     await asyncio.gather(*(_end(handle) for handle in handles))
             except TimeoutError:
                 log.warning("the purge continues although work is still running", extra={"asset_id": order.asset_id})
+
+    async def _runs(
+        self, asset_id: str, groups: Iterable[str], session_ids: Iterable[str]
+    ) -> list[WorkflowHandle[Any, Any]]:
+        prefix, client = self._services.settings.workflow_id_prefix, await self._client()
+        wanted = [
+            *(ids.variants_id(asset_id, group, prefix=prefix) for group in groups),
+            *(ids.upload_id(session_id, prefix=prefix) for session_id in session_ids),
+        ]
+        return [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
+
+    async def _terminate_runs(self, asset: MediaAsset, groups: Iterable[str], session_ids: Iterable[str]) -> None:
+        """Terminate what still runs for an asset without rows: it can do nothing any more, and may never get a task."""
+        try:
+            for handle in await self._runs(asset.id, groups, session_ids):
+                try:
+                    await handle.terminate(reason="its asset was purged")
+                    log.warning("a run outlived its asset and was terminated", extra={"workflow_id": handle.id})
+                except RPCError as error:
+                    if error.status is not RPCStatusCode.NOT_FOUND:  # closed already, or never started
+                        raise
+        except (RPCError, TemporalUnavailable) as error:
+            # The purge is complete. Such a run ends by itself, or by its execution timeout.
+            log.warning("runs of a purged asset were not checked", extra={"error": type(error).__name__})
 
     @activity.defn(name=messages.DELETE_ASSET)
     async def delete_asset(self, order: PurgeInput) -> PurgeResult:
@@ -95,8 +114,9 @@ class PurgeActivities:
             found = await self._database.read(rows.purgeable, order.asset_id)
             if found is None:
                 return PurgeResult(asset_id=order.asset_id, outcome="gone")
-            asset, variants, session_keys = found
+            asset, variants, sessions = found
             storage = self._services.storage(asset.profile)
+            session_keys = [session.upload_key for session in sessions]
             keys = sorted(_known_keys(asset, variants, session_keys) | await _listed_keys(storage, asset))
             for key in keys:
                 await delete_object(storage, key)
@@ -113,6 +133,8 @@ class PurgeActivities:
             )
         crash_point("purge.row_deleted")
         if result.outcome == "purged":
+            groups = sorted({group_of(asset.kind, row) for row in variants})
+            await self._terminate_runs(asset, groups, [session.id for session in sessions])
             telemetry.emit(
                 "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(keys), "variants": len(variants)}
             )

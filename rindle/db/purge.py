@@ -43,16 +43,18 @@ def begin(session: Session, asset_id: str) -> PurgeDecision:
     )
 
 
-def purgeable(session: Session, asset_id: str) -> tuple[MediaAsset, Sequence[MediaVariant], Sequence[str]] | None:
-    """Return a tombstoned asset with all its variants and its sessions' keys; ``None`` when it is not to be deleted."""
+def purgeable(
+    session: Session, asset_id: str
+) -> tuple[MediaAsset, Sequence[MediaVariant], Sequence[MediaUploadSession]] | None:
+    """Return a tombstoned asset with all its variants and sessions; ``None`` when it is not to be deleted."""
     asset = session.get(MediaAsset, asset_id, populate_existing=True)
     if asset is None or asset.state != AssetState.DELETED:
         return None
     variants = session.scalars(
         select(MediaVariant).where(MediaVariant.asset_id == asset_id).order_by(MediaVariant.name)
     ).all()
-    keys = session.scalars(select(MediaUploadSession.upload_key).where(MediaUploadSession.asset_id == asset_id)).all()
-    return asset, variants, keys
+    sessions = session.scalars(select(MediaUploadSession).where(MediaUploadSession.asset_id == asset_id)).all()
+    return asset, variants, sessions
 
 
 def note_failed(session: Session, asset_id: str, code: str, reason: str) -> None:
