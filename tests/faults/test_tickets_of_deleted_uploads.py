@@ -26,7 +26,7 @@ from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, photo, staged
-from tests.workflows.fleet import Fleet, in_stage
+from tests.workflows.fleet import Fleet, handle_of, in_stage
 
 
 class Visitor:
@@ -186,7 +186,7 @@ async def test_a_cancelled_upload_is_released_again_after_a_late_put(on_s3: Visi
 
     await until(released, what="the first release")
     assert await on_s3.put(ticket, b"late bytes") == 200
-    await on_s3.let_tickets_expire(session.id, hours=2)
+    await on_s3.let_tickets_expire(session.id, hours=1)
     run = await handle_of(on_s3.stage, on_s3.stage.upload_workflow(session.id))
 
     async def woken() -> bool:
