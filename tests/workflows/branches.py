@@ -344,6 +344,21 @@ async def cancel_request_after_verification(stage: Stage, fleet: Fleet) -> str:
     return workflow_id
 
 
+@_branch(_UPLOAD, "admit", "cancel requested", "child started", "abort_upload", "completed")
+async def cancel_request_while_builds_start(stage: Stage, fleet: Fleet) -> str:
+    """The start of a child is completed: one whose parent ends too early may never get a task."""
+    interruption = Interruption()
+    await fleet.start(interruption=interruption)
+    session = await stage.sent()
+    workflow_id = stage.upload_workflow(session.id)
+    handle = await handle_of(stage, workflow_id)
+    interruption.at("starting", workflow_id, handle.cancel)
+    await stage.rindle.verify_completion(session.id)
+    await stage.settled(str(session.asset_id))
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
 @_branch(
     _UPLOAD,
     "timer",
