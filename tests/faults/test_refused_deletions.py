@@ -6,7 +6,10 @@ Cancellation is requested with the Temporal CLI alone, as an operator would.
 from __future__ import annotations
 
 from rindle import MediaAsset, Rindle
+from rindle.db import migrate
 from rindle.errors import StoragePermanent, StorageUnauthorized
+from rindle.operations.explain import explain
+from rindle.operations.findings import Finding
 from rindle.protocols import DeleteResult
 from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
@@ -30,6 +33,13 @@ class Locked(FlakyStorage):
             self.refused += 1
             raise self.refusal
         return await super().delete(key)
+
+
+async def findings_of(stage: Stage) -> dict[str, Finding]:
+    """Return what ``rindle runtime-status`` reports, by class."""
+    async with stage.engine.begin() as connection:
+        await connection.run_sync(migrate.stamp)
+    return {finding.name: finding for finding in (await stage.rindle.runtime_status()).findings}
 
 
 def without_profile(stage: Stage, name: str) -> Rindle:
@@ -63,13 +73,12 @@ async def test_a_purge_that_the_store_refuses_waits_with_its_cause_on_the_row(li
 
         await until(recorded, what="the cause on the row")
         await until(lambda: store.refused > 2, what="the deletion to be tried again")
-        explanation = await stage.rindle.explain(asset.id)
-        status = await stage.rindle.runtime_status()
+        explanation = await explain(stage.rindle.services, asset.id)
+        found = await findings_of(stage)
         assert explanation.asset.error_code == "storage_unauthorized"
         assert explanation.diagnosis.last_error is not None
         assert explanation.diagnosis.last_error.code == "storage_unauthorized"
-        [finding] = [found for found in status.findings if found.name == "deletion_failing"]
-        assert finding.samples[0].asset_id == asset.id
+        assert [sample.asset_id for sample in found["deletion_failing"].samples] == [asset.id]
 
         store.refusal = StoragePermanent("the store says that a retry cannot help")
         await until(lambda: store.refused > 4, what="the deletion to be tried after a permanent error, too")
@@ -110,9 +119,9 @@ async def test_an_upload_that_the_store_does_not_release_waits_with_its_cause(li
             return (await stage.session(session.id)).release_error_code == "storage_permanent"
 
         await until(recorded, what="the cause on the row")
-        status = await stage.rindle.runtime_status()
-        [finding] = [found for found in status.findings if found.name == "release_failing"]
-        assert finding.samples[0].session_id == session.id
+        found = await findings_of(stage)
+        [sample] = found["release_failing"].samples
+        assert (sample.session_id, sample.release_error_code) == (session.id, "storage_permanent")
         store.refusal = None
 
         assert await closed(stage, stage.upload_workflow(session.id)) == "COMPLETED"
