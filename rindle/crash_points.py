@@ -1,7 +1,8 @@
 """Named places at which a test can kill this process, as a power failure would.
 
 ``RINDLE_CRASH_AT=<name>`` kills the process with SIGKILL the first time it passes the point; with
-``RINDLE_CRASH_LOG=<file>`` the visit is recorded first. Without the variables a point costs one comparison.
+``RINDLE_CRASH_LOG=<file>`` the visit is recorded first. ``RINDLE_CRASH_SIGNAL=SIGSTOP`` stops it instead, and SIGCONT
+lets it continue, as a machine that was suspended would. Without the variables a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ CRASH_POINTS: tuple[str, ...] = (
     "server_upload.begun",
     "server_upload.stored",
     "relay.sent",
+    "upload.aborted",
     "upload.release.before",
     "upload.release.deleted",
     "admit.before",
@@ -39,13 +41,15 @@ CRASH_POINTS: tuple[str, ...] = (
     "cancel.moved",
 )
 
-_WANTED = os.environ.get("RINDLE_CRASH_AT")
+_wanted = os.environ.get("RINDLE_CRASH_AT")
 
 
 def crash_point(name: str) -> None:
-    """Kill this process when ``RINDLE_CRASH_AT`` names this point."""
-    if _WANTED is None or name != _WANTED:
+    """Kill or stop this process when ``RINDLE_CRASH_AT`` names this point."""
+    global _wanted
+    if _wanted is None or name != _wanted:
         return
+    _wanted = None  # a process that continues is not stopped again
     if name not in CRASH_POINTS:
         raise ValueError(f"crash point {name!r} is not listed in CRASH_POINTS")
     log_file = os.environ.get("RINDLE_CRASH_LOG")
@@ -54,4 +58,4 @@ def crash_point(name: str) -> None:
             log.write(f"{name}\n")
             log.flush()
             os.fsync(log.fileno())
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.Signals[os.environ.get("RINDLE_CRASH_SIGNAL", "SIGKILL")])

@@ -369,9 +369,10 @@ class StorageTransient(StorageError):
 
 
 class StorageUnauthorized(StorageError):
-    """The store refused our credentials."""
+    """The store refused our credentials. It is retried like an outage: an operator restores them while work waits."""
 
     code = "storage_unauthorized"
+    retryable = True
 
 
 class StoragePermanent(StorageError):

@@ -23,6 +23,7 @@ SCAN = "rindle.scan"
 VERIFY_UPLOAD = "rindle.verify_upload"
 EXPIRE_UPLOAD = "rindle.expire_upload"
 RELEASE_UPLOAD = "rindle.release_upload"
+ABORT_UPLOAD = "rindle.abort_upload"
 FAIL_PROMOTION = "rindle.fail_promotion"
 
 RENDER_IMAGES = "rindle.render_images"
@@ -31,6 +32,7 @@ READ_GROUP = "rindle.read_group"
 REQUEUE_GROUP = "rindle.requeue_group"
 CANCEL_GROUP = "rindle.cancel_group"
 FAIL_GROUP = "rindle.fail_group"
+REMOVE_OBSOLETE = "rindle.remove_obsolete"
 
 BEGIN_PURGE = "rindle.begin_purge"
 STOP_ASSET_WORK = "rindle.stop_asset_work"
@@ -173,6 +175,8 @@ class GroupStatus(Message):
     cancelled: int = 0
     #: Rows this call moved.
     moved: int = 0
+    #: Objects in the store that the rows no longer name and that are still to be deleted.
+    obsolete: int = 0
 
     @property
     def summary(self) -> str:
@@ -188,9 +192,11 @@ class GroupStatus(Message):
 
 
 class PurgeInput(Message):
-    """Input of ``PurgeWorkflow``."""
+    """Input of ``PurgeWorkflow`` and of its activities."""
 
     asset_id: str
+    #: Set by workflows that know the outcome ``waiting``.
+    may_wait: bool = False
 
 
 class PurgeDecision(Message):
@@ -211,9 +217,14 @@ class StopOrder(Message):
 
 
 class PurgeResult(Message):
-    """Result of ``PurgeWorkflow``."""
+    """Result of ``PurgeWorkflow``, and of ``delete_asset``.
+
+    An activity's outcome ``waiting`` means that the objects are deleted, and are to be deleted again after
+    ``wait_seconds``, when no PUT ticket is valid any more.
+    """
 
     asset_id: str
     outcome: str
     objects: int = 0
     variants: int = 0
+    wait_seconds: float = 0.0

@@ -22,7 +22,7 @@ from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflic
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from rindle import outbox, telemetry
+from rindle import messages, outbox, telemetry
 from rindle.crash_points import crash_point
 from rindle.db import outbox as rows
 from rindle.db.database import Database
@@ -32,7 +32,7 @@ from rindle.errors import RindleError, TemporalUnavailable
 from rindle.security import scrub
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
-from rindle.workflows import ids
+from rindle.workflows import ids, policies
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +212,8 @@ class Relay:
             "priority": Priority(priority_key=row.priority, fairness_key=ids.fairness_key(facts.get("profile"))),
             "rpc_timeout": _RPC_SECONDS,
         }
+        if row.workflow_type != messages.PURGE_WORKFLOW:  # a purge is never given up
+            options["execution_timeout"] = policies.LONGEST_LIFE
         if attributes is not None:
             options["search_attributes"] = attributes
         if signal is None:

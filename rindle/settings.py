@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     upload_session_ttl_seconds: int = Field(default=86_400, ge=1, le=MAX_URL_SECONDS)
     presigned_put_ttl_seconds: int = Field(default=3_600, ge=1, le=MAX_URL_SECONDS)
     signed_url_ttl_seconds: int = Field(default=900, ge=1, le=MAX_URL_SECONDS)
+    #: How long after the expiry of a PUT ticket an upload that began before it may still end. Objects of purged and of
+    #: ended uploads are deleted a second time after that.
+    late_put_seconds: float = Field(default=3_600, ge=0)
     #: Grace period between detaching and purging.
     purge_delay_seconds: float = Field(default=0, ge=0)
     #: How long a purge waits for running work of its asset before it deletes the objects anyway.

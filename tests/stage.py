@@ -119,6 +119,7 @@ class Stage:
             "RINDLE_RENDER_WORKERS": "1",
             "RINDLE_HEARTBEAT_SECONDS": "60",
             "RINDLE_RETRY_INITIAL_SECONDS": "0.2",
+            "RINDLE_LATE_PUT_SECONDS": "0",
             "RINDLE_RELAY_POLL_SECONDS": "0.2",
             "RINDLE_RELAY_IDLE_POLL_SECONDS": "0.5",
             "RINDLE_EVENT_POLL_SECONDS": "0.1",
@@ -238,10 +239,13 @@ class Stage:
     async def sent(
         self, profile: str = "avatar", body: bytes | Path | None = None, **options: Any
     ) -> MediaUploadSession:
-        """Initiate, sign and send an upload; it is not verified yet."""
+        """Initiate, sign and send an upload; it is not verified yet.
+
+        Its ticket expires at once, because a purge waits for that; the bytes go to the store itself.
+        """
         options.setdefault("filename", "me.jpg")
         session = await self.rindle.initiate_upload(profile, **options)
-        await self.rindle.sign_url(session.id)
+        await self.rindle.sign_url(session.id, expires_in=1)
         await self.put(session.id, body or photo(self.home / "photo.jpg"))
         return session
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from temporalio import activity
@@ -13,14 +13,17 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import messages, telemetry
 from rindle.activities.decode_cache import DecodeCache
+from rindle.activities.deletion import delete_object, never_final
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
 from rindle.crash_points import crash_point
 from rindle.db import purge as rows
 from rindle.db.models import MediaAsset, MediaVariant
-from rindle.errors import UnknownProfile
+from rindle.db.variants import group_of
+from rindle.errors import CapabilityUnsupported, StorageUnauthorized, TemporalUnavailable
 from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StopOrder
-from rindle.security import variant_key
+from rindle.protocols import Storage
+from rindle.security import asset_prefix
 from rindle.services import Services
 from rindle.workflows import ids
 
@@ -59,14 +62,8 @@ class PurgeActivities:
     @activity.defn(name=messages.STOP_ASSET_WORK)
     async def stop_asset_work(self, order: StopOrder) -> None:
         """Cancel the asset's running workflows and wait for a limited time: the rows reject late output."""
-        prefix = self._services.settings.workflow_id_prefix
-        wanted = [
-            *(ids.variants_id(order.asset_id, group, prefix=prefix) for group in order.groups),
-            *(ids.upload_id(session_id, prefix=prefix) for session_id in order.session_ids),
-        ]
-        client = await self._client()
         async with heartbeating():
-            handles = [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
+            handles = await self._runs(order.asset_id, order.groups, order.session_ids)
             limit = self._services.settings.purge_settle_seconds
             try:
                 async with asyncio.timeout(limit):
@@ -74,47 +71,101 @@ class PurgeActivities:
             except TimeoutError:
                 log.warning("the purge continues although work is still running", extra={"asset_id": order.asset_id})
 
+    async def _runs(
+        self, asset_id: str, groups: Iterable[str], session_ids: Iterable[str]
+    ) -> list[WorkflowHandle[Any, Any]]:
+        prefix, client = self._services.settings.workflow_id_prefix, await self._client()
+        wanted = [
+            *(ids.variants_id(asset_id, group, prefix=prefix) for group in groups),
+            *(ids.upload_id(session_id, prefix=prefix) for session_id in session_ids),
+        ]
+        return [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
+
+    async def _terminate_runs(self, asset: MediaAsset, groups: Iterable[str], session_ids: Iterable[str]) -> None:
+        """Terminate what still runs for an asset without rows: it can do nothing any more, and may never get a task."""
+        try:
+            for handle in await self._runs(asset.id, groups, session_ids):
+                try:
+                    await handle.terminate(reason="its asset was purged")
+                    log.warning("a run outlived its asset and was terminated", extra={"workflow_id": handle.id})
+                except RPCError as error:
+                    if error.status is not RPCStatusCode.NOT_FOUND:  # closed already, or never started
+                        raise
+        except (RPCError, TemporalUnavailable) as error:
+            # The purge is complete. Such a run ends by itself, or by its execution timeout.
+            log.warning("runs of a purged asset were not checked", extra={"error": type(error).__name__})
+
     @activity.defn(name=messages.DELETE_ASSET)
     async def delete_asset(self, order: PurgeInput) -> PurgeResult:
-        """Delete every object that the rows name, then the rows, in this order.
+        """Delete every object of the asset, then its rows, in this order.
+
+        While a PUT ticket of the asset may still be redeemed, the rows stay as a tombstone. The result is then
+        ``waiting``, and the next call deletes what was uploaded meanwhile.
 
         Raises:
-            StorageError: an object could not be deleted; the next attempt continues.
+            RindleError: an object could not be deleted; the next attempt continues. The row has the cause, and no
+                cause is final.
         """
-        found = await self._database.read(rows.purgeable, order.asset_id)
-        if found is None:
-            return PurgeResult(asset_id=order.asset_id, outcome="gone")
-        asset, variants, session_keys = found
-        keys = self._keys(asset, variants, session_keys)
-        storage = self._services.storage(asset.profile)
-        async with heartbeating():
+
+        async def note(code: str, reason: str) -> None:
+            await self._database.write(rows.note_failed, order.asset_id, code, reason)
+
+        async with heartbeating(), never_final(note):
+            found = await self._database.read(rows.purgeable, order.asset_id)
+            if found is None:
+                return PurgeResult(asset_id=order.asset_id, outcome="gone")
+            asset, variants, sessions = found
+            storage = self._services.storage(asset.profile)
+            session_keys = [session.upload_key for session in sessions]
+            keys = sorted(_known_keys(asset, variants, session_keys) | await _listed_keys(storage, asset))
             for key in keys:
-                await storage.delete(key)
+                await delete_object(storage, key)
                 crash_point("purge.object_deleted")
             crash_point("purge.objects_deleted")
             await self._sources.evict(self._services.storage_name(asset.profile), asset.storage_key)
             self._decode_cache.discard(asset)
-        result = await self._database.write(rows.finish, order.asset_id, objects=len(keys), variants=len(variants))
+            result = await self._database.write(
+                rows.finish,
+                order.asset_id,
+                objects=len(keys),
+                variants=len(variants),
+                late_put_seconds=self._services.settings.late_put_seconds if order.may_wait else None,
+            )
         crash_point("purge.row_deleted")
-        telemetry.emit(
-            "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(keys), "variants": len(variants)}
-        )
+        if result.outcome == "purged":
+            groups = sorted({group_of(asset.kind, row) for row in variants})
+            await self._terminate_runs(asset, groups, [session.id for session in sessions])
+            telemetry.emit(
+                "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(keys), "variants": len(variants)}
+            )
         return result
 
-    def _keys(self, asset: MediaAsset, variants: Sequence[MediaVariant], session_keys: Sequence[str]) -> list[str]:
-        """Return every key that may hold an object, including those of builds that stored it but did not record it."""
-        keys = {asset.storage_key, *session_keys}
-        keys |= {asset.superseded_key} if asset.superseded_key else set()
-        try:
-            declared = self._services.profile(asset.profile).variants
-        except UnknownProfile:
-            declared = {}
-        for row in variants:
-            keys |= {key for key in (row.storage_key, row.superseded_key) if key}
-            if row.name in declared:
-                extension = declared[row.name].extension
-                keys.add(variant_key(asset.profile, asset.id, row.name, row.recipe_digest, extension))
-        return sorted(keys)
+
+def _known_keys(asset: MediaAsset, variants: Sequence[MediaVariant], session_keys: Sequence[str]) -> set[str]:
+    """Return every key that the rows name, including those of builds that stored an object but did not record it."""
+    keys = {asset.storage_key, asset.superseded_key, *session_keys}
+    for row in variants:
+        keys |= {row.storage_key, row.superseded_key, *(row.obsolete_keys or ())}
+    return {key for key in keys if key}
+
+
+async def _listed_keys(storage: Storage, asset: MediaAsset) -> set[str]:
+    """Return the keys that the store lists below the asset's own prefix.
+
+    They include what the rows cannot name: an object that the store finished writing after its deletion was confirmed.
+    Stores that list nothing, or not for us, delete what the rows name.
+    """
+    prefix, after, found = asset_prefix(asset.profile, asset.id), None, set[str]()
+    try:
+        while True:
+            page = await storage.list_keys(prefix, after=after)
+            found |= {entry.key for entry in page.objects}
+            if page.next_after is None:
+                return found
+            after = page.next_after
+    except (StorageUnauthorized, CapabilityUnsupported, NotImplementedError):
+        log.info("the store does not list the objects of an asset", extra={"asset_id": asset.id})
+        return found
 
 
 async def _end(handle: WorkflowHandle[Any, Any]) -> None:

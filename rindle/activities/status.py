@@ -38,11 +38,13 @@ class UploadStatusReader:
             return UploadStatus(step=UploadStep.DONE, outcome="gone")
         upload, asset = found.session, found.asset
         facts: dict[str, Any] = {"asset_id": asset.id, "profile": asset.profile}
+        if asset.state == AssetState.DELETED:  # its purge deletes the objects, also once more after the last ticket
+            return UploadStatus(step=UploadStep.DONE, outcome=asset.state, **facts)
         if upload.state == SessionState.COMPLETED:
             return await self._of_asset(asset, facts)
         facts["outcome"] = upload.state
         if upload.state in ENDED_BADLY:
-            return _of_ended(upload, facts)
+            return _of_ended(upload, facts, self._services.settings.late_put_seconds)
         if upload.state == SessionState.UPLOADED:
             return UploadStatus(step=UploadStep.VERIFY, **facts)
         wait_seconds, poll = self._wait(upload)
@@ -100,14 +102,14 @@ class UploadStatusReader:
         return min(remaining, age, settings.auto_verify_max_seconds), True
 
 
-def _of_ended(upload: MediaUploadSession, facts: dict[str, Any]) -> UploadStatus:
-    """An ended upload is released now, and once more after the expiry of a signed URL."""
+def _of_ended(upload: MediaUploadSession, facts: dict[str, Any], late_put_seconds: float) -> UploadStatus:
+    """An ended upload is released now, and once more when no PUT with a signed URL can end any more."""
     released, until = upload.backing_released_at, upload.url_expires_at
     if released is None:
         return UploadStatus(step=UploadStep.RELEASE, **facts)
-    if until is None or released > until:
+    if rows.late_put_wait(until, late_put_seconds, since=released) <= 0:
         return UploadStatus(step=UploadStep.DONE, **facts)
-    remaining = (until - utc_now()).total_seconds()
-    if remaining < 0:
+    remaining = rows.late_put_wait(until, late_put_seconds)
+    if remaining <= 0:
         return UploadStatus(step=UploadStep.RELEASE, **facts)
     return UploadStatus(step=UploadStep.WAIT, wait_seconds=remaining + _MIN_WAIT_SECONDS, **facts)

@@ -9,6 +9,8 @@ from typing import Any
 from temporalio import activity
 
 from rindle import messages
+from rindle.activities.deletion import delete_object, never_final
+from rindle.activities.liveness import heartbeating
 from rindle.activities.status import ENDED_BADLY, UploadStatusReader
 from rindle.crash_points import crash_point
 from rindle.db import uploads as rows
@@ -39,7 +41,7 @@ class UploadActivities:
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities to register."""
-        return [self.read_upload, self.verify_upload, self.expire_upload, self.release_upload]
+        return [self.read_upload, self.verify_upload, self.expire_upload, self.release_upload, self.abort_upload]
 
     @activity.defn(name=messages.READ_UPLOAD)
     async def read_upload(self, order: UploadInput) -> UploadStatus:
@@ -74,13 +76,37 @@ class UploadActivities:
 
     @activity.defn(name=messages.RELEASE_UPLOAD)
     async def release_upload(self, order: UploadInput) -> UploadStatus:
-        """Delete the object of an ended upload; a missing object is success."""
-        found = await self._database.read(rows.find_upload, order.session_id)
-        if found is None:
-            return UploadStatus(step=UploadStep.DONE, outcome="gone")
-        if found.session.state in ENDED_BADLY:
-            crash_point("upload.release.before")
-            await self._services.storage(found.asset.profile).delete(found.session.upload_key)
-            crash_point("upload.release.deleted")
-            await self._database.write(rows.note_released, order.session_id)
+        """Delete the object of an ended upload; a missing object is success.
+
+        Raises:
+            RindleError: it could not be deleted; the row has the cause, and no cause is final.
+        """
+
+        async def note(code: str, reason: str) -> None:
+            await self._database.write(rows.note_not_released, order.session_id, code)
+
+        async with heartbeating(), never_final(note):
+            found = await self._database.read(rows.find_upload, order.session_id)
+            if found is None:
+                return UploadStatus(step=UploadStep.DONE, outcome="gone")
+            if found.session.state in ENDED_BADLY:
+                crash_point("upload.release.before")
+                storage = self._services.storage(found.asset.profile)
+                await delete_object(storage, found.session.upload_key)
+                crash_point("upload.release.deleted")
+                await self._database.write(rows.note_released, order.session_id)
+        return await self._status.read(order.session_id)
+
+    @activity.defn(name=messages.ABORT_UPLOAD)
+    async def abort_upload(self, order: UploadInput) -> UploadStatus:
+        """Abort the session unless its bytes are verified, as ``cancel_upload`` does.
+
+        It serves Request Cancellation of the workflow. That may also come from a purge, which leaves nothing to do.
+        """
+        status = await self._status.read(order.session_id)
+        if status.step is UploadStep.DONE:
+            return status
+        with contextlib.suppress(NotFound):  # purged meanwhile
+            await self._database.write(rows.abort_upload, order.session_id)
+        crash_point("upload.aborted")
         return await self._status.read(order.session_id)

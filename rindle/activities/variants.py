@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from temporalio import activity
 
 from rindle import messages
 from rindle.activities.builders import Builders, BuildResult
+from rindle.activities.deletion import delete_object, never_final
 from rindle.activities.liveness import heartbeating, scratch_directory
 from rindle.activities.progress import ClaimLost, Progress, run_reporting_progress
 from rindle.activities.source_cache import SourceCache
@@ -21,7 +22,7 @@ from rindle.crash_points import crash_point
 from rindle.db import variants as rows
 from rindle.db.models import MediaAsset
 from rindle.db.transitions import lock_asset
-from rindle.db.variants import Claim, ClaimedGroup
+from rindle.db.variants import Claim, ClaimedGroup, ObsoleteKeys
 from rindle.errors import (
     FfmpegNotFound,
     InsufficientDiskHeadroom,
@@ -66,15 +67,15 @@ class VariantActivities:
         self._builders = builders
 
     def steps(self) -> list[Callable[..., Any]]:
-        """Return the SQL activities, for the workflows' queue."""
-        return [self.read_group, self.requeue_group, self.cancel_group, self.fail_group]
+        """Return the SQL activities and the removal of obsolete objects, for the workflows' queue."""
+        return [self.read_group, self.requeue_group, self.cancel_group, self.fail_group, self.remove_obsolete]
 
     @activity.defn(name=messages.RENDER_IMAGES)
     async def render_images(self, order: VariantInput) -> GroupStatus:
         """Build all queued variants of the group from one decode. It may run repeatedly.
 
-        Keys contain the recipe digest, so a retry overwrites only its own output. The final compare-and-set requires
-        the generation of the claim, so a late result changes nothing, and its object is deleted.
+        Keys contain the generation of the claim, so every attempt writes an object of its own. The final
+        compare-and-set requires that generation, so a late result changes nothing, and its object is deleted.
 
         Raises:
             StorageTransient: the store did not answer; retried within the policy's budget.
@@ -119,10 +120,10 @@ class VariantActivities:
             rows.claim_group, order.asset_id, order.group, self._services.profile, _run_facts()
         )
         crash_point("render.claimed")
-        if claimed is None or not (claimed.claims or claimed.superseded):
+        if claimed is None or not (claimed.claims or claimed.obsolete):
             return await self._status(order)
         storage = self._services.storage(claimed.asset.profile)
-        await self._delete_superseded(storage, claimed.superseded)
+        await self._try_to_remove(storage, claimed.obsolete)
         built = await self._build(order, storage, claimed, build) if claimed.claims else None
         return built or await self._status(order)
 
@@ -139,6 +140,7 @@ class VariantActivities:
         claims = await self._buildable(profile, claimed.claims)
         if not claims:
             return None
+        begun: set[str] = set()  # keys at which this attempt may have stored an object
         try:
             if order.group != messages.IMAGES_GROUP:
                 self._builders.require_room(asset.byte_size or 0)
@@ -155,7 +157,7 @@ class VariantActivities:
                 crash_point("render.fetched")
                 results = await build(source, asset, profile, claims, scratch)
                 crash_point("render.rendered")
-                return await self._settle(order, storage, asset, results)
+                return await self._settle(order, storage, asset, results, begun)
         except (StorageNotFound, ObjectChanged) as error:
             gone = VariantSourceNotFound(
                 "the original is gone from its store or is no longer the one that was validated; upload it again",
@@ -165,13 +167,13 @@ class VariantActivities:
             log.warning("variant source lost", extra={"asset_id": asset.id, "code": error.code})
             return None
         except _INFRASTRUCTURE_ERRORS as error:
-            await self._release_claims(claims, error)
+            await self._release_claims(claims, error, begun)
             raise
         except ClaimLost:
             return None
         except asyncio.CancelledError:
             # Cancelled: rows of this build are queued again, unless a cancel has already moved them.
-            await run_to_end(self._release_claims(claims, None))
+            await run_to_end(self._release_claims(claims, None, begun))
             raise
         except RindleError:
             raise
@@ -179,7 +181,7 @@ class VariantActivities:
             # Unexpected: it counts as an attempt of every variant that is not done, so that the retries end.
             log.exception("build failed", extra={"asset_id": asset.id, "error": type(error).__name__})
             unforeseen = Unexpected(f"the build failed with {type(error).__name__}")
-            retries = [await self._record_failure(claim, unforeseen) for claim in claims]
+            retries = [await self._record_failure(claim, unforeseen, claim.key in begun) for claim in claims]
             retry = next((again for again in retries if again is not None), None)
             if retry is not None:
                 raise retry from error
@@ -197,9 +199,16 @@ class VariantActivities:
         return buildable
 
     async def _settle(
-        self, order: VariantInput, storage: Storage, asset: MediaAsset, results: Sequence[BuildResult]
+        self,
+        order: VariantInput,
+        storage: Storage,
+        asset: MediaAsset,
+        results: Sequence[BuildResult],
+        begun: set[str],
     ) -> GroupStatus | None:
         """Store the results and record them in one transaction; failures are recorded one by one before.
+
+        Adds the keys at which it begins to store to ``begun``.
 
         Raises:
             RindleError: some variants must be retried; the successful ones are recorded.
@@ -213,6 +222,7 @@ class VariantActivities:
             for made in results:
                 if made.path is None:
                     continue
+                begun.add(made.claim.key)
                 await storage.store(made.claim.key, made.path, content_type=made.facts["content_type"])
                 crash_point("render.stored")
                 stored.append((made.claim, made.facts))
@@ -234,19 +244,18 @@ class VariantActivities:
             rows.record_built, asset.id, order.group, asset.storage_key, stored
         )
         crash_point("render.recorded")
-        for variant_id, key in unwanted.items():
-            await storage.delete(key)
-            crash_point("render.superseded_deleted")
-            await self._database.write(rows.clear_superseded, variant_id, key)
-        return status
+        left = await self._try_to_remove(storage, unwanted)
+        return status.model_copy(update={"obsolete": left})
 
-    async def _record_failure(self, claim: Claim, error: RindleError) -> RindleError | None:
+    async def _record_failure(self, claim: Claim, error: RindleError, may_exist: bool = False) -> RindleError | None:
         failures = claim.attempts + 1
         killed = "signal" in error.detail  # by another program, so the source is not the cause
         allowed = 2 if error.code in _ONE_RETRY and not killed else self._services.settings.variant_attempts
         final = not error.retryable or failures >= allowed
         code, reason = describe(error)
-        ours = await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=final)
+        ours = await self._database.write(
+            rows.record_failure, claim, code=code, reason=reason, final=final, may_exist=may_exist
+        )
         return None if final or not ours else error
 
     async def _fail_all(self, claims: Sequence[Claim], error: RindleError) -> None:
@@ -254,16 +263,39 @@ class VariantActivities:
         for claim in claims:
             await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=True)
 
-    async def _release_claims(self, claims: Sequence[Claim], error: RindleError | None) -> None:
+    async def _release_claims(self, claims: Sequence[Claim], error: RindleError | None, begun: Collection[str]) -> None:
         """Queue the rows of this build again, without counting an attempt."""
         code, reason = ("interrupted", "the worker stopped") if error is None else describe(error)
         for claim in claims:
-            await self._database.write(rows.record_failure, claim, code=code, reason=reason, final=False, counted=False)
+            await self._database.write(
+                rows.record_failure,
+                claim,
+                code=code,
+                reason=reason,
+                final=False,
+                counted=False,
+                may_exist=claim.key in begun,
+            )
 
-    async def _delete_superseded(self, storage: Storage, superseded: Sequence[tuple[str, str]]) -> None:
-        for variant_id, key in superseded:
-            await storage.delete(key)
-            await self._database.write(rows.clear_superseded, variant_id, key)
+    async def _try_to_remove(self, storage: Storage, obsolete: ObsoleteKeys) -> int:
+        """Delete obsolete objects; returns how many are left, which the workflow then removes without an end.
+
+        A store that refuses deletions must not stop builds.
+        """
+        left = 0
+        for variant_id, keys in obsolete.items():
+            for key in keys:
+                try:
+                    await self._remove(storage, variant_id, key)
+                except StorageError as error:
+                    left += 1
+                    log.warning("obsolete object not deleted yet", extra={"code": error.code, "variant_id": variant_id})
+        return left
+
+    async def _remove(self, storage: Storage, variant_id: str, key: str) -> None:
+        await delete_object(storage, key)
+        crash_point("render.superseded_deleted")
+        await self._database.write(rows.forget_keys, variant_id, [key])
 
     async def _status(self, order: VariantInput | GroupOrder, *, moved: int = 0) -> GroupStatus:
         return await self._database.read(rows.status, order.asset_id, order.group, moved=moved)
@@ -295,6 +327,22 @@ class VariantActivities:
         failure = order.failure or messages.Failure(code="unexpected")
         moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure)
         return await self._status(order, moved=moved)
+
+    @activity.defn(name=messages.REMOVE_OBSOLETE)
+    async def remove_obsolete(self, order: GroupOrder) -> GroupStatus:
+        """Delete the objects that the group's rows no longer name: replaced ones, and those of lost builds.
+
+        Raises:
+            StorageError: an object could not be deleted; retried without an end.
+        """
+        async with heartbeating(), never_final():
+            asset, obsolete = await self._database.read(rows.obsolete_of_group, order.asset_id, order.group)
+            if asset is not None:
+                storage = self._services.storage(asset.profile)
+                for variant_id, keys in obsolete.items():
+                    for key in keys:
+                        await self._remove(storage, variant_id, key)
+        return await self._status(order)
 
 
 def _run_facts() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaVariant
-from rindle.states import DELIVERABLE, VariantState
+from rindle.states import DELIVERABLE, AssetState, VariantState
 
 #: Variant states whose object may be served.
 _SERVED = (VariantState.READY, VariantState.STALE)
@@ -25,3 +25,9 @@ def is_deliverable_key(session: Session, key: str) -> bool:
     if len(parts) == 3:  # keys of originals and variants contain the asset's id: the primary key finds the row
         statement = statement.where(MediaAsset.id == parts[1])
     return session.scalar(statement.limit(1)) is not None
+
+
+def is_gone(session: Session, asset_id: str) -> bool:
+    """Whether the asset is purged, or is to be."""
+    state = session.scalar(select(MediaAsset.state).where(MediaAsset.id == asset_id))
+    return state is None or state == AssetState.DELETED

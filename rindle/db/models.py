@@ -119,6 +119,8 @@ class JsonDocument(TypeDecorator[Any]):
         return storable_document(value)
 
 
+#: A list of storage keys; without any it is SQL's NULL, not the JSON document ``null``.
+_Keys = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 _Id = Uuid(as_uuid=False)
 #: 64-bit autoincrement that SQLite also understands (only INTEGER PRIMARY KEY autoincrements there).
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
@@ -273,8 +275,8 @@ class MediaVariant(_Timestamps, Base):
     recipe_digest: Mapped[str] = mapped_column(String(64))
     #: An ``OutputKind``: ``image``, ``video``, ``audio`` or ``waveform``.
     output_kind: Mapped[str] = mapped_column(String(32), default=OutputKind.IMAGE.value)
-    #: Key of the last finished object, ``<profile>/<asset id>/<variant>-<digest><extension>``; ``NULL`` before the
-    #: first build ends.
+    #: Key of the last finished object, ``<profile>/<asset id>/<variant>-<digest>-<generation><extension>``; ``NULL``
+    #: before the first build ends.
     storage_key: Mapped[str | None] = mapped_column(String(MAX_KEY_CHARS))
     #: Size of that object in bytes; ``NULL`` before the first build ends.
     byte_size: Mapped[int | None] = mapped_column(BigInteger)
@@ -298,11 +300,16 @@ class MediaVariant(_Timestamps, Base):
     attempts: Mapped[int] = mapped_column(SmallInteger, default=0)
     #: Per cent, 0 to 100: 0 when queued, 1 to 99 during a build that reports, 100 when ``ready``.
     progress: Mapped[int] = mapped_column(SmallInteger, default=0)
-    #: Key of the object that a newer one replaced, until it is deleted; ``NULL`` when there is none.
+    #: Key of the object that a newer one replaced, as earlier releases wrote it; deleted like ``obsolete_keys``.
+    #: ``NULL`` when there is none.
     superseded_key: Mapped[str | None] = mapped_column(String(MAX_KEY_CHARS))
     #: Reserved for variants made on request, which aggregate, drift and requeue ignore and a purge includes. Always
     #: false in this release.
     dynamic: Mapped[bool] = mapped_column(Boolean, default=False)
+    #: Keys of further objects that may be in the store, oldest first: replaced ones, and those of builds that were not
+    #: recorded. While the row is ``processing`` the last one belongs to the build in progress. A key stays until its
+    #: deletion is confirmed. ``NULL`` when there is none.
+    obsolete_keys: Mapped[list[str] | None] = mapped_column(_Keys, sort_order=1)
 
     asset: Mapped[MediaAsset] = relationship(back_populates="variants", viewonly=True, lazy="select")
 
@@ -400,6 +407,9 @@ class MediaUploadSession(_Timestamps, Base):
     #: When the last presigned URL of the session expires: until then a late PUT may recreate the object. ``NULL`` when
     #: none was signed.
     url_expires_at: Mapped[datetime | None]
+    #: Code of the failed attempt to remove the objects of an aborted, expired or failed session; it is retried without
+    #: an end. ``NULL`` when none failed, and after the removal.
+    release_error_code: Mapped[str | None] = mapped_column(String(64), sort_order=1)
 
     @classmethod
     def _shown(cls) -> tuple[str, ...]:

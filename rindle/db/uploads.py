@@ -94,8 +94,14 @@ def no_such_upload() -> NotFound:
 
 
 def note_signed(session: Session, session_id: str, url_expires_at: datetime) -> Upload:
-    """Move a new session to ``signed`` and store the expiry of its newest URL."""
+    """Move a new session to ``signed`` and store the expiry of its newest URL.
+
+    Raises:
+        NotFound: the asset is being purged: no new URL may outlive it.
+    """
     found = lock_upload(session, session_id)
+    if found.asset.state == AssetState.DELETED:
+        raise no_such_upload()
     known = found.session.url_expires_at
     latest = url_expires_at if known is None else max(known, url_expires_at)
     if found.session.state == SessionState.INITIALIZED:
@@ -164,7 +170,25 @@ def note_released(session: Session, session_id: str) -> None:
     """Record that the object of an ended upload was deleted from the store."""
     upload = session.get(MediaUploadSession, session_id, populate_existing=True)
     if upload is not None:
-        set_fields(session, upload, backing_released_at=utc_now(), session_uri=None)
+        set_fields(session, upload, backing_released_at=utc_now(), session_uri=None, release_error_code=None)
+
+
+def note_not_released(session: Session, session_id: str, code: str) -> None:
+    """Write why the object of an ended upload could not be deleted, once per cause."""
+    upload = session.get(MediaUploadSession, session_id, populate_existing=True)
+    if upload is not None and upload.release_error_code != code:
+        set_fields(session, upload, release_error_code=code)
+
+
+def late_put_wait(url_expires_at: datetime | None, late_put_seconds: float, *, since: datetime | None = None) -> float:
+    """Return the seconds from ``since`` (now) until no PUT with a signed URL can end any more; 0 when none can.
+
+    A PUT that began before the expiry may end after it: the store has checked the signature at its beginning.
+    """
+    if url_expires_at is None:
+        return 0.0
+    last = url_expires_at + timedelta(seconds=late_put_seconds)
+    return max(0.0, (last - (since or utc_now())) / timedelta(seconds=1))
 
 
 def live_seconds(upload: MediaUploadSession, *, now: datetime | None = None) -> float:

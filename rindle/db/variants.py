@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 _RUNS = cast("Table", MediaProcessingRun.__table__)
 
 
+#: Keys of objects to delete, by variant id. No row expects them again, so they may be deleted at any later time.
+ObsoleteKeys = Mapping[str, Sequence[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """One variant row that a build has claimed: what to build, and the values that the row must still have."""
@@ -39,11 +43,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedGroup:
-    """The asset at the time of the claim, the claims, and the objects that earlier builds have replaced."""
+    """The asset at the time of the claim, the claims, and the obsolete keys of the group by variant id."""
 
     asset: MediaAsset
     claims: tuple[Claim, ...]
-    superseded: tuple[tuple[str, str], ...]
+    obsolete: ObsoleteKeys
 
 
 def group_of(asset_kind: str, variant: MediaVariant) -> str:
@@ -124,6 +128,44 @@ def groups_to_build(asset: MediaAsset, rows: Iterable[MediaVariant]) -> list[str
     return sorted({group_of(asset.kind, row) for row in rows if row.state in wanted})
 
 
+def obsolete_keys(row: MediaVariant) -> list[str]:
+    """Return the keys of a row that no build writes any more: replaced objects, and those of earlier builds."""
+    keys = list(row.obsolete_keys or ())
+    if row.state == VariantState.PROCESSING:
+        keys = keys[:-1]  # the last one belongs to the build in progress
+    return [row.superseded_key, *keys] if row.superseded_key else keys
+
+
+def obsolete_of_group(session: Session, asset_id: str, group: str) -> tuple[MediaAsset | None, ObsoleteKeys]:
+    """Return the asset, and the obsolete keys of a group; those of a gone asset are the purge's."""
+    asset = session.get(MediaAsset, asset_id, populate_existing=True)
+    return asset, {} if asset is None else _obsolete(_in_group(asset, variants_of(session, asset_id), group))
+
+
+def _obsolete(rows: Iterable[MediaVariant]) -> ObsoleteKeys:
+    return {row.id: keys for row in rows if (keys := obsolete_keys(row))}
+
+
+def forget_keys(session: Session, variant_id: str, keys: Iterable[str]) -> None:
+    """Remove the keys of objects whose deletion is confirmed from their row."""
+    gone = set(keys)
+    variant = _locked(session, variant_id)
+    if variant is None:
+        return
+    left = [key for key in variant.obsolete_keys or () if key not in gone]
+    replaced = None if variant.superseded_key in gone else variant.superseded_key
+    set_fields(session, variant, obsolete_keys=left or None, superseded_key=replaced)
+
+
+def _locked(session: Session, variant_id: str) -> MediaVariant | None:
+    """Lock the asset of a variant, then return the variant as it is now."""
+    variant = session.get(MediaVariant, variant_id, populate_existing=True)
+    if variant is None or lock_asset(session, variant.asset_id) is None:
+        return None
+    session.refresh(variant)
+    return variant
+
+
 def status(session: Session, asset_id: str, group: str, *, moved: int = 0) -> GroupStatus:
     """Count the states of a group's rows."""
     asset = session.get(MediaAsset, asset_id, populate_existing=True)
@@ -133,7 +175,8 @@ def status(session: Session, asset_id: str, group: str, *, moved: int = 0) -> Gr
 
 
 def _status(asset: MediaAsset, group: str, rows: Iterable[MediaVariant], *, moved: int = 0) -> GroupStatus:
-    states = [row.state for row in _in_group(asset, rows, group)]
+    of_group = _in_group(asset, rows, group)
+    states = [row.state for row in of_group]
     return GroupStatus(
         asset_id=asset.id,
         group=group,
@@ -144,6 +187,7 @@ def _status(asset: MediaAsset, group: str, rows: Iterable[MediaVariant], *, move
         failed=states.count(VariantState.FAILED),
         cancelled=states.count(VariantState.CANCELLED),
         moved=moved,
+        obsolete=sum(len(keys) for keys in _obsolete(of_group).values()),
     )
 
 
@@ -151,6 +195,9 @@ def claim_group(
     session: Session, asset_id: str, group: str, profile_of: Any, run: Mapping[str, Any]
 ) -> ClaimedGroup | None:
     """Claim the queued rows of a group for a build; ``None`` when the asset is purged or not deliverable.
+
+    The row remembers the key of its build before the build can store anything there, until the object is recorded or
+    its deletion is confirmed.
 
     A row that a lost attempt left ``processing`` is queued first, which increases its generation: a late result of the
     lost attempt then fails its compare-and-set. One open workflow per group makes that safe.
@@ -160,23 +207,25 @@ def claim_group(
         return None
     profile: type[Profile] = profile_of(asset.profile)
     rows = variants_of(session, asset_id)
-    claims, superseded = [], []
+    claims, obsolete = [], {}
     for row in _in_group(asset, rows, group):
-        if row.superseded_key:
-            superseded.append((row.id, row.superseded_key))
         if row.state == VariantState.PROCESSING:
             _end_runs(session, [row], RunState.FAILED, code="interrupted", reason="the worker was lost")
             move_variant(session, row, VariantState.QUEUED, recipe_digest=_digest(profile, row))
+        if keys := obsolete_keys(row):
+            obsolete[row.id] = keys
         if row.state != VariantState.QUEUED:
             continue
         if row.name not in profile.variants:
             move_variant(session, row, VariantState.CANCELLED, generation=row.generation, error_code=StaleSource.code)
             continue
-        move_variant(session, row, VariantState.PROCESSING, recipe_digest=_digest(profile, row))
-        claims.append(claim_of(asset, row, profile))
+        claim = claim_of(asset, row, profile)
+        known = [*(row.obsolete_keys or ()), claim.key]
+        move_variant(session, row, VariantState.PROCESSING, recipe_digest=claim.digest, obsolete_keys=known)
+        claims.append(claim)
     _note_runs(session, asset_id, claims, run)
     recompute(session, asset_id, rows)
-    return ClaimedGroup(asset, tuple(claims), tuple(superseded))
+    return ClaimedGroup(asset, tuple(claims), obsolete)
 
 
 def _digest(profile: type[Profile], row: MediaVariant) -> str:
@@ -184,39 +233,41 @@ def _digest(profile: type[Profile], row: MediaVariant) -> str:
 
 
 def claim_of(asset: MediaAsset, row: MediaVariant, profile: type[Profile]) -> Claim:
-    """Return the claim on ``row``."""
-    extension = profile.variants[row.name].extension
-    key = variant_key(asset.profile, asset.id, row.name, row.recipe_digest, extension)
-    return Claim(row.id, row.name, row.generation, row.recipe_digest, key, row.attempts)
+    """Return the claim on ``row`` under the current recipe."""
+    extension, digest = profile.variants[row.name].extension, _digest(profile, row)
+    key = variant_key(asset.profile, asset.id, row.name, digest, row.generation, extension)
+    return Claim(row.id, row.name, row.generation, digest, key, row.attempts)
 
 
 def record_group(
     session: Session, asset_id: str, source_key: str, made: Sequence[tuple[Claim, Mapping[str, Any]]]
-) -> tuple[dict[str, str], Sequence[MediaVariant]]:
+) -> tuple[ObsoleteKeys, Sequence[MediaVariant]]:
     """Record finished objects on the rows that still expect them, all in one transaction.
 
     The compare-and-set requires the claimed state, generation and digest, and a locked asset whose source is unchanged
-    and neither quarantined nor deleted. Otherwise the new object must be deleted, unless the row still expects its key.
+    and neither quarantined nor deleted. Otherwise the new object is obsolete for ever: the row has moved past the
+    generation in its key.
 
     Returns:
-        the keys to delete, by variant id, and the asset's variants after the change.
+        the keys to delete, and the asset's variants after the change.
     """
     asset = lock_asset(session, asset_id)
     if asset is None or AssetState(asset.state) in (AssetState.QUARANTINED, AssetState.DELETED):
-        return {claim.variant_id: claim.key for claim, _ in made}, []
+        return {claim.variant_id: [claim.key] for claim, _ in made}, []
     rows = variants_of(session, asset_id)
     known = {row.id: row for row in rows}
-    unwanted: dict[str, str] = {}
+    unwanted: dict[str, Sequence[str]] = {}
     ready: list[MediaVariant] = []
     for claim, facts in made:
         variant = known.get(claim.variant_id)
         if variant is None:
-            unwanted[claim.variant_id] = claim.key
+            unwanted[claim.variant_id] = [claim.key]
             continue
         fresh = variant.generation == claim.generation and variant.state == VariantState.PROCESSING
         if fresh and asset.storage_key == source_key and variant.recipe_digest == claim.digest:
             old = variant.storage_key
-            replaced = old if old and old != claim.key else variant.superseded_key
+            obsolete = [key for key in variant.obsolete_keys or () if key != claim.key]
+            obsolete += [old] if old and old != claim.key else []
             move_variant(
                 session,
                 variant,
@@ -224,23 +275,17 @@ def record_group(
                 generation=claim.generation,
                 storage_key=claim.key,
                 generated_at=utc_now(),
-                superseded_key=replaced,
+                obsolete_keys=obsolete or None,
                 **facts,
             )
             ready.append(variant)
-            if replaced:
-                unwanted[variant.id] = replaced
+            if obsolete:
+                unwanted[variant.id] = obsolete
             continue
         if fresh:
             _cancel_stale(session, asset, variant, claim, source_key)
-        still_wanted = variant.state in (
-            VariantState.QUEUED,
-            VariantState.PROCESSING,
-            VariantState.READY,
-            VariantState.STALE,
-        )
-        if not (still_wanted and (variant.recipe_digest == claim.digest or variant.storage_key == claim.key)):
-            unwanted[variant.id] = claim.key
+        if variant.storage_key != claim.key:  # it is the row's own when this call repeats one that has committed
+            unwanted[variant.id] = [claim.key]
     _end_runs(session, ready, RunState.SUCCEEDED)
     recompute(session, asset.id, rows)
     return unwanted, rows
@@ -266,7 +311,7 @@ def record_built(
     group: str,
     source_key: str,
     made: Sequence[tuple[Claim, Mapping[str, Any]]],
-) -> tuple[dict[str, str], GroupStatus]:
+) -> tuple[ObsoleteKeys, GroupStatus]:
     """Record the results of a build; also returns the status of the group, see :func:`record_group`."""
     unwanted, rows = record_group(session, asset_id, source_key, made)
     asset = lock_asset(session, asset_id)
@@ -275,21 +320,27 @@ def record_built(
     return unwanted, _status(asset, group, rows)
 
 
-def clear_superseded(session: Session, variant_id: str, key: str) -> None:
-    """Record that a replaced object was deleted."""
-    variant = session.get(MediaVariant, variant_id, populate_existing=True)
-    if variant is not None and variant.superseded_key == key:
-        set_fields(session, variant, superseded_key=None)
-
-
 def record_failure(
-    session: Session, claim: Claim, *, code: str, reason: str, final: bool, counted: bool = True
+    session: Session,
+    claim: Claim,
+    *,
+    code: str,
+    reason: str,
+    final: bool,
+    counted: bool = True,
+    may_exist: bool = False,
 ) -> bool:
-    """Record a failed attempt: ``failed`` when it was the last, else back to ``queued``; ``True`` when it moved."""
-    variant = session.get(MediaVariant, claim.variant_id, populate_existing=True)
-    if variant is None or lock_asset(session, variant.asset_id) is None:
+    """Record a failed attempt: ``failed`` when it was the last, else back to ``queued``; ``True`` when it moved.
+
+    Args:
+        may_exist: whether the attempt has begun to store its object; the row then keeps the key, to delete the object.
+    """
+    variant = _locked(session, claim.variant_id)
+    if variant is None:
         return False
-    session.refresh(variant)
+    if not may_exist and claim.key in (variant.obsolete_keys or ()):
+        left = [key for key in variant.obsolete_keys or () if key != claim.key]
+        set_fields(session, variant, obsolete_keys=left or None)
     if variant.generation != claim.generation or variant.state != VariantState.PROCESSING:
         return False  # the row belongs to another build now
     attempts = variant.attempts + (1 if counted else 0)
@@ -479,15 +530,18 @@ def _end_runs(
 __all__ = [
     "Claim",
     "ClaimedGroup",
+    "ObsoleteKeys",
     "cancel_rows",
     "claim_group",
     "claim_of",
-    "clear_superseded",
     "detect_drift",
     "fail_group",
+    "forget_keys",
     "group_of",
     "groups_to_build",
     "missing_variants",
+    "obsolete_keys",
+    "obsolete_of_group",
     "open_groups",
     "plan_variants",
     "record_built",

@@ -16,7 +16,7 @@ from sqlalchemy import inspect
 from rindle import telemetry
 from rindle.arguments import text_flaw
 from rindle.capabilities import capabilities_of, require_delivery
-from rindle.db.delivery import is_deliverable_key
+from rindle.db.delivery import is_deliverable_key, is_gone
 from rindle.db.models import MediaAsset, MediaVariant, utc_now
 from rindle.db.variants import variants_of
 from rindle.delivery.disposition import content_disposition
@@ -34,7 +34,7 @@ from rindle.errors import (
 from rindle.plugins import authorize
 from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, DeliverySubject, Storage
-from rindle.security import is_active_content, mime_of_extension, validate_key
+from rindle.security import asset_id_of, is_active_content, mime_of_extension, validate_key
 from rindle.services import Services, adapter_name
 from rindle.states import DELIVERABLE, UNVALIDATED, AssetState, VariantState
 
@@ -384,3 +384,9 @@ async def may_be_served(services: Services, key: str) -> bool:
     except InvalidKey:
         return False
     return await services.database.read(is_deliverable_key, key)
+
+
+async def outlives_its_asset(services: Services, key: str) -> bool:
+    """Whether ``key`` belongs to an asset that was deleted: URLs and tickets that were signed before end with it."""
+    asset_id = asset_id_of(key)
+    return asset_id is not None and await services.database.read(is_gone, asset_id)

@@ -8,7 +8,7 @@ CORS headers and rate limits belong to the application (its middleware). Other s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,12 +59,15 @@ _GUARDS = {
 
 #: Returns whether the object of a storage key is public.
 IsPublic = Callable[[str], bool | Awaitable[bool]]
+#: Returns whether the asset of a storage key was deleted.
+IsGone = Callable[[str], bool | Awaitable[bool]]
 
 
 def local_router(
     storage: LocalStorage,
     *,
     is_public: IsPublic | None = None,
+    is_gone: IsGone | None = None,
     emit: Emit | None = None,
     strict_range_parsing: bool = False,
 ) -> APIRouter:
@@ -77,6 +80,8 @@ def local_router(
         storage: made with ``base_url`` and ``secrets``.
         is_public: function or coroutine function that returns whether the object of a storage key is public; other
             keys answer like missing ones.
+        is_gone: function or coroutine function that returns whether the asset of a storage key was deleted. Its URLs
+            then answer 404 and its tickets 403, although they have not expired.
         emit: receives ``rindle.delivery.range_request`` and ``rindle.delivery.range_fallback``.
         strict_range_parsing: answer 416 to a malformed or multiple range, instead of the whole file.
 
@@ -84,7 +89,8 @@ def local_router(
         CapabilityUnsupported: ``delivery_unsupported``: the storage has no ``base_url``.
     """
     require_delivery(storage, "signed_url")
-    endpoint = _Endpoint(storage, is_public or (lambda key: False), emit, strict_range_parsing)
+    never: IsPublic = lambda key: False  # noqa: E731
+    endpoint = _Endpoint(storage, is_public or never, is_gone or never, emit, strict_range_parsing)
     router = APIRouter(include_in_schema=False)
     if is_public is not None and "public_url" in storage.capabilities():
         router.add_api_route("/p/{profile_segment}/{key:path}", endpoint.public, methods=["GET", "HEAD"])
@@ -104,9 +110,12 @@ class _Delivery:
 
 
 class _Endpoint:
-    def __init__(self, storage: LocalStorage, is_public: IsPublic, emit: Emit | None, strict: bool) -> None:
+    def __init__(
+        self, storage: LocalStorage, is_public: IsPublic, is_gone: IsGone, emit: Emit | None, strict: bool
+    ) -> None:
         self._storage = storage
         self._is_public = is_public
+        self._is_gone = is_gone
         self._emit_to = emit
         self._strict = strict
 
@@ -119,9 +128,12 @@ class _Endpoint:
             if request.method == "PUT":
                 grant.check_content_type(request.headers.get("content-type"))
                 grant.check_body_size(_announced_bytes(request), complete="content-length" in request.headers)
-                async with aclosing(request.stream()) as body:  # a refusal leaves the body unfinished
+                await self._require_asset(grant.key)
+                async with aclosing(self._body(request, grant.key)) as body:  # a refusal leaves the body unfinished
                     stored = await self._storage.receive(body, grant)
                 return Response(headers={**_GUARDS, "ETag": f'"{stored.etag}"'})
+            if await call_hook(self._is_gone, grant.key):
+                return _refusal(404, "not found")
             served = _Delivery(
                 grant.key,
                 grant.mime or _DEFAULT_TYPE,
@@ -133,6 +145,17 @@ class _Endpoint:
             return _refusal(400, "incomplete body")  # the client has disconnected
         except RindleError as error:
             return _answer_to(error)
+
+    async def _body(self, request: Request, key: str) -> AsyncGenerator[bytes, None]:
+        """Yield the body of a PUT; its asset must still exist when the last byte has arrived."""
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        await self._require_asset(key)
+
+    async def _require_asset(self, key: str) -> None:
+        if await call_hook(self._is_gone, key):
+            raise Unauthorized("the asset of this ticket was deleted", detail={"reason": "gone"})
 
     async def public(self, request: Request, profile_segment: str, key: str) -> Response:
         full_key = f"{profile_segment}/{key}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -101,7 +102,12 @@ def create_router(
         router.include_router(health_router(rindle))
     if "local" in parts:
         for prefix, storage in _local_storages(rindle, profiles).items():
-            served = local_router(storage, is_public=_is_public(rindle, storage), emit=telemetry.emit)
+            served = local_router(
+                storage,
+                is_public=_is_public(rindle, storage),
+                is_gone=partial(urls.outlives_its_asset, rindle.services),
+                emit=telemetry.emit,
+            )
             router.include_router(served, prefix=prefix)
     return router
 

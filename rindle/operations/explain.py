@@ -71,6 +71,7 @@ class SessionFacts(Report):
     upload_strategy: str
     error_code: str | None
     failure_reason: str | None
+    release_error_code: str | None
     expires_at: datetime
     updated_at: datetime
 
@@ -319,8 +320,13 @@ def _condition(
         return "Temporal does not answer, so it is unknown whether a run is active", "rindle doctor"
     state = AssetState(rows.asset.state)
     if state is AssetState.DELETED:
+        if is_running and rows.asset.error_code is not None:
+            return (
+                f"its objects cannot be deleted ({rows.asset.error_code}); fix the cause, and the purge continues",
+                None,
+            )
         if is_running:
-            return "it is being purged", None
+            return "it is being purged; while an upload ticket is valid, its rows stay", None
         return "it is deleted, but no purge is running", _repair("purge_stuck", rows)
     if state is AssetState.QUARANTINED:
         return f"its content was rejected ({rows.asset.error_code}); upload a corrected file", _purge(rows)
@@ -396,6 +402,9 @@ def _last_error(rows: _Rows, failing: Sequence[PendingActivity]) -> LastError | 
         return LastError(worst.type, worst.last_failure_code, worst.last_failure)
     marked = [(one.updated_at, f"variant {one.name}", one.error_code, one.error_reason) for one in rows.variants]
     marked += [(one.updated_at, "upload", one.error_code, one.failure_reason) for one in rows.sessions]
+    marked += [
+        (one.updated_at, "upload", one.release_error_code, "its object cannot be deleted") for one in rows.sessions
+    ]
     marked.append((rows.asset.updated_at, "asset", rows.asset.error_code, rows.asset.error_reason))
     with_code = [one for one in marked if one[2]]
     if not with_code:

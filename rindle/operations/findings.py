@@ -91,6 +91,7 @@ class SessionSample(Report):
     asset_id: str | None
     state: str
     failure_reason: str | None
+    release_error_code: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +192,24 @@ def workflow_missing(inspection: Inspection) -> list[Candidate]:
 
 
 def purge_stuck(inspection: Inspection) -> list[Candidate]:
-    """Tombstones whose purge is overdue, including those that still retry a failing store."""
-    late = MediaAsset.updated_at <= inspection.cutoff(PURGE_SECONDS)
-    return _assets(inspection, "purge_stuck", [MediaAsset.state == AssetState.DELETED, late])
+    """Tombstones whose purge is overdue; one that waits for the end of an upload ticket is not."""
+    late = inspection.cutoff(PURGE_SECONDS)
+    ticket = (
+        select(MediaUploadSession.id)
+        .where(
+            MediaUploadSession.asset_id == MediaAsset.id,
+            MediaUploadSession.url_expires_at > late - timedelta(seconds=inspection.settings.late_put_seconds),
+        )
+        .exists()
+    )
+    overdue = and_(MediaAsset.updated_at <= late, MediaAsset.error_code.is_(None), ~ticket)
+    return _assets(inspection, "purge_stuck", [MediaAsset.state == AssetState.DELETED, overdue])
+
+
+def deletion_failing(inspection: Inspection) -> list[Candidate]:
+    """Tombstones whose objects could not be deleted at the last attempts."""
+    failing = and_(MediaAsset.error_code.is_not(None), MediaAsset.updated_at <= inspection.cutoff())
+    return _assets(inspection, "deletion_failing", [MediaAsset.state == AssetState.DELETED, failing])
 
 
 def _assets(
@@ -385,9 +401,24 @@ def session_residue(inspection: Inspection) -> list[Candidate]:
         left = and_(
             MediaUploadSession.state == state,
             MediaUploadSession.backing_released_at.is_(None),
+            MediaUploadSession.release_error_code.is_(None),
             since <= inspection.cutoff(SESSION_SECONDS),
         )
         found += _sessions(inspection, "session_residue", state.value, left, since)
+    return found
+
+
+def release_failing(inspection: Inspection) -> list[Candidate]:
+    """Ended sessions whose objects could not be deleted at the last attempts; their runs continue to try."""
+    since = MediaUploadSession.updated_at
+    found = []
+    for state in _RESIDUAL_SESSIONS:
+        failing = and_(
+            MediaUploadSession.state == state,
+            MediaUploadSession.release_error_code.is_not(None),
+            since <= inspection.cutoff(),
+        )
+        found += _sessions(inspection, "release_failing", state.value, failing, since, is_suspect=False)
     return found
 
 
@@ -397,6 +428,8 @@ def _sessions(
     state: str,
     condition: ColumnElement[bool],
     since: InstrumentedAttribute[datetime],
+    *,
+    is_suspect: bool = True,
 ) -> list[Candidate]:
     where = [condition, *inspection.of_profile()]
     extent = select(func.count(), func.min(since)).select_from(MediaUploadSession).where(*where)
@@ -415,9 +448,14 @@ def _sessions(
             name,
             count,
             oldest,
-            samples=tuple(SessionSample(row.id, row.asset_id, row.state, row.failure_reason) for row in rows),
+            samples=tuple(
+                SessionSample(row.id, row.asset_id, row.state, row.failure_reason, row.release_error_code)
+                for row in rows
+            ),
             state=state,
-            runs=tuple(ids.upload_id(row.id, prefix=inspection.settings.workflow_id_prefix) for row in rows),
+            runs=tuple(ids.upload_id(row.id, prefix=inspection.settings.workflow_id_prefix) for row in rows)
+            if is_suspect
+            else (),
             since=tuple(getattr(row, since.key) for row in rows),
         )
     ]
@@ -434,5 +472,5 @@ VARIANTS: tuple[Finder, ...] = (
     queue_starved,
     orphan_suspect,
 )
-SESSIONS: tuple[Finder, ...] = (session_overdue, session_residue)
-PURGES: tuple[Finder, ...] = (purge_stuck,)
+SESSIONS: tuple[Finder, ...] = (session_overdue, session_residue, release_failing)
+PURGES: tuple[Finder, ...] = (purge_stuck, deletion_failing)

@@ -17,7 +17,7 @@ from rindle.security.mime import (
 from rindle.security.policy import UploadPolicy, check_declared, validate_upload
 from rindle.security.redaction import RedactingFilter, install_redaction, redact_id, scrub
 from rindle.security.signing import BadToken, check_secrets, derive_key, sign_token, verify_token
-from rindle.security.storage_key import key_segment, original_key, validate_key, variant_key
+from rindle.security.storage_key import asset_id_of, asset_prefix, key_segment, original_key, validate_key, variant_key
 from rindle.security.ticket import read_ticket, sign_ticket
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "BadToken",
     "RedactingFilter",
     "UploadPolicy",
+    "asset_id_of",
+    "asset_prefix",
     "canonical_mime",
     "check_declared",
     "check_secrets",

@@ -36,24 +36,42 @@ def original_key(profile_name: str, asset_id: str, filename: str | None, *, toke
         token: what makes the key unguessable and unique; a fresh random UUID by default.
     """
     name = key_segment(token, fallback="object") if token else str(uuid.uuid4())
-    return f"{_asset_prefix(profile_name, asset_id)}/{name}{clean_extension(filename or '')}"
+    return f"{asset_prefix(profile_name, asset_id)}{name}{clean_extension(filename or '')}"
 
 
-def variant_key(profile_name: str, asset_id: str, variant_name: str, digest: str, extension: str) -> str:
-    """Return the key of a variant: ``<profile>/<asset id>/<variant>-<digest><extension>``.
+def variant_key(
+    profile_name: str, asset_id: str, variant_name: str, digest: str, generation: int, extension: str
+) -> str:
+    """Return the key of one build of a variant: ``<profile>/<asset id>/<variant>-<digest>-<generation><extension>``.
 
-    It is a function of its arguments, so a retried build overwrites only its own output.
+    No two builds of a variant have the same key: every build has a generation of its own. So the deletion of an older
+    build's object may be executed at any later time, and never removes the object of a newer build.
 
     Args:
         profile_name: the profile's stable name.
         asset_id: id of the asset.
         variant_name: name under which the profile declares the variant.
         digest: the recipe digest, 64 lower-case hexadecimal digits.
+        generation: generation of the row that the build has claimed.
         extension: extension of the output, with or without its dot.
     """
     name = key_segment(variant_name, fallback="variant")
     recipe = key_segment(digest, fallback="recipe")
-    return f"{_asset_prefix(profile_name, asset_id)}/{name}-{recipe}{normalize_extension(extension)}"
+    return f"{asset_prefix(profile_name, asset_id)}{name}-{recipe}-{generation}{normalize_extension(extension)}"
+
+
+def asset_prefix(profile_name: str, asset_id: str) -> str:
+    """Return what the keys of an asset, and no others, begin with: ``<profile>/<asset id>/``."""
+    return f"{key_segment(profile_name, fallback='profile')}/{key_segment(asset_id, fallback='asset')}/"
+
+
+def asset_id_of(key: str) -> str | None:
+    """Return the asset id in a key of an original or of a variant; ``None`` for keys that Rindle did not make."""
+    segments = key.split("/")
+    try:
+        return str(uuid.UUID(segments[1])) if len(segments) == 3 else None
+    except ValueError:
+        return None
 
 
 def key_segment(value: str, *, fallback: str) -> str:
@@ -79,10 +97,6 @@ def validate_key(key: str) -> str:
     if flaw is not None:
         raise InvalidKey(f"the storage key {flaw}", detail={"reason": flaw})
     return key
-
-
-def _asset_prefix(profile_name: str, asset_id: str) -> str:
-    return f"{key_segment(profile_name, fallback='profile')}/{key_segment(asset_id, fallback='asset')}"
 
 
 def _flaw(key: str) -> str | None:

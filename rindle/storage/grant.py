@@ -81,6 +81,15 @@ class Grant:
                 f"the body must have exactly {self.length} bytes", code="size_mismatch", detail={"length": self.length}
             )
 
+    def check_expiry(self) -> None:
+        """Refuse a request after ``expires_at``; a PUT must also end before it.
+
+        Raises:
+            Unauthorized: expired; ``detail['reason']`` is ``expired``.
+        """
+        if self.expires_at < int(time.time()):
+            raise Unauthorized("the link has expired", detail={"reason": "expired"})
+
     def check_content_type(self, content_type: str | None) -> None:
         """Refuse a PUT with another type than the granted one; parameters such as ``charset`` do not count.
 
@@ -109,8 +118,7 @@ def read_grant(token: str, secrets: Sequence[SecretStr | str], label: str, metho
     grant = _parse(verify_token(token, secrets, label))
     if grant.method != ("GET" if method == "HEAD" else method):
         raise BadToken
-    if grant.expires_at < int(time.time()):
-        raise Unauthorized("the link has expired", detail={"reason": "expired"})
+    grant.check_expiry()
     return grant
 
 

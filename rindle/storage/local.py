@@ -165,6 +165,7 @@ class LocalStorage(Storage):
 
         Raises:
             UploadRejected: ``max_bytes_exceeded``, as soon as it is; ``size_mismatch``.
+            Unauthorized: the grant has expired before the body ended.
             StorageConflict: the grant may only create and the key is taken.
             StorageError: see :func:`translate`.
         """
@@ -181,6 +182,7 @@ class LocalStorage(Storage):
                     await self._threads.run(self._append, draft, grant.key, bytes(buffer))
                     buffer.clear()
             grant.check_body_size(received, complete=True)
+            grant.check_expiry()  # an upload that is deleted when its ticket has expired is not recreated after that
             await self._threads.run(self._append, draft, grant.key, bytes(buffer))
             return await self._threads.run(self._finish, draft, grant)
         finally:
@@ -286,7 +288,12 @@ class LocalStorage(Storage):
 
     def _list_keys(self, prefix: str, after: str | None, limit: int) -> KeyPage:
         with self._translated(None):
-            found = list(islice(self._walk(self.root, "", prefix, after or ""), limit + 1))
+            below = prefix[: prefix.rfind("/") + 1]  # nothing beside the prefix's own directory is read
+            try:
+                directory = self._path(below.rstrip("/")) if below else self.root
+            except InvalidKey:  # no object can have such a key
+                return KeyPage((), None)
+            found = list(islice(self._walk(directory, below, prefix, after or ""), limit + 1))
         page = tuple(found[:limit])
         return KeyPage(page, page[-1].key if len(found) > limit else None)
 

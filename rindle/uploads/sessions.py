@@ -27,6 +27,7 @@ from rindle.errors import (
     StorageNotFound,
     StorageObjectMissing,
     StorageTransient,
+    StorageUnauthorized,
     UploadAlreadyCompleted,
     UploadCancelled,
     UploadRejected,
@@ -240,7 +241,7 @@ async def verify(services: Services, found: Upload) -> Upload:
     except StorageError as error:
         # The browser may never call again: the workflow verifies the upload when the store answers again.
         await services.database.write(_wake, services.settings, session_id, "complete")
-        if error.retryable:
+        if error.retryable and not isinstance(error, StorageUnauthorized):
             raise
         raise StorageTransient(
             "the store does not answer; verification continues in the background", adapter=error.adapter

@@ -1,7 +1,7 @@
 """Every timeout and retry policy, with its reason. Every backoff doubles.
 
-Workflows have neither a retry policy nor an execution timeout: a timeout terminates without cleaning up, and a workflow
-that fails is a bug, which a retry cannot fix.
+Workflows have no retry policy: one that fails is a bug, which a retry cannot fix. Uploads and builds have an execution
+timeout far beyond their longest life, which ends only runs that nobody works on any more. Purges have none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from temporalio.workflow import ActivityCancellationType, ActivityConfig
 
 #: How long infrastructure may be unavailable before work fails.
 BUDGET = timedelta(hours=24)
+#: Execution timeout of uploads and builds. The longest upload session lives for a week, and each of its steps has a day
+#: for outages; a build that is woken again and again continues for weeks. No business rule depends on it.
+LONGEST_LIFE = timedelta(days=365)
 HEARTBEAT = timedelta(seconds=30)
 
 
@@ -40,8 +43,16 @@ STORAGE_HEAD = ActivityConfig(
     retry_policy=_retry(1, 300),
 )
 
-#: Deletions have no budget: they are reported as stuck, but never abandoned.
+#: Deletions have no budget, and no error of theirs is final: they are reported as stuck, but never abandoned. The pause
+#: grows to an hour, because the cause may be a permission or a profile that an operator has to restore.
 DELETION = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=_retry(5, 3600),
+)
+
+#: Ends running work, for a limited time of its own; what it waits for is Temporal and other workers.
+STOP_WORK = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=10),
     heartbeat_timeout=HEARTBEAT,
     retry_policy=_retry(5, 300),

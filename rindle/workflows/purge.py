@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from datetime import timedelta
+from typing import TypeVar
+
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StatusView, StopOrder
     from rindle.workflows import policies
-    from rindle.workflows.steps import note_outcome, start_step
+    from rindle.workflows.steps import note_outcome, start_step, uninterrupted
+
+T = TypeVar("T")
 
 
 @workflow.defn(name=messages.PURGE_WORKFLOW)
@@ -16,7 +23,11 @@ class PurgeWorkflow:
     """Tombstones an unattached asset, stops its work, deletes every object that its rows name, then the rows.
 
     The activity checks under the lock of the row whether the asset may be deleted: one that is attached again stays.
-    Storage errors are retried without limit; a row is deleted only after its object.
+    Errors of deletions are retried without limit, whatever the store says; a row is deleted only after its object.
+    While a PUT ticket may still recreate the object, the tombstone stays, and the objects are deleted once more after
+    that.
+
+    Request Cancellation changes nothing: a purge that has begun is completed.
     """
 
     @workflow.init
@@ -28,7 +39,7 @@ class PurgeWorkflow:
 
     @workflow.signal
     def wake(self) -> None:
-        """Another detach requested this purge: read the rows again before closing."""
+        """Somebody requested this purge again: read the rows again before closing, and before a pause ends."""
         self._woken = True
 
     @workflow.query
@@ -50,17 +61,35 @@ class PurgeWorkflow:
 
     async def _purge(self, order: PurgeInput) -> PurgeResult:
         self._stage = "deciding"
-        decision = await start_step(
-            messages.BEGIN_PURGE, order, PurgeDecision, policies.DB_STEP, "tombstone unless attached"
+        decision = await self._complete(
+            start_step(messages.BEGIN_PURGE, order, PurgeDecision, policies.DB_STEP, "tombstone unless attached")
         )
         if decision.outcome != "purge":
             return PurgeResult(asset_id=order.asset_id, outcome=decision.outcome)
         self._stage = "stopping work"
         running = StopOrder(asset_id=order.asset_id, groups=decision.groups, session_ids=decision.session_ids)
-        await start_step(
-            messages.STOP_ASSET_WORK, running, type(None), policies.DELETION, "end running work of the asset"
+        await self._complete(
+            start_step(
+                messages.STOP_ASSET_WORK, running, type(None), policies.STOP_WORK, "end running work of the asset"
+            )
         )
-        self._stage = "deleting"
-        return await start_step(
-            messages.DELETE_ASSET, order, PurgeResult, policies.DELETION, "delete objects, then rows"
-        )
+        deletion = order.model_copy(update={"may_wait": True})
+        while True:
+            self._stage, self._woken = "deleting", False
+            result = await self._complete(
+                start_step(messages.DELETE_ASSET, deletion, PurgeResult, policies.DELETION, "delete objects, then rows")
+            )
+            if result.outcome != "waiting":
+                return result
+            self._stage = "waiting"
+            workflow.set_current_details("**objects deleted** · waits until no upload ticket is valid any more")
+            await self._complete(asyncio.ensure_future(self._pause(result.wait_seconds)))
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._woken, timeout=timedelta(seconds=seconds), timeout_summary="upload tickets expire"
+            )
+
+    async def _complete(self, step: asyncio.Future[T]) -> T:
+        return await uninterrupted(step, lambda: None)

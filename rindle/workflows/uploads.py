@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.common import VersioningBehavior
-from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    CancelledError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
 
 with workflow.unsafe.imports_passed_through():
     from rindle import messages
@@ -23,10 +30,14 @@ with workflow.unsafe.imports_passed_through():
         VariantInput,
         VerifyAnswer,
     )
-    from rindle.states import DELIVERABLE
+    from rindle.states import DELIVERABLE, SessionState
     from rindle.workflows import ids, policies
-    from rindle.workflows.steps import failure_of, note_outcome, start_step
+    from rindle.workflows.steps import failure_of, note_outcome, start_step, uninterrupted
 
+T = TypeVar("T")
+
+#: Patch: Request Cancellation aborts and releases the upload; before, it only ended the run.
+CANCEL_RELEASES = "cancel-request-releases"
 #: Session states in which the Update's validator rejects a verification.
 _ENDED = frozenset({"aborted", "expired"})
 #: Usual outcomes: the upload passed validation, now or before.
@@ -40,6 +51,10 @@ class UploadWorkflow:
     Everything is decided from the rows: each round reads the status of the upload in an activity and does the next
     step. Signals only wake the workflow; their names explain the reason in the timeline. A signal that arrives while
     the closing task runs gets a round of its own.
+
+    Request Cancellation does what the application's ``cancel_upload`` does: an upload whose bytes were not verified is
+    aborted and its object deleted. A verified upload is not aborted; its validation is completed, unless the asset is
+    being purged.
     """
 
     @workflow.init
@@ -52,6 +67,9 @@ class UploadWorkflow:
         self._stage = "starting"
         self._last_error: str | None = None
         self._verifying = asyncio.Lock()
+        self._cancel_noticed = False
+        #: Whether a cancel request still has to be applied to the rows.
+        self._must_abort = False
 
     # -- signals, queries, updates --------------------------------------------------------------------------------
 
@@ -142,17 +160,51 @@ class UploadWorkflow:
                 continue
             if status.groups:
                 await self._start_builds(status)
-            await workflow.wait_condition(workflow.all_handlers_finished)
-            if not self._woken:
+            await self._complete(asyncio.ensure_future(workflow.wait_condition(workflow.all_handlers_finished)))
+            if not (self._woken or self._must_abort):
                 self._set_stage("finished", status.outcome)
                 note_outcome(status.outcome, is_usual=status.outcome in _USUAL)
+                if self._cancel_noticed and status.outcome == SessionState.ABORTED:
+                    raise CancelledError("cancelled on request")
                 return UploadResult(session_id=order.session_id, asset_id=status.asset_id, outcome=status.outcome)
 
+    def _on_cancel_request(self) -> None:
+        """Note a cancel request, which is applied to the rows before anything else is done.
+
+        Raises:
+            asyncio.CancelledError: the run began with a release that ended it at once.
+        """
+        if not workflow.patched(CANCEL_RELEASES):
+            raise asyncio.CancelledError
+        if not self._cancel_noticed:
+            self._cancel_noticed = self._must_abort = True
+
+    async def _complete(self, step: asyncio.Future[T]) -> T:
+        """Await a step to its end although the run is cancelled; steps that move rows are not interrupted."""
+        try:
+            return await uninterrupted(step, self._on_cancel_request)
+        except asyncio.CancelledError:
+            step.cancel()
+            return await step
+
+    async def _abort(self) -> UploadStatus:
+        """Apply a cancel request to the rows; returns what is left to do."""
+        self._must_abort, self._hint = False, None
+        return await self._complete(
+            start_step(messages.ABORT_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "abort unless verified")
+        )
+
     async def _read_status(self) -> UploadStatus:
+        if workflow.cancellation_reason() is not None and not self._cancel_noticed:
+            self._on_cancel_request()  # a request may arrive without its exception
+        if self._must_abort:
+            return await self._abort()
         hint, self._hint = self._hint, None
         if hint is not None:  # the step itself reads the rows: no need to read twice
             return UploadStatus(step=hint)
-        return await start_step(messages.READ_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "read the status")
+        return await self._complete(
+            start_step(messages.READ_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "read the status")
+        )
 
     async def _do(self, step: UploadStep) -> UploadStatus:
         self._stage = step.value
@@ -163,8 +215,9 @@ class UploadWorkflow:
             UploadStep.RELEASE: (messages.RELEASE_UPLOAD, "delete the object", policies.DELETION),
         }[step]
         workflow.set_current_details(f"**{step.value}**: {summary}")
+        handle = start_step(name, self._order, UploadStatus, policy, summary)
         try:
-            return await start_step(name, self._order, UploadStatus, policy, summary)
+            return await self._attend(handle)
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
@@ -172,10 +225,30 @@ class UploadWorkflow:
             self._last_error = failure.code
             return await self._fail(failure)
 
+    async def _attend(self, handle: workflow.ActivityHandle[UploadStatus]) -> UploadStatus:
+        """Await a step; a cancel request is applied meanwhile, and stops a step that has become pointless."""
+        while True:
+            try:
+                await workflow.wait_condition(lambda: handle.done() or self._must_abort)
+            except asyncio.CancelledError:
+                try:
+                    self._on_cancel_request()
+                except asyncio.CancelledError:
+                    handle.cancel()
+                    return await handle
+            if handle.done():
+                return handle.result()
+            status = await self._abort()
+            if not handle.done() and status.step is UploadStep.DONE:
+                handle.cancel()
+                return status
+
     async def _fail(self, failure: Failure) -> UploadStatus:
         """Record why the promotion failed; the asset keeps its state, and a resume continues from there."""
         order = PromotionFailure(session_id=self._order.session_id, failure=failure)
-        return await start_step(messages.FAIL_PROMOTION, order, UploadStatus, policies.DB_STEP, "record the failure")
+        return await self._complete(
+            start_step(messages.FAIL_PROMOTION, order, UploadStatus, policies.DB_STEP, "record the failure")
+        )
 
     async def _wait(self, status: UploadStatus) -> None:
         self._stage = "waiting"
@@ -191,7 +264,11 @@ class UploadWorkflow:
                 self._hint = UploadStep.VERIFY
                 return
             # The row decides: an extended upload keeps its remaining time.
-            await start_step(messages.EXPIRE_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "expire if overdue")
+            await self._complete(
+                start_step(messages.EXPIRE_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "expire if overdue")
+            )
+        except asyncio.CancelledError:
+            self._on_cancel_request()
 
     async def _start_builds(self, status: UploadStatus) -> None:
         self._stage = "starting builds"
@@ -204,20 +281,24 @@ class UploadWorkflow:
         attributes = ids.attributes("variants", profile=status.profile, asset_id=status.asset_id)
         while True:
             try:
-                # Abandoned: a later cancellation of this run must not stop the builds, which it does not await.
-                await workflow.start_child_workflow(
+                # Abandoned: a later cancellation of this run must not stop the builds, which it does not await. A run
+                # that ends between the request and the start of a child leaves a child that never gets a task, so the
+                # start is completed first.
+                start = workflow.start_child_workflow(
                     messages.VARIANT_WORKFLOW,
                     order,
                     id=group.workflow_id,
                     parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                     search_attributes=attributes if has_attributes else None,
                     static_summary=ids.summary(f"variants {group.group} of {status.profile}"),
+                    execution_timeout=policies.LONGEST_LIFE,
                 )
+                await self._complete(asyncio.ensure_future(start))
                 return
             except WorkflowAlreadyStartedError:
                 running = workflow.get_external_workflow_handle(group.workflow_id)
                 try:
-                    await running.signal("wake")
+                    await self._complete(asyncio.ensure_future(running.signal("wake")))
                     return
                 except ApplicationError:
                     continue  # it completed meanwhile: start it again

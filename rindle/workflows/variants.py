@@ -32,6 +32,7 @@ class VariantWorkflow:
         self._requests: list[tuple[str, tuple[str, ...] | None]] = []
         self._cancel_noticed = False
         self._stopped = False
+        self._removal: workflow.ActivityHandle[GroupStatus] | None = None
         self._stage = "starting"
         self._builds = 0
         self._last_error: str | None = None
@@ -75,8 +76,37 @@ class VariantWorkflow:
             self._woken = self._again = False
             await self._apply_requests()
             self._status = await self._build()
-            if not (self._woken or self._again or self._requests):
+            if not self._has_more() and await self._removed():
                 return self._close()
+
+    def _has_more(self) -> bool:
+        return self._woken or self._again or bool(self._requests)
+
+    def _is_removed(self) -> bool:
+        return self._removal is not None and self._removal.done()
+
+    async def _removed(self) -> bool:
+        """Have obsolete objects deleted, however long it takes; ``False`` when a request came before that was done.
+
+        The removal then goes on beside the next build.
+        """
+        while self._removal is not None or self._status.obsolete:
+            self._stage = "removing"
+            if self._removal is None:
+                order = GroupOrder(asset_id=self._order.asset_id, group=self._order.group)
+                self._removal = start_step(
+                    messages.REMOVE_OBSOLETE, order, GroupStatus, policies.DELETION, "delete old objects"
+                )
+            try:
+                await workflow.wait_condition(lambda: self._is_removed() or self._has_more())
+            except asyncio.CancelledError:
+                self._on_cancel_request()
+            if self._removal.done():
+                self._status = self._removal.result()
+                self._removal = None
+            if self._has_more():
+                return False
+        return True
 
     def _close(self) -> GroupStatus:
         self._stage = "finished"

@@ -72,7 +72,7 @@ async def _rebuild(stage: Stage) -> Callable[[], Awaitable[None]]:
     async def check() -> None:
         async def rebuilt() -> bool:
             thumb = await stage.variant(asset, "thumb")
-            return (thumb.state, thumb.width, thumb.superseded_key) == ("ready", 64, None)
+            return (thumb.state, thumb.width, thumb.obsolete_keys) == ("ready", 64, None)
 
         await until(rebuilt, what="the thumb to be rebuilt")
 
@@ -100,6 +100,28 @@ async def _cancel_by_signal(stage: Stage) -> Callable[[], Awaitable[None]]:
     async def check() -> None:
         for name in ("thumb", "large"):
             assert (await stage.variant(asset, name, "cancelled")).state == "cancelled"
+
+    return check
+
+
+async def _cancel_request_of_an_upload(stage: Stage) -> Callable[[], Awaitable[None]]:
+    session = await stage.sent()
+    worker = await stage.worker()
+    run = (await stage.client()).get_workflow_handle(stage.upload_workflow(session.id))
+
+    async def started() -> bool:
+        return all(row.state == "dispatched" for row in await stage.outbox())
+
+    await until(started, what="the upload's workflow to start")
+    await worker.kill()
+    await run.cancel()
+
+    async def check() -> None:
+        async def released() -> bool:
+            row = await stage.session(session.id)
+            return row.state == "aborted" and row.backing_released_at is not None
+
+        await until(released, what="the upload to be aborted and its object to be removed")
 
     return check
 
@@ -140,6 +162,7 @@ SCENARIOS: dict[str, Scenario] = {
     **dict.fromkeys(["scan.before", "scan.passed"], _scanned_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("upload.release")], _cancelled_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("purge")], _purge),
+    "upload.aborted": _cancel_request_of_an_upload,
     "render.superseded_deleted": _rebuild,
     "requeue.moved": _requeue_by_signal,
     "cancel.moved": _cancel_by_signal,

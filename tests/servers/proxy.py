@@ -1,9 +1,10 @@
-"""A TCP proxy on loopback that a test cuts and restores: what a database or network outage looks like."""
+"""A TCP proxy on loopback that a test cuts, restores or slows down: what an outage or a throttled store looks like."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 
 class Proxy:
@@ -14,6 +15,13 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self.port = 0
+        self._slow: dict[bytes, float] = {}
+        #: Requests that are held back at this moment.
+        self.delayed = 0
+
+    def delay(self, beginning: bytes, seconds: float) -> None:
+        """Hold back every request that begins so, as a throttled server would; the client gets its answer later."""
+        self._slow[beginning] = seconds
 
     async def __aenter__(self) -> Proxy:
         await self.restore()
@@ -42,13 +50,19 @@ class Proxy:
             writer.transport.abort()
             return
         self._open |= {writer, there_writer}
-        await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
+        await asyncio.gather(self._pump(reader, there_writer, self._slow), self._pump(there_reader, writer, {}))
         self._open -= {writer, there_writer}
 
-    @staticmethod
-    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, slow: Mapping[bytes, float]
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
+                for beginning, seconds in slow.items():
+                    if data.startswith(beginning):
+                        self.delayed += 1
+                        await asyncio.sleep(seconds)
+                        self.delayed -= 1
                 writer.write(data)
                 await writer.drain()
         writer.close()

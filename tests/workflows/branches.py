@@ -15,7 +15,7 @@ from temporalio.client import WorkflowHistory, WorkflowUpdateFailedError
 
 from rindle import messages
 from rindle.db.models import MediaAsset
-from rindle.errors import StoragePermanent
+from rindle.errors import StoragePermanent, StorageUnauthorized
 from rindle.messages import PurgeInput, VariantInput
 from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
@@ -112,7 +112,7 @@ async def _waiting(
     await dispatched(stage)
     await in_stage(stage, workflow_id, "waiting")
     picture = photo(stage.home / "photo.jpg")
-    await stage.rindle.sign_url(session.id)
+    await stage.rindle.sign_url(session.id, expires_in=1)
     await stage.put(session.id, body or picture)
     return session.id
 
@@ -307,7 +307,66 @@ async def child_closed_meanwhile(stage: Stage, fleet: Fleet) -> str:
     return workflow_id
 
 
-@_branch(_UPLOAD, "timer", "cancel requested", "canceled", lacks=("admit", "child started"))
+@_branch(
+    _UPLOAD,
+    *("timer", "cancel requested", "abort_upload", "release_upload", "timer", "release_upload", "canceled"),
+    lacks=("admit", "child started"),
+)
+async def cancel_request_of_an_upload(stage: Stage, fleet: Fleet) -> str:
+    session_id = await _waiting(stage, fleet)
+    workflow_id = stage.upload_workflow(session_id)
+    await (await handle_of(stage, workflow_id)).cancel()
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(
+    _UPLOAD,
+    *("admit", "cancel requested", "abort_upload", "child started", "completed"),
+    lacks=("admit canceled", "release_upload"),
+)
+async def cancel_request_after_verification(stage: Stage, fleet: Fleet) -> str:
+    store = FlakyStorage(storage(stage.environment))
+    held = store.hang("local_path")
+    await fleet.start(stage.application(store=store))
+    asset = await stage.verified()
+    await held.reached.wait()
+    workflow_id = await _upload_of(stage, asset.id)
+    handle = await handle_of(stage, workflow_id)
+    await handle.cancel()
+
+    async def noticed() -> bool:
+        return "abort_upload" in marks(await handle.fetch_history())
+
+    await until(noticed, what="the workflow to notice the request")
+    held.release()
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(_UPLOAD, "admit", "cancel requested", "child started", "abort_upload", "completed")
+async def cancel_request_while_builds_start(stage: Stage, fleet: Fleet) -> str:
+    """The start of a child is completed: one whose parent ends too early may never get a task."""
+    interruption = Interruption()
+    await fleet.start(interruption=interruption)
+    session = await stage.sent()
+    workflow_id = stage.upload_workflow(session.id)
+    handle = await handle_of(stage, workflow_id)
+    interruption.at("starting", workflow_id, handle.cancel)
+    await stage.rindle.verify_completion(session.id)
+    await stage.settled(str(session.asset_id))
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(
+    _UPLOAD,
+    "timer",
+    "cancel requested",
+    "abort_upload",
+    "completed",
+    lacks=("admit", "child started", "release_upload"),
+)
 async def cancel_request_of_a_purge(stage: Stage, fleet: Fleet) -> str:
     session_id = await _waiting(stage, fleet)
     await stage.rindle.purge_asset(str((await stage.session(session_id)).asset_id))
@@ -503,6 +562,25 @@ async def gave_up(stage: Stage, fleet: Fleet) -> str:
     return await _built(stage, asset.id)
 
 
+@_branch(_VARIANTS, "signal wake", "render_images", "remove_obsolete", "completed")
+async def replaced_object_stays_for_a_while(stage: Stage, fleet: Fleet) -> str:
+    """A store that refuses deletions does not stop builds; it is asked again until it has deleted the object."""
+    await fleet.start()
+    asset = await stage.ready()
+    workflow_id = await _built(stage, asset.id)
+    await fleet.stop()
+    stage.environment["APP_DRIFTED"] = "1"
+    refusing = FlakyStorage(storage(stage.environment))
+    refusing.fail("delete", StorageUnauthorized("the store says no"), times=2)
+    drifted = stage.application(store=refusing)
+    await fleet.start(drifted)
+    await drifted.regenerate_variants("avatar")
+    await stage.variant(asset.id, "thumb", "ready")
+    await dispatched(stage)
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
 @_branch(_VARIANTS, "signal wake", "render_images", "completed", lacks=("read_group", "requeue_group", "cancel_group"))
 async def nothing_to_do(stage: Stage, fleet: Fleet) -> str:
     await fleet.start()
@@ -634,6 +712,24 @@ async def woken_again(stage: Stage, fleet: Fleet) -> str:
 
     interruption.at("closing", workflow_id, detach)
     await _purge(stage, asset.id)
+    await stage.gone(asset.id)
+    return workflow_id
+
+
+@_branch(
+    _PURGE,
+    *("begin_purge", "stop_asset_work", "delete_asset", "timer", "cancel requested", "delete_asset", "completed"),
+    RINDLE_LATE_PUT_SECONDS="5",
+)
+async def cancel_request_while_a_ticket_is_valid(stage: Stage, fleet: Fleet) -> str:
+    """The purge is completed, and deletes what was uploaded with the ticket meanwhile."""
+    await fleet.start()
+    asset = await stage.ready("plain")
+    workflow_id = ids.purge_id(asset.id, prefix=stage.prefix)
+    await stage.rindle.purge_asset(asset.id)
+    await in_stage(stage, workflow_id, "waiting")
+    await (await handle_of(stage, workflow_id)).cancel()
+    await closed(stage, workflow_id)
     await stage.gone(asset.id)
     return workflow_id
 

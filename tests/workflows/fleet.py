@@ -21,6 +21,7 @@ from temporalio.worker import (
     Interceptor,
     Replayer,
     SignalExternalWorkflowInput,
+    StartChildWorkflowInput,
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
     WorkflowOutboundInterceptor,
@@ -43,8 +44,9 @@ Deed = Callable[[], Awaitable[Any]]
 class Interruption(Interceptor):
     """Does something at a named place inside a workflow task, while the server waits for that task.
 
-    Places are ``closing`` (the run has decided to end, the server does not know yet) and ``signalling`` (before another
-    workflow is signalled). Each deed is done once per workflow: the task that follows is left alone.
+    Places are ``closing`` (the run has decided to end, the server does not know yet), ``signalling`` (before another
+    workflow is signalled) and ``starting`` (before a child is started). Each deed is done once per workflow: the task
+    that follows is left alone.
     """
 
     def __init__(self) -> None:
@@ -79,6 +81,12 @@ class Interruption(Interceptor):
             async def signal_external_workflow(self, input: SignalExternalWorkflowInput) -> None:
                 places.pass_by("signalling")
                 await super().signal_external_workflow(input)
+
+            async def start_child_workflow(
+                self, input: StartChildWorkflowInput
+            ) -> workflow.ChildWorkflowHandle[Any, Any]:
+                places.pass_by("starting")
+                return await super().start_child_workflow(input)
 
         class Inbound(WorkflowInboundInterceptor):
             def init(self, outbound: WorkflowOutboundInterceptor) -> None:

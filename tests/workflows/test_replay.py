@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.client import WorkflowHistory
 from temporalio.workflow import NondeterminismError
 
 from rindle import workflows
@@ -20,6 +21,8 @@ from tests.workflows import broken
 from tests.workflows.branches import BRANCHES, HISTORIES, Branch
 from tests.workflows.fleet import Fleet, replayer
 
+#: Histories of workflows as they were before a change that today's branches cannot bring about.
+EARLIER = HISTORIES.parent / "earlier"
 EVERY_BRANCH = pytest.mark.parametrize("branch", BRANCHES, ids=str)
 
 
@@ -36,6 +39,11 @@ async def test_a_saved_history_goes_through_its_branch_and_replays(branch: Branc
 
     branch.check(history)
     await replayer().replay_workflow(history)
+
+
+@pytest.mark.parametrize("path", sorted(EARLIER.rglob("*.json")), ids=lambda path: path.stem)
+async def test_a_history_of_an_earlier_release_replays(path: Path) -> None:
+    await replayer().replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("heartbeat_seconds", [None, 60.0])

@@ -33,10 +33,13 @@ def test_two_originals_never_share_a_key() -> None:
     assert original_key("p", "a", "x.jpg") != original_key("p", "a", "x.jpg")
 
 
-def test_a_variant_key_is_a_function_of_its_recipe() -> None:
+def test_a_variant_key_belongs_to_one_build_of_one_recipe() -> None:
     digest = "0" * 64
-    assert variant_key("avatar", "a1", "thumb", digest, ".webp") == f"avatar/a1/thumb-{digest}.webp"
-    assert variant_key("avatar", "a1", "thumb", digest, "webp") == variant_key("avatar", "a1", "thumb", digest, ".webp")
+    assert variant_key("avatar", "a1", "thumb", digest, 3, ".webp") == f"avatar/a1/thumb-{digest}-3.webp"
+    assert variant_key("avatar", "a1", "thumb", digest, 3, "webp") == f"avatar/a1/thumb-{digest}-3.webp"
+    assert variant_key("avatar", "a1", "thumb", digest, 4, "webp") != variant_key(
+        "avatar", "a1", "thumb", digest, 3, "webp"
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_keys_made_of_anything_are_valid_and_keep_their_three_segments(
     for key in (
         original_key(profile, asset, filename),
         original_key(profile, asset, filename, token=variant),
-        variant_key(profile, asset, variant, "a" * 64, filename),
+        variant_key(profile, asset, variant, "a" * 64, 1, filename),
     ):
         assert validate_key(key) == key
         assert re.fullmatch(r"[a-z0-9_-]+/[a-z0-9_-]+/[a-z0-9_-]+(\.[a-z0-9.]+)?", key)
