@@ -14,7 +14,8 @@ from typing import Any
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, TemporalError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from rindle.errors import RindleError, StateConflict, StorageTransient
+from rindle.db.database import outage_of
+from rindle.errors import InspectionFailed, RindleError, StateConflict, StorageTransient
 from rindle.security.redaction import scrub
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 #: Longest failure text that enters a Temporal history.
 MAX_FAILURE_CHARS = 500
 #: Expected outcomes, which are excluded from error metrics and logs.
-_EXPECTED = (StateConflict, StorageTransient)
+_EXPECTED = (InspectionFailed, StateConflict, StorageTransient)
 
 
 def to_application_error(error: RindleError) -> ApplicationError:
@@ -55,5 +56,9 @@ class _Translate(ActivityInboundInterceptor):
             log.info("activity failed", extra={"action": "activity_failed", "code": error.code})
             raise to_application_error(error) from None
         except Exception as error:
+            outage = outage_of(error)
+            if outage is not None:
+                log.warning("activity failed", extra={"action": "activity_failed", "error": type(error).__name__})
+                raise to_application_error(outage) from None
             log.exception("activity failed", extra={"action": "activity_failed", "error": type(error).__name__})
             raise ApplicationError(f"unexpected {type(error).__name__}", type="unexpected") from None

@@ -19,6 +19,7 @@ from rindle.activities.source_cache import SourceCache
 from rindle.cancellation import run_to_end
 from rindle.crash_points import crash_point
 from rindle.db import variants as rows
+from rindle.db.database import outage_of
 from rindle.db.models import MediaAsset
 from rindle.db.transitions import lock_asset
 from rindle.db.variants import Claim, ClaimedGroup
@@ -27,6 +28,7 @@ from rindle.errors import (
     InsufficientDiskHeadroom,
     ObjectChanged,
     RindleError,
+    StateConflict,
     StorageError,
     StorageNotFound,
     Unexpected,
@@ -44,7 +46,7 @@ log = logging.getLogger(__name__)
 #: Codes of failures that usually repeat: one retry, then final.
 _ONE_RETRY = frozenset({"process_timeout", "ffmpeg_failed", "output_duration_mismatch"})
 #: Failures of the infrastructure: the row is queued again, and no attempt is counted.
-_INFRASTRUCTURE_ERRORS = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom)
+_INFRASTRUCTURE_ERRORS = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom, StateConflict)
 
 #: Builds files for claims, from source, asset, profile, claims and scratch directory.
 Build = Callable[[Path, MediaAsset, type[Profile], Sequence[Claim], Path], Awaitable[list[BuildResult]]]
@@ -176,6 +178,10 @@ class VariantActivities:
         except RindleError:
             raise
         except Exception as error:
+            outage = outage_of(error)
+            if outage is not None:
+                await self._release_claims(claims, outage)
+                raise outage from error
             # Unexpected: it counts as an attempt of every variant that is not done, so that the retries end.
             log.exception("build failed", extra={"asset_id": asset.id, "error": type(error).__name__})
             unforeseen = Unexpected(f"the build failed with {type(error).__name__}")
