@@ -24,7 +24,7 @@ from rindle.errors import (
 from rindle.uploads import sessions
 from tests.patience import until
 from tests.stage import Stage, photo
-from tests.workflows.fleet import in_stage
+from tests.workflows.fleet import Interruption, dispatched, in_stage
 
 
 async def test_a_photo_becomes_ready_with_all_its_variants(stage: Stage) -> None:
@@ -64,20 +64,42 @@ async def test_an_upload_costs_two_workflows_three_activities_and_at_most_45_eve
     stage = lite_stage
     await stage.member()
     session = await stage.sent()
-    upload = stage.upload_workflow(session.id)
-    await in_stage(stage, upload, "waiting")  # an upload verified earlier may be looked at once more
+    await in_stage(stage, stage.upload_workflow(session.id), "waiting")
     await stage.rindle.verify_completion(session.id)
     await stage.settled(str(session.asset_id))
+
+    events, activities = await _cost(stage, session)
+    assert (events <= 45, activities) == (True, 3), events
+
+
+async def test_an_upload_verified_while_its_rows_are_read_costs_no_more(lite_stage: Stage) -> None:
+    stage, interruption = lite_stage, Interruption()
+    session = await stage.sent()
+
+    async def verify() -> None:
+        await stage.rindle.verify_completion(session.id)
+        await dispatched(stage)
+
+    interruption.at("reading", stage.upload_workflow(session.id), verify)
+    await stage.member(interceptors=[interruption])
+    await stage.settled(str(session.asset_id))
+
+    assert interruption.done == [("reading", stage.upload_workflow(session.id))]
+    events, activities = await _cost(stage, session)
+    assert (events <= 45, activities) == (True, 3), events
+
+
+async def _cost(stage: Stage, session: MediaUploadSession) -> tuple[int, int]:
+    """Return how many events and activities the two workflows of an upload took, when they have ended."""
     client = await stage.client()
     events, activities = 0, 0
-    for workflow_id in (upload, stage.variants_workflow(str(session.asset_id))):
+    for workflow_id in (stage.upload_workflow(session.id), stage.variants_workflow(str(session.asset_id))):
         handle = client.get_workflow_handle(workflow_id)
         await handle.result()
         history = await handle.fetch_history()
         events += len(history.events)
         activities += sum(e.HasField("activity_task_scheduled_event_attributes") for e in history.events)
-    assert activities == 3
-    assert events <= 45
+    return events, activities
 
 
 async def test_verify_twice_and_at_once_promotes_once(stage: Stage) -> None:
