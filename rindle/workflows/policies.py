@@ -14,6 +14,9 @@ from temporalio.workflow import ActivityCancellationType, ActivityConfig
 #: How long infrastructure may be unavailable before work fails.
 BUDGET = timedelta(hours=24)
 HEARTBEAT = timedelta(seconds=30)
+#: Longest pause in seconds between two attempts. Nobody should wait longer for a service that answers again; usually
+#: the worker's :class:`~rindle.activities.outages.OutageWatch` ends the pause earlier.
+OUTAGE_PAUSE_SECONDS = 30.0
 
 
 def _retry(initial_seconds: float, max_seconds: float) -> RetryPolicy:
@@ -37,7 +40,7 @@ DB_STEP = ActivityConfig(
 STORAGE_HEAD = ActivityConfig(
     start_to_close_timeout=timedelta(seconds=30),
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(1, 300),
+    retry_policy=_retry(1, OUTAGE_PAUSE_SECONDS),
 )
 
 #: Deletions have no budget: they are reported as stuck, but never abandoned.
@@ -52,7 +55,7 @@ ADMIT = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=15),
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(2, 300),
+    retry_policy=_retry(2, OUTAGE_PAUSE_SECONDS),
 )
 
 #: No file passes while the scanner is unavailable; the scan is retried for a day.
@@ -60,7 +63,7 @@ SCAN = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=15),
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(5, 300),
+    retry_policy=_retry(5, OUTAGE_PAUSE_SECONDS),
 )
 
 #: Includes the wait for a render child; one render has its own limit inside the pool. The workflow writes ``cancelled``
@@ -69,7 +72,7 @@ RENDER_IMAGES = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=30),
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(5, 300),
+    retry_policy=_retry(5, OUTAGE_PAUSE_SECONDS),
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 
@@ -79,6 +82,6 @@ BUILD_AV = ActivityConfig(
     start_to_close_timeout=timedelta(hours=4, minutes=15),
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(10, 300),
+    retry_policy=_retry(10, OUTAGE_PAUSE_SECONDS),
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
