@@ -224,7 +224,8 @@ class VariantActivities:
                 stored.append((made.claim, made.facts))
         finally:
             # Also after a storage error halfway: stored results are not built again.
-            status = await self._record(order, storage, asset, stored) if stored else None
+            measured = next((one.source_duration_ms for one in results if one.source_duration_ms is not None), None)
+            status = await self._record(order, storage, asset, stored, measured) if stored else None
         if retry is not None:
             raise retry
         return status
@@ -235,9 +236,10 @@ class VariantActivities:
         storage: Storage,
         asset: MediaAsset,
         stored: Sequence[tuple[Claim, Mapping[str, Any]]],
+        measured_ms: int | None,
     ) -> GroupStatus:
         unwanted, status = await self._database.write(
-            rows.record_built, asset.id, order.group, asset.storage_key, stored
+            rows.record_built, asset.id, order.group, asset.storage_key, stored, measured_ms
         )
         crash_point("render.recorded")
         for variant_id, key in unwanted.items():

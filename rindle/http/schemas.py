@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from fastapi import Header
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
@@ -24,6 +25,15 @@ MAX_FILENAME_CHARS = 1024
 
 Filename = Annotated[str, StringConstraints(max_length=MAX_FILENAME_CHARS)]
 ProfileName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A repeated request of the same actor returns the first upload; refused without an actor.",
+    ),
+]
 
 
 class _Body(BaseModel):
