@@ -88,7 +88,11 @@ class AvProcessor:
     def __init__(self, ffmpeg: FfmpegTools, limits: AvLimits | None = None) -> None:
         self._tools = ffmpeg
         self.limits = limits or AvLimits()
-        self.capabilities: frozenset[str] = ffmpeg.capabilities
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What can be built; see :attr:`FfmpegTools.capabilities`."""
+        return self._tools.capabilities
 
     async def process(
         self,
@@ -135,12 +139,14 @@ class AvProcessor:
                 InsufficientDiskHeadroom: retryable.
             ProcessorCapabilityMissing: this ffmpeg has no encoder for it, or the recipe is not for audio or video.
         """
+        if not isinstance(spec, ImageVariant):
+            self._tools = await self._tools.usable()
         if isinstance(spec, ImageVariant) or not spec.required_capabilities <= self.capabilities:
             raise ProcessorCapabilityMissing(
                 "the audio and video processor cannot build this recipe",
                 detail={"required": sorted(spec.required_capabilities), "declared": sorted(self.capabilities)},
             )
-        tools = self._tools.require()
+        tools = self._tools
         with _scratch_directory(dest.parent) as directory:
             original = linked(source, directory)
             media = await inspect(tools, original, self.limits, directory)
