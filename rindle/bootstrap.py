@@ -171,6 +171,11 @@ class WorkerProcess:
                 stack.push_async_callback(cancel_and_wait, asyncio.create_task(watch.run(), name="rindle-outages"))
                 for worker in self._workers(client, sources, pool, FailureInterceptor(watch.note)):
                     await stack.enter_async_context(worker)
+                if self.settings.search_attributes:
+                    registering = asyncio.create_task(
+                        self.rindle.temporal.keep_registering_search_attributes(), name="rindle-search-attributes"
+                    )
+                    stack.push_async_callback(cancel_and_wait, registering)
                 await stack.enter_async_context(self._relaying())
                 self.is_polling = True
                 log.info("worker is polling", extra={"action": "worker_up", "queues": self.queues})
