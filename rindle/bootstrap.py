@@ -36,6 +36,7 @@ from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.operations.health import HealthCheck, select_one
 from rindle.process import ephemeral_runtime
+from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
@@ -211,7 +212,7 @@ class WorkerProcess:
         swept = await asyncio.to_thread(sweep_scratch, self.settings.scratch)
         for storage in self.rindle.storages.values():
             try:
-                swept += await storage.sweep(STALE_SECONDS)
+                swept += await checked(storage).sweep(STALE_SECONDS)
             except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:

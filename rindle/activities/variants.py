@@ -29,6 +29,7 @@ from rindle.errors import (
     ObjectChanged,
     RindleError,
     StateConflict,
+    StorageAdapterException,
     StorageError,
     StorageNotFound,
     Unexpected,
@@ -166,6 +167,10 @@ class VariantActivities:
             await self._fail_all(claims, gone)
             log.warning("variant source lost", extra={"asset_id": asset.id, "code": error.code})
             return None
+        except StorageAdapterException as error:
+            # Perhaps a defect of the adapter: without a count it would cost a build every half minute for a day.
+            await self._count_failure(claims, error)
+            return None
         except _INFRASTRUCTURE_ERRORS as error:
             await self._release_claims(claims, error)
             raise
@@ -182,14 +187,22 @@ class VariantActivities:
             if outage is not None:
                 await self._release_claims(claims, outage)
                 raise outage from error
-            # Unexpected: it counts as an attempt of every variant that is not done, so that the retries end.
             log.exception("build failed", extra={"asset_id": asset.id, "error": type(error).__name__})
-            unforeseen = Unexpected(f"the build failed with {type(error).__name__}")
-            retries = [await self._record_failure(claim, unforeseen) for claim in claims]
-            retry = next((again for again in retries if again is not None), None)
-            if retry is not None:
-                raise retry from error
+            await self._count_failure(claims, Unexpected(f"the build failed with {type(error).__name__}"), error)
             return None
+
+    async def _count_failure(
+        self, claims: Sequence[Claim], failure: RindleError, cause: Exception | None = None
+    ) -> None:
+        """Count an attempt of every claim that is not done, so that the retries end.
+
+        Raises:
+            RindleError: some of the claims have attempts left.
+        """
+        retries = [await self._record_failure(claim, failure) for claim in claims]
+        retry = next((again for again in retries if again is not None), None)
+        if retry is not None:
+            raise retry from cause
 
     async def _buildable(self, profile: type[Profile], claims: Sequence[Claim]) -> list[Claim]:
         """Fail claims that no engine of this process can build, before the source is fetched; returns the others."""
