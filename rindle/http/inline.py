@@ -165,7 +165,7 @@ _ROUTES = (
         status=201,
         errors=(
             *("unknown_profile", *_REFUSED, "scanner_unavailable", "storage_permanent", "storage_transient"),
-            *("upload_cancelled", "upload_session_expired"),
+            *("storage_adapter_exception", "upload_cancelled", "upload_session_expired"),
         ),
         responses={303: {"description": "To the form's `next`."}},
         options={"openapi_extra": _INLINE_BODY, "route_class_override": _InlineRoute},

@@ -40,6 +40,7 @@ _NOT_LIVE = (
     "upload_unsupported",
     "state_conflict",
     "storage_transient",
+    "storage_adapter_exception",
 )
 _VERIFY = (
     "not_found",
@@ -53,6 +54,7 @@ _VERIFY = (
     "unknown_profile",
     "state_conflict",
     "storage_transient",
+    "storage_adapter_exception",
 )
 
 
