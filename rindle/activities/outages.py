@@ -1,7 +1,7 @@
 """Retries what waits as soon as the database or a store answers again, instead of at the end of its pause.
 
 A worker remembers the activities whose attempt it lost to an outage. While there are any, it checks the services every
-two seconds; when one that did not answer answers again, it asks Temporal to start the remembered activities now. This
+two seconds; when one that did not answer answers again, it calls Temporal to start the remembered activities now. This
 only shortens pauses: whatever is forgotten with a process is retried by its policy, after 30 s at most.
 """
 

@@ -15,8 +15,8 @@ from rindle.protocols.storage import Storage
 def checked(storage: Storage) -> Storage:
     """Return ``storage`` with translated exceptions; everything else, attributes too, is its own.
 
-    Every operation is covered, also one that an adapter adds. ``capabilities`` is left alone: whoever asks for them
-    takes an exception for "none".
+    Every operation is covered, also one that an adapter adds. ``capabilities`` is left alone: its callers take
+    an exception for "none".
     """
     return storage if isinstance(storage, _Checked) else cast("Storage", _Checked(storage))
 

@@ -72,7 +72,7 @@ def continues_as_new() -> bool:
     """Whether the server suggests to continue this run as new, because its history has become long.
 
     Only for places where no activity is pending. The new run begins by reading the rows, so that nothing is carried
-    over. A run of a release that did not ask goes on as it is.
+    over. A run of an older release goes on as it is.
     """
     return workflow.info().is_continue_as_new_suggested() and workflow.patched(CONTINUES_AS_NEW)
 
