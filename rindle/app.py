@@ -278,13 +278,21 @@ class Rindle(DeliveryCalls, OperationsCalls):
         *,
         filename: str,
         actor: str | None = None,
+        idempotency_key: str | None = None,
     ) -> MediaAsset:
         """Store bytes from the server: a path, binary file object, Starlette ``UploadFile`` or async iterator of bytes.
 
         The source is copied to disk in pieces of 1 MiB, up to one byte over the limit. Type check and scanner run
         before anything is stored or any row is written. The asset is returned ``analyzing``.
 
+        Args:
+            idempotency_key: makes a repeated call of the same actor return the asset of the first one, in its current
+                state and without reading the source again. A call that died in between is continued by the next one
+                with the same bytes. Requires ``actor``.
+
         Raises:
+            InvalidArgument: the key has no actor, or belongs to an upload of another profile, lane or file.
+            UploadCancelled, UploadSessionExpired: the upload of the key ended without its object; use a new key.
             UploadRejected: the profile does not allow the file; nothing was stored.
             ScannerUnavailable: the scanner returned no result; nothing was stored, try again.
             StorageError: the store refused; the session expires and its objects are removed.
@@ -293,7 +301,9 @@ class Rindle(DeliveryCalls, OperationsCalls):
             asset = await rindle.upload("avatar", "me.jpg", filename="me.jpg", actor="ada")
             assert asset.state == "analyzing"
         """
-        return await server_side.upload(self.services, profile, source, filename=filename, actor=actor)
+        return await server_side.upload(
+            self.services, profile, source, filename=filename, actor=actor, idempotency_key=idempotency_key
+        )
 
     async def upload_session(self, session_id: str) -> MediaUploadSession:
         """Return an upload session.

@@ -21,6 +21,7 @@ from rindle import telemetry, workflows
 from rindle.activities.builders import Builders
 from rindle.activities.failures import FailureInterceptor
 from rindle.activities.liveness import STALE_SECONDS, sweep_scratch
+from rindle.activities.outages import Check, OutageWatch
 from rindle.activities.promotion import PromotionActivities
 from rindle.activities.purge import PurgeActivities
 from rindle.activities.source_cache import SourceCache
@@ -33,8 +34,9 @@ from rindle.media.av_probe import AvProbe
 from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
-from rindle.operations.health import HealthCheck
+from rindle.operations.health import HealthCheck, select_one
 from rindle.process import ephemeral_runtime
+from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
@@ -166,8 +168,15 @@ class WorkerProcess:
             if client is None:
                 return
             async with contextlib.AsyncExitStack() as stack:
-                for worker in self._workers(client, sources, pool):
+                watch = OutageWatch(client, self._outage_checks())
+                stack.push_async_callback(cancel_and_wait, asyncio.create_task(watch.run(), name="rindle-outages"))
+                for worker in self._workers(client, sources, pool, FailureInterceptor(watch.note)):
                     await stack.enter_async_context(worker)
+                if self.settings.search_attributes:
+                    registering = asyncio.create_task(
+                        self.rindle.temporal.keep_registering_search_attributes(), name="rindle-search-attributes"
+                    )
+                    stack.push_async_callback(cancel_and_wait, registering)
                 await stack.enter_async_context(self._relaying())
                 self.is_polling = True
                 log.info("worker is polling", extra={"action": "worker_up", "queues": self.queues})
@@ -203,7 +212,7 @@ class WorkerProcess:
         swept = await asyncio.to_thread(sweep_scratch, self.settings.scratch)
         for storage in self.rindle.storages.values():
             try:
-                swept += await storage.sweep(STALE_SECONDS)
+                swept += await checked(storage).sweep(STALE_SECONDS)
             except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:
@@ -227,7 +236,14 @@ class WorkerProcess:
                     await stop.wait()
         return None
 
-    def _workers(self, client: Client, sources: SourceCache, pool: RenderPool) -> list[Worker]:
+    def _outage_checks(self) -> dict[str, Check]:
+        """Return a check of each service whose outages activities wait for."""
+        stores: dict[str, Check] = {f"store {name}": store.ping for name, store in self.rindle.storages.items()}
+        return {"database": partial(self.rindle.database.read, select_one), **stores}
+
+    def _workers(
+        self, client: Client, sources: SourceCache, pool: RenderPool, failures: FailureInterceptor
+    ) -> list[Worker]:
         services, settings = self.rindle.services, self.settings
         tools, limits = FfmpegTools.of(settings), AvLimits.of(settings)
         av_probe = AvProbe(tools, limits, settings.scratch)
@@ -252,12 +268,12 @@ class WorkerProcess:
             else:
                 # A fixed number: a tuner does not see the load of child processes in time.
                 slots = settings.av_slots if queue == settings.av_queue else 2 * settings.render_children
-                options = {"max_concurrent_activities": slots, "interceptors": [FailureInterceptor()]}
+                options = {"max_concurrent_activities": slots, "interceptors": []}
             if queue == settings.image_queue:
                 runs.append(variants.render_images)
             if queue == settings.av_queue:
                 runs.append(variants.build_av)
-            options["interceptors"] = [*options["interceptors"], *self._interceptors]
+            options["interceptors"] = [failures, *options["interceptors"], *self._interceptors]
             workers.append(
                 Worker(
                     client,
@@ -279,7 +295,7 @@ class WorkerProcess:
         return {
             "workflows": workflows.ALL if deployment_of(settings) is None else workflows.VERSIONED,
             "workflow_runner": workflow_runner(client.data_converter),
-            "interceptors": [FailureInterceptor(), *workflow_interceptors(settings)],
+            "interceptors": workflow_interceptors(settings),
             "max_cached_workflows": self._cached_workflows,
             # How long the next task of a run waits for its cached worker when that one is gone.
             "sticky_queue_schedule_to_start_timeout": timedelta(

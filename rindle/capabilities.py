@@ -68,10 +68,10 @@ def require_delivery(storage: Storage, capability: str) -> None:
 
 def _require(storage: Storage, capability: str, code: str, what: str) -> None:
     if capability not in capabilities_of(storage):
+        name = storage.adapter_name or type(storage).__name__
         raise CapabilityUnsupported(
-            f"{type(storage).__name__} does not offer the {what} {capability!r}; "
-            "choose a storage that advertises it, or another option",
+            f"{name} does not offer the {what} {capability!r}; choose a storage that advertises it, or another option",
             capability=capability,
             code=code,
-            adapter=type(storage).__name__,
+            adapter=name,
         )

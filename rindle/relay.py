@@ -31,7 +31,7 @@ from rindle.db.models import MediaOutbox
 from rindle.errors import RindleError, TemporalUnavailable
 from rindle.security import scrub
 from rindle.settings import Settings
-from rindle.temporal_client import TemporalConnection
+from rindle.temporal_client import UNREACHABLE, TemporalConnection
 from rindle.workflows import ids, policies
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,9 @@ _RPC_SECONDS = timedelta(seconds=10)
 #: The rows of a process with its own relay are left to that relay for the length of a poll.
 _NOTIFIED_PAUSE_SECONDS = 0.05
 #: gRPC statuses that a retry cannot change.
-_INVALID = frozenset({RPCStatusCode.INVALID_ARGUMENT})
+_INVALID = frozenset({RPCStatusCode.INVALID_ARGUMENT.name})
+#: Attempts after which a row is parked whose call fails in this process, with an error that is not Temporal's.
+_MAX_FAILURES = 5
 
 
 @dataclass(slots=True)
@@ -68,6 +70,10 @@ def coalesce(claimed: Sequence[MediaOutbox]) -> list[_Call]:
     return list(calls.values())
 
 
+def _is_unreachable(error: Exception | None) -> bool:
+    return isinstance(error, RPCError) and error.status in UNREACHABLE
+
+
 class Relay:
     """Sends outbox rows to Temporal until stopped.
 
@@ -88,6 +94,8 @@ class Relay:
         self._woken = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        #: Whether the last calls of this process reached Temporal.
+        self._is_connected = False
         #: ``time.monotonic()`` of the last completed round, for the liveness probe.
         self.last_tick = time.monotonic()
 
@@ -127,47 +135,72 @@ class Relay:
         Raises:
             TemporalUnavailable: Temporal cannot be reached; the rows are sent later.
         """
+        client = await self._connected()
+        if client is None:
+            return 0
         claimed = await self._database.write(rows.claim)
         if not claimed:
             return 0
         calls = coalesce(claimed)
-        try:
-            client = await self._temporal.client()
-        except TemporalUnavailable as error:
-            await self._reschedule(calls, error.code)
-            raise
         slots = asyncio.Semaphore(_PARALLEL_SENDS)
         outcomes = await asyncio.gather(*(self._send(client, call, slots) for call in calls))
         crash_point("relay.sent")
-        sent = [
-            row_id for call, outcome in zip(calls, outcomes, strict=True) if outcome is None for row_id in call.row_ids
-        ]
+        results = list(zip(calls, outcomes, strict=True))
+        sent = [row_id for call, error in results if error is None for row_id in call.row_ids]
         if sent:
             await self._database.write(rows.mark_dispatched, sent)
             telemetry.emit("rindle.outbox.delivered", {"kind": "batch"}, {"count": len(sent)})
-        refused = [(call, outcome) for call, outcome in zip(calls, outcomes, strict=True) if outcome is not None]
-        for call, outcome in refused:
-            if outcome.status in _INVALID:
-                reason = scrub(f"{outcome.status.name}: {outcome.message}")
-                log.error(
-                    "Temporal rejected an outbox row as invalid; it is parked until an operator drains it",
-                    extra={"action": "outbox_parked", "workflow_id": call.row.workflow_id, "reason": reason},
-                )
-                await self._database.write(rows.park, call.row_ids, error=reason)
-        later = [call for call, outcome in refused if outcome.status not in _INVALID]
-        if later:
-            await self._reschedule(later, "temporal_unavailable")
+        unreachable = [call for call, error in results if _is_unreachable(error)]
+        for call, error in results:
+            if error is not None and not _is_unreachable(error):
+                await self._refused(call, error)
+        if unreachable:
+            self._is_connected = False
+            # At once: another process may reach Temporal. This one claims nothing before it does.
+            await self._reschedule(unreachable, "temporal_unavailable", seconds=0)
             raise TemporalUnavailable("Temporal did not accept every row; the relay sends the others again")
         return len(sent)
 
-    async def _reschedule(self, calls: Sequence[_Call], code: str) -> None:
-        attempts = min(call.row.attempts for call in calls)
-        seconds = min(0.5 * 2**attempts, _MAX_BACKOFF_SECONDS)
+    async def _connected(self) -> Client | None:
+        """Connect to Temporal before any row is claimed; ``None`` when no row is due.
+
+        A process that cannot reach Temporal leaves the rows to those that can.
+
+        Raises:
+            TemporalUnavailable: it cannot be reached.
+        """
+        if not self._is_connected:
+            if not await self._database.read(rows.has_due):
+                return None
+            await self._temporal.require_answer()
+            self._is_connected = True
+        return await self._temporal.client()
+
+    async def _refused(self, call: _Call, error: Exception) -> None:
+        """Park a call that cannot succeed, and try any other again later; the rest of the batch is not concerned."""
+        status, reason = type(error).__name__, type(error).__name__
+        if isinstance(error, RPCError):
+            status, reason = error.status.name, scrub(f"{error.status.name}: {error.message}")
+        facts = {"workflow_id": call.row.workflow_id, "reason": reason}
+        is_last = not isinstance(error, RPCError) and call.row.attempts + 1 >= _MAX_FAILURES
+        if status in _INVALID or is_last:
+            log.error(
+                "an outbox row cannot be sent; it is parked until an operator drains it",
+                extra={"action": "outbox_parked", **facts},
+            )
+            await self._database.write(rows.park, call.row_ids, error=reason)
+            return
+        log.warning("an outbox row was not sent; it is tried again", extra={"action": "outbox_row_waits", **facts})
+        seconds = min(0.5 * 2**call.row.attempts, _MAX_BACKOFF_SECONDS)
+        code = "temporal_unavailable" if isinstance(error, RPCError) else status
+        await self._reschedule([call], code, seconds=seconds)
+
+    async def _reschedule(self, calls: Sequence[_Call], code: str, *, seconds: float) -> None:
         row_ids = [row_id for call in calls for row_id in call.row_ids]
         await self._database.write(rows.reschedule, row_ids, seconds=seconds, error=code)
 
-    async def _send(self, client: Client, call: _Call, slots: asyncio.Semaphore) -> RPCError | None:
-        """Send one call; ``None`` when Temporal accepted it, else its error."""
+    async def _send(self, client: Client, call: _Call, slots: asyncio.Semaphore) -> Exception | None:
+        """Send one call; ``None`` when Temporal accepted it, else its error or that of the row."""
         async with slots:
             try:
                 wanted: list[str | None] = [*call.signals] or [None]
@@ -175,7 +208,7 @@ class Relay:
                     await self._start(client, call.row, signal)
             except WorkflowAlreadyStartedError:
                 return None
-            except RPCError as error:
+            except Exception as error:
                 return error
         return None
 
@@ -190,8 +223,7 @@ class Relay:
             unmapped = unmapped or "no mapping defined" in str(error).lower()
             if not (use_attributes and unmapped):
                 raise
-            if self._temporal.has_search_attributes is None:
-                log.warning("the namespace lacks Rindle's search attributes; workflows start without them")
+            self._temporal.note_unmapped()
             await self._start_with(client, row, signal, None)
 
     @staticmethod

@@ -12,6 +12,7 @@ from rindle.errors import Misconfigured
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import Storage
+from rindle.protocols.checked_storage import checked
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
 
@@ -54,14 +55,14 @@ class Services:
         raise Misconfigured(f"the storage of profile {self.profile(profile).name!r} is not registered")
 
     def storage(self, profile: str | type[Profile]) -> Storage:
-        """Return the adapter of a profile."""
+        """Return the adapter of a profile; its own exceptions arrive as ``storage_adapter_exception``."""
         name = self.storage_name(profile)
         if name not in self.storages:
             raise Misconfigured(
                 f"profile {self.profile(profile).name!r} uses the storage {name!r}, which is not among "
                 f"{sorted(self.storages)}; pass it as Rindle(storages={{{name!r}: ...}})"
             )
-        return self.storages[name]
+        return checked(self.storages[name])
 
     def adapter(self, profile: str | type[Profile]) -> str:
         """Return the adapter's name for events."""

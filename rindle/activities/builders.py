@@ -30,12 +30,16 @@ _IMAGE_CAPABILITIES = frozenset({"image_resize"})
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """The result of one claim: a file and its column values, or the error."""
+    """The result of one claim: a file and its column values, or the error.
+
+    ``source_duration_ms`` is the duration of the original, if the build had to measure it.
+    """
 
     claim: Claim
     path: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     error: RindleError | None = None
+    source_duration_ms: int | None = None
 
 
 class Builders:
@@ -149,7 +153,8 @@ class Builders:
                 telemetry_scope.error = error
                 return BuildResult(claim, error=error)
         names = ("byte_size", "content_type", "width", "height", "duration_ms")
-        return BuildResult(claim, built.path, {name: getattr(built, name) for name in names})
+        facts = {name: getattr(built, name) for name in names}
+        return BuildResult(claim, built.path, facts, source_duration_ms=built.source_duration_ms)
 
     async def _process(
         self, processor: Processor, source: Path, spec: VariantSpec, dest: Path, progress: ReportProgress

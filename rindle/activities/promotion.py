@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from temporalio import activity
 
 from rindle import messages, plugins, telemetry
+from rindle.activities.attempts import FailureCounts, unforeseen
 from rindle.activities.decode_cache import DecodeCache
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
@@ -34,7 +35,6 @@ from rindle.errors import (
     RenderFailed,
     RindleError,
     StorageNotFound,
-    Unexpected,
     UploadRejected,
 )
 from rindle.messages import PromotionFailure, UploadInput, UploadStatus, UploadStep
@@ -48,14 +48,12 @@ from rindle.states import AssetState, MediaKind, SessionState
 
 log = logging.getLogger(__name__)
 
-#: Attempts of ``admit`` after which an unforeseen error is final; infrastructure errors have the policy's budget.
-_UNEXPECTED_ATTEMPTS = 3
 #: Attempts that may lose the process which reads the file, or time out, before the file is rejected. More than one,
 #: because the kernel also kills other processes when memory is short.
 _LOST_PROBES, _SLOW_PROBES = 5, 2
 #: Facts in the detail of an error that come from a process that died.
 _DEATHS = frozenset({"signal", "exit_code", "memory"})
-#: Heartbeat detail that carries the count of lost processes from attempt to attempt.
+#: Kind of failure that counts the lost processes.
 _LOST = "lost_probes"
 
 
@@ -117,9 +115,10 @@ class PromotionActivities:
         profile = self._services.profile(asset.profile)
         gate = _Gate(asset.content_type if asset.state == AssetState.ANALYZING else None)
         started = time.monotonic()
+        counts = FailureCounts()
         try:
-            async with heartbeating(lambda: {_LOST: _lost_probes()}):
-                status = await self._validate(asset, profile, gate)
+            async with heartbeating(counts.details):
+                status = await self._validate(asset, profile, gate, counts)
         except (UploadRejected, ContentRejected) as rejection:
             await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message, gate.mime)
             self._decode_cache.discard(asset)
@@ -132,11 +131,7 @@ class PromotionActivities:
         except RindleError:
             raise
         except Exception as error:
-            log.exception("promotion failed", extra={"asset_id": asset.id, "error": type(error).__name__})
-            last = activity.info().attempt >= _UNEXPECTED_ATTEMPTS
-            raise Unexpected(
-                f"unexpected {type(error).__name__} while validating the upload", retryable=not last
-            ) from error
+            raise unforeseen(error, counts, "validating the upload", asset_id=asset.id) from error
         if status.step is UploadStep.DONE:
             telemetry.emit(
                 "rindle.promotion.stop",
@@ -145,7 +140,9 @@ class PromotionActivities:
             )
         return status
 
-    async def _validate(self, asset: MediaAsset, profile: type[Profile], gate: _Gate) -> UploadStatus:
+    async def _validate(
+        self, asset: MediaAsset, profile: type[Profile], gate: _Gate, counts: FailureCounts
+    ) -> UploadStatus:
         """Validate the asset up to its promotion, or up to the scan.
 
         Raises:
@@ -167,7 +164,7 @@ class PromotionActivities:
                     profile=asset.profile,
                     outcome=AssetState.ANALYZING.value if asset.state == AssetState.VALIDATING else asset.state,
                 )
-            facts = {"content_type": mime or None, **await self._facts(path, mime, asset, profile)}
+            facts = {"content_type": mime or None, **await self._facts(path, mime, asset, profile, counts)}
             crash_point("admit.probed")
         groups = await self._database.write(rows.promote, asset.id, profile, **facts)
         crash_point("admit.promoted")
@@ -205,11 +202,13 @@ class PromotionActivities:
                 ) from error
             yield path
 
-    async def _facts(self, path: Path, mime: str, asset: MediaAsset, profile: type[Profile]) -> dict[str, Any]:
+    async def _facts(
+        self, path: Path, mime: str, asset: MediaAsset, profile: type[Profile], counts: FailureCounts
+    ) -> dict[str, Any]:
         """Probe and analyze; returns the columns to write with the promotion, clearing those that no longer apply."""
         probe = await self._probe_for(mime, asset, profile)
         limit = plugins.FILE_SECONDS if probe is profile.probe else None
-        result = await _probed(probe, path, timeout_seconds=limit)
+        result = await _probed(probe, path, counts, timeout_seconds=limit)
         _check_limits(result, profile)
         metadata = {**asset.media_metadata, **result.metadata}
         if profile.placeholder and result.placeholder:
@@ -262,14 +261,19 @@ class PromotionActivities:
         asset = found.asset
         profile = self._services.profile(asset.profile)
         if profile.scanner is not None:
+            counts = FailureCounts()
             try:
-                async with heartbeating(), self._source(asset, profile) as path:
+                async with heartbeating(counts.details), self._source(asset, profile) as path:
                     timeout = self._services.settings.scanner_timeout_seconds
                     await plugins.scan(profile.scanner, path, asset=asset, timeout_seconds=timeout)
             except (UploadRejected, ContentRejected) as rejection:
                 await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message)
                 log.warning("upload quarantined", extra={"asset_id": asset.id, "reason": rejection.code})
                 return await self._status.read(order.session_id)
+            except RindleError:
+                raise
+            except Exception as error:
+                raise unforeseen(error, counts, "scanning the upload", asset_id=asset.id) from error
             await self._database.write(rows.note_scanned, asset.id, asset.stored_etag)
             crash_point("scan.passed")
         return await self._status.read(order.session_id)
@@ -281,10 +285,8 @@ class PromotionActivities:
         return await self._status.read_after_failure(order.session_id)
 
 
-async def _probed(probe: Probe, path: Path, *, timeout_seconds: float | None) -> ProbeResult:
+async def _probed(probe: Probe, path: Path, counts: FailureCounts, *, timeout_seconds: float | None) -> ProbeResult:
     """Read the facts of the file; one that repeatedly costs its reader's life is rejected, not tried for a day.
-
-    The count goes from attempt to attempt by heartbeat, because attempts are also spent on outages and deploys.
 
     Raises:
         ContentRejected: ``decode_failed``, when this was the last reader the file gets.
@@ -295,19 +297,12 @@ async def _probed(probe: Probe, path: Path, *, timeout_seconds: float | None) ->
     except MediaError as error:
         if not (isinstance(error, ProcessTimeout | RenderFailed) or _DEATHS & error.detail.keys()):
             raise
-        lost = _lost_probes() + 1
+        lost = counts.add(_LOST)
         if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
             raise ContentRejected(
                 f"the file cannot be decoded: {lost} processes in a row were lost on it", detail=error.detail
             ) from error
-        activity.heartbeat({_LOST: lost})
         raise
-
-
-def _lost_probes() -> int:
-    """Return how many attempts before this one lost the process that read the file."""
-    details = activity.info().heartbeat_details
-    return int(details[0][_LOST]) if details else 0
 
 
 def _check_bytes(path: Path, asset: MediaAsset, profile: type[Profile]) -> str:

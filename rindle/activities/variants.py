@@ -20,6 +20,7 @@ from rindle.activities.source_cache import SourceCache
 from rindle.cancellation import run_to_end
 from rindle.crash_points import crash_point
 from rindle.db import variants as rows
+from rindle.db.database import outage_of
 from rindle.db.models import MediaAsset
 from rindle.db.transitions import lock_asset
 from rindle.db.variants import Claim, ClaimedGroup, ObsoleteKeys
@@ -28,6 +29,8 @@ from rindle.errors import (
     InsufficientDiskHeadroom,
     ObjectChanged,
     RindleError,
+    StateConflict,
+    StorageAdapterException,
     StorageError,
     StorageNotFound,
     Unexpected,
@@ -45,7 +48,7 @@ log = logging.getLogger(__name__)
 #: Codes of failures that usually repeat: one retry, then final.
 _ONE_RETRY = frozenset({"process_timeout", "ffmpeg_failed", "output_duration_mismatch"})
 #: Failures of the infrastructure: the row is queued again, and no attempt is counted.
-_INFRASTRUCTURE_ERRORS = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom)
+_INFRASTRUCTURE_ERRORS = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom, StateConflict)
 
 #: Builds files for claims, from source, asset, profile, claims and scratch directory.
 Build = Callable[[Path, MediaAsset, type[Profile], Sequence[Claim], Path], Awaitable[list[BuildResult]]]
@@ -166,6 +169,10 @@ class VariantActivities:
             await self._fail_all(claims, gone)
             log.warning("variant source lost", extra={"asset_id": asset.id, "code": error.code})
             return None
+        except StorageAdapterException as error:
+            # Perhaps a defect of the adapter: without a count it would cost a build every half minute for a day.
+            await self._count_failure(claims, error, begun)
+            return None
         except _INFRASTRUCTURE_ERRORS as error:
             await self._release_claims(claims, error, begun)
             raise
@@ -178,14 +185,27 @@ class VariantActivities:
         except RindleError:
             raise
         except Exception as error:
-            # Unexpected: it counts as an attempt of every variant that is not done, so that the retries end.
+            outage = outage_of(error)
+            if outage is not None:
+                await self._release_claims(claims, outage, begun)
+                raise outage from error
             log.exception("build failed", extra={"asset_id": asset.id, "error": type(error).__name__})
             unforeseen = Unexpected(f"the build failed with {type(error).__name__}")
-            retries = [await self._record_failure(claim, unforeseen, claim.key in begun) for claim in claims]
-            retry = next((again for again in retries if again is not None), None)
-            if retry is not None:
-                raise retry from error
+            await self._count_failure(claims, unforeseen, begun, error)
             return None
+
+    async def _count_failure(
+        self, claims: Sequence[Claim], failure: RindleError, begun: Collection[str], cause: Exception | None = None
+    ) -> None:
+        """Count an attempt of every claim that is not done, so that the retries end.
+
+        Raises:
+            RindleError: some of the claims have attempts left.
+        """
+        retries = [await self._record_failure(claim, failure, claim.key in begun) for claim in claims]
+        retry = next((again for again in retries if again is not None), None)
+        if retry is not None:
+            raise retry from cause
 
     async def _buildable(self, profile: type[Profile], claims: Sequence[Claim]) -> list[Claim]:
         """Fail claims that no engine of this process can build, before the source is fetched; returns the others."""
@@ -228,7 +248,8 @@ class VariantActivities:
                 stored.append((made.claim, made.facts))
         finally:
             # Also after a storage error halfway: stored results are not built again.
-            status = await self._record(order, storage, asset, stored) if stored else None
+            measured = next((one.source_duration_ms for one in results if one.source_duration_ms is not None), None)
+            status = await self._record(order, storage, asset, stored, measured) if stored else None
         if retry is not None:
             raise retry
         return status
@@ -239,9 +260,10 @@ class VariantActivities:
         storage: Storage,
         asset: MediaAsset,
         stored: Sequence[tuple[Claim, Mapping[str, Any]]],
+        measured_ms: int | None,
     ) -> GroupStatus:
         unwanted, status = await self._database.write(
-            rows.record_built, asset.id, order.group, asset.storage_key, stored
+            rows.record_built, asset.id, order.group, asset.storage_key, stored, measured_ms
         )
         crash_point("render.recorded")
         left = await self._try_to_remove(storage, unwanted)

@@ -19,19 +19,22 @@ from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from rindle import sqlite
 from rindle.cancellation import run_to_end
-from rindle.errors import StateConflict
+from rindle.errors import InspectionFailed, RindleError, StateConflict
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 #: PostgreSQL's serialization_failure and deadlock_detected; 55P03 is lock_not_available.
 _CONFLICT_STATES = frozenset({"40001", "40P01", "55P03"})
+#: Errors whose cause is the database or the way to it, not the statement.
+_OUTAGES = (OperationalError, InterfaceError, InternalError, PendingRollbackError, PoolTimeout)
 #: Longest time in seconds for which a cancelled caller waits for its transaction to end: more than the 10 s for which a
 #: SQLite connection waits for the write lock.
 CANCEL_LIMIT_SECONDS = 15.0
@@ -63,6 +66,26 @@ def _conflict_reason(error: DBAPIError) -> str | None:
     text = str(error.orig).lower()
     busy = isinstance(error, OperationalError) and ("database is locked" in text or "database table is locked" in text)
     return "sqlite_busy" if busy else None
+
+
+def outage_of(error: BaseException) -> RindleError | None:
+    """Return the retryable error that stands for ``error`` when the database or its connection is the cause.
+
+    A connection was lost or refused, the server stops or fails over, the pool is exhausted, or a transaction met
+    another one. ``None`` for every other error, also those of a statement or its values, which would be raised again.
+    """
+    if isinstance(error, StateConflict):
+        return error
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    if lost or isinstance(
+        error, OperationalError | InterfaceError | InternalError | PendingRollbackError | PoolTimeout
+    ):
+        # Only the class: drivers put hosts, users and statements into their messages.
+        return InspectionFailed(
+            f"the database did not answer ({type(error).__name__}); the work continues when it answers again",
+            detail={"component": "database"},
+        )
+    return None
 
 
 class Database:

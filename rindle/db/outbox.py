@@ -67,6 +67,12 @@ def insert(
     notify(session, CHANNEL, lambda _: LOCAL_RELAY if has_local_relay else "")
 
 
+def has_due(session: Session) -> bool:
+    """Whether a row could be claimed now, or would be if no older row of its workflow were claimed elsewhere."""
+    due = select(MediaOutbox.id).where(MediaOutbox.state == OutboxState.PENDING, MediaOutbox.available_at <= utc_now())
+    return session.scalar(due.limit(1)) is not None
+
+
 def claim(session: Session, *, limit: int = BATCH) -> Sequence[MediaOutbox]:
     """Claim up to ``limit`` due rows, oldest first, for :data:`LEASE`; two relays never claim the same row.
 

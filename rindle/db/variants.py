@@ -311,12 +311,20 @@ def record_built(
     group: str,
     source_key: str,
     made: Sequence[tuple[Claim, Mapping[str, Any]]],
+    measured_ms: int | None = None,
 ) -> tuple[ObsoleteKeys, GroupStatus]:
-    """Record the results of a build; also returns the status of the group, see :func:`record_group`."""
+    """Record the results of a build; also returns the status of the group, see :func:`record_group`.
+
+    Args:
+        measured_ms: duration of the original, if the build measured it; the estimate of the probe is replaced.
+    """
     unwanted, rows = record_group(session, asset_id, source_key, made)
     asset = lock_asset(session, asset_id)
     if asset is None or not rows:
         return unwanted, status(session, asset_id, group)
+    timed = asset.kind in (MediaKind.AUDIO, MediaKind.VIDEO) and asset.storage_key == source_key
+    if timed and measured_ms is not None and asset.duration_ms != measured_ms:
+        set_fields(session, asset, duration_ms=measured_ms)
     return unwanted, _status(asset, group, rows)
 
 

@@ -27,8 +27,6 @@ from rindle.errors import (
     InvalidKey,
     InvalidStorageResponse,
     ProfileMismatch,
-    RindleError,
-    StorageAdapterException,
     VariantNotReady,
 )
 from rindle.plugins import authorize
@@ -337,16 +335,7 @@ def _cannot_bind_headers(storage: Storage, why: str) -> CapabilityUnsupported:
 async def _make_url(storage: Storage, key: str, **wanted: Any) -> str:
     """Call the adapter and check that it keeps its contract."""
     facts = {"adapter": adapter_name(storage), "operation": "url"}
-    try:
-        address = await storage.url(key, **wanted)
-    except RindleError:
-        raise
-    except Exception as error:
-        raise StorageAdapterException(
-            f"the storage adapter {facts['adapter']!r} failed to make a URL",
-            adapter=facts["adapter"],
-            detail={**facts, "error": type(error).__name__},
-        ) from error
+    address = await storage.url(key, **wanted)
     if not isinstance(address, str) or not address:
         raise InvalidStorageResponse(
             f"the storage adapter {facts['adapter']!r} did not return a URL", adapter=facts["adapter"], detail=facts

@@ -21,7 +21,7 @@ from rindle.errors import InvalidArgument, UploadRejected
 from rindle.http.access import Access, actor_name
 from rindle.http.errors import NO_STORE, RindleRoute, limited
 from rindle.http.routes import Route, router_of
-from rindle.http.schemas import AssetAnswer, AssetJson, ClientText
+from rindle.http.schemas import AssetAnswer, AssetJson, ClientText, IdempotencyKey
 
 #: Default limit in bytes of a file that passes through the application; larger files need a direct upload.
 MAX_INLINE_BYTES = 64 << 20
@@ -90,7 +90,11 @@ class _Inline:
         self._max_bytes = max_bytes
 
     async def upload(
-        self, request: Request, profile: _RawProfile = None, filename: _RawFilename = None
+        self,
+        request: Request,
+        profile: _RawProfile = None,
+        filename: _RawFilename = None,
+        idempotency_key: IdempotencyKey = None,
     ) -> AssetAnswer | Response:
         """Upload a file: a form with `profile`, `file` and optionally `next`, or a raw body with query parameters.
 
@@ -103,18 +107,18 @@ class _Inline:
         try:
             await self._access.check_forgery(body)
             if is_form:
-                return await self._inline_form(body)
+                return await self._inline_form(body, idempotency_key)
             if profile is None or filename is None:
                 raise InvalidArgument(
                     "a raw body needs profile and filename in the query, a form needs the fields profile and file",
                     detail={"option": "profile" if profile is None else "filename"},
                 )
             async with aclosing(body.stream()) as pieces:  # a refusal leaves the body unfinished
-                return await self._take_in(body, profile, filename, pieces, None)
+                return await self._take_in(body, profile, filename, pieces, None, idempotency_key)
         finally:
             await run_to_end(body.close())  # also closes the form's spooled file
 
-    async def _inline_form(self, request: Request) -> AssetAnswer | Response:
+    async def _inline_form(self, request: Request, idempotency_key: str | None) -> AssetAnswer | Response:
         try:
             form = await request.form(max_files=1, max_fields=_MAX_FORM_FIELDS, max_part_size=_FORM_OVERHEAD_BYTES)
         except HTTPException as error:  # Starlette's error for a malformed form
@@ -133,15 +137,23 @@ class _Inline:
         # FastAPI validates the parameters of other routes; a form is read here.
         check_text("profile", profile)
         check_text("filename", name := file.filename[-MAX_FILENAME_CHARS:], max_chars=MAX_FILENAME_CHARS)
-        return await self._take_in(request, profile, name, file, _local_target(target))
+        return await self._take_in(request, profile, name, file, _local_target(target), idempotency_key)
 
     async def _take_in(
-        self, request: Request, profile_name: str, filename: str, source: Any, target: str | None
+        self,
+        request: Request,
+        profile_name: str,
+        filename: str,
+        source: Any,
+        target: str | None,
+        idempotency_key: str | None,
     ) -> AssetAnswer | Response:
         actor = await self._access.actor(request)
         profile = self._access.profile(profile_name)
         await self._access.allow_creation(request, actor, profile, filename, getattr(source, "size", None))
-        asset = await self._rindle.upload(profile, source, filename=filename, actor=actor_name(actor))
+        asset = await self._rindle.upload(
+            profile, source, filename=filename, actor=actor_name(actor), idempotency_key=idempotency_key
+        )
         if target is not None:
             return RedirectResponse(_with_asset(target, asset), 303, headers=NO_STORE)
         return AssetAnswer(asset=AssetJson.of(asset, self._access.name_of(asset.profile)))
@@ -156,7 +168,10 @@ _ROUTES = (
         "Upload a file through the application",
         AssetAnswer,
         status=201,
-        errors=("unknown_profile", *_REFUSED, "scanner_unavailable", "storage_permanent", "storage_transient"),
+        errors=(
+            *("unknown_profile", *_REFUSED, "scanner_unavailable", "storage_permanent", "storage_transient"),
+            *("storage_adapter_exception", "upload_cancelled", "upload_session_expired"),
+        ),
         responses={303: {"description": "To the form's `next`."}},
         options={"openapi_extra": _INLINE_BODY, "route_class_override": _InlineRoute},
     ),

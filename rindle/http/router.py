@@ -128,7 +128,7 @@ def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> di
     """Return the local stores of ``profiles`` that have an address, by their URL prefix."""
     found: dict[str, LocalStorage] = {}
     for profile in profiles.values():
-        storage = rindle.services.storage(profile)
+        storage = rindle.storages[rindle.services.storage_name(profile)]
         if not isinstance(storage, LocalStorage) or storage.base_url is None:
             continue
         segment = urlsplit(storage.base_url).path.rstrip("/").rpartition("/")[2]
@@ -149,7 +149,7 @@ def _is_public(rindle: Rindle, storage: LocalStorage) -> Callable[[str], Awaitab
     """
     segments: dict[str, bool] = {}
     for profile in rindle.profiles:
-        if rindle.services.storage(profile) is storage:
+        if rindle.storages[rindle.services.storage_name(profile)] is storage:
             segment = key_segment(profile.name, fallback="profile")
             segments[segment] = segments.get(segment, True) and profile.delivery_policy().public
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from fastapi import Header
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
 from rindle.arguments import MAX_FILENAME_CHARS, MAX_TEXT_CHARS
@@ -34,6 +35,15 @@ ClientText = Annotated[str, AfterValidator(_storable)]
 
 Filename = Annotated[ClientText, StringConstraints(max_length=MAX_FILENAME_CHARS)]
 ProfileName = Annotated[ClientText, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
+
+IdempotencyKey = Annotated[
+    ClientText | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A repeated request of the same actor returns the first upload; refused without an actor.",
+    ),
+]
 
 
 class _Body(BaseModel):

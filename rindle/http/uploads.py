@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Unpack
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Path, Request
 
 from rindle.app import Rindle
 from rindle.errors import CapabilityUnsupported, InvalidArgument
@@ -20,6 +20,7 @@ from rindle.http.schemas import (
     CompletedAnswer,
     CompleteUpload,
     GrantJson,
+    IdempotencyKey,
     NewUpload,
     SessionAnswer,
     SessionJson,
@@ -33,14 +34,6 @@ from rindle.uploads.sessions import Upload, UploadRequest
 _LANES = {"multipart": "multipart_upload", "resumable": "resumable_upload", "tus": "tus_upload"}
 
 _SessionId = Annotated[ClientText, Path(max_length=64, description="Id of an upload session.")]
-_IdempotencyKey = Annotated[
-    ClientText | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="A repeated request of the same actor returns the first session; refused without an actor.",
-    ),
-]
 
 _NOT_LIVE = (
     "invalid_transition",
@@ -48,6 +41,7 @@ _NOT_LIVE = (
     "upload_unsupported",
     "state_conflict",
     "storage_transient",
+    "storage_adapter_exception",
 )
 _VERIFY = (
     "not_found",
@@ -61,6 +55,7 @@ _VERIFY = (
     "unknown_profile",
     "state_conflict",
     "storage_transient",
+    "storage_adapter_exception",
 )
 
 
@@ -96,7 +91,7 @@ class _Uploads:
         self._rindle = access.rindle
         self._access = access
 
-    async def create(self, request: Request, body: NewUpload, idempotency_key: _IdempotencyKey = None) -> SignedAnswer:
+    async def create(self, request: Request, body: NewUpload, idempotency_key: IdempotencyKey = None) -> SignedAnswer:
         """Open an upload session with its asset and sign the PUT of its bytes. Send the headers unchanged."""
         await self._access.check_forgery(request)
         actor = await self._access.actor(request)

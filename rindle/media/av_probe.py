@@ -182,7 +182,7 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
     wanted = ["-show_format", "-show_streams", *(["-count_frames"] if image else [])]
     arguments = ["-v", "error", "-print_format", "json", *wanted, *options, "-i", as_input(path)]
     validate_argv(arguments)
-    ended = await run_ffprobe(tools.require(), arguments, limits.probing(), directory, described.feed)
+    ended = await run_ffprobe(await tools.usable(), arguments, limits.probing(), directory, described.feed)
     if ended.status != 0 or (image and ended.last_words.strip()):
         raise ContentRejected("the file cannot be read as what it should be")
     return _media(described.parsed())

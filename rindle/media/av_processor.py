@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,6 +64,8 @@ class AvOutput:
         width: displayed pixels; ``None`` for audio and waveforms.
         height: likewise.
         duration_ms: ``None`` for images and waveforms.
+        source_duration_ms: duration of the original, if the build measured it because the file states none or only an
+            estimate.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class AvOutput:
     width: int | None
     height: int | None
     duration_ms: int | None
+    source_duration_ms: int | None = None
 
 
 class AvProcessor:
@@ -85,7 +88,11 @@ class AvProcessor:
     def __init__(self, ffmpeg: FfmpegTools, limits: AvLimits | None = None) -> None:
         self._tools = ffmpeg
         self.limits = limits or AvLimits()
-        self.capabilities: frozenset[str] = ffmpeg.capabilities
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What can be built; see :attr:`FfmpegTools.capabilities`."""
+        return self._tools.capabilities
 
     async def process(
         self,
@@ -132,12 +139,14 @@ class AvProcessor:
                 InsufficientDiskHeadroom: retryable.
             ProcessorCapabilityMissing: this ffmpeg has no encoder for it, or the recipe is not for audio or video.
         """
+        if not isinstance(spec, ImageVariant):
+            self._tools = await self._tools.usable()
         if isinstance(spec, ImageVariant) or not spec.required_capabilities <= self.capabilities:
             raise ProcessorCapabilityMissing(
                 "the audio and video processor cannot build this recipe",
                 detail={"required": sorted(spec.required_capabilities), "declared": sorted(self.capabilities)},
             )
-        tools = self._tools.require()
+        tools = self._tools
         with _scratch_directory(dest.parent) as directory:
             original = linked(source, directory)
             media = await inspect(tools, original, self.limits, directory)
@@ -151,7 +160,7 @@ class AvProcessor:
             else:
                 built = await build.waveform(spec)
             built.path.replace(dest)
-        return AvOutput(dest, built.byte_size, spec.content_type, built.width, built.height, built.duration_ms)
+        return replace(built, path=dest, source_duration_ms=build.source_duration_ms)
 
 
 class _Rising:
@@ -175,7 +184,7 @@ class _Span:
     certain: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Build:
     """One build in its own directory. The methods are the four kinds of variant; they return an unplaced output."""
 
@@ -185,6 +194,8 @@ class _Build:
     source: Path
     media: Media
     report: Callable[[int], None]
+    #: See :class:`AvOutput`.
+    source_duration_ms: int | None = None
 
     async def video(self, spec: VideoVariant) -> AvOutput:
         track = self._video_track()
@@ -274,6 +285,7 @@ class _Build:
         stated = self.media.duration_ms
         if self.media.duration_is_guessed:
             span = _Span(await self._measured(tracks), certain=True)
+            self._note_duration(tracks, span.milliseconds)
         elif len(own) == len(tracks):
             span = _Span(max(own), certain=True)
         elif stated is not None and self.media.stream_count == len(tracks):
@@ -281,7 +293,10 @@ class _Build:
         else:
             # The duration of these tracks is unknown (recorded by a browser), or something else sets the length of the
             # file: good for progress and for spreading frames, but what was encoded is not held to it.
-            span = _Span(await self._measured(tracks) or stated, certain=False)
+            measured = await self._measured(tracks)
+            span = _Span(measured or stated, certain=False)
+            if stated is None:
+                self._note_duration(tracks, measured)
         if span.milliseconds is not None and span.milliseconds > self.limits.max_duration_seconds * 1000:
             raise ContentRejected(
                 "the original is longer than what is transcoded",
@@ -289,6 +304,12 @@ class _Build:
                 detail={"limit_seconds": self.limits.max_duration_seconds, "found_ms": span.milliseconds},
             )
         return span
+
+    def _note_duration(self, tracks: Sequence[VideoTrack | AudioTrack], measured_ms: int | None) -> None:
+        """Note the duration of the original, if ``tracks`` are all that it has."""
+        main = [track for track in (self.media.video, self.media.audio) if track is not None]
+        if len(tracks) == len(main):
+            self.source_duration_ms = measured_ms
 
     async def _measured(self, tracks: Sequence[VideoTrack | AudioTrack]) -> int | None:
         """Read the tracks to their end: audio is decoded, which is quick; video frames are only counted."""

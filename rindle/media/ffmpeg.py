@@ -6,8 +6,9 @@ The command lines themselves are made in :mod:`rindle.media.video`, :mod:`rindle
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
-import functools
 import importlib.util
 import logging
 import os
@@ -16,6 +17,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -98,23 +100,31 @@ class FfmpegTools:
 
     @classmethod
     def of(cls, settings: Settings) -> FfmpegTools:
-        """Return the programs that the settings name, else those on ``PATH``. It runs them once per process."""
+        """Return the programs that the settings name, else those on ``PATH``. It runs usable ones once per process."""
         return cls.find(settings.ffmpeg_path, settings.ffprobe_path)
 
     @classmethod
     def find(cls, ffmpeg: Path | None = None, ffprobe: Path | None = None) -> FfmpegTools:
         """Return the programs named, else those on ``PATH``; blocks for a tenth of a second the first time."""
         paths = [
-            Path(shutil.which(named or name) or name) for name, named in (("ffmpeg", ffmpeg), ("ffprobe", ffprobe))
+            Path(shutil.which(named or name) or named or name)
+            for name, named in (("ffmpeg", ffmpeg), ("ffprobe", ffprobe))
         ]
         return _asked(*(path.absolute() if path.exists() else path for path in paths))
 
-    def require(self) -> FfmpegTools:
-        """Return these tools when they can be used.
+    async def usable(self) -> FfmpegTools:
+        """Return these tools, or what is found now when they had a problem: ffmpeg may have been installed since.
 
         Raises:
             FfmpegNotFound: one of them is missing or older than 5.1, or the extra ``av`` is not installed.
         """
+        if self.problem is None:
+            return self
+        found = await asyncio.get_running_loop().run_in_executor(_threads, self.find, self.ffmpeg, self.ffprobe)
+        return found.require()
+
+    def require(self) -> FfmpegTools:
+        """Return these tools when they can be used; raises as :meth:`usable` does."""
         if self.problem is not None:
             raise FfmpegNotFound(self.problem, action="install ffmpeg 5.1 or newer and rindle[av]")
         return self
@@ -127,8 +137,22 @@ class FfmpegTools:
         return frozenset(name for name, needed in _NEEDED_ENCODERS.items() if needed <= self.encoders)
 
 
-@functools.lru_cache(maxsize=8)
+#: Usable programs by their paths. A failure is not kept: a program may be installed, or a busy machine become quiet.
+_found: dict[tuple[Path, Path], FfmpegTools] = {}
+#: One thread: on a machine without ffmpeg every build looks for it.
+_threads = ThreadPoolExecutor(1, thread_name_prefix="rindle-ffmpeg")
+
+
 def _asked(ffmpeg: Path, ffprobe: Path) -> FfmpegTools:
+    known = _found.get((ffmpeg, ffprobe))
+    if known is None:
+        known = _ask_both(ffmpeg, ffprobe)
+        if known.problem is None:
+            _found[ffmpeg, ffprobe] = known
+    return known
+
+
+def _ask_both(ffmpeg: Path, ffprobe: Path) -> FfmpegTools:
     if importlib.util.find_spec("ffmpeg") is None:
         return FfmpegTools(ffmpeg, ffprobe, problem="the package ffmpeg-python is not installed")
     questions: tuple[list[Path | str], ...] = (
@@ -136,11 +160,15 @@ def _asked(ffmpeg: Path, ffprobe: Path) -> FfmpegTools:
         [ffprobe, "-version"],
         [ffmpeg, "-v", "error", "-encoders"],
     )
-    try:
-        started = [_ask(question) for question in questions]
-        outputs = [process.communicate(timeout=30)[0] for process in started]
-    except (OSError, subprocess.TimeoutExpired):
-        return FfmpegTools(ffmpeg, ffprobe, problem="ffmpeg or ffprobe cannot be run on this machine")
+    with contextlib.ExitStack() as stack:
+        started: list[subprocess.Popen[str]] = []
+        try:
+            started.extend(stack.enter_context(_ask(question)) for question in questions)
+            outputs = [process.communicate(timeout=30)[0] for process in started]
+        except (OSError, subprocess.TimeoutExpired):
+            for process in started:
+                process.kill()
+            return FfmpegTools(ffmpeg, ffprobe, problem="ffmpeg or ffprobe cannot be run on this machine")
     versions: list[str] = []
     for name, text in zip(("ffmpeg", "ffprobe"), outputs, strict=False):
         found = _VERSION.search(text)

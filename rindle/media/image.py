@@ -14,7 +14,6 @@ that was sniffed, so the bytes never choose their own decoder. HEIC is decoded b
 from __future__ import annotations
 
 import base64
-import functools
 import logging
 import os
 import re
@@ -629,15 +628,22 @@ def _libvips_version() -> str:
     return ".".join(str(pyvips.version(part)) for part in range(3))
 
 
-@functools.cache
+#: Formats that were written once. A failure is not kept: memory may have been short.
+_written: set[str] = set()
+
+
 def _can_write(image_format: str) -> bool:
     """Whether the encoder really works: the operation may exist without the codec behind it (AVIF)."""
+    if image_format in _written:
+        return True
     try:
         sample = pyvips.Image.black(16, 16, bands=3).copy(interpretation="srgb")
         options = _save_options(ImageVariant(mode="fit", width=16, format=image_format))
-        return bool(pyvips.Operation.call(f"{_SAVERS[image_format]}_buffer", sample, **options))
+        if pyvips.Operation.call(f"{_SAVERS[image_format]}_buffer", sample, **options):
+            _written.add(image_format)
     except pyvips.Error:
         return False
+    return image_format in _written
 
 
 def _untrusted_is_blocked() -> bool:

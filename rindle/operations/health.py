@@ -59,7 +59,7 @@ class HealthCheck:
         fresh_seconds: float = FRESH_SECONDS,
         limit_seconds: float = LIMIT_SECONDS,
     ) -> None:
-        self._database = _ServiceCheck("database", lambda: database.read(_select_one), limit_seconds)
+        self._database = _ServiceCheck("database", lambda: database.read(select_one), limit_seconds)
         self._temporal = _ServiceCheck("temporal", temporal.healthy, limit_seconds)
         self._fresh_seconds = fresh_seconds
         self._pending: asyncio.Task[Health] | None = None
@@ -121,5 +121,6 @@ class _ServiceCheck:
             return False
 
 
-def _select_one(session: Session) -> bool:
+def select_one(session: Session) -> bool:
+    """Return true when the database answers."""
     return bool(session.connection().exec_driver_sql("SELECT 1").scalar())

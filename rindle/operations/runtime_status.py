@@ -21,11 +21,18 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from rindle import messages
+from rindle import messages, telemetry
 from rindle.db import migrate
 from rindle.db import outbox as outbox_rows
 from rindle.db.models import TABLES, MediaAsset, MediaUploadSession, MediaVariant, utc_now
-from rindle.errors import InspectionFailed, InvalidFilter, SetupIncomplete, TemporalUnavailable, UnknownFilters
+from rindle.errors import (
+    InspectionFailed,
+    InvalidFilter,
+    RindleError,
+    SetupIncomplete,
+    TemporalUnavailable,
+    UnknownFilters,
+)
 from rindle.operations import findings
 from rindle.operations.findings import DEFAULT_LIMIT, Candidate, Filters, Finding, Inspection
 from rindle.operations.keywords import NoOthers
@@ -185,7 +192,7 @@ async def runtime_status(
     format: str | None = None,
     **others: Unpack[NoOthers],
 ) -> RuntimeStatus:
-    """Report what is stuck or degraded; changes nothing.
+    """Report what is stuck or degraded; changes nothing. A refusal emits ``rindle.runtime.refusal``.
 
     Args:
         profile: name of a registered profile; all when left out. The outbox is not filtered: its rows have no profile.
@@ -208,18 +215,27 @@ async def runtime_status(
         InspectionFailed: the database could not be read.
     """
     given = {"profile": profile, "older_than": older_than, "limit": limit, "format": format}
-    filters = _filters(services, {**given, **others})
-    now = utc_now()
     try:
-        rows = await services.database.read(_read_rows, services.settings, filters, now)
+        filters = _filters(services, {**given, **others})
+        now = utc_now()
+        rows = await _rows(services, filters, now)
+    except RindleError as refusal:
+        facts = {"surface": "runtime_status", "reason": refusal.code, "mode": "refuse"}
+        telemetry.emit("rindle.runtime.refusal", facts)
+        raise
+    found = await _query(services.temporal, services.settings, rows.suspects())
+    return _report(rows, found, filters, now)
+
+
+async def _rows(services: Services, filters: Filters, now: datetime) -> _Rows:
+    try:
+        return await services.database.read(_read_rows, services.settings, filters, now)
     except (SQLAlchemyError, OSError) as error:
         raise InspectionFailed(
             f"the database could not be read ({type(error).__name__}). To fix: 1. check that it is up; "
             "2. verify with: rindle doctor",
             detail={"component": "database"},
         ) from error
-    facts = await _query(services.temporal, services.settings, rows.suspects())
-    return _report(rows, facts, filters, now)
 
 
 # --- filters -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,21 +18,39 @@ from sqlalchemy.orm import Session
 from rindle import outbox, telemetry
 from rindle.arguments import MAX_FILENAME_CHARS, check_text
 from rindle.cancellation import run_to_end
+from rindle.capabilities import capabilities_of
 from rindle.crash_points import crash_point
 from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, utc_now
 from rindle.db.transitions import move_asset, move_session
-from rindle.errors import InvalidArgument, UploadRejected
+from rindle.db.uploads import Upload
+from rindle.errors import InvalidArgument, StorageConflict, UploadRejected
 from rindle.plugins import scan
 from rindle.profile import Profile
-from rindle.protocols import StoredObject
-from rindle.security import check_declared, validate_upload
+from rindle.protocols import Storage, StoredObject
+from rindle.security import validate_upload
 from rindle.services import Services
-from rindle.states import AssetState, SessionState
-from rindle.uploads.sessions import new_upload
+from rindle.states import ENDED_SESSIONS, AssetState, SessionState
+from rindle.uploads.sessions import (
+    UploadRequest,
+    ended_error,
+    insert_once,
+    known_upload,
+    requested_upload,
+)
 
 #: Bytes moved at a time, for every source: memory use stays constant.
 CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The validated file on disk."""
+
+    path: Path
+    mime: str
+    size: int
+    checksum: str
 
 
 async def upload(
@@ -41,15 +60,19 @@ async def upload(
     *,
     filename: str,
     actor: str | None = None,
+    idempotency_key: str | None = None,
 ) -> MediaAsset:
     """Validate and store the bytes of ``source``; see ``Rindle.upload``."""
     check_text("filename", filename, max_chars=MAX_FILENAME_CHARS)
     check_text("actor", actor)
     _check_path(source)
     chosen = services.profile(profile)
-    storage = services.storage(chosen)
     policy = chosen.upload_policy()
-    check_declared(policy, filename, None)
+    request = UploadRequest(filename=filename, actor=actor, idempotency_key=idempotency_key)
+    new = requested_upload(services.settings, chosen, request, strategy="server")
+    known = await known_upload(services, new)
+    if known is not None and known.session.state == SessionState.COMPLETED:
+        return known.asset
     spool = await asyncio.to_thread(_spool_directory, services.settings.scratch)
     try:
         path = spool / "source"
@@ -58,7 +81,7 @@ async def upload(
         if chosen.scanner is not None:
             timeout = services.settings.scanner_timeout_seconds
             await scan(chosen.scanner, path, asset=None, timeout_seconds=timeout)
-        return await _store(services, chosen, storage, path, filename, actor, mime, size, checksum)
+        return await _store(services, chosen, new, _File(path, mime, size, checksum))
     finally:
         await run_to_end(asyncio.to_thread(shutil.rmtree, spool, ignore_errors=True))
 
@@ -73,66 +96,104 @@ def _check_path(source: Any) -> None:
         raise InvalidArgument("source is not the path of a file", detail={"option": "source"})
 
 
-async def _store(
-    services: Services,
-    profile: type[Profile],
-    storage: Any,
-    path: Path,
-    filename: str,
-    actor: str | None,
-    mime: str,
-    size: int,
-    checksum: str,
-) -> MediaAsset:
-    asset, session_row = new_upload(
-        profile,
-        filename=filename,
-        actor=actor,
-        strategy="server",
-        ttl_seconds=services.settings.upload_session_ttl_seconds,
-    )
-    session_row.expected_size = size
+async def _store(services: Services, profile: type[Profile], new: Upload, file: _File) -> MediaAsset:
+    new.session.expected_size = file.size
+    new_session_id = new.session.id
 
-    def begin(session: Session) -> rows.Upload:
-        inserted = rows.insert_upload(session, asset, session_row)
+    def begin(session: Session) -> Upload:
+        inserted = rows.insert_upload(session, new.asset, new.session)
         move_session(session, inserted.session, SessionState.UPLOADING)
         # Start the workflow first: if this process dies now, its timer expires the session and cleans up.
         outbox.wake_upload(session, services.settings, inserted.session, profile.name)
         return inserted
 
-    inserted = await services.database.write(begin)
+    opened = await insert_once(services, new, begin)
+    if opened.session.state in ENDED_SESSIONS:
+        return _outcome(opened)
     crash_point("server_upload.begun")
-    telemetry.emit("rindle.upload.start", {"profile": profile.name, "session_id": inserted.session.id})
-    stored: StoredObject = await storage.store(inserted.asset.storage_key, path, content_type=mime, if_absent=False)
+    facts = {"profile": profile.name, "session_id": opened.session.id}
+    if opened.session.id == new_session_id:
+        telemetry.emit("rindle.upload.start", facts)
+    stored = await _put(services.storage(profile), opened, file)
     crash_point("server_upload.stored")
-    scanned = stored.etag if profile.scanner is not None else None
 
-    def finish(session: Session) -> MediaAsset:
-        found = rows.lock_upload(session, inserted.session.id)
-        move_session(
-            session,
-            found.session,
-            SessionState.COMPLETED,
-            through=[SessionState.UPLOADED, SessionState.VERIFYING],
-            last_known_offset=size,
-            verified_at=utc_now(),
-            verified_etag=stored.etag,
-        )
-        facts: dict[str, Any] = {
-            "byte_size": size,
-            "content_type": mime,
-            "stored_etag": stored.etag,
-            "scanned_etag": scanned,
-            "checksum_sha256": checksum,
-        }
-        move_asset(session, found.asset, AssetState.ANALYZING, through=[AssetState.VALIDATING], **facts)
+    def finish(session: Session) -> tuple[Upload, bool]:
+        found = rows.lock_upload(session, opened.session.id)
+        if found.session.state in ENDED_SESSIONS:
+            return found, False
+        _complete(session, found, file, stored, is_scanned=profile.scanner is not None)
         outbox.wake_upload(session, services.settings, found.session, profile.name, signal="verified")
-        return found.asset
+        return found, True
 
-    done = await services.database.write(finish)
-    facts = {"profile": profile.name, "session_id": inserted.session.id, "asset_id": done.id}
-    telemetry.emit("rindle.upload.stop", facts)
-    return done
+    done, first = await services.database.write(finish)
+    if first:
+        telemetry.emit("rindle.upload.stop", {**facts, "asset_id": done.asset.id})
+    return _outcome(done)
+
+
+def _outcome(ended: Upload) -> MediaAsset:
+    """Return the asset of a completed upload, which another call with the same key may have completed.
+
+    Raises:
+        RindleError: the session ended otherwise.
+    """
+    if ended.session.state == SessionState.COMPLETED:
+        return ended.asset
+    raise ended_error(ended.session)
+
+
+def _complete(session: Session, found: Upload, file: _File, stored: StoredObject, *, is_scanned: bool) -> None:
+    move_session(
+        session,
+        found.session,
+        SessionState.COMPLETED,
+        through=[SessionState.UPLOADED, SessionState.VERIFYING],
+        last_known_offset=file.size,
+        verified_at=utc_now(),
+        verified_etag=stored.etag,
+    )
+    facts: dict[str, Any] = {
+        "byte_size": file.size,
+        "content_type": file.mime,
+        "stored_etag": stored.etag,
+        "scanned_etag": stored.etag if is_scanned else None,
+        "checksum_sha256": file.checksum,
+    }
+    move_asset(session, found.asset, AssetState.ANALYZING, through=[AssetState.VALIDATING], **facts)
+
+
+async def _put(storage: Storage, opened: Upload, file: _File) -> StoredObject:
+    """Store the file of an upload once, also when several calls with one idempotency key do it."""
+    key = opened.session.upload_key
+    is_keyed = opened.session.idempotency_key is not None
+    # Without exclusive writes concurrent calls with one key may both write, which is harmless for equal bytes.
+    exclusive = is_keyed and "write_once" in capabilities_of(storage)
+    try:
+        return await storage.store(key, file.path, content_type=file.mime, if_absent=exclusive)
+    except StorageConflict:
+        return await _stored_before(storage, key, file)
+
+
+async def _stored_before(storage: Storage, key: str, file: _File) -> StoredObject:
+    """Return the object that another call with the same key has stored.
+
+    Raises:
+        InvalidArgument: it holds other bytes.
+    """
+    head = await storage.head(key)
+    if head.size == file.size:
+        copy = await storage.download(key, file.path.with_name("stored"), max_bytes=file.size, if_match=head.etag)
+        if await asyncio.to_thread(_digest_of, copy) == file.checksum:
+            return StoredObject(key, head.size, head.etag)
+    raise InvalidArgument(
+        "this idempotency key belongs to an upload of another file; use a new key",
+        detail={"option": "idempotency_key"},
+    )
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _spool_directory(scratch: Path) -> Path:

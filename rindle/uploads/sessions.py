@@ -6,6 +6,7 @@ bytes, are :mod:`rindle.uploads.direct` and :mod:`rindle.uploads.server_side`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -128,17 +129,10 @@ async def open_upload(services: Services, new: Upload, *, signed_until: datetime
         signed_until: expiry of the URL that was signed for ``new``; the session then starts as ``signed``.
 
     Raises:
-        InvalidArgument: the actor used the idempotency key for an upload of another profile.
+        InvalidArgument: the actor used the idempotency key for an upload of another profile or lane.
     """
-    actor, key = new.session.actor, new.session.idempotency_key
 
-    def known(session: Session) -> Upload | None:
-        return None if actor is None or key is None else rows.find_by_idempotency_key(session, actor, key)
-
-    def find_or_insert(session: Session) -> Upload:
-        found = known(session)
-        if found is not None:
-            return found
+    def insert(session: Session) -> Upload:
         inserted = rows.insert_upload(session, new.asset, new.session, signed_until=signed_until)
         # A signed upload with auto_verify: the workflow starts to poll for the object.
         signal = "touch" if signed_until is not None and inserted.session.auto_verify else None
@@ -146,22 +140,64 @@ async def open_upload(services: Services, new: Upload, *, signed_until: datetime
         return inserted
 
     new_session_id = new.session.id
-    try:
-        opened = await services.database.write(find_or_insert)
-    except IntegrityError:
-        # Two concurrent requests with one idempotency key: the other one was first.
-        found = await services.database.read(known)
-        if found is None:
-            raise
-        opened = found
-    if opened.asset.profile != new.asset.profile:
-        raise InvalidArgument(
-            "this idempotency key belongs to an upload of another profile; use a new key",
-            detail={"option": "idempotency_key"},
-        )
+    opened = await insert_once(services, new, insert)
     if opened.session.id == new_session_id:
         telemetry.emit("rindle.upload.start", {"profile": opened.asset.profile, "session_id": new_session_id})
     return opened
+
+
+async def insert_once(services: Services, new: Upload, insert: Callable[[Session], Upload]) -> Upload:
+    """Run ``insert`` in a transaction, unless the actor already used the idempotency key of ``new``.
+
+    Returns:
+        the inserted upload, or the one of the earlier call; for concurrent calls one of them is inserted.
+
+    Raises:
+        InvalidArgument: the actor used the key for an upload of another profile or lane.
+    """
+
+    def find_or_insert(session: Session) -> Upload:
+        return _known(session, new) or insert(session)
+
+    try:
+        opened = await services.database.write(find_or_insert)
+    except IntegrityError:
+        # Two concurrent calls with one key: the other one was first.
+        found = await services.database.read(_known, new)
+        if found is None:
+            raise
+        opened = found
+    _check_owner_of_key(opened, new)
+    return opened
+
+
+async def known_upload(services: Services, new: Upload) -> Upload | None:
+    """Return the upload that the actor opened earlier with the idempotency key of ``new``, or ``None``.
+
+    Raises:
+        InvalidArgument: it has another profile or lane.
+    """
+    found = await services.database.read(_known, new)
+    if found is not None:
+        _check_owner_of_key(found, new)
+    return found
+
+
+def _known(session: Session, new: Upload) -> Upload | None:
+    actor, key = new.session.actor, new.session.idempotency_key
+    return None if actor is None or key is None else rows.find_by_idempotency_key(session, actor, key)
+
+
+def _check_owner_of_key(found: Upload, new: Upload) -> None:
+    for what, one, other in (
+        ("profile", found.asset.profile, new.asset.profile),
+        ("lane", found.session.upload_strategy, new.session.upload_strategy),
+    ):
+        if one != other:
+            raise InvalidArgument(
+                f"this idempotency key belongs to an upload of another {what}; use a new key",
+                detail={"option": "idempotency_key"},
+            )
 
 
 def _session_ttl(settings: Settings, expires_in: int | None) -> int:
@@ -219,7 +255,7 @@ async def verify(services: Services, found: Upload) -> Upload:
     if upload.state == SessionState.COMPLETED:
         return found
     if upload.state in ENDED_SESSIONS:
-        raise _ended(upload)
+        raise ended_error(upload)
     if upload.state == SessionState.INITIALIZED:
         raise InvalidTransition(
             "this upload was never signed; call sign_url, send the bytes, then verify",
@@ -233,7 +269,7 @@ async def verify(services: Services, found: Upload) -> Upload:
             expired, _ = await services.database.write(_expire_and_wake, services.settings, session_id)
             if expired.session.state == SessionState.COMPLETED:
                 return expired
-            raise _ended(expired.session) from error
+            raise ended_error(expired.session) from error
         raise StorageObjectMissing(
             "the object of this upload has not arrived; send the bytes to the signed URL and verify again",
             detail={"session_id": session_id},
@@ -251,7 +287,7 @@ async def verify(services: Services, found: Upload) -> Upload:
         await _reject(services, session_id, rejection)
     done, first = await services.database.write(_complete_and_wake, services.settings, session_id, head)
     if done.session.state in ENDED_SESSIONS and done.session.state != SessionState.COMPLETED:
-        raise _ended(done.session)
+        raise ended_error(done.session)
     if first:
         facts = {"profile": chosen.name, "session_id": session_id, "asset_id": asset.id}
         telemetry.emit("rindle.upload.stop", facts)
@@ -348,7 +384,8 @@ def session_expired() -> UploadSessionExpired:
     return UploadSessionExpired("the upload session has expired; start a new one")
 
 
-def _ended(upload: MediaUploadSession) -> RindleError:
+def ended_error(upload: MediaUploadSession) -> RindleError:
+    """Return the error of a session that has ended without its object."""
     if upload.state == SessionState.EXPIRED:
         return session_expired()
     if upload.state == SessionState.ABORTED:

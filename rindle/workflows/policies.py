@@ -17,6 +17,9 @@ BUDGET = timedelta(hours=24)
 #: for outages; a build that is woken again and again continues for weeks. No business rule depends on it.
 LONGEST_LIFE = timedelta(days=365)
 HEARTBEAT = timedelta(seconds=30)
+#: Longest pause in seconds between two attempts. Nobody should wait longer for a service that answers again; usually
+#: the worker's :class:`~rindle.activities.outages.OutageWatch` ends the pause earlier.
+OUTAGE_PAUSE_SECONDS = 30.0
 
 
 def _retry(initial_seconds: float, max_seconds: float) -> RetryPolicy:
@@ -40,7 +43,7 @@ DB_STEP = ActivityConfig(
 STORAGE_HEAD = ActivityConfig(
     start_to_close_timeout=timedelta(seconds=30),
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(1, 300),
+    retry_policy=_retry(1, OUTAGE_PAUSE_SECONDS),
 )
 
 #: Deletions have no budget, and no error of theirs is final: they are reported as stuck, but never abandoned. The pause
@@ -63,7 +66,7 @@ ADMIT = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=15),
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(2, 300),
+    retry_policy=_retry(2, OUTAGE_PAUSE_SECONDS),
 )
 
 #: No file passes while the scanner is unavailable; the scan is retried for a day.
@@ -71,7 +74,7 @@ SCAN = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=15),
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(5, 300),
+    retry_policy=_retry(5, OUTAGE_PAUSE_SECONDS),
 )
 
 #: Includes the wait for a render child; one render has its own limit inside the pool. The workflow writes ``cancelled``
@@ -80,7 +83,7 @@ RENDER_IMAGES = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=30),
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(5, 300),
+    retry_policy=_retry(5, OUTAGE_PAUSE_SECONDS),
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 
@@ -90,6 +93,6 @@ BUILD_AV = ActivityConfig(
     start_to_close_timeout=timedelta(hours=4, minutes=15),
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
-    retry_policy=_retry(10, 300),
+    retry_policy=_retry(10, OUTAGE_PAUSE_SECONDS),
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )

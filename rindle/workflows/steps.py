@@ -15,6 +15,8 @@ with workflow.unsafe.imports_passed_through():
     from rindle.workflows import ids
 
 T = TypeVar("T")
+#: Patch: a run continues as new when the server suggests it.
+CONTINUES_AS_NEW = "continue-as-new"
 
 
 def start_step(
@@ -64,6 +66,15 @@ async def uninterrupted(handle: asyncio.Future[T], on_cancel: Callable[[], Any])
             if handle.cancelled():
                 raise
             on_cancel()
+
+
+def continues_as_new() -> bool:
+    """Whether the server suggests to continue this run as new, because its history has become long.
+
+    Only for places where no activity is pending. The new run begins by reading the rows, so that nothing is carried
+    over. A run of an older release goes on as it is.
+    """
+    return workflow.info().is_continue_as_new_suggested() and workflow.patched(CONTINUES_AS_NEW)
 
 
 def note_outcome(outcome: str, *, is_usual: bool) -> None:

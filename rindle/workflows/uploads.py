@@ -32,12 +32,14 @@ with workflow.unsafe.imports_passed_through():
     )
     from rindle.states import DELIVERABLE, SessionState
     from rindle.workflows import ids, policies
-    from rindle.workflows.steps import failure_of, note_outcome, start_step, uninterrupted
+    from rindle.workflows.steps import continues_as_new, failure_of, note_outcome, start_step, uninterrupted
 
 T = TypeVar("T")
 
 #: Patch: Request Cancellation aborts and releases the upload; before, it only ended the run.
 CANCEL_RELEASES = "cancel-request-releases"
+#: Patch: a step counts for the signals that arrived before it.
+STEPS_COUNT = "steps-count-for-earlier-signals"
 #: Session states in which the Update's validator rejects a verification.
 _ENDED = frozenset({"aborted", "expired"})
 #: Usual outcomes: the upload passed validation, now or before.
@@ -153,9 +155,14 @@ class UploadWorkflow:
             self._woken = False
             status = await self._read_status()
             while status.step in (UploadStep.PROMOTE, UploadStep.VERIFY, UploadStep.SCAN, UploadStep.RELEASE):
+                self._count_for_signals()
                 status = await self._do(status.step)
             self._status = status
             if status.step is UploadStep.WAIT:
+                if not (self._woken or self._cancel_noticed) and continues_as_new():
+                    await workflow.wait_condition(workflow.all_handlers_finished)
+                    if not self._woken:
+                        workflow.continue_as_new(order)
                 await self._wait(status)
                 continue
             if status.groups:
@@ -206,6 +213,11 @@ class UploadWorkflow:
             start_step(messages.READ_UPLOAD, self._order, UploadStatus, policies.DB_STEP, "read the status")
         )
 
+    def _count_for_signals(self) -> None:
+        """Forget the signals that arrived before a step starts, because every step begins by reading the rows."""
+        if self._woken and workflow.patched(STEPS_COUNT):
+            self._woken, self._hint = False, None
+
     async def _do(self, step: UploadStep) -> UploadStatus:
         self._stage = step.value
         name, summary, policy = {
@@ -255,7 +267,7 @@ class UploadWorkflow:
         workflow.set_current_details("**waiting** for the bytes")
         try:
             await workflow.wait_condition(
-                lambda: self._woken,
+                lambda: self._woken or self._must_abort,
                 timeout=timedelta(seconds=max(0.001, status.wait_seconds)),
                 timeout_summary="check again" if status.poll else "upload ttl",
             )

@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import GroupOrder, GroupStatus, StatusView, VariantInput
     from rindle.workflows import policies
-    from rindle.workflows.steps import failure_of, note_outcome, start_step, uninterrupted
+    from rindle.workflows.steps import continues_as_new, failure_of, note_outcome, start_step, uninterrupted
 
 
 @workflow.defn(name=messages.VARIANT_WORKFLOW)
@@ -78,6 +78,14 @@ class VariantWorkflow:
             self._status = await self._build()
             if not self._has_more() and await self._removed():
                 return self._close()
+            if not self._cancel_noticed and continues_as_new():
+                await self._continue_as_new(order)
+
+    async def _continue_as_new(self, order: VariantInput) -> None:
+        """Apply the requests, which only this run knows, and continue; after Request Cancellation this run goes on."""
+        await self._apply_requests()
+        if not self._cancel_noticed:
+            workflow.continue_as_new(order)
 
     def _has_more(self) -> bool:
         return self._woken or self._again or bool(self._requests)

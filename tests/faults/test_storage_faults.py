@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rindle.errors import StorageTransient, StorageUnauthorized
+from rindle.errors import StorageAdapterException, StorageTransient, StorageUnauthorized
 from rindle.storage.memory import MemoryStorage
 from rindle.testing.flaky import FlakyStorage
 from tests.invariants import everything_holds
@@ -158,4 +158,64 @@ async def test_an_error_nobody_foresaw_costs_attempts_and_ends(flaky: tuple[Stag
 
     asset = await stage.settled(str(session.asset_id))
     assert asset.state == "degraded"
-    assert {(row.state, row.attempts, row.error_code) for row in asset.variants} == {("failed", 2, "unexpected")}
+    assert {(row.state, row.attempts, row.error_code) for row in asset.variants} == {
+        ("failed", 2, "storage_adapter_exception")
+    }
+
+
+# --- adapters that raise exceptions of their own --------------------------------------------------------------------
+
+
+SECRET_URL = "https://store.test/key?signature=canary"
+
+
+async def test_an_exception_of_an_adapter_at_verify_is_an_outage(flaky: tuple[Stage, FlakyStorage]) -> None:
+    stage, store = flaky
+    await stage.member()
+    session = await stage.sent()
+    store.fail("head", KeyError(SECRET_URL))
+
+    with pytest.raises(StorageAdapterException) as failed:
+        await stage.rindle.verify_completion(session.id)
+
+    assert "canary" not in f"{failed.value} {failed.value.detail}"
+    assert (await stage.settled(str(session.asset_id))).state == "ready"  # nobody called again
+
+
+async def test_exceptions_of_an_adapter_do_not_end_a_promotion(flaky: tuple[Stage, FlakyStorage]) -> None:
+    stage, store = flaky
+    await stage.member()
+    session = await stage.sent()
+    store.fail("download", ConnectionError(SECRET_URL), 5)
+
+    await stage.rindle.verify_completion(session.id)
+
+    assert (await stage.settled(str(session.asset_id))).state == "ready"
+    await everything_holds(stage)
+
+
+async def test_exceptions_of_an_adapter_reach_callers_with_their_code(flaky: tuple[Stage, FlakyStorage]) -> None:
+    stage, store = flaky
+    session = await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    calls = {
+        "presigned_put": lambda: stage.rindle.sign_url(session.id),
+        "store": lambda: stage.rindle.upload("avatar", photo(stage.home / "p.jpg"), filename="p.jpg"),
+    }
+    for operation, call in calls.items():
+        store.fail(operation, RuntimeError(SECRET_URL))
+        with pytest.raises(StorageAdapterException) as failed:
+            await call()
+        assert failed.value.detail == {"adapter": "memory", "operation": operation, "error": "RuntimeError"}
+
+
+async def test_an_adapter_that_cannot_sweep_does_not_keep_a_worker_from_starting(
+    tmp_path: Path, temporal_server: TemporalServer
+) -> None:
+    class Unswept(MemoryStorage):
+        async def sweep(self, older_than_seconds: float) -> int:
+            raise RuntimeError(SECRET_URL)
+
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, temporal_server.target, store=Unswept()) as stage:
+        await stage.member()
+        assert (await stage.ready()).state == "ready"

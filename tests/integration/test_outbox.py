@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 import psycopg
 import pytest
 from sqlalchemy import select, text, update
 
-from rindle import MediaOutbox, attachments, telemetry
+from rindle import MediaOutbox, Rindle, TemporalConnection, attachments, telemetry
 from rindle.db import migrate
 from rindle.db import outbox as rows
-from rindle.db.models import new_id
+from rindle.db.models import new_id, utc_now
+from rindle.errors import TemporalUnavailable
 from rindle.operations.explain import explain
 from rindle.relay import Relay, coalesce
 from rindle.workflows import ids
+from tests.application import CONNECT_SECONDS
 from tests.patience import PATIENCE_SECONDS, until
+from tests.servers import free_port
+from tests.servers.proxy import Proxy
+from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, on_postgres
 
 
@@ -271,8 +277,6 @@ async def test_runs_start_without_search_attributes_where_the_namespace_has_none
     session = await bare.initiate_upload("avatar", filename="me.jpg")
 
     async def sent() -> bool:
-        from rindle.errors import TemporalUnavailable
-
         try:
             await relay.dispatch_once()  # the namespace cache of the server takes a moment
         except TemporalUnavailable:
@@ -345,3 +349,111 @@ async def test_a_relay_that_is_woken_and_stopped_at_once_stops(lite_stage: Stage
 
     await relay.stop()
     assert running in done
+
+
+# --- relays that cannot reach Temporal -----------------------------------------------------------------------------
+
+
+def _relay(app: Rindle) -> Relay:
+    return Relay(app.database, app.temporal, app.settings)
+
+
+async def test_a_relay_that_cannot_reach_temporal_leaves_the_rows_to_those_that_can(stage: Stage) -> None:
+    away = _relay(stage.application(TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}"))
+    assert await away.dispatch_once() == 0  # nothing is due: it does not even try to connect
+    await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    with pytest.raises(TemporalUnavailable):
+        await away.dispatch_once()
+
+    assert await _relay(stage.rindle).dispatch_once() == 1
+    assert [(row.state, row.attempts) for row in await stage.outbox()] == [("dispatched", 0)]
+
+
+async def test_a_relay_that_loses_temporal_hands_back_what_it_has_claimed(
+    stage: Stage, temporal_server: TemporalServer
+) -> None:
+    async with Proxy(int(temporal_server.target.rpartition(":")[2])) as proxy:
+        losing = _relay(stage.application(TEMPORAL_ADDRESS=f"127.0.0.1:{proxy.port}"))
+        await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+        assert await losing.dispatch_once() == 1
+        await proxy.cut()
+
+        await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+        with pytest.raises(TemporalUnavailable):
+            await losing.dispatch_once()  # claims the row, and hands it back
+        with pytest.raises(TemporalUnavailable):
+            await losing.dispatch_once()  # claims nothing
+
+        assert [row.attempts for row in await stage.outbox()] == [0, 1]
+        assert await _relay(stage.rindle).dispatch_once() == 1
+        await proxy.restore()
+        await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+
+        async def sent() -> bool:
+            try:
+                return await losing.dispatch_once() == 1
+            except TemporalUnavailable:  # its connection is being made again
+                return False
+
+        await until(sent, what="the relay to send again")
+
+
+async def test_a_row_that_cannot_even_be_sent_does_not_hold_up_its_batch(lite_stage: Stage) -> None:
+    stage, relay = lite_stage, _relay(lite_stage.rindle)
+    bad = await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    for _ in range(3):
+        await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    of_bad = MediaOutbox.workflow_id == stage.upload_workflow(bad.id)
+
+    async def spoil(**values: object) -> None:
+        await stage.rindle.database.write(lambda s: s.execute(update(MediaOutbox).where(of_bad).values(**values)))
+
+    async def states() -> dict[str, int]:
+        return Counter(row.state for row in await stage.outbox())
+
+    await spoil(payload=["no mapping"])
+    assert await relay.dispatch_once() == 3
+    assert await states() == {"dispatched": 3, "pending": 1}
+
+    await spoil(attempts=4, available_at=utc_now())
+    assert await relay.dispatch_once() == 0
+    assert await states() == {"dispatched": 3, "parked": 1}
+    [parked] = [row for row in await stage.outbox() if row.state == "parked"]
+    assert parked.last_error == "AttributeError"
+
+
+# --- search attributes ---------------------------------------------------------------------------------------------
+
+
+class CutOff(TemporalConnection):
+    """Loses the server during the first registration of the search attributes."""
+
+    proxy: Proxy
+    losses = 0
+
+    async def register_search_attributes(self) -> bool:
+        if self.losses:
+            return await super().register_search_attributes()
+        self.losses += 1
+        await self.proxy.cut()
+        try:
+            return await super().register_search_attributes()
+        finally:
+            await self.proxy.restore()
+
+
+async def test_search_attributes_are_registered_later_when_temporal_was_away_at_the_start(
+    lite_stage: Stage, temporal_server: TemporalServer
+) -> None:
+    async with Proxy(int(temporal_server.target.rpartition(":")[2])) as proxy:
+        connection = CutOff(
+            connect_seconds=CONNECT_SECONDS, environment={"TEMPORAL_ADDRESS": f"127.0.0.1:{proxy.port}"}
+        )
+        connection.proxy = proxy
+        await connection.client()
+
+        registering = asyncio.create_task(connection.keep_registering_search_attributes())
+
+        assert await until(lambda: connection.has_search_attributes, what="the attributes to be registered")
+        await registering
+        assert connection.losses == 1

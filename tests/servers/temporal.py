@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from rindle.workflows.ids import SEARCH_ATTRIBUTES
 from tests.servers import POLL_SECONDS, STARTUP_SECONDS, Unavailable, free_port, version_of
 
 NAMESPACE = "default"
+_CONFIG = "--dynamic-config-value"
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ class StoppableTemporal:
 
     Args:
         database: SQLite file of the server; made at the first start.
+        config: dynamic configuration beside that of every dev server, values as JSON.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, config: Mapping[str, str] | None = None) -> None:
         self.namespace = NAMESPACE
         self.port = free_port()
         self.target = f"127.0.0.1:{self.port}"
         self._database = database
+        self._config = [part for name, value in (config or {}).items() for part in (_CONFIG, f"{name}={value}")]
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> StoppableTemporal:
@@ -112,6 +115,7 @@ class StoppableTemporal:
             *(program(), "server", "start-dev", "--ip", "127.0.0.1", "--port", str(self.port), "--headless"),
             *("--namespace", self.namespace, "--db-filename", self._database, "--log-level", "error"),
             *DEV_SERVER_ARGS,
+            *self._config,
             *attributes,
             env={**os.environ, **dev_server_environment()},
             stdin=asyncio.subprocess.DEVNULL,
@@ -172,3 +176,12 @@ class StoppableTemporal:
                 raise Unavailable(f"Temporal ended with status {process.returncode} while starting") from None
             else:
                 return
+
+
+@asynccontextmanager
+async def suggesting_temporal(home: Path, *, after: int) -> AsyncIterator[StoppableTemporal]:
+    """Run a server of its own that suggests to continue as new after so many events of a history."""
+    config = {"limit.historyCount.suggestContinueAsNew": str(after)}
+    async with StoppableTemporal(home / "temporal.db", config) as server:
+        await server.start()
+        yield server

@@ -7,7 +7,9 @@ is saved and plays them again with workers that keep nothing in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from rindle.workflows import ids
 from tests.application import storage
 from tests.media.clips import Clips
 from tests.patience import until
+from tests.servers.temporal import suggesting_temporal
 from tests.stage import Stage, photo
 from tests.workflows.fleet import Fleet, Interruption, at_rest, closed, dispatched, handle_of, in_stage, marks
 
@@ -42,6 +45,7 @@ class Branch:
         shows: marks (see ``fleet.marks``) its history has in this order, others between them.
         lacks: marks its history has not.
         environment: settings of the stage that make its durations short.
+        suggests_after: events after which the server suggests to continue as new; its own limit when ``None``.
     """
 
     workflow: str
@@ -50,6 +54,7 @@ class Branch:
     shows: tuple[str, ...]
     lacks: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    suggests_after: int | None = None
 
     def __str__(self) -> str:
         return f"{self.workflow}-{self.case}"
@@ -63,7 +68,21 @@ class Branch:
         """Bring the branch about and return its history, when nothing of the stage is at work any more."""
         workflow_id = await self.play(stage, fleet)
         await at_rest(stage)
-        return await (await handle_of(stage, workflow_id)).fetch_history()
+        handle = await handle_of(stage, workflow_id)
+        if self.suggests_after is not None:
+            first_run = (await handle.describe()).raw_info.first_run_id
+            handle = (await stage.client()).get_workflow_handle(workflow_id, run_id=first_run)
+        return await handle.fetch_history()
+
+    @asynccontextmanager
+    async def target(self, shared: str) -> AsyncIterator[str]:
+        """Yield the address of a server on which it can be played: ``shared``, or one with the limit it needs."""
+        if self.suggests_after is None:
+            yield shared
+            return
+        with tempfile.TemporaryDirectory(prefix="rindle-branch-") as home:
+            async with suggesting_temporal(Path(home), after=self.suggests_after) as own:
+                yield own.target
 
     def load(self) -> WorkflowHistory:
         """Return the saved history."""
@@ -82,11 +101,17 @@ class Branch:
 BRANCHES: list[Branch] = []
 
 
-def _branch(workflow: str, *shows: str, lacks: tuple[str, ...] = (), **environment: str) -> Callable[[Play], Play]:
+def _branch(
+    workflow: str,
+    *shows: str,
+    lacks: tuple[str, ...] = (),
+    suggests_after: int | None = None,
+    **environment: str,
+) -> Callable[[Play], Play]:
     """Enter the decorated play into :data:`BRANCHES` under its name."""
 
     def enter(play: Play) -> Play:
-        BRANCHES.append(Branch(workflow, play.__name__, play, shows, lacks, environment))
+        BRANCHES.append(Branch(workflow, play.__name__, play, shows, lacks, environment, suggests_after))
         return play
 
     return enter
@@ -145,6 +170,25 @@ async def verified_first(stage: Stage, fleet: Fleet) -> str:
     session = await stage.sent()
     await stage.rindle.verify_completion(session.id)
     await fleet.start()
+    return await _ended(stage, session.id)
+
+
+@_branch(
+    _UPLOAD,
+    *("read_upload", "signal verified", "admit", "child started", "completed"),
+    lacks=("timer", "child refused"),
+)
+async def verified_while_reading(stage: Stage, fleet: Fleet) -> str:
+    interruption = Interruption()
+    session = await stage.sent()
+    workflow_id = stage.upload_workflow(session.id)
+
+    async def verify() -> None:
+        await stage.rindle.verify_completion(session.id)
+        await dispatched(stage)
+
+    interruption.at("reading", workflow_id, verify)
+    await fleet.start(interruption=interruption)
     return await _ended(stage, session.id)
 
 
@@ -242,6 +286,31 @@ async def auto_verify(stage: Stage, fleet: Fleet) -> str:
 
     await until(looked, what="the workflow to have looked for the object and to wait again")
     await stage.put(session.id, photo(stage.home / "photo.jpg"))
+    return await _ended(stage, session.id)
+
+
+@_branch(
+    _UPLOAD,
+    *("timer", "timer fired", "verify_upload", "timer", "timer fired", "verify_upload", "continued as new"),
+    lacks=("admit",),
+    suggests_after=40,
+    RINDLE_AUTO_VERIFY_INITIAL_SECONDS="0.2",
+    RINDLE_AUTO_VERIFY_MAX_SECONDS="0.4",
+)
+async def waited_long(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    session = await stage.rindle.initiate_upload("avatar", filename="me.jpg", auto_verify=True)
+    await stage.rindle.sign_url(session.id)
+    await dispatched(stage)
+    handle = await handle_of(stage, stage.upload_workflow(session.id))
+    first = (await handle.describe()).run_id
+
+    async def continued() -> bool:
+        return (await handle.describe()).run_id != first
+
+    await until(continued, what="the workflow to have continued as new")
+    await stage.put(session.id, photo(stage.home / "photo.jpg"))
+    await stage.settled(str(session.asset_id))
     return await _ended(stage, session.id)
 
 
@@ -543,6 +612,30 @@ async def requeue_while_building(stage: Stage, fleet: Fleet) -> str:
     await handle.signal("requeue", ["thumb"])
     await stage.variant(asset_id, "thumb", "queued")
     return await _built(stage, asset_id)
+
+
+@_branch(
+    _VARIANTS,
+    *("render_images", "signal wake", "read_group", "signal requeue", "requeue_group", "continued as new"),
+    suggests_after=40,
+)
+async def woken_often(stage: Stage, fleet: Fleet) -> str:
+    asset_id = await _building(stage, fleet)
+    handle = await handle_of(stage, stage.variants_workflow(asset_id))
+    for count in range(1, 7):
+        await handle.signal("wake")
+
+        async def looked(count: int = count) -> bool:
+            return list(marks(await handle.fetch_history())).count("read_group") >= count
+
+        await until(looked, what="the workflow to look at its rows")
+    await handle.signal("cancel", ["thumb"])
+    await stage.variant(asset_id, "thumb", "cancelled")
+    await handle.signal("requeue", ["thumb"])
+    await stage.variant(asset_id, "thumb", "queued")
+    workflow_id = await _built(stage, asset_id)
+    await stage.settled(asset_id)
+    return workflow_id
 
 
 @_branch(_VARIANTS, "render_images", "signal cancel", "completed", lacks=("cancel_group",))

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Self
 
-from temporalio import workflow
+from temporalio import activity, workflow
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHandle, WorkflowHistory
@@ -17,6 +17,8 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
     ExecuteWorkflowInput,
     Interceptor,
     Replayer,
@@ -30,7 +32,7 @@ from temporalio.worker import (
 from rindle import Rindle, Settings, workflows
 from rindle.bootstrap import WorkerProcess, workflow_interceptors, workflow_runner
 from rindle.cli.temporal_server import find_temporal_cli
-from rindle.messages import StatusView
+from rindle.messages import READ_UPLOAD, StatusView
 from tests.patience import until
 from tests.stage import Stage
 
@@ -45,8 +47,8 @@ class Interruption(Interceptor):
     """Does something at a named place inside a workflow task, while the server waits for that task.
 
     Places are ``closing`` (the run has decided to end, the server does not know yet), ``signalling`` (before another
-    workflow is signalled) and ``starting`` (before a child is started). Each deed is done once per workflow: the task
-    that follows is left alone.
+    workflow is signalled), ``starting`` (before a child is started) and, inside an activity, ``reading`` (before the
+    rows of an upload are read). Each deed is done once per workflow: the task that follows is left alone.
     """
 
     def __init__(self) -> None:
@@ -70,6 +72,20 @@ class Interruption(Interceptor):
         with workflow.unsafe.sandbox_unrestricted():
             asyncio.run_coroutine_threadsafe(_do(deed), self._loop).result(HOLD_SECONDS)
         self.done.append(key)
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """Return the interceptor of every activity of the worker."""
+        places = self
+
+        class Activity(ActivityInboundInterceptor):
+            async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+                key = ("reading", str(activity.info().workflow_id))
+                if activity.info().activity_type == READ_UPLOAD and key in places._deeds:
+                    await places._deeds.pop(key)()
+                    places.done.append(key)
+                return await super().execute_activity(input)
+
+        return Activity(next)
 
     def workflow_interceptor_class(
         self, input: WorkflowInterceptorClassInput
@@ -281,6 +297,7 @@ _PLAIN = {
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: "cancel requested",
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: "completed",
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED: "canceled",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW: "continued as new",
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED: "failed",
 }
 

@@ -24,7 +24,11 @@ async def record(branch: Branch, target: str) -> None:
     with tempfile.TemporaryDirectory(prefix="rindle-record-") as directory:
         home = Path(directory)
         url = f"sqlite+aiosqlite:///{home}/stage.db"
-        async with staged(home, url, target, branch.environment) as stage, Fleet(stage) as fleet:
+        async with (
+            branch.target(target) as own,
+            staged(home, url, own, branch.environment) as stage,
+            Fleet(stage) as fleet,
+        ):
             history = await branch.played(stage, fleet)
     branch.check(history)
     await replayer().replay_workflow(history)

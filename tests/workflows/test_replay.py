@@ -90,7 +90,8 @@ async def test_every_branch_also_works_when_each_task_is_replayed_from_its_histo
 ) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
     async with (
-        staged(tmp_path, url, temporal_server.target, branch.environment) as stage,
+        branch.target(temporal_server.target) as target,
+        staged(tmp_path, url, target, branch.environment) as stage,
         Fleet(stage, cached_workflows=0) as fleet,
     ):
         history = await branch.played(stage, fleet)

@@ -9,22 +9,26 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from rindle import MediaUploadSession
+from rindle import MediaAsset, MediaUploadSession
 from rindle.db.uploads import insert_upload
 from rindle.errors import (
     InvalidArgument,
     InvalidTransition,
     NotFound,
     StorageObjectMissing,
+    StorageTransient,
     UploadAlreadyCompleted,
     UploadCancelled,
     UploadRejected,
     UploadSessionExpired,
 )
+from rindle.testing.flaky import FlakyStorage
 from rindle.uploads import sessions
+from tests.application import storage
+from tests.invariants import everything_holds
 from tests.patience import until
 from tests.stage import Stage, photo
-from tests.workflows.fleet import in_stage
+from tests.workflows.fleet import Interruption, dispatched, in_stage
 
 
 async def test_a_photo_becomes_ready_with_all_its_variants(stage: Stage) -> None:
@@ -64,20 +68,42 @@ async def test_an_upload_costs_two_workflows_three_activities_and_at_most_45_eve
     stage = lite_stage
     await stage.member()
     session = await stage.sent()
-    upload = stage.upload_workflow(session.id)
-    await in_stage(stage, upload, "waiting")  # an upload verified earlier may be looked at once more
+    await in_stage(stage, stage.upload_workflow(session.id), "waiting")
     await stage.rindle.verify_completion(session.id)
     await stage.settled(str(session.asset_id))
+
+    events, activities = await _cost(stage, session)
+    assert (events <= 45, activities) == (True, 3), events
+
+
+async def test_an_upload_verified_while_its_rows_are_read_costs_no_more(lite_stage: Stage) -> None:
+    stage, interruption = lite_stage, Interruption()
+    session = await stage.sent()
+
+    async def verify() -> None:
+        await stage.rindle.verify_completion(session.id)
+        await dispatched(stage)
+
+    interruption.at("reading", stage.upload_workflow(session.id), verify)
+    await stage.member(interceptors=[interruption])
+    await stage.settled(str(session.asset_id))
+
+    assert interruption.done == [("reading", stage.upload_workflow(session.id))]
+    events, activities = await _cost(stage, session)
+    assert (events <= 45, activities) == (True, 3), events
+
+
+async def _cost(stage: Stage, session: MediaUploadSession) -> tuple[int, int]:
+    """Return how many events and activities the two workflows of an upload took, when they have ended."""
     client = await stage.client()
     events, activities = 0, 0
-    for workflow_id in (upload, stage.variants_workflow(str(session.asset_id))):
+    for workflow_id in (stage.upload_workflow(session.id), stage.variants_workflow(str(session.asset_id))):
         handle = client.get_workflow_handle(workflow_id)
         await handle.result()
         history = await handle.fetch_history()
         events += len(history.events)
         activities += sum(e.HasField("activity_task_scheduled_event_attributes") for e in history.events)
-    assert activities == 3
-    assert events <= 45
+    return events, activities
 
 
 async def test_verify_twice_and_at_once_promotes_once(stage: Stage) -> None:
@@ -317,3 +343,77 @@ async def test_a_profile_policy_is_checked_before_any_row_exists(stage: Stage) -
     assert (refused.value.code, refused.value.http_status) == ("max_bytes_exceeded", 413)
     assert "8000000" in refused.value.message
     assert await stage.outbox() == []
+
+
+# --- server-side uploads with a key ------------------------------------------------------------------------------
+
+
+async def test_one_idempotency_key_is_one_server_side_upload_per_actor(stage: Stage) -> None:
+    source = photo(stage.home / "p.jpg")
+
+    async def upload(key: str, actor: str = "alice") -> MediaAsset:
+        return await stage.rindle.upload("avatar", source, filename="a.jpg", actor=actor, idempotency_key=key)
+
+    first, again, other = await upload("k"), await upload("k"), await upload("k", "bob")
+    at_once = await asyncio.gather(*(upload("k2") for _ in range(4)))
+
+    assert first.id == again.id != other.id
+    assert len({asset.id for asset in at_once}) == 1
+    assert await stage.keys() == {first.storage_key, other.storage_key, at_once[0].storage_key}
+    await stage.member()
+    for asset in (first, other, at_once[0]):
+        assert (await stage.settled(asset.id)).state == "ready"
+    assert len(await stage.events(at_once[0].id, "upload_session_completed")) == 1
+    await everything_holds(stage)
+
+
+async def test_the_source_of_a_repeated_upload_is_not_read(stage: Stage) -> None:
+    options = {"filename": "a.jpg", "actor": "alice", "idempotency_key": "k"}
+    first = await stage.rindle.upload("avatar", photo(stage.home / "p.jpg"), **options)
+
+    assert (await stage.rindle.upload("avatar", stage.home / "no such file", **options)).id == first.id
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["nothing was stored", "the answer of the store was lost"])
+async def test_a_repeated_call_continues_an_upload_that_broke_off(stage: Stage, after: bool) -> None:
+    store = FlakyStorage(storage(stage.environment))
+    rindle, source = stage.application(store=store), photo(stage.home / "p.jpg")
+    options = {"filename": "a.jpg", "actor": "alice", "idempotency_key": "k"}
+    store.fail("store", StorageTransient("503"), after=after)
+    with pytest.raises(StorageTransient):
+        await rindle.upload("avatar", source, **options)
+    if after:
+        with pytest.raises(InvalidArgument) as refused:  # other bytes under the same key
+            await rindle.upload("avatar", photo(stage.home / "q.jpg", width=640), **options)
+        assert refused.value.detail == {"option": "idempotency_key"}
+
+    asset = await rindle.upload("avatar", source, **options)
+
+    await stage.member()
+    assert (await stage.settled(asset.id)).state == "ready"
+    assert len(await _sessions_of_keys(stage)) == 1
+    await everything_holds(stage)
+
+
+async def test_a_key_of_a_server_side_upload_needs_an_actor_and_stays_in_its_lane(stage: Stage) -> None:
+    source = photo(stage.home / "p.jpg")
+    with pytest.raises(InvalidArgument):
+        await stage.rindle.upload("avatar", source, filename="a.jpg", idempotency_key="k")
+    await stage.rindle.initiate_upload("avatar", filename="a.jpg", actor="alice", idempotency_key="k")
+    with pytest.raises(InvalidArgument) as refused:
+        await stage.rindle.upload("avatar", source, filename="a.jpg", actor="alice", idempotency_key="k")
+    assert refused.value.detail == {"option": "idempotency_key"}
+
+
+async def test_a_key_of_an_upload_that_has_ended_says_so(stage: Stage) -> None:
+    store = FlakyStorage(storage(stage.environment))
+    rindle, source = stage.application(store=store), photo(stage.home / "p.jpg")
+    options = {"filename": "a.jpg", "actor": "alice", "idempotency_key": "k"}
+    store.fail("store", StorageTransient("503"))
+    with pytest.raises(StorageTransient):
+        await rindle.upload("avatar", source, **options)
+    [session_id] = await _sessions_of_keys(stage)
+    await rindle.cancel_upload(session_id)
+
+    with pytest.raises(UploadCancelled):
+        await rindle.upload("avatar", source, **options)

@@ -124,6 +124,19 @@ async def test_a_film_becomes_what_its_profile_declares(stage: Stage, clips: Cli
     await invariants.everything_holds(stage)
 
 
+async def test_the_duration_of_a_file_that_only_estimates_it_is_corrected_by_the_build(
+    stage: Stage, clips: Clips
+) -> None:
+    guessed = float(facts_of(clips.guessed_song())["format"]["duration"]) * 1000
+    assert abs(guessed - 4000) > 250  # else this would test nothing
+    await stage.member()
+
+    asset = await stage.ready("talk", clips.guessed_song(), filename="talk.mp3")
+
+    assert (asset.state, asset.kind) == ("ready", "audio")
+    assert asset.duration_ms == pytest.approx(4000, abs=100)
+
+
 async def test_a_film_that_a_phone_took_upright_stays_upright(lite_stage: Stage, clips: Clips) -> None:
     await lite_stage.member()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import Request
+from httpx import Response
 
 from rindle import MediaAsset
 from rindle.errors import UploadRejected
@@ -47,6 +48,18 @@ async def test_a_raw_body_is_taken_in_too(web: Site) -> None:
     answer = await web.call("POST", "/uploads/inline?profile=avatar&filename=raw.png", content=png())
 
     assert answer.status_code == 201 and answer.json()["asset"]["byte_size"] == len(png())
+
+
+async def test_a_repeated_request_with_its_key_returns_the_first_asset(web: Site) -> None:
+    async def call(actor: str | None) -> Response:
+        path = "/uploads/inline?profile=avatar&filename=raw.png"
+        return await web.call("POST", path, actor=actor, content=png(), headers={"Idempotency-Key": "k"})
+
+    first, again, other, anonymous = [await call(actor) for actor in ("alice", "alice", "bob", None)]
+
+    assert [answer.status_code for answer in (first, again, other)] == [201, 201, 201]
+    assert first.json()["asset"]["id"] == again.json()["asset"]["id"] != other.json()["asset"]["id"]
+    assert error_of(anonymous) == (400, "invalid_argument")
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from rindle.errors import ContentRejected, RindleError
+from rindle.errors import ContentRejected, FfmpegNotFound, RindleError
 from rindle.media.av_probe import MAX_TAGS, AvProbe
+from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
+from rindle.recipes import WaveformVariant
 from rindle.states import MediaKind
 from rindle.testing.plugin_contracts import ProbeContract
 from tests.media.clips import H264, Clips, ffmpeg, moving, tone
@@ -276,6 +279,21 @@ async def test_a_flood_of_description_is_cut_off_and_condemned(clips: Clips, tmp
 
     with pytest.raises(ContentRejected):
         await AvProbe(FfmpegTools(Path("/bin/true"), flood)).probe(clips.film())
+
+
+async def test_a_program_that_is_installed_later_is_found(clips: Clips, tmp_path: Path) -> None:
+    programs = {name: tmp_path / name for name in ("ffmpeg", "ffprobe")}
+    tools = FfmpegTools.find(programs["ffmpeg"], programs["ffprobe"])
+    probe, processor = AvProbe(tools), AvProcessor(tools)
+    for step in (probe.probe(clips.song()), processor.build(clips.song(), WaveformVariant(), tmp_path / "outline")):
+        with pytest.raises(FfmpegNotFound):
+            await step
+
+    for name, path in programs.items():
+        path.symlink_to(str(shutil.which(name)))
+
+    assert (await probe.probe(clips.song())).kind is MediaKind.AUDIO
+    assert (await processor.build(clips.song(), WaveformVariant(), tmp_path / "outline")).byte_size > 0
 
 
 # --- versions ----------------------------------------------------------------------------------------------------

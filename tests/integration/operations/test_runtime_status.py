@@ -13,7 +13,7 @@ from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
-from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, Rindle, TemporalConnection
+from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, Rindle, TemporalConnection, telemetry
 from rindle.db import migrate
 from rindle.db.models import new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
@@ -307,6 +307,22 @@ async def test_a_database_that_is_away_is_an_inspection_that_failed(lite_stage: 
 
     assert "canary" not in str(refused.value)
     await engine.dispose()
+
+
+async def test_every_refusal_is_an_event(lite_stage: Stage) -> None:
+    seen: list[tuple[str, dict[str, str]]] = []
+    remove = telemetry.add_handler(lambda name, facts, numbers: seen.append((name, dict(facts))))
+    try:
+        for filters in ({"limit": 0}, {}):
+            with pytest.raises(RindleError):
+                await lite_stage.rindle.runtime_status(**filters)
+    finally:
+        remove()
+
+    assert [facts for name, facts in seen if name == "rindle.runtime.refusal"] == [
+        {"surface": "runtime_status", "reason": reason, "mode": "refuse"}
+        for reason in ("invalid_limit", "setup_incomplete")
+    ]
 
 
 # --- Temporal ------------------------------------------------------------------------------------------------------
