@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowFailureError
 
 from rindle import MediaAsset, MediaUploadSession
 from rindle.db.uploads import insert_upload
@@ -26,7 +28,7 @@ from rindle.testing.flaky import FlakyStorage
 from rindle.uploads import sessions
 from tests.application import storage
 from tests.invariants import everything_holds
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.stage import Stage, photo
 from tests.workflows.fleet import Interruption, dispatched, in_stage
 
@@ -91,6 +93,32 @@ async def test_an_upload_verified_while_its_rows_are_read_costs_no_more(lite_sta
     assert interruption.done == [("reading", stage.upload_workflow(session.id))]
     events, activities = await _cost(stage, session)
     assert (events <= 45, activities) == (True, 3), events
+
+
+async def test_a_cancel_request_that_arrives_while_the_rows_are_read_aborts_the_upload(lite_stage: Stage) -> None:
+    stage, interruption = lite_stage, Interruption()
+    session = await stage.sent()
+    run = (await stage.client()).get_workflow_handle(stage.upload_workflow(session.id))
+
+    async def cancel() -> None:
+        await run.cancel()
+
+        async def taken() -> bool:
+            kinds = [event.event_type async for event in run.fetch_history_events()]
+            requested = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+            seen = kinds[kinds.index(requested) :] if requested in kinds else []
+            return EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in seen
+
+        await until(taken, what="the run to notice the request")
+
+    interruption.at("reading", stage.upload_workflow(session.id), cancel)
+    await stage.member(interceptors=[interruption])
+    await dispatched(stage)
+
+    with pytest.raises(WorkflowFailureError):
+        await asyncio.wait_for(run.result(), PATIENCE_SECONDS)
+    assert (await stage.session(session.id)).state == "aborted"
+    assert await stage.keys() == set()
 
 
 async def _cost(stage: Stage, session: MediaUploadSession) -> tuple[int, int]:
