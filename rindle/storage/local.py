@@ -43,7 +43,7 @@ from rindle.errors import (
     StorageTransient,
     StorageUnauthorized,
 )
-from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, Storage, StoredObject
+from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
 from rindle.security.signing import check_secrets
 from rindle.security.storage_key import INTERNAL_SEGMENT, validate_key
 from rindle.storage.arguments import (
@@ -263,6 +263,21 @@ class LocalStorage(Storage):
     def _head(self, key: str) -> ObjectHead:
         _, status = self._find(key)
         return ObjectHead(status.st_size, None, etag_of(status), _modified_at(status))
+
+    async def replace_headers(self, key: str, source: Path, served: ServedAs, *, if_match: str) -> StoredObject:
+        """Return the object unchanged: no headers are kept, they come from the signed URL or from the key's extension.
+
+        Raises:
+            StorageNotFound: nothing is stored at ``key``.
+            ObjectChanged: the object's ETag is not ``if_match``.
+        """
+
+        def check() -> StoredObject:
+            _, status = self._find(key)
+            _check_match(key, status, if_match)
+            return StoredObject(key, status.st_size, etag_of(status))
+
+        return await self._threads.run(check)
 
     @asynccontextmanager
     async def local_path(self, key: str, *, if_match: str | None = None) -> AsyncIterator[Path]:

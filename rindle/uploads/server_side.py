@@ -23,7 +23,7 @@ from rindle.db.transitions import move_asset, move_session
 from rindle.errors import InvalidArgument, UploadRejected
 from rindle.plugins import scan
 from rindle.profile import Profile
-from rindle.protocols import StoredObject
+from rindle.protocols import ServedAs, StoredObject
 from rindle.security import check_declared, validate_upload
 from rindle.services import Services
 from rindle.states import AssetState, SessionState
@@ -89,7 +89,14 @@ async def _store(
     inserted = await services.database.write(begin)
     crash_point("server_upload.begun")
     telemetry.emit("rindle.upload.start", {"profile": profile.name, "session_id": inserted.session.id})
-    stored: StoredObject = await storage.store(inserted.asset.storage_key, path, content_type=mime, if_absent=False)
+    served = ServedAs.of(mime)
+    stored: StoredObject = await storage.store(
+        inserted.asset.storage_key,
+        path,
+        content_type=served.content_type,
+        content_disposition=served.content_disposition,
+        if_absent=False,
+    )
     crash_point("server_upload.stored")
     scanned = stored.etag if profile.scanner is not None else None
 
