@@ -192,7 +192,8 @@ class Rindle(DeliveryCalls, OperationsCalls):
         Args:
             filename: the client's name for the file; only its cleaned extension reaches the storage key.
             size: the size in bytes that the client declares; bound into the signature and checked at verification.
-            content_type: the type that the client declares; signed where the store can, never trusted.
+            content_type: the type that the client declares; it is recorded and has no effect. The signed PUT
+                names a type that follows from the profile and the extension.
             expires_in: lifetime of the session in seconds, 60 to 604800; the setting (86400) when left out.
             actor: who uploads; recorded as ``uploaded_by`` and checked again by ``attach``.
             idempotency_key: a repeated call of the same actor with this key returns the first session. It needs an

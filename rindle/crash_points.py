@@ -23,6 +23,7 @@ CRASH_POINTS: tuple[str, ...] = (
     "admit.fetched",
     "admit.gated",
     "admit.probed",
+    "admit.headers_replaced",
     "admit.promoted",
     "scan.before",
     "scan.passed",

@@ -10,9 +10,10 @@
     │                       owner_not_persisted · owner_type_conflict · invalid_slot · invalid_last_event_id
     ├── AccessError         unauthorized · unauthenticated · too_many_streams
     ├── UploadError         UploadRejected (several codes) · scanner_unavailable · storage_object_missing ·
-    │                       upload_session_expired · upload_cancelled · upload_already_completed
+    │                       upload_session_expired · upload_cancelled · upload_already_completed ·
+    │                       upload_stalled · upload_superseded
     ├── StorageError        storage_not_found · storage_transient · storage_unauthorized · storage_permanent ·
-    │                       storage_conflict · object_changed · invalid_key · missing_bucket ·
+    │                       storage_conflict · object_changed · invalid_key · missing_bucket · temporary_space_full ·
     │                       storage_adapter_exception · invalid_storage_response · CapabilityUnsupported (two codes)
     ├── MediaError          probe_failed · processor_capability_missing · variant_source_not_found · stale_source ·
     │                       variant_processing_cancelled · not_processing · process_timeout · render_failed ·
@@ -334,6 +335,21 @@ class UploadAlreadyCompleted(UploadError):
     http_status = 409
 
 
+class UploadStalled(UploadError):
+    """No byte of a body arrived within the idle limit (``detail['limit_seconds']``); send it again."""
+
+    code = "upload_stalled"
+    http_status = 408
+    retryable = True
+
+
+class UploadSuperseded(UploadError):
+    """A newer request sends the body of the same upload; this one was ended."""
+
+    code = "upload_superseded"
+    http_status = 409
+
+
 # --- storage -----------------------------------------------------------------------------------------------------
 
 
@@ -406,6 +422,14 @@ class StorageMisconfigured(StorageError):
 
     code = "missing_bucket"
     http_status = 500
+
+
+class TemporarySpaceFull(StorageError):
+    """The bodies of unfinished uploads have reached the store's limit, ``detail['limit']`` in bytes; send it later."""
+
+    code = "temporary_space_full"
+    http_status = 507
+    retryable = True
 
 
 class StorageAdapterException(StorageError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from sqlalchemy import select
 
@@ -14,6 +14,7 @@ from examples.cohort.pages import accepted, all_media, done, media_of, our_form,
 from examples.cohort.security import actor_of
 from rindle import MediaAsset
 from rindle.errors import NotFound, Unauthorized
+from rindle.http.forms import UploadForm
 
 
 async def course_at(slug: str) -> Course:
@@ -57,7 +58,9 @@ async def lesson_at(course: At) -> MediaAsset:
 
 
 shown = APIRouter(prefix="/lessons", include_in_schema=False)
-forms = APIRouter(prefix="/lessons", include_in_schema=False, dependencies=[Depends(our_form(LESSONS.values()))])
+our_own = Depends(our_form(LESSONS.values()))
+forms = APIRouter(prefix="/lessons", include_in_schema=False, dependencies=[our_own])
+OurForm = Annotated[UploadForm, our_own]
 Actor = Annotated[str, Depends(own_course)]
 Current = Annotated[MediaAsset, Depends(lesson_at)]
 
@@ -84,15 +87,9 @@ async def media(request: Request, course: At) -> Response:
 
 
 @forms.post("/{slug}/media")
-async def choose(
-    request: Request,
-    course: At,
-    actor: Actor,
-    asset_id: Annotated[str | None, Form()] = None,
-    file: UploadFile | None = None,
-) -> Response:
+async def choose(request: Request, course: At, actor: Actor, form: OurForm) -> Response:
     """Make an uploaded file the lesson of the course, replacing the one before it."""
-    await put_in(course, LESSON, LESSONS[course.kind], actor=actor, asset_id=asset_id, file=file)
+    await put_in(course, LESSON, LESSONS[course.kind], form, actor=actor)
     return done(request)
 
 

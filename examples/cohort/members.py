@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +14,7 @@ from examples.cohort.models import Member
 from examples.cohort.pages import accepted, all_media, done, media_of, our_form, page, put_in, templates
 from examples.cohort.security import actor_of, sign_in
 from rindle.errors import NotFound, Unauthorized
+from rindle.http.forms import UploadForm
 
 templates.globals.update(AVATAR=AVATAR)
 
@@ -49,7 +50,9 @@ def own_page(request: Request, handle: str) -> str:
 
 
 shown = APIRouter(include_in_schema=False)
-forms = APIRouter(include_in_schema=False, dependencies=[Depends(our_form([MemberAvatar]))])
+our_own = Depends(our_form([MemberAvatar]))
+forms = APIRouter(include_in_schema=False, dependencies=[our_own])
+OurForm = Annotated[UploadForm, our_own]
 Actor = Annotated[str, Depends(own_page)]
 Owner = Annotated[Member, Depends(member_at)]
 
@@ -76,24 +79,18 @@ async def avatar(request: Request, member: Owner) -> Response:
 
 
 @forms.post("/session")
-async def switch(request: Request, actor: Annotated[str, Form()]) -> Response:
+async def switch(request: Request, form: OurForm) -> Response:
     """Go on as somebody else."""
     async with reading() as session:
-        member = await find(session, actor)
+        member = await find(session, form.fields.get("actor", ""))
     sign_in(request, member.handle)
     return RedirectResponse(f"/members/{member.handle}", 303)
 
 
 @forms.post("/members/{handle}/avatar")
-async def choose(
-    request: Request,
-    member: Owner,
-    actor: Actor,
-    asset_id: Annotated[str | None, Form()] = None,
-    file: UploadFile | None = None,
-) -> Response:
+async def choose(request: Request, member: Owner, actor: Actor, form: OurForm) -> Response:
     """Make an uploaded photo the member's own, replacing the one before it."""
-    await put_in(member, AVATAR, MemberAvatar, actor=actor, asset_id=asset_id, file=file)
+    await put_in(member, AVATAR, MemberAvatar, form, actor=actor)
     return done(request)
 
 

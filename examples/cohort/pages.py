@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from fastapi import Request, UploadFile
+from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from sqlalchemy import select
@@ -15,15 +16,13 @@ from sqlalchemy.orm import joinedload
 
 from examples.cohort.media import reading, rindle, writing
 from examples.cohort.models import Member
-from examples.cohort.security import TOKEN_FIELD, TOKEN_HEADER, actor_of, form_is_ours, form_token
+from examples.cohort.security import TOKEN_FIELD, TOKEN_HEADER, actor_of, form_token, has_our_token
 from examples.cohort.texts import TEXTS
 from rindle import AssetState, MediaAsset, MediaAttachment, Profile, RindleError, VariantState
 from rindle.contrib.jinja import install_jinja
 from rindle.errors import Unauthorized, UploadRejected, VariantNotReady
+from rindle.http.forms import UploadForm, reading_form
 from rindle.http.inline import MAX_INLINE_BYTES
-
-#: Bytes of a form besides its file.
-FORM_OVERHEAD_BYTES = 64 * 1024
 
 #: States in which nothing more will happen by itself, so a page need not look again.
 AT_REST = frozenset({AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED})
@@ -158,41 +157,45 @@ async def all_media(session: AsyncSession, owner_type: str, slot: str) -> dict[s
 # --- forms -------------------------------------------------------------------------------------------------------
 
 
-def our_form(profiles: Iterable[type[Profile]]) -> Callable[[Request], Awaitable[None]]:
-    """Return the guard of the forms that may bring a file of one of ``profiles``."""
+def our_form(profiles: Iterable[type[Profile]]) -> Callable[[Request], AsyncIterator[UploadForm]]:
+    """Return the dependency of the forms that may bring a file of one of ``profiles``.
+
+    A parameter declared with FastAPI's ``Form`` or ``UploadFile`` would make it read the whole body, with the file,
+    before anything can be checked.
+    """
     largest = min(max(profile.max_bytes or 0 for profile in profiles), MAX_INLINE_BYTES)
 
-    async def check(request: Request) -> None:
-        """Refuse a form that another site made, and a body too large to be read at all.
+    async def form(request: Request) -> AsyncIterator[UploadForm]:
+        """Yield the form, read up to its file; refuse one that another site made.
 
         Raises:
             Unauthorized: ``form_expired``.
             UploadRejected: ``max_bytes_exceeded``.
         """
-        announced = request.headers.get("content-length", "")
-        if not announced.isdigit() or int(announced) > largest + FORM_OVERHEAD_BYTES:
-            raise UploadRejected("the form is too large", code="max_bytes_exceeded")
-        if not await form_is_ours(request):
-            raise Unauthorized("this form does not belong to your session", code="form_expired")
+        async with reading_form(request, max_bytes=largest) as found:
+            if not has_our_token(request, found.fields.get(TOKEN_FIELD)):
+                raise Unauthorized("this form does not belong to your session", code="form_expired")
+            yield found
 
-    return check
+    return form
 
 
-async def put_in(
-    owner: Any, slot: str, profile: type[Profile], *, actor: str, asset_id: str | None, file: UploadFile | None
-) -> None:
+async def put_in(owner: Any, slot: str, profile: type[Profile], form: UploadForm, *, actor: str) -> None:
     """Put an upload into a slot, replacing what was there.
 
-    ``asset_id`` names one that the browser has put into the store already; without scripts the form brings the file.
+    The form's ``asset_id`` names one that the browser has put into the store already; without scripts the form brings
+    the file.
 
     Raises:
         UploadRejected: ``nothing_chosen``, or an error of the profile.
         NotFound: the upload is somebody else's.
     """
+    asset_id = form.fields.get("asset_id")
     if not asset_id:
-        if file is None or not file.filename:
+        if form.filename is None:
             raise UploadRejected("no file was chosen", code="nothing_chosen")
-        asset_id = (await rindle.upload(profile, file, filename=file.filename, actor=actor)).id
+        async with aclosing(form.file()) as pieces:
+            asset_id = (await rindle.upload(profile, pieces, filename=form.filename, actor=actor)).id
     async with writing.begin() as session:
         # The id came from a browser: Rindle makes sure that it is this member's own upload.
         await rindle.attach(asset_id, owner, slot, uploaded_by=actor, session=session)

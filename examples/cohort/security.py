@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from fastapi import Request
 from pydantic import SecretStr
 
+from rindle.http.forms import is_form
 from rindle.protocols import AssetSubject, UploadSubject
 
 #: Field of a form, and header of a script's request, that carry the token.
@@ -58,11 +59,14 @@ async def form_is_ours(request: Request) -> bool:
 
     Other sites can make a browser send our cookie, but cannot read the token that belongs to it.
     """
-    expected: str | None = request.session.get("token")
-    given = request.headers.get(TOKEN_HEADER)
-    if given is None and request.headers.get("content-type", "").startswith(
-        ("multipart/form-data", "application/x-www-form-urlencoded")
-    ):
+    field = None
+    if TOKEN_HEADER not in request.headers and is_form(request):
         field = (await request.form()).get(TOKEN_FIELD)
-        given = field if isinstance(field, str) else None
+    return has_our_token(request, field if isinstance(field, str) else None)
+
+
+def has_our_token(request: Request, field: str | None) -> bool:
+    """Say whether the header of a request, or this field of its form, is the form token of its own session."""
+    expected: str | None = request.session.get("token")
+    given = request.headers.get(TOKEN_HEADER, field)
     return expected is not None and given is not None and hmac.compare_digest(expected.encode(), given.encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -34,12 +35,13 @@ from rindle.errors import (
     ProcessTimeout,
     RenderFailed,
     RindleError,
+    StateConflict,
     StorageNotFound,
     UploadRejected,
 )
 from rindle.messages import PromotionFailure, UploadInput, UploadStatus, UploadStep
 from rindle.profile import Profile
-from rindle.protocols import Probe, ProbeResult
+from rindle.protocols import Probe, ProbeResult, ServedAs
 from rindle.recipes import ImageVariant
 from rindle.security import validate_upload
 from rindle.services import Services
@@ -166,6 +168,8 @@ class PromotionActivities:
                 )
             facts = {"content_type": mime or None, **await self._facts(path, mime, asset, profile, counts)}
             crash_point("admit.probed")
+            facts |= await self._headers_replaced(asset, profile, path, mime)
+            crash_point("admit.headers_replaced")
         groups = await self._database.write(rows.promote, asset.id, profile, **facts)
         crash_point("admit.promoted")
         return UploadStatus(
@@ -185,15 +189,7 @@ class PromotionActivities:
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
-                path = await stack.enter_async_context(
-                    self._sources.open_local(
-                        self._services.storage(profile),
-                        self._services.storage_name(profile),
-                        asset.storage_key,
-                        asset.stored_etag,
-                        asset.byte_size or 0,
-                    )
-                )
+                path = await self._opened(stack, asset, profile)
             except (ObjectChanged, StorageNotFound) as error:
                 what = "changed" if isinstance(error, ObjectChanged) else "disappeared"
                 raise ContentRejected(
@@ -201,6 +197,61 @@ class PromotionActivities:
                     code="object_changed_after_verify",
                 ) from error
             yield path
+
+    async def _opened(self, stack: contextlib.AsyncExitStack, asset: MediaAsset, profile: type[Profile]) -> Path:
+        """Open the original; under another ETag only where an earlier attempt has replaced its headers (S3 with KMS).
+
+        Raises:
+            ObjectChanged: the object has other bytes than those that were verified.
+        """
+        storage = self._services.storage(profile)
+
+        async def opened(etag: str | None) -> Path:
+            name, size = self._services.storage_name(profile), asset.byte_size or 0
+            return await stack.enter_async_context(
+                self._sources.open_local(storage, name, asset.storage_key, etag, size)
+            )
+
+        try:
+            return await opened(asset.stored_etag)
+        except ObjectChanged:
+            if asset.checksum_sha256 is None:
+                raise
+            etag = (await storage.head(asset.storage_key)).etag
+            path = await opened(etag)
+            if await asyncio.to_thread(_sha256, path) != asset.checksum_sha256:
+                raise
+        await self._database.write(rows.follow_etag, asset.id, asset.stored_etag, etag)
+        for column, value in rows.pinned(asset, etag).items():
+            setattr(asset, column, value)
+        return path
+
+    async def _headers_replaced(
+        self, asset: MediaAsset, profile: type[Profile], path: Path, mime: str
+    ) -> dict[str, Any]:
+        """Make the store answer with our headers instead of the uploader's; returns the columns that this changes.
+
+        Raises:
+            StateConflict: the object changed; the next attempt looks at it again.
+        """
+        storage, served, etag = self._services.storage(profile), ServedAs.of(mime), asset.stored_etag
+        try:
+            head = await storage.head(asset.storage_key)
+            if etag is None or head.is_served_as(served):
+                return {}
+            if asset.checksum_sha256 is None:
+                # If this attempt is lost after the store has done it, the next one knows the bytes by their checksum.
+                await self._database.write(rows.note_checksum, asset.id, await asyncio.to_thread(_sha256, path))
+            stored = await storage.replace_headers(asset.storage_key, path, served, if_match=etag)
+        except (ObjectChanged, StorageNotFound) as error:
+            raise StateConflict(
+                "the object changed while its headers were replaced", detail={"entity": "asset"}
+            ) from error
+        log.info(
+            "headers of an uploaded object replaced",
+            extra={"asset_id": asset.id, "found_mime": head.content_type, "detected_mime": mime},
+        )
+        return {} if stored.etag == etag else rows.pinned(asset, stored.etag)
 
     async def _facts(
         self, path: Path, mime: str, asset: MediaAsset, profile: type[Profile], counts: FailureCounts
@@ -313,6 +364,11 @@ def _check_bytes(path: Path, asset: MediaAsset, profile: type[Profile]) -> str:
             code="object_changed_after_verify",
         )
     return validate_upload(path, asset.filename or "", profile.upload_policy())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _max_pixels(profile: type[Profile]) -> int:

@@ -230,9 +230,11 @@ class MediaAsset(_Timestamps, Base):
     error_code: Mapped[str | None] = mapped_column(Note(64))
     #: Message that belongs to ``error_code``, at most 4096 characters; ``NULL`` when that is ``NULL``.
     error_reason: Mapped[str | None] = mapped_column(Note())
-    #: SHA-256 of the original (64 hexadecimal digits); ``NULL`` for uploads that did not go through the application.
+    #: SHA-256 of the original (64 hexadecimal digits), known for uploads through the application, and where promotion
+    #: had to replace the headers of the stored object; otherwise ``NULL``.
     checksum_sha256: Mapped[str | None] = mapped_column(String(64))
-    #: ETag of the bytes that were verified; every later read is bound to it. ``NULL`` before verification.
+    #: ETag of the bytes that were verified; every later read is bound to it. ``NULL`` before verification. It changes
+    #: when promotion replaces the headers of the object and the store gives the copy another ETag.
     stored_etag: Mapped[str | None] = mapped_column(String(255))
     #: ETag of the bytes that the profile's scanner found clean; ``NULL`` before the scan and without a scanner.
     scanned_etag: Mapped[str | None] = mapped_column(String(255))

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from rindle.db import uploads, variants
+from rindle.db.models import MediaAsset
 from rindle.db.transitions import add_queued, lock_asset, move_asset, recompute, set_fields
 from rindle.errors import MAX_REASON_CHARS, StateConflict
 from rindle.profile import Profile
@@ -28,6 +29,26 @@ def note_scanned(session: Session, asset_id: str, etag: str | None) -> None:
     asset = lock_asset(session, asset_id)
     if asset is not None:
         set_fields(session, asset, scanned_etag=etag)
+
+
+def note_checksum(session: Session, asset_id: str, checksum: str) -> None:
+    """Record the SHA-256 of validated bytes whose headers are about to be replaced, which may change their ETag."""
+    asset = lock_asset(session, asset_id)
+    if asset is not None and asset.state in (AssetState.VALIDATING, AssetState.ANALYZING):
+        set_fields(session, asset, checksum_sha256=checksum)
+
+
+def follow_etag(session: Session, asset_id: str, before: str | None, etag: str) -> None:
+    """Pin ``etag`` instead of ``before``: the same bytes under another ETag. A scan of these bytes counts on."""
+    asset = lock_asset(session, asset_id)
+    if asset is not None and asset.stored_etag == before:
+        set_fields(session, asset, **pinned(asset, etag))
+
+
+def pinned(asset: MediaAsset, etag: str) -> dict[str, str]:
+    """Return the columns of an asset whose bytes now have this ETag."""
+    is_scanned = asset.scanned_etag is not None and asset.scanned_etag == asset.stored_etag
+    return {"stored_etag": etag, **({"scanned_etag": etag} if is_scanned else {})}
 
 
 def quarantine(session: Session, asset_id: str, code: str, reason: str, mime: str | None = None) -> None:
@@ -81,4 +102,13 @@ def note_failure(session: Session, session_id: str, code: str, reason: str) -> N
         set_fields(session, asset, error_code=code, error_reason=reason[:MAX_REASON_CHARS])
 
 
-__all__ = ["note_failure", "note_scanned", "pass_gate", "promote", "quarantine"]
+__all__ = [
+    "follow_etag",
+    "note_checksum",
+    "note_failure",
+    "note_scanned",
+    "pass_gate",
+    "pinned",
+    "promote",
+    "quarantine",
+]

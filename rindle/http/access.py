@@ -60,6 +60,7 @@ class Access:
             ``upload.cancel``, ``read``, ``operate`` and ``subscribe``.
         allow_anonymous: confirms that there is no authorizer.
         csrf: accepts requests without the header ``X-Rindle: 1``, such as plain HTML forms, after checking their token.
+            ``await request.form()`` holds the fields of a form before its file.
 
     Raises:
         Misconfigured: there is no profile.

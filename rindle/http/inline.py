@@ -5,30 +5,29 @@ Tickets for files that clients send directly to the store are in :mod:`rindle.ht
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import FormData
 
 from rindle.arguments import MAX_FILENAME_CHARS, check_text
-from rindle.cancellation import run_to_end
 from rindle.db.models import MediaAsset
-from rindle.errors import InvalidArgument, UploadRejected
+from rindle.errors import InvalidArgument
 from rindle.http.access import Access, actor_name
 from rindle.http.errors import NO_STORE, RindleRoute, limited
+from rindle.http.forms import UploadForm, arriving, is_form, reading_form
 from rindle.http.routes import Route, router_of
 from rindle.http.schemas import AssetAnswer, AssetJson, ClientText, IdempotencyKey
 
 #: Default limit in bytes of a file that passes through the application; larger files need a direct upload.
 MAX_INLINE_BYTES = 64 << 20
 
-# Bytes of a form beside its file: boundaries, part headers and a few fields.
-_FORM_OVERHEAD_BYTES = 64 * 1024
-_MAX_FORM_FIELDS = 32
+#: Fields that decide about the file.
+_BEFORE_FILE = ("profile", "next")
 _MAX_NEXT_CHARS = 2048
 
 _RawProfile = Annotated[
@@ -98,61 +97,55 @@ class _Inline:
     ) -> AssetAnswer | Response:
         """Upload a file: a form with `profile`, `file` and optionally `next`, or a raw body with query parameters.
 
-        A form works without scripts; it then carries the token of the application's CSRF protection. The file is
-        spooled to disk piece by piece and validated before anything is stored.
+        A form works without scripts; it then carries the token of the application's CSRF protection. Its other fields
+        come before the file: the caller's rights are checked before the file is read. The file is spooled to disk
+        piece by piece and validated before anything is stored.
         """
-        is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() in _FORM_TYPES
-        limit = self._max_bytes + (_FORM_OVERHEAD_BYTES if is_form else 0)
-        body = limited(request, limit)
-        try:
-            await self._access.check_forgery(body)
-            if is_form:
-                return await self._inline_form(body, idempotency_key)
-            if profile is None or filename is None:
-                raise InvalidArgument(
-                    "a raw body needs profile and filename in the query, a form needs the fields profile and file",
-                    detail={"option": "profile" if profile is None else "filename"},
-                )
-            async with aclosing(body.stream()) as pieces:  # a refusal leaves the body unfinished
-                return await self._take_in(body, profile, filename, pieces, None, idempotency_key)
-        finally:
-            await run_to_end(body.close())  # also closes the form's spooled file
-
-    async def _inline_form(self, request: Request, idempotency_key: str | None) -> AssetAnswer | Response:
-        try:
-            form = await request.form(max_files=1, max_fields=_MAX_FORM_FIELDS, max_part_size=_FORM_OVERHEAD_BYTES)
-        except HTTPException as error:  # Starlette's error for a malformed form
-            raise InvalidArgument(f"the form cannot be read: {error.detail}", detail={"option": "body"}) from error
-        profile, file, target = form.get("profile"), form.get("file"), form.get("next")
-        if not isinstance(profile, str):
-            raise InvalidArgument("the form has no field profile", detail={"option": "profile"})
-        if not isinstance(file, UploadFile) or not file.filename:
-            raise InvalidArgument("the form has no file; choose one", detail={"option": "file"})
-        if file.size is not None and file.size > self._max_bytes:
-            raise UploadRejected(
-                f"the file is larger than the limit of {self._max_bytes} bytes",
-                code="max_bytes_exceeded",
-                detail={"limit": self._max_bytes},
+        actor = await self._access.actor(request)
+        if is_form(request):
+            async with reading_form(request, max_bytes=self._max_bytes, before_file=_BEFORE_FILE) as form:
+                return await self._form(request, actor, form, idempotency_key)
+        await self._access.check_forgery(request)
+        if profile is None or filename is None:
+            raise InvalidArgument(
+                "a raw body needs profile and filename in the query, a form needs the fields profile and file",
+                detail={"option": "profile" if profile is None else "filename"},
             )
+        async with aclosing(arriving(limited(request, self._max_bytes))) as pieces:
+            return await self._take_in(request, actor, profile, filename, pieces, None, idempotency_key)
+
+    async def _form(
+        self, request: Request, actor: Any, form: UploadForm, idempotency_key: str | None
+    ) -> AssetAnswer | Response:
+        # The application's csrf reads its token from the fields before the file, which is all that has been read.
+        request._form = FormData(form.fields)
+        await self._access.check_forgery(request)
+        profile = form.fields.get("profile")
+        if profile is None:
+            raise InvalidArgument("the form has no field profile before the file", detail={"option": "profile"})
+        if form.filename is None:
+            raise InvalidArgument("the form has no file; choose one", detail={"option": "file"})
         # FastAPI validates the parameters of other routes; a form is read here.
         check_text("profile", profile)
-        check_text("filename", name := file.filename[-MAX_FILENAME_CHARS:], max_chars=MAX_FILENAME_CHARS)
-        return await self._take_in(request, profile, name, file, _local_target(target), idempotency_key)
+        check_text("filename", form.filename[-MAX_FILENAME_CHARS:], max_chars=MAX_FILENAME_CHARS)
+        target, name = _local_target(form.fields.get("next")), form.filename[-MAX_FILENAME_CHARS:]
+        async with aclosing(form.file()) as pieces:
+            return await self._take_in(request, actor, profile, name, pieces, target, idempotency_key)
 
     async def _take_in(
         self,
         request: Request,
+        actor: Any,
         profile_name: str,
         filename: str,
-        source: Any,
+        pieces: AsyncIterator[bytes],
         target: str | None,
         idempotency_key: str | None,
     ) -> AssetAnswer | Response:
-        actor = await self._access.actor(request)
         profile = self._access.profile(profile_name)
-        await self._access.allow_creation(request, actor, profile, filename, getattr(source, "size", None))
+        await self._access.allow_creation(request, actor, profile, filename, None)
         asset = await self._rindle.upload(
-            profile, source, filename=filename, actor=actor_name(actor), idempotency_key=idempotency_key
+            profile, pieces, filename=filename, actor=actor_name(actor), idempotency_key=idempotency_key
         )
         if target is not None:
             return RedirectResponse(_with_asset(target, asset), 303, headers=NO_STORE)
@@ -169,15 +162,14 @@ _ROUTES = (
         AssetAnswer,
         status=201,
         errors=(
-            *("unknown_profile", *_REFUSED, "scanner_unavailable", "storage_permanent", "storage_transient"),
-            *("storage_adapter_exception", "upload_cancelled", "upload_session_expired"),
+            *("unknown_profile", "upload_stalled", *_REFUSED, "scanner_unavailable"),
+            *("storage_permanent", "storage_transient", "storage_adapter_exception"),
+            *("upload_cancelled", "upload_session_expired"),
         ),
         responses={303: {"description": "To the form's `next`."}},
         options={"openapi_extra": _INLINE_BODY, "route_class_override": _InlineRoute},
     ),
 )
-
-_FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
 
 def _local_target(target: Any) -> str | None:

@@ -27,7 +27,9 @@ from rindle.errors import (
     RindleError,
     StorageConflict,
     StorageNotFound,
+    TemporarySpaceFull,
     Unauthorized,
+    UploadError,
     UploadRejected,
 )
 from rindle.http.ranges import ByteRange, NoRange, parse_range
@@ -126,6 +128,9 @@ class _Endpoint:
         try:
             grant = self._storage.grant_of(token, request.method)
             if request.method == "PUT":
+                if "content-range" in request.headers:
+                    # A part must not be stored as the whole (RFC 9110 section 14.5).
+                    return _refusal(400, "content-range is not supported")
                 grant.check_content_type(request.headers.get("content-type"))
                 grant.check_body_size(_announced_bytes(request), complete="content-length" in request.headers)
                 await self._require_asset(grant.key)
@@ -307,6 +312,8 @@ def _answer_to(error: RindleError) -> Response:
         return _refusal(413 if error.code == "max_bytes_exceeded" else 400, error.code)
     if isinstance(error, StorageConflict):
         return _refusal(412, error.code)
+    if isinstance(error, UploadError | TemporarySpaceFull):
+        return _refusal(error.http_status, error.code)
     return _refusal(503 if error.retryable else 500, error.code)
 
 

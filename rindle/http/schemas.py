@@ -65,7 +65,7 @@ class NewUpload(_Body):
     )
     content_type: Annotated[str, StringConstraints(max_length=255, pattern=r"^[ -~]*$")] | None = Field(
         None,
-        description="The client's content type. The PUT must repeat it; the asset's type is detected from the bytes.",
+        description="The client's content type; recorded only. The PUT names a type of our own in its headers.",
     )
     strategy: Literal["presigned_put", "multipart", "resumable", "tus"] = Field(
         "presigned_put",

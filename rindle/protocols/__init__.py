@@ -17,6 +17,7 @@ from rindle.protocols.storage import (
     ListedObject,
     ObjectHead,
     Presigned,
+    ServedAs,
     Storage,
     StoredObject,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Processor",
     "Quarantine",
     "Scanner",
+    "ServedAs",
     "Storage",
     "StoredObject",
     "UploadSubject",

@@ -22,7 +22,11 @@ class DeliverySubject:
 
 @dataclass(frozen=True, slots=True)
 class UploadSubject:
-    """The subject of an authorizer on the upload routes; ``session`` is a plain mapping or ``None``."""
+    """The subject of an authorizer on the upload routes; ``session`` is a plain mapping or ``None``.
+
+    ``size`` is the declared one in bytes; ``None`` for a file that passes through the application, which is authorised
+    before it is read.
+    """
 
     profile: str
     session: Mapping[str, Any] | None = None

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from rindle.errors import CapabilityUnsupported
+from rindle.errors import CapabilityUnsupported, ObjectChanged
+from rindle.security.mime import is_active_content
 
 #: Largest range of one ``Storage.read_range`` call in bytes.
 MAX_RANGE_BYTES = 1 << 20
@@ -33,13 +34,41 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedAs:
+    """The headers that an object is served with, beside those of the store itself."""
+
+    content_type: str
+    content_disposition: str | None = None
+
+    @classmethod
+    def of(cls, mime: str) -> ServedAs:
+        """Return how a store serves a validated object of the type ``mime``: active content only as a download."""
+        return cls(mime, "attachment" if is_active_content(mime) else None)
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """The facts of an object without its bytes; ``last_modified`` is aware UTC, ``etag`` as of ``store``."""
+    """The facts of an object without its bytes.
+
+    Attributes:
+        size: in bytes.
+        content_type: the type that the store answers with; ``None`` where it keeps none.
+        etag: without quotes.
+        last_modified: aware UTC.
+        headers: every other header that the store keeps for the object and sends to visitors, user metadata included;
+            names in lower case. Empty where it keeps none.
+    """
 
     size: int
     content_type: str | None
     etag: str
     last_modified: datetime | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def is_served_as(self, served: ServedAs) -> bool:
+        """Whether the store answers with exactly these headers; a store that keeps no type passes."""
+        expected = {} if served.content_disposition is None else {"content-disposition": served.content_disposition}
+        return self.content_type in (None, served.content_type) and dict(self.headers) == expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +167,30 @@ class Storage:
         """
         raise NotImplementedError
 
+    async def replace_headers(self, key: str, source: Path, served: ServedAs, *, if_match: str) -> StoredObject:
+        """Serve the object at ``key`` with exactly the headers ``served``, and without any other it was stored with.
+
+        The bytes do not change, and the key is never free meanwhile: a grant that may only create stays refused. The
+        ETag may change. This implementation stores ``source`` again; override it where the store can replace headers
+        without a transfer, with ``if_match`` as a condition of the write.
+
+        Args:
+            source: a local file with the object's bytes.
+            if_match: ETag of the object whose headers are replaced.
+
+        Raises:
+            StorageNotFound: nothing is stored at ``key``.
+            ObjectChanged: the object's ETag is not ``if_match``.
+        """
+        found = await self.head(key)
+        if found.etag != if_match:
+            raise ObjectChanged(
+                "the object is no longer the one that was pinned", key=key, adapter=self.adapter_name or None
+            )
+        return await self.store(
+            key, source, content_type=served.content_type, content_disposition=served.content_disposition
+        )
+
     async def url(
         self,
         key: str,
@@ -150,7 +203,9 @@ class Storage:
     ) -> str:
         """Return a URL for ``key``: signed for ``expires_in`` seconds (1 to 604800), or unsigned when ``public``.
 
-        ``subject`` is audit data that some adapters bind into the signature; others ignore it.
+        Where the store offers ``response_headers``, the answer to a signed URL has ``content_type`` (default
+        ``application/octet-stream``) and ``content_disposition``, whatever the object was stored with, and only
+        private caches may keep it. ``subject`` is audit data that some adapters bind into the signature.
 
         Raises:
             CapabilityUnsupported: ``delivery_unsupported`` when the adapter cannot sign, has no public address, or

@@ -302,6 +302,12 @@ def mime_of_extension(extension: str) -> str | None:
     return mimes[0] if mimes else None
 
 
+def types_of_extension(extension: str) -> tuple[str, ...]:
+    """Return the types that a file with ``extension`` may have, its own type first; empty when it is unknown."""
+    mimes = _EXTENSION_MIMES.get(normalize_extension(extension), ())
+    return tuple(dict.fromkeys(mime for mime in mimes if not mime.endswith("/*")))
+
+
 def extension_of_mime(mime: str) -> str | None:
     """Return the usual extension of ``mime`` with its dot, or ``None`` when we do not know one."""
     return _MIME_EXTENSIONS.get(canonical_mime(mime))

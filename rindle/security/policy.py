@@ -12,7 +12,10 @@ from typing import Any
 
 from rindle.errors import InvalidArgument, UploadRejected
 from rindle.security.filename import normalize_extension, sanitize_filename
-from rindle.security.mime import canonical_mime, extension_matches, mime_allowed, sniff
+from rindle.security.mime import canonical_mime, extension_matches, mime_allowed, sniff, types_of_extension
+
+#: ``Content-Type`` of bytes of an unknown type.
+UNKNOWN_TYPE = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,22 @@ def check_declared(policy: UploadPolicy, filename: str | None, size: int | None)
         _check_size(policy, size)
 
 
+def granted_type(policy: UploadPolicy, filename: str | None) -> str:
+    """Return the ``Content-Type`` that a client must send with an upload, before its bytes are known.
+
+    It follows from the profile and the extension, never from what the client declares: until the promotion has
+    detected the real type, a store may answer with this one.
+
+    Returns:
+        the first type of the extension that the policy accepts; without one, the only type that the policy accepts, or
+        else ``application/octet-stream``.
+    """
+    types = types_of_extension(_extension(filename))
+    if not types and len(policy.allow_mime) == 1 and not policy.allow_mime[0].endswith("/*"):
+        types = policy.allow_mime
+    return next((mime for mime in types if _accepts(policy, mime)), UNKNOWN_TYPE)
+
+
 def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy) -> str:
     """Validate the bytes of the file at ``path`` and return its canonical MIME type.
 
@@ -77,7 +96,7 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
     if size == 0:
         raise _rejected(policy, "empty_upload", "the upload has no content; send the file again", found=0)
     mime = sniff(path)
-    if not mime_allowed(mime, policy.allow_mime or (_family(mime),)):
+    if not _accepts(policy, mime):
         allowed = ", ".join(policy.allow_mime) or "any type but active content"
         raise _rejected(
             policy,
@@ -117,6 +136,10 @@ def _size_of(path: Path | str) -> int | None:
 
 def _family(mime: str) -> str:
     return f"{mime.partition('/')[0]}/*"
+
+
+def _accepts(policy: UploadPolicy, mime: str) -> bool:
+    return mime_allowed(mime, policy.allow_mime or (_family(mime),))
 
 
 def _check_extension(policy: UploadPolicy, extension: str) -> None:

@@ -10,6 +10,8 @@ from rindle.security.storage_key import validate_key
 
 #: Life of a signed URL when the caller names none.
 DEFAULT_URL_SECONDS = 900
+#: Type of the answer to a signed URL that was made without one.
+DEFAULT_TYPE = "application/octet-stream"
 #: Largest page of ``list_keys`` (S3 API, ListObjectsV2).
 MAX_PAGE = 1000
 

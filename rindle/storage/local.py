@@ -23,7 +23,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -43,7 +43,7 @@ from rindle.errors import (
     StorageTransient,
     StorageUnauthorized,
 )
-from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, Storage, StoredObject
+from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
 from rindle.security.signing import check_secrets
 from rindle.security.storage_key import INTERNAL_SEGMENT, validate_key
 from rindle.storage.arguments import (
@@ -55,6 +55,7 @@ from rindle.storage.arguments import (
     check_range,
     check_size,
 )
+from rindle.storage.bodies import DEFAULT_IDLE_SECONDS, DEFAULT_TEMPORARY_BYTES, Bodies
 from rindle.storage.disk import Draft, OpenObject, etag_of, translate
 from rindle.storage.files import PIECE_BYTES, open_source, receiving
 from rindle.storage.grant import ANONYMOUS, Grant, read_grant
@@ -62,6 +63,8 @@ from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
 #: Purpose of our tokens; a token for another purpose (tus) is worthless here.
 URL_LABEL = "rindle:local:url"
+#: Largest body of an upload in bytes, also where nothing limits it (as the S3 API, PutObject).
+MAX_PUT_BYTES = 5 * 1024**3
 #: Bytes of a request body gathered before they are written.
 _BUFFER_BYTES = 256 * 1024
 #: How often a directory may vanish under a write, by deletes beside it, before the write gives up.
@@ -82,6 +85,8 @@ class LocalStorage(Storage):
             the root.
         fsync: wait for the disk before a write counts as done.
         threads: most file operations under way at once.
+        body_idle_seconds: longest pause of an upload's body; 30 by default.
+        max_temporary_bytes: limit on the bytes of all unfinished uploads in this process; 20 GiB by default.
 
     Raises:
         Misconfigured: a secret is too short, or ``base_url`` is given without secrets.
@@ -98,6 +103,8 @@ class LocalStorage(Storage):
         public_base_url: str | None = None,
         fsync: bool = True,
         threads: int = DEFAULT_THREADS,
+        body_idle_seconds: float = DEFAULT_IDLE_SECONDS,
+        max_temporary_bytes: int = DEFAULT_TEMPORARY_BYTES,
     ) -> None:
         if base_url is not None or secrets:
             check_secrets(secrets)
@@ -108,6 +115,7 @@ class LocalStorage(Storage):
         self._public_base_url = None if public_base_url is None else public_base_url.rstrip("/")
         self._fsync = fsync
         self._threads = Threads(self.adapter_name, threads)
+        self._bodies = Bodies(body_idle_seconds, max_temporary_bytes)
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.root.name!r})"
@@ -163,7 +171,12 @@ class LocalStorage(Storage):
     async def receive(self, chunks: AsyncIterator[bytes], grant: Grant) -> StoredObject:
         """Write a request body to the key of an upload ``grant``; it appears only when it is complete and as granted.
 
+        A body for the same key that is still under way ends; see :mod:`rindle.storage.bodies`.
+
         Raises:
+            UploadSuperseded: a newer body is under way for the same key.
+            UploadStalled: nothing arrived within the idle limit.
+            TemporarySpaceFull: the bodies under way have reached the limit of this store.
             UploadRejected: ``max_bytes_exceeded``, as soon as it is; ``size_mismatch``.
             Unauthorized: the grant has expired before the body ended.
             StorageConflict: the grant may only create and the key is taken.
@@ -172,21 +185,25 @@ class LocalStorage(Storage):
         draft = Draft(self._tmp, self._fsync)
         received = 0
         buffer = bytearray()
-        try:
-            await self._threads.run(self._begin, draft, grant)
-            async for chunk in chunks:
-                received += len(chunk)
-                grant.check_body_size(received, complete=False)
-                buffer += chunk
-                if len(buffer) >= _BUFFER_BYTES:
-                    await self._threads.run(self._append, draft, grant.key, bytes(buffer))
-                    buffer.clear()
-            grant.check_body_size(received, complete=True)
-            grant.check_expiry()  # an upload that is deleted when its ticket has expired is not recreated after that
-            await self._threads.run(self._append, draft, grant.key, bytes(buffer))
-            return await self._threads.run(self._finish, draft, grant)
-        finally:
-            await self._threads.settle(draft.discard)
+        with self._bodies.open(grant.key) as body:
+            try:
+                await self._threads.run(self._begin, draft, grant)
+                async with aclosing(body.pieces(chunks)) as pieces:
+                    async for chunk in pieces:
+                        received += len(chunk)
+                        grant.check_body_size(received, complete=False)
+                        body.take(len(chunk))
+                        buffer += chunk
+                        if len(buffer) >= _BUFFER_BYTES:
+                            await self._threads.run(self._append, draft, grant.key, bytes(buffer))
+                            buffer.clear()
+                grant.check_body_size(received, complete=True)
+                grant.check_expiry()  # an upload that is deleted when its ticket has expired is not recreated after that
+                await self._threads.run(self._append, draft, grant.key, bytes(buffer))
+                body.check()
+                return await self._threads.run(self._finish, draft, grant)
+            finally:
+                await self._threads.settle(draft.discard)
 
     def _begin(self, draft: Draft, grant: Grant) -> None:
         with self._translated(grant.key):
@@ -265,6 +282,21 @@ class LocalStorage(Storage):
     def _head(self, key: str) -> ObjectHead:
         _, status = self._find(key)
         return ObjectHead(status.st_size, None, etag_of(status), _modified_at(status))
+
+    async def replace_headers(self, key: str, source: Path, served: ServedAs, *, if_match: str) -> StoredObject:
+        """Return the object unchanged: no headers are kept, they come from the signed URL or from the key's extension.
+
+        Raises:
+            StorageNotFound: nothing is stored at ``key``.
+            ObjectChanged: the object's ETag is not ``if_match``.
+        """
+
+        def check() -> StoredObject:
+            _, status = self._find(key)
+            _check_match(key, status, if_match)
+            return StoredObject(key, status.st_size, etag_of(status))
+
+        return await self._threads.run(check)
 
     @asynccontextmanager
     async def local_path(self, key: str, *, if_match: str | None = None) -> AsyncIterator[Path]:
@@ -417,17 +449,19 @@ class LocalStorage(Storage):
     ) -> Presigned:
         """Return a grant to PUT one object at ``key`` through the router for ``expires_in`` seconds.
 
-        The body must have exactly ``content_length`` bytes, at most ``max_bytes``, and the type ``content_type``, as
-        far as they are given; with ``write_once`` the key must be free, when the body starts and when it is complete.
+        The body must have exactly ``content_length`` bytes and the type ``content_type``, as far as they are given, and
+        at most ``max_bytes``, or 5 GiB as in S3 when that is less or nothing is given. With ``write_once`` the key must
+        be free, when the body starts and when it is complete.
         """
         if self._base_url is None:
             raise self._lacks("presigned_put")
+        check_size("max_bytes", max_bytes)
         grant = Grant(
             method="PUT",
             key=validate_key(key),
             expires_at=int(time.time()) + check_lifetime(expires_in),
             mime=check_header("content_type", content_type),
-            max_bytes=check_size("max_bytes", max_bytes),
+            max_bytes=MAX_PUT_BYTES if max_bytes is None else min(max_bytes, MAX_PUT_BYTES),
             length=check_size("content_length", content_length),
             once=write_once,
         )

@@ -11,14 +11,15 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rindle.errors import ObjectChanged, StorageConflict, StorageNotFound
-from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, Storage, StoredObject
+from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
 from rindle.security.storage_key import validate_key
 from rindle.storage.arguments import (
+    DEFAULT_TYPE,
     check_header,
     check_lifetime,
     check_limit,
@@ -33,6 +34,8 @@ from rindle.storage.threads import Stop, Threads
 
 _SCHEME = "memory://"
 _LABEL = "rindle:memory:url"
+#: Headers of a PUT that are kept with the object and sent to visitors, where nothing replaces them.
+_KEPT = frozenset({"cache-control", "content-disposition", "content-encoding", "content-language", "expires"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,7 @@ class _Entry:
     body: bytes
     etag: str
     content_type: str | None
-    content_disposition: str | None
-    metadata: Mapping[str, str]
+    headers: Mapping[str, str]
     stored_at: datetime
 
 
@@ -78,7 +80,10 @@ class MemoryStorage(Storage):
         check_header("content_disposition", content_disposition)
         facts = check_metadata(metadata)
         body = await self._threads.move(self._read_source, Path(source))
-        return self._keep(key, body, content_type, content_disposition, facts, if_absent)
+        headers = {f"x-meta-{name.lower()}": value for name, value in facts.items()}
+        if content_disposition is not None:
+            headers["content-disposition"] = content_disposition
+        return self._keep(key, body, content_type, headers, if_absent)
 
     def _read_source(self, stop: Stop, source: Path) -> bytes:
         body = bytearray()
@@ -93,12 +98,11 @@ class MemoryStorage(Storage):
         key: str,
         body: bytes,
         content_type: str | None,
-        content_disposition: str | None,
-        metadata: Mapping[str, str],
+        headers: Mapping[str, str],
         if_absent: bool,
     ) -> StoredObject:
         etag = hashlib.sha256(body).hexdigest()[:32]
-        entry = _Entry(body, etag, content_type, content_disposition, metadata, datetime.now(UTC))
+        entry = _Entry(body, etag, content_type, headers, datetime.now(UTC))
         with self._lock:
             if if_absent and key in self._entries:
                 raise StorageConflict("the key is taken", key=key, adapter=self.adapter_name)
@@ -142,7 +146,19 @@ class MemoryStorage(Storage):
     async def head(self, key: str) -> ObjectHead:
         """Describe the object at ``key``."""
         entry = self._entry(key)
-        return ObjectHead(len(entry.body), entry.content_type, entry.etag, entry.stored_at)
+        return ObjectHead(len(entry.body), entry.content_type, entry.etag, entry.stored_at, dict(entry.headers))
+
+    async def replace_headers(self, key: str, source: Path, served: ServedAs, *, if_match: str) -> StoredObject:
+        """Serve the object with exactly the headers ``served``; ``source`` is not read."""
+        check_header("content_type", served.content_type)
+        check_header("content_disposition", served.content_disposition)
+        headers = {}
+        if served.content_disposition is not None:
+            headers["content-disposition"] = served.content_disposition
+        with self._lock:
+            entry = self._entry(key, if_match)
+            self._entries[key] = replace(entry, content_type=served.content_type, headers=headers)
+        return StoredObject(key, len(entry.body), entry.etag)
 
     async def url(
         self,
@@ -197,6 +213,8 @@ class MemoryStorage(Storage):
     def put(self, presigned: Presigned, body: bytes, headers: Mapping[str, str] | None = None) -> StoredObject:
         """Do what a browser does with ``presigned``: send ``body`` with ``headers``, by default the ones it was given.
 
+        As in S3, headers such as ``Cache-Control`` are kept with the object.
+
         Raises:
             Unauthorized: no grant of this store, expired, or another content type.
             UploadRejected: ``max_bytes_exceeded`` or ``size_mismatch``.
@@ -207,7 +225,8 @@ class MemoryStorage(Storage):
         content_type = sent.get("content-type")
         grant.check_content_type(content_type)
         grant.check_body_size(len(body), complete=True)
-        return self._keep(grant.key, body, content_type, None, {}, grant.once)
+        kept = {name: value for name, value in sent.items() if name in _KEPT}
+        return self._keep(grant.key, body, content_type, kept, grant.once)
 
     def get(self, url: str) -> tuple[bytes, dict[str, str]]:
         """Return what a browser would get from ``url``: the body and its headers, named in lower case.
@@ -219,12 +238,12 @@ class MemoryStorage(Storage):
         grant = read_grant(url.removeprefix(_SCHEME), [self._secret], _LABEL, "GET")
         entry = self._entry(grant.key)
         headers = {
-            "content-type": grant.mime or entry.content_type or "application/octet-stream",
+            "content-type": grant.mime or DEFAULT_TYPE,
             "etag": f'"{entry.etag}"',
+            "cache-control": f"private, max-age={max(0, grant.expires_at - int(time.time()))}",
         }
-        disposition = grant.disposition or entry.content_disposition
-        if disposition is not None:
-            headers["content-disposition"] = disposition
+        if grant.disposition is not None:
+            headers["content-disposition"] = grant.disposition
         return entry.body, headers
 
     async def list_keys(self, prefix: str, *, after: str | None = None, limit: int = 1000) -> KeyPage:

@@ -22,13 +22,25 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from rindle.errors import StorageTransient
-from rindle.protocols import DeleteResult, KeyPage, ObjectHead, Presigned, Storage, StoredObject
+from rindle.protocols import DeleteResult, KeyPage, ObjectHead, Presigned, ServedAs, Storage, StoredObject
 
 T = TypeVar("T")
 
 #: Names of the calls that can be broken.
 OPERATIONS: Final = frozenset(
-    {"store", "download", "read_range", "delete", "head", "url", "presigned_put", "list_keys", "local_path", "ping"}
+    {
+        "delete",
+        "download",
+        "head",
+        "list_keys",
+        "local_path",
+        "ping",
+        "presigned_put",
+        "read_range",
+        "replace_headers",
+        "store",
+        "url",
+    }
 )
 #: The calls that move bytes, which can be cut.
 TRANSFERS: Final = frozenset({"store", "download", "read_range"})
@@ -195,6 +207,11 @@ class FlakyStorage(Storage):
 
     async def head(self, key: str) -> ObjectHead:
         return await self._play("head", lambda: self.inner.head(key))
+
+    async def replace_headers(self, key: str, source: Path, served: ServedAs, *, if_match: str) -> StoredObject:
+        return await self._play(
+            "replace_headers", lambda: self.inner.replace_headers(key, source, served, if_match=if_match)
+        )
 
     async def url(
         self,

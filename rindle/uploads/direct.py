@@ -17,6 +17,7 @@ from rindle.db.uploads import Upload
 from rindle.errors import InvalidArgument, InvalidTransition
 from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, Presigned
+from rindle.security import granted_type
 from rindle.services import Services
 from rindle.states import SessionState
 from rindle.uploads import sessions
@@ -105,13 +106,14 @@ async def _presign(services: Services, upload: Upload, wanted_seconds: int) -> P
     remaining = int(rows.live_seconds(upload.session))
     if remaining < 1:
         raise sessions.session_expired()
-    storage = services.storage(chosen)
+    storage, policy = services.storage(chosen), chosen.upload_policy()
     require_upload(storage, _STRATEGY)
     return await storage.presigned_put(
         upload.session.upload_key,
         min(wanted_seconds, remaining),
-        content_type=upload.session.client_content_type,
+        # Never the client's own type: the store answers with it until the promotion has detected the real one.
+        content_type=granted_type(policy, upload.asset.filename),
         content_length=upload.session.expected_size,
-        max_bytes=chosen.upload_policy().max_bytes,
+        max_bytes=policy.max_bytes,
         write_once=True,
     )

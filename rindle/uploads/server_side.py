@@ -27,7 +27,7 @@ from rindle.db.uploads import Upload
 from rindle.errors import InvalidArgument, StorageConflict, UploadRejected
 from rindle.plugins import scan
 from rindle.profile import Profile
-from rindle.protocols import Storage, StoredObject
+from rindle.protocols import ServedAs, Storage, StoredObject
 from rindle.security import validate_upload
 from rindle.services import Services
 from rindle.states import ENDED_SESSIONS, AssetState, SessionState
@@ -168,8 +168,15 @@ async def _put(storage: Storage, opened: Upload, file: _File) -> StoredObject:
     is_keyed = opened.session.idempotency_key is not None
     # Without exclusive writes concurrent calls with one key may both write, which is harmless for equal bytes.
     exclusive = is_keyed and "write_once" in capabilities_of(storage)
+    served = ServedAs.of(file.mime)
     try:
-        return await storage.store(key, file.path, content_type=file.mime, if_absent=exclusive)
+        return await storage.store(
+            key,
+            file.path,
+            content_type=served.content_type,
+            content_disposition=served.content_disposition,
+            if_absent=exclusive,
+        )
     except StorageConflict:
         return await _stored_before(storage, key, file)
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rindle.errors import StorageAdapterException, StorageTransient, StorageUnauthorized
+from rindle.errors import (
+    ObjectChanged,
+    StorageAdapterException,
+    StorageError,
+    StorageNotFound,
+    StorageTransient,
+    StorageUnauthorized,
+)
 from rindle.storage.memory import MemoryStorage
 from rindle.testing.flaky import FlakyStorage
 from tests.invariants import everything_holds
@@ -219,3 +226,23 @@ async def test_an_adapter_that_cannot_sweep_does_not_keep_a_worker_from_starting
     async with staged(tmp_path, url, temporal_server.target, store=Unswept()) as stage:
         await stage.member()
         assert (await stage.ready()).state == "ready"
+
+
+@pytest.mark.parametrize(
+    "error", [StorageTransient("503"), ObjectChanged("412"), StorageNotFound("404")], ids=["away", "changed", "gone"]
+)
+async def test_headers_that_cannot_be_replaced_at_once_are_replaced_later(
+    flaky: tuple[Stage, FlakyStorage], error: StorageError
+) -> None:
+    stage, store = flaky
+    session = await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+    await stage.rindle.sign_url(session.id)
+    await store.store(session.upload_key, photo(stage.home / "p.jpg"), content_type="text/html")
+    store.fail("replace_headers", error, 2)
+    await stage.member()
+
+    asset = (await stage.rindle.verify_completion(session.id)).asset
+
+    assert (await stage.settled(asset.id)).state == "ready"
+    assert (await store.head(asset.storage_key)).content_type == "image/jpeg"
+    await everything_holds(stage)

@@ -16,6 +16,7 @@ from playwright.async_api import BrowserContext, FilePayload, Page, Request, exp
 from skimage import data
 
 from tests.browser import held
+from tests.contract.serving import send_raw
 from tests.patience import PATIENCE_SECONDS, until
 from tests.stories.conftest import Site, Visit
 
@@ -295,6 +296,18 @@ async def test_a_form_of_another_site_changes_nothing(visit: Visit) -> None:
     await page_of(context).reload()
     assert await asset_on(page_of(context)) == asset_id
     await expect(page_of(context).locator("#actor")).to_have_value("alice")
+
+
+async def test_a_refused_form_is_answered_before_its_file_is_sent(site: Site) -> None:
+    start = (
+        b'--x\r\nContent-Disposition: form-data; name="form_token"\r\n\r\nguessed\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n\xff\xd8'
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": "14000000"}
+
+    status = await send_raw("POST", f"{site.url}/members/alice/avatar", headers, start)
+
+    assert status == 303  # back to the page, with a notice
 
 
 # --- without scripts -----------------------------------------------------------------------------------------------

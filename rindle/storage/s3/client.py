@@ -50,6 +50,18 @@ _TRANSIENT_STATUS = frozenset({408, 425, 429})
 #: Credentials or clock went stale: worth one new client.
 _STALE = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestTimeTooSkewed", "TokenRefreshRequired"})
 _UNAUTHORIZED = _STALE | {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "InvalidToken"}
+#: Headers of an answer that an uploader can set, beside the type.
+_SENT = frozenset(
+    {
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "expires",
+        "x-amz-website-redirect-location",
+    }
+)
+_METADATA = "x-amz-meta-"
 #: Conflicts between two requests in flight: the same call may succeed a moment later.
 _PASSING_CONFLICTS = frozenset({"OperationAborted", "ConditionalRequestConflict"})
 
@@ -132,7 +144,11 @@ class S3Client:
         """Describe the object ``where`` names."""
         answer = self.call(key, lambda s3: s3.head_object(**where))
         return ObjectHead(
-            answer["ContentLength"], answer.get("ContentType"), etag_of(answer["ETag"]), answer.get("LastModified")
+            answer["ContentLength"],
+            answer.get("ContentType"),
+            etag_of(answer["ETag"]),
+            answer.get("LastModified"),
+            kept_headers(answer),
         )
 
     def sign(self, key: str, operation: str, params: dict[str, Any], seconds: int) -> str:
@@ -233,6 +249,16 @@ def _retry_after(meta: Mapping[str, Any]) -> float | None:
     """Seconds from ``Retry-After``, when the store gave a number."""
     value = str(meta.get("HTTPHeaders", {}).get("retry-after", ""))
     return float(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
+
+
+def kept_headers(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers that the object of a HEAD was stored with, beside its type; names in lower case."""
+    sent: Mapping[str, str] = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return {
+        name.lower(): value
+        for name, value in sent.items()
+        if name.lower() in _SENT or name.lower().startswith(_METADATA)
+    }
 
 
 def etag_of(value: str) -> str:

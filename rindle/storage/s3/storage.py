@@ -12,9 +12,10 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from rindle.errors import CapabilityUnsupported, InvalidArgument, StorageMisconfigured, StorageNotFound
-from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, Storage, StoredObject
+from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
 from rindle.security.storage_key import validate_key
 from rindle.storage.arguments import (
+    DEFAULT_TYPE,
     check_header,
     check_lifetime,
     check_limit,
@@ -25,6 +26,7 @@ from rindle.storage.arguments import (
 )
 from rindle.storage.files import receiving
 from rindle.storage.s3.client import PastTheEnd, S3Client, matching
+from rindle.storage.s3.headers import copy_onto_itself, parameters_of
 from rindle.storage.s3.parts import PART_THREADS, send_file
 from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
@@ -253,6 +255,23 @@ class S3Storage(Storage):
         await self._threads.close()
         self._client.forget()
 
+    async def replace_headers(self, key: str, source: Path, served: ServedAs, *, if_match: str) -> StoredObject:
+        """Serve the object with exactly the headers ``served``: a copy onto itself, without a transfer.
+
+        Objects over 5 GiB are copied in parts, which changes the ETag; so does a copy that is encrypted by KMS. The
+        storage class becomes the standard one. ``source`` is not read.
+
+        Raises:
+            StorageNotFound: nothing is stored at ``key``.
+            ObjectChanged: the object's ETag is not ``if_match``.
+            StorageError: see :func:`rindle.storage.s3.client.translate`.
+        """
+        check_header("content_type", served.content_type)
+        check_header("content_disposition", served.content_disposition)
+        where, created_with = self._object(key), self._sse | parameters_of(served)
+        head = await self.head(key)
+        return await self._threads.move(copy_onto_itself, self._client, key, where, head.size, if_match, created_with)
+
     # --- grants --------------------------------------------------------------------------------------------------
 
     async def url(
@@ -267,8 +286,9 @@ class S3Storage(Storage):
     ) -> str:
         """Return a signed GET URL on the public endpoint, or an unsigned one below ``public_base_url``.
 
-        ``content_type`` and ``content_disposition`` are signed in and come back as response headers, whatever the
-        object was stored with. ``subject`` is ignored.
+        The response headers of a signed URL are signed in and replace those that the object was stored with:
+        ``content_type`` (default ``application/octet-stream``), ``content_disposition`` (default ``inline``), no
+        encoding, and caching by private caches only. ``subject`` is ignored.
 
         Raises:
             InvalidArgument: ``expires_in`` is out of 1 to 604800, or given for a public URL.
@@ -277,12 +297,16 @@ class S3Storage(Storage):
         where = self._object(key)
         if public:
             return self._public_url(key, where["Key"], expires_in, content_disposition or content_type)
-        params: dict[str, Any] = dict(where)
-        if content_type is not None:
-            params["ResponseContentType"] = check_header("content_type", content_type)
-        if content_disposition is not None:
-            params["ResponseContentDisposition"] = check_header("content_disposition", content_disposition)
-        return await self._threads.run(self._client.sign, key, "get_object", params, check_lifetime(expires_in))
+        seconds = check_lifetime(expires_in)
+        params: dict[str, Any] = {
+            **where,
+            "ResponseContentType": check_header("content_type", content_type) or DEFAULT_TYPE,
+            "ResponseContentEncoding": "identity",
+            "ResponseCacheControl": f"private, max-age={seconds}",
+            "ResponseExpires": datetime.now(UTC) + timedelta(seconds=seconds),
+            "ResponseContentDisposition": check_header("content_disposition", content_disposition) or "inline",
+        }
+        return await self._threads.run(self._client.sign, key, "get_object", params, seconds)
 
     def _public_url(self, key: str, full_key: str, expires_in: int | None, bound: str | None) -> str:
         if expires_in is not None:

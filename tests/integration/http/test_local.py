@@ -532,7 +532,9 @@ async def test_of_many_uploads_with_one_grant_one_is_kept(site: Site, root: Path
         *(site.client.put(grant.url, content=bytes([number]) * 300_000) for number in range(8))
     )
 
-    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 7
+    # The newest body replaces the others; those that come after the object was written are too late.
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses[0] == 200 and set(statuses[1:]) <= {409, 412}
     assert files(root) == {KEY, "avatars/1/new"}
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rindle.errors import InvalidArgument, UploadRejected
-from rindle.security import UploadPolicy, check_declared, validate_upload
+from rindle.security import UploadPolicy, check_declared, granted_type, validate_upload
 
 CORPUS = os.environ.get("RINDLE_CORPUS")
 
@@ -154,6 +154,27 @@ def test_a_size_that_is_no_byte_count_is_a_bad_call(size: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
         check_declared(IMAGES, "a.jpg", size)
     assert caught.value.detail == {"option": "size"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "filename", "granted"),
+    [
+        (("image/*",), "a.JPG", "image/jpeg"),
+        (("video/mp4",), "a.mov", "video/mp4"),
+        ((), "a.png", "image/png"),
+        (("image/*",), "a.html", "application/octet-stream"),
+        ((), "a.svg", "application/octet-stream"),
+        (("image/svg+xml",), "a.svg", "image/svg+xml"),
+        (("image/png",), "a", "image/png"),
+        (("image/png", "image/jpeg"), "a", "application/octet-stream"),
+        (("image/*",), None, "application/octet-stream"),
+        ((), "a.unknown", "application/octet-stream"),
+    ],
+)
+def test_the_type_of_a_ticket_follows_from_profile_and_extension(
+    allowed: tuple[str, ...], filename: str | None, granted: str
+) -> None:
+    assert granted_type(UploadPolicy("p", allowed), filename) == granted
 
 
 @pytest.mark.skipif(not CORPUS, reason="RINDLE_CORPUS is not set")

@@ -45,13 +45,15 @@ async def test_the_urls_of_one_store_mean_nothing_to_another(tmp_path: Path) -> 
         MemoryStorage().get(await storage.url("a/b/c"))
 
 
-async def test_stored_headers_are_served(tmp_path: Path) -> None:
+async def test_stored_headers_are_kept_but_not_served_by_a_signed_url(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     storage = MemoryStorage()
-    await storage.store("a/b/c", tmp_path / "a", content_type="text/plain", content_disposition="inline")
+    await storage.store("a/b/c", tmp_path / "a", content_type="text/plain", content_disposition="attachment")
 
     body, headers = storage.get(await storage.url("a/b/c"))
+    head = await storage.head("a/b/c")
 
     assert body == b"x"
-    assert headers["content-type"] == "text/plain"
-    assert headers["content-disposition"] == "inline"
+    assert headers["content-type"] == "application/octet-stream"
+    assert "content-disposition" not in headers
+    assert (head.content_type, head.headers) == ("text/plain", {"content-disposition": "attachment"})

@@ -1,0 +1,157 @@
+"""What the holder of upload tickets can cost a local store: connections, bodies that stall, bytes on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from fastapi import FastAPI
+
+from rindle.http.local import local_router
+from rindle.protocols import Presigned
+from rindle.storage.local import MAX_PUT_BYTES, LocalStorage
+from tests.contract.serving import listening, send_raw, serving
+from tests.patience import PATIENCE_SECONDS, until
+
+SECRET = "a secret of the tests, long enough to sign with"
+MIB = 1024 * 1024
+CONNECTIONS = 60
+
+
+@dataclass
+class Sender:
+    """A connection that has sent the beginning of a body."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, body: bytes) -> None:
+        self.writer.write(body)
+        await self.writer.drain()
+
+    async def status(self) -> int:
+        line = await asyncio.wait_for(self.reader.readline(), PATIENCE_SECONDS)
+        return int(line.split()[1])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Sender]]:
+    """All connections of a test, which are closed after it."""
+    senders: list[Sender] = []
+    yield senders
+    for sender in senders:
+        sender.close()
+
+
+async def begin(grant: Presigned, size: int, first: bytes) -> Sender:
+    """Announce a body of ``size`` bytes and send the first of them."""
+    parts = urlsplit(grant.url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    sender = Sender(reader, writer)
+    head = f"PUT {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {size}\r\n\r\n"
+    await sender.send(head.encode() + first)
+    return sender
+
+
+def temporary(storage: LocalStorage) -> list[int]:
+    """Return the sizes of the files being written."""
+    found = []
+    for path in (storage.root / ".rindle" / "tmp").glob("*"):
+        try:
+            found.append(path.stat().st_size)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@asynccontextmanager
+async def served(make: Callable[[str], LocalStorage]) -> AsyncIterator[LocalStorage]:
+    with listening() as (listener, address):
+        storage = make(address)
+        app = FastAPI()
+        app.include_router(local_router(storage))
+        with serving(app, listener):
+            yield storage
+
+
+async def test_sixty_connections_with_one_ticket_keep_one_body(tmp_path: Path, opened: list[Sender]) -> None:
+    piece = b"x" * MIB
+    async with served(lambda address: LocalStorage(tmp_path, base_url=address, secrets=[SECRET])) as storage:
+        grant = await storage.presigned_put("avatars/1/a", 600, max_bytes=8 * MIB)
+        opened += [await begin(grant, 2 * MIB, piece) for _ in range(CONNECTIONS)]
+
+        statuses = await asyncio.gather(*(sender.status() for sender in opened[:-1]))
+
+        assert set(statuses) == {409}
+        await until(lambda: len(temporary(storage)) == 1, what="one body to be left")
+        assert sum(temporary(storage)) <= MIB
+        await opened[-1].send(piece)
+        assert await opened[-1].status() == 200
+        assert (await storage.head("avatars/1/a")).size == 2 * MIB
+        assert temporary(storage) == []
+
+
+async def test_bodies_of_other_tickets_go_on(tmp_path: Path, opened: list[Sender]) -> None:
+    async with served(lambda address: LocalStorage(tmp_path, base_url=address, secrets=[SECRET])) as storage:
+        grants = [await storage.presigned_put(f"avatars/{number}/a", 600) for number in range(4)]
+        opened += [await begin(grant, 6, b"one") for grant in grants]
+        for sender in opened:
+            await sender.send(b"two")
+
+        assert [await sender.status() for sender in opened] == [200] * 4
+
+
+async def test_a_body_that_stalls_is_given_up(tmp_path: Path, opened: list[Sender]) -> None:
+    async with served(
+        lambda address: LocalStorage(tmp_path, base_url=address, secrets=[SECRET], body_idle_seconds=0.3)
+    ) as storage:
+        opened.append(await begin(await storage.presigned_put("avatars/1/a", 600), 8 * MIB, b"x" * MIB))
+
+        assert await opened[0].status() == 408
+        await until(lambda: temporary(storage) == [], what="the stalled body to be removed")
+
+
+async def test_unfinished_bodies_share_a_limit(tmp_path: Path, opened: list[Sender]) -> None:
+    async with served(
+        lambda address: LocalStorage(tmp_path, base_url=address, secrets=[SECRET], max_temporary_bytes=2 * MIB)
+    ) as storage:
+        first, second = [await storage.presigned_put(f"avatars/{number}/a", 600) for number in range(2)]
+        opened.append(await begin(first, 2 * MIB, b"x" * (MIB + MIB // 2)))
+        await until(lambda: sum(temporary(storage)) > MIB, what="the first body to be written")
+
+        opened.append(await begin(second, MIB, b"y" * MIB))
+
+        assert await opened[1].status() == 507
+        await until(lambda: len(temporary(storage)) == 1, what="the refused body to be removed")
+        await opened[0].send(b"x" * (MIB // 2))
+        assert await opened[0].status() == 200
+        opened.append(await begin(second, MIB, b"y" * MIB))  # there is room now
+        assert await opened[2].status() == 200
+
+
+async def test_no_body_is_larger_than_one_put_of_s3(tmp_path: Path) -> None:
+    async with served(lambda address: LocalStorage(tmp_path, base_url=address, secrets=[SECRET])) as storage:
+        for grant in (
+            await storage.presigned_put("avatars/1/a", 600),
+            await storage.presigned_put("avatars/1/a", 600, max_bytes=MAX_PUT_BYTES + 1),
+        ):
+            assert await send_raw("PUT", grant.url, {"Content-Length": str(MAX_PUT_BYTES + 1)}) == 413
+
+
+@pytest.mark.parametrize("value", ["bytes 0-4/10", "bytes */10", "rubbish"])
+async def test_a_part_is_not_stored_as_the_whole(tmp_path: Path, value: str) -> None:
+    async with served(lambda address: LocalStorage(tmp_path, base_url=address, secrets=[SECRET])) as storage:
+        grant = await storage.presigned_put("avatars/1/a", 600)
+
+        status = await send_raw("PUT", grant.url, {"Content-Length": "5", "Content-Range": value}, b"hello")
+
+        assert status == 400
+        assert (await storage.list_keys("")).objects == ()
