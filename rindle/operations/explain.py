@@ -320,11 +320,9 @@ def _condition(
         return "Temporal does not answer, so it is unknown whether a run is active", "rindle doctor"
     state = AssetState(rows.asset.state)
     if state is AssetState.DELETED:
-        if is_running and rows.asset.error_code is not None:
-            return (
-                f"its objects cannot be deleted ({rows.asset.error_code}); fix the cause, and the purge continues",
-                None,
-            )
+        if rows.asset.error_code is not None:
+            summary = f"its objects cannot be deleted ({rows.asset.error_code}); fix the cause, and the purge continues"
+            return summary, _repair("deletion_failing", rows)
         if is_running:
             return "it is being purged; while an upload ticket is valid, its rows stay", None
         return "it is deleted, but no purge is running", _repair("purge_stuck", rows)
@@ -345,6 +343,9 @@ def _staged(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
     if upload is None:
         return "no upload was started for it", _purge(rows)
     if upload.state in (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED):
+        if upload.release_error_code is not None:
+            summary = f"its upload is {upload.state}, but its object cannot be deleted ({upload.release_error_code})"
+            return summary, _repair("release_failing", rows)
         if upload.backing_released_at is None and not is_running:
             summary = f"its upload is {upload.state}, and its leftovers were not removed"
             return summary, _repair("session_residue", rows)

@@ -91,7 +91,7 @@ class SessionSample(Report):
     asset_id: str | None
     state: str
     failure_reason: str | None
-    release_error_code: str | None
+    release_error_code: str | None = field(default=None, metadata={"optional": True})
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,13 @@ _REQUEUE = "rindle requeue ASSET"
 _RESUME = "rindle resume ASSET"
 _DRAIN = "rindle outbox drain"
 _PURGE = "rindle purge --retry --execute"
-_EXPLAIN = "rindle explain ASSET"
 _REGENERATE = "rindle regenerate-variants"
 
 #: ``requeue`` without variant names queues failed and cancelled variants; ``regenerate`` queues stale and missing ones.
 REMEDIES: Mapping[str, Remedy] = {
     "cancelled_work": Remedy("requeue", _REQUEUE, "builds were cancelled; requeue them to build again"),
     "deletion_failing": Remedy(
-        "explain", _EXPLAIN, "objects of deleted assets cannot be deleted; fix the cause, and the purge continues"
+        "purge", _PURGE, "objects of deleted assets cannot be deleted; fix the cause, and the purge continues"
     ),
     "failed_work": Remedy("requeue", _REQUEUE, "builds failed permanently; fix the cause, then requeue"),
     "orphan_suspect": Remedy("resume", _RESUME, "builds are marked as processing, but no run works on them"),
@@ -54,7 +53,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "queue_starved": Remedy("resume", _RESUME, "builds are queued, but no run is active"),
     "recipe_drift": Remedy("regenerate", _REGENERATE, "variants were built from an older recipe"),
     "release_failing": Remedy(
-        "explain", _EXPLAIN, "objects of ended uploads cannot be deleted; fix the cause, and the run continues"
+        "resume", _RESUME, "objects of ended uploads cannot be deleted; fix the cause, and the run continues"
     ),
     "session_overdue": Remedy("resume", _RESUME, "uploads are past their expiry but were not ended"),
     "session_residue": Remedy("resume", _RESUME, "ended uploads may have left bytes in the store"),

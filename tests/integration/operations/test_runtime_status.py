@@ -114,10 +114,14 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     waiting = an_asset("validating", 2 * HOUR)
     gave_up = an_asset("analyzing", 60, error_code="scanner_unavailable")
     dead = an_asset("deleted", 3 * HOUR)
+    refused = an_asset("deleted", 60, error_code="storage_unauthorized")
+    ticketed = an_asset("deleted", 3 * HOUR)  # its objects are deleted once more when the ticket has expired
     staged = an_asset("staged", HOUR)
     await keep(
         rindle,
-        *(home, waiting, gave_up, dead, staged),
+        *(home, waiting, gave_up, dead, refused, ticketed, staged),
+        a_session(ticketed, "completed", HOUR, url_expires_at=utc_now() - timedelta(minutes=30)),
+        a_session(staged, "aborted", 60, release_error_code="storage_permanent"),
         a_session(waiting, "completed", HOUR),
         *(a_variant(home, state, 30) for state in ("failed", "cancelled", "stale", "missing")),
         a_variant(home, "queued", 400),
@@ -137,6 +141,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
 
     assert findings(report) == {
         "cancelled_work": 1,
+        "deletion_failing": 1,
         "failed_work": 1,
         "orphan_suspect": 1,
         "outbox_parked": 1,
@@ -144,6 +149,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
         "purge_stuck": 1,
         "queue_starved": 1,
         "recipe_drift": 1,
+        "release_failing": 1,
         "session_overdue": 1,
         "session_residue": 1,
         "storage_drift": 1,
@@ -153,8 +159,8 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     assert [one.name for one in report.recommendations] == sorted(REMEDIES)
     assert {one.name: one.surface for one in report.recommendations}["failed_work"] == "rindle requeue ASSET"
     assert report.assets.counts == {
-        **{"analyzing": 1, "degraded": 1, "deleted": 1, "staged": 1, "validating": 1},
-        "total": 5,
+        **{"analyzing": 1, "degraded": 1, "deleted": 3, "staged": 1, "validating": 1},
+        "total": 7,
     }
     [missing] = [one for one in report.runtime_checks.findings if one.name == "workflow_missing"]
     assert missing.oldest_age_seconds == pytest.approx(2 * HOUR, abs=60)
@@ -178,11 +184,15 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
         await connection.run_sync(migrate.stamp)
     states = {
         **dict.fromkeys(("outbox_parked", "outbox_stalled", "session_overdue", "session_residue"), "staged"),
+        **{"deletion_failing": "deleted", "release_failing": "staged"},
         **{"purge_stuck": "deleted", "stuck_promotion": "analyzing", "workflow_missing": "validating"},
     }
-    facts = {"error_code": "scanner_unavailable"} if name == "stuck_promotion" else {}
+    failed = {"stuck_promotion": "scanner_unavailable", "deletion_failing": "storage_unauthorized"}
+    facts = {"error_code": failed[name]} if name in failed else {}
     asset = an_asset(states.get(name, "degraded"), 2 * HOUR, **facts)
-    upload = a_session(asset, {"session_residue": "expired"}.get(name, "signed"), HOUR)
+    ended = {"session_residue": "expired", "release_failing": "aborted"}
+    released = {"release_error_code": "storage_permanent"} if name == "release_failing" else {}
+    upload = a_session(asset, ended.get(name, "signed"), HOUR, **released)
     rows: list[Any] = [asset]
     if asset.state == "staged":
         rows.append(upload)
