@@ -245,7 +245,7 @@ class UploadForm:
 
 
 class FormRequest(Request):
-    """A request whose ``form()`` holds the fields that were read: for callables of the application that look at them."""
+    """A request whose ``form()`` holds the fields that were read, for callables of the application."""
 
     def __init__(self, request: Request, form: UploadForm) -> None:
         super().__init__(request.scope, request.receive)
