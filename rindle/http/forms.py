@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Generator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import FormData
 
 from rindle.errors import InvalidArgument, UploadRejected, UploadStalled
 from rindle.http.errors import limited
@@ -241,6 +242,32 @@ class UploadForm:
 
     def _form_ends(self) -> None:
         self._is_ended = True
+
+
+class FormRequest(Request):
+    """A request whose ``form()`` holds the fields that were read, for callables of the application."""
+
+    def __init__(self, request: Request, form: UploadForm) -> None:
+        super().__init__(request.scope, request.receive)
+        self._fields = FormData(form.fields)
+
+    def form(self, **limits: Any) -> _Fields:
+        """Return the fields before the file, as ``Request.form`` does: with ``await`` or ``async with``."""
+        return _Fields(self._fields)
+
+
+class _Fields(AbstractAsyncContextManager[FormData, None], Awaitable[FormData]):
+    def __init__(self, form: FormData) -> None:
+        self._form = form
+
+    def __await__(self) -> Generator[Any, None, FormData]:
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> FormData:
+        return self._form
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
 
 
 def _media_type(request: Request) -> str:

@@ -12,14 +12,13 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from starlette.datastructures import FormData
 
 from rindle.arguments import MAX_FILENAME_CHARS, check_text
 from rindle.db.models import MediaAsset
 from rindle.errors import InvalidArgument
 from rindle.http.access import Access, actor_name
 from rindle.http.errors import NO_STORE, RindleRoute, limited
-from rindle.http.forms import UploadForm, arriving, is_form, reading_form
+from rindle.http.forms import FormRequest, UploadForm, arriving, is_form, reading_form
 from rindle.http.routes import Route, router_of
 from rindle.http.schemas import AssetAnswer, AssetJson, ClientText, IdempotencyKey
 
@@ -118,8 +117,7 @@ class _Inline:
         self, request: Request, actor: Any, form: UploadForm, idempotency_key: str | None
     ) -> AssetAnswer | Response:
         # The application's csrf reads its token from the fields before the file, which is all that has been read.
-        request._form = FormData(form.fields)
-        await self._access.check_forgery(request)
+        await self._access.check_forgery(FormRequest(request, form))
         profile = form.fields.get("profile")
         if profile is None:
             raise InvalidArgument("the form has no field profile before the file", detail={"option": "profile"})

@@ -22,7 +22,7 @@ export class RindleError extends Error {
   }
 }
 
-const isTransient = (status) => !status || status === 408 || status === 429 || status >= 500;
+const isTransient = (status) => !status || status === 429 || status >= 500;
 
 async function refusal(answer) {
   const { error } = await answer.json().catch(() => ({}));

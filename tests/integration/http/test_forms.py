@@ -67,7 +67,8 @@ def signed_out(request: Request) -> str:
 
 
 async def has_token(request: Request) -> bool:
-    return (await request.form()).get("csrf") == "token"
+    async with request.form() as fields:
+        return fields.get("csrf") == "token"
 
 
 @pytest.mark.parametrize(

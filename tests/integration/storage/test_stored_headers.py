@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rindle import MediaAsset
-from rindle.testing.storage_contract import HOSTILE_HEADERS, HOSTILE_VALUES
+from rindle.testing.headers_contract import HOSTILE_HEADERS, HOSTILE_VALUES
 from tests.invariants import everything_holds
 from tests.patience import PATIENCE_SECONDS
 from tests.servers.minio import MinioServer
