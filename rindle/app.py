@@ -484,13 +484,13 @@ class Rindle(DeliveryCalls, OperationsCalls):
         return await self.database.within(session, attachments.attachment_for, owner, slot, **options)
 
     async def ready_variants_for(self, asset: MediaAsset | str) -> list[MediaVariant]:
-        """Return the ready variants of an asset, ordered by name.
+        """Return the ready variants of an asset, ordered by name, without those that an outdated recipe built.
 
         Example:
             for variant in await rindle.ready_variants_for(asset):
                 print(variant.name, variant.width, variant.height, variant.byte_size)
         """
-        return await self.database.read(attachments.ready_variants_for, asset)
+        return await self.database.read(attachments.ready_variants_for, asset, services=self.services)
 
     async def purge_asset(self, asset: MediaAsset | str) -> None:
         """Delete an asset that is attached nowhere: its objects and rows, in the background.

@@ -19,6 +19,7 @@ from rindle.db.database import translating_conflicts
 from rindle.db.events import record_event
 from rindle.db.models import MediaAsset, MediaAttachment, MediaVariant, is_id, utc_now
 from rindle.db.transitions import lock_asset
+from rindle.delivery.urls import is_servable
 from rindle.errors import InvalidArgument, NotFound, Quarantined, StateConflict
 from rindle.owners import OwnerRef, OwnerTypes, check_slot
 from rindle.services import Services
@@ -160,15 +161,26 @@ def attachment_for(
     return session.scalars(statement).unique().first()
 
 
-def ready_variants_for(session: Session, asset: MediaAsset | str) -> list[MediaVariant]:
-    """Return the ready variants of an asset, ordered by name."""
+def ready_variants_for(
+    session: Session, asset: MediaAsset | str, *, services: Services | None = None
+) -> list[MediaVariant]:
+    """Return the ready variants of an asset, ordered by name.
+
+    Args:
+        services: the application's; with them the variants that an outdated recipe built are left out.
+    """
     asset_id = asset if isinstance(asset, str) else asset.id
     statement = select(MediaVariant).where(
         MediaVariant.asset_id == asset_id,
         MediaVariant.state == VariantState.READY,
         MediaVariant.dynamic.is_(False),
     )
-    return list(session.scalars(statement.order_by(MediaVariant.name)))
+    found = list(session.scalars(statement.order_by(MediaVariant.name)))
+    owner = session.get(MediaAsset, asset_id) if found and services is not None else None
+    if owner is None or services is None:
+        return found
+    profile = services.profile(owner.profile)
+    return [row for row in found if is_servable(profile, row)]
 
 
 def _owner_types(services: Services | None) -> OwnerTypes:

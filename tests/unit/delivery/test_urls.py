@@ -24,6 +24,7 @@ from rindle.errors import (
     StorageAdapterException,
     Unauthorized,
     UnknownProfile,
+    UnknownVariant,
     VariantNotReady,
 )
 from rindle.protocols import Storage
@@ -223,7 +224,6 @@ async def test_a_denial_yields_no_url_no_fallback_and_no_event(
     for refused in (
         gallery.rindle.url(guarded, asset, actor="stranger"),
         gallery.rindle.variant_url(guarded, asset, "large", actor="stranger"),
-        gallery.rindle.variant_url(guarded, asset, "unknown", actor="stranger"),
     ):
         with pytest.raises(Unauthorized) as denied:
             await refused
@@ -288,11 +288,23 @@ async def test_a_variant_that_is_not_ready_gives_way_to_the_original(
     assert error.value.detail == {"variant": "thumb", "state": state}
 
 
-async def test_a_variant_never_built_and_an_unknown_one_give_way_too(gallery: Gallery, private: type[Profile]) -> None:
+async def test_a_variant_never_built_gives_way_too(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.available(private)
 
-    for name in ("thumb", "nothing_of_the_kind"):
-        assert grant_of(gallery, await gallery.rindle.variant_url(private, asset, name)).key == asset.storage_key
+    assert grant_of(gallery, await gallery.rindle.variant_url(private, asset, "thumb")).key == asset.storage_key
+
+
+@pytest.mark.parametrize("fallback", ["original", "none"])
+@pytest.mark.parametrize("name", ["thumbnail", "THUMB", "", "original", "thumb\0"])
+async def test_a_misspelled_variant_is_refused_and_never_the_original(
+    gallery: Gallery, private: type[Profile], events: list[Any], name: str, fallback: str
+) -> None:
+    asset = await gallery.ready(private)
+
+    with pytest.raises(UnknownVariant):
+        await gallery.rindle.variant_url(private, asset, name, fallback=fallback)
+
+    assert events == []
 
 
 async def test_a_stale_variant_is_served_on_request(gallery: Gallery, private: type[Profile]) -> None:
