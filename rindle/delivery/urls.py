@@ -42,7 +42,7 @@ STALE_MODES = ("fallback_original", "serve_stale")
 #: Choices of ``variant_url`` when the variant has no object.
 FALLBACKS = ("original", "none")
 
-#: Longest ``sub`` of a signed URL in characters; longer names are hashed.
+#: Longest name of an actor that a store is given, in characters; longer names are hashed.
 _MAX_SUBJECT_CHARS = 255
 
 
@@ -112,7 +112,8 @@ async def url(
     Args:
         profile: the asset's own.
         asset_or_key: an asset, or a storage key, of which only the syntax is checked.
-        actor: passed to the profile's authorizer; its name is also part of a local URL as audit data.
+        actor: passed to the profile's authorizer; a local URL contains a keyed digest of its
+            name as audit data.
         expires_in: lifetime in seconds, 1 to 604800; the profile's ``signed_url_ttl_seconds`` when left out, else the
             setting of that name (900). Public URLs do not expire.
         disposition: ``"attachment"`` makes browsers save the file, ``"inline"`` shows it. Content that is not safe to
@@ -383,7 +384,7 @@ async def _make_url(storage: Storage, key: str, **wanted: Any) -> str:
 
 
 def _subject_name(actor: Any) -> str | None:
-    """Return the name of an actor in a signed URL: the string itself, ``.id`` or a digest, no serialised object."""
+    """Return the name of an actor for the store: the string itself, ``.id`` or a digest, no serialised object."""
     if actor is None:
         return None
     name = actor if isinstance(actor, str) else getattr(actor, "id", None)

@@ -150,7 +150,8 @@ class Storage:
     ) -> str:
         """Return a URL for ``key``: signed for ``expires_in`` seconds (1 to 604800), or unsigned when ``public``.
 
-        ``subject`` is audit data that some adapters bind into the signature; others ignore it.
+        ``subject`` is audit data that some adapters bind into the signature; others ignore it. It names the actor, so
+        a URL contains at most a keyed digest of it (:func:`rindle.security.actor_digest`), never the name.
 
         Raises:
             CapabilityUnsupported: ``delivery_unsupported`` when the adapter cannot sign, has no public address, or

@@ -366,7 +366,7 @@ class LocalStorage(Storage):
         """Return ``{base_url}/{token}``, or ``{public_base_url}/{key}`` when ``public``; the disk is not touched.
 
         The answer to a signed URL carries ``content_type`` (default ``application/octet-stream``) and
-        ``content_disposition``. ``subject`` goes into the token as audit data.
+        ``content_disposition``. A keyed digest of ``subject`` goes into the token as audit data.
 
         Raises:
             InvalidArgument: ``expires_in`` is out of 1 to 604800, or given for a public URL.

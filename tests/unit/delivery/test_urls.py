@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import shutil
 import time
@@ -28,10 +29,11 @@ from rindle.errors import (
     VariantNotReady,
 )
 from rindle.protocols import Storage
+from rindle.security import is_digest_of
 from rindle.states import DELIVERABLE, UNVALIDATED, AssetState, VariantState
-from rindle.storage.local import LocalStorage
+from rindle.storage.local import URL_LABEL, LocalStorage
 from rindle.storage.memory import MemoryStorage
-from tests.gallery import BASE_URL, VARIANTS, Gallery, opened, variant_of
+from tests.gallery import BASE_URL, SECRET, VARIANTS, Gallery, opened, variant_of
 from tests.unit.delivery.conftest import MEMBERS, grant_of
 
 
@@ -179,19 +181,26 @@ class Person:
 
 
 @pytest.mark.parametrize(
-    ("actor", "subject"),
+    ("actor", "name"),
     [
-        (None, "anonymous"),
-        ("alice", "alice"),
+        ("alice@example.com", "alice@example.com"),
         (Person(), "7"),
         (("a", "b"), hashlib.sha256(b"('a', 'b')").hexdigest()),
         ("x" * 300, hashlib.sha256(repr("x" * 300).encode()).hexdigest()),
     ],
 )
-async def test_the_actor_s_name_is_bound_as_audit_data(
-    gallery: Gallery, private: type[Profile], actor: Any, subject: str
+async def test_a_digest_of_the_actor_s_name_is_bound_as_audit_data(
+    gallery: Gallery, private: type[Profile], actor: Any, name: str
 ) -> None:
-    assert grant_of(gallery, await gallery.rindle.url(private, "a/b", actor=actor)).subject == subject
+    url = await gallery.rindle.url(private, "a/b", actor=actor)
+
+    assert is_digest_of(grant_of(gallery, url).subject, name, [SECRET], URL_LABEL)
+    claims = base64.urlsafe_b64decode(url.rpartition("/")[2].partition(".")[0] + "==")
+    assert f'"{name}"'.encode() not in claims
+
+
+async def test_a_url_for_nobody_says_so(gallery: Gallery, private: type[Profile]) -> None:
+    assert grant_of(gallery, await gallery.rindle.url(private, "a/b")).subject == "anonymous"
 
 
 # --- authorizer --------------------------------------------------------------------------------------------------
