@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from rindle import assets, attachments, telemetry
-from rindle.attachments import UNCHECKED, Unchecked
+from rindle.attachments import UNCHECKED, SlotProfiles, Unchecked, profile_names
 from rindle.cancellation import run_to_end
 from rindle.db.database import Database
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
@@ -414,17 +414,26 @@ class Rindle(DeliveryCalls, OperationsCalls):
 
     # -- attachments ----------------------------------------------------------------------------------------------
 
-    def register_owner_type(self, name: str, owner_class: type[Any]) -> None:
+    def register_owner_type(
+        self, name: str, owner_class: type[Any] | None = None, *, slots: Mapping[str, SlotProfiles] | None = None
+    ) -> None:
         """Give a mapped class the stable owner type ``name``, so that renaming it does not orphan its media.
+
+        Args:
+            owner_class: may be left out for owners that are named by a tuple or an ``OwnerRef``.
+            slots: the profile, or the profiles, that each slot accepts; :meth:`attach` refuses assets of others. A slot
+                that is not declared accepts assets of all profiles.
 
         Raises:
             OwnerTypeConflict: another class has that name.
+            UnknownProfile: a profile of a slot is not registered.
 
         Example:
-            rindle.register_owner_type("member", Member)
+            rindle.register_owner_type("member", Member, slots={"avatar": Avatar})
             await rindle.attach(asset, member, "avatar")
         """
-        self.owner_types.register(name, owner_class)
+        accepted = {slot: profile_names(profiles, self.services) for slot, profiles in (slots or {}).items()}
+        self.owner_types.register(name, owner_class, slots=accepted)
 
     async def attach(
         self,
@@ -432,6 +441,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
         owner: Any,
         slot: str,
         *,
+        profile: SlotProfiles | None = None,
         uploaded_by: str | Unchecked | None = UNCHECKED,
         session: AnySession | None = None,
     ) -> MediaAttachment:
@@ -444,11 +454,15 @@ class Rindle(DeliveryCalls, OperationsCalls):
             owner: an instance of a mapped class, an ``OwnerRef``, a ``(type, id)`` tuple, or an object with
                 ``__rindle_owner__()``.
             slot: 1 to 255 characters.
+            profile: the profile, or the profiles, that the slot accepts, by class or name; left out: those declared
+                with :meth:`register_owner_type`, and all when there is no declaration.
             uploaded_by: who must have uploaded the asset; ``None`` means an anonymous upload. Left out: unchecked, for
                 trusted code. Pass it whenever the asset id came from a browser.
 
         Raises:
             NotFound: unknown or purged asset, or the upload of another actor.
+            ProfileMismatch: the slot does not accept assets of this profile.
+            UnknownProfile: ``profile`` is not registered.
             Quarantined: the content of the asset was rejected.
             StateConflict: another transaction changed the slot first; roll back and repeat.
 
@@ -462,6 +476,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
             asset,
             owner,
             slot,
+            profile=profile,
             uploaded_by=uploaded_by,
             services=self.services,
         )
@@ -495,13 +510,13 @@ class Rindle(DeliveryCalls, OperationsCalls):
         return await self.database.within(session, attachments.attachment_for, owner, slot, **options)
 
     async def ready_variants_for(self, asset: MediaAsset | str) -> list[MediaVariant]:
-        """Return the ready variants of an asset, ordered by name.
+        """Return the ready variants of an asset, ordered by name, without those that an outdated recipe built.
 
         Example:
             for variant in await rindle.ready_variants_for(asset):
                 print(variant.name, variant.width, variant.height, variant.byte_size)
         """
-        return await self.database.read(attachments.ready_variants_for, asset)
+        return await self.database.read(attachments.ready_variants_for, asset, services=self.services)
 
     async def purge_asset(self, asset: MediaAsset | str) -> None:
         """Delete an asset that is attached nowhere: its objects and rows, in the background.

@@ -20,8 +20,10 @@ from rindle.db.database import translating_conflicts
 from rindle.db.events import record_event
 from rindle.db.models import MediaAsset, MediaAttachment, MediaVariant, is_id, utc_now
 from rindle.db.transitions import lock_asset
-from rindle.errors import InvalidArgument, NotFound, Quarantined, StateConflict
+from rindle.delivery.urls import is_servable
+from rindle.errors import InvalidArgument, NotFound, ProfileMismatch, Quarantined, StateConflict
 from rindle.owners import OwnerRef, OwnerTypes, check_slot
+from rindle.profile import Profile
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import AssetState, VariantState
@@ -36,6 +38,9 @@ class Unchecked(Enum):
 #: ``uploaded_by`` left out: trusted server code that has checked the asset itself.
 UNCHECKED: Final = Unchecked.UNCHECKED
 
+#: Which profiles a slot accepts: one or several, each by its class or name.
+SlotProfiles = str | type[Profile] | Iterable[str | type[Profile]]
+
 _DEFAULT_TYPES = OwnerTypes()
 
 
@@ -45,17 +50,20 @@ def attach(
     owner: Any,
     slot: str,
     *,
+    profile: SlotProfiles | None = None,
     uploaded_by: str | Unchecked | None = UNCHECKED,
     services: Services | None = None,
 ) -> MediaAttachment:
     """Put ``asset`` into an owner's slot, in the caller's transaction; see ``Rindle.attach``.
 
     Args:
-        services: the application's; without them owner types have the names of their classes, and settings come
-            from the environment.
+        services: the application's; without them owner types have the names of their classes, no slot is declared, and
+            settings come from the environment.
 
     Raises:
         NotFound: unknown or purged asset, or one that ``uploaded_by`` did not upload.
+        ProfileMismatch: the slot does not accept assets of this profile.
+        UnknownProfile: ``profile`` is not registered.
         Quarantined: the asset was rejected.
         StateConflict: a concurrent transaction was first; roll back and repeat.
     """
@@ -64,16 +72,39 @@ def attach(
     if uploaded_by is not UNCHECKED:
         check_text("uploaded_by", uploaded_by)
     asset_id = asset if isinstance(asset, str) else asset.id
+    accepted = _owner_types(services).profiles_of(ref, slot) if profile is None else profile_names(profile, services)
     with translating_conflicts():
-        locked = _attachable(session, asset_id, uploaded_by)
+        locked = _attachable(session, asset_id, uploaded_by, slot, accepted)
         return _place(session, locked, ref, slot, _settings(services))
 
 
-def _attachable(session: Session, asset_id: str, uploaded_by: str | Unchecked | None) -> MediaAsset:
+def profile_names(profiles: SlotProfiles, services: Services | None = None) -> frozenset[str]:
+    """Return the stable names of one or several profiles, which are registered if there are ``services``.
+
+    Raises:
+        UnknownProfile: one of them is not registered.
+        InvalidArgument: there is none.
+    """
+    given = [profiles] if isinstance(profiles, str | type) else list(profiles)
+    if services is not None:
+        given = [services.profile(one) for one in given]
+    if not given:
+        raise InvalidArgument("a slot accepts at least one profile", detail={"option": "profile"})
+    return frozenset(one if isinstance(one, str) else one.name for one in given)
+
+
+def _attachable(
+    session: Session, asset_id: str, uploaded_by: str | Unchecked | None, slot: str, accepted: frozenset[str] | None
+) -> MediaAsset:
     found = lock_asset(session, asset_id, "share") if is_id(asset_id) else None
     foreign = found is not None and uploaded_by is not UNCHECKED and found.uploaded_by != uploaded_by
     if found is None or foreign or found.state == AssetState.DELETED:
         raise NotFound("no asset with this id can be attached", detail={"entity": "asset"})
+    if accepted is not None and found.profile not in accepted:
+        raise ProfileMismatch(
+            f"the slot {slot!r} accepts assets of {', '.join(sorted(accepted))}, not of {found.profile}",
+            detail={"slot": slot, "expected": sorted(accepted), "found": found.profile},
+        )
     if found.state == AssetState.QUARANTINED:
         raise Quarantined(
             "the asset was rejected and cannot be attached; upload another file",
@@ -163,8 +194,14 @@ def attachment_for(
     return session.scalars(statement).unique().first()
 
 
-def ready_variants_for(session: Session, asset: MediaAsset | str) -> list[MediaVariant]:
-    """Return the ready variants of an asset, ordered by name."""
+def ready_variants_for(
+    session: Session, asset: MediaAsset | str, *, services: Services | None = None
+) -> list[MediaVariant]:
+    """Return the ready variants of an asset, ordered by name.
+
+    Args:
+        services: the application's; with them the variants that an outdated recipe built are left out.
+    """
     asset_id = asset if isinstance(asset, str) else asset.id
     if not is_id(asset_id):
         return []
@@ -173,7 +210,12 @@ def ready_variants_for(session: Session, asset: MediaAsset | str) -> list[MediaV
         MediaVariant.state == VariantState.READY,
         MediaVariant.dynamic.is_(False),
     )
-    return list(session.scalars(statement.order_by(MediaVariant.name)))
+    found = list(session.scalars(statement.order_by(MediaVariant.name)))
+    owner = session.get(MediaAsset, asset_id) if found and services is not None else None
+    if owner is None or services is None:
+        return found
+    profile = services.profile(owner.profile)
+    return [row for row in found if is_servable(profile, row)]
 
 
 def _owner_types(services: Services | None) -> OwnerTypes:

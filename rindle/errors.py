@@ -648,7 +648,7 @@ class VariantNotReady(DeliveryError):
 
 
 class ProfileMismatch(DeliveryError):
-    """The asset belongs to another profile than the given one."""
+    """The asset belongs to another profile than the given one, or than those that a slot accepts."""
 
     code = "profile_mismatch"
     http_status = 422

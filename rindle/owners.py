@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class OwnerRef:
 
 
 class OwnerTypes:
-    """Type names of mapped classes: registered ones, else the class name of the base mapper.
+    """Type names of mapped classes: registered ones, else the class name of the base mapper; and declared slots.
 
     Register them (``rindle.register_owner_type("user", User)``), so that a class keeps its media when it is renamed.
     """
@@ -33,18 +34,33 @@ class OwnerTypes:
     def __init__(self) -> None:
         self._names: dict[type[Any], str] = {}
         self._classes: dict[str, type[Any]] = {}
+        self._slots: dict[str, dict[str, frozenset[str]]] = {}
 
-    def register(self, name: str, owner_class: type[Any]) -> None:
+    def register(
+        self, name: str, owner_class: type[Any] | None = None, *, slots: Mapping[str, Iterable[str]] | None = None
+    ) -> None:
         """Give ``owner_class`` (and its single-table children) the stable type ``name``.
+
+        Args:
+            owner_class: may be left out for owners that are named by a tuple or an ``OwnerRef``.
+            slots: names of the profiles that each slot accepts; repeated calls add to them.
 
         Raises:
             InvalidOwner: the name is not 1 to 255 printable ASCII characters.
             OwnerTypeConflict: another class has that name.
+            InvalidSlot: the name of a slot is invalid.
         """
         _check_type(name)
-        base = _base_class(owner_class)
-        self._claim(name, base)
-        self._names[base] = name
+        declared = {check_slot(slot): frozenset(profiles) for slot, profiles in (slots or {}).items()}
+        if owner_class is not None:
+            base = _base_class(owner_class)
+            self._claim(name, base)
+            self._names[base] = name
+        self._slots.setdefault(name, {}).update(declared)
+
+    def profiles_of(self, ref: OwnerRef, slot: str) -> frozenset[str] | None:
+        """Return the names of the profiles that a slot accepts, or ``None`` when the slot is not declared."""
+        return self._slots.get(ref.type, {}).get(slot)
 
     def ref(self, owner: Any) -> OwnerRef:
         """Return the reference of an owner.

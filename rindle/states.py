@@ -146,5 +146,8 @@ AGGREGATED = DELIVERABLE
 #: Variant states that still need a build.
 OPEN_VARIANTS = frozenset({_V.PLANNED, _V.QUEUED, _V.PROCESSING})
 
+#: Variant states in which the object named by the row exists: that of the last build, until the next one replaces it.
+WITH_OBJECT = frozenset({_V.READY, _V.STALE, _V.QUEUED, _V.PROCESSING})
+
 #: Terminal session states.
 ENDED_SESSIONS = frozenset({_S.COMPLETED, _S.ABORTED, _S.EXPIRED, _S.FAILED})

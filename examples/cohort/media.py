@@ -122,9 +122,10 @@ rindle = Rindle(
     secrets=secrets,
     settings=settings,
 )
-# Members keep their photos, and courses their lessons, when the classes are renamed.
-rindle.register_owner_type("member", Member)
-rindle.register_owner_type("course", Course)
+# Members keep their photos, and courses their lessons, when the classes are renamed. An id from a browser may be the id
+# of any upload: a slot accepts only what its pages can show.
+rindle.register_owner_type("member", Member, slots={AVATAR: MemberAvatar})
+rindle.register_owner_type("course", Course, slots={LESSON: LESSONS.values()})
 
 #: Transactions of the pages that read.
 reading = async_sessionmaker(engine, expire_on_commit=False)

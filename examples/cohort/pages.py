@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -18,11 +19,14 @@ from examples.cohort.media import reading, rindle, writing
 from examples.cohort.models import Member
 from examples.cohort.security import TOKEN_FIELD, TOKEN_HEADER, actor_of, form_token, has_our_token
 from examples.cohort.texts import TEXTS
-from rindle import AssetState, MediaAsset, MediaAttachment, Profile, RindleError, VariantState
+from rindle import AssetState, MediaAsset, MediaAttachment, MediaVariant, Profile, RindleError, VariantState
 from rindle.contrib.jinja import install_jinja
-from rindle.errors import Unauthorized, UploadRejected, VariantNotReady
+from rindle.delivery.urls import is_servable
+from rindle.errors import Unauthorized, UnknownProfile, UploadRejected, VariantNotReady
 from rindle.http.forms import UploadForm, reading_form
 from rindle.http.inline import MAX_INLINE_BYTES
+
+log = logging.getLogger(__name__)
 
 #: States in which nothing more will happen by itself, so a page need not look again.
 AT_REST = frozenset({AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED})
@@ -57,20 +61,32 @@ def progress(asset: MediaAsset) -> dict[str, int]:
     return {row.name: 100 if row.state == VariantState.READY else row.progress for row in waited_for}
 
 
-async def still(profile: str, asset: MediaAsset, variant: str) -> str:
-    """Return the address of a JPEG for the ``<img>`` itself, or ``"auto"``: the tiny preview while it is being made.
+async def link(profile: str | type[Profile], asset: MediaAsset, variant: str | MediaVariant) -> str | None:
+    """Return the address of a variant, or ``None`` when there is nothing to show; a list of many must not stop for one.
 
     Never the original: it may hold the place where it was taken.
     """
     try:
         return await rindle.variant_url(profile, asset, variant, fallback="none")
     except VariantNotReady:
-        return "auto"
+        return None
+    except RindleError as error:
+        log.warning("a variant cannot be shown", extra={"asset_id": asset.id, "code": error.code})
+        return None
+
+
+async def still(profile: str, asset: MediaAsset, variant: str) -> str:
+    """Return the address of a JPEG for the ``<img>`` itself, or ``"auto"``: the tiny preview while it is being made."""
+    return await link(profile, asset, variant) or "auto"
 
 
 def ready(asset: MediaAsset) -> set[str]:
-    """Return the names of the variants that are finished."""
-    return {row.name for row in asset.variants if row.state == VariantState.READY}
+    """Return the names of the variants that are finished, by the recipes of today."""
+    try:
+        profile = rindle.profiles.get(asset.profile)
+    except UnknownProfile:  # of an older release; a list of many must not stop for it
+        return set()
+    return {row.name for row in asset.variants if is_servable(profile, row)}
 
 
 def size(count: int | None) -> str:
@@ -105,12 +121,12 @@ templates.globals.update(
     TOKEN_HEADER=TOKEN_HEADER,
     UNSEEN=UNSEEN,
     badge=badge,
+    link=link,
     percent=percent,
     progress=progress,
     ready=ready,
     still=still,
     ticket=rindle.subscription_ticket,
-    variant_url=rindle.variant_url,
 )
 templates.filters.update(clock=clock, size=size)
 
@@ -189,6 +205,7 @@ async def put_in(owner: Any, slot: str, profile: type[Profile], form: UploadForm
     Raises:
         UploadRejected: ``nothing_chosen``, or an error of the profile.
         NotFound: the upload is somebody else's.
+        ProfileMismatch: it is of another profile.
     """
     asset_id = form.fields.get("asset_id")
     if not asset_id:
@@ -197,8 +214,8 @@ async def put_in(owner: Any, slot: str, profile: type[Profile], form: UploadForm
         async with aclosing(form.file()) as pieces:
             asset_id = (await rindle.upload(profile, pieces, filename=form.filename, actor=actor)).id
     async with writing.begin() as session:
-        # The id came from a browser: Rindle makes sure that it is this member's own upload.
-        await rindle.attach(asset_id, owner, slot, uploaded_by=actor, session=session)
+        # The id came from a browser: Rindle makes sure that it is this member's own upload, and of this profile.
+        await rindle.attach(asset_id, owner, slot, profile=profile, uploaded_by=actor, session=session)
 
 
 def done(request: Request) -> Response:

@@ -27,6 +27,7 @@ _PHOTO: Mapping[str, str] = {
     "unknown_mime": "That file is not a photo. It was rejected.",
     "decode_failed": "That photo is damaged and cannot be opened. Is there another copy?",
     "not_found": "That photo is not yours, or it is gone.",
+    "profile_mismatch": "That file was not uploaded as a photo. Please choose a photo.",
     "unauthorized": "You can only change your own photo.",
     "nothing_chosen": "Please choose a photo first.",
 }
@@ -40,6 +41,7 @@ _LESSON: Mapping[str, str] = {
     "unknown_mime": "That file does not match its name. It was rejected.",
     "decode_failed": "That file is damaged and cannot be played. Is there another copy?",
     "not_found": "That file is not yours, or it is gone.",
+    "profile_mismatch": "That file was not uploaded for this kind of lesson. Please choose another one.",
     "unauthorized": "Only the teacher of the course may change its lesson.",
     "nothing_chosen": "Please choose a file first.",
 }

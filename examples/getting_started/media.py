@@ -33,7 +33,8 @@ rindle = Rindle(
     storages={"media": LocalStorage("media", base_url="/media/local", secrets=settings.secrets)},
     settings=settings,
 )
-rindle.register_owner_type("member", Member)  # members keep their photos when the class is renamed
+# Members keep their photos when the class is renamed; the slot "photo" accepts no other uploads.
+rindle.register_owner_type("member", Member, slots={"photo": MemberPhoto})
 
 #: Write transactions. On SQLite they take the write lock at their start; other databases ignore the option.
 transaction = async_sessionmaker(engine.execution_options(**{WRITE_OPTION: True}))

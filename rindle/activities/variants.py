@@ -390,6 +390,7 @@ def _requeue(session: Session, order: GroupOrder, services: Services) -> int:
     profile = services.profile(asset.profile)
     repairable = {VariantState.FAILED, VariantState.CANCELLED}
     if order.names is not None:
+        rows.detect_drift(session, asset, profile)  # readers see these variants as stale already
         repairable |= {VariantState.STALE, VariantState.MISSING}
     wanted = [row for row in _named(order, asset, session) if row.state in repairable and row.name in profile.variants]
     return len(rows.requeue_rows(session, asset, wanted, profile))

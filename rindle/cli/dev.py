@@ -161,7 +161,7 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
         # It listens only after its own start, so an open port means a started application.
         supervisor.start_part(
             "web",
-            # No access log: signed URLs of local storage are credentials.
+            # No access log: the supervisor's health checks would fill it.
             [sys.executable, "-m", "uvicorn", web, "--host", HOST, "--port", str(serving), "--no-access-log"],
             environment,
             ready=lambda: _is_open(int(serving or 0)),

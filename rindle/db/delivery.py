@@ -6,18 +6,22 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaVariant
-from rindle.states import DELIVERABLE, AssetState, VariantState
-
-#: Variant states whose object may be served.
-_SERVED = (VariantState.READY, VariantState.STALE)
+from rindle.states import DELIVERABLE, WITH_OBJECT, AssetState
 
 
 def is_deliverable_key(session: Session, key: str) -> bool:
-    """Whether ``key`` is the original of a deliverable asset, or one of its finished variants."""
+    """Whether ``key`` is the original of a deliverable asset, or the object of one of its variants.
+
+    The decision is made when a URL is made. A public URL of an outdated variant works until its object is replaced.
+    """
     deliverable = MediaAsset.state.in_([state.value for state in DELIVERABLE])
     variant = (
         select(MediaVariant.id)
-        .where(MediaVariant.asset_id == MediaAsset.id, MediaVariant.storage_key == key, MediaVariant.state.in_(_SERVED))
+        .where(
+            MediaVariant.asset_id == MediaAsset.id,
+            MediaVariant.storage_key == key,
+            MediaVariant.state.in_([state.value for state in WITH_OBJECT]),
+        )
         .exists()
     )
     statement = select(MediaAsset.id).where(deliverable, or_(MediaAsset.storage_key == key, variant))

@@ -278,7 +278,7 @@ class MediaVariant(_Timestamps, Base):
     #: An ``OutputKind``: ``image``, ``video``, ``audio`` or ``waveform``.
     output_kind: Mapped[str] = mapped_column(String(32), default=OutputKind.IMAGE.value)
     #: Key of the last finished object, ``<profile>/<asset id>/<variant>-<digest>-<generation><extension>``; ``NULL``
-    #: before the first build ends.
+    #: before the first build ends, and while a missing object is built again.
     storage_key: Mapped[str | None] = mapped_column(String(MAX_KEY_CHARS))
     #: Size of that object in bytes; ``NULL`` before the first build ends.
     byte_size: Mapped[int | None] = mapped_column(BigInteger)

@@ -432,10 +432,19 @@ def requeue_rows(
     *,
     actor: str | None = None,
 ) -> list[str]:
-    """Move rows to ``queued`` under the current recipe and write the audit event; returns the names."""
+    """Move rows to ``queued`` under the current recipe and write the audit event; returns the names.
+
+    The row keeps the key of its object, which may be served until the new one replaces it. The object of a missing
+    variant is not there: its key is only kept to be deleted.
+    """
     names = []
     for row in rows:
-        move_variant(session, row, VariantState.QUEUED, recipe_digest=profile.recipe_digest(row.name))
+        digest = profile.recipe_digest(row.name)
+        values: dict[str, Any] = {"recipe_digest": digest}
+        if row.state == VariantState.MISSING and row.storage_key:
+            values["obsolete_keys"] = [row.storage_key, *(row.obsolete_keys or ())]
+            values["storage_key"] = None
+        move_variant(session, row, VariantState.QUEUED, **values)
         names.append(row.name)
     if names:
         _audit(session, asset, "variants.requeued", names, actor)

@@ -99,6 +99,7 @@ class DeliveryCalls:
         fallback: str = "original",
         strict: bool = False,
         on_denied: str = "raise",
+        on_error: str = "placeholder",
         attrs: Mapping[str, Any] | None = None,
         **more_attrs: Any,
     ) -> Markup:
@@ -125,6 +126,7 @@ class DeliveryCalls:
             fallback=fallback,
             strict=strict,
             on_denied=on_denied,
+            on_error=on_error,
             attrs=attrs,
             **more_attrs,
         )
@@ -149,6 +151,7 @@ class DeliveryCalls:
         fallback: str = "original",
         strict: bool = False,
         on_denied: str = "raise",
+        on_error: str = "placeholder",
         attrs: Mapping[str, Any] | None = None,
         **more_attrs: Any,
     ) -> Markup:
@@ -177,6 +180,7 @@ class DeliveryCalls:
             fallback=fallback,
             strict=strict,
             on_denied=on_denied,
+            on_error=on_error,
             attrs=attrs,
             **more_attrs,
         )
@@ -198,6 +202,7 @@ class DeliveryCalls:
         fallback: str = "original",
         strict: bool = False,
         on_denied: str = "raise",
+        on_error: str = "placeholder",
         attrs: Mapping[str, Any] | None = None,
         **more_attrs: Any,
     ) -> Markup:
@@ -223,6 +228,7 @@ class DeliveryCalls:
             fallback=fallback,
             strict=strict,
             on_denied=on_denied,
+            on_error=on_error,
             attrs=attrs,
             **more_attrs,
         )

@@ -6,7 +6,6 @@ Reads rows and signs URLs; never writes and never accesses a store. Every string
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,29 +13,34 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from rindle.db.models import MediaAsset, MediaVariant
+from rindle.delivery.attributes import attributes_of
 from rindle.delivery.urls import (
     FALLBACKS,
     STALE_MODES,
     UrlOptions,
     check_choice,
+    check_profile,
     is_servable,
     issue_url,
     issue_variant_url,
     variants_by_name,
 )
-from rindle.errors import InvalidArgument, RindleError, Unauthorized
+from rindle.errors import InvalidArgument, ProfileMismatch, RindleError, Unauthorized
 from rindle.profile import Profile
 from rindle.services import Services
-from rindle.states import DELIVERABLE, AssetState
+from rindle.states import DELIVERABLE
 
 log = logging.getLogger(__name__)
 
-_ATTRIBUTE = re.compile(r"[A-Za-z_:][A-Za-z0-9_.:-]*")
-#: Attributes that the tags set themselves.
-_OWNED = frozenset({"src", "srcset", "poster"})
 _SOURCE_KEYS = frozenset({"name", "media", "sizes", "type"})
 _TRACK_KEYS = frozenset({"src", "kind", "srclang", "label", "default"})
 _ON_DENIED = ("raise", "empty")
+#: Choices for an asset that cannot be rendered because of an error.
+_ON_ERROR = ("placeholder", "omit", "raise")
+
+
+class _NoMarkup(Exception):
+    """The tag renders nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +55,44 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
+class _Choices:
+    """What a caller chose for objects that cannot be delivered."""
+
+    stale_mode: str
+    fallback: str
+    on_denied: str
+    on_error: str
+
+    def __post_init__(self) -> None:
+        check_choice("stale_mode", self.stale_mode, STALE_MODES)
+        check_choice("fallback", self.fallback, FALLBACKS)
+        check_choice("on_denied", self.on_denied, _ON_DENIED)
+        check_choice("on_error", self.on_error, _ON_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
 class _View:
-    """One asset with the options of one caller; ``asset`` is ``None`` while it may not be delivered."""
+    """One asset with the options of one caller.
+
+    Attributes:
+        known: the asset, for its size; ``None`` when there is none, or it belongs to another profile.
+        asset: the same, and ``None`` while it may not be delivered.
+    """
 
     services: Services
     profile: type[Profile]
+    known: MediaAsset | None
     asset: MediaAsset | None
     options: UrlOptions
-    stale_mode: str
-    fallback: str
+    choices: _Choices
 
     async def servable(self) -> dict[str, MediaVariant]:
         """Return the variants with an object to deliver, by name; at most one query."""
         if self.asset is None:
             return {}
         present = await variants_by_name(self.services, self.asset)
-        return {name: row for name, row in present.items() if is_servable(row, self.stale_mode)}
+        stale_mode = self.choices.stale_mode
+        return {name: row for name, row in present.items() if is_servable(self.profile, row, stale_mode)}
 
     async def variant(self, row: MediaVariant, options: UrlOptions | None = None) -> str | None:
         """Return the URL of a servable variant, or ``None`` when it cannot be delivered."""
@@ -78,11 +104,14 @@ class _View:
                 self.asset,
                 row,
                 options or self.options,
-                stale_mode=self.stale_mode,
+                stale_mode=self.choices.stale_mode,
                 fallback="none",
             )
+        except Unauthorized as error:
+            log.info("a denied variant was left out", extra=_facts(error, self.asset, row.name))
+            return None
         except RindleError as error:
-            _note(error, self.asset, row.name)
+            _failed(error, self.asset, self.choices.on_error, row.name)
             return None
         return issued.url
 
@@ -92,14 +121,16 @@ class _View:
         Raises:
             Unauthorized: the authorizer denies access.
         """
-        if self.asset is None or self.fallback == "none":
+        if self.asset is None or self.choices.fallback == "none":
             return None
         try:
             return (await issue_url(self.services, self.profile, self.asset, self.options)).url
-        except Unauthorized:
-            raise
+        except Unauthorized as error:
+            if self.choices.on_denied == "raise":
+                raise
+            raise _NoMarkup from error
         except RindleError as error:
-            _note(error, self.asset)
+            _failed(error, self.asset, self.choices.on_error)
             return None
 
 
@@ -121,14 +152,16 @@ async def picture_tag(
     fallback: str = "original",
     strict: bool = False,
     on_denied: str = "raise",
+    on_error: str = "placeholder",
     attrs: Mapping[str, Any] | None = None,
     **more_attrs: Any,
 ) -> Markup:
     """Return ``<picture>`` with a ``<source>`` per ready variant and an ``<img>`` of the original.
 
     An object that cannot be delivered does not raise: a variant is left out, the original is replaced by the
-    placeholder or by ``alt`` alone. An asset that is not validated yet, or was rejected, is never shown. At most one
-    query, when the asset's variants are not loaded.
+    placeholder or by ``alt`` alone. An asset that is not validated yet, or was rejected, is never shown, and neither is
+    an asset of another profile. Mistakes of the template itself (an unknown variant, attribute or option) always raise.
+    At most one query, when the asset's variants are not loaded.
 
     Args:
         asset: ``None`` shows the placeholder.
@@ -139,14 +172,19 @@ async def picture_tag(
             height is set in proportion, and left out for ``False``.
         height: same for the height.
         prefer_placeholder: show the placeholder even if the original can be delivered.
-        stale_mode: ``"serve_stale"`` also renders variants of an outdated recipe.
+        stale_mode: ``"serve_stale"`` also renders variants of an outdated recipe; see
+            :func:`rindle.delivery.urls.variant_url`.
         fallback: ``"none"`` never delivers the original.
         strict: ignored; accepted so that all tags have the same options.
         on_denied: effect of a denied original: ``"raise"`` (default), or ``"empty"`` for no markup at all. A
             denied variant is left out.
-        attrs: attributes of the ``<img>``, as are all further keywords, which take precedence. ``class_`` is
-            ``class``, ``data_x`` is ``data-x``, ``aria_x`` is ``aria-x``. ``None`` and ``False`` are left out, ``True``
-            is an attribute without a value. A missing ``alt`` becomes ``alt=""``.
+        on_error: effect of an asset of another profile, and of a store that cannot make a URL: ``"placeholder"``
+            (default) renders the tag without the object, ``"omit"`` renders nothing, both with a warning in the log;
+            ``"raise"`` raises. So one bad row does not stop a page that lists many.
+        attrs: attributes of the ``<img>``, as are all further keywords, which take precedence. Accepted are the names
+            that HTML defines for the element, ``data_x`` (``data-x``) and ``aria_x`` (``aria-x``); ``class_`` is
+            ``class``. ``None`` and ``False`` are left out, ``True`` is an attribute without a value. A missing ``alt``
+            becomes ``alt=""``.
         actor: see :func:`rindle.delivery.urls.url`, also for ``expires_in``, ``disposition`` and ``filename``; none of
             them becomes an attribute.
 
@@ -154,31 +192,44 @@ async def picture_tag(
         Unauthorized: the original was denied and ``on_denied`` is ``"raise"``.
         InvalidArgument: (a ``ValueError``) an option, a source or the name of an attribute is invalid; event handlers
             and the tag's own attributes are refused.
+        UnknownVariant: the profile declares no variant of that name.
         UnknownProfile: the profile is not registered.
+        ProfileMismatch: and other errors of the asset, only if ``on_error`` is ``"raise"``.
 
     Source: HTML Living Standard, 4.8.1 (``<picture>``), 4.8.4.2 (srcset).
     """
-    view = _view(services, profile, asset, UrlOptions(actor, expires_in, disposition, filename), stale_mode, fallback)
-    check_choice("on_denied", on_denied, _ON_DENIED)
-    wanted = [_source(item) for item in variants]
-    attributes = _attributes(attrs, more_attrs)
-    attributes.update(_size(asset, attributes.pop("width", width), attributes.pop("height", height)))
+    choices = _Choices(stale_mode, fallback, on_denied, on_error)
+    options = UrlOptions(actor, expires_in, disposition, filename)
+    attributes = attributes_of("img", attrs, more_attrs)
+    size = attributes.pop("width", width), attributes.pop("height", height)
+    chosen = services.profile(profile)
+    wanted = _sources(chosen, variants)
+    try:
+        view = _view(services, chosen, asset, options, choices)
+        attributes.update(_size(view.known, *size))
+        return await _picture(view, wanted, attributes, placeholder, prefer_placeholder)
+    except _NoMarkup:
+        return Markup()
+
+
+async def _picture(
+    view: _View,
+    wanted: Sequence[_Source],
+    attributes: dict[str, Any],
+    placeholder: str | None,
+    prefer_placeholder: bool,
+) -> Markup:
+    """Return ``<picture>`` with its sources."""
     if attributes.get("alt") is None:
         attributes["alt"] = ""
-
     sources: list[Markup] = []
     if wanted:
         servable = await view.servable()
         for source in wanted:
             sources += await _image_source(view, source, servable)
-    src = _placeholder(asset, placeholder)
+    src = _placeholder(view.asset, placeholder)
     if src is None or not prefer_placeholder:
-        try:
-            src = await view.original() or src
-        except Unauthorized:
-            if on_denied == "raise":
-                raise
-            return Markup()
+        src = await view.original() or src
     image = _tag("img", {**attributes, "src": src})
     return Markup("<picture>") + Markup().join(sources) + image + Markup("</picture>")
 
@@ -203,6 +254,7 @@ async def video_tag(
     fallback: str = "original",
     strict: bool = False,
     on_denied: str = "raise",
+    on_error: str = "placeholder",
     attrs: Mapping[str, Any] | None = None,
     **more_attrs: Any,
 ) -> Markup:
@@ -234,12 +286,18 @@ async def video_tag(
 
     Source: HTML Living Standard, 4.8.8 (video), 4.8.2 (source), 4.8.11 (track).
     """
-    view = _view(services, profile, asset, UrlOptions(actor, expires_in, disposition, filename), stale_mode, fallback)
-    attributes = {"preload": "metadata", **_attributes(attrs, more_attrs)}
-    attributes.update(_size(asset, attributes.pop("width", width), attributes.pop("height", height)))
-    return await _player(
-        "video", view, variants, tracks, attributes, poster, placeholder, prefer_placeholder, on_denied
-    )
+    choices = _Choices(stale_mode, fallback, on_denied, on_error)
+    options = UrlOptions(actor, expires_in, disposition, filename)
+    attributes = {"preload": "metadata", **attributes_of("video", attrs, more_attrs)}
+    size = attributes.pop("width", width), attributes.pop("height", height)
+    chosen = services.profile(profile)
+    inside = _Inside.of(chosen, variants, tracks, poster)
+    try:
+        view = _view(services, chosen, asset, options, choices)
+        attributes.update(_size(view.known, *size))
+        return await _player("video", view, inside, attributes, placeholder, prefer_placeholder)
+    except _NoMarkup:
+        return Markup()
 
 
 async def audio_tag(
@@ -259,6 +317,7 @@ async def audio_tag(
     fallback: str = "original",
     strict: bool = False,
     on_denied: str = "raise",
+    on_error: str = "placeholder",
     attrs: Mapping[str, Any] | None = None,
     **more_attrs: Any,
 ) -> Markup:
@@ -270,69 +329,116 @@ async def audio_tag(
     Raises:
         Unauthorized: and the other errors of :func:`video_tag`.
     """
-    view = _view(services, profile, asset, UrlOptions(actor, expires_in, disposition, filename), stale_mode, fallback)
-    attributes = {"controls": True, "preload": "metadata", **_attributes(attrs, more_attrs)}
-    return await _player("audio", view, variants, tracks, attributes, None, placeholder, prefer_placeholder, on_denied)
+    choices = _Choices(stale_mode, fallback, on_denied, on_error)
+    options = UrlOptions(actor, expires_in, disposition, filename)
+    attributes = {"controls": True, "preload": "metadata", **attributes_of("audio", attrs, more_attrs)}
+    chosen = services.profile(profile)
+    inside = _Inside.of(chosen, variants, tracks, None)
+    try:
+        view = _view(services, chosen, asset, options, choices)
+        return await _player("audio", view, inside, attributes, placeholder, prefer_placeholder)
+    except _NoMarkup:
+        return Markup()
 
 
 def _view(
-    services: Services,
-    profile: str | type[Profile],
-    asset: MediaAsset | None,
-    options: UrlOptions,
-    stale_mode: str,
-    fallback: str,
+    services: Services, profile: type[Profile], asset: MediaAsset | None, options: UrlOptions, choices: _Choices
 ) -> _View:
-    """Check the options of all tags; an asset that is not validated yet, or was rejected, is treated as ``None``."""
-    chosen = services.profile(profile)
-    check_choice("stale_mode", stale_mode, STALE_MODES)
-    check_choice("fallback", fallback, FALLBACKS)
-    shown = asset if asset is not None and AssetState(asset.state) in DELIVERABLE else None
-    return _View(services, chosen, shown, options, stale_mode, fallback)
+    """Return the view of an asset. One that is not validated yet, or was rejected, is never rendered."""
+    if asset is not None:
+        try:
+            check_profile(profile, asset)
+        except ProfileMismatch as error:
+            _failed(error, asset, choices.on_error)
+            asset = None
+    shown = asset if asset is not None and asset.state in DELIVERABLE else None
+    return _View(services, profile, asset, shown, options, choices)
+
+
+def _failed(error: RindleError, asset: MediaAsset, on_error: str, variant: str | None = None) -> None:
+    """Log an error of one asset; return when the tag is to be rendered without the object.
+
+    Raises:
+        RindleError: ``on_error`` is ``"raise"``.
+        _NoMarkup: it is ``"omit"``.
+    """
+    if on_error == "raise":
+        raise error
+    log.warning("media cannot be rendered", extra=_facts(error, asset, variant))
+    if on_error == "omit":
+        raise _NoMarkup from error
+
+
+def _facts(error: RindleError, asset: MediaAsset, variant: str | None = None) -> dict[str, Any]:
+    return {"asset_id": asset.id, "profile": asset.profile, "variant": variant, "code": error.code}
 
 
 # --- players -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """What a player contains: its sources in order, its tracks, and its poster.
+
+    Attributes:
+        named_poster: the variant that is the poster.
+        poster: URL of a poster that is no variant.
+    """
+
+    sources: Sequence[_Source]
+    tracks: Sequence[Markup]
+    named_poster: str | None
+    poster: str | None
+
+    @classmethod
+    def of(
+        cls, profile: type[Profile], variants: Sequence[Any], tracks: Sequence[Mapping[str, Any]], poster: str | None
+    ) -> _Inside:
+        """Check a caller's arguments.
+
+        Raises:
+            UnknownVariant: the profile declares no variant of a name.
+            InvalidArgument: a source or a track is invalid.
+        """
+        sources = _sources(profile, variants)
+        if any(source.has_widths or source.sizes is not None for source in sources):
+            raise InvalidArgument(
+                "a source of a video or audio tag has one name and no sizes; use sizes with picture_tag only",
+                detail={"option": "variants"},
+            )
+        rendered = [_track(item) for item in tracks]
+        if poster is None or "/" in poster or ":" in poster:
+            return cls(sources, rendered, None, poster)
+        profile.spec(poster)
+        return cls(sources, rendered, poster, None)
+
+
 async def _player(
     element: str,
     view: _View,
-    variants: Sequence[Any],
-    tracks: Sequence[Mapping[str, Any]],
+    inside: _Inside,
     attributes: dict[str, Any],
-    poster: str | None,
     placeholder: str | None,
     prefer_placeholder: bool,
-    on_denied: str,
 ) -> Markup:
     """Return ``<video>`` or ``<audio>`` with its sources and tracks."""
-    check_choice("on_denied", on_denied, _ON_DENIED)
-    wanted = [_plain_source(item) for item in variants]
-    inside = [_track(item) for item in tracks]
     unknown_type = "audio/mpeg" if element == "audio" else None
-    named_poster = poster is not None and not ("/" in poster or ":" in poster)
-    servable = await view.servable() if wanted or named_poster else {}
+    servable = await view.servable() if inside.sources or inside.named_poster else {}
 
     sources: list[Markup] = []
-    for source in wanted:
+    for source in inside.sources:
         row = servable.get(source.names[0])
         if row is not None and (url := await view.variant(row)) is not None:
             kind = source.type or row.content_type or unknown_type
             sources.append(_tag("source", {"media": source.media, "type": kind, "src": url}))
-    if poster is not None and named_poster:
-        row = servable.get(poster)
+    poster = inside.poster
+    if inside.named_poster is not None and (row := servable.get(inside.named_poster)) is not None:
         # The disposition of the video does not apply to its poster image.
-        options = UrlOptions(view.options.actor, view.options.expires_in)
-        poster = None if row is None else await view.variant(row, options)
+        poster = await view.variant(row, UrlOptions(view.options.actor, view.options.expires_in))
 
     src, kind = None if placeholder == "auto" else placeholder or None, None
     if src is None or not prefer_placeholder:
-        try:
-            original = await view.original()
-        except Unauthorized:
-            if on_denied == "raise":
-                raise
-            return Markup()
+        original = await view.original()
         if original is not None and view.asset is not None:
             src, kind = original, view.asset.content_type or unknown_type
     if sources and src is not None:
@@ -340,18 +446,7 @@ async def _player(
         sources.append(_tag("source", {"type": kind, "src": src}))
         src = None
     start = _tag(element, {**attributes, "poster": poster, "src": src})
-    return start + Markup().join(sources + inside) + Markup(f"</{element}>")  # noqa: S704 - a name of ours
-
-
-def _plain_source(item: Any) -> _Source:
-    """Read one entry of a player's ``variants``."""
-    source = _source(item)
-    if source.has_widths or source.sizes is not None:
-        raise InvalidArgument(
-            "a source of a video or audio tag has one name and no sizes; use sizes with picture_tag only",
-            detail={"option": "variants"},
-        )
-    return source
+    return start + Markup().join([*sources, *inside.tracks]) + Markup(f"</{element}>")  # noqa: S704 - a name of ours
 
 
 def _track(item: Any) -> Markup:
@@ -365,6 +460,22 @@ def _track(item: Any) -> Markup:
 
 
 # --- sources -----------------------------------------------------------------------------------------------------
+
+
+def _sources(profile: type[Profile], variants: Sequence[Any]) -> list[_Source]:
+    """Read ``variants``. A mistake in it is one of the template, so it is raised whatever the asset is.
+
+    Raises:
+        UnknownVariant: the profile declares no variant of a name.
+        InvalidArgument: an entry is not a source.
+    """
+    if isinstance(variants, str):
+        raise InvalidArgument("variants must be a list of sources", detail={"option": "variants"})
+    wanted = [_source(item) for item in variants]
+    for source in wanted:
+        for name in source.names:
+            profile.spec(name)
+    return wanted
 
 
 def _source(item: Any) -> _Source:
@@ -413,44 +524,16 @@ async def _image_source(view: _View, source: _Source, servable: Mapping[str, Med
 
 
 def _placeholder(asset: MediaAsset | None, placeholder: str | None) -> str | None:
+    """Return the URL of the placeholder. ``asset`` is one that may be delivered, or ``None``: a rejected original has
+    no preview on a page, and before validation there is none."""
     if placeholder != "auto":
         return placeholder or None
-    # A rejected original has no preview on a page; before validation there is none.
-    stored = None if asset is None or AssetState(asset.state) not in DELIVERABLE else asset.media_metadata
-    found = (stored or {}).get("placeholder")
+    stored = None if asset is None else asset.media_metadata
+    found = stored.get("placeholder") if isinstance(stored, Mapping) else None
     return found if isinstance(found, str) and found.startswith("data:image/") else None
 
 
-def _note(error: RindleError, asset: MediaAsset, variant: str | None = None) -> None:
-    facts = {"asset_id": asset.id, "variant": variant, "code": error.code}
-    log.info("not delivered in markup", extra=facts)
-
-
-# --- attributes --------------------------------------------------------------------------------------------------
-
-
-def _attributes(*given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the attributes by their HTML names; later ones take precedence."""
-    found: dict[str, Any] = {}
-    for attrs in given:
-        for key, value in (attrs or {}).items():
-            name = _attribute_name(key)
-            if not _ATTRIBUTE.fullmatch(name):
-                raise InvalidArgument(f"{key!r} is not a valid name of an HTML attribute", detail={"option": "attrs"})
-            if name.lower().startswith("on") or name.lower() in _OWNED:
-                raise InvalidArgument(
-                    f"the attribute {name!r} is not allowed: event handlers, src, srcset and poster are refused",
-                    detail={"option": "attrs"},
-                )
-            found[name] = value
-    return found
-
-
-def _attribute_name(key: Any) -> str:
-    name = str(key)
-    if name.startswith(("data_", "aria_")):
-        return name.replace("_", "-")
-    return name[:-1] if name.endswith("_") and len(name) > 1 else name
+# --- elements ----------------------------------------------------------------------------------------------------
 
 
 def _size(asset: MediaAsset | None, width: Any, height: Any) -> dict[str, Any]:

@@ -34,14 +34,14 @@ from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, DeliverySubject, Storage
 from rindle.security import asset_id_of, is_active_content, mime_of_extension, validate_key
 from rindle.services import Services, adapter_name
-from rindle.states import DELIVERABLE, UNVALIDATED, AssetState, VariantState
+from rindle.states import DELIVERABLE, UNVALIDATED, WITH_OBJECT, AssetState, VariantState
 
 #: Choices of ``variant_url`` for a variant of an outdated recipe.
 STALE_MODES = ("fallback_original", "serve_stale")
 #: Choices of ``variant_url`` when the variant has no object.
 FALLBACKS = ("original", "none")
 
-#: Longest ``sub`` of a signed URL in characters; longer names are hashed.
+#: Longest name of an actor that a store is given, in characters; longer names are hashed.
 _MAX_SUBJECT_CHARS = 255
 
 
@@ -111,7 +111,8 @@ async def url(
     Args:
         profile: the asset's own.
         asset_or_key: an asset, or a storage key, of which only the syntax is checked.
-        actor: passed to the profile's authorizer; its name is also part of a local URL as audit data.
+        actor: passed to the profile's authorizer; a local URL contains a keyed digest of its
+            name as audit data.
         expires_in: lifetime in seconds, 1 to 604800; the profile's ``signed_url_ttl_seconds`` when left out, else the
             setting of that name (900). Public URLs do not expire.
         disposition: ``"attachment"`` makes browsers save the file, ``"inline"`` shows it. Content that is not safe to
@@ -170,14 +171,16 @@ async def variant_url(
 
     Args:
         variant: its name or its row.
-        stale_mode: ``"serve_stale"`` also delivers a variant of an outdated recipe until it is rebuilt;
-            ``"fallback_original"`` (default) does not.
+        stale_mode: effect of a variant that an outdated recipe built, also while its rebuild is queued or running:
+            ``"serve_stale"`` delivers the old object until the new one replaces it; with ``"fallback_original"``
+            (default) the variant counts as not ready.
         fallback: ``"original"`` (default), or ``"none"`` to raise instead.
         actor: see :func:`url`, also for ``expires_in``, ``disposition`` and ``filename``. The default name of an
             attachment is the asset's name with the variant's extension.
 
     Raises:
-        VariantNotReady: the variant has no object and ``fallback`` is ``"none"``.
+        UnknownVariant: the profile declares no variant of that name; the original is not used instead.
+        VariantNotReady: the variant has no object to deliver and ``fallback`` is ``"none"``.
         InvalidArgument: an option has an unknown value, or ``variant`` is a row of another asset.
         Unauthorized: and the other errors of :func:`url`; none of them uses the fallback.
     """
@@ -202,15 +205,17 @@ async def issue_variant_url(
     check_choice("stale_mode", stale_mode, STALE_MODES)
     check_choice("fallback", fallback, FALLBACKS)
     chosen = services.profile(profile)
+    if isinstance(variant, str):
+        chosen.spec(variant)
     check_deliverable(chosen, asset)
     found = await _find(services, asset, variant)
-    if found is not None and is_servable(found, stale_mode):
+    if found is not None and is_servable(chosen, found, stale_mode):
         return await _issue(services, chosen, _variant(asset, found), options)
     if fallback == "none":
         name = variant if isinstance(variant, str) else variant.name
         raise VariantNotReady(
             f"variant {name[:63]!r} of the asset has no object to deliver",
-            detail={"variant": name[:63], "state": None if found is None else found.state},
+            detail={"variant": name[:63], "state": None if found is None else state_of_variant(chosen, found)},
         )
     return await _issue(services, chosen, _original(asset), options)
 
@@ -231,25 +236,50 @@ def check_deliverable(profile: type[Profile], asset: MediaAsset, *, allow_unvali
     """Refuse an asset of another profile, and an asset whose state forbids delivery.
 
     Raises:
-        ProfileMismatch: the rules of one profile do not apply to the files of another.
+        ProfileMismatch: see :func:`check_profile`.
         AssetNotDeliverable: see :data:`rindle.states.DELIVERABLE`.
+    """
+    check_profile(profile, asset)
+    state = AssetState(asset.state)
+    if state not in DELIVERABLE and not (allow_unvalidated and state in UNVALIDATED):
+        raise AssetNotDeliverable(f"the asset is {state.value} and cannot be delivered", state=state.value)
+
+
+def check_profile(profile: type[Profile], asset: MediaAsset) -> None:
+    """Refuse an asset of another profile.
+
+    Raises:
+        ProfileMismatch: the rules of one profile do not apply to the files of another.
     """
     if asset.profile != profile.name:
         raise ProfileMismatch(
             f"the asset belongs to profile {asset.profile!r}, not to {profile.name!r}",
             detail={"expected": profile.name, "found": asset.profile},
         )
-    state = AssetState(asset.state)
-    if state not in DELIVERABLE and not (allow_unvalidated and state in UNVALIDATED):
-        raise AssetNotDeliverable(f"the asset is {state.value} and cannot be delivered", state=state.value)
 
 
-def is_servable(variant: MediaVariant, stale_mode: str = "fallback_original") -> bool:
-    """Whether a variant has an object that may be delivered."""
-    served = variant.state == VariantState.READY or (
-        variant.state == VariantState.STALE and stale_mode == "serve_stale"
-    )
-    return served and bool(variant.storage_key)
+def is_servable(profile: type[Profile], variant: MediaVariant, stale_mode: str = "fallback_original") -> bool:
+    """Whether a variant has an object that may be delivered: the rule of all URLs, tags and routes.
+
+    A build replaces the object of a variant only when the new one is stored, so the old object can be delivered while
+    the row is ``stale``, ``queued`` or ``processing``.
+    """
+    if not variant.storage_key:
+        return False
+    state = state_of_variant(profile, variant)
+    return state == VariantState.READY or (stale_mode == "serve_stale" and state in WITH_OBJECT)
+
+
+def state_of_variant(profile: type[Profile], variant: MediaVariant) -> str:
+    """Return the state of a variant for readers: ``stale`` when the row is ``ready`` and the recipe has changed since.
+
+    The row itself becomes ``stale`` when ``regenerate_variants`` finds it. A variant that the profile no longer
+    declares is ``stale`` too. The recipes of dynamic transforms are not declared.
+    """
+    if variant.state != VariantState.READY or variant.dynamic:
+        return variant.state
+    is_current = variant.name in profile.variants and variant.recipe_digest == profile.recipe_digest(variant.name)
+    return variant.state if is_current else VariantState.STALE.value
 
 
 async def variants_by_name(services: Services, asset: MediaAsset) -> dict[str, MediaVariant]:
@@ -344,7 +374,7 @@ async def _make_url(storage: Storage, key: str, **wanted: Any) -> str:
 
 
 def _subject_name(actor: Any) -> str | None:
-    """Return the name of an actor in a signed URL: the string itself, ``.id`` or a digest, no serialised object."""
+    """Return the name of an actor for the store: the string itself, ``.id`` or a digest, no serialised object."""
     if actor is None:
         return None
     name = actor if isinstance(actor, str) else getattr(actor, "id", None)

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from rindle.app import Rindle
 from rindle.db.models import MediaAsset
 from rindle.delivery.urls import UrlOptions, issue_url, issue_variant_url
-from rindle.errors import NotFound
+from rindle.errors import UnknownOptions
 from rindle.http.access import Access, ChangingRules, actor_name
 from rindle.http.errors import NO_STORE
 from rindle.http.routes import Route, router_of
@@ -31,7 +31,17 @@ _VariantName = Annotated[
 _Disposition = Annotated[
     Literal["inline", "attachment"] | None, Query(description="Whether browsers show the file or save it.")
 ]
+_StaleMode = Annotated[
+    Literal["fallback_original", "serve_stale"],
+    Query(description="`serve_stale` also delivers a variant of an outdated recipe until it is rebuilt."),
+]
+_Fallback = Annotated[
+    Literal["original", "none"],
+    Query(description="While the variant is not ready: the original, or with `none` the error `variant_not_ready`."),
+]
 _Redirect = Annotated[bool, Query(description="Answer 302 to the URL instead of returning it as JSON.")]
+#: Query parameters of the URL route.
+_URL_OPTIONS = frozenset({"variant", "disposition", "stale_mode", "fallback", "redirect"})
 
 
 def assets_router(rindle: Rindle, **rules: Unpack[ChangingRules]) -> APIRouter:
@@ -60,7 +70,8 @@ class _Assets:
     async def show(self, request: Request, asset_id: _AssetId) -> FullAssetAnswer:
         """Return the state of the asset and of each variant, for pages that poll."""
         asset = await self._allowed(await self._access.actor(request), "read", asset_id)
-        return FullAssetAnswer(asset=FullAssetJson.of(asset, self._access.name_of(asset.profile)))
+        name, profile = self._access.name_of(asset.profile), self._rindle.services.profile(asset.profile)
+        return FullAssetAnswer(asset=FullAssetJson.with_variants(asset, name, profile))
 
     async def url(
         self,
@@ -68,19 +79,30 @@ class _Assets:
         asset_id: _AssetId,
         variant: _VariantName = None,
         disposition: _Disposition = None,
+        stale_mode: _StaleMode = "fallback_original",
+        fallback: _Fallback = "original",
         redirect: _Redirect = False,
     ) -> UrlAnswer | Response:
-        """Return a URL and its expiry. While a declared variant is not ready, the URL is that of the original."""
+        """Return a URL and its expiry. While a declared variant is not ready, the URL is that of the original.
+
+        Unknown query parameters are refused: a misspelled `variant` would otherwise deliver the original.
+        """
+        unknown = sorted(request.query_params.keys() - _URL_OPTIONS)
+        if unknown:
+            raise UnknownOptions(
+                f"this route has no query parameter {unknown[0][:63]!r}; it has: {', '.join(sorted(_URL_OPTIONS))}",
+                detail={"options": [name[:63] for name in unknown[:20]]},
+            )
         actor = await self._access.actor(request)
         asset = await self._allowed(actor, "read", asset_id)
         options = UrlOptions(actor=actor, disposition=disposition)
         services = self._rindle.services
         if variant is None:
             issued = await issue_url(services, asset.profile, asset, options)
-        elif variant in services.profile(asset.profile).variants:
-            issued = await issue_variant_url(services, asset.profile, asset, variant, options)
         else:
-            raise NotFound("the profile has no variant of this name", detail={"entity": "variant"})
+            issued = await issue_variant_url(
+                services, asset.profile, asset, variant, options, stale_mode=stale_mode, fallback=fallback
+            )
         if redirect:
             return RedirectResponse(issued.url, 302, headers={**NO_STORE, "Referrer-Policy": "no-referrer"})
         return UrlAnswer.of(issued)
@@ -122,7 +144,15 @@ _ROUTES = (
         "get_asset_url",
         "Sign a URL of an original or a variant",
         UrlAnswer,
-        errors=("not_found", "asset_not_deliverable", "delivery_unsupported", "storage_adapter_exception"),
+        errors=(
+            "not_found",
+            "unknown_variant",
+            "unknown_options",
+            "variant_not_ready",
+            "asset_not_deliverable",
+            "delivery_unsupported",
+            "storage_adapter_exception",
+        ),
         responses={302: {"description": "To the URL, when `redirect` is true."}},
     ),
     Route(

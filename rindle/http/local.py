@@ -3,7 +3,8 @@
 ``GET`` and ``HEAD`` follow RFC 9110 (one range, conditional requests), ``PUT`` redeems upload grants. The token in the
 path is the whole authorisation: the application decided when it made the URL. Error responses are plain text.
 
-CORS headers and rate limits belong to the application (its middleware). Other stores serve their own bytes.
+Access logs of the process are scrubbed, because they contain the path. CORS headers and rate limits belong to the
+application (its middleware). Other stores serve their own bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rindle.errors import (
     UploadError,
     UploadRejected,
 )
+from rindle.http.access_log import scrub_access_logs
 from rindle.http.ranges import ByteRange, NoRange, parse_range
 from rindle.plugins import call_hook
 from rindle.security.mime import is_active_content, mime_of_extension
@@ -91,6 +93,7 @@ def local_router(
         CapabilityUnsupported: ``delivery_unsupported``: the storage has no ``base_url``.
     """
     require_delivery(storage, "signed_url")
+    scrub_access_logs()
     never: IsPublic = lambda key: False  # noqa: E731
     endpoint = _Endpoint(storage, is_public or never, is_gone or never, emit, strict_range_parsing)
     router = APIRouter(include_in_schema=False)

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from rindle.http.access_log import scrub_access_logs
 from rindle.http.errors import RindleRoute, documented
 
 
@@ -43,6 +44,7 @@ class Route:
 
 def router_of(routes: Iterable[Route], endpoints: object, *, tag: str) -> APIRouter:
     """Return a router of ``routes``, with the methods of ``endpoints``."""
+    scrub_access_logs()
     router = APIRouter(route_class=RindleRoute, tags=[tag])
     for route in routes:
         router.add_api_route(

@@ -14,8 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, St
 
 from rindle.arguments import MAX_FILENAME_CHARS, MAX_TEXT_CHARS
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
-from rindle.delivery.urls import IssuedUrl
+from rindle.delivery.urls import IssuedUrl, state_of_variant
 from rindle.operations.repair import RequeueReport
+from rindle.profile import Profile
 from rindle.protocols import Presigned
 from rindle.states import AssetState, MediaKind, SessionState, VariantState
 from rindle.text import is_storable
@@ -159,7 +160,7 @@ class VariantJson(BaseModel):
     """A variant of an asset."""
 
     name: str
-    state: VariantState
+    state: VariantState = Field(description="`stale` as soon as the recipe has changed since the build.")
     progress: int = Field(description="Per cent, 0 to 100.")
     width: int | None
     height: int | None
@@ -169,11 +170,11 @@ class VariantJson(BaseModel):
     error_code: str | None
 
     @classmethod
-    def of(cls, row: MediaVariant) -> VariantJson:
-        """Show a row."""
+    def of(cls, row: MediaVariant, profile: type[Profile]) -> VariantJson:
+        """Show a row of an asset of ``profile``."""
         return cls(
             name=row.name,
-            state=VariantState(row.state),
+            state=VariantState(state_of_variant(profile, row)),
             progress=row.progress,
             width=row.width,
             height=row.height,
@@ -195,16 +196,16 @@ class FullAssetJson(AssetJson):
     variants: list[VariantJson]
 
     @classmethod
-    def of(cls, row: MediaAsset, profile: str) -> FullAssetJson:
-        """Show a row whose variants are loaded."""
+    def with_variants(cls, row: MediaAsset, name: str, profile: type[Profile]) -> FullAssetJson:
+        """Show a row of ``profile`` whose variants are loaded; ``name`` is the client's name of the profile."""
         return cls(
-            **AssetJson.of(row, profile).model_dump(),
+            **AssetJson.of(row, name).model_dump(),
             kind=MediaKind(row.kind),
             width=row.width,
             height=row.height,
             duration_ms=row.duration_ms,
             error_code=row.error_code,
-            variants=[VariantJson.of(variant) for variant in row.variants if not variant.dynamic],
+            variants=[VariantJson.of(variant, profile) for variant in row.variants if not variant.dynamic],
         )
 
 

@@ -122,6 +122,8 @@ def _requeue(
         return RequeueReport(asset_id=asset_id)
     asset = _asset(session, asset_id)
     profile = services.profile(asset.profile)
+    if names is not None:
+        rows.detect_drift(session, asset, profile)  # readers see these variants as stale already
     present = {row.name: row for row in rows.variants_of(session, asset_id)}
     unknown = sorted(set(names or ()) - present.keys())
     if unknown:

@@ -205,7 +205,9 @@ class Storage:
 
         Where the store offers ``response_headers``, the answer to a signed URL has ``content_type`` (default
         ``application/octet-stream``) and ``content_disposition``, whatever the object was stored with, and only
-        private caches may keep it. ``subject`` is audit data that some adapters bind into the signature.
+        private caches may keep it. ``subject`` is audit data that some adapters bind into the signature; others ignore
+        it. It names the actor, so a URL contains at most a keyed digest of it (:func:`rindle.security.actor_digest`),
+        never the name.
 
         Raises:
             CapabilityUnsupported: ``delivery_unsupported`` when the adapter cannot sign, has no public address, or

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rindle.security.actor import actor_digest, is_digest_of
 from rindle.security.filename import clean_extension, display_name, normalize_extension, sanitize_filename
 from rindle.security.mime import (
     INLINE_SAFE,
@@ -25,6 +26,7 @@ __all__ = [
     "BadToken",
     "RedactingFilter",
     "UploadPolicy",
+    "actor_digest",
     "asset_id_of",
     "asset_prefix",
     "canonical_mime",
@@ -38,6 +40,7 @@ __all__ = [
     "granted_type",
     "install_redaction",
     "is_active_content",
+    "is_digest_of",
     "is_inline_safe",
     "key_segment",
     "mime_allowed",

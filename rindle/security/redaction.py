@@ -82,18 +82,18 @@ class RedactingFilter(logging.Filter):
     """A logging filter that lets every record pass and takes the credentials out of it, in place.
 
     The message with its arguments, the attributes given by ``extra`` (nested up to four levels) and the text of the
-    traceback are scrubbed. A record without secrets keeps its arguments and its ``exc_info`` untouched.
+    traceback are scrubbed. A record without secrets keeps its arguments and its ``exc_info`` untouched. Otherwise it
+    keeps the number of its arguments if that is possible: formatters of access logs read them one by one.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Scrub ``record`` and return ``True``."""
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError, KeyError):  # wrong arguments: logging itself will complain about them
+        message = _message_of(record)
+        if message is None:
             message = f"{record.msg} {record.args}"
         clean = scrub(message)
         if clean != message:
-            record.msg, record.args = clean, ()
+            _replace_message(record, clean)
         for name in vars(record).keys() - _OWN_ATTRIBUTES:
             setattr(record, name, _scrubbed(name, getattr(record, name), _MAX_DEPTH))
         self._scrub_traceback(record)
@@ -133,6 +133,24 @@ def install_redaction(logger_name: str = "rindle") -> None:
     logger = logging.getLogger(logger_name)
     if not any(isinstance(handler, _RedactingHandler) for handler in logger.handlers):
         logger.addHandler(_RedactingHandler())
+
+
+def _message_of(record: logging.LogRecord) -> str | None:
+    """Return the message, or ``None`` when its arguments are wrong."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def _replace_message(record: logging.LogRecord, clean: str) -> None:
+    """Scrub the arguments one by one, or, when a secret is only visible in the whole message, write that instead."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(scrub(arg) if isinstance(arg, str) else arg for arg in record.args)
+        message = _message_of(record)
+        if message is not None and scrub(message) == message:
+            return
+    record.msg, record.args = clean, ()
 
 
 def _scrubbed(name: str, value: Any, depth: int) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from rindle.errors import Unauthorized, UploadRejected
+from rindle.security.actor import actor_digest
 from rindle.security.signing import BadToken, sign_token, verify_token
 
 #: Version of the claims; a token of another one is not ours.
@@ -32,7 +33,8 @@ class Grant:
         max_bytes: largest body of a PUT.
         length: exact body size of a PUT, in bytes.
         once: whether the PUT may only create.
-        subject: whom it was made for: audit data, not checked.
+        subject: whom it was made for: audit data, not checked. The token contains a keyed digest of it (or
+            ``anonymous``), and that is what a grant read from a token has.
     """
 
     method: str
@@ -59,7 +61,8 @@ class Grant:
             "max": self.max_bytes,
             "len": self.length,
             "once": self.once or None,
-            "sub": self.subject,
+            # Whoever has the URL can read the claims: a name is never among them.
+            "sub": ANONYMOUS if self.subject == ANONYMOUS else actor_digest([secret], self.subject, label),
         }
         claims.update({name: value for name, value in optional.items() if value is not None})
         return sign_token(claims, secret, label)

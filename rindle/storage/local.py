@@ -198,7 +198,8 @@ class LocalStorage(Storage):
                             await self._threads.run(self._append, draft, grant.key, bytes(buffer))
                             buffer.clear()
                 grant.check_body_size(received, complete=True)
-                grant.check_expiry()  # an upload that is deleted when its ticket has expired is not recreated after that
+                # An upload that is deleted when its ticket has expired is not recreated after that.
+                grant.check_expiry()
                 await self._threads.run(self._append, draft, grant.key, bytes(buffer))
                 body.check()
                 return await self._threads.run(self._finish, draft, grant)
@@ -405,7 +406,7 @@ class LocalStorage(Storage):
         """Return ``{base_url}/{token}``, or ``{public_base_url}/{key}`` when ``public``; the disk is not touched.
 
         The answer to a signed URL carries ``content_type`` (default ``application/octet-stream``) and
-        ``content_disposition``. ``subject`` goes into the token as audit data.
+        ``content_disposition``. A keyed digest of ``subject`` goes into the token as audit data.
 
         Raises:
             InvalidArgument: ``expires_in`` is out of 1 to 604800, or given for a public URL.

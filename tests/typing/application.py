@@ -70,6 +70,7 @@ def application(engine: Engine, temporal: TemporalConnection) -> Rindle:
     assert_type(rindle.owner_types, OwnerTypes)
     assert_type(rindle.temporal, TemporalConnection)
     rindle.register_owner_type("member", Member)
+    rindle.register_owner_type("team", slots={"logo": Avatar, "cover": ["avatar", Avatar]})
     return rindle
 
 
@@ -111,6 +112,9 @@ async def attachments(rindle: Rindle, member: Member, asset: MediaAsset, session
     held = await rindle.attach(asset, member, "avatar", uploaded_by="ada", session=session)
     assert_type(held, MediaAttachment)
     await rindle.attach(asset.id, ("member", "1"), "avatar", uploaded_by=None)
+    await rindle.attach(asset, member, "avatar", profile=Avatar)
+    await rindle.attach(asset, member, "avatar", profile=["avatar", Avatar])
+    await rindle.attach(asset, member, "avatar", profile=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await rindle.attachment_for(member, "avatar", load=("variants",)), MediaAttachment | None)
     assert_type(await rindle.ready_variants_for(asset), list[MediaVariant])
     await rindle.detach(member, "avatar", session=session)
@@ -143,6 +147,7 @@ async def delivery(rindle: Rindle, asset: MediaAsset) -> None:
         height=64,
         prefer_placeholder=True,
         on_denied="empty",
+        on_error="omit",
         attrs={"alt": "Ada"},
         class_="round",
         data_member="1",

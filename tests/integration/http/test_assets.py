@@ -88,11 +88,31 @@ async def test_an_svg_is_never_shown_in_place(web: Site) -> None:
     assert served.headers["content-security-policy"] == "default-src 'none'; sandbox"
 
 
-@pytest.mark.parametrize("variant", ["nothing_of_the_kind", "original", "THUMB", "thumb%00", "..%2f..", "dyn_x", "%27"])
-async def test_a_variant_the_profile_does_not_declare_is_not_found(web: Site, variant: str) -> None:
+@pytest.mark.parametrize(
+    "variant", ["nothing_of_the_kind", "original", "THUMB", "thumb%00", "..%2f..", "dyn_x", "%27", ""]
+)
+async def test_a_variant_the_profile_does_not_declare_is_refused(web: Site, variant: str) -> None:
     asset = await web.gallery.ready(web.avatar, actor="alice")
 
-    assert error_of(await web.call("GET", f"/assets/{asset.id}/url?variant={variant}")) == (404, "not_found")
+    assert error_of(await web.call("GET", f"/assets/{asset.id}/url?variant={variant}")) == (422, "unknown_variant")
+
+
+@pytest.mark.parametrize("query", ["varaint=thumb", "Variant=thumb", "variant=thumb&fallbck=none", "name=thumb"])
+async def test_a_misspelled_query_parameter_is_refused_and_never_the_original(web: Site, query: str) -> None:
+    asset = await web.gallery.ready(web.avatar, actor="alice")
+
+    answer = await web.call("GET", f"/assets/{asset.id}/url?{query}")
+
+    assert error_of(answer) == (422, "unknown_options")
+    assert len(answer.json()["error"]["detail"]["options"]) == 1
+
+
+async def test_a_client_may_refuse_the_original(web: Site) -> None:
+    asset = await web.gallery.available(web.avatar, actor="alice")
+
+    answer = await web.call("GET", f"/assets/{asset.id}/url?variant=thumb&fallback=none")
+
+    assert error_of(answer) == (409, "variant_not_ready")
 
 
 @pytest.mark.parametrize("state", [AssetState.STAGED, AssetState.ANALYZING, AssetState.QUARANTINED, AssetState.DELETED])

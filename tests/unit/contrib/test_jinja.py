@@ -11,7 +11,7 @@ from jinja2 import Environment
 
 from rindle import Profile
 from rindle.contrib.jinja import install_jinja
-from rindle.errors import Misconfigured
+from rindle.errors import InvalidArgument, Misconfigured, UnknownProfile, UnknownVariant
 from rindle.presets import Web
 from rindle.protocols import Storage
 from tests.gallery import VARIANTS, Gallery, opened
@@ -66,6 +66,28 @@ async def test_jinja_templates_call_them_by_name(gallery: Gallery) -> None:
     found = Elements(page).found
     assert [name for name, _ in found] == ["p", "picture", "source", "img", "video", "audio"]
     assert dict(found)["img"]["alt"] == "<b>"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "refusal"),
+    [
+        ('picture_tag("private", asset, ["thumb"], fallbck="none")', InvalidArgument),
+        ('picture_tag("private", asset, ["thmub"])', UnknownVariant),
+        ('picture_tag("privat", asset, ["thumb"])', UnknownProfile),
+        ('picture_tag("private", asset, "thumb")', InvalidArgument),
+        ('video_tag("film", none, poster="psoter")', UnknownVariant),
+        ('audio_tag("song", none, fallbck="none")', InvalidArgument),
+    ],
+)
+async def test_a_misspelled_word_in_a_template_is_an_error_and_never_the_original(
+    gallery: Gallery, mistake: str, refusal: type[Exception]
+) -> None:
+    asset = await gallery.ready(gallery.rindle.profiles.get("private"))
+    env = Environment(enable_async=True, autoescape=True)
+    install_jinja(env, gallery.rindle)
+
+    with pytest.raises(refusal):
+        await env.from_string("{{ " + mistake + " }}").render_async(asset=asset)
 
 
 def test_a_synchronous_jinja_environment_is_refused_with_advice(gallery: Gallery) -> None:

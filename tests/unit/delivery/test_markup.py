@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,20 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from rindle import MediaAsset, Profile
-from rindle.delivery.markup import _attributes, _tag
-from rindle.errors import InvalidArgument, Unauthorized, UnknownProfile
+from rindle.delivery.attributes import attributes_of
+from rindle.delivery.markup import _tag
+from rindle.errors import (
+    InvalidArgument,
+    ProfileMismatch,
+    StorageAdapterException,
+    Unauthorized,
+    UnknownProfile,
+    UnknownVariant,
+)
+from rindle.protocols import Storage
 from rindle.states import DELIVERABLE, AssetState, VariantState
-from tests.gallery import BASE_URL, Gallery, variant_of
+from rindle.storage.memory import MemoryStorage
+from tests.gallery import BASE_URL, VARIANTS, Gallery, opened, variant_of
 from tests.unit.delivery.conftest import grant_of
 
 PREVIEW = "data:image/webp;base64,UklGRg=="
@@ -105,7 +116,7 @@ async def test_candidates_carry_the_stored_widths(gallery: Gallery, public: type
     thumb, large = variant_of(asset, "thumb"), variant_of(asset, "large")
 
     tag = await gallery.rindle.picture_tag(
-        public, asset, [{"name": ["thumb", "large", "unknown"], "sizes": "50vw"}, {"name": ["thumb"]}]
+        public, asset, [{"name": ["thumb", "large"], "sizes": "50vw"}, {"name": ["thumb"]}]
     )
 
     both, one = sources(tag)
@@ -131,7 +142,7 @@ async def test_only_ready_variants_are_rendered(
 ) -> None:
     asset = await gallery.move_variant(await gallery.ready(private), "thumb", *moves)
 
-    tag = await gallery.rindle.picture_tag(private, asset, ["thumb", "large", "nothing_of_the_kind"])
+    tag = await gallery.rindle.picture_tag(private, asset, ["thumb", "large"])
 
     assert [one["type"] for one in sources(tag)] == ["image/jpeg"]
 
@@ -204,14 +215,96 @@ async def test_the_original_is_not_delivered_when_nobody_wants_it(gallery: Galle
     assert len(sources(tag)) == 1 and "src" not in image(tag)
 
 
-async def test_another_profile_s_asset_shows_the_placeholder(
-    gallery: Gallery, private: type[Profile], public: type[Profile]
+async def test_another_profile_s_asset_shows_the_placeholder_and_nothing_of_its_own(
+    gallery: Gallery, private: type[Profile], public: type[Profile], caplog: pytest.LogCaptureFixture
+) -> None:
+    asset = await gallery.ready(private, facts={"media_metadata": {"placeholder": PREVIEW}})
+
+    tag = await gallery.rindle.picture_tag(public, asset, ["thumb"], placeholder="/none.svg", alt="A")
+    preview = await gallery.rindle.picture_tag(public, asset, ["thumb"], placeholder="auto", alt="A")
+
+    assert tag == '<picture><img alt="A" src="/none.svg"></picture>'
+    assert preview == '<picture><img alt="A"></picture>'
+    [first, _] = [record for record in caplog.records if record.name == "rindle.delivery.markup"]
+    facts = (first.levelname, first.code, first.asset_id, first.profile)  # type: ignore[attr-defined]
+    assert facts == ("WARNING", "profile_mismatch", asset.id, "private")
+
+
+async def test_the_caller_chooses_what_an_unusable_asset_does_to_a_page(
+    gallery: Gallery, private: type[Profile], film: type[Profile], song: type[Profile]
 ) -> None:
     asset = await gallery.ready(private)
 
-    tag = await gallery.rindle.picture_tag(public, asset, ["thumb"], placeholder="/none.svg")
+    tags: list[tuple[Any, type[Profile]]] = [
+        (gallery.rindle.picture_tag, gallery.rindle.profiles.get("public")),
+        (gallery.rindle.video_tag, film),
+        (gallery.rindle.audio_tag, song),
+    ]
+    for tag, profile in tags:
+        assert BASE_URL not in await tag(profile, asset)
+        omitted = await tag(profile, asset, placeholder="/none.svg", on_error="omit")
+        assert omitted == Markup() and isinstance(omitted, Markup)
+        with pytest.raises(ProfileMismatch) as refused:
+            await tag(profile, asset, on_error="raise")
+        assert refused.value.code == "profile_mismatch"
 
-    assert sources(tag) == [] and image(tag)["src"] == "/none.svg"
+
+class Mute(MemoryStorage):
+    """A store that fails to make the URLs of some objects."""
+
+    def __init__(self, failing: str) -> None:
+        super().__init__()
+        self.failing = failing
+
+    async def url(self, key: str, **wanted: Any) -> str:
+        if self.failing in key:
+            raise RuntimeError("no answer")
+        return await super().url(key, **wanted)
+
+
+@pytest.mark.parametrize(("failing", "shown"), [("thumb-", (0, True)), (".png", (1, False))])
+async def test_a_store_that_fails_costs_its_object_or_the_tag_or_the_page(
+    tmp_path: Path, failing: str, shown: tuple[int, bool]
+) -> None:
+    def make_profiles(store: Storage) -> list[type[Profile]]:
+        class Plain(Profile):
+            name = "plain"
+            storage = store
+            variants = VARIANTS
+
+        return [Plain]
+
+    async with opened(tmp_path, make_profiles, storage=Mute(failing)) as gallery:
+        asset = await gallery.ready(gallery.rindle.profiles.get("plain"))
+
+        tag = await gallery.rindle.picture_tag("plain", asset, ["thumb"])
+        omitted = await gallery.rindle.picture_tag("plain", asset, ["thumb"], on_error="omit")
+        with pytest.raises(StorageAdapterException):
+            await gallery.rindle.picture_tag("plain", asset, ["thumb"], on_error="raise")
+
+    assert (len(sources(tag)), "src" in image(tag)) == shown
+    assert omitted == Markup()
+
+
+@pytest.mark.parametrize("on_error", ["placeholder", "omit", "raise"])
+async def test_a_misspelled_variant_is_a_mistake_of_the_template_whatever_the_asset_is(
+    gallery: Gallery, private: type[Profile], film: type[Profile], song: type[Profile], on_error: str
+) -> None:
+    ready, foreign = await gallery.ready(private), await gallery.ready(song, facts=SONG)
+
+    for asset in (ready, foreign, None):
+        for wanted in (["thmb"], [("thmb", "print")], ["thumb", {"name": ["thumb", "thmb"]}]):
+            with pytest.raises(UnknownVariant) as refused:
+                await gallery.rindle.picture_tag(private, asset, wanted, on_error=on_error, placeholder="/none.svg")
+            assert refused.value.code == "unknown_variant"
+        with pytest.raises(UnknownVariant):
+            await gallery.rindle.video_tag(film, asset, ["web_720"], on_error=on_error)
+        with pytest.raises(UnknownVariant):
+            await gallery.rindle.video_tag(film, asset, ["web_720p"], poster="psoter", on_error=on_error)
+        with pytest.raises(UnknownVariant):
+            await gallery.rindle.audio_tag(song, asset, ["m4a"], on_error=on_error)
+        with pytest.raises(InvalidArgument, match="list of sources"):
+            await gallery.rindle.picture_tag(private, asset, "thumb", on_error=on_error)
 
 
 async def test_an_unknown_profile_is_a_mistake_of_the_template(gallery: Gallery) -> None:
@@ -327,6 +420,53 @@ async def test_attributes_that_could_run_or_lie_are_refused(
 
 
 @pytest.mark.parametrize(
+    "attrs", [{"fallbck": "none"}, {"placehoder": "/x.svg"}, {"hx-get": "/x"}, {"Fallback": "none"}]
+)
+async def test_a_misspelled_option_is_refused_and_never_the_original(
+    gallery: Gallery, private: type[Profile], film: type[Profile], song: type[Profile], attrs: dict[str, Any]
+) -> None:
+    photo, video, audio = await gallery.ready(private), await gallery.ready(film), await gallery.ready(song)
+    tags: list[tuple[Any, type[Profile], MediaAsset]] = [
+        (gallery.rindle.picture_tag, private, photo),
+        (gallery.rindle.video_tag, film, video),
+        (gallery.rindle.audio_tag, song, audio),
+    ]
+
+    for tag, profile, asset in tags:
+        for misspelled in ({"attrs": attrs}, attrs):
+            with pytest.raises(InvalidArgument) as refused:
+                await tag(profile, asset, **misspelled)
+            assert refused.value.detail == {"option": next(iter(attrs))}
+
+
+async def test_each_element_accepts_its_own_attributes(
+    gallery: Gallery, private: type[Profile], film: type[Profile], song: type[Profile]
+) -> None:
+    everywhere: dict[str, Any] = {
+        "class_": "a",
+        "id": "b",
+        "lang": "en",
+        "data_x_y": 1,
+        "aria_label": "c",
+        "TITLE": "d",
+    }
+    options = {"loading": "lazy", "decoding": "async", "fetchpriority": "high"}
+    players = {"muted": True, "loop": True, "autoplay": True, "crossorigin": "anonymous"}
+
+    picture = await gallery.rindle.picture_tag(private, None, **everywhere, **options)
+    video = await gallery.rindle.video_tag(film, None, **everywhere, **players, playsinline=True, controls=True)
+    audio = await gallery.rindle.audio_tag(song, None, **everywhere, **players)
+
+    named = {"class", "id", "lang", "data-x-y", "aria-label", "title"}
+    assert set(image(picture)) == named | set(options) | {"alt"}
+    assert set(player(video)) == named | set(players) | {"playsinline", "controls", "preload"}
+    assert set(player(audio)) == named | set(players) | {"controls", "preload"}
+    for tag, profile in ((gallery.rindle.audio_tag, song), (gallery.rindle.video_tag, film)):
+        with pytest.raises(InvalidArgument):
+            await tag(profile, None, alt="an attribute of images only")
+
+
+@pytest.mark.parametrize(
     "item",
     [1, ("a", "b", "c"), {"media": "x"}, {"name": "x", "href": "y"}, {"name": []}, {"name": [1]}, {"name": None}],
 )
@@ -335,7 +475,9 @@ async def test_a_source_that_cannot_be_meant_is_refused(gallery: Gallery, privat
         await gallery.rindle.picture_tag(private, None, [item])
 
 
-@pytest.mark.parametrize("options", [{"on_denied": "x"}, {"fallback": "x"}, {"stale_mode": "x"}, {"expires_in": 0}])
+@pytest.mark.parametrize(
+    "options", [{"on_denied": "x"}, {"on_error": "x"}, {"fallback": "x"}, {"stale_mode": "x"}, {"expires_in": 0}]
+)
 async def test_options_out_of_range_are_refused(
     gallery: Gallery, private: type[Profile], options: dict[str, Any]
 ) -> None:
@@ -391,7 +533,7 @@ async def test_without_a_ready_variant_the_element_plays_the_original_itself(
 ) -> None:
     asset = await gallery.ready(film, *(made or ("none",)), facts=FILM)
 
-    tag = await gallery.rindle.video_tag(film, asset, ["web_720p", "nothing_of_the_kind"], poster="poster")
+    tag = await gallery.rindle.video_tag(film, asset, ["web_720p"], poster="poster")
 
     assert sources(tag) == []
     assert player(tag)["src"] == f"{BASE_URL}/p/{asset.storage_key}"
@@ -503,6 +645,7 @@ async def test_a_film_to_be_saved_keeps_its_poster_on_the_page(gallery: Gallery,
         {"onplay": "x"},
         {"fallback": "x"},
         {"on_denied": "x"},
+        {"on_error": "x"},
     ],
 )
 async def test_players_refuse_what_cannot_be_meant(
@@ -588,7 +731,7 @@ async def test_escaped_markup_is_not_escaped_again(gallery: Gallery, private: ty
 )
 def test_no_attribute_breaks_out_of_its_element(attrs: dict[str, Any]) -> None:
     try:
-        checked = _attributes(attrs)
+        checked = attributes_of("img", attrs)
     except InvalidArgument:
         return
 

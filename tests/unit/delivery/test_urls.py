@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import shutil
 import time
@@ -24,13 +25,15 @@ from rindle.errors import (
     StorageAdapterException,
     Unauthorized,
     UnknownProfile,
+    UnknownVariant,
     VariantNotReady,
 )
 from rindle.protocols import Storage
+from rindle.security import is_digest_of
 from rindle.states import DELIVERABLE, UNVALIDATED, AssetState, VariantState
-from rindle.storage.local import LocalStorage
+from rindle.storage.local import URL_LABEL, LocalStorage
 from rindle.storage.memory import MemoryStorage
-from tests.gallery import BASE_URL, VARIANTS, Gallery, opened, variant_of
+from tests.gallery import BASE_URL, SECRET, VARIANTS, Gallery, opened, variant_of
 from tests.unit.delivery.conftest import MEMBERS, grant_of
 
 
@@ -178,19 +181,26 @@ class Person:
 
 
 @pytest.mark.parametrize(
-    ("actor", "subject"),
+    ("actor", "name"),
     [
-        (None, "anonymous"),
-        ("alice", "alice"),
+        ("alice@example.com", "alice@example.com"),
         (Person(), "7"),
         (("a", "b"), hashlib.sha256(b"('a', 'b')").hexdigest()),
         ("x" * 300, hashlib.sha256(repr("x" * 300).encode()).hexdigest()),
     ],
 )
-async def test_the_actor_s_name_is_bound_as_audit_data(
-    gallery: Gallery, private: type[Profile], actor: Any, subject: str
+async def test_a_digest_of_the_actor_s_name_is_bound_as_audit_data(
+    gallery: Gallery, private: type[Profile], actor: Any, name: str
 ) -> None:
-    assert grant_of(gallery, await gallery.rindle.url(private, "a/b", actor=actor)).subject == subject
+    url = await gallery.rindle.url(private, "a/b", actor=actor)
+
+    assert is_digest_of(grant_of(gallery, url).subject, name, [SECRET], URL_LABEL)
+    claims = base64.urlsafe_b64decode(url.rpartition("/")[2].partition(".")[0] + "==")
+    assert f'"{name}"'.encode() not in claims
+
+
+async def test_a_url_for_nobody_says_so(gallery: Gallery, private: type[Profile]) -> None:
+    assert grant_of(gallery, await gallery.rindle.url(private, "a/b")).subject == "anonymous"
 
 
 # --- authorizer --------------------------------------------------------------------------------------------------
@@ -223,7 +233,6 @@ async def test_a_denial_yields_no_url_no_fallback_and_no_event(
     for refused in (
         gallery.rindle.url(guarded, asset, actor="stranger"),
         gallery.rindle.variant_url(guarded, asset, "large", actor="stranger"),
-        gallery.rindle.variant_url(guarded, asset, "unknown", actor="stranger"),
     ):
         with pytest.raises(Unauthorized) as denied:
             await refused
@@ -288,11 +297,23 @@ async def test_a_variant_that_is_not_ready_gives_way_to_the_original(
     assert error.value.detail == {"variant": "thumb", "state": state}
 
 
-async def test_a_variant_never_built_and_an_unknown_one_give_way_too(gallery: Gallery, private: type[Profile]) -> None:
+async def test_a_variant_never_built_gives_way_too(gallery: Gallery, private: type[Profile]) -> None:
     asset = await gallery.available(private)
 
-    for name in ("thumb", "nothing_of_the_kind"):
-        assert grant_of(gallery, await gallery.rindle.variant_url(private, asset, name)).key == asset.storage_key
+    assert grant_of(gallery, await gallery.rindle.variant_url(private, asset, "thumb")).key == asset.storage_key
+
+
+@pytest.mark.parametrize("fallback", ["original", "none"])
+@pytest.mark.parametrize("name", ["thumbnail", "THUMB", "", "original", "thumb\0"])
+async def test_a_misspelled_variant_is_refused_and_never_the_original(
+    gallery: Gallery, private: type[Profile], events: list[Any], name: str, fallback: str
+) -> None:
+    asset = await gallery.ready(private)
+
+    with pytest.raises(UnknownVariant):
+        await gallery.rindle.variant_url(private, asset, name, fallback=fallback)
+
+    assert events == []
 
 
 async def test_a_stale_variant_is_served_on_request(gallery: Gallery, private: type[Profile]) -> None:

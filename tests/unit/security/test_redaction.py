@@ -16,6 +16,32 @@ CANARY = "CANARYabcdefghijklmnopqrstuvwxyz0123456789"
 TOKEN = sign_token({"v": 1, "sid": "s1"}, "k" * 32, "rindle:tus:url")
 
 
+def _access(path: str) -> logging.LogRecord:
+    """A record as uvicorn writes it; its formatter reads the five arguments one by one."""
+    args = ("127.0.0.1:1", "GET", path, "1.1", 200)
+    return logging.LogRecord("uvicorn.access", logging.INFO, "", 0, '%s - "%s %s HTTP/%s" %d', args, None)
+
+
+@pytest.mark.parametrize("path", [f"/media/local/{TOKEN}", f"/media/events?scope=asset&ticket={TOKEN}&after=1"])
+def test_a_record_of_an_access_log_keeps_its_arguments(path: str) -> None:
+    record = _access(path)
+
+    assert RedactingFilter().filter(record)
+
+    payload, mac = TOKEN.split(".")
+    assert isinstance(record.args, tuple) and record.args[:2] + record.args[3:] == ("127.0.0.1:1", "GET", "1.1", 200)
+    assert payload not in record.getMessage() and mac not in record.getMessage()
+    assert record.getMessage().startswith('127.0.0.1:1 - "GET /media/') and "[REDACTED]" in record.getMessage()
+
+
+def test_a_secret_that_only_the_whole_message_shows_costs_the_arguments() -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "password=%s of %s", (CANARY, "ada"), None)
+
+    assert RedactingFilter().filter(record)
+
+    assert (record.getMessage(), record.args) == ("password=[REDACTED] of ada", ())
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(None, None), ("abcdef1234", "...1234"), ("1234", "...1234"), ("123", "...redacted"), ("", "...redacted")],

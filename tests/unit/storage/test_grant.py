@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from datetime import UTC, datetime
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from rindle.errors import Unauthorized, UploadRejected
+from rindle.security import is_digest_of
 from rindle.security.signing import BadToken, sign_token
 from rindle.storage.grant import Grant, read_grant
 
@@ -31,11 +34,27 @@ def test_every_claim_survives() -> None:
         max_bytes=0,
         length=7,
         once=True,
-        subject="user:1",
     )
 
     assert read_grant(grant.token(SECRET, LABEL), [SECRET], LABEL, "PUT") == grant
     assert grant.expires == datetime.fromtimestamp(LATER, UTC)
+
+
+def test_a_token_contains_a_digest_of_its_subject_and_never_the_name() -> None:
+    token = Grant(method="GET", key="a", expires_at=LATER, subject="ada@example.com").token(SECRET, LABEL)
+
+    claims = base64.urlsafe_b64decode(token.partition(".")[0] + "==")
+    assert b"ada" not in claims and b"example" not in claims
+    subject = read_grant(token, [OTHER, SECRET], LABEL, "GET").subject
+    assert json.loads(claims)["sub"] == subject
+    assert is_digest_of(subject, "ada@example.com", [OTHER, SECRET], LABEL)
+    assert not is_digest_of(subject, "bob@example.com", [OTHER, SECRET], LABEL)
+
+
+def test_a_token_of_an_earlier_release_is_valid_until_it_expires() -> None:
+    token = sign_token({"v": 1, "m": "GET", "key": "a", "exp": LATER, "sub": "ada@example.com"}, SECRET, LABEL)
+
+    assert read_grant(token, [SECRET], LABEL, "GET").key == "a"
 
 
 def test_a_get_grant_serves_head_and_nothing_else() -> None:
