@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -147,7 +147,7 @@ class WorkerProcess:
         return AV_GRACE_SECONDS if queue == self.settings.av_queue else GRACE_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set, then finish running work or hand it back."""
+        """Work until ``stop`` is set, then take no new work, and finish running work or hand it back."""
         settings = self.settings
         settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._warn_of_runtime()
@@ -166,16 +166,33 @@ class WorkerProcess:
             if client is None:
                 return
             async with contextlib.AsyncExitStack() as stack:
-                for worker in self._workers(client, sources, pool):
+                workers = self._workers(client, sources, pool)
+                for worker in workers.values():
                     await stack.enter_async_context(worker)
-                await stack.enter_async_context(self._relaying())
+                await self.relay.start()
+                # Runs first, also after an error: the stack alone would stop one queue after another, and the queues
+                # that it has not reached yet would take new tasks until a long build of another queue has ended.
+                stack.push_async_callback(self._stop_intake, workers)
                 self.is_polling = True
                 log.info("worker is polling", extra={"action": "worker_up", "queues": self.queues})
                 await stop.wait()
-                self.is_polling = False
                 log.info("worker is stopping", extra={"action": "worker_stopping"})
         finally:
             await run_to_end(self._close(beat, pool, sources))
+
+    async def _stop_intake(self, workers: Mapping[str, Worker]) -> None:
+        """Stop the relay and the pollers of all queues at once; returns when the running work of every queue has ended.
+
+        Each queue has its own grace period for running work.
+        """
+
+        async def stop_queue(queue: str, worker: Worker) -> None:
+            await worker.shutdown()
+            log.info("queue has stopped", extra={"action": "queue_stopped", "queue": queue})
+
+        self.is_polling = False
+        stopping = [stop_queue(queue, worker) for queue, worker in workers.items()]
+        await run_to_end(asyncio.gather(self.relay.stop(), *stopping))
 
     async def _close(self, beat: asyncio.Task[None], pool: RenderPool, sources: SourceCache) -> None:
         async with contextlib.AsyncExitStack() as last_first:
@@ -227,14 +244,15 @@ class WorkerProcess:
                     await stop.wait()
         return None
 
-    def _workers(self, client: Client, sources: SourceCache, pool: RenderPool) -> list[Worker]:
+    def _workers(self, client: Client, sources: SourceCache, pool: RenderPool) -> dict[str, Worker]:
+        """Return the worker of each queue."""
         services, settings = self.rindle.services, self.settings
         tools, limits = FfmpegTools.of(settings), AvLimits.of(settings)
         av_probe = AvProbe(tools, limits, settings.scratch)
         probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
         builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
         variants = VariantActivities(services, sources=sources, builders=builders)
-        workers = []
+        workers: dict[str, Worker] = {}
         for queue in self.queues:
             runs: list[Callable[..., Any]] = []
             options: dict[str, Any] = {}
@@ -258,18 +276,16 @@ class WorkerProcess:
             if queue == settings.av_queue:
                 runs.append(variants.build_av)
             options["interceptors"] = [*options["interceptors"], *self._interceptors]
-            workers.append(
-                Worker(
-                    client,
-                    task_queue=queue,
-                    activities=runs,
-                    activity_task_poller_behavior=PollerBehaviorAutoscaling(),
-                    graceful_shutdown_timeout=timedelta(seconds=self.grace_of(queue)),
-                    # A build is notified of its cancellation by its next heartbeat, within a second.
-                    max_heartbeat_throttle_interval=timedelta(seconds=1),
-                    deployment_config=deployment_of(settings),
-                    **options,
-                )
+            workers[queue] = Worker(
+                client,
+                task_queue=queue,
+                activities=runs,
+                activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+                graceful_shutdown_timeout=timedelta(seconds=self.grace_of(queue)),
+                # A build is notified of its cancellation by its next heartbeat, within a second.
+                max_heartbeat_throttle_interval=timedelta(seconds=1),
+                deployment_config=deployment_of(settings),
+                **options,
             )
         return workers
 
@@ -289,14 +305,6 @@ class WorkerProcess:
             "max_concurrent_activities": 100,
             "workflow_task_poller_behavior": PollerBehaviorAutoscaling(),
         }
-
-    @contextlib.asynccontextmanager
-    async def _relaying(self) -> AsyncIterator[None]:
-        await self.relay.start()
-        try:
-            yield
-        finally:
-            await run_to_end(self.relay.stop())
 
     async def _beat(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class Scanned(Profile):
 
 
 class ControlledProcessor:
-    """Copies the source; holds, crashes or fails when the file ``processor`` says so."""
+    """Copies the source; holds, blocks the loop, crashes or fails when the file ``processor`` says so."""
 
     capabilities = frozenset({"image_resize"})
 
@@ -111,6 +112,8 @@ class ControlledProcessor:
             calls.write("build\n")
         while (wanted := _control("processor")) == "hold":
             await asyncio.sleep(0.05)
+        while _control("processor") == "block":
+            time.sleep(0.05)  # noqa: ASYNC251 - as faulty code of an application does
         if wanted == "fail":
             raise RuntimeError("no picture today")
         if wanted == "die":

@@ -6,6 +6,7 @@ After the first signal running work finishes within the grace period or is hande
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -34,7 +35,7 @@ _STUCK_SECONDS = 15.0
 _STUCK = ("event loop",)
 #: Timeout in seconds of the readiness check on the event loop; it waits 3 s for database and Temporal, concurrently.
 _ANSWER_SECONDS = 5.0
-#: Seconds beyond the grace period after which a worker that does not stop exits anyway.
+#: Seconds beyond the longest grace period, counted from the signal, after which a worker exits anyway.
 _WATCHDOG_SECONDS = 30.0
 #: New objects after which Python collects garbage cycles; its own default is 700. One task makes thousands of objects,
 #: and reference counting frees nearly all of them.
@@ -147,18 +148,23 @@ async def _work(app: str | None, queues: list[str] | None, grace_seconds: float 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
-    def request_stop() -> None:
-        if stop.is_set():
+    received: list[int] = []
+
+    def request_stop(number: int, _interrupted: object) -> None:
+        # Runs also while the event loop is blocked, so that the time limit counts from the signal.
+        if received:
             log.warning("second signal: exiting at once")
             leave(1)
-        stop.set()
+        received.append(number)
         longest = max(process.grace_of(queue) for queue in process.queues)
         watchdog = threading.Timer(longest + _WATCHDOG_SECONDS, leave, args=(1,))
         watchdog.daemon = True
         watchdog.start()
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(stop.set)
 
     for wanted in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(wanted, request_stop)
+        signal.signal(wanted, request_stop)
     health = None
     if rindle.settings.health_address:
         health = _serve_health(rindle.settings.health_address, process, loop)
