@@ -262,7 +262,10 @@ class Unauthenticated(AccessError):
 
 
 class TooManyStreams(AccessError):
-    """The actor or this process has reached its limit of open event streams, ``detail['limit']``."""
+    """The limit of open event streams, ``detail['limit']``, is reached.
+
+    ``detail['of']`` names whose: ``actor``, ``ticket`` or ``anonymous`` (all such clients together), or ``process``.
+    """
 
     code = "too_many_streams"
     http_status = 429
