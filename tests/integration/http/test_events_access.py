@@ -182,7 +182,7 @@ async def test_callers_without_a_name_leave_room_for_the_others(tmp_path: Path) 
 
         async def status(*subjects: tuple[str, str], **caller: Any) -> tuple[int, Any]:
             """Open a stream that stays, or return whose limit is reached."""
-            stream = await opened.enter_async_context(following(address, *subjects, **caller))
+            stream = await open_streams.enter_async_context(following(address, *subjects, **caller))
             refused = stream.response.json()["error"]["detail"] if stream.response.status_code == 429 else None
             return stream.response.status_code, refused
 
