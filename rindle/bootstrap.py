@@ -38,6 +38,7 @@ from rindle.process import ephemeral_runtime
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
+from rindle.threads import in_thread
 from rindle.uploads.sessions import verify_completion
 from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
 #: Seconds that a run's next task waits for the worker that has cached it before other workers may take it.
 STICKY_SECONDS = 10
+#: Activities that a worker runs at once on the workflows' queue; one plug-in has at most a third (``rindle.plugins``).
+ACTIVITY_SLOTS = 100
 #: Seconds between attempts to reach Temporal while a worker starts.
 _CONNECT_PAUSE_SECONDS = 1.0
 
@@ -155,7 +158,7 @@ class WorkerProcess:
         beat = asyncio.create_task(self._beat(), name="rindle-beat")
         await self._clean_up()
         pool = render_pool(settings)
-        await asyncio.to_thread(pool.start)
+        await in_thread(pool.start)
         sources = SourceCache(
             settings.tmp_dir / "rindle.sources",
             max_bytes=settings.source_cache_bytes,
@@ -217,7 +220,7 @@ class WorkerProcess:
 
     async def _clean_up(self) -> None:
         """Remove files that killed processes left on this machine."""
-        swept = await asyncio.to_thread(sweep_scratch, self.settings.scratch)
+        swept = await in_thread(sweep_scratch, self.settings.scratch)
         for storage in self.rindle.storages.values():
             try:
                 swept += await storage.sweep(STALE_SECONDS)
@@ -302,7 +305,7 @@ class WorkerProcess:
                 seconds=min(STICKY_SECONDS, settings.heartbeat_seconds or STICKY_SECONDS)
             ),
             "max_concurrent_workflow_tasks": 50,
-            "max_concurrent_activities": 100,
+            "max_concurrent_activities": ACTIVITY_SLOTS,
             "workflow_task_poller_behavior": PollerBehaviorAutoscaling(),
         }
 
@@ -311,10 +314,11 @@ class WorkerProcess:
             self.last_beat = time.monotonic()
             await asyncio.sleep(1)
 
-    async def missing(self) -> tuple[str, ...]:
-        """Return what this process needs but lacks: ``pollers``, ``database``, ``temporal``; nothing when it is ready.
+    async def readiness(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what this process needs but lacks, and warnings about what it can work without.
 
-        Takes a few seconds at most.
+        It needs ``pollers``, ``database``, ``temporal`` and ``threads``; it is ready when it lacks none of them. Takes
+        a few seconds at most.
         """
         found = await self._health.health()
-        return (*(() if self.is_polling else ("pollers",)), *found.missing)
+        return (*(() if self.is_polling else ("pollers",)), *found.missing), found.warnings

@@ -5,7 +5,6 @@ The order of the steps follows from the rows (``status``); what each writes is i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -45,6 +44,7 @@ from rindle.security import validate_upload
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
 from rindle.states import AssetState, MediaKind, SessionState
+from rindle.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class PromotionActivities:
         async with self._source(asset, profile) as path:
             crash_point("admit.fetched")
             if asset.state == AssetState.VALIDATING:
-                gate.mime = await asyncio.to_thread(_check_bytes, path, asset, profile)
+                gate.mime = await in_thread(_check_bytes, path, asset, profile)
                 if profile.scanner is not None:
                     await self._database.write(rows.pass_gate, asset.id, gate.mime)
                 # Without a scanner the row follows in the transaction of the promotion, a moment later.
@@ -239,7 +239,7 @@ class PromotionActivities:
         keep = None
         # Only where the render is likely to run on this host, in the bundled engine.
         if recipes and profile.processor is None and self._services.settings.image_task_queue is None:
-            keep = await asyncio.to_thread(self._decode_cache.place, asset)
+            keep = await in_thread(self._decode_cache.place, asset)
         bundled = self._bundled_probe(
             _max_pixels(profile), placeholder=bool(profile.placeholder), recipes=recipes, keep=keep
         )

@@ -31,6 +31,8 @@ log = logging.getLogger("rindle.worker")
 
 #: Seconds without a heartbeat after which the event loop counts as stuck.
 _STUCK_SECONDS = 15.0
+#: What a process lacks, and warnings.
+_Found = tuple[Sequence[str], Sequence[str]]
 #: What the health response then lists as missing.
 _STUCK = ("event loop",)
 #: Timeout in seconds of the readiness check on the event loop; it waits 3 s for database and Temporal, concurrently.
@@ -85,36 +87,36 @@ def _runtime(settings: Settings) -> Runtime:
 
 
 def _serve_health(address: str, process: WorkerProcess, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
-    """Answer ``/livez`` (the event loop runs) and ``/readyz`` (pollers, database, Temporal) from a thread.
+    """Answer ``/livez`` (the event loop runs) and ``/readyz`` (pollers, database, Temporal, threads) from a thread.
 
-    The body of a 503 names what is missing.
+    The body of a 503 names what is missing; a line for each warning follows, also after a 200.
     """
 
-    def live() -> Sequence[str]:
-        return () if time.monotonic() - process.last_beat < _STUCK_SECONDS else _STUCK
+    def live() -> _Found:
+        return ((), ()) if time.monotonic() - process.last_beat < _STUCK_SECONDS else (_STUCK, ())
 
-    def ready() -> Sequence[str]:
-        if live():
-            return _STUCK
+    def ready() -> _Found:
+        if any(live()):
+            return _STUCK, ()
         try:
-            return asyncio.run_coroutine_threadsafe(process.missing(), loop).result(timeout=_ANSWER_SECONDS)
+            return asyncio.run_coroutine_threadsafe(process.readiness(), loop).result(timeout=_ANSWER_SECONDS)
         except TimeoutError:
-            return _STUCK
+            return _STUCK, ()
 
-    checks: dict[str, Callable[[], Sequence[str]]] = {"/livez": live, "/readyz": ready}
+    checks: dict[str, Callable[[], _Found]] = {"/livez": live, "/readyz": ready}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             check = checks.get(self.path)
             try:
-                missing = () if check is None else check()
+                missing, warnings = ((), ()) if check is None else check()
             except Exception as error:
                 log.warning("health check failed", extra={"error": type(error).__name__})
-                missing = ("health check",)
+                missing, warnings = ("health check",), ()
             status, text = (503, f"not ready: {', '.join(missing)}") if missing else (200, "ok")
             if check is None:
                 status, text = 404, "not found"
-            body = f"{text}\n".encode()
+            body = "".join(f"{line}\n" for line in (text, *(f"warning: {one}" for one in warnings))).encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/plain")
             self.send_header("Cache-Control", "no-store")
