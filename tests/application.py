@@ -71,12 +71,14 @@ def _control(name: str) -> str:
 
 
 class ControlledScanner:
-    """Clean unless the file ``scanner`` says ``evil`` or ``down``."""
+    """Clean unless the file ``scanner`` says ``evil``, ``down`` or ``hang``."""
 
     def scan(self, path: Path, *, asset: MediaAsset | None) -> None:
         """Obey the control file; every call is counted in the file ``scans``."""
         with (Path(os.environ["APP_HOME"]) / "scans").open("a") as calls:
             calls.write("scan\n")
+        while _control("scanner") == "hang":
+            time.sleep(0.05)
         match _control("scanner"):
             case "evil":
                 raise Quarantine("contains a test signature")

@@ -170,7 +170,11 @@ def _locked(session: Session, asset_id: str) -> MediaAsset:
 
 @asynccontextmanager
 async def opened(
-    directory: Path, make_profiles: Callable[[Storage], list[type[Profile]]], *, storage: Storage | None = None
+    directory: Path,
+    make_profiles: Callable[[Storage], list[type[Profile]]],
+    *,
+    storage: Storage | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Gallery]:
     """Open a gallery in ``directory`` with the profiles that ``make_profiles`` makes for its storage."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{directory / 'gallery.db'}")
@@ -179,8 +183,8 @@ async def opened(
     store = storage or LocalStorage(
         directory / "objects", base_url=BASE_URL, secrets=[SECRET], public_base_url=f"{BASE_URL}/p", fsync=False
     )
-    settings = Settings(tmp_dir=directory / "tmp", secrets=(), relay_poll_seconds=0.1)
-    rindle = Rindle(engine=engine, profiles=make_profiles(store), settings=settings)
+    tuned = Settings(tmp_dir=directory / "tmp", secrets=(), relay_poll_seconds=0.1, **settings)
+    rindle = Rindle(engine=engine, profiles=make_profiles(store), settings=tuned)
     try:
         yield Gallery(rindle)
     finally:
