@@ -92,7 +92,7 @@ class HealthCheck:
         database, temporal, threads, default_threads = await asyncio.gather(*(check.is_healthy() for check in checks))
         warnings = lost_threads()
         if not default_threads:
-            warnings.append("the default threads of the event loop are all in use: host names cannot be resolved")
+            warnings.append("the default threads of the event loop are all in use: no host name is resolved")
         self._found, self._found_at = Health(database, temporal, threads, tuple(warnings)), time.monotonic()
         return self._found
 
