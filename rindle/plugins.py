@@ -291,8 +291,7 @@ _kept: dict[int, object] = {}
 
 def lost_threads() -> list[str]:
     """Return a sentence for each plug-in of this process with lost threads; see ``PluginThreads``."""
-    with _budgets_lock:
-        budgets = list(_budgets.values())
+    budgets = _budgets.copy().values()  # a copy: the garbage collector may remove some at any moment
     return [
         f"{each.kind} {each.name}: {each.lost} calls have exceeded their time limit and never returned"
         + ("; further calls are refused" if each.is_exhausted else "")
@@ -313,7 +312,7 @@ def _threads_of(kind: Kind, function: Callable[..., Any]) -> PluginThreads:
     key = (kind, id(plugin))
     with _budgets_lock:
         if key not in _budgets:
-            lost = sum(each.lost for (known, _), each in _budgets.items() if known is kind)
+            lost = sum(each.lost for (known, _), each in _budgets.copy().items() if known is kind)
             if lost >= MOST_LOST:
                 raise PluginUnavailable(
                     f"no further plug-in of the kind {kind} is called: {lost} threads are lost", detail={"lost": lost}
