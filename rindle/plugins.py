@@ -176,9 +176,14 @@ async def call_hook(hook: Callable[..., Any], *args: Any) -> Any:
     """Return the result of a web application's hook, such as ``actor_from_request``; its exceptions are passed on.
 
     Raises:
-        TimeoutError: the hook did not return in time.
+        PluginUnavailable: the hook did not return in time, or its budget is used up.
     """
-    return await call(Kind.REQUEST, hook, *args, timeout_seconds=ANSWER_SECONDS)
+    try:
+        return await call(Kind.REQUEST, hook, *args, timeout_seconds=ANSWER_SECONDS)
+    except TimeoutError as error:
+        raise PluginUnavailable(
+            f"a hook of the routes did not return within {ANSWER_SECONDS:g} s", detail={"kind": Kind.REQUEST.value}
+        ) from error
 
 
 async def read_source(function: Callable[..., Any], *args: Any) -> Any:
