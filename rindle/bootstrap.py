@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
+from rindle.threads import in_thread
 from rindle.uploads.sessions import verify_completion
 from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
 #: Seconds that a run's next task waits for the worker that has cached it before other workers may take it.
 STICKY_SECONDS = 10
+#: Activities that a worker runs at once on the workflows' queue; one plug-in has at most a third (``rindle.plugins``).
+ACTIVITY_SLOTS = 100
 #: Seconds between attempts to reach Temporal while a worker starts.
 _CONNECT_PAUSE_SECONDS = 1.0
 
@@ -149,7 +152,7 @@ class WorkerProcess:
         return AV_GRACE_SECONDS if queue == self.settings.av_queue else GRACE_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set, then finish running work or hand it back."""
+        """Work until ``stop`` is set, then take no new work, and finish running work or hand it back."""
         settings = self.settings
         settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._warn_of_runtime()
@@ -157,7 +160,7 @@ class WorkerProcess:
         beat = asyncio.create_task(self._beat(), name="rindle-beat")
         await self._clean_up()
         pool = render_pool(settings)
-        await asyncio.to_thread(pool.start)
+        await in_thread(pool.start)
         sources = SourceCache(
             settings.tmp_dir / "rindle.sources",
             max_bytes=settings.source_cache_bytes,
@@ -170,21 +173,38 @@ class WorkerProcess:
             async with contextlib.AsyncExitStack() as stack:
                 watch = OutageWatch(client, self._outage_checks())
                 stack.push_async_callback(cancel_and_wait, asyncio.create_task(watch.run(), name="rindle-outages"))
-                for worker in self._workers(client, sources, pool, FailureInterceptor(watch.note)):
+                workers = self._workers(client, sources, pool, FailureInterceptor(watch.note))
+                for worker in workers.values():
                     await stack.enter_async_context(worker)
                 if self.settings.search_attributes:
                     registering = asyncio.create_task(
                         self.rindle.temporal.keep_registering_search_attributes(), name="rindle-search-attributes"
                     )
                     stack.push_async_callback(cancel_and_wait, registering)
-                await stack.enter_async_context(self._relaying())
+                await self.relay.start()
+                # Runs first, also after an error: the stack alone would stop one queue after another, and the queues
+                # that it has not reached yet would take new tasks until a long build of another queue has ended.
+                stack.push_async_callback(self._stop_intake, workers)
                 self.is_polling = True
                 log.info("worker is polling", extra={"action": "worker_up", "queues": self.queues})
                 await stop.wait()
-                self.is_polling = False
                 log.info("worker is stopping", extra={"action": "worker_stopping"})
         finally:
             await run_to_end(self._close(beat, pool, sources))
+
+    async def _stop_intake(self, workers: Mapping[str, Worker]) -> None:
+        """Stop the relay and the pollers of all queues at once; returns when the running work of every queue has ended.
+
+        Each queue has its own grace period for running work.
+        """
+
+        async def stop_queue(queue: str, worker: Worker) -> None:
+            await worker.shutdown()
+            log.info("queue has stopped", extra={"action": "queue_stopped", "queue": queue})
+
+        self.is_polling = False
+        stopping = [stop_queue(queue, worker) for queue, worker in workers.items()]
+        await run_to_end(asyncio.gather(self.relay.stop(), *stopping))
 
     async def _close(self, beat: asyncio.Task[None], pool: RenderPool, sources: SourceCache) -> None:
         async with contextlib.AsyncExitStack() as last_first:
@@ -209,7 +229,7 @@ class WorkerProcess:
 
     async def _clean_up(self) -> None:
         """Remove files that killed processes left on this machine."""
-        swept = await asyncio.to_thread(sweep_scratch, self.settings.scratch)
+        swept = await in_thread(sweep_scratch, self.settings.scratch)
         for storage in self.rindle.storages.values():
             try:
                 swept += await checked(storage).sweep(STALE_SECONDS)
@@ -243,14 +263,15 @@ class WorkerProcess:
 
     def _workers(
         self, client: Client, sources: SourceCache, pool: RenderPool, failures: FailureInterceptor
-    ) -> list[Worker]:
+    ) -> dict[str, Worker]:
+        """Return the worker of each queue."""
         services, settings = self.rindle.services, self.settings
         tools, limits = FfmpegTools.of(settings), AvLimits.of(settings)
         av_probe = AvProbe(tools, limits, settings.scratch)
         probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
         builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
         variants = VariantActivities(services, sources=sources, builders=builders)
-        workers = []
+        workers: dict[str, Worker] = {}
         for queue in self.queues:
             runs: list[Callable[..., Any]] = []
             options: dict[str, Any] = {}
@@ -274,18 +295,16 @@ class WorkerProcess:
             if queue == settings.av_queue:
                 runs.append(variants.build_av)
             options["interceptors"] = [failures, *options["interceptors"], *self._interceptors]
-            workers.append(
-                Worker(
-                    client,
-                    task_queue=queue,
-                    activities=runs,
-                    activity_task_poller_behavior=PollerBehaviorAutoscaling(),
-                    graceful_shutdown_timeout=timedelta(seconds=self.grace_of(queue)),
-                    # A build is notified of its cancellation by its next heartbeat, within a second.
-                    max_heartbeat_throttle_interval=timedelta(seconds=1),
-                    deployment_config=deployment_of(settings),
-                    **options,
-                )
+            workers[queue] = Worker(
+                client,
+                task_queue=queue,
+                activities=runs,
+                activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+                graceful_shutdown_timeout=timedelta(seconds=self.grace_of(queue)),
+                # A build is notified of its cancellation by its next heartbeat, within a second.
+                max_heartbeat_throttle_interval=timedelta(seconds=1),
+                deployment_config=deployment_of(settings),
+                **options,
             )
         return workers
 
@@ -302,27 +321,20 @@ class WorkerProcess:
                 seconds=min(STICKY_SECONDS, settings.heartbeat_seconds or STICKY_SECONDS)
             ),
             "max_concurrent_workflow_tasks": 50,
-            "max_concurrent_activities": 100,
+            "max_concurrent_activities": ACTIVITY_SLOTS,
             "workflow_task_poller_behavior": PollerBehaviorAutoscaling(),
         }
-
-    @contextlib.asynccontextmanager
-    async def _relaying(self) -> AsyncIterator[None]:
-        await self.relay.start()
-        try:
-            yield
-        finally:
-            await run_to_end(self.relay.stop())
 
     async def _beat(self) -> None:
         while True:
             self.last_beat = time.monotonic()
             await asyncio.sleep(1)
 
-    async def missing(self) -> tuple[str, ...]:
-        """Return what this process needs but lacks: ``pollers``, ``database``, ``temporal``; nothing when it is ready.
+    async def readiness(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what this process needs but lacks, and warnings about what it can work without.
 
-        Takes a few seconds at most.
+        It needs ``pollers``, ``database``, ``temporal`` and ``threads``; it is ready when it lacks none of them. Takes
+        a few seconds at most.
         """
         found = await self._health.health()
-        return (*(() if self.is_polling else ("pollers",)), *found.missing)
+        return (*(() if self.is_polling else ("pollers",)), *found.missing), found.warnings

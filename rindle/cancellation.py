@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -39,19 +41,18 @@ async def run_to_end(
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     cancelled: asyncio.CancelledError | None = None
-    deadline: float | None = None
-    while not task.done() and (deadline is None or loop.time() < deadline):
+    if not task.done():
         try:
-            # `wait` never cancels what it waits for.
-            await asyncio.wait({task}, timeout=None if deadline is None else deadline - loop.time())
+            await asyncio.wait({task})  # `wait` never cancels what it waits for
         except asyncio.CancelledError as error:
-            if cancelled is not None:
-                continue
             cancelled = error
-            if limit_seconds is not None:
-                deadline = loop.time() + limit_seconds
+            deadline = None if limit_seconds is None else loop.time() + limit_seconds
             if on_cancel is not None:
                 on_cancel()
+            with _cancelled_once():
+                while not task.done() and (deadline is None or loop.time() < deadline):
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait({task}, timeout=None if deadline is None else deadline - loop.time())
     if cancelled is None:
         return task.result()
     if not task.done():
@@ -79,6 +80,16 @@ async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:
         task.add_done_callback(_retrieve)
     if tasks:
         await run_to_end(asyncio.wait(tasks))
+
+
+def _cancelled_once() -> AbstractContextManager[object]:
+    """Return a block in which a cancelled scope of anyio does not cancel the current task again.
+
+    Such a scope, for example the response to a client that has disconnected, cancels its tasks on every turn of the
+    event loop until they end. A task that waits would run all the time, and many of them would stop the loop.
+    """
+    anyio = sys.modules.get("anyio")  # not a dependency; without it there are no such scopes
+    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:

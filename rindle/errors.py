@@ -4,14 +4,14 @@
 
     RindleError
     ├── LifecycleError      not_found · invalid_transition · state_conflict · quarantined · still_attached ·
-    │                       not_settled · unexpected
+    │                       not_settled · plugin_unavailable · unexpected
     ├── InvalidCall         invalid_profile · unknown_profile · unknown_variant · unknown_variant_names ·
     │                       unknown_options · unknown_filters · invalid_filter · invalid_argument · invalid_owner ·
     │                       owner_not_persisted · owner_type_conflict · invalid_slot · invalid_last_event_id
     ├── AccessError         unauthorized · unauthenticated · too_many_streams
-    ├── UploadError         UploadRejected (several codes) · scanner_unavailable · storage_object_missing ·
-    │                       upload_session_expired · upload_cancelled · upload_already_completed ·
-    │                       upload_stalled · upload_superseded
+    ├── UploadError         UploadRejected (several codes) · scanner_unavailable · source_timeout ·
+    │                       storage_object_missing · upload_session_expired · upload_cancelled ·
+    │                       upload_already_completed · upload_stalled · upload_superseded
     ├── StorageError        storage_not_found · storage_transient · storage_unauthorized · storage_permanent ·
     │                       storage_conflict · object_changed · invalid_key · missing_bucket · temporary_space_full ·
     │                       storage_adapter_exception · invalid_storage_response · CapabilityUnsupported (two codes)
@@ -136,6 +136,14 @@ class NotSettled(LifecycleError, TimeoutError):
 
     code = "not_settled"
     http_status = 504
+    retryable = True
+
+
+class PluginUnavailable(LifecycleError):
+    """A plug-in of the application is not called: too many of its calls have not returned (``detail``)."""
+
+    code = "plugin_unavailable"
+    http_status = 503
     retryable = True
 
 
@@ -266,7 +274,10 @@ class Unauthenticated(AccessError):
 
 
 class TooManyStreams(AccessError):
-    """The actor or this process has reached its limit of open event streams, ``detail['limit']``."""
+    """The limit of open event streams, ``detail['limit']``, is reached.
+
+    ``detail['of']`` names whose: ``actor``, ``ticket`` or ``anonymous`` (all such clients together), or ``process``.
+    """
 
     code = "too_many_streams"
     http_status = 429
@@ -303,6 +314,14 @@ class ScannerUnavailable(UploadError):
     """The scanner raised or timed out. The file counts neither as clean nor as rejected; the scan runs again."""
 
     code = "scanner_unavailable"
+    http_status = 503
+    retryable = True
+
+
+class SourceTimeout(UploadError):
+    """The file that the application uploads did not return its bytes in time; nothing was stored."""
+
+    code = "source_timeout"
     http_status = 503
     retryable = True
 

@@ -1,21 +1,21 @@
 """Calls of plug-ins: scanners, probes, analyzers, processors, authorizers and request hooks.
 
 A coroutine function is awaited on the event loop. Any other function runs in a thread, so that blocking code delays
-only its own caller; an awaitable that it returns is then awaited on the loop. Each kind has its own threads, time limit
-and translation of errors. The contracts of the plug-ins are in :mod:`rindle.protocols`. Stores are not called here: all
-their methods are coroutines.
+only its own caller; an awaitable that it returns is then awaited on the loop. Each kind has its own time limit and
+translation of errors. Each plug-in has its own threads and budget, so that one that never returns does not stop others.
+The contracts of the plug-ins are in :mod:`rindle.protocols`. Stores are not called here: all their methods are
+coroutines.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import json
 import logging
 import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -23,24 +23,27 @@ from typing import Any
 
 from rindle.cancellation import run_to_end
 from rindle.db.models import MediaAsset
-from rindle.errors import RindleError, ScannerUnavailable, Unauthorized, Unexpected
+from rindle.errors import PluginUnavailable, RindleError, ScannerUnavailable, SourceTimeout, Unauthorized, Unexpected
+from rindle.plugin_threads import Limits, PluginThreads
 from rindle.protocols import Analyzer, Authorizer, Probe, ProbeResult, Processor, Quarantine, Scanner
 from rindle.recipes import VariantSpec
 
 log = logging.getLogger(__name__)
 
-#: Threads of one kind of plug-in; further calls wait for a free one.
-THREADS = 32
+#: Lost threads of all plug-ins of one kind at which no new plug-in of the kind is called.
+MOST_LOST = 256
 #: Timeout in seconds of a profile's own probe or analyzer for one file.
 FILE_SECONDS = 600.0
 #: Timeout in seconds of one call of an authorizer or a request hook: a user waits for the response.
 ANSWER_SECONDS = 30.0
+#: Timeout in seconds of one read of 1 MiB from the file that an application uploads.
+READ_SECONDS = 60.0
 #: Longest time in seconds that a cancelled build waits for the end of a processor's thread.
 GRACE_SECONDS = 5.0
 
 
 class Kind(StrEnum):
-    """The kinds of plug-ins; each has its own threads, so that long calls of one kind do not delay another."""
+    """The kinds of plug-ins; each plug-in has a budget per kind, so that one that hangs does not stop another."""
 
     SCAN = "scan"
     PROBE = "probe"
@@ -48,6 +51,18 @@ class Kind(StrEnum):
     PROCESS = "process"
     AUTHORIZE = "authorize"
     REQUEST = "request"
+    SOURCE = "source"
+
+
+#: A worker runs 100 activities at once, so that a plug-in that hangs leaves most of them to the others.
+_IN_WORKERS = Limits(threads=16, calls=32, lost=16)
+#: A request waits for its response only, so many may wait.
+_IN_REQUESTS = Limits(threads=32, calls=1_000, lost=32)
+#: The budget of one plug-in in a process, by kind.
+LIMITS: dict[Kind, Limits] = {
+    **dict.fromkeys((Kind.SCAN, Kind.PROBE, Kind.ANALYZE, Kind.PROCESS), _IN_WORKERS),
+    **dict.fromkeys((Kind.AUTHORIZE, Kind.REQUEST, Kind.SOURCE), _IN_REQUESTS),
+}
 
 
 async def scan(scanner: Scanner, path: Path, *, asset: MediaAsset | None, timeout_seconds: float) -> None:
@@ -161,9 +176,34 @@ async def call_hook(hook: Callable[..., Any], *args: Any) -> Any:
     """Return the result of a web application's hook, such as ``actor_from_request``; its exceptions are passed on.
 
     Raises:
-        TimeoutError: the hook did not return in time.
+        PluginUnavailable: the hook did not return in time, or its budget is used up.
     """
-    return await call(Kind.REQUEST, hook, *args, timeout_seconds=ANSWER_SECONDS)
+    try:
+        return await call(Kind.REQUEST, hook, *args, timeout_seconds=ANSWER_SECONDS)
+    except TimeoutError as error:
+        raise PluginUnavailable(
+            f"a hook of the routes did not return within {ANSWER_SECONDS:g} s", detail={"kind": Kind.REQUEST.value}
+        ) from error
+
+
+async def read_source(function: Callable[..., Any], *args: Any) -> Any:
+    """Return the result of a method of the file that an application uploads; its exceptions are passed on.
+
+    All files have one budget together.
+
+    Raises:
+        SourceTimeout: the method did not return in time.
+    """
+    try:
+        return await call(Kind.SOURCE, partial(_upload_source, function), *args, timeout_seconds=READ_SECONDS)
+    except TimeoutError as error:
+        raise SourceTimeout(
+            f"the source of the upload did not return within {READ_SECONDS:g} s", detail={"limit": READ_SECONDS}
+        ) from error
+
+
+def _upload_source(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
 
 
 async def call(
@@ -177,7 +217,8 @@ async def call(
 ) -> Any:
     """Return ``function(*args, **kwargs)``: awaited on the loop when it is a coroutine function, else in a thread.
 
-    The thread of a call that is cancelled or times out continues until the function returns.
+    The thread of a call that is cancelled or times out continues until the function returns. After the time limit it
+    counts as lost, and another thread takes its place.
 
     Args:
         timeout_seconds: longest time the call may take, waiting for a thread included; ``None`` for no limit.
@@ -185,14 +226,20 @@ async def call(
 
     Raises:
         TimeoutError: the time limit is exceeded.
+        PluginUnavailable: the budget of this plug-in is used up.
         Exception: raised by the function.
     """
+    is_coroutine = _is_coroutine_function(function)
+    if is_coroutine and timeout_seconds is None and on_cancel is None:  # the library's own: it has limits of its own
+        return await function(*args, **kwargs)
+    threads = _threads_of(kind, function)
     try:
-        async with asyncio.timeout(timeout_seconds):
-            if _is_coroutine_function(function):
-                return await function(*args, **kwargs)
-            result = await _in_thread(kind, partial(function, *args, **kwargs), on_cancel)
-            return await result if inspect.isawaitable(result) else result
+        async with asyncio.timeout(timeout_seconds) as limit:
+            with threads.counted():
+                if is_coroutine:
+                    return await function(*args, **kwargs)
+                result = await _in_thread(threads, partial(function, *args, **kwargs), limit.when(), on_cancel)
+                return await result if inspect.isawaitable(result) else result
     except asyncio.CancelledError:
         if on_cancel is not None:
             on_cancel()
@@ -204,19 +251,32 @@ def _is_coroutine_function(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-async def _in_thread(kind: Kind, function: Callable[[], Any], on_cancel: Callable[[], object] | None) -> Any:
-    # The thread gets the trace and log context of the call.
-    future = _threads(kind).submit(contextvars.copy_context().run, _outcome, function)
-    ending = asyncio.wrap_future(future)
-    if on_cancel is None:
-        result, error = await ending
-    else:
+async def _in_thread(
+    threads: PluginThreads,
+    function: Callable[[], Any],
+    ends_at: float | None,
+    on_cancel: Callable[[], object] | None,
+) -> Any:
+    loop = asyncio.get_running_loop()
+    running = threads.start(function)
+    ending = asyncio.wrap_future(running.future)
+    # Not when its caller gives up: clients that disconnect must not use up the lost threads of an authorizer.
+    abandoning = None if ends_at is None else loop.call_at(ends_at, threads.abandon, running)
+    try:
+        if on_cancel is None:
+            result, error = await ending
+        else:
 
-        def end_early() -> None:
-            on_cancel()
-            future.cancel()  # has an effect only while it waits for a thread
+            def end_early() -> None:
+                on_cancel()
+                running.future.cancel()  # has an effect only while it waits for a thread
 
-        result, error = await run_to_end(ending, limit_seconds=GRACE_SECONDS, on_cancel=end_early)
+            result, error = await run_to_end(ending, limit_seconds=GRACE_SECONDS, on_cancel=end_early)
+    finally:
+        if abandoning is None or loop.time() >= abandoning.when():
+            threads.abandon(running)
+        if abandoning is not None and running.future.done():
+            abandoning.cancel()
     if error is None:
         return result
     try:
@@ -225,25 +285,47 @@ async def _in_thread(kind: Kind, function: Callable[[], Any], on_cancel: Callabl
         del error  # break the cycle: its traceback refers to this frame
 
 
-def _outcome(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """Call ``function`` in its thread; an error is returned.
+# --- budgets ------------------------------------------------------------------------------------------------------
 
-    Futures change some exceptions: ``StopIteration`` never arrives, and ``concurrent.futures.CancelledError`` looks as
-    if the caller had been cancelled.
+
+_budgets: dict[tuple[Kind, int], PluginThreads] = {}
+_budgets_lock = threading.Lock()
+#: Plug-ins that cannot be referred to weakly: they are kept, so that their ids stay their own.
+_kept: dict[int, object] = {}
+
+
+def lost_threads() -> list[str]:
+    """Return a sentence for each plug-in of this process with lost threads; see ``PluginThreads``."""
+    budgets = _budgets.copy().values()  # a copy: the garbage collector may remove some at any moment
+    return [
+        f"{each.kind} {each.name}: {each.lost} calls have exceeded their time limit and never returned"
+        + ("; further calls are refused" if each.is_exhausted else "")
+        for each in budgets
+        if each.lost
+    ]
+
+
+def _threads_of(kind: Kind, function: Callable[..., Any]) -> PluginThreads:
+    """Return the threads and the budget of the plug-in that ``function`` belongs to.
+
+    Raises:
+        PluginUnavailable: ``MOST_LOST`` threads of this kind are lost: an application that makes a plug-in for each
+            call has a new budget each time.
     """
-    try:
-        return function(), None
-    except Exception as error:
-        return None, error
-
-
-_pools: dict[Kind, ThreadPoolExecutor] = {}
-_pools_lock = threading.Lock()
-
-
-def _threads(kind: Kind) -> ThreadPoolExecutor:
-    """Return the threads of a kind; they belong to the process and are created on first use."""
-    with _pools_lock:
-        if kind not in _pools:
-            _pools[kind] = ThreadPoolExecutor(THREADS, thread_name_prefix=f"rindle-{kind}")
-        return _pools[kind]
+    plugin = function.func if isinstance(function, partial) else function
+    plugin = getattr(plugin, "__self__", plugin)
+    key = (kind, id(plugin))
+    with _budgets_lock:
+        if key not in _budgets:
+            lost = sum(each.lost for (known, _), each in _budgets.copy().items() if known is kind)
+            if lost >= MOST_LOST:
+                raise PluginUnavailable(
+                    f"no further plug-in of the kind {kind} is called: {lost} threads are lost", detail={"lost": lost}
+                )
+            named = plugin if isinstance(plugin, type) or hasattr(plugin, "__qualname__") else type(plugin)
+            _budgets[key] = PluginThreads(kind, named.__qualname__, LIMITS[kind])
+            try:
+                weakref.finalize(plugin, _budgets.pop, key, None).atexit = False
+            except TypeError:
+                _kept[id(plugin)] = plugin
+        return _budgets[key]

@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     streams_per_actor: int = Field(default=5, ge=1)
     #: Event streams that a process serves at once.
     streams_per_process: int = Field(default=1_000, ge=1)
+    #: Share of the streams of a process that all anonymous clients together may have, 0 to 1; at least one stream. The
+    #: rest is kept for actors.
+    streams_anonymous_share: float = Field(default=0.3, ge=0, le=1)
+    #: The same for all clients without an actor that have a ticket for every subject.
+    streams_ticket_share: float = Field(default=0.3, ge=0, le=1)
     temporal_connect_seconds: float = Field(default=2.0, gt=0)
     sync_threads: int = Field(default=8, ge=1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,14 @@ def _control(name: str) -> str:
 
 
 class ControlledScanner:
-    """Clean unless the file ``scanner`` says ``evil`` or ``down``."""
+    """Clean unless the file ``scanner`` says ``evil``, ``down`` or ``hang``."""
 
     def scan(self, path: Path, *, asset: MediaAsset | None) -> None:
         """Obey the control file; every call is counted in the file ``scans``."""
         with (Path(os.environ["APP_HOME"]) / "scans").open("a") as calls:
             calls.write("scan\n")
+        while _control("scanner") == "hang":
+            time.sleep(0.05)
         match _control("scanner"):
             case "evil":
                 raise Quarantine("contains a test signature")
@@ -105,7 +108,7 @@ class Scanned(Profile):
 
 
 class ControlledProcessor:
-    """Copies the source; holds, crashes or fails when the file ``processor`` says so."""
+    """Copies the source; holds, blocks the loop, crashes or fails when the file ``processor`` says so."""
 
     capabilities = frozenset({"image_resize"})
 
@@ -123,6 +126,8 @@ class ControlledProcessor:
             calls.write("build\n")
         while (wanted := _control("processor")) == "hold":
             await asyncio.sleep(0.05)
+        while _control("processor") == "block":
+            time.sleep(0.05)  # noqa: ASYNC251 - as faulty code of an application does
         if wanted == "fail":
             raise RuntimeError("no picture today")
         if wanted == "die":

@@ -175,6 +175,7 @@ async def opened(
     *,
     storage: Storage | None = None,
     database_url: str | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Gallery]:
     """Open a gallery in ``directory`` with the profiles that ``make_profiles`` makes for its storage; on a SQLite
     database there when none is given."""
@@ -184,8 +185,8 @@ async def opened(
     store = storage or LocalStorage(
         directory / "objects", base_url=BASE_URL, secrets=[SECRET], public_base_url=f"{BASE_URL}/p", fsync=False
     )
-    settings = Settings(tmp_dir=directory / "tmp", secrets=(), relay_poll_seconds=0.1)
-    rindle = Rindle(engine=engine, profiles=make_profiles(store), settings=settings)
+    tuned = Settings(tmp_dir=directory / "tmp", secrets=(), relay_poll_seconds=0.1, **settings)
+    rindle = Rindle(engine=engine, profiles=make_profiles(store), settings=tuned)
     try:
         yield Gallery(rindle)
     finally:

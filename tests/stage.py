@@ -153,7 +153,8 @@ class Stage:
 
     async def close(self) -> None:
         """End every worker and close the application."""
-        self.tell("processor", "")
+        for plugin in ("processor", "scanner"):
+            self.tell(plugin, "")
         for worker in self._workers:
             await worker.kill()
         for stop, task in self._members:

@@ -13,7 +13,7 @@ from rindle import plugins, telemetry
 from rindle.activities.decode_cache import DecodeCache
 from rindle.db.models import MediaAsset
 from rindle.db.variants import Claim
-from rindle.errors import OutputMissing, ProcessorCapabilityMissing, RindleError, describe
+from rindle.errors import OutputMissing, PluginUnavailable, ProcessorCapabilityMissing, RindleError, describe
 from rindle.media.av_processor import AvProcessor, check_headroom, check_runtime
 from rindle.media.render_pool import RenderOrder, RenderPool
 from rindle.profile import Profile
@@ -21,6 +21,7 @@ from rindle.protocols import Probe, Processor
 from rindle.recipes import ImageVariant, VariantSpec, is_av_work
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
+from rindle.threads import in_thread
 
 #: Takes 0 to 99 while a build goes on; callable from any thread.
 ReportProgress = Callable[[int], None]
@@ -139,6 +140,7 @@ class Builders:
 
         Raises:
             CancelledError: the build was stopped; its processes are gone.
+            PluginUnavailable: the processor is not called now; retryable.
         """
         spec = profile.variants[claim.name]
         dest = scratch / f"{claim.name}{spec.extension}"
@@ -151,6 +153,8 @@ class Builders:
                 built = await self._av.build(source, spec, dest, progress=progress)
             except RindleError as error:
                 telemetry_scope.error = error
+                if isinstance(error, PluginUnavailable):  # says nothing about the file
+                    raise
                 return BuildResult(claim, error=error)
         names = ("byte_size", "content_type", "width", "height", "duration_ms")
         facts = {name: getattr(built, name) for name in names}
@@ -161,7 +165,7 @@ class Builders:
     ) -> dict[str, Any]:
         """Build one variant with the profile's own processor; returns the column values of the output."""
         await plugins.process(processor, source, spec, dest, progress=progress)
-        size = await asyncio.to_thread(lambda: dest.stat().st_size if dest.is_file() else 0)
+        size = await in_thread(lambda: dest.stat().st_size if dest.is_file() else 0)
         if size == 0:
             raise OutputMissing("the processor left no output")
         return {"byte_size": size, "content_type": spec.content_type, **await self._probe_output(dest, spec)}

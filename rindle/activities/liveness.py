@@ -16,6 +16,7 @@ from temporalio import activity
 
 from rindle.cancellation import cancel_and_wait
 from rindle.process import is_queued
+from rindle.threads import in_thread
 
 #: Seconds between heartbeats: the worker's throttle passes each one, so that a cancel arrives within a second.
 BEAT_SECONDS = 1.0
@@ -57,7 +58,7 @@ async def _beat(details: Callable[[], dict[str, int]] | None, work: asyncio.Task
 async def scratch_directory(root: Path) -> AsyncIterator[Path]:
     """Yield a private empty directory (mode 0700) below ``root`` that is gone afterwards, also on cancel."""
     directory = root / uuid.uuid4().hex
-    await asyncio.to_thread(os.makedirs, directory, 0o700)
+    await in_thread(os.makedirs, directory, 0o700)
     try:
         yield directory
     finally:

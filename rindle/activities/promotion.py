@@ -5,7 +5,6 @@ The order of the steps follows from the rows (``status``); what each writes is i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import logging
@@ -47,6 +46,7 @@ from rindle.security import validate_upload
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
 from rindle.states import AssetState, MediaKind, SessionState
+from rindle.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class PromotionActivities:
         async with self._source(asset, profile) as path:
             crash_point("admit.fetched")
             if asset.state == AssetState.VALIDATING:
-                gate.mime = await asyncio.to_thread(_check_bytes, path, asset, profile)
+                gate.mime = await in_thread(_check_bytes, path, asset, profile)
                 if profile.scanner is not None:
                     await self._database.write(rows.pass_gate, asset.id, gate.mime)
                 # Without a scanner the row follows in the transaction of the promotion, a moment later.
@@ -219,7 +219,7 @@ class PromotionActivities:
                 raise
             etag = (await storage.head(asset.storage_key)).etag
             path = await opened(etag)
-            if await asyncio.to_thread(_sha256, path) != asset.checksum_sha256:
+            if await in_thread(_sha256, path) != asset.checksum_sha256:
                 raise
         await self._database.write(rows.follow_etag, asset.id, asset.stored_etag, etag)
         for column, value in rows.pinned(asset, etag).items():
@@ -241,7 +241,7 @@ class PromotionActivities:
                 return {}
             if asset.checksum_sha256 is None:
                 # If this attempt is lost after the store has done it, the next one knows the bytes by their checksum.
-                await self._database.write(rows.note_checksum, asset.id, await asyncio.to_thread(_sha256, path))
+                await self._database.write(rows.note_checksum, asset.id, await in_thread(_sha256, path))
             stored = await storage.replace_headers(asset.storage_key, path, served, if_match=etag)
         except (ObjectChanged, StorageNotFound) as error:
             raise StateConflict(
@@ -289,7 +289,7 @@ class PromotionActivities:
         keep = None
         # Only where the render is likely to run on this host, in the bundled engine.
         if recipes and profile.processor is None and self._services.settings.image_task_queue is None:
-            keep = await asyncio.to_thread(self._decode_cache.place, asset)
+            keep = await in_thread(self._decode_cache.place, asset)
         bundled = self._bundled_probe(
             _max_pixels(profile), placeholder=bool(profile.placeholder), recipes=recipes, keep=keep
         )

@@ -28,6 +28,7 @@ from rindle.errors import (
     FfmpegNotFound,
     InsufficientDiskHeadroom,
     ObjectChanged,
+    PluginUnavailable,
     RindleError,
     StateConflict,
     StorageAdapterException,
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 #: Codes of failures that usually repeat: one retry, then final.
 _ONE_RETRY = frozenset({"process_timeout", "ffmpeg_failed", "output_duration_mismatch"})
 #: Failures of the infrastructure: the row is queued again, and no attempt is counted.
-_INFRASTRUCTURE_ERRORS = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom, StateConflict)
+_INFRASTRUCTURE_ERRORS = (StorageError, FfmpegNotFound, InsufficientDiskHeadroom, PluginUnavailable, StateConflict)
 
 #: Builds files for claims, from source, asset, profile, claims and scratch directory.
 Build = Callable[[Path, MediaAsset, type[Profile], Sequence[Claim], Path], Awaitable[list[BuildResult]]]

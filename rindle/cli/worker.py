@@ -6,6 +6,7 @@ After the first signal running work finishes within the grace period or is hande
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -30,11 +31,13 @@ log = logging.getLogger("rindle.worker")
 
 #: Seconds without a heartbeat after which the event loop counts as stuck.
 _STUCK_SECONDS = 15.0
+#: What a process lacks, and warnings.
+_Found = tuple[Sequence[str], Sequence[str]]
 #: What the health response then lists as missing.
 _STUCK = ("event loop",)
 #: Timeout in seconds of the readiness check on the event loop; it waits 3 s for database and Temporal, concurrently.
 _ANSWER_SECONDS = 5.0
-#: Seconds beyond the grace period after which a worker that does not stop exits anyway.
+#: Seconds beyond the longest grace period, counted from the signal, after which a worker exits anyway.
 _WATCHDOG_SECONDS = 30.0
 #: New objects after which Python collects garbage cycles; its own default is 700. One task makes thousands of objects,
 #: and reference counting frees nearly all of them.
@@ -84,36 +87,36 @@ def _runtime(settings: Settings) -> Runtime:
 
 
 def _serve_health(address: str, process: WorkerProcess, loop: asyncio.AbstractEventLoop) -> ThreadingHTTPServer:
-    """Answer ``/livez`` (the event loop runs) and ``/readyz`` (pollers, database, Temporal) from a thread.
+    """Answer ``/livez`` (the event loop runs) and ``/readyz`` (pollers, database, Temporal, threads) from a thread.
 
-    The body of a 503 names what is missing.
+    The body of a 503 names what is missing; a line for each warning follows, also after a 200.
     """
 
-    def live() -> Sequence[str]:
-        return () if time.monotonic() - process.last_beat < _STUCK_SECONDS else _STUCK
+    def live() -> _Found:
+        return ((), ()) if time.monotonic() - process.last_beat < _STUCK_SECONDS else (_STUCK, ())
 
-    def ready() -> Sequence[str]:
-        if live():
-            return _STUCK
+    def ready() -> _Found:
+        if any(live()):
+            return _STUCK, ()
         try:
-            return asyncio.run_coroutine_threadsafe(process.missing(), loop).result(timeout=_ANSWER_SECONDS)
+            return asyncio.run_coroutine_threadsafe(process.readiness(), loop).result(timeout=_ANSWER_SECONDS)
         except TimeoutError:
-            return _STUCK
+            return _STUCK, ()
 
-    checks: dict[str, Callable[[], Sequence[str]]] = {"/livez": live, "/readyz": ready}
+    checks: dict[str, Callable[[], _Found]] = {"/livez": live, "/readyz": ready}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             check = checks.get(self.path)
             try:
-                missing = () if check is None else check()
+                missing, warnings = ((), ()) if check is None else check()
             except Exception as error:
                 log.warning("health check failed", extra={"error": type(error).__name__})
-                missing = ("health check",)
+                missing, warnings = ("health check",), ()
             status, text = (503, f"not ready: {', '.join(missing)}") if missing else (200, "ok")
             if check is None:
                 status, text = 404, "not found"
-            body = f"{text}\n".encode()
+            body = "".join(f"{line}\n" for line in (text, *(f"warning: {one}" for one in warnings))).encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/plain")
             self.send_header("Cache-Control", "no-store")
@@ -147,18 +150,23 @@ async def _work(app: str | None, queues: list[str] | None, grace_seconds: float 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
-    def request_stop() -> None:
-        if stop.is_set():
+    received: list[int] = []
+
+    def request_stop(number: int, _interrupted: object) -> None:
+        # Runs also while the event loop is blocked, so that the time limit counts from the signal.
+        if received:
             log.warning("second signal: exiting at once")
             leave(1)
-        stop.set()
+        received.append(number)
         longest = max(process.grace_of(queue) for queue in process.queues)
         watchdog = threading.Timer(longest + _WATCHDOG_SECONDS, leave, args=(1,))
         watchdog.daemon = True
         watchdog.start()
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(stop.set)
 
     for wanted in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(wanted, request_stop)
+        signal.signal(wanted, request_stop)
     health = None
     if rindle.settings.health_address:
         health = _serve_health(rindle.settings.health_address, process, loop)

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any, Literal, Unpack
 
@@ -95,13 +96,24 @@ def event_routes(access: Access) -> APIRouter:
     return router_of(_ROUTES, _Events(access), tag="events")
 
 
+class _Caller(StrEnum):
+    """The kinds of callers. Those without a name of their own share a part of the streams of the process."""
+
+    #: Named by ``actor_from_request``.
+    ACTOR = "actor"
+    #: Without an actor, but with a ticket for every subject.
+    TICKET = "ticket"
+    ANONYMOUS = "anonymous"
+
+
 class _Events:
     def __init__(self, access: Access) -> None:
         self._rindle = access.rindle
         self._access = access
         self._settings = access.rindle.settings
-        #: Open streams by actor; ``None`` stands for all anonymous clients.
-        self._open: Counter[str | None] = Counter()
+        #: Open streams by kind of caller, and by actor.
+        self._open: Counter[_Caller] = Counter()
+        self._of_actor: Counter[str] = Counter()
 
     async def stream(
         self,
@@ -122,8 +134,9 @@ class _Events:
         subjects = _subjects(scopes, ids)
         after = _numbers(last_event_id_header or last_event_id, len(subjects))
         actor = await self._access.actor(request)
-        statuses = await self._allowed(actor, subjects, tickets or ())
-        release = self._count_stream(actor_name(actor))
+        granted = self._granted(tickets or ())
+        statuses = await self._allowed(actor, subjects, granted)
+        release = self._count_stream(actor_name(actor), has_tickets=granted.issuperset(subjects))
         subscription = Subscription(self._rindle.listener, subjects, after, most_missing=MAX_REPLAYED)
         try:
             await subscription.open(statuses)
@@ -139,13 +152,12 @@ class _Events:
         stream = _Stream(subscription, subjects, self._rindle, snapshot=snapshot, until_terminal=until is not None)
         return _Answer(stream, self._rindle, release)
 
-    async def _allowed(self, actor: Any, subjects: Sequence[Subject], tickets: Sequence[str]) -> list[SubjectStatus]:
-        """Return the status of the subjects, if every one of them may be followed.
+    async def _allowed(self, actor: Any, subjects: Sequence[Subject], granted: set[Subject]) -> list[SubjectStatus]:
+        """Return the status of the subjects, if every one of them may be followed; ``granted`` are those of tickets.
 
         Raises:
             Unauthorized: one of them is unknown or denied; the response is the same.
         """
-        granted = self._granted(tickets)
         allowed: list[SubjectStatus] = []
         for subject, status in zip(subjects, await read_statuses(self._rindle.listener, subjects), strict=True):
             if status is None or status.asset is None or not self._access.offers(status.asset.profile):
@@ -166,32 +178,43 @@ class _Events:
                 granted.add(Subject(*read_ticket(ticket, self._rindle.secrets)))
         return granted
 
-    def _count_stream(self, actor: str | None) -> Callable[[], None]:
-        """Count one more stream and return the function that ends it; anonymous clients have no limit of their own.
+    def _count_stream(self, actor: str | None, *, has_tickets: bool) -> Callable[[], None]:
+        """Count one more stream and return the function that ends it.
 
         Raises:
-            TooManyStreams: the limit of the actor or of the process is reached.
+            TooManyStreams: the limit of the actor, of this kind of caller or of the process is reached.
         """
-        of_actor, of_process = self._settings.streams_per_actor, self._settings.streams_per_process
-        for open_streams, limit in (
-            (0 if actor is None else self._open[actor], of_actor),
-            (self._open.total(), of_process),
-        ):
+        caller = _Caller.ACTOR if actor is not None else _Caller.TICKET if has_tickets else _Caller.ANONYMOUS
+        settings = self._settings
+        limits = [("process", self._open.total(), settings.streams_per_process)]
+        if actor is not None:
+            limits.append(("actor", self._of_actor[actor], settings.streams_per_actor))
+        else:
+            limits.append((caller.value, self._open[caller], self._share_of(caller)))
+        for whose, open_streams, limit in limits:
             if open_streams >= limit:
                 raise TooManyStreams(
                     "too many open event streams; follow several subjects with one stream",
-                    detail={"limit": limit},
+                    detail={"limit": limit, "of": whose},
                     retry_after=_BUSY_SECONDS,
                 )
 
         def count(by: int) -> None:
-            self._open[actor] += by
-            if not self._open[actor]:
-                del self._open[actor]
+            self._open[caller] += by
+            if actor is not None:
+                self._of_actor[actor] += by
+                if not self._of_actor[actor]:
+                    del self._of_actor[actor]
             telemetry.emit("rindle.sse.connections", {}, {"streams": self._open.total()})
 
         count(1)
         return partial(count, -1)
+
+    def _share_of(self, caller: _Caller) -> int:
+        """Return how many streams all callers of a kind that is not authenticated may have together, at least one."""
+        settings = self._settings
+        share = settings.streams_ticket_share if caller is _Caller.TICKET else settings.streams_anonymous_share
+        return max(1, int(settings.streams_per_process * share))
 
 
 _ROUTES = (

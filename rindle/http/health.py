@@ -20,21 +20,24 @@ class LiveAnswer(BaseModel):
 
 
 class ReadyAnswer(BaseModel):
-    """All services of this process answer."""
+    """This process and all its services answer."""
 
     status: Literal["ready"] = "ready"
     database: Literal["ok"] = Field("ok", description="The database answered a query.")
     temporal: Literal["ok"] = Field("ok", description="Temporal answered for its namespace.")
+    threads: Literal["ok"] = Field("ok", description="A call passed through the threads of this process.")
+    warnings: list[str] = Field([], description="What does not work, such as plug-ins; the process can serve.")
 
 
 def health_router(rindle: Rindle) -> APIRouter:
     """Return ``/livez`` and ``/readyz`` (GET and HEAD), open to everyone and never cached.
 
     ``/livez`` answers 200 as soon as the event loop runs it, without a request to a service: restart a process that
-    does not answer. ``/readyz`` answers 200 when the database and Temporal answer, else 503 with the code
-    ``inspection_failed`` (no database) or ``temporal_unavailable``; ``detail`` has ``ok`` or ``no answer`` for both and
-    nothing else. While only Temporal is unreachable, uploads still succeed and their work starts later: raise an alarm,
-    but do not take every web process out of service.
+    does not answer. ``/readyz`` answers 200 when the database, Temporal and this process's own threads answer, else 503
+    with the code ``temporal_unavailable`` (only Temporal is missing) or ``inspection_failed``; ``detail`` has ``ok`` or
+    ``no answer`` for each and nothing else. A plug-in whose calls never return does not make the process unready: it is
+    named in ``warnings``. While only Temporal is unreachable, uploads still succeed and their work starts later: raise
+    an alarm, but do not take every web process out of service.
 
     The response takes 3 s at most. Probes that arrive together, or within a second, share one check, so probes cannot
     overload the database or Temporal.
@@ -56,7 +59,7 @@ def health_router(rindle: Rindle) -> APIRouter:
         methods=["GET"],
         response_model=ReadyAnswer,
         operation_id="rindle_ready",
-        summary="Readiness: whether database and Temporal answer",
+        summary="Readiness: whether database, Temporal and threads answer",
         responses=documented("inspection_failed", "temporal_unavailable", common=["unexpected"]),
     )
     router.add_api_route("/livez", routes.live, methods=["HEAD"], include_in_schema=False)
@@ -73,14 +76,14 @@ class _Health:
         return LiveAnswer()
 
     async def ready(self) -> ReadyAnswer:
-        """Answer 503 and name the missing services when the database or Temporal does not answer within 3 s."""
+        """Answer 503 and name the missing services when one of them does not answer within 3 s."""
         found = await self._check.health()
         if not found.is_ready:
             raise _missing(found)
-        return ReadyAnswer()
+        return ReadyAnswer(warnings=list(found.warnings))
 
 
 def _missing(found: Health) -> RindleError:
-    detail = {name: "no answer" if name in found.missing else "ok" for name in ("database", "temporal")}
-    error = TemporalUnavailable if found.database else InspectionFailed
+    detail = {name: "no answer" if name in found.missing else "ok" for name in ("database", "temporal", "threads")}
+    error = TemporalUnavailable if found.missing == ("temporal",) else InspectionFailed
     return error(f"not ready: no answer from {' and '.join(found.missing)}", detail=detail)

@@ -1,4 +1,4 @@
-"""Health of database and Temporal, for the readiness of workers and web processes.
+"""Health of database, Temporal and threads, for the readiness of workers and web processes.
 
 Cheap enough for public probes: probes that arrive together, or within a second, share one result, and a check that is
 still pending is not started a second time.
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from rindle.db.database import Database
+from rindle.plugins import lost_threads
 from rindle.temporal_client import TemporalConnection
+from rindle.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +29,32 @@ LIMIT_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The services that answered."""
+    """What answered.
+
+    Attributes:
+        threads: whether a call passes through the library's own threads and back to the event loop.
+        warnings: sentences about what does not work although the process can still serve: plug-ins whose calls never
+            returned, and the event loop's default threads, which resolve host names.
+    """
 
     database: bool
     temporal: bool
+    threads: bool = True
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_ready(self) -> bool:
-        """Whether all of them answered."""
-        return self.database and self.temporal
+        """Whether all of them answered; warnings do not count."""
+        return not self.missing
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names of the services that did not answer: ``database``, ``temporal``."""
-        return tuple(name for name in ("database", "temporal") if not getattr(self, name))
+        """Names of what did not answer: ``database``, ``temporal``, ``threads``."""
+        return tuple(name for name in ("database", "temporal", "threads") if not getattr(self, name))
 
 
 class HealthCheck:
-    """Check whether database and Temporal answer. One object per process, used on one event loop.
+    """Check whether database, Temporal and threads answer. One object per process, used on one event loop.
 
     Args:
         fresh_seconds: how long a result is shared, 1 by default.
@@ -61,6 +71,8 @@ class HealthCheck:
     ) -> None:
         self._database = _ServiceCheck("database", lambda: database.read(select_one), limit_seconds)
         self._temporal = _ServiceCheck("temporal", temporal.healthy, limit_seconds)
+        self._threads = _ServiceCheck("threads", lambda: in_thread(bool, 1), limit_seconds)
+        self._default_threads = _ServiceCheck("default threads", _pass_default_threads, limit_seconds)
         self._fresh_seconds = fresh_seconds
         self._pending: asyncio.Task[Health] | None = None
         self._found: Health | None = None
@@ -76,8 +88,12 @@ class HealthCheck:
         return await asyncio.shield(self._pending)
 
     async def _check(self) -> Health:
-        database, temporal = await asyncio.gather(self._database.is_healthy(), self._temporal.is_healthy())
-        self._found, self._found_at = Health(database, temporal), time.monotonic()
+        checks = (self._database, self._temporal, self._threads, self._default_threads)
+        database, temporal, threads, default_threads = await asyncio.gather(*(check.is_healthy() for check in checks))
+        warnings = lost_threads()
+        if not default_threads:
+            warnings.append("the default threads of the event loop are all in use: no host name is resolved")
+        self._found, self._found_at = Health(database, temporal, threads, tuple(warnings)), time.monotonic()
         return self._found
 
 
@@ -119,6 +135,10 @@ class _ServiceCheck:
             # Only the class: drivers put hosts and passwords into their messages.
             log.debug("health check failed", extra={"service": self._name, "error": type(error).__name__})
             return False
+
+
+async def _pass_default_threads() -> bool:
+    return await asyncio.get_running_loop().run_in_executor(None, bool, 1)
 
 
 def select_one(session: Session) -> bool:

@@ -25,12 +25,13 @@ from rindle.db.models import MediaAsset, utc_now
 from rindle.db.transitions import move_asset, move_session
 from rindle.db.uploads import Upload
 from rindle.errors import InvalidArgument, StorageConflict, UploadRejected
-from rindle.plugins import scan
+from rindle.plugins import read_source, scan
 from rindle.profile import Profile
 from rindle.protocols import ServedAs, Storage, StoredObject
 from rindle.security import validate_upload
 from rindle.services import Services
 from rindle.states import ENDED_SESSIONS, AssetState, SessionState
+from rindle.threads import in_thread
 from rindle.uploads.sessions import (
     UploadRequest,
     ended_error,
@@ -73,17 +74,17 @@ async def upload(
     known = await known_upload(services, new)
     if known is not None and known.session.state == SessionState.COMPLETED:
         return known.asset
-    spool = await asyncio.to_thread(_spool_directory, services.settings.scratch)
+    spool = await in_thread(_spool_directory, services.settings.scratch)
     try:
         path = spool / "source"
         size, checksum = await _spool(source, path, chosen.name, policy.max_bytes)
-        mime = await asyncio.to_thread(validate_upload, path, filename, policy)
+        mime = await in_thread(validate_upload, path, filename, policy)
         if chosen.scanner is not None:
             timeout = services.settings.scanner_timeout_seconds
             await scan(chosen.scanner, path, asset=None, timeout_seconds=timeout)
         return await _store(services, chosen, new, _File(path, mime, size, checksum))
     finally:
-        await run_to_end(asyncio.to_thread(shutil.rmtree, spool, ignore_errors=True))
+        await run_to_end(in_thread(shutil.rmtree, spool, ignore_errors=True))
 
 
 def _check_path(source: Any) -> None:
@@ -190,7 +191,7 @@ async def _stored_before(storage: Storage, key: str, file: _File) -> StoredObjec
     head = await storage.head(key)
     if head.size == file.size:
         copy = await storage.download(key, file.path.with_name("stored"), max_bytes=file.size, if_match=head.etag)
-        if await asyncio.to_thread(_digest_of, copy) == file.checksum:
+        if await in_thread(_digest_of, copy) == file.checksum:
             return StoredObject(key, head.size, head.etag)
     raise InvalidArgument(
         "this idempotency key belongs to an upload of another file; use a new key",
@@ -212,7 +213,7 @@ async def _spool(source: Any, path: Path, profile: str, max_bytes: int | None) -
     """Copy the source to ``path``; returns its size and SHA-256. Stops at one byte over the limit."""
     digest = hashlib.sha256()
     size = 0
-    target = await asyncio.to_thread(path.open, "wb")
+    target = await in_thread(path.open, "wb")
     try:
         async with aclosing(_chunks(source)) as chunks:
             async for chunk in chunks:
@@ -223,9 +224,9 @@ async def _spool(source: Any, path: Path, profile: str, max_bytes: int | None) -
                         code="max_bytes_exceeded",
                         detail={"limit": max_bytes},
                     )
-                await asyncio.to_thread(_append, target, digest, chunk)
+                await in_thread(_append, target, digest, chunk)
     finally:
-        await run_to_end(asyncio.to_thread(target.close))
+        await run_to_end(in_thread(target.close))
     return size, digest.hexdigest()
 
 
@@ -236,13 +237,13 @@ def _append(target: BinaryIO, digest: Any, chunk: bytes) -> None:
 
 async def _chunks(source: Any) -> AsyncGenerator[bytes, None]:
     if isinstance(source, str | os.PathLike):
-        opened = await asyncio.to_thread(Path(source).open, "rb")
+        opened = await read_source(Path(source).open, "rb")
         try:
             async with aclosing(_read_all(opened)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:
-            await run_to_end(asyncio.to_thread(opened.close))
+            await run_to_end(in_thread(opened.close))
     elif hasattr(source, "__aiter__"):
         async for piece in source:
             for start in range(0, len(piece), CHUNK_BYTES):
@@ -263,7 +264,7 @@ async def _read_all(source: Any) -> AsyncGenerator[bytes, None]:
     """Read a file object or an UploadFile (whose ``read`` is a coroutine) piece by piece."""
     is_async = asyncio.iscoroutinefunction(source.read)
     while True:
-        chunk = await source.read(CHUNK_BYTES) if is_async else await asyncio.to_thread(source.read, CHUNK_BYTES)
+        chunk = await source.read(CHUNK_BYTES) if is_async else await read_source(source.read, CHUNK_BYTES)
         if not chunk:
             return
         if not isinstance(chunk, bytes):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+import anyio
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -182,3 +183,29 @@ async def test_closing_an_application_takes_every_step_whatever_fails_and_howeve
         await task
     assert sorted(closed) == ["broken", "database", "slow"]
     await engine.dispose()
+
+
+async def test_a_scope_that_cancels_on_every_turn_does_not_keep_the_loop_busy() -> None:
+    """As the responses of Starlette do when their client has disconnected."""
+    release, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def respond() -> int:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await run_to_end(release.wait(), on_cancel=cancelled.set)
+            finally:
+                task = asyncio.current_task()
+                assert task is not None
+                cancellations.append(task.cancelling())
+        return 1
+
+    cancellations: list[int] = []
+    response = asyncio.create_task(respond())
+    await cancelled.wait()
+    await turns(50)
+    assert not response.done()
+    release.set()
+
+    assert await response == 1
+    assert cancellations[0] < 10

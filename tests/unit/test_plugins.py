@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 
 from rindle import ImageVariant, MediaKind, Quarantine, plugins
-from rindle.errors import RenderFailed, ScannerUnavailable, Unauthenticated, Unauthorized, Unexpected
+from rindle.errors import PluginUnavailable, RenderFailed, ScannerUnavailable, Unauthenticated, Unauthorized, Unexpected
+from rindle.plugin_threads import Limits
 from rindle.plugins import Kind, authorize, call
 from rindle.protocols import ProbeResult
+from tests.patience import until
 
 #: Seconds after which a test that would hang fails instead.
 PATIENCE_SECONDS = 30.0
@@ -68,11 +71,22 @@ class Plugin:
     capabilities = frozenset({"image_resize"})
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
         self.scan = self.probe = self.analyze = self.process = self.authorize = function
+
+    def call(self, *args: Any) -> Any:
+        """Call the function as a method of this plug-in."""
+        return self._function(*args)
 
     def accepts(self, mime: str) -> bool:
         """Take everything."""
         return True
+
+
+def limit(patch: pytest.MonkeyPatch, *, threads: int, calls: int = 100, lost: int = 100) -> None:
+    """Limit every plug-in that is called for the first time from now on."""
+    patch.setattr(plugins, "LIMITS", dict.fromkeys(Kind, Limits(threads, calls, lost)))
+    patch.setattr(plugins, "_budgets", {})
 
 
 def refusing(error: BaseException) -> Callable[..., Any]:
@@ -121,20 +135,22 @@ async def test_a_function_that_blocks_holds_up_nobody_else() -> None:
     await blocked
 
 
-async def test_a_kind_whose_threads_are_all_taken_does_not_delay_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "THREADS", 1)
-    monkeypatch.setattr(plugins, "_pools", {})
+async def test_a_plugin_whose_threads_are_all_taken_does_not_delay_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, threads=1)
     gate = Gate()
-    blocked = asyncio.create_task(call(Kind.SCAN, gate.block))
+    blocking, other = Plugin(lambda passes: None if passes else gate.block()), Plugin(lambda passes: "at once")
+    blocked = asyncio.create_task(call(Kind.SCAN, blocking.call, False))
     await gate.reached()
-    waiting = asyncio.create_task(call(Kind.SCAN, lambda: "later"))
+    waiting = asyncio.create_task(call(Kind.SCAN, blocking.call, True))
+    await asyncio.sleep(0)
 
-    assert await call(Kind.AUTHORIZE, lambda: "at once") == "at once"
+    assert await call(Kind.SCAN, other.call, True) == "at once"
+    assert await call(Kind.AUTHORIZE, blocking.call, True) is None
     assert not waiting.done()
 
     gate.open()
     await blocked
-    assert await waiting == "later"
+    assert await waiting is None
 
 
 @pytest.mark.parametrize("error", [StopIteration("x"), concurrent.futures.CancelledError("x"), KeyError("x")])
@@ -150,6 +166,84 @@ async def test_a_call_that_takes_too_long_is_left_behind() -> None:
     with pytest.raises(TimeoutError):
         await call(Kind.PROBE, gate.block, timeout_seconds=0.01)
     gate.open()
+
+
+# --- budgets ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_thread_is_replaced_up_to_the_limit_and_then_only_this_plugin_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit(monkeypatch, threads=1, lost=2)
+    gate = Gate()
+    hanging, other = Plugin(lambda passes: "works" if passes else gate.block()), Plugin(lambda: "works")
+
+    for _ in range(2):
+        assert await call(Kind.PROBE, hanging.call, True) == "works"
+        with pytest.raises(TimeoutError):
+            await call(Kind.PROBE, hanging.call, False, timeout_seconds=0.01)
+    with pytest.raises(PluginUnavailable) as refused:
+        await call(Kind.PROBE, hanging.call, True)
+
+    assert refused.value.retryable and refused.value.http_status == 503
+    assert refused.value.detail == {"kind": "probe", "plugin": "Plugin", "lost": 2}
+    assert await call(Kind.PROBE, other.call) == "works"
+    assert plugins.lost_threads() == [
+        "probe Plugin: 2 calls have exceeded their time limit and never returned; further calls are refused"
+    ]
+    assert [record.action for record in caplog.records] == ["plugin_thread_lost"] * 2  # type: ignore[attr-defined]
+
+    gate.open()  # they return after all
+    await until(lambda: plugins.lost_threads() == [], what="the threads to return")
+    assert await call(Kind.PROBE, hanging.call, True) == "works"
+
+
+async def test_callers_beyond_the_limit_are_refused_at_once_also_those_of_coroutines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit(monkeypatch, threads=1, calls=2)
+    gate, release = Gate(), asyncio.Event()
+
+    class Waiting:
+        async def scan(self) -> None:
+            await release.wait()
+
+    for scan, let_go in ((Plugin(gate.block).call, gate.open), (Waiting().scan, release.set)):
+        running = [asyncio.create_task(call(Kind.SCAN, scan, timeout_seconds=PATIENCE_SECONDS)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(PluginUnavailable):
+            await call(Kind.SCAN, scan, timeout_seconds=PATIENCE_SECONDS)
+        let_go()
+        await asyncio.gather(*running)
+        await call(Kind.SCAN, scan, timeout_seconds=PATIENCE_SECONDS)
+
+
+async def test_a_caller_that_gives_up_early_loses_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that disconnect must not use up the budget of an authorizer that is merely slow."""
+    limit(monkeypatch, threads=1, lost=1)
+    gate = Gate()
+    plugin = Plugin(lambda passes: None if passes else gate.block())
+    impatient = asyncio.create_task(call(Kind.AUTHORIZE, plugin.call, False, timeout_seconds=PATIENCE_SECONDS))
+    await gate.reached()
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+
+    assert plugins.lost_threads() == []
+    gate.open()
+    await call(Kind.AUTHORIZE, plugin.call, True, timeout_seconds=PATIENCE_SECONDS)
+
+
+async def test_the_budget_of_a_plugin_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, threads=1)
+    await call(Kind.REQUEST, Plugin(lambda: None).call)
+    gc.collect()
+    assert plugins._budgets == {}
+
+
+async def test_a_plugin_that_ends_its_thread_does_not_end_the_process() -> None:
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        await call(Kind.REQUEST, Plugin(refusing(SystemExit(3))).call)
 
 
 # --- scan ---------------------------------------------------------------------------------------------------------
@@ -233,9 +327,9 @@ async def test_a_failed_analyzer_is_logged_by_its_class_name_only(
 
 
 async def _process(
-    function: Callable[..., Any], tmp_path: Path, progress: Callable[[int], None] = lambda percent: None
+    function: Callable[..., Any], source: Path, progress: Callable[[int], None] = lambda percent: None
 ) -> None:
-    await plugins.process(Plugin(function), tmp_path / "in", RECIPE, tmp_path / "out", progress=progress)
+    await plugins.process(Plugin(function), source, RECIPE, source.with_name("out"), progress=progress)
 
 
 async def test_a_processor_gets_paths_recipe_and_callbacks(made_of: Any, tmp_path: Path) -> None:
@@ -246,7 +340,7 @@ async def test_a_processor_gets_paths_recipe_and_callbacks(made_of: Any, tmp_pat
         progress(40)
         calls.append((*args, cancelled()))
 
-    await _process(made_of(build), tmp_path, reported.append)
+    await _process(made_of(build), tmp_path / "in", reported.append)
 
     assert calls == [(tmp_path / "in", RECIPE, tmp_path / "out", False)]
     assert reported == [40]
@@ -294,12 +388,15 @@ async def test_a_build_that_ignores_its_cancellation_is_left_behind(
 async def test_a_build_that_still_waits_for_a_thread_never_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins, "THREADS", 1)
-    monkeypatch.setattr(plugins, "_pools", {})
+    limit(monkeypatch, threads=1)
     gate, built = Gate(), threading.Event()
-    blocked = asyncio.create_task(_process(lambda *_, **__: gate.block(), tmp_path))
+
+    def build(source: Path, *_: Any, **__: Any) -> None:
+        gate.block() if source.name == "blocks" else built.set()
+
+    blocked = asyncio.create_task(_process(build, tmp_path / "blocks"))
     await gate.reached()
-    waiting = asyncio.create_task(_process(lambda *_, **__: built.set(), tmp_path))
+    waiting = asyncio.create_task(_process(build, tmp_path / "in"))
     await asyncio.sleep(0)  # it is in the queue now
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 import pytest
@@ -154,10 +157,10 @@ async def test_an_actor_and_a_process_have_so_many_streams(tmp_path: Path) -> No
                     of_process = fourth.response
                 strangers, _ = await answered(address, subject)
 
-        for answer, limit in ((of_actor, 2), (of_process, 3)):
+        for answer, limit, of in ((of_actor, 2, "actor"), (of_process, 3, "process")):
             assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
             assert answer.json()["error"]["code"] == "too_many_streams"
-            assert answer.json()["error"]["detail"] == {"limit": limit}
+            assert answer.json()["error"]["detail"] == {"limit": limit, "of": of}
         assert strangers == 429
 
         async def has_room() -> bool:
@@ -165,3 +168,56 @@ async def test_an_actor_and_a_process_have_so_many_streams(tmp_path: Path) -> No
                 return stream.response.status_code == 200
 
         await until(has_room, what="the places to be free again")
+
+
+async def test_callers_without_a_name_leave_room_for_the_others(tmp_path: Path) -> None:
+    shares: dict[str, Any] = {"streams_anonymous_share": 0.4, "streams_ticket_share": 0.2}
+    async with (
+        news_site(tmp_path, streams_per_process=5, **shares) as (news, address),
+        AsyncExitStack() as open_streams,
+    ):
+        asset, other = await news.running(), await news.running()
+        subject = ("asset", asset.id)
+        ticket = news.rindle.subscription_ticket(*subject)
+
+        async def status(*subjects: tuple[str, str], **caller: Any) -> tuple[int, Any]:
+            """Open a stream that stays, or return whose limit is reached."""
+            stream = await open_streams.enter_async_context(following(address, *subjects, **caller))
+            refused = stream.response.json()["error"]["detail"] if stream.response.status_code == 429 else None
+            return stream.response.status_code, refused
+
+        for _ in range(2):
+            assert await status(subject) == (200, None)
+        assert await status(subject) == (429, {"limit": 2, "of": "anonymous"})
+        assert await status(subject, ticket=ticket) == (200, None)
+        assert await status(subject, ticket=ticket) == (429, {"limit": 1, "of": "ticket"})
+        # A ticket counts only if nothing else is followed with it, and only without an actor.
+        assert await status(subject, ("asset", other.id), ticket=ticket) == (429, {"limit": 2, "of": "anonymous"})
+        assert await status(subject, ticket=ticket, actor="alice") == (200, None)
+        assert await status(subject, actor="bob") == (200, None)
+        assert await status(subject, actor="carol") == (429, {"limit": 5, "of": "process"})
+
+
+@pytest.mark.usefixtures("quiet_log")
+async def test_clients_that_leave_during_the_first_read_leave_nothing_behind(
+    tmp_path: Path, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "rindle.relay")  # there is no Temporal, and it says so
+    async with news_site(tmp_path, url=database_url) as (news, address):
+        asset = await news.running()
+        await news.restarted(asset, 20)
+        missed = (await news.streamed(asset.id))[0]
+        query = urlencode([*pairs(("asset", asset.id)), ("last_event_id", missed), ("snapshot", "1")])
+        server = urlsplit(address)
+
+        async def leave() -> None:
+            _, writer = await asyncio.open_connection(server.hostname, server.port)
+            writer.write(f"GET /media/events?{query} HTTP/1.1\r\nHost: {server.netloc}\r\n\r\n".encode())
+            await writer.drain()
+            writer.transport.abort()
+
+        await asyncio.gather(*(leave() for _ in range(100)))
+        async with following(address, ("asset", asset.id)) as stream:
+            await news.restarted(asset)
+            assert [block.event for block in await stream.events(1)] == ["variant_started"]
+        await until(news.is_at_rest, what="the listener to stop")

@@ -25,6 +25,7 @@ from tests.stage import Stage, staged
 #: Seconds an answer may take on a loaded machine; the checks themselves end at 3.
 ANSWER_SECONDS = 20.0
 NOBODY = "127.0.0.1:1"
+READY = {"status": "ready", "database": "ok", "temporal": "ok", "threads": "ok", "warnings": []}
 
 Serve = Callable[[Rindle], AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -75,7 +76,7 @@ async def test_everything_answers(stage: Stage) -> None:
         live = await web.get("/media/livez")
 
         assert (live.status_code, live.json()) == (200, {"status": "live"})
-        assert (ready.status_code, ready.json()) == (200, {"status": "ready", "database": "ok", "temporal": "ok"})
+        assert (ready.status_code, ready.json()) == (200, READY)
         for answer in (live, ready, await web.head("/media/livez")):
             assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
         assert (await web.head("/media/readyz")).headers["cache-control"] == "no-store"
@@ -89,7 +90,7 @@ async def test_what_is_missing_is_named_and_nothing_else(quiet_stage: Stage) -> 
         assert answer.json()["error"] == {
             "code": "temporal_unavailable",
             "message": "not ready: no answer from temporal",
-            "detail": {"database": "ok", "temporal": "no answer"},
+            "detail": {"database": "ok", "temporal": "no answer", "threads": "ok"},
         }
         assert answer.headers["cache-control"] == "no-store"
         assert int(answer.headers["retry-after"]) >= 1
@@ -110,7 +111,7 @@ async def test_a_database_that_is_gone_is_named_first(tmp_path: Path) -> None:
             answer = await web.get("/media/readyz")
 
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "inspection_failed")
-        assert answer.json()["error"]["detail"] == {"database": "no answer", "temporal": "no answer"}
+        assert answer.json()["error"]["detail"] == {"database": "no answer", "temporal": "no answer", "threads": "ok"}
         assert str(tmp_path) not in answer.text
 
 

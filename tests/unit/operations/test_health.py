@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from rindle import threads
 from rindle.operations.health import Health, HealthCheck
+from tests.patience import until
 
 
 class Service:
@@ -53,6 +57,30 @@ async def test_what_does_not_answer_is_named(database: Any, temporal: Any, missi
     assert found == Health(database="database" not in missing, temporal="temporal" not in missing)
     assert found.missing == missing
     assert found.is_ready is not bool(missing)
+
+
+async def test_threads_that_are_all_in_use_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own are needed; the loop's default ones, which belong to the application, are a warning."""
+    release = threading.Event()
+    own, default = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    monkeypatch.setattr(threads, "_pool", own)
+    asyncio.get_running_loop().set_default_executor(default)
+    check = checking(Service(yes), Service(yes), fresh_seconds=0, limit_seconds=0.05)
+    try:
+        for pool in (default, own):
+            pool.submit(release.wait)
+            found = await check.health()
+            assert found.warnings == ("the default threads of the event loop are all in use: no host name is resolved",)
+        assert found.missing == ("threads",)
+    finally:
+        release.set()
+
+    async def recovered() -> bool:
+        found = await check.health()
+        return found.is_ready and not found.warnings
+
+    await until(recovered, what="the threads to be free")
+    own.shutdown()
 
 
 async def test_probes_that_come_together_or_soon_after_share_one_look() -> None:
