@@ -5,7 +5,6 @@ Runs in child processes only. The engine is named by its module, so the worker n
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib
 import logging
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rindle.errors import Misconfigured, RenderFailed, RindleError
+from rindle.media import confined
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 ALARM_GRACE_SECONDS = 2
 #: CPU seconds allowed per second of wall limit; decoding and encoding overlap in two threads.
 CPU_PER_WALL_SECOND = 2
-#: prctl(2): signal to receive when the parent, here the forkserver, dies.
-_PR_SET_PDEATHSIG = 1
+#: Why the kernel did not isolate this child, ``None`` when it did.
+_isolation_problem: str | None = None
 
 
 def enter(memory_bytes: int) -> None:
-    """Prepare a fresh child, once: bounded memory, no core dumps, killable at once, never left behind.
+    """Prepare a fresh child, once: isolated, bounded memory, killable at once, never left behind.
 
     Args:
         memory_bytes: limit of the address space (RLIMIT_AS); a task's source file comes on top of it.
@@ -43,13 +43,19 @@ def enter(memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the worker decides
     # pebble's own handler waits until libvips returns to Python; the default action does not.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    global _isolation_problem
+    _isolation_problem = confined.isolate()  # needs a process of one thread
     _lower(resource.RLIMIT_AS, memory_bytes)
     # Memory of the child's own, which a mapped file is not: it stays bounded while a task has more address space.
     _lower(resource.RLIMIT_DATA, memory_bytes)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        confined.die_with_parent()  # here the forkserver
     threading.Thread(target=_end_with_the_worker, name="rindle-parent-watch", daemon=True).start()
+
+
+def isolation_problem() -> str | None:
+    """Return why this child has no namespaces of its own, ``None`` when it has."""
+    return _isolation_problem
 
 
 def call(

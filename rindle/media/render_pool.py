@@ -1,8 +1,9 @@
 """Image work in warm child processes, as the worker sees it.
 
 libvips cannot be stopped inside a thread, and a decoder that crashes would end the worker too. Images are therefore
-opened in children that are forked from a server with libvips already loaded. A child is killed when it takes too long
-or its task is cancelled, and replaced after ``max_tasks`` images. This module never imports libvips.
+opened in children that are forked from a server with libvips already loaded and no secret in its environment
+(:mod:`rindle.media.render_server`). A child is killed when it takes too long or its task is cancelled, and replaced
+after ``max_tasks`` images. This module never imports libvips.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
@@ -31,6 +31,7 @@ from rindle.cancellation import run_to_end
 from rindle.errors import MediaError, Misconfigured, ProbeFailed, ProcessTimeout, RenderFailed, RindleError
 from rindle.media import render_child
 from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
+from rindle.media.render_server import CleanContext
 from rindle.process import queued, usable_cores
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
@@ -129,12 +130,15 @@ class RenderPool:
             self._pool = self._new_pool()
         try:
             self._schedule("require_safe_libvips", None, (), {}).result(timeout=START_SECONDS)
+            problem = self._pool.schedule(render_child.isolation_problem).result(timeout=START_SECONDS)
         except Exception as error:
             pool, self._pool = self._pool, None
             _end(pool)
             if isinstance(error, RindleError):
                 raise
             raise Misconfigured("no render child could be started; the worker's log holds its last words") from error
+        if problem is not None:
+            log.warning("the kernel does not isolate render children", extra={"reason": problem})
 
     async def probe(
         self,
@@ -300,9 +304,7 @@ class RenderPool:
             return scheduled
 
     def _new_pool(self) -> pebble.ProcessPool:
-        context = multiprocessing.get_context("forkserver")
-        # Only the first forkserver of a process reads this; without it children import the engine themselves.
-        context.set_forkserver_preload([self._engine, render_child.__name__, "pebble.pool.process"])
+        context = CleanContext(self._engine, render_child.__name__, "pebble.pool.process")
         return pebble.ProcessPool(
             max_workers=self._workers,
             max_tasks=self._max_tasks,
