@@ -339,6 +339,7 @@ _REASONS = {
     "upload_unsupported": "The storage does not support this upload method (`detail.capability`).",
     "delivery_unsupported": "The storage cannot create such a URL (`detail.capability`).",
     "codec_not_allowed": "A track of the file uses a codec that Rindle does not decode (`detail.codec`).",
+    "content_too_complex": "The file needs more work than any ordinary file: too many scans, frames or pages, or too much CPU time.",
     "decode_failed": "The file is damaged, or its content does not match its first bytes.",
     "max_pixels_exceeded": "The header has more pixels than the profile allows.",
     "media_too_long": "The duration is above the profile's `max_duration_seconds`.",

@@ -95,6 +95,7 @@ def render_pool(settings: Settings) -> RenderPool:
     return RenderPool(
         settings.render_children,
         wall_seconds=settings.render_wall_seconds,
+        probe_seconds=settings.render_probe_seconds,
         memory_bytes=settings.render_memory_bytes,
     )
 

@@ -586,6 +586,7 @@ class ContentRejected(MediaError):
     codes: ClassVar[Mapping[str, int]] = {
         "decode_failed": 422,
         "codec_not_allowed": 422,
+        "content_too_complex": 422,
         "max_pixels_exceeded": 422,
         "media_too_long": 422,
         "no_probe_for_mime": 422,

@@ -287,7 +287,8 @@ async def _probed(probe: Probe, path: Path, *, timeout_seconds: float | None) ->
     The count goes from attempt to attempt by heartbeat, because attempts are also spent on outages and deploys.
 
     Raises:
-        ContentRejected: ``decode_failed``, when this was the last reader the file gets.
+        ContentRejected: ``decode_failed``, when this was the last reader the file gets; ``content_too_complex``, when
+            the reader used up its CPU time.
         RindleError: what the probe raised.
     """
     try:
@@ -295,6 +296,8 @@ async def _probed(probe: Probe, path: Path, *, timeout_seconds: float | None) ->
     except MediaError as error:
         if not (isinstance(error, ProcessTimeout | RenderFailed) or _DEATHS & error.detail.keys()):
             raise
+        if isinstance(error, ProcessTimeout) and not error.retryable:  # the file costs it in every attempt
+            raise ContentRejected(error.message, code="content_too_complex", detail=error.detail) from error
         lost = _lost_probes() + 1
         if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
             raise ContentRejected(

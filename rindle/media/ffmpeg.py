@@ -381,7 +381,7 @@ async def run_ffmpeg(
         progress: fed with ffmpeg's reports.
 
     Raises:
-        ProcessTimeout: the wall, stall or CPU limit was reached.
+        ProcessTimeout: the wall, stall or CPU limit was reached; not retryable for the CPU limit.
         FfmpegFailed: ffmpeg reported an error, or a signal killed it (``detail["signal"]``).
         FfmpegNotFound: the program is gone.
         UnsupportedCodec: it has no decoder for a track, or may not open it.
@@ -431,7 +431,13 @@ def _failure(ended: Ended, limits: ChildLimits, directory: Path) -> RindleError:
     """Return the error for a failed run."""
     signalled = ended.status < 0 or ended.status == _STOPPED_BY_SIGNAL
     # ffmpeg catches SIGXCPU and ends like after any other signal; the CPU time distinguishes the two.
-    if ended.timed_out or ended.status == -signal.SIGXCPU or (signalled and ended.cpu_seconds >= limits.cpu_seconds):
+    if ended.status == -signal.SIGXCPU or (signalled and ended.cpu_seconds >= limits.cpu_seconds):
+        return ProcessTimeout(
+            "the build used up its CPU time and was ended",
+            detail={"part": "cpu_seconds", "limit": limits.cpu_seconds},
+            retryable=False,
+        )
+    if ended.timed_out:
         return ProcessTimeout(
             "the build took longer than its limit and was ended",
             detail={"wall_seconds": limits.wall_seconds, "stall_seconds": limits.stall_seconds},

@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that the child's own alarm comes after the parent's limit: it only acts when the parent cannot.
 ALARM_GRACE_SECONDS = 2
-#: CPU seconds allowed per second of wall limit; decoding and encoding overlap in two threads.
-CPU_PER_WALL_SECOND = 2
 #: Why the kernel did not isolate this child, ``None`` when it did.
 _isolation_problem: str | None = None
 
@@ -62,6 +60,7 @@ def call(
     engine: str,
     function: str,
     wall_seconds: float,
+    cpu_seconds: float,
     busy: Path | None,
     arguments: tuple[Any, ...],
     options: dict[str, Any],
@@ -72,6 +71,7 @@ def call(
         engine: module with the functions ``probe_image``, ``render_images``, ``features``, ``require_safe_libvips``.
         function: the one to call.
         wall_seconds: the parent's limit; the child's own alarm is a little later.
+        cpu_seconds: CPU time of all threads; the kernel ends the child with SIGXCPU.
         busy: directory that stays locked (flock) while the task runs, so that the parent can detect when nothing writes
             into it any more.
         arguments: picklable arguments; the first, if there is any, is the file that will be read.
@@ -82,7 +82,7 @@ def call(
             unpickle an exception of a library that it does not import.
     """
     try:
-        with _alarmed(wall_seconds), _locked(busy), _room_for(*arguments[:1]):
+        with _alarmed(wall_seconds, cpu_seconds), _locked(busy), _room_for(*arguments[:1]):
             return getattr(_engine(engine), function)(*arguments, **options)
     except RindleError:
         raise
@@ -110,10 +110,10 @@ def _engine(name: str) -> Any:
 
 
 @contextmanager
-def _alarmed(wall_seconds: float) -> Iterator[None]:
+def _alarmed(wall_seconds: float, cpu_seconds: float) -> Iterator[None]:
     """Let the kernel end this process when it runs for too long, even when the worker is gone and libvips hangs."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + CPU_PER_WALL_SECOND * wall_seconds) + 1)
+    _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + cpu_seconds))
     signal.setitimer(signal.ITIMER_REAL, wall_seconds + ALARM_GRACE_SECONDS)
     try:
         yield
