@@ -135,7 +135,13 @@ class WorkerProcess:
         self._interceptors = tuple(interceptors)
         self._cached_workflows = cached_workflows
         self._health = HealthCheck(rindle.database, rindle.temporal)
-        self.relay = Relay(rindle.database, rindle.temporal, self.settings, eager=self.settings.queue() in self.queues)
+        self.relay = Relay(
+            rindle.database,
+            rindle.temporal,
+            self.settings,
+            eager=self.settings.queue() in self.queues,
+            fairness_key=rindle.services.fairness_key,
+        )
         #: Whether all pollers are up.
         self.is_polling = False
         #: ``time.monotonic()`` of the last sign of life of the event loop.

@@ -61,6 +61,7 @@ class Plain(Profile):
     name = "plain"
     storage = "media"
     variants = {}
+    fairness = "actor"
 
 
 def _control(name: str) -> str:

@@ -8,6 +8,8 @@ process id stays the same, since the program replaces it.
 
 The worker imports it for :func:`isolate`, which its render children call as well.
 
+Without arguments it prints why the kernel does not isolate it, and nothing when it does.
+
 Exits with 127, as a shell does, when the program cannot be run.
 """
 
@@ -108,5 +110,8 @@ def _lower(limit: int, soft: int, hard: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:  # ``rindle doctor`` asks whether it works here
+        sys.stdout.write(isolate() or "")
+        sys.exit()
     main(*map(int, sys.argv[1:6]), *sys.argv[6:])  # type: ignore[arg-type]
     sys.exit(CANNOT_RUN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rindle.security.actor import actor_digest
 from rindle.security.filename import clean_extension, display_name, normalize_extension, sanitize_filename
 from rindle.security.mime import (
     INLINE_SAFE,
@@ -25,6 +26,7 @@ __all__ = [
     "BadToken",
     "RedactingFilter",
     "UploadPolicy",
+    "actor_digest",
     "canonical_mime",
     "check_declared",
     "check_secrets",
