@@ -414,6 +414,7 @@ _SETTINGS = {
     "health_address": "`host:port` of the worker's `/livez` and `/readyz`; off when not set.",
     "metrics_address": "`host:port` of Temporal's Prometheus metrics; off when not set.",
     "search_attributes": "Register and set the search attributes; set it to false if the namespace refuses them.",
+    "render_probe_seconds": "Longest time for reading one uploaded image in a render child.",
     "render_wall_seconds": "Longest time for one image in a render child.",
     "render_memory_bytes": "Address space of one render child.",
     "source_cache_bytes": "Size of a worker host's cache of originals; 0 keeps none.",
