@@ -4,8 +4,8 @@ The names are those of decoders, which ``ffmpeg -decoders`` lists; a codec may h
 and ffprobe alike, for the tracks that are used and for all others: ffprobe opens a decoder for each of them, and so a
 file with a single track of another codec is refused. :mod:`rindle.media.ffmpeg` passes it with every input.
 
-Subtitles are listed although no variant shows them, since a film with subtitles is an ordinary film; so are the formats
-of cover images. Old codecs that browsers, phones and cameras never wrote (Cinepak, Indeo, Sorenson) are not.
+Subtitles are listed although no variant shows them, since a video with subtitles is an ordinary video; so are the
+formats of cover images. Old codecs that browsers, phones and cameras never wrote (Cinepak, Indeo, Sorenson) are not.
 
 Source: FFmpeg "Codec Options", ``codec_whitelist``.
 """

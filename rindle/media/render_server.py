@@ -3,8 +3,8 @@
 ``multiprocessing`` starts its forkserver with the environment of the worker: cloud keys, the database URL, the signing
 secret. Every child inherits it, and ``/proc/PID/environ`` shows it to the end, whatever is removed from ``os.environ``
 later. It also lets every child run the worker's main module, which reads the same secrets from files. This module
-starts a forkserver of its own: a fresh program with a handful of variables, whose children import what they are told to
-and nothing of the application. The forkserver that an application uses itself is left alone.
+starts a forkserver of its own: a fresh program with a handful of variables, whose children import the image engine and
+nothing of the application. The forkserver that an application uses itself is left alone.
 
 It relies on names of :mod:`multiprocessing` that are not documented. :class:`_Server` and :class:`_Popen` are the only
 places that use them, and ``tests/integration/media/test_render_server.py`` starts real children through them.
