@@ -88,7 +88,8 @@ def _png(content: _Bytes) -> Iterator[str]:
 def _webp(content: _Bytes) -> Iterator[str]:
     """Yield the chunks and the frames of an animation (RFC 9649, 2.3 and 2.7.1.1)."""
     at = 12
-    while at < len(content):
+    end = 8 + struct.unpack_from("<I", content, 4)[0]  # what follows belongs to no image
+    while at < end:
         kind, size = struct.unpack_from("<4sI", content, at)
         yield "segments"
         if kind == b"ANMF":

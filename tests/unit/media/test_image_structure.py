@@ -74,6 +74,13 @@ def test_only_the_first_image_of_a_jpeg_counts(tmp_path: Path) -> None:
     check_structure(path, "image/jpeg")
 
 
+@pytest.mark.parametrize("mime", sorted(SMALL))
+def test_bytes_behind_the_image_do_not_count(mime: str, tmp_path: Path) -> None:
+    path = tmp_path / "padded"
+    path.write_bytes(SMALL[mime] + bytes(16 * MAX_SEGMENTS))
+    check_structure(path, mime)
+
+
 def test_files_without_content_and_of_other_types_pass(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
