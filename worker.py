@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-# Under a guard because the render pool's children import this file again.
 if __name__ == "__main__":
     from rindle.cli.worker import main
 

@@ -143,7 +143,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
 
     async def __aenter__(self) -> Self:
         if self._relay is None:
-            self._relay = Relay(self.database, self.temporal, self.settings)
+            self._relay = Relay(self.database, self.temporal, self.settings, fairness_key=self.services.fairness_key)
             await self._relay.start()
         return self
 

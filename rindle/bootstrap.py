@@ -100,6 +100,7 @@ def render_pool(settings: Settings) -> RenderPool:
     return RenderPool(
         settings.render_children,
         wall_seconds=settings.render_wall_seconds,
+        probe_seconds=settings.render_probe_seconds,
         memory_bytes=settings.render_memory_bytes,
     )
 
@@ -139,7 +140,13 @@ class WorkerProcess:
         self._interceptors = tuple(interceptors)
         self._cached_workflows = cached_workflows
         self._health = HealthCheck(rindle.database, rindle.temporal)
-        self.relay = Relay(rindle.database, rindle.temporal, self.settings, eager=self.settings.queue() in self.queues)
+        self.relay = Relay(
+            rindle.database,
+            rindle.temporal,
+            self.settings,
+            eager=self.settings.queue() in self.queues,
+            fairness_key=rindle.services.fairness_key,
+        )
         #: Whether all pollers are up.
         self.is_polling = False
         #: ``time.monotonic()`` of the last sign of life of the event loop.

@@ -566,7 +566,7 @@ class FfmpegFailed(MediaError):
 
 
 class UnsupportedCodec(MediaError):
-    """This ffmpeg cannot decode the codec of the required track."""
+    """This ffmpeg cannot decode the codec of the required track, or may not."""
 
     code = "unsupported_codec"
     http_status = 422
@@ -632,6 +632,8 @@ class ContentRejected(MediaError):
     http_status = 422
     codes: ClassVar[Mapping[str, int]] = {
         "decode_failed": 422,
+        "codec_not_allowed": 422,
+        "content_too_complex": 422,
         "max_pixels_exceeded": 422,
         "media_too_long": 422,
         "no_probe_for_mime": 422,

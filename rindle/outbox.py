@@ -69,7 +69,13 @@ def wake_upload(
         priority=PRIORITY_INTERACTIVE,
         payload={
             "input": messages.UploadInput(session_id=upload.id).model_dump(mode="json"),
-            "facts": {"kind": "upload", "profile": profile, "asset_id": upload.asset_id, "session_id": upload.id},
+            "facts": {
+                "kind": "upload",
+                "profile": profile,
+                "asset_id": upload.asset_id,
+                "session_id": upload.id,
+                "actor": upload.actor,
+            },
         },
     )
 
@@ -87,7 +93,12 @@ def wake_group(session: Session, settings: Settings, asset: MediaAsset, group: s
             "input": messages.VariantInput(
                 asset_id=asset.id, group=group, task_queue=settings.queue_of(group)
             ).model_dump(mode="json"),
-            "facts": {"kind": "variants", "profile": asset.profile, "asset_id": asset.id},
+            "facts": {
+                "kind": "variants",
+                "profile": asset.profile,
+                "asset_id": asset.id,
+                "actor": asset.uploaded_by,
+            },
         },
     )
 

@@ -54,6 +54,9 @@ RESERVED_VARIANT_NAMES: Final = frozenset({"original", "source", "all", IMAGES_G
 #: Prefix of the names of dynamic transforms.
 RESERVED_VARIANT_PREFIX: Final = "dyn_"
 
+#: Values of ``fairness``.
+FAIRNESS: Final = ("profile", "actor")
+
 _VARIANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _MIME = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/(?:\*|[a-z0-9][a-z0-9!#$&^_.+-]*)")
 _EXTENSION = re.compile(r"\.[a-z0-9]{1,15}")
@@ -153,6 +156,8 @@ class Profile:
         analyzer: computes further metadata; ``None`` for none.
         processor: builds variants; ``None`` for the bundled one.
         probe: reads technical facts; ``None`` for the bundled ones.
+        fairness: whose uploads share one queue position in Temporal, if its fairness is on: ``profile`` (default), or
+            ``actor``, so that costly uploads of one actor do not delay those of others. It needs a signing secret.
         placeholder: make a tiny preview (a WebP data URI of at most 700 bytes) of each image.
 
     Raises:
@@ -173,6 +178,7 @@ class Profile:
     analyzer: ClassVar[Analyzer | None] = None
     processor: ClassVar[Processor | None] = None
     probe: ClassVar[Probe | None] = None
+    fairness: ClassVar[str | None] = "profile"
     placeholder: ClassVar[bool | None] = False
 
     _abstract: ClassVar[bool] = True
@@ -203,6 +209,9 @@ class Profile:
         cls._delivery_policy = cls.delivery = _parse_delivery(cls.delivery, problems)
         for option, protocol in _PLUGGABLE.items():
             problems += _not_instance(option, getattr(cls, option), protocol)
+        cls.fairness = "profile" if cls.fairness is None else cls.fairness
+        if cls.fairness not in FAIRNESS:
+            problems.append(f"fairness: must be one of {', '.join(FAIRNESS)}, not {cls.fairness!r}")
         cls.placeholder = False if cls.placeholder is None else cls.placeholder
         problems += not_flags(cls, "placeholder")
         problems += _active_in_public(cls.allow_mime, cls._delivery_policy)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -70,6 +70,10 @@ def coalesce(claimed: Sequence[MediaOutbox]) -> list[_Call]:
     return list(calls.values())
 
 
+#: Returns the fairness key of a profile's name and an uploader.
+FairnessKey = Callable[[str | None, str | None], str | None]
+
+
 def _is_unreachable(error: Exception | None) -> bool:
     return isinstance(error, RPCError) and error.status in UNREACHABLE
 
@@ -82,15 +86,23 @@ class Relay:
 
     Args:
         eager: request eager workflow starts; only where a worker shares this process and client.
+        fairness_key: Temporal's fairness key for a profile and an uploader; ``None`` uses the profile.
     """
 
     def __init__(
-        self, database: Database, temporal: TemporalConnection, settings: Settings, *, eager: bool = False
+        self,
+        database: Database,
+        temporal: TemporalConnection,
+        settings: Settings,
+        *,
+        eager: bool = False,
+        fairness_key: FairnessKey | None = None,
     ) -> None:
         self._database = database
         self._temporal = temporal
         self._settings = settings
         self._eager = eager
+        self._fairness_key = fairness_key or (lambda profile, actor: profile)
         self._woken = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -235,13 +247,14 @@ class Relay:
         self, client: Client, row: MediaOutbox, signal: str | None, attributes: TypedSearchAttributes | None
     ) -> None:
         facts = row.payload.get("facts", {})
+        fairness_key = self._fairness_key(facts.get("profile"), facts.get("actor"))
         options: dict[str, Any] = {
             "id": row.workflow_id,
             "task_queue": row.task_queue,
             "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
             "static_summary": ids.summary(f"{facts.get('kind', 'work')} of {facts.get('profile') or 'an asset'}"),
-            "priority": Priority(priority_key=row.priority, fairness_key=ids.fairness_key(facts.get("profile"))),
+            "priority": Priority(priority_key=row.priority, fairness_key=ids.fairness_key(fairness_key)),
             "rpc_timeout": _RPC_SECONDS,
         }
         if row.workflow_type != messages.PURGE_WORKFLOW:  # a purge is never given up

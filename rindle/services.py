@@ -13,6 +13,7 @@ from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import Storage
 from rindle.protocols.checked_storage import checked
+from rindle.security import actor_digest
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
 
@@ -63,6 +64,17 @@ class Services:
                 f"{sorted(self.storages)}; pass it as Rindle(storages={{{name!r}: ...}})"
             )
         return checked(self.storages[name])
+
+    def fairness_key(self, profile: str | None, actor: str | None) -> str | None:
+        """Return under which key Temporal shares its workers fairly: the profile, or the uploader where it says so.
+
+        Temporal shows the key in clear, therefore the uploader is a keyed digest. Without an uploader, a secret or the
+        profile (a relay may serve rows of a newer release) the key is the profile.
+        """
+        by_actor = profile is not None and profile in self.profiles and self.profiles.get(profile).fairness == "actor"
+        if by_actor and actor and self.secrets:
+            return actor_digest(self.secrets, actor, "fairness")
+        return profile
 
     def adapter(self, profile: str | type[Profile]) -> str:
         """Return the adapter's name for events."""

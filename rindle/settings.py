@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     #: Render children per worker; ``None`` means one per core.
     render_workers: int | None = Field(default=None, ge=1)
     render_wall_seconds: int = Field(default=120, ge=1)
+    #: Wall limit of reading one uploaded image, in seconds; nine tenths of it may be CPU time.
+    render_probe_seconds: int = Field(default=30, ge=1)
     render_memory_bytes: int = Field(default=2 << 30, ge=256 << 20)
     #: ffmpeg builds at once per worker; ``None`` means one for every four cores, since one build keeps several busy.
     av_workers: int | None = Field(default=None, ge=1)

@@ -63,6 +63,7 @@ class Plain(Profile):
     name = "plain"
     storage = "media"
     variants = {}
+    fairness = "actor"
 
 
 class Poster(Profile):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # images are decoded in child processes, which import this file again
+if __name__ == "__main__":
     from rindle.cli.worker import main
 
     main()

@@ -340,7 +340,8 @@ async def _probed(probe: Probe, path: Path, counts: FailureCounts, *, timeout_se
     """Read the facts of the file; one that repeatedly costs its reader's life is rejected, not tried for a day.
 
     Raises:
-        ContentRejected: ``decode_failed``, when this was the last reader the file gets.
+        ContentRejected: ``decode_failed``, when this was the last reader the file gets; ``content_too_complex``, when
+            the reader used up its CPU time.
         RindleError: what the probe raised.
     """
     try:
@@ -348,6 +349,8 @@ async def _probed(probe: Probe, path: Path, counts: FailureCounts, *, timeout_se
     except MediaError as error:
         if not (isinstance(error, ProcessTimeout | RenderFailed) or _DEATHS & error.detail.keys()):
             raise
+        if isinstance(error, ProcessTimeout) and not error.retryable:  # the file costs it in every attempt
+            raise ContentRejected(error.message, code="content_too_complex", detail=error.detail) from error
         lost = counts.add(_LOST)
         if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
             raise ContentRejected(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rindle.errors import ContentRejected, ProbeFailed
+from rindle.media.codecs import refused_codec
 from rindle.media.ffmpeg import (
     AvLimits,
     FfmpegTools,
@@ -34,6 +35,8 @@ MAX_STREAMS: Final = 16
 #: Containers whose duration is a guess: nothing in them states it.
 GUESSING_FORMATS: Final = frozenset({"mp3", "aac", "mpegts"})
 
+#: What an image that Rindle has made may be, in place of containers and codecs of uploads.
+_OWN_JPEG: Final = {"format_whitelist": "jpeg_pipe,image2", "codec_whitelist": "mjpeg"}
 # 0x00 to 0x1F, but for the tab.
 _CONTROL = dict.fromkeys(set(range(0x20)) - {0x09})
 
@@ -133,7 +136,8 @@ class AvProbe:
         escape them before you show them.
 
         Raises:
-            ContentRejected: ``decode_failed``: ffprobe finds no audio and no video.
+            ContentRejected: ``decode_failed``: ffprobe finds no audio and no video; ``codec_not_allowed``: a track
+                uses a codec that is not in :mod:`rindle.media.codecs`.
             ProbeFailed: the file cannot be read, or ffprobe answers nonsense; retryable.
             FfmpegNotFound, FfmpegFailed (killed by a signal), ProcessTimeout: the content is not the cause;
                 retryable.
@@ -177,12 +181,18 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
     except OSError as error:
         raise ProbeFailed("the file cannot be read", detail={"errno": error.errno}, retryable=True) from error
     described = _Description()
-    restricted = confinement() | ({"format_whitelist": "jpeg_pipe,image2"} if image else {})
+    restricted = confinement() | (_OWN_JPEG if image else {})
     options = [part for name, value in restricted.items() for part in (f"-{name}", value)]
     wanted = ["-show_format", "-show_streams", *(["-count_frames"] if image else [])]
     arguments = ["-v", "error", "-print_format", "json", *wanted, *options, "-i", as_input(path)]
     validate_argv(arguments)
     ended = await run_ffprobe(await tools.usable(), arguments, limits.probing(), directory, described.feed)
+    if (codec := refused_codec(ended.last_words)) is not None:
+        raise ContentRejected(
+            f"a track of the file uses the codec {codec}, which is not accepted",
+            code="codec_not_allowed",
+            detail={"codec": codec},
+        )
     if ended.status != 0 or (image and ended.last_words.strip()):
         raise ContentRejected("the file cannot be read as what it should be")
     return _media(described.parsed())

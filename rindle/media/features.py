@@ -6,6 +6,7 @@ libvips must not be loaded where the application runs, and may crash. ``doctor``
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def image_features() -> dict[str, Any]:
     return {
         "problem": problem,
         "libvips": found.libvips,
+        "is_wheel": _has_wheel(),
         "pi_heif": found.pi_heif,
         "readable": sorted(found.readable),
         "writable": sorted(found.writable),
@@ -62,6 +64,13 @@ def av_features(ffmpeg: Path | None = None, ffprobe: Path | None = None) -> dict
         "ffprobe": tools.ffprobe_version,
         "capabilities": sorted(name for name in tools.capabilities if NEEDED_FILTERS.get(name, set()) <= filters),
     }
+
+
+def _has_wheel() -> bool:
+    try:
+        return bool(importlib.metadata.version("pyvips-binary"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _filters(ffmpeg: Path) -> set[str]:

@@ -34,6 +34,7 @@ from rindle.errors import (
     UnsupportedCodec,
 )
 from rindle.media.child_process import CANNOT_RUN, ChildLimits, Ended, run_child
+from rindle.media.codecs import CODEC_WHITELIST, refused_codec
 from rindle.process import usable_cores
 from rindle.settings import PIXEL_CEILING
 
@@ -44,8 +45,8 @@ log = logging.getLogger(__name__)
 
 #: First ffmpeg with ``-fps_mode``; its older spelling is gone from the newest.
 FFMPEG_FLOOR: Final = (5, 1)
-#: What a file may refer to: itself. No sockets, no pipes, no ``subfile:`` or ``concat:``.
-PROTOCOL_WHITELIST: Final = "file,crypto,data"
+#: What a file may refer to: itself. No sockets, no pipes, no ``data:``, ``subfile:`` or ``concat:``.
+PROTOCOL_WHITELIST: Final = "file"
 #: Containers that are opened. Without it a playlist named ``.mp4`` is opened as HLS and reads files of the host.
 FORMAT_WHITELIST: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mp3,wav,ogg,flac,aac,mpegts,avi"
 #: Options of every run, before the first input.
@@ -270,11 +271,13 @@ def confinement() -> dict[str, str]:
 
     The pixel limit is the decoder's own: the size in a header may be small and that of a later frame enormous.
 
-    Source: FFmpeg "Format Options" (``protocol_whitelist``, ``format_whitelist``) and "Codec Options" (``max_pixels``).
+    Source: FFmpeg "Format Options" (``protocol_whitelist``, ``format_whitelist``) and "Codec Options"
+    (``codec_whitelist``, ``max_pixels``).
     """
     return {
         "protocol_whitelist": PROTOCOL_WHITELIST,
         "format_whitelist": FORMAT_WHITELIST,
+        "codec_whitelist": CODEC_WHITELIST,
         "max_pixels": str(PIXEL_CEILING),
     }
 
@@ -323,7 +326,7 @@ def validate_argv(arguments: Sequence[str]) -> None:
     """Refuse a command line that is not confined. Ours never are refused; this stands against a later mistake.
 
     Raises:
-        UnsafeCommand: ``missing_protocol_whitelist`` (an input without it or without the format whitelist),
+        UnsafeCommand: ``missing_protocol_whitelist`` (an input without it, or without the format or codec whitelist),
             ``unsupported_ingest_format`` (an input that is a playlist or names its container), ``invalid_format``
             (NUL, newline or a shell's character in a value that is no filter graph).
     """
@@ -342,7 +345,7 @@ def validate_argv(arguments: Sequence[str]) -> None:
 
 
 def _validate_input(name: str, options: dict[str, str]) -> None:
-    for required in ("-protocol_whitelist", "-format_whitelist"):
+    for required in ("-protocol_whitelist", "-format_whitelist", "-codec_whitelist"):
         if not options.get(required):
             raise UnsafeCommand(f"an input has no {required[1:]}", code="missing_protocol_whitelist")
     if name.lower().endswith(_REFUSED_SUFFIXES) or options.get("-f") in _REFUSED_FORMATS:
@@ -406,10 +409,10 @@ async def run_ffmpeg(
         progress: fed with ffmpeg's reports.
 
     Raises:
-        ProcessTimeout: the wall, stall or CPU limit was reached.
+        ProcessTimeout: the wall, stall or CPU limit was reached; not retryable for the CPU limit.
         FfmpegFailed: ffmpeg reported an error, or a signal killed it (``detail["signal"]``).
         FfmpegNotFound: the program is gone.
-        UnsupportedCodec: it has no decoder for a track.
+        UnsupportedCodec: it has no decoder for a track, or may not open it.
         ProcessorCapabilityMissing: it has no encoder for the output.
         OutputTooLarge: the kernel ended it for the size of its file.
         InsufficientDiskHeadroom: the disk is full.
@@ -456,7 +459,13 @@ def _failure(ended: Ended, limits: ChildLimits, directory: Path) -> RindleError:
     """Return the error for a failed run."""
     signalled = ended.status < 0 or ended.status == _STOPPED_BY_SIGNAL
     # ffmpeg catches SIGXCPU and ends like after any other signal; the CPU time distinguishes the two.
-    if ended.timed_out or ended.status == -signal.SIGXCPU or (signalled and ended.cpu_seconds >= limits.cpu_seconds):
+    if ended.status == -signal.SIGXCPU or (signalled and ended.cpu_seconds >= limits.cpu_seconds):
+        return ProcessTimeout(
+            "the build used up its CPU time and was ended",
+            detail={"part": "cpu_seconds", "limit": limits.cpu_seconds},
+            retryable=False,
+        )
+    if ended.timed_out:
         return ProcessTimeout(
             "the build took longer than its limit and was ended",
             detail={"wall_seconds": limits.wall_seconds, "stall_seconds": limits.stall_seconds},
@@ -473,6 +482,8 @@ def _failure(ended: Ended, limits: ChildLimits, directory: Path) -> RindleError:
     words = ended.last_words.decode(errors="replace")
     if os.strerror(errno.ENOSPC) in words:
         return no_room(directory)
+    if (codec := refused_codec(ended.last_words)) is not None:
+        return UnsupportedCodec("a track of the original uses a codec that is not decoded", detail={"codec": codec})
     if "no decoder found" in words or re.search(r"Decoder \([^)]*\) not found", words):
         return UnsupportedCodec("ffmpeg has no decoder for a track of the original")
     if "Unknown encoder" in words or "Unrecognized option 'fps_mode'" in words:

@@ -3,7 +3,7 @@
 This module runs in the child processes of :mod:`rindle.media.render_pool` only and is never imported by the worker
 itself: importing it loads libvips. An image goes through these steps::
 
-    open by sniffed type -> read the header -> check pixels -> decode (shrink on load)
+    count its parts -> open by sniffed type -> read the header -> check pixels -> decode (shrink on load)
     -> upright, sRGB, scaled -> 8 bit -> crop or pad by gravity -> flatten
     -> drop metadata -> save under a temporary name -> open again -> rename
 
@@ -50,6 +50,7 @@ from rindle.media.image_formats import (
     ImageFeatures,
 )
 from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
+from rindle.media.image_structure import check_structure
 from rindle.media.render_pool import RenderOrder, RenderResult
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
@@ -151,8 +152,9 @@ def probe_image(
     for the largest of ``recipes``, scaled, and written into that file for :func:`render_images`.
 
     Raises:
-        ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height)
-            or ``decode_failed`` (damaged, incomplete, or not of its declared type).
+        ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height),
+            ``content_too_complex`` (see :mod:`rindle.media.image_structure`) or ``decode_failed`` (damaged, incomplete,
+            or not of its declared type).
         ProbeFailed: the file cannot be read or memory ran out; retryable, since the content is not the cause.
     """
     require_safe_libvips()
@@ -254,6 +256,7 @@ class ImageFile:
             raise ContentRejected(
                 f"files of type {mime} are not read as images", code="no_probe_for_mime", detail={"mime": mime}
             )
+        check_structure(path, mime)
         self._path = path
         self._mime = mime
         self._pixels: _Pixels | None = None

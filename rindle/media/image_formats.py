@@ -23,6 +23,14 @@ LIBVIPS_FLOOR = (8, 13)
 
 #: Frames of an animation that are read at most.
 MAX_FRAMES = 300
+#: Frames that an animation may have; those after ``MAX_FRAMES`` are not read, but every reader of a header counts them.
+MAX_LISTED_FRAMES = 5_000
+#: Scans of a JPEG; encoders write at most 64, libjpeg's own fuzzer stops at 500.
+MAX_SCANS = 100
+#: Pages of a TIFF, of which the first is read.
+MAX_PAGES = 2_000
+#: Segments of a JPEG, chunks of a PNG or WebP, blocks of a GIF.
+MAX_SEGMENTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ Runs in child processes only. The engine is named by its module, so the worker n
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib
 import logging
@@ -23,19 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from rindle.errors import Misconfigured, RenderFailed, RindleError
+from rindle.media import confined
 
 log = logging.getLogger(__name__)
 
 #: Seconds that the child's own alarm comes after the parent's limit: it only acts when the parent cannot.
 ALARM_GRACE_SECONDS = 2
-#: CPU seconds allowed per second of wall limit; decoding and encoding overlap in two threads.
-CPU_PER_WALL_SECOND = 2
-#: prctl(2): signal to receive when the parent, here the forkserver, dies.
-_PR_SET_PDEATHSIG = 1
+#: Why the kernel did not isolate this child, ``None`` when it did.
+_isolation_problem: str | None = None
 
 
 def enter(memory_bytes: int) -> None:
-    """Prepare a fresh child, once: bounded memory, no core dumps, killable at once, never left behind.
+    """Prepare a fresh child, once: isolated, bounded memory, killable at once, never left behind.
 
     Args:
         memory_bytes: limit of the address space (RLIMIT_AS); a task's source file comes on top of it.
@@ -43,19 +41,26 @@ def enter(memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the worker decides
     # pebble's own handler waits until libvips returns to Python; the default action does not.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    global _isolation_problem
+    _isolation_problem = confined.isolate()  # needs a process of one thread
     _lower(resource.RLIMIT_AS, memory_bytes)
     # Memory of the child's own, which a mapped file is not: it stays bounded while a task has more address space.
     _lower(resource.RLIMIT_DATA, memory_bytes)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        confined.die_with_parent()  # here the forkserver
     threading.Thread(target=_end_with_the_worker, name="rindle-parent-watch", daemon=True).start()
+
+
+def isolation_problem() -> str | None:
+    """Return why this child has no namespaces of its own, ``None`` when it has."""
+    return _isolation_problem
 
 
 def call(
     engine: str,
     function: str,
     wall_seconds: float,
+    cpu_seconds: float,
     busy: Path | None,
     arguments: tuple[Any, ...],
     options: dict[str, Any],
@@ -66,6 +71,7 @@ def call(
         engine: module with the functions ``probe_image``, ``render_images``, ``features``, ``require_safe_libvips``.
         function: the one to call.
         wall_seconds: the parent's limit; the child's own alarm is a little later.
+        cpu_seconds: CPU time of all threads; the kernel ends the child with SIGXCPU.
         busy: directory that stays locked (flock) while the task runs, so that the parent can detect when nothing writes
             into it any more.
         arguments: picklable arguments; the first, if there is any, is the file that will be read.
@@ -76,7 +82,7 @@ def call(
             unpickle an exception of a library that it does not import.
     """
     try:
-        with _alarmed(wall_seconds), _locked(busy), _room_for(*arguments[:1]):
+        with _alarmed(wall_seconds, cpu_seconds), _locked(busy), _room_for(*arguments[:1]):
             return getattr(_engine(engine), function)(*arguments, **options)
     except RindleError:
         raise
@@ -104,10 +110,10 @@ def _engine(name: str) -> Any:
 
 
 @contextmanager
-def _alarmed(wall_seconds: float) -> Iterator[None]:
+def _alarmed(wall_seconds: float, cpu_seconds: float) -> Iterator[None]:
     """Let the kernel end this process when it runs for too long, even when the worker is gone and libvips hangs."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + CPU_PER_WALL_SECOND * wall_seconds) + 1)
+    _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + cpu_seconds))
     signal.setitimer(signal.ITIMER_REAL, wall_seconds + ALARM_GRACE_SECONDS)
     try:
         yield

@@ -1,8 +1,9 @@
 """Image work in warm child processes, as the worker sees it.
 
 libvips cannot be stopped inside a thread, and a decoder that crashes would end the worker too. Images are therefore
-opened in children that are forked from a server with libvips already loaded. A child is killed when it takes too long
-or its task is cancelled, and replaced after ``max_tasks`` images. This module never imports libvips.
+opened in children that are forked from a server with libvips already loaded and no secret in its environment
+(:mod:`rindle.media.render_server`). A child is killed when it takes too long or its task is cancelled, and replaced
+after ``max_tasks`` images. This module never imports libvips.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
@@ -31,14 +31,20 @@ from rindle.cancellation import run_to_end
 from rindle.errors import MediaError, Misconfigured, ProbeFailed, ProcessTimeout, RenderFailed, RindleError
 from rindle.media import render_child
 from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
+from rindle.media.render_server import CleanContext
 from rindle.process import queued, usable_cores
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
 
 log = logging.getLogger(__name__)
 
-#: Wall limit of one task, in seconds.
+#: Wall limit of one render, in seconds.
 WALL_SECONDS = 120.0
+#: Wall limit of one probe, in seconds: it decodes once, a render also resizes and encodes.
+PROBE_SECONDS = 30.0
+#: CPU time of a task, as a part of its wall limit. Less than all of it, so that a file which keeps a core busy ends at
+#: this limit, which the file has caused, and not at the wall limit, which a busy machine may have caused.
+CPU_SHARE = 0.9
 #: Address space of one child, in bytes.
 MEMORY_BYTES = 2 << 30
 #: Tasks after which a child is replaced, so that a library's leaks stay small.
@@ -85,7 +91,9 @@ class RenderPool:
 
     Args:
         workers: children; defaults to the cores this process may use.
-        wall_seconds: limit of one task.
+        wall_seconds: limit of one render.
+        probe_seconds: limit of one probe; never above ``wall_seconds``.
+        cpu_share: CPU time of a task, as a part of its limit; a task that uses it up is not repeated.
         memory_bytes: address space of one child.
         max_tasks: tasks after which a child is replaced.
         engine: module with ``probe_image``, ``render_images``, ``features`` and ``require_safe_libvips``.
@@ -96,12 +104,16 @@ class RenderPool:
         workers: int | None = None,
         *,
         wall_seconds: float = WALL_SECONDS,
+        probe_seconds: float = PROBE_SECONDS,
+        cpu_share: float = CPU_SHARE,
         memory_bytes: int = MEMORY_BYTES,
         max_tasks: int = MAX_TASKS,
         engine: str = ENGINE,
     ) -> None:
         self._workers = workers or usable_cores()
         self._wall_seconds = wall_seconds
+        self._probe_seconds = min(probe_seconds, wall_seconds)
+        self._cpu_share = cpu_share
         self._memory_bytes = memory_bytes
         self._max_tasks = max_tasks
         self._engine = engine
@@ -129,12 +141,15 @@ class RenderPool:
             self._pool = self._new_pool()
         try:
             self._schedule("require_safe_libvips", None, (), {}).result(timeout=START_SECONDS)
+            problem = self._pool.schedule(render_child.isolation_problem).result(timeout=START_SECONDS)
         except Exception as error:
             pool, self._pool = self._pool, None
             _end(pool)
             if isinstance(error, RindleError):
                 raise
             raise Misconfigured("no render child could be started; the worker's log holds its last words") from error
+        if problem is not None:
+            log.warning("the kernel does not isolate render children", extra={"reason": problem})
 
     async def probe(
         self,
@@ -152,9 +167,11 @@ class RenderPool:
         ``placeholder`` none is made.
 
         Raises:
-            ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` or ``decode_failed``.
+            ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded``, ``content_too_complex`` or
+                ``decode_failed``.
             UploadRejected: ``unknown_mime``, only when the type was to be sniffed.
-            ProcessTimeout: the decoder took longer than the limit and was killed; retryable.
+            ProcessTimeout: the decoder took longer than the limit and was killed; retryable, unless it had used up its
+                CPU time.
             ProbeFailed: the child died or the file could not be read; retryable.
         """
         try:
@@ -272,12 +289,13 @@ class RenderPool:
     async def _result(
         self, function: str, busy: Path | None, arguments: tuple[Any, ...], options: Mapping[str, Any]
     ) -> Any:
+        wall_seconds = self._limit_of(function)
         future = self._schedule(function, busy, arguments, options)
         self._running.add(future)
         try:
             return await asyncio.wrap_future(future)
         except (TimeoutError, pebble.ProcessExpired) as error:
-            raise _ChildLost(_loss(error, self._wall_seconds)) from error
+            raise _ChildLost(_loss(error, wall_seconds, wall_seconds * self._cpu_share)) from error
         except (asyncio.CancelledError, FutureCancelled):
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):
@@ -285,6 +303,9 @@ class RenderPool:
             raise
         finally:
             self._running.discard(future)
+
+    def _limit_of(self, function: str) -> float:
+        return self._probe_seconds if function == "probe_image" else self._wall_seconds
 
     def _schedule(
         self, function: str, busy: Path | None, arguments: tuple[Any, ...], options: Mapping[str, Any]
@@ -295,14 +316,13 @@ class RenderPool:
             if not self._pool.active:
                 self._shutdown_executor.submit(_end, self._pool)
                 self._pool = self._new_pool()
-            task = (self._engine, function, self._wall_seconds, busy, arguments, dict(options))
-            scheduled: Future[Any] = self._pool.schedule(render_child.call, args=task, timeout=self._wall_seconds)
+            wall = self._limit_of(function)
+            task = (self._engine, function, wall, wall * self._cpu_share, busy, arguments, dict(options))
+            scheduled: Future[Any] = self._pool.schedule(render_child.call, args=task, timeout=wall)
             return scheduled
 
     def _new_pool(self) -> pebble.ProcessPool:
-        context = multiprocessing.get_context("forkserver")
-        # Only the first forkserver of a process reads this; without it children import the engine themselves.
-        context.set_forkserver_preload([self._engine, render_child.__name__, "pebble.pool.process"])
+        context = CleanContext(self._engine, render_child.__name__, "pebble.pool.process")
         return pebble.ProcessPool(
             max_workers=self._workers,
             max_tasks=self._max_tasks,
@@ -357,10 +377,20 @@ class _ChildLost(Exception):
         self.error = error
 
 
-def _loss(error: BaseException, wall_seconds: float) -> MediaError:
-    """Return why a child has ended: its time limit, the kernel's limit, or its own failure."""
+def _loss(error: BaseException, wall_seconds: float, cpu_seconds: float) -> MediaError:
+    """Return why a child has ended: its time limit, the kernel's limit, or its own failure.
+
+    Used-up CPU time is the work that the file costs, on every machine and in every attempt; wall time may be the
+    machine's fault.
+    """
     code = error.exitcode if isinstance(error, pebble.ProcessExpired) else None
-    if code is None or code in (-signal.SIGALRM, -signal.SIGXCPU):
+    if code == -signal.SIGXCPU:
+        return ProcessTimeout(
+            f"image work used up {cpu_seconds:g} seconds of CPU time and was ended",
+            detail={"part": "cpu_seconds", "limit": cpu_seconds},
+            retryable=False,
+        )
+    if code is None or code == -signal.SIGALRM:
         return ProcessTimeout(
             f"image work took longer than {wall_seconds:g} seconds and was ended", detail={"limit": wall_seconds}
         )

@@ -29,7 +29,7 @@ async def drain(services: Services) -> DrainReport:
     database, temporal = services.database, services.temporal
     await temporal.client()  # fail before any change
     unparked = await database.write(rows.make_due)
-    relay = Relay(database, temporal, services.settings)
+    relay = Relay(database, temporal, services.settings, fairness_key=services.fairness_key)
     sent, parked = 0, 0
     while True:
         batch = await relay.dispatch_once()

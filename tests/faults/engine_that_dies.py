@@ -1,4 +1,7 @@
-"""The image engine, but probing ends its process as often as the file ``deaths`` above the picture says."""
+"""The image engine, but probing ends its process as often as the file ``deaths`` above the picture says.
+
+A negative number is of probes that use up their CPU time instead.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ def probe_image(path: Path, *arguments: Any, **options: Any) -> ProbeResult:
     control = next(parent / "deaths" for parent in path.parents if (parent / "deaths").is_file())
     left = int(control.read_text())
     control.write_text(str(left - 1))
+    while left < 0:
+        pass
     if left > 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return image.probe_image(path, *arguments, **options)

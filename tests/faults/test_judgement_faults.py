@@ -15,7 +15,7 @@ from rindle.errors import ScannerUnavailable, UploadRejected
 from rindle.media.render_pool import RenderPool
 from rindle.workflows import ids
 from tests.invariants import everything_holds
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo
 
 
@@ -147,6 +147,26 @@ async def test_a_file_whose_reader_dies_is_tried_again_but_not_for_a_day(
 
     assert (asset.state, asset.error_code) == (state, code)
     assert deaths - int((lite_stage.home / "deaths").read_text()) == 5  # probed five times, not once more
+
+
+async def test_a_file_that_uses_up_its_cpu_time_is_read_once(
+    lite_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = RenderPool(
+        1,
+        engine="tests.faults.engine_that_dies",
+        wall_seconds=PATIENCE_SECONDS,
+        probe_seconds=PATIENCE_SECONDS,
+        cpu_share=1 / PATIENCE_SECONDS,
+    )
+    monkeypatch.setattr(bootstrap, "render_pool", lambda settings: pool)
+    lite_stage.tell("deaths", "-1")
+    await lite_stage.member()
+
+    asset = await lite_stage.ready()
+
+    assert (asset.state, asset.error_code) == ("quarantined", "content_too_complex")
+    assert int((lite_stage.home / "deaths").read_text()) == -2
 
 
 async def _children(pid: int) -> list[int]:

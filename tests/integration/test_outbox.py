@@ -18,8 +18,9 @@ from rindle.db.models import new_id, utc_now
 from rindle.errors import TemporalUnavailable
 from rindle.operations.explain import explain
 from rindle.relay import Relay, coalesce
+from rindle.security import actor_digest
 from rindle.workflows import ids
-from tests.application import CONNECT_SECONDS
+from tests.application import CONNECT_SECONDS, SECRET
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.servers.proxy import Proxy
@@ -166,6 +167,28 @@ async def test_a_released_savepoint_inside_a_rolled_back_transaction_starts_noth
 
     assert len(await stage.outbox()) == before
     assert (await stage.rindle.asset(old.id)).state == "ready"
+
+
+async def test_uploads_of_a_profile_wait_fairly_by_profile_or_by_actor(lite_stage: Stage) -> None:
+    stage, client = lite_stage, await lite_stage.client()
+
+    async def fairness_key(profile: str, actor: str | None) -> str:
+        session = await stage.rindle.initiate_upload(profile, filename="me.jpg", actor=actor)
+        await Relay(
+            stage.rindle.database,
+            stage.rindle.temporal,
+            stage.rindle.settings,
+            fairness_key=stage.rindle.services.fairness_key,
+        ).dispatch_once()
+        described = await client.get_workflow_handle(stage.upload_workflow(session.id)).describe()
+        return described.raw_description.workflow_execution_info.priority.fairness_key
+
+    actor = "ann@example.org"
+    digest = actor_digest([SECRET], actor, "fairness")
+    assert await fairness_key("avatar", actor) == "avatar"
+    assert await fairness_key("plain", None) == "plain"
+    assert [await fairness_key("plain", actor) for _ in range(2)] == [digest, digest]
+    assert await fairness_key("plain", "bob@example.org") not in (digest, "plain")
 
 
 async def test_two_relays_at_once_send_each_row_once(stage: Stage) -> None:

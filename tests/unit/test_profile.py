@@ -95,6 +95,7 @@ def test_none_equals_absent() -> None:
                 "analyzer",
                 "processor",
                 "probe",
+                "fairness",
                 "placeholder",
             ]
         ),
@@ -102,7 +103,12 @@ def test_none_equals_absent() -> None:
     assert bare.name == f"{__name__}.Bare"
     assert bare.upload_policy() == UploadPolicy(bare.name)
     assert bare.delivery_policy() == DeliveryPolicy()
+    assert bare.fairness == "profile"
     assert (bare.max_pixels, bare.max_duration_seconds, bare.placeholder) == (100_000_000, 7200, False)
+
+
+def test_fairness_is_by_profile_or_by_actor() -> None:
+    assert problems_of(fairness="owner") == ["fairness: must be one of profile, actor, not 'owner'"]
 
 
 def test_all_problems_are_listed_at_once() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -15,11 +16,13 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rindle.cancellation import run_to_end
-from rindle.operations.checks.report import Planned, Result, Subject, version_of
+from rindle.operations.checks import safe_versions
+from rindle.operations.checks.report import Planned, Result, Status, Subject, version_of
 from rindle.process import ephemeral_runtime
 from rindle.recipes import ImageVariant
 from rindle.security import sniff
@@ -28,6 +31,8 @@ from rindle.states import OutputKind
 
 #: Module that is run in a process of its own.
 FEATURES_MODULE = "rindle.media.features"
+#: Module whose file, run without arguments, tries the isolation of decoders.
+CONFINING_MODULE = "rindle.media.confined"
 #: First release of ffmpeg with every option that the recipes use; older ones work.
 FFMPEG_RECOMMENDED = (6, 0)
 #: Bytes that one output may need on the scratch disk; twice as much must be free.
@@ -53,6 +58,7 @@ def planned(subject: Subject) -> list[Planned]:
         Planned("temp.dir", "host", _temp_dir),
         Planned("security.secrets", "security", _secrets),
         Planned("ffmpeg.version", "media", _ffmpeg_version, patience=4),
+        Planned("media.isolation", "security", _isolation, patience=4),
     ]
     if any(isinstance(spec, ImageVariant) for profile in subject.profiles for spec in profile.variants.values()):
         checks.append(Planned("libvips.features", "media", _libvips_features, patience=4))
@@ -67,10 +73,18 @@ def planned(subject: Subject) -> list[Planned]:
 
 async def _features(*arguments: str) -> dict[str, Any]:
     """Return the features of the engines, as found by a child process; ``error`` is the reason when it failed."""
+    output = await _output(sys.executable, "-m", FEATURES_MODULE, *arguments)
+    try:
+        found: dict[str, Any] = json.loads(output)
+    except ValueError:
+        return {"error": "it printed no result"}
+    return found
+
+
+async def _output(*command: str) -> str:
+    """Return what a program prints; it ends with the check."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", FEATURES_MODULE, *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         output, _ = await child.communicate()
@@ -79,11 +93,7 @@ async def _features(*arguments: str) -> dict[str, Any]:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await run_to_end(child.wait())
-    try:
-        found: dict[str, Any] = json.loads(output)
-    except ValueError:
-        return {"error": f"exit status {child.returncode}"}
-    return found
+    return output.decode(errors="replace").strip()
 
 
 async def _libvips_features(subject: Subject) -> Result:
@@ -106,7 +116,38 @@ async def _libvips_features(subject: Subject) -> Result:
     accepted = {mime for profile in subject.profiles for mime in profile.allow_mime or ()}
     if unreadable := ", ".join(sorted((_TRIED_TYPES & accepted) - set(found["readable"]))):
         return Result("error", f"libvips cannot read types that profiles accept: {unreadable}", _IMAGES_FIX, found)
-    return Result("ok", f"libvips {found['libvips']}, untrusted loaders blocked", detail=found)
+    # The wheel holds exactly its version; a library of the system may hold later fixes.
+    held = _known_holes("libvips", found["libvips"], safe_versions.LIBVIPS, "error" if found["is_wheel"] else "warn")
+    return held or Result("ok", f"libvips {found['libvips']}, untrusted loaders blocked", detail=found)
+
+
+def _known_holes(
+    name: str, version: str, table: Mapping[safe_versions.Branch, tuple[int, ...]], status: Status
+) -> Result | None:
+    safe = safe_versions.first_safe(version, table)
+    if safe is None:
+        return None
+    unless = ", unless your distribution has repaired them" if status == "warn" else ""
+    return Result(
+        status,
+        f"{name} {version} has known holes{unless} (compared on {safe_versions.COMPARED_ON})",
+        f"install {name} {safe} or newer",
+        {"found": version, "safe": safe},
+    )
+
+
+async def _isolation(subject: Subject) -> Result:
+    program = importlib.util.find_spec(CONFINING_MODULE)
+    assert program is not None and program.origin is not None  # noqa: S101 - a module of this package
+    problem = await _output(sys.executable, "-I", "-S", program.origin)
+    if problem:
+        return Result(
+            "warn",
+            f"the kernel does not isolate decoders ({problem})",
+            "allow unprivileged user namespaces, or keep other secrets away from the machine or container of workers",
+            {"problem": problem},
+        )
+    return Result("ok", "decoders run without network, privileges and access to the worker")
 
 
 async def _av_features(subject: Subject) -> dict[str, Any]:
@@ -125,6 +166,10 @@ async def _ffmpeg_version(subject: Subject) -> Result:
     versions = {name: found[name] for name in ("ffmpeg", "ffprobe")}
     if "development" in versions.values():
         return Result("warn", f"{summary}: not a release", "use a release of ffmpeg in production", versions)
+    for name, version in versions.items():
+        status: Status = "warn" if safe_versions.is_packaged(version) or not subject.av_variants() else "error"
+        if (held := _known_holes(name, version, safe_versions.FFMPEG, status)) is not None:
+            return held
     if any(version_of(version) < FFMPEG_RECOMMENDED for version in versions.values()):
         return Result(
             "warn", f"{summary}: supported; 6.0 or newer is recommended", "upgrade ffmpeg when you can", versions

@@ -23,6 +23,7 @@ from rindle.errors import ContentRejected, Misconfigured, ProbeFailed, UploadRej
 from rindle.media.image_formats import LIBVIPS_FLOOR
 from rindle.media.render_pool import ImageProbe, RenderOrder, RenderPool, RenderResult
 from rindle.recipes import ImageVariant
+from tests.media import bombs
 from tests.media.pictures import difference, opened
 
 MAX_PIXELS = 100_000_000
@@ -340,6 +341,36 @@ async def test_bombs_are_condemned_by_their_header(tmp_path: Path, photo: Image.
             assert not refused.error.retryable
     finally:
         await pool.close()
+
+
+@pytest.mark.parametrize(
+    ("mime", "content"),
+    [
+        ("image/jpeg", lambda: bombs.jpeg_of_scans(20_000)),
+        ("image/webp", lambda: bombs.webp_of_frames(40_000)),
+        ("image/gif", lambda: bombs.gif_of_frames(40_000)),
+        ("image/tiff", lambda: bombs.tiff_of_pages(10_000)),
+    ],
+    ids=["scans", "webp", "gif", "tiff"],
+)
+async def test_files_of_too_many_parts_are_refused_unopened(
+    pool: RenderPool, render: Render, tmp_path: Path, mime: str, content: Callable[[], bytes]
+) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(content())
+    with pytest.raises(ContentRejected) as refused:
+        await pool.probe(path, mime, max_pixels=MAX_PIXELS)
+    assert refused.value.code == "content_too_complex"
+    results = await render(path, mime=mime, small={"mode": "fit", "width": 8})
+    assert results["small"].error.code == "content_too_complex"
+
+
+async def test_animations_of_many_frames_are_read_up_to_the_three_hundredth(pool: RenderPool, tmp_path: Path) -> None:
+    for name, content in (("webp", bombs.webp_of_frames(5_000)), ("gif", bombs.gif_of_frames(5_000))):
+        path = tmp_path / name
+        path.write_bytes(content)
+        found = await pool.probe(path, f"image/{name}", max_pixels=300 * 16 * 16)
+        assert found.metadata["pages"] == 5_000
 
 
 async def test_the_limit_itself_is_allowed(pool: RenderPool, tmp_path: Path, photo: Image.Image) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from rindle.errors import UnsafeCommand
 from rindle.media import audio, video, waveform
+from rindle.media.codecs import CODEC_WHITELIST
 from rindle.media.ffmpeg import FORMAT_WHITELIST, AvLimits, Progress, validate_argv
 from rindle.recipes import AudioVariant, VideoVariant
 from tests.unit.media.sources import DEST, LIMITS, PLAIN, SOURCE, media, option, picture
@@ -36,11 +37,11 @@ def test_every_input_of_every_command_is_confined() -> None:
         inputs = command.count("-i")
         assert inputs >= 1
         assert command.count("-protocol_whitelist") == command.count("-format_whitelist") == inputs
-        assert command.count(FORMAT_WHITELIST) == inputs
+        assert command.count(FORMAT_WHITELIST) == command.count(CODEC_WHITELIST) == inputs
         assert option(command[: command.index("-i")], "-t") in ("7200", "60")
 
 
-@pytest.mark.parametrize("lost", ["-protocol_whitelist", "-format_whitelist"])
+@pytest.mark.parametrize("lost", ["-protocol_whitelist", "-format_whitelist", "-codec_whitelist"])
 def test_a_command_whose_second_input_is_not_confined_is_refused(lost: str) -> None:
     command = every_command()[5]
     strip = next(iter(video.strip_commands(media(picture(640, 360)), 20_000, SOURCE, DEST, LIMITS)))
@@ -51,7 +52,7 @@ def test_a_command_whose_second_input_is_not_confined_is_refused(lost: str) -> N
         assert refused.value.code == "missing_protocol_whitelist"
 
 
-CONFINED = ["-protocol_whitelist", "file", "-format_whitelist", "mp4"]
+CONFINED = ["-protocol_whitelist", "file", "-format_whitelist", "mp4", "-codec_whitelist", "h264"]
 
 
 @pytest.mark.parametrize(

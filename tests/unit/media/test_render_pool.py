@@ -134,7 +134,7 @@ async def test_cancelling_kills_the_child_and_leaves_no_file(
     async with asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(asyncio.CancelledError):
             await rendering
-    assert not alive(pids(source.parent)[0])
+    await until(lambda: not alive(pids(source.parent)[0]))  # its files are closed; the kernel removes its namespaces
     assert list(out.iterdir()) == []
     assert outcome(await pool.render(source, "image/jpeg", orders(out, "ok"), max_pixels=ANY_PIXELS)) == {"ok": "made"}
 
@@ -147,7 +147,7 @@ async def test_cancelling_the_retries_leaves_nothing_either(pool: RenderPool, so
     rendering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await rendering
-    assert not [pid for pid in pids(source.parent) if alive(pid)]
+    await until(lambda: not [pid for pid in pids(source.parent) if alive(pid)])
     assert list(out.iterdir()) == []
 
 
@@ -192,7 +192,7 @@ async def test_probe_errors_come_back_typed(pool: RenderPool, tmp_path: Path) ->
 async def test_a_hung_probe_times_out(tmp_path: Path) -> None:
     found = None
     for moment in MOMENTS:
-        async with running(1, wall_seconds=moment) as pool:
+        async with running(1, wall_seconds=moment, cpu_share=2) as pool:
             with pytest.raises(ProcessTimeout) as late:
                 await pool.probe(tmp_path / "spin", "image/png", max_pixels=ANY_PIXELS)
             assert late.value.retryable
@@ -200,6 +200,24 @@ async def test_a_hung_probe_times_out(tmp_path: Path) -> None:
                 found = await pool.probe(tmp_path / "ok", "image/png", max_pixels=ANY_PIXELS)
                 break
     assert found is not None and found.width == 1
+
+
+async def test_cpu_time_that_was_used_up_is_no_reason_to_try_again(source: Path, out: Path, tmp_path: Path) -> None:
+    async with running(1, wall_seconds=PATIENCE_SECONDS, cpu_share=1 / PATIENCE_SECONDS) as pool:
+        results = await pool.render(source, "image/jpeg", orders(out, "spin"), max_pixels=ANY_PIXELS)
+    spent = results[0].error
+    assert (spent.code, spent.retryable, spent.detail) == (
+        "process_timeout",
+        False,
+        {"part": "cpu_seconds", "limit": 1},
+    )
+
+
+async def test_a_probe_has_less_time_than_a_render(tmp_path: Path) -> None:
+    async with running(1, wall_seconds=PATIENCE_SECONDS, probe_seconds=1, cpu_share=2) as pool:
+        with pytest.raises(ProcessTimeout) as late:
+            await pool.probe(tmp_path / "wait", "image/png", max_pixels=ANY_PIXELS)
+    assert (late.value.retryable, late.value.detail) == (True, {"limit": 1})
 
 
 async def test_a_cancelled_probe_frees_its_child(pool: RenderPool, tmp_path: Path) -> None:

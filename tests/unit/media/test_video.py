@@ -14,7 +14,7 @@ def test_web_720p_is_this_command() -> None:
 
     given, output = command[: command.index("-i") + 2], command[command.index("-i") + 2 :]
     assert given[:8] == ["-hide_banner", "-nostdin", "-v", "error", "-y", "-nostats", "-progress", "pipe:1"]
-    assert option(given, "-protocol_whitelist") == "file,crypto,data"
+    assert option(given, "-protocol_whitelist") == "file"
     assert option(given, "-format_whitelist") == (
         "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mp3,wav,ogg,flac,aac,mpegts,avi"
     )
