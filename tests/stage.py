@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,8 @@ from temporalio.client import Client
 
 from rindle import MediaAsset, MediaEvent, MediaOutbox, MediaUploadSession, MediaVariant, Rindle
 from rindle.bootstrap import WorkerProcess
-from rindle.db.models import Base
+from rindle.db.models import Base, utc_now
+from rindle.db.transitions import set_fields
 from rindle.protocols import Storage
 from rindle.workflows import ids
 from tests import application
@@ -249,6 +251,15 @@ class Stage:
         await self.rindle.sign_url(session.id, expires_in=1)
         await self.put(session.id, body or photo(self.home / "photo.jpg"))
         return session
+
+    async def let_tickets_expire(self, session_id: str, *, hours: float = 0) -> None:
+        """Set the clock of a session: its row says that the last ticket expired so many hours ago."""
+
+        def expire(session: Session) -> None:
+            expired = utc_now() - timedelta(hours=hours)
+            set_fields(session, session.get_one(MediaUploadSession, session_id), url_expires_at=expired)
+
+        await self.rindle.database.write(expire)
 
     async def verified(self, profile: str = "avatar", body: bytes | Path | None = None, **options: Any) -> MediaAsset:
         """Send an upload and verify it."""

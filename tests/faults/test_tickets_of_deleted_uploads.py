@@ -12,11 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaUploadSession, Settings
 from rindle.db.models import utc_now
-from rindle.db.transitions import set_fields
 from rindle.db.uploads import late_put_wait
 from rindle.errors import NotFound
 from rindle.http import create_router
@@ -43,11 +41,7 @@ class Visitor:
     async def let_tickets_expire(self, session_id: str, hours: float = 0) -> None:
         """Set the clock of a session: its row says that the last ticket expired so many hours ago."""
 
-        def expire(session: Session) -> None:
-            expired = utc_now() - timedelta(hours=hours)
-            set_fields(session, session.get_one(MediaUploadSession, session_id), url_expires_at=expired)
-
-        await self.stage.rindle.database.write(expire)
+        await self.stage.let_tickets_expire(session_id, hours=hours)
 
     async def put(self, ticket: Presigned, body: bytes) -> int:
         """Redeem a ticket."""

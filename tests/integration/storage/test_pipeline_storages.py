@@ -53,6 +53,7 @@ async def test_a_photo_put_to_minio_is_judged_built_served_replaced_and_purged(s
             assert again.status_code == 412  # written once
             asset = (await stage.rindle.verify_completion(session.id)).asset
             ids.append(asset.id)
+            await stage.let_tickets_expire(session.id)  # a purge waits for that
             await stage.rindle.attach(asset.id, ("user", "1"), "avatar", uploaded_by="alice")
             done = await stage.settled(asset.id)
             assert done.state == "ready"
