@@ -14,6 +14,8 @@ T = TypeVar("T")
 #: on how much of it is used. Above it is pytest's limit for a whole test (``pyproject.toml``).
 PATIENCE_SECONDS = 240.0
 PATIENCE_MS = 1000 * PATIENCE_SECONDS
+#: Longest wait for a whole video with all its variants, which takes minutes of CPU where other programs compute too.
+VIDEO_PATIENCE_MS = 3 * PATIENCE_MS
 
 #: Pause between two looks.
 POLL_SECONDS = 0.05

@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import BrowserContext, Page, Response, expect
 
 from tests.media.clips import Clips
-from tests.patience import until
+from tests.patience import VIDEO_PATIENCE_MS, until
 from tests.stories.conftest import Site, Visit, play
 
 pytestmark = pytest.mark.external
@@ -62,7 +62,7 @@ async def choose(page: Page, file: Path) -> str:
     before = await asset_on(page)
     await page.set_input_files("#lesson", file)
     ready = page.locator(f'.state[data-state="ready"]:not([data-asset="{before}"])')
-    await expect(ready).to_be_visible()
+    await expect(ready).to_be_visible(timeout=VIDEO_PATIENCE_MS)
     return str(await asset_on(page))
 
 
@@ -318,7 +318,8 @@ async def test_lessons_work_without_scripts(visit: Visit, clips: Clips) -> None:
     await page.click(".chooser .row button")
 
     # While it is being worked on the page looks again by itself.
-    await expect(page.locator(f'.state[data-state="ready"]:not([data-asset="{before}"])')).to_be_visible()
+    ready = page.locator(f'.state[data-state="ready"]:not([data-asset="{before}"])')
+    await expect(ready).to_be_visible(timeout=VIDEO_PATIENCE_MS)
     assert not re.search(r"http-equiv=.refresh", await page.content())
     await expect(page.locator(".stage video source")).to_have_attribute("type", "video/mp4")
     await page.click(".remove button")
