@@ -104,7 +104,17 @@ class OutboxSample(Report):
     last_error: str | None
 
 
-Sample = AssetSample | VariantSample | SessionSample | OutboxSample
+@dataclass(frozen=True, slots=True)
+class RunSample(Report):
+    """One open run whose rows are gone."""
+
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    started_at: datetime
+
+
+Sample = AssetSample | VariantSample | SessionSample | OutboxSample | RunSample
 
 
 @dataclass(frozen=True, slots=True)

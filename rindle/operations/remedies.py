@@ -20,7 +20,7 @@ class Remedy:
 
     Attributes:
         action: the verb in one word.
-        command: the command line; ``ASSET`` stands for an asset's id.
+        command: the command line; ``ASSET`` stands for an asset's id, ``WORKFLOW`` for the id of a run's workflow.
         summary: what the finding means.
     """
 
@@ -54,6 +54,11 @@ REMEDIES: Mapping[str, Remedy] = {
     "recipe_drift": Remedy("regenerate", _REGENERATE, "variants were built from an older recipe"),
     "release_failing": Remedy(
         "resume", _RESUME, "objects of ended uploads cannot be deleted; fix the cause, and the run continues"
+    ),
+    "run_without_rows": Remedy(
+        "terminate",
+        "temporal workflow terminate --workflow-id WORKFLOW",
+        "runs are open although the rows of their asset or upload are gone; they do nothing any more",
     ),
     "session_overdue": Remedy("resume", _RESUME, "uploads are past their expiry but were not ended"),
     "session_residue": Remedy("resume", _RESUME, "ended uploads may have left bytes in the store"),

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Unpack
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 from sqlalchemy import Select, func, inspect, literal, select, text, union_all
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,15 +33,15 @@ from rindle.errors import (
     TemporalUnavailable,
     UnknownFilters,
 )
-from rindle.operations import findings
+from rindle.operations import findings, lost_runs
 from rindle.operations.findings import DEFAULT_LIMIT, Candidate, Filters, Finding, Inspection
 from rindle.operations.keywords import NoOthers
+from rindle.operations.lost_runs import OpenRun
 from rindle.operations.remedies import REMEDIES
 from rindle.operations.reports import Report
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import AssetState, SessionState, VariantState
-from rindle.temporal_client import TemporalConnection
 from rindle.workflows import ids
 
 #: Largest number of samples per finding.
@@ -54,6 +54,9 @@ MAX_DESCRIBED, DESCRIBED_AT_ONCE = 200, 20
 TEMPORAL_SECONDS = 5.0
 
 _FORMATS = ("text", "json")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 # --- the report --------------------------------------------------------------------------------------------------
@@ -110,13 +113,15 @@ class TemporalStatus(Report):
     Attributes:
         running: open runs by kind.
         verified: whether the suspects could be looked up.
-        truncated: whether only the oldest suspects of a class were looked up.
+        truncated: whether only the oldest suspects of a class, or only a part of the open runs, were looked up.
+        findings: open runs without rows.
     """
 
     reachable: bool
     running: Mapping[str, int]
     verified: bool
     truncated: bool
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,7 @@ class RuntimeStatus(Report):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All findings, section by section."""
-        sections = (self.runtime_checks, self.variants, self.upload_sessions, self.purges)
+        sections = (self.runtime_checks, self.variants, self.upload_sessions, self.purges, self.temporal)
         return tuple(finding for section in sections for finding in section.findings)
 
 
@@ -181,6 +186,7 @@ class _TemporalFacts:
     alive: frozenset[str] = frozenset()
     verified: bool = False
     truncated: bool = False
+    open_runs: tuple[OpenRun, ...] = ()
 
 
 async def runtime_status(
@@ -218,18 +224,21 @@ async def runtime_status(
     try:
         filters = _filters(services, {**given, **others})
         now = utc_now()
-        rows = await _rows(services, filters, now)
+        rows = await _read(services, _read_rows, services.settings, filters, now)
     except RindleError as refusal:
         facts = {"surface": "runtime_status", "reason": refusal.code, "mode": "refuse"}
         telemetry.emit("rindle.runtime.refusal", facts)
         raise
-    found = await _query(services.temporal, services.settings, rows.suspects())
-    return _report(rows, found, filters, now)
+    found = await _query(services, rows.suspects(), filters, now)
+    lost = await _read(services, lost_runs.without_rows, found.open_runs, filters)
+    return _report(rows, found, lost, filters, now)
 
 
-async def _rows(services: Services, filters: Filters, now: datetime) -> _Rows:
+async def _read(
+    services: Services, query: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     try:
-        return await services.database.read(_read_rows, services.settings, filters, now)
+        return await services.database.read(query, *args, **kwargs)
     except (SQLAlchemyError, OSError) as error:
         raise InspectionFailed(
             f"the database could not be read ({type(error).__name__}). To fix: 1. check that it is up; "
@@ -351,18 +360,20 @@ def _estimate(session: Session, statement: Select[Any]) -> int:
 # --- Temporal ----------------------------------------------------------------------------------------------------
 
 
-async def _query(temporal: TemporalConnection, settings: Settings, suspects: Sequence[Candidate]) -> _TemporalFacts:
+async def _query(services: Services, suspects: Sequence[Candidate], filters: Filters, now: datetime) -> _TemporalFacts:
     """Query Temporal for open runs and for the suspects' runs; returns within its timeout and never raises."""
     facts = _TemporalFacts()
     wanted = list(dict.fromkeys(run for suspect in suspects for run in suspect.runs))
     try:
         async with asyncio.timeout(TEMPORAL_SECONDS):
-            client = await temporal.client()
-            facts.running = await _running(client, settings)
+            client = await services.temporal.client()
+            facts.running = await _running(client, services.settings)
             facts.reachable = True
             facts.truncated = len(wanted) > MAX_DESCRIBED or any(one.count > len(one.runs) for one in suspects)
             facts.checked = frozenset(wanted[:MAX_DESCRIBED])
             facts.alive = await _alive(client, facts.checked)
+            facts.open_runs = await lost_runs.open_runs(client, services.settings, filters, now)
+            facts.truncated |= len(facts.open_runs) == lost_runs.MAX_LISTED
             facts.verified = True
     except (TemporalUnavailable, RPCError, TimeoutError):
         pass  # reachable and verified stay false in the report
@@ -427,7 +438,9 @@ def _finding(candidate: Candidate, facts: _TemporalFacts, limit: int, now: datet
     )
 
 
-def _report(rows: _Rows, facts: _TemporalFacts, filters: Filters, now: datetime) -> RuntimeStatus:
+def _report(
+    rows: _Rows, facts: _TemporalFacts, lost: list[Candidate], filters: Filters, now: datetime
+) -> RuntimeStatus:
     def listed(candidates: Iterable[Candidate]) -> tuple[Finding, ...]:
         ordered = sorted(candidates, key=lambda one: (one.name, one.state or ""))
         found = (_finding(candidate, facts, filters.limit, now) for candidate in ordered)
@@ -435,7 +448,8 @@ def _report(rows: _Rows, facts: _TemporalFacts, filters: Filters, now: datetime)
 
     runtime, variants = listed(rows.runtime), listed(rows.variant_candidates)
     sessions, purges = listed(rows.session_candidates), listed(rows.purge_candidates)
-    names = sorted({finding.name for finding in (*runtime, *variants, *sessions, *purges)})
+    runs = listed(lost)
+    names = sorted({finding.name for finding in (*runtime, *variants, *sessions, *purges, *runs)})
     pending, oldest = rows.purges
     return RuntimeStatus(
         generated_at=now,
@@ -446,7 +460,7 @@ def _report(rows: _Rows, facts: _TemporalFacts, filters: Filters, now: datetime)
         upload_sessions=RowCountsAndFindings(rows.sessions.counts, rows.sessions.estimated, sessions),
         outbox=OutboxStatus(rows.backlog.pending, rows.backlog.parked, int(rows.backlog.oldest_age_seconds)),
         purges=PurgeStatus(pending, _age(now, oldest), purges),
-        temporal=TemporalStatus(facts.reachable, facts.running, facts.verified, facts.truncated),
+        temporal=TemporalStatus(facts.reachable, facts.running, facts.verified, facts.truncated, runs),
         recommendations=tuple(
             Recommendation(name, REMEDIES[name].action, REMEDIES[name].command, REMEDIES[name].summary)
             for name in names

@@ -49,6 +49,13 @@ def purge_id(asset_id: str, *, prefix: str = DEFAULT_PREFIX) -> str:
     return f"{prefix}-purge:{asset_id}"
 
 
+def row_of(workflow_id: str, *, prefix: str = DEFAULT_PREFIX) -> str | None:
+    """Return the id of the row that a workflow works on: a session's or an asset's; ``None`` for any other workflow."""
+    kind, separator, rest = workflow_id.removeprefix(f"{prefix}-").partition(":")
+    ours = separator and workflow_id.startswith(f"{prefix}-") and kind in ("upload", "variants", "purge")
+    return rest.partition(":")[0] if ours else None
+
+
 def attributes(
     kind: str,
     *,

@@ -8,17 +8,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from rindle import messages
 from rindle.db import variants
+from rindle.db.models import MediaUploadSession
 from rindle.db.transitions import lock_asset
+from rindle.messages import VariantInput
 from tests.invariants import everything_holds
 from tests.patience import until
 from tests.servers.minio import MinioServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
 from tests.stage import NOTICES_LOST_WORKERS, SpawnedWorker, Stage, staged
-from tests.workflows.fleet import Fleet
+from tests.workflows.fleet import Fleet, closed
 
 
 def on_minio(minio: MinioServer, port: int | None = None) -> dict[str, str]:
@@ -123,3 +127,25 @@ def cancelled_rows(session: Session, asset_id: str) -> None:
     asset = lock_asset(session, asset_id)
     assert asset is not None
     variants.cancel_rows(session, asset, variants.variants_of(session, asset_id))
+
+
+async def test_a_run_that_never_got_a_task_ends_with_the_purge_of_its_asset(lite_stage: Stage) -> None:
+    """A child that was started while its parent ended stays open without a task; it cannot obey a cancel request."""
+    stage = lite_stage
+    rindle = stage.application(RINDLE_PURGE_SETTLE_SECONDS="1")
+    await stage.member(rindle)
+    asset = await stage.ready()
+    lost = stage.variants_workflow(asset.id)
+    await closed(stage, lost)
+    client = await stage.client()
+    await client.start_workflow(
+        messages.VARIANT_WORKFLOW, VariantInput(asset_id=asset.id), id=lost, task_queue=f"{stage.prefix}-idle"
+    )
+    session = await stage.read(lambda found: found.scalars(select(MediaUploadSession)).one())
+    await stage.let_tickets_expire(session.id)
+
+    await rindle.purge_asset(asset.id)
+
+    assert await closed(stage, lost) == "TERMINATED"
+    await stage.gone(asset.id)
+    await everything_holds(stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from rindle.errors import (
 )
 from rindle.testing.flaky import FlakyStorage
 from rindle.uploads import sessions
+from rindle.workflows.policies import LONGEST_LIFE
 from tests.application import storage
 from tests.invariants import everything_holds
 from tests.patience import PATIENCE_SECONDS, until
@@ -445,3 +447,15 @@ async def test_a_key_of_an_upload_that_has_ended_says_so(stage: Stage) -> None:
 
     with pytest.raises(UploadCancelled):
         await rindle.upload("avatar", source, **options)
+
+
+async def test_runs_end_at_last_even_if_nothing_else_ends_them(stage: Stage) -> None:
+    """A run that never gets a task, or waits for what does not come, is not open for ever."""
+    await stage.member()
+    asset = await stage.ready()
+    [sent] = {row.workflow_id for row in await stage.outbox()}
+
+    for workflow_id in (sent, stage.variants_workflow(asset.id)):
+        described = await (await stage.client()).get_workflow_handle(workflow_id).describe()
+        config = described.raw_description.execution_config
+        assert config.workflow_execution_timeout.ToTimedelta() == LONGEST_LIFE > timedelta(days=8), "longest session"

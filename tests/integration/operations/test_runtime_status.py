@@ -13,18 +13,30 @@ from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
-from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, Rindle, TemporalConnection, telemetry
+from rindle import (
+    MediaAsset,
+    MediaOutbox,
+    MediaUploadSession,
+    MediaVariant,
+    Rindle,
+    TemporalConnection,
+    messages,
+    telemetry,
+)
 from rindle.db import migrate
 from rindle.db.models import new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
+from rindle.messages import VariantInput
+from rindle.operations import lost_runs
 from rindle.operations.explain import explain
-from rindle.operations.findings import AssetSample, SessionSample, VariantSample
+from rindle.operations.findings import AssetSample, RunSample, SessionSample, VariantSample
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
 from rindle.operations.runtime_status import RuntimeStatus, runtime_status
 from rindle.relay import Relay
 from tests.patience import until
 from tests.servers import free_port
 from tests.stage import Stage, on_postgres
+from tests.workflows.fleet import closed, temporal
 
 HOUR = 3600
 
@@ -103,7 +115,7 @@ async def test_nothing_stuck_is_an_empty_report_of_the_whole_shape(rindle: Rindl
         "upload_sessions": {"counts": {"total": 0}, "findings": []},
         "outbox": {"pending": 0, "parked": 0, "oldest_age_seconds": 0},
         "purges": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
-        "temporal": {"reachable": True, "verified": True, "truncated": False},
+        "temporal": {"reachable": True, "verified": True, "truncated": False, "findings": []},
         "recommendations": [],
     }
     assert running == {"upload": 0, "variants": 0, "purge": 0}
@@ -156,7 +168,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
         "stuck_promotion": 1,
         "workflow_missing": 1,
     }
-    assert [one.name for one in report.recommendations] == sorted(REMEDIES)
+    assert [one.name for one in report.recommendations] == sorted(set(REMEDIES) - {"run_without_rows"})
     assert {one.name: one.surface for one in report.recommendations}["failed_work"] == "rindle requeue ASSET"
     assert report.assets.counts == {
         **{"analyzing": 1, "degraded": 1, "deleted": 3, "staged": 1, "validating": 1},
@@ -176,7 +188,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     assert list(shown["recommendations"][0]) == ["class", "action", "surface", "summary"]
 
 
-@pytest.mark.parametrize("name", sorted(REMEDIES))
+@pytest.mark.parametrize("name", sorted(set(REMEDIES) - {"run_without_rows"}))  # which no asset has
 async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, name: str) -> None:
     """``explain`` and ``runtime_status`` read one table: whoever is asked, the advice is the same."""
     rindle = lite_stage.rindle
@@ -231,6 +243,48 @@ async def test_rows_of_dynamic_transforms_are_nobodys_work(rindle: Rindle) -> No
     await keep(rindle, home, a_variant(home, "failed", HOUR, dynamic=True))
 
     assert findings(await rindle.runtime_status()) == {}
+
+
+# --- runs without rows ---------------------------------------------------------------------------------------------
+
+
+async def open_run(stage: Stage, workflow_type: str, workflow_id: str, argument: Any, **options: Any) -> None:
+    """Start a run on a queue without workers: it stays open and never gets a task."""
+    client = await stage.client()
+    await client.start_workflow(workflow_type, argument, id=workflow_id, task_queue=f"{stage.prefix}-idle", **options)
+
+
+async def test_open_runs_whose_rows_are_gone_are_listed_with_the_command_that_ends_them(
+    rindle: Rindle, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_runs, "RUN_SECONDS", 0)
+    kept = an_asset("processing", 10)
+    await keep(rindle, kept)
+    orders = {key: VariantInput(asset_id=key) for key in (kept.id, new_id(), new_id())}
+    for key, order in orders.items():
+        await open_run(stage, messages.VARIANT_WORKFLOW, stage.variants_workflow(key), order)
+    lost = {stage.variants_workflow(key) for key in orders if key != kept.id}
+
+    async def look() -> RuntimeStatus | None:  # visibility lags behind
+        report = await rindle.runtime_status()
+        return report if report.temporal.running["variants"] == len(orders) and report.temporal.findings else None
+
+    report = await until(look, what="visibility to list the runs")
+
+    [found] = report.temporal.findings
+    assert (found.name, found.count) == ("run_without_rows", 2)
+    samples = [sample for sample in found.samples if isinstance(sample, RunSample)]
+    assert {sample.workflow_id for sample in samples} == lost
+    assert [sample.started_at for sample in samples] == sorted(sample.started_at for sample in samples)
+    [advice] = report.recommendations
+    command = advice.surface.replace("WORKFLOW", samples[0].workflow_id).split()
+    assert command[0] == "temporal"
+    await temporal(stage, *command[1:])
+    assert await closed(stage, samples[0].workflow_id) == "TERMINATED"
+    assert findings(await rindle.runtime_status(limit=1)) == {"run_without_rows": 1}
+    assert findings(await rindle.runtime_status(profile="plain")) == {}, "these runs carry no profile"
+    monkeypatch.setattr(lost_runs, "RUN_SECONDS", HOUR)
+    assert findings(await rindle.runtime_status()) == {}, "rows may be gone while a purge ends"
 
 
 # --- filters -------------------------------------------------------------------------------------------------------
