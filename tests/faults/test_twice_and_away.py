@@ -98,7 +98,7 @@ async def test_every_activity_may_run_twice(stage: Stage, registered: set[str], 
 
 
 async def _uploads_end_in_every_way(stage: Stage, store: Refusing) -> None:
-    """Scanned and ready; verified by the workflow; given up and resumed; cancelled; expired."""
+    """Scanned and ready; verified by the workflow; given up and resumed; cancelled in both ways; expired."""
     ready = await stage.ready("scanned")
     assert ready.state == "ready"
     assert {row.name: row.state for row in ready.variants} == {"large": "ready", "thumb": "ready"}
@@ -122,7 +122,10 @@ async def _uploads_end_in_every_way(stage: Stage, store: Refusing) -> None:
     await stage.rindle.cancel_upload(cancelled.id)
     short = stage.application(RINDLE_UPLOAD_SESSION_TTL_SECONDS="1")
     expired = await short.initiate_upload("avatar", filename="me.jpg")
-    for upload in (cancelled, expired):
+    aborted = await stage.sent()
+    await dispatched(stage)
+    await (await handle_of(stage, stage.upload_workflow(aborted.id))).cancel()
+    for upload in (cancelled, expired, aborted):
 
         async def released(session_id: str = upload.id) -> bool:
             return (await stage.session(session_id)).backing_released_at is not None

@@ -371,7 +371,9 @@ async def test_it_ends_after_the_event_that_the_asset_was_deleted(news: Newsroom
 async def test_what_happened_to_a_purged_asset_can_still_be_read(news: Newsroom) -> None:
     asset = await news.running()
     await news.deleted(asset.id)
-    await news.rindle.database.write(lambda session: finish(session, asset.id, objects=1, variants=1))
+    await news.rindle.database.write(
+        lambda session: finish(session, asset.id, objects=1, variants=1, late_put_seconds=None)
+    )
 
     assert await news.rindle.database.read(Session.get, MediaAsset, asset.id) is None
     told = await rest(news.rindle.subscribe("asset", asset.id, after=0))

@@ -198,6 +198,7 @@ async def test_a_detach_while_the_purge_closes_is_not_forgotten(stage: Stage, fl
     session = await stage.sent("plain")
     asset = (await stage.rindle.verify_completion(session.id)).asset
     await stage.settled(asset.id)
+    await stage.let_tickets_expire(session.id)
     await stage.rindle.attach(asset.id, OWNER, "avatar")
     await stage.rindle.attach(asset.id, OWNER, "banner")
     workflow_id = ids.purge_id(asset.id, prefix=stage.prefix)

@@ -15,7 +15,7 @@ import pytest
 
 from rindle import MediaAsset, MediaVariant
 from rindle.cli.temporal_server import find_temporal_cli
-from rindle.states import VariantState
+from rindle.states import UNVALIDATED, VariantState
 from rindle.storage.memory import MemoryStorage
 from tests import invariants
 from tests.media.clips import Clips, ffmpeg, tone
@@ -392,9 +392,10 @@ async def test_without_ffmpeg_the_work_waits_and_no_attempt_is_counted(lite_stag
     async def tried() -> bool:
         return "ffmpeg_not_found" in lame.log.read_text()
 
-    await until(tried, what="the build to be tried")
-    row = await lite_stage.variant(asset.id, "web_720p")
-    assert (row.state, row.attempts) in {("queued", 0), ("processing", 0)}
+    await until(tried, what="the video to be read")
+    waiting = await lite_stage.rindle.asset(asset.id)
+    assert waiting.state in UNVALIDATED and waiting.error_code is None
+    assert all(row.attempts == 0 for row in waiting.variants)
     await lame.stop()
     await lite_stage.worker()
     assert (await lite_stage.settled(asset.id)).state == "ready"

@@ -32,8 +32,16 @@ REASONS = {
     "written by this library: vocabulary, ids, keys, digests, labels": {
         *("state", "kind", "output_kind", "storage_key", "superseded_key", "upload_key", "filename"),
         *("recipe_digest", "checksum_sha256", "media_variants.content_type", "upload_strategy", "concat_role"),
-        *("worker", "run_id", "workflow_type", "media_outbox.workflow_id", "task_queue", "signal"),
-        *("scope_key", "scope_id", "type"),
+        *(
+            "worker",
+            "release_error_code",
+            "run_id",
+            "workflow_type",
+            "media_outbox.workflow_id",
+            "task_queue",
+            "signal",
+        ),
+        *("scope_key", "scope_id", "type", "release_error_code"),
     },
     "compared with the store's own; the contract of stores limits it": {"stored_etag", "scanned_etag", "verified_etag"},
     "reserved": {

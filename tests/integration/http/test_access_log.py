@@ -69,7 +69,7 @@ async def test_the_example_s_log_has_its_requests_and_no_token(tmp_path: Path, l
         await process.wait()
 
     written = log.read_text()
-    assert statuses == [404, 200, 403, 404]
+    assert statuses == [404, 403, 403, 404]
     for line in ('"GET /media/local/[REDACTED] HTTP', '"PUT /media/local/[REDACTED] HTTP', "&ticket=[REDACTED] HTTP"):
         assert line in written
     for secret in (get, put, ticket):

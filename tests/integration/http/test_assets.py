@@ -88,9 +88,7 @@ async def test_an_svg_is_never_shown_in_place(web: Site) -> None:
     assert served.headers["content-security-policy"] == "default-src 'none'; sandbox"
 
 
-@pytest.mark.parametrize(
-    "variant", ["nothing_of_the_kind", "original", "THUMB", "thumb%00", "..%2f..", "dyn_x", "%27", ""]
-)
+@pytest.mark.parametrize("variant", ["nothing_of_the_kind", "original", "THUMB", "..%2f..", "dyn_x", "%27", ""])
 async def test_a_variant_the_profile_does_not_declare_is_refused(web: Site, variant: str) -> None:
     asset = await web.gallery.ready(web.avatar, actor="alice")
 

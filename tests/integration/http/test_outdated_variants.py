@@ -69,8 +69,9 @@ class Release:
         unwanted, _ = await self.rindle.database.write(
             variant_rows.record_group, claimed.asset.id, claimed.asset.storage_key, [(claim, made)]
         )
-        for key in unwanted.values():
-            await storage.delete(key)
+        for keys in unwanted.values():
+            for key in keys:
+                await storage.delete(key)
 
     async def delivered(self, asset_id: str, stale_mode: str) -> dict[str, bytes | None]:
         """Return the bytes behind the URL that every kind of read gives; ``None`` when it gives none."""

@@ -510,4 +510,4 @@ async def test_frames_per_second_of_a_film_are_kept(build: Build, clips: Clips) 
 def test_built_says_nothing_of_how_it_was_made() -> None:
     fields = set(AvOutput.__slots__)
 
-    assert fields == {"path", "byte_size", "content_type", "width", "height", "duration_ms"}
+    assert fields == {"path", "byte_size", "content_type", "width", "height", "duration_ms", "source_duration_ms"}
