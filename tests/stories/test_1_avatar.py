@@ -108,14 +108,12 @@ def suspended(pid: int) -> Iterator[None]:
 
 
 def purged(site: Site, context: BrowserContext, asset_id: str) -> Callable[[], Awaitable[bool]]:
-    """Return a condition: nobody may read the asset, and its objects are gone.
-
-    The answer is 403 while its row is kept for the sake of its upload ticket, and 404 without a row.
-    """
+    """Return a condition: the asset is deleted and its objects are gone; its row stays until its ticket has expired."""
 
     async def asked() -> bool:
         answer = await context.request.get(f"/media/assets/{asset_id}")
-        return answer.status in (403, 404) and site.objects_of(asset_id) == []
+        is_deleted = answer.status == 404 or (await answer.json())["asset"]["state"] == "deleted"
+        return is_deleted and site.objects_of(asset_id) == []
 
     return asked
 
