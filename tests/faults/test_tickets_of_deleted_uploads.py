@@ -218,6 +218,9 @@ async def test_no_ticket_and_no_url_of_the_local_store_outlives_its_asset(on_dis
     assert await on_disk.put(ticket, b"never validated") == 403
     assert (await on_disk.client.get(url)).status_code == 404
     assert await on_disk.stage.keys() == set()
+    # Even if something stores an object there once more: nobody has validated it.
+    await on_disk.stage.storage.store(asset.storage_key, on_disk.stage.home / "p.jpg", content_type="image/jpeg")
+    assert (await on_disk.client.get(url)).status_code == 404
 
     await on_disk.let_tickets_expire(session.id, hours=2)
     await look_again(on_disk, asset.id)

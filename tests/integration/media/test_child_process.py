@@ -366,6 +366,8 @@ async def test_the_processor_time_is_a_limit(clips: Clips, tmp_path: Path) -> No
         await AvProcessor(FfmpegTools.find(), Patient()).build(source, VideoVariant("web_720p"), tmp_path / "made.mp4")
 
     assert failed.value.code == "process_timeout"
+    assert failed.value.retryable is False, "the same file would use it up again"
+    assert failed.value.detail == {"part": "cpu_seconds", "limit": 1}
 
 
 async def test_memory_is_bounded(clips: Clips, tmp_path: Path) -> None:

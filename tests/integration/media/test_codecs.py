@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from rindle.errors import ContentRejected, RindleError, UnsupportedCodec
 from rindle.media.av_probe import AvProbe
 from rindle.media.av_processor import AvProcessor
-from rindle.media.ffmpeg import AvLimits, FfmpegTools, opened, run_ffmpeg, written
+from rindle.media.ffmpeg import AvLimits, FfmpegTools, confinement, opened, run_ffmpeg, written
 from rindle.recipes import FrameVariant, VideoVariant
 from tests.media.clips import ffmpeg, moving, tone
 
@@ -100,3 +101,18 @@ async def test_subtitles_and_covers_do_not_stop_a_film(tools: FfmpegTools, tmp_p
     ffmpeg(*inputs, *streams, "-c:s", "ass", "-disposition:v:1", "attached_pic", film)
     found = await AvProbe(tools).probe(film)
     assert (found.has_video_track, found.has_audio_track) == (True, True)
+
+
+@pytest.mark.parametrize("address", ["data:audio/wav,RIFF", "crypto:{file}", "subfile,,start,0,end,0,,:{file}"])
+async def test_no_protocol_but_files_is_opened(address: str, tools: FfmpegTools, tmp_path: Path) -> None:
+    file = tmp_path / "tone.wav"
+    ffmpeg(*tone(), file)
+    options = [part for name, value in confinement().items() for part in (f"-{name}", value)]
+
+    async def words(address: str) -> str:
+        command = [tools.ffprobe, "-v", "error", *options, "-i", address]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        return (await process.communicate())[1].decode()
+
+    assert await words(f"file:{file}") == ""
+    assert "not on whitelist" in await words(address.format(file=file))
