@@ -53,6 +53,7 @@ from rindle.cli.supervisor import Supervisor
 from rindle.db.models import MediaAsset, MediaEvent, MediaProcessingRun
 from rindle.errors import RindleError
 from rindle.process import leave
+from rindle.states import AssetState
 
 REPORT = DEMO / "report.html"
 APPLICATION = "examples.cohort.app:rindle"
@@ -251,12 +252,14 @@ def replace(browser: Browser, database: Any, before: Sent, checks: Checks) -> Se
         browser.wear(photo.asset_id)
         status.update("waiting for the purge…")
         for _ in looks(LOOK_SECONDS):
-            if browser.get(f"/media/assets/{before.asset_id}").status_code == 404:
+            left = [key for key in keys if (HOME / "media" / key).exists()]
+            if not left:
                 break
+        checks.that(left == [], "after the purge its files are gone")
         with Session(database) as session:
-            checks.that(session.get(MediaAsset, before.asset_id) is None, "after the purge its rows are gone")
-        left = [key for key in keys if (HOME / "media" / key).exists()]
-        checks.that(left == [], "and its files")
+            row = session.get(MediaAsset, before.asset_id)
+            is_gone = row is None or row.state == AssetState.DELETED
+        checks.that(is_gone, "its row is marked as deleted; it is kept until its upload ticket has expired")
         codes = {browser.get(address).status_code for address in before.addresses}
         checks.that(codes == {404}, "and its addresses, whose time is not over, answer 404")
     return photo
