@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from rindle.errors import ContentRejected, ProbeFailed
+from rindle.media import ogg, time_line
 from rindle.media.codecs import refused_codec
 from rindle.media.ffmpeg import (
     AvLimits,
@@ -55,6 +57,7 @@ class VideoTrack:
         has_square_samples: whether the stored pixels need no stretching.
         tagged_rotation: degrees clockwise (0, 90, 180, 270) that only a tag contains: ffmpeg does not apply it.
         duration_ms: of the stream, ``None`` when unknown.
+        start_ms: where it begins, counted from the start of the file.
     """
 
     index: int
@@ -66,17 +69,40 @@ class VideoTrack:
     has_square_samples: bool
     tagged_rotation: int
     duration_ms: int | None
+    start_ms: int = 0
+
+    @property
+    def end_ms(self) -> int | None:
+        """Where the track ends, counted from the start of the file; ``None`` when unknown."""
+        return None if self.duration_ms is None else self.start_ms + self.duration_ms
 
 
 @dataclass(frozen=True, slots=True)
 class AudioTrack:
-    """The first audio track of a file; ``sample_rate`` in hertz, 0 when unknown."""
+    """The first audio track of a file.
+
+    Attributes:
+        index: number of the stream in the file, from 0.
+        codec: ffprobe's name; ``None`` when ffmpeg does not know it.
+        sample_rate: in hertz, 0 when unknown.
+        channels: 0 when unknown.
+        duration_ms: of the stream, ``None`` when unknown.
+        start_ms: where it begins, counted from the start of the file.
+        frame_count: frames of the codec, where the container states it.
+    """
 
     index: int
     codec: str | None
     sample_rate: int
     channels: int
     duration_ms: int | None
+    start_ms: int = 0
+    frame_count: int | None = None
+
+    @property
+    def end_ms(self) -> int | None:
+        """Where the track ends, counted from the start of the file; ``None`` when unknown."""
+        return None if self.duration_ms is None else self.start_ms + self.duration_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +111,13 @@ class Media:
 
     Attributes:
         formats: names of the container, as ffprobe lists them.
-        duration_ms: of the whole file, ``None`` when unknown.
+        duration_ms: from the start of the file to the end of its video and audio, ``None`` when unknown. Subtitles,
+            chapters and data do not count.
         stream_count: all streams, including cover images.
         video: the first video stream that is not a cover image.
         audio: the first audio stream.
         metadata: the facts that are stored.
+        is_joined: whether files were written one after the other, so that ffprobe states the duration of the last.
     """
 
     formats: frozenset[str]
@@ -98,6 +126,7 @@ class Media:
     video: VideoTrack | None
     audio: AudioTrack | None
     metadata: Mapping[str, Any]
+    is_joined: bool = False
 
     @property
     def kind(self) -> MediaKind:
@@ -107,7 +136,7 @@ class Media:
     @property
     def duration_is_guessed(self) -> bool:
         """Whether the container makes ffprobe estimate the duration."""
-        return not self.formats.isdisjoint(GUESSING_FORMATS)
+        return self.is_joined or not self.formats.isdisjoint(GUESSING_FORMATS)
 
 
 class AvProbe:
@@ -142,23 +171,65 @@ class AvProbe:
             FfmpegNotFound, FfmpegFailed (killed by a signal), ProcessTimeout: the content is not the cause;
                 retryable.
         """
-        try:
-            if self._scratch is not None:
-                self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="rindle-probe-", dir=self._scratch) as directory:
-                media = await inspect(self._tools, linked(path, Path(directory)), self._limits, Path(directory))
-        except OSError as error:
-            raise disk_error(error, self._scratch or Path(tempfile.gettempdir()), "the probe cannot work") from error
+        with self._directory() as directory:
+            source = linked(path, directory)
+            media = await inspect(self._tools, source, self._limits, directory)
+            duration_ms = media.duration_ms
+            if media.is_joined:
+                reading = await self._read(source, media, directory, self._limits.max_duration_seconds)
+                duration_ms = reading.milliseconds or duration_ms
         is_video = media.video is not None
         return ProbeResult(
             kind=media.kind,
             width=media.video.width if media.video else None,
             height=media.video.height if media.video else None,
-            duration_ms=media.duration_ms,
+            duration_ms=duration_ms,
             has_video_track=True if is_video else None,
             has_audio_track=media.audio is not None,
             metadata=media.metadata,
         )
+
+    async def measure_ms(self, path: Path, *, at_most_seconds: int) -> int | None:
+        """Read the file at ``path`` and return how long it really lasts; headers may be wrong.
+
+        Args:
+            path: file that :meth:`probe` has accepted.
+            at_most_seconds: what is longer is not read further, and the value is larger.
+
+        Returns:
+            milliseconds; ``None`` when reading the file reports an error, such as a file that is cut off.
+
+        Raises:
+            ContentRejected, ProbeFailed, FfmpegNotFound, FfmpegFailed, ProcessTimeout: as :meth:`probe`.
+        """
+        with self._directory() as directory:
+            source = linked(path, directory)
+            media = await inspect(self._tools, source, self._limits, directory)
+            reading = await self._read(source, media, directory, at_most_seconds)
+            return reading.milliseconds if reading.is_clean else None
+
+    async def _read(self, source: Path, media: Media, directory: Path, at_most_seconds: int) -> time_line.Reading:
+        return await time_line.read_to_end(
+            self._tools,
+            source,
+            media,
+            [track for track in (media.video, media.audio) if track is not None],
+            self._limits,
+            directory,
+            at_most_seconds=at_most_seconds,
+            decode=time_line.is_counted(media),
+        )
+
+    @contextmanager
+    def _directory(self) -> Iterator[Path]:
+        """Make a run directory, and remove it with all it holds."""
+        try:
+            if self._scratch is not None:
+                self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="rindle-probe-", dir=self._scratch) as directory:
+                yield Path(directory)
+        except OSError as error:
+            raise disk_error(error, self._scratch or Path(tempfile.gettempdir()), "the probe cannot work") from error
 
 
 def linked(path: Path, directory: Path) -> Path:
@@ -195,7 +266,8 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
         )
     if ended.status != 0 or (image and ended.last_words.strip()):
         raise ContentRejected("the file cannot be read as what it should be")
-    return _media(described.parsed())
+    media = _media(described.parsed())
+    return replace(media, is_joined="ogg" in media.formats and ogg.is_chained(path))
 
 
 class _Description:
@@ -230,15 +302,13 @@ def _media(answer: Mapping[str, Any]) -> Media:
     audios = [stream for stream in streams if stream.get("codec_type") == "audio"]
     if not (videos or audios):
         raise ContentRejected("the file holds neither audio nor video")
-    video = _video(videos[0]) if videos else None
-    audio = _audio(audios[0]) if audios else None
-    longest = [found for stream in streams if (found := _stream_ms(stream)) is not None]
-    duration_ms = _milliseconds(container.get("duration"))
-    if duration_ms is None and longest:
-        duration_ms = max(longest)
+    origin = _number(container.get("start_time"))
+    video = _video(videos[0], origin) if videos else None
+    audio = _audio(audios[0], origin) if audios else None
+    formats = frozenset(str(container.get("format_name", "")).split(","))
     return Media(
-        formats=frozenset(str(container.get("format_name", "")).split(",")),
-        duration_ms=duration_ms,
+        formats=formats,
+        duration_ms=_duration_ms(container, formats, [track for track in (video, audio) if track is not None]),
         stream_count=len(streams),
         video=video,
         audio=audio,
@@ -246,7 +316,21 @@ def _media(answer: Mapping[str, Any]) -> Media:
     )
 
 
-def _video(stream: Mapping[str, Any]) -> VideoTrack:
+def _duration_ms(
+    container: Mapping[str, Any], formats: frozenset[str], tracks: Sequence[VideoTrack | AudioTrack]
+) -> int | None:
+    """Return the duration by the tracks, which contradict a wrong header; by the header where they state none."""
+    ends = [track.end_ms for track in tracks if track.end_ms is not None]
+    seconds = _number(container.get("duration"))
+    if "matroska" in formats:  # its header contains the last timestamp
+        origin = _number(container.get("start_time"))
+        seconds = seconds - origin if 0 < origin < seconds else seconds
+    stated = _milliseconds(seconds)
+    is_known = len(ends) == len(tracks) and formats.isdisjoint(GUESSING_FORMATS)
+    return max(ends) if is_known or (stated is None and ends) else stated
+
+
+def _video(stream: Mapping[str, Any], origin: float) -> VideoTrack:
     width, height = _whole(stream.get("width")), _whole(stream.get("height"))
     if width <= 0 or height <= 0:
         # It would slip under every limit of pixels.
@@ -270,17 +354,20 @@ def _video(stream: Mapping[str, Any]) -> VideoTrack:
         square_height=height,
         has_square_samples=square_width == width,
         tagged_rotation=tagged,
-        duration_ms=_stream_ms(stream),
+        duration_ms=_stream_ms(stream, origin),
+        start_ms=_start_ms(stream, origin),
     )
 
 
-def _audio(stream: Mapping[str, Any]) -> AudioTrack:
+def _audio(stream: Mapping[str, Any], origin: float) -> AudioTrack:
     return AudioTrack(
         index=_whole(stream.get("index")),
         codec=_codec(stream),
         sample_rate=_whole(stream.get("sample_rate")),
         channels=_whole(stream.get("channels")),
-        duration_ms=_stream_ms(stream),
+        duration_ms=_stream_ms(stream, origin),
+        start_ms=_start_ms(stream, origin),
+        frame_count=_whole(stream.get("nb_frames")) or None,
     )
 
 
@@ -289,8 +376,14 @@ def _codec(stream: Mapping[str, Any]) -> str | None:
     return None if name in (None, "none", "unknown") else str(name)
 
 
-def _stream_ms(stream: Mapping[str, Any]) -> int | None:
-    """Return how long a stream lasts: its duration, or the tag that Matroska uses for it."""
+def _start_ms(stream: Mapping[str, Any], origin: float) -> int:
+    """Return where a stream begins, counted from ``origin``, the first timestamp of the file."""
+    start = stream.get("start_time")
+    return 0 if start is None else max(0, round((_number(start) - origin) * 1000))
+
+
+def _stream_ms(stream: Mapping[str, Any], origin: float) -> int | None:
+    """Return how long a stream lasts: its duration, or by the tag of Matroska, which contains its last timestamp."""
     found = _milliseconds(stream.get("duration"))
     if found is not None:
         return found
@@ -298,7 +391,10 @@ def _stream_ms(stream: Mapping[str, Any]) -> int | None:
     if len(clock) != 3:
         return None
     hours, minutes, seconds = (_number(part) for part in clock)
-    return _milliseconds(hours * 3600 + minutes * 60 + seconds)
+    end_ms = _milliseconds(hours * 3600 + minutes * 60 + seconds - max(origin, 0))
+    if end_ms is None or end_ms <= (start_ms := _start_ms(stream, origin)):
+        return None
+    return end_ms - start_ms
 
 
 def _tags(subject: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rindle.media.av_probe import Media, VideoTrack
 from rindle.media.ffmpeg import AvLimits, opened, written
+from rindle.media.time_line import GAPS_FILLED
 from rindle.recipes import VideoVariant
 
 #: Highest bit rate and the buffer it is measured over, in kbit, by preset: a noisy video must not fill the disk.
@@ -50,6 +51,8 @@ def transcode_command(media: Media, spec: VideoVariant, source: Path, dest: Path
     nodes = [video.filter("setsar", 1)]
     if media.audio is not None:
         nodes.append(whole[f"{media.audio.index}?"])
+    # The muxer notes where the audio begins; gaps are filled, since players lose the time in them.
+    gaps = {} if media.audio is None else {"af": f"aresample=async={GAPS_FILLED['async']}"}
     most, over = _RATES[spec.preset]
     return written(
         nodes,
@@ -65,6 +68,7 @@ def transcode_command(media: Media, spec: VideoVariant, source: Path, dest: Path
             "bufsize": f"{over}k",
             "c:a": "aac",
             "b:a": f"{recipe['audio_bitrate_kbps']}k",
+            **gaps,
             **({"movflags": "+faststart"} if recipe["faststart"] else {}),
             "map_metadata": -1,
             "map_chapters": -1,
