@@ -1,7 +1,7 @@
 """The one time line of a source: where its tracks begin and end, and how its audio is placed on it.
 
-Zero is the first timestamp of the file. Video, audio and waveform variants all use this time line: audio that starts late
-or has gaps is at the same place in each of them. ``docs/decisions/one_time_line.md`` has the reasons.
+Zero is the first timestamp of the file. Video, audio and waveform variants all use this time line: audio that starts
+late or has gaps is at the same place in each of them. ``docs/decisions/one_time_line.md`` has the reasons.
 """
 
 from __future__ import annotations
