@@ -634,11 +634,13 @@ class ContentRejected(MediaError):
         "decode_failed": 422,
         "codec_not_allowed": 422,
         "content_too_complex": 422,
+        "decoder_failed": 422,
         "max_pixels_exceeded": 422,
         "media_too_long": 422,
         "no_probe_for_mime": 422,
         "object_changed_after_verify": 422,
         "strip_unsupported": 422,
+        "unsupported_variant_of_format": 422,
     }
 
 
