@@ -1,9 +1,10 @@
 """Whether all coded data of the wanted image is in its file, whatever is missing or added around it.
 
-Two decoders answer this wrongly. libheif fills tiles whose data is missing with grey and reports success, so the places
-of the data are compared with the size of the file; bytes behind the last box do not matter. libjpeg reports a JPEG
-without its two last bytes like one without half of its rows, so such a file is decoded with these bytes added, and any
-complaint then counts. Files that cannot be parsed are left to their decoder.
+Some decoders answer this wrongly. libheif fills tiles whose data is missing with grey and reports success, so the
+places of the data are compared with the size of the file; bytes behind the last box do not matter, and neither do the
+data of other items. libjpeg reports a JPEG without its two last bytes like one without half of its rows, so such a file
+is decoded with these bytes added, and any complaint then counts. libwebp refuses a file whose metadata is cut off.
+Files that cannot be parsed are left to their decoder.
 """
 
 from __future__ import annotations
@@ -98,6 +99,28 @@ def _note_scan(content: mmap.mmap, at: int, missing: dict[tuple[int, int], int],
             missing[(one, coefficient)] = bits if is_progressive else 0
 
 
+def completed_webp(path: Path) -> bytes | None:
+    """Return the still WebP at ``path`` without the chunk that the file's end cuts off, if that is not its image.
+
+    ``None`` for every other file. Source: RFC 9649, 2.3 to 2.7.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or int.from_bytes(head[4:8], "little") + 8 <= size:
+            return None
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            at, has_image = 12, False
+            while at + 8 <= size:
+                kind, length = struct.unpack_from("<4sI", content, at)
+                after = at + 8 + length + length % 2
+                if after > size:
+                    break
+                has_image = has_image or kind in (b"VP8 ", b"VP8L")
+                at = after
+            return b"RIFF" + struct.pack("<I", at - 8) + content[8:at] if has_image else None
+
+
 # --- items of ISO media ------------------------------------------------------------------------------------------
 
 
@@ -123,7 +146,9 @@ class _Items:
         new |= {
             source
             for kind, source, targets in self.references
-            if kind == b"auxl" and self.primary in targets and self.properties.get(source, set()) & self.alpha_properties
+            if kind == b"auxl"
+            and self.primary in targets
+            and self.properties.get(source, set()) & self.alpha_properties
         }
         for _ in range(_MAX_DEPTH):
             found |= new
@@ -133,24 +158,39 @@ class _Items:
         return found
 
 
-def items_of(path: Path) -> tuple[frozenset[bytes], bool]:
-    """Return the coding types of the items that an ISO media file shows, and whether all their data is in the file.
+@dataclass(frozen=True, slots=True)
+class ShownItems:
+    """What an ISO media file shows.
 
-    There are no types where the file names no primary item, as a sequence may, or cannot be parsed; such a file counts
-    as complete, and its decoder decides.
+    Attributes:
+        codings: coding types of the primary item and of those it is made of; none where the file names no primary item,
+            as a sequence may, or cannot be parsed. Such a file counts as complete, and its decoder decides.
+        is_whole: whether all their data is in the file.
+        absent_bytes: how far the data of other items, such as metadata, reaches past the end of the file.
     """
+
+    codings: frozenset[bytes] = frozenset()
+    is_whole: bool = True
+    absent_bytes: int = 0
+
+
+def shown_items(path: Path) -> ShownItems:
+    """Return what the HEIC or AVIF file at ``path`` shows, from the places of its items."""
     size = path.stat().st_size
     if size == 0:
-        return frozenset(), True
+        return ShownItems()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             items = _items(content)
         except (IndexError, struct.error, ValueError):
-            return frozenset(), True
+            return ShownItems()
     needed = items.needed()
-    places = [place for item in needed for place in items.extents.get(item, ())]
-    types = frozenset(items.types[item] for item in needed if item in items.types)
-    return types, all(start + length <= size for start, length in places)
+    ends = {item: max((at + length for at, length in places), default=0) for item, places in items.extents.items()}
+    return ShownItems(
+        codings=frozenset(items.types[item] for item in needed if item in items.types),
+        is_whole=all(ends.get(item, 0) <= size for item in needed),
+        absent_bytes=max(0, max(ends.values(), default=0) - size),
+    )
 
 
 def _items(content: mmap.mmap) -> _Items:
@@ -223,15 +263,17 @@ def _read_locations(content: mmap.mmap, at: int, end: int, items: _Items) -> Non
         extent_size = index_size + offset_size + length_size
         if in_file and extent_size:
             items.extents[item] = [
-                (base + _number(content, place + index_size, offset_size), _number(content, place, extent_size, length_size))
+                (
+                    base + _number(content, place + index_size, offset_size),
+                    _number(content, place + index_size + offset_size, length_size),
+                )
                 for place in range(at, min(at + extent_count * extent_size, end), extent_size)
             ]
         at += extent_count * extent_size
 
 
-def _number(content: mmap.mmap, at: int, size: int, last: int | None = None) -> int:
-    """Return the number of ``size`` bytes at ``at``, or that of its ``last`` bytes."""
-    return int.from_bytes(content[at + (0 if last is None else size - last) : at + size])
+def _number(content: mmap.mmap, at: int, size: int) -> int:
+    return int.from_bytes(content[at : at + size])
 
 
 def _read_references(content: mmap.mmap, at: int, end: int, items: _Items) -> None:

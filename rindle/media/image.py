@@ -41,6 +41,7 @@ from rindle.errors import (
     RindleError,
 )
 from rindle.media import decode_cache
+from rindle.media.completeness import ITEM_TYPES
 from rindle.media.image_formats import (
     LIBVIPS_FLOOR,
     MAX_FRAMES,
@@ -50,12 +51,12 @@ from rindle.media.image_formats import (
 from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
 from rindle.media.image_source import (
     bare,
-    check_items,
     end_of_jpeg_added,
     open_heic,
     reason_of,
     rejected,
     rejecting_damage,
+    whole_content,
 )
 from rindle.media.image_structure import check_structure
 from rindle.media.render_pool import RenderOrder, RenderResult
@@ -66,7 +67,7 @@ from rindle.states import MediaKind
 
 log = logging.getLogger(__name__)
 
-_HEIC_TYPES = frozenset({"image/heic", "image/heif"})
+_HEIC_TYPES = ITEM_TYPES - {"image/avif"}
 _ANIMATED_TYPES = frozenset({"image/gif", "image/webp"})
 _LOADERS = {
     "image/jpeg": "jpegload_source",
@@ -94,8 +95,6 @@ _BYTES_PER_BAND = {"uchar": 1, "char": 1, "ushort": 2, "short": 2, "uint": 4, "i
 _DEFAULT_QUALITY = {"jpeg": 80, "webp": 80, "avif": 50}
 #: Fields of a libvips image that describe its pixels; everything else is metadata and never reaches an output.
 _PIXEL_FIELDS = frozenset({"page-height", "delay", "loop"})
-#: Whether a JPEG needs its end marker added has not been looked at.
-_UNKNOWN = b""
 _RGB = frozenset({"srgb", "rgb", "rgb16"})
 #: ISO/IEC 23091-2 colour primaries code of Display P3.
 _P3_PRIMARIES = 12
@@ -166,7 +165,9 @@ def probe_image(
         ProbeFailed: the file cannot be read or memory ran out; retryable, since the content is not the cause.
     """
     require_safe_libvips()
-    with rejecting_damage(path, mime):  # opens the file first: what cannot be read must not look like a file without a type
+    with rejecting_damage(
+        path, mime
+    ):  # opens the file first: what cannot be read must not look like a file without a type
         mime = mime or sniff(path)
         image_file = ImageFile(path, mime)
         image_file.check_pixels(max_pixels, frames=image_file.pages)
@@ -270,15 +271,15 @@ class ImageFile:
                 f"files of type {mime} are not read as images", code="no_probe_for_mime", detail={"mime": mime}
             )
         check_structure(path, mime)
-        check_items(path, mime)
+        self._content = whole_content(path, mime)
         self._path = path
         self._mime = mime
         self._pixels: _Pixels | None = None
         self._kept: tuple[Frame, pyvips.Image] | None = None
-        self._completed: bytes | None = _UNKNOWN
+        self._has_end = False
         if mime in _HEIC_TYPES:
             # libheif applies the container's own rotation; EXIF orientation is informative only (ISO/IEC 23008-12).
-            heic = open_heic(path, mime)
+            heic = open_heic(path, mime, self._content)
             self.width, self.height = heic.size
             self.pages = self.orientation = 1
             self.has_alpha = bool(heic.has_alpha)
@@ -333,11 +334,12 @@ class ImageFile:
         if self._pixels is not None and self._pixels.frames == frames and self._pixels.shrink <= shrink:
             return self._pixels.image
         if self._mime in _HEIC_TYPES:
-            image, shrink = _heic_image(open_heic(self._path, self._mime)), 1
+            image, shrink = _heic_image(open_heic(self._path, self._mime, self._content)), 1
         else:
             options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
             if self._mime == "image/jpeg":
-                options |= {"shrink": shrink, "content": self._with_end()}
+                options["shrink"] = shrink
+                self._add_end()
             elif self._mime == "image/webp" and self.pages == 1:
                 options["scale"] = 1 / shrink
             else:
@@ -352,15 +354,17 @@ class ImageFile:
         self._pixels = _Pixels(image, shrink, frames)
         return image
 
-    def _with_end(self) -> bytes | None:
-        """Return the JPEG with its end marker where only that is missing; looked at once, after the pixel check."""
-        if self._completed is _UNKNOWN:
-            self._completed = end_of_jpeg_added(self._path)
-        return self._completed
+    def _add_end(self) -> None:
+        """Complete a JPEG that lacks only its end marker; once, and not before its pixels were checked."""
+        if not self._has_end:
+            self._content, self._has_end = end_of_jpeg_added(self._path), True
 
-    def _load(self, content: bytes | None = None, **options: Any) -> pyvips.Image:
+    def _load(self, **options: Any) -> pyvips.Image:
         # A source is opened as a plain file: a name that ends in "[...]" is no option string here.
-        source = pyvips.Source.new_from_file(str(self._path)) if content is None else pyvips.Source.new_from_memory(content)
+        if self._content is None:
+            source = pyvips.Source.new_from_file(str(self._path))
+        else:
+            source = pyvips.Source.new_from_memory(self._content)
         return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
 
 

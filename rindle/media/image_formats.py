@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Sniffed types that the bundled image probe and renderer read. Everything else is never decoded.
+#: Sniffed types that the bundled image probe and renderer read. Everything else is never decoded. Of a HEIC or AVIF
+#: sequence the primary still image is taken.
 READABLE_TYPES: frozenset[str] = frozenset(
     {
         "image/jpeg",
@@ -15,6 +16,8 @@ READABLE_TYPES: frozenset[str] = frozenset(
         "image/tiff",
         "image/heic",
         "image/heif",
+        "image/heic-sequence",
+        "image/heif-sequence",
     }
 )
 

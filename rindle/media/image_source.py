@@ -6,6 +6,7 @@ libvips before this module is imported.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,14 @@ import pi_heif
 import pyvips
 
 from rindle.errors import ContentRejected, ProbeFailed, RindleError
-from rindle.media.completeness import ITEM_TYPES, completed_jpeg, items_of
+from rindle.media.completeness import ITEM_TYPES, completed_jpeg, completed_webp, shown_items
 
 #: Coding types of items that are not coded themselves but made of others (ISO/IEC 23008-12, 6.6.2).
 _DERIVED = frozenset({b"grid", b"iden", b"iovl", b"tmap"})
 #: Coding types that the bundled libheif decodes.
 _HEVC = frozenset({b"hvc1"})
+#: Largest part of metadata behind the end of a HEIC or AVIF file for which the file is completed.
+MAX_ABSENT_BYTES = 1 << 20
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s:]+")
 #: What decoders report of a file that is not damaged but of a variety that they do not read.
 _UNSUPPORTED = re.compile(
@@ -50,30 +53,39 @@ def end_of_jpeg_added(path: Path) -> bytes | None:
     return content if is_whole else None
 
 
-def check_items(path: Path, mime: str) -> None:
-    """Refuse a HEIC or AVIF file that lacks data of the image it shows, or shows one that no decoder here reads.
+def whole_content(path: Path, mime: str) -> bytes | None:
+    """Check that the data of the image is in its file, as far as the container shows it.
+
+    Returns:
+        for a HEIC, AVIF or WebP whose metadata is cut off, what the decoder reads in place of the file; else ``None``.
 
     Raises:
-        ContentRejected: ``decode_failed`` or ``unsupported_variant_of_format``.
+        ContentRejected: ``decode_failed``: a HEIC or AVIF file lacks data of the image that it shows;
+            ``unsupported_variant_of_format``: that image is coded in a way that no decoder here reads.
     """
+    if mime == "image/webp":
+        return completed_webp(path)
     if mime not in ITEM_TYPES:
-        return
-    codings, is_whole = items_of(path)
-    if not is_whole:
+        return None
+    shown = shown_items(path)
+    if not shown.is_whole:
         raise ContentRejected("the file ends before the data of its image", detail=_facts(mime))
-    foreign = codings - _DERIVED - _HEVC
+    foreign = shown.codings - _DERIVED - _HEVC
     if mime != "image/avif" and foreign:
         raise _unsupported(mime, f"the image is coded as {', '.join(_printable(name) for name in sorted(foreign))}")
+    if 0 < shown.absent_bytes <= MAX_ABSENT_BYTES:  # libheif refuses a file in which any item is not complete
+        return path.read_bytes() + bytes(shown.absent_bytes)
+    return None
 
 
-def open_heic(path: Path, mime: str) -> pi_heif.HeifFile:
-    """Open the primary image of a HEIC file; its data is known to be complete.
+def open_heic(path: Path, mime: str, content: bytes | None = None) -> pi_heif.HeifFile:
+    """Open the primary image of a HEIC file, or of its ``content`` when that was completed.
 
     Raises:
         ContentRejected: the container cannot be read, or libheif skips its primary image.
     """
     try:
-        heic = pi_heif.open_heif(str(path), convert_hdr_to_8bit=True)
+        heic = pi_heif.open_heif(str(path) if content is None else io.BytesIO(content), convert_hdr_to_8bit=True)
     except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
         raise rejected(mime, reason_of(error, path)) from error
     # libheif leaves out images that it cannot decode; another one must not stand for the primary one.
