@@ -42,6 +42,7 @@ from rindle.messages import PromotionFailure, UploadInput, UploadStatus, UploadS
 from rindle.profile import Profile
 from rindle.protocols import Probe, ProbeResult, ServedAs
 from rindle.recipes import ImageVariant
+from rindle.rejections import explained, rejected
 from rindle.security import validate_upload
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
@@ -122,7 +123,7 @@ class PromotionActivities:
             async with heartbeating(counts.details):
                 status = await self._validate(asset, profile, gate, counts)
         except (UploadRejected, ContentRejected) as rejection:
-            await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message, gate.mime)
+            await self._database.write(rows.quarantine, asset.id, rejection, gate.mime)
             self._decode_cache.discard(asset)
             mime = str(rejection.detail.get("mime") or rejection.detail.get("found") or "")
             log.warning(
@@ -155,7 +156,7 @@ class PromotionActivities:
             if asset.state == AssetState.VALIDATING:
                 gate.mime = await in_thread(_check_bytes, path, asset, profile)
                 if profile.scanner is not None:
-                    await self._database.write(rows.pass_gate, asset.id, gate.mime)
+                    await self._database.write(rows.pass_gate, asset.id, profile, gate.mime)
                 # Without a scanner the row follows in the transaction of the promotion, a moment later.
                 crash_point("admit.gated")
             mime = gate.mime or asset.content_type or ""
@@ -192,9 +193,10 @@ class PromotionActivities:
                 path = await self._opened(stack, asset, profile)
             except (ObjectChanged, StorageNotFound) as error:
                 what = "changed" if isinstance(error, ObjectChanged) else "disappeared"
-                raise ContentRejected(
-                    f"the object {what} after it was verified (profile {profile.name!r}); upload it again",
-                    code="object_changed_after_verify",
+                raise rejected(
+                    ContentRejected,
+                    "object_changed_after_verify",
+                    f"the object {what} after it was verified (profile {profile.name!r})",
                 ) from error
             yield path
 
@@ -259,7 +261,10 @@ class PromotionActivities:
         """Probe and analyze; returns the columns to write with the promotion, clearing those that no longer apply."""
         probe = await self._probe_for(mime, asset, profile)
         limit = plugins.FILE_SECONDS if probe is profile.probe else None
-        result = await _probed(probe, path, counts, timeout_seconds=limit)
+        try:
+            result = await _probed(probe, path, counts, timeout_seconds=limit)
+        except ContentRejected as rejection:
+            raise rejection if probe is profile.probe else explained(rejection) from None
         _check_limits(result, profile)
         metadata = {**asset.media_metadata, **result.metadata}
         if profile.placeholder and result.placeholder:
@@ -295,10 +300,11 @@ class PromotionActivities:
         )
         probe = next((p for p in (profile.probe, bundled, self._av_probe) if p is not None and p.accepts(mime)), None)
         if probe is None:
-            raise ContentRejected(
+            raise rejected(
+                ContentRejected,
+                "no_probe_for_mime",
                 f"files of type {mime} cannot be probed for profile {profile.name!r}; allow only types with a probe",
-                code="no_probe_for_mime",
-                detail={"mime": mime},
+                mime=mime,
             )
         return probe
 
@@ -318,7 +324,7 @@ class PromotionActivities:
                     timeout = self._services.settings.scanner_timeout_seconds
                     await plugins.scan(profile.scanner, path, asset=asset, timeout_seconds=timeout)
             except (UploadRejected, ContentRejected) as rejection:
-                await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message)
+                await self._database.write(rows.quarantine, asset.id, rejection)
                 log.warning("upload quarantined", extra={"asset_id": asset.id, "reason": rejection.code})
                 return await self._status.read(order.session_id)
             except RindleError:
@@ -354,7 +360,9 @@ async def _probed(probe: Probe, path: Path, counts: FailureCounts, *, timeout_se
         lost = counts.add(_LOST)
         if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
             raise ContentRejected(
-                f"the file cannot be decoded: {lost} processes in a row were lost on it", detail=error.detail
+                f"the file cannot be decoded: reading it failed {lost} times in a row, the last time because: "
+                f"{error.message}",
+                detail=error.detail,
             ) from error
         raise
 
@@ -362,9 +370,10 @@ async def _probed(probe: Probe, path: Path, counts: FailureCounts, *, timeout_se
 def _check_bytes(path: Path, asset: MediaAsset, profile: type[Profile]) -> str:
     size = os.stat(path).st_size
     if asset.byte_size is not None and size != asset.byte_size:
-        raise ContentRejected(
-            f"the object has {size} bytes, {asset.byte_size} were verified; upload it again",
-            code="object_changed_after_verify",
+        raise rejected(
+            ContentRejected,
+            "object_changed_after_verify",
+            f"the object has {size} bytes, {asset.byte_size} were verified",
         )
     return validate_upload(path, asset.filename or "", profile.upload_policy())
 
@@ -382,15 +391,22 @@ def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
     pixels = (result.width or 0) * (result.height or 0)
     max_pixels = _max_pixels(profile)
     if pixels > max_pixels:
-        raise ContentRejected(
-            f"the image has {pixels} pixels, profile {profile.name!r} allows max_pixels={max_pixels}",
-            code="max_pixels_exceeded",
-            detail={"limit": max_pixels, "found": pixels},
+        raise rejected(
+            ContentRejected,
+            "max_pixels_exceeded",
+            f"the {result.kind.value} has {pixels} pixels, profile {profile.name!r} allows max_pixels={max_pixels}",
+            limit=max_pixels,
+            found=pixels,
+            width=result.width,
+            height=result.height,
+            kind=result.kind.value,
         )
     longest = profile.max_duration_seconds
     if longest is not None and result.duration_ms is not None and result.duration_ms > longest * 1000:
-        raise ContentRejected(
+        raise rejected(
+            ContentRejected,
+            "media_too_long",
             f"the media lasts {result.duration_ms} ms, profile {profile.name!r} allows max_duration_seconds={longest}",
-            code="media_too_long",
-            detail={"limit": longest * 1000, "found": result.duration_ms},
+            limit=longest * 1000,
+            found=result.duration_ms,
         )

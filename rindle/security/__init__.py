@@ -15,7 +15,7 @@ from rindle.security.mime import (
     mime_of_extension,
     sniff,
 )
-from rindle.security.policy import UploadPolicy, check_declared, granted_type, validate_upload
+from rindle.security.policy import UploadPolicy, check_declared, corrected_names, granted_type, validate_upload
 from rindle.security.redaction import RedactingFilter, install_redaction, redact_id, scrub
 from rindle.security.signing import BadToken, check_secrets, derive_key, sign_token, verify_token
 from rindle.security.storage_key import asset_id_of, asset_prefix, key_segment, original_key, validate_key, variant_key
@@ -33,6 +33,7 @@ __all__ = [
     "check_declared",
     "check_secrets",
     "clean_extension",
+    "corrected_names",
     "derive_key",
     "display_name",
     "extension_matches",

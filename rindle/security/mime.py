@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from rindle.errors import Misconfigured, UploadRejected
+from rindle.rejections import rejected
 from rindle.security.filename import normalize_extension
 
 #: How many bytes from the start decide the type.
@@ -95,6 +96,10 @@ _EXTENSION_MIMES: dict[str, tuple[str, ...]] = {
     ".avif": ("image/avif",),
     ".heic": _HEIF,
     ".heif": ("image/heif", *_HEIF),
+    ".hif": ("image/heif", *_HEIF),
+    ".heics": ("image/heic-sequence", *_HEIF),
+    ".heifs": ("image/heif-sequence", *_HEIF),
+    ".avifs": ("image/avif",),
     ".tif": ("image/tiff",),
     ".tiff": ("image/tiff",),
     ".bmp": ("image/bmp",),
@@ -252,10 +257,7 @@ def sniff(source: Path | str | bytes) -> str:
     head = bytes(source[:SNIFF_BYTES]) if isinstance(source, bytes | bytearray | memoryview) else _first_bytes(source)
     found = _signature(head) or _libmagic(head) if head else None
     if found is None:
-        raise UploadRejected(
-            "the type of the file cannot be detected from its content; upload it in a common media format",
-            code="unknown_mime",
-        )
+        raise rejected(UploadRejected, "unknown_mime", "the type of the file cannot be detected from its content")
     return found
 
 
