@@ -7,6 +7,7 @@ is written where the rejection is found, with the decoder's own reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
@@ -38,27 +39,38 @@ TYPE_NAMES: Final[Mapping[str, str]] = {
     "application/pdf": "PDF document",
     "application/zip": "ZIP archive",
     "audio/aac": "AAC audio file",
+    "audio/3gpp": "3GP audio file",
+    "audio/3gpp2": "3GP audio file",
     "audio/aiff": "AIFF audio file",
     "audio/amr": "AMR audio file",
+    "audio/basic": "AU audio file",
     "audio/flac": "FLAC audio file",
     "audio/mp4": "M4A audio file",
     "audio/mpeg": "MP3 audio file",
     "audio/ogg": "Ogg audio file",
     "audio/wav": "WAV audio file",
     "audio/webm": "WebM audio file",
+    "audio/x-ape": "Monkey's Audio file (APE)",
+    "audio/x-caf": "Core Audio file (CAF)",
+    "audio/x-matroska": "Matroska audio file",
+    "audio/x-mp4a-latm": "AAC file in LATM form",
+    "audio/x-ms-wma": "Windows Media audio file (WMA)",
+    "audio/x-w64": "Wave64 audio file (W64)",
+    "audio/x-wavpack": "WavPack audio file",
     "text/html": "web page",
     "text/plain": "text file",
     "video/3gpp": "3GP video",
     "video/3gpp2": "3GP video",
     "video/mp2t": "MPEG transport stream",
     "video/mp4": "MP4 video",
-    "video/mpeg": "MPEG video",
+    "video/mpeg": "MPEG program stream (MPG, VOB)",
     "video/ogg": "Ogg video",
     "video/quicktime": "QuickTime video",
     "video/webm": "WebM video",
-    "video/x-flv": "Flash video",
+    "video/x-dv": "DV video",
+    "video/x-flv": "Flash video (FLV)",
     "video/x-matroska": "Matroska video",
-    "video/x-ms-asf": "Windows Media file",
+    "video/x-ms-asf": "Windows Media file (WMV)",
     "video/x-msvideo": "AVI video",
 }
 _FAMILIES: Final = {"image": "images", "video": "videos", "audio": "audio files", "text": "text files"}
@@ -121,7 +133,9 @@ def _listed(names: Collection[str]) -> str:
 
 def _plural(mime: str) -> str:
     family, _, subtype = mime.partition("/")
-    return _FAMILIES.get(family, mime) if subtype == "*" else f"{name_of_type(mime)}s" if mime in TYPE_NAMES else mime
+    if subtype == "*":
+        return _FAMILIES.get(family, mime)
+    return re.sub(r"( in .*| \(.*\))?$", r"s\1", name_of_type(mime), count=1) if mime in TYPE_NAMES else mime
 
 
 def _capital(text: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ from rindle.profile import Profile
 from rindle.protocols import Probe, ProbeResult, ServedAs
 from rindle.recipes import ImageVariant
 from rindle.rejections import explained, rejected
-from rindle.security import validate_upload
+from rindle.security import type_of_content, validate_upload
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
 from rindle.states import AssetState, MediaKind, SessionState
@@ -58,6 +58,13 @@ _LOST_PROBES, _SLOW_PROBES = 5, 2
 _DEATHS = frozenset({"signal", "exit_code", "memory"})
 #: Kind of failure that counts the lost processes.
 _LOST = "lost_probes"
+
+
+class MeasuringProbe(Probe, Protocol):
+    """The bundled probe of audio and video, which can also measure what a header states."""
+
+    async def measure_ms(self, path: Path, *, at_most_seconds: int) -> int | None:
+        """Return how long the file really lasts; ``None`` when reading it reports an error."""
 
 
 class MakeProbe(Protocol):
@@ -88,7 +95,9 @@ class PromotionActivities:
         av_probe: the bundled probe of audio and video.
     """
 
-    def __init__(self, services: Services, *, sources: SourceCache, bundled_probe: MakeProbe, av_probe: Probe) -> None:
+    def __init__(
+        self, services: Services, *, sources: SourceCache, bundled_probe: MakeProbe, av_probe: MeasuringProbe
+    ) -> None:
         self._services = services
         self._database = services.database
         self._status = UploadStatusReader(services)
@@ -167,9 +176,9 @@ class PromotionActivities:
                     profile=asset.profile,
                     outcome=AssetState.ANALYZING.value if asset.state == AssetState.VALIDATING else asset.state,
                 )
-            facts = {"content_type": mime or None, **await self._facts(path, mime, asset, profile, counts)}
+            facts = await self._facts(path, mime, asset, profile, counts)
             crash_point("admit.probed")
-            facts |= await self._headers_replaced(asset, profile, path, mime)
+            facts |= await self._headers_replaced(asset, profile, path, facts["content_type"] or "")
             crash_point("admit.headers_replaced")
         groups = await self._database.write(rows.promote, asset.id, profile, **facts)
         crash_point("admit.promoted")
@@ -265,6 +274,8 @@ class PromotionActivities:
             result = await _probed(probe, path, counts, timeout_seconds=limit)
         except ContentRejected as rejection:
             raise rejection if probe is profile.probe else explained(rejection) from None
+        result = await self._with_true_duration(probe, path, result, profile)
+        mime = type_of_content(profile.upload_policy(), mime, result.kind)
         _check_limits(result, profile)
         metadata = {**asset.media_metadata, **result.metadata}
         if profile.placeholder and result.placeholder:
@@ -275,6 +286,7 @@ class PromotionActivities:
                 metadata["analyzer"] = {**metadata.get("analyzer", {}), **found}
         is_image, is_audio = result.kind is MediaKind.IMAGE, result.kind is MediaKind.AUDIO
         return {
+            "content_type": mime or None,
             "kind": result.kind.value,
             "width": None if is_audio else result.width,
             "height": None if is_audio else result.height,
@@ -283,6 +295,19 @@ class PromotionActivities:
             "has_audio_track": None if is_image else result.has_audio_track,
             "media_metadata": metadata,
         }
+
+    async def _with_true_duration(
+        self, probe: Probe, path: Path, result: ProbeResult, profile: type[Profile]
+    ) -> ProbeResult:
+        """Measure a duration before it refuses the file: a header may be wrong, and some containers have none."""
+        longest = profile.max_duration_seconds
+        if probe is not self._av_probe or longest is None or not _is_too_long(result, longest):
+            return result
+        measured_ms = await self._av_probe.measure_ms(path, at_most_seconds=longest)
+        if measured_ms is None or measured_ms > longest * 1000:
+            return result
+        log.info("duration corrected", extra={"stated_ms": result.duration_ms, "measured_ms": measured_ms})
+        return replace(result, duration_ms=measured_ms)
 
     async def _probe_for(self, mime: str, asset: MediaAsset, profile: type[Profile]) -> Probe:
         """Return the first probe that accepts ``mime``: the profile's own, then the bundled ones.
@@ -387,6 +412,10 @@ def _max_pixels(profile: type[Profile]) -> int:
     return min(profile.max_pixels or PIXEL_CEILING, PIXEL_CEILING)
 
 
+def _is_too_long(result: ProbeResult, longest_seconds: int) -> bool:
+    return result.duration_ms is not None and result.duration_ms > longest_seconds * 1000
+
+
 def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
     pixels = (result.width or 0) * (result.height or 0)
     max_pixels = _max_pixels(profile)
@@ -402,7 +431,7 @@ def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
             kind=result.kind.value,
         )
     longest = profile.max_duration_seconds
-    if longest is not None and result.duration_ms is not None and result.duration_ms > longest * 1000:
+    if longest is not None and _is_too_long(result, longest):
         raise rejected(
             ContentRejected,
             "media_too_long",

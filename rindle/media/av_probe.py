@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rindle.errors import ContentRejected, ProbeFailed
+from rindle.errors import ContentRejected, FfmpegFailed, ProbeFailed, UnsupportedCodec
 from rindle.media import ogg, time_line
 from rindle.media.codecs import refused_codec
 from rindle.media.ffmpeg import (
@@ -209,16 +209,21 @@ class AvProbe:
             return reading.milliseconds if reading.is_clean else None
 
     async def _read(self, source: Path, media: Media, directory: Path, at_most_seconds: int) -> time_line.Reading:
-        return await time_line.read_to_end(
-            self._tools,
-            source,
-            media,
-            [track for track in (media.video, media.audio) if track is not None],
-            self._limits,
-            directory,
-            at_most_seconds=at_most_seconds,
-            decode=time_line.is_counted(media),
-        )
+        try:
+            return await time_line.read_to_end(
+                await self._tools.usable(),
+                source,
+                media,
+                [track for track in (media.video, media.audio) if track is not None],
+                self._limits,
+                directory,
+                at_most_seconds=at_most_seconds,
+                decode=time_line.is_counted(media),
+            )
+        except (FfmpegFailed, UnsupportedCodec) as error:
+            if "signal" in error.detail:  # the file is not the cause
+                raise
+            return time_line.Reading(None, is_clean=False)
 
     @contextmanager
     def _directory(self) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rindle.errors import InvalidArgument, UploadRejected
 from rindle.rejections import rejected
+from rindle.security.av_containers import possible_types, type_of_kind
 from rindle.security.filename import normalize_extension, sanitize_filename, with_extension
 from rindle.security.mime import (
     canonical_mime,
@@ -23,6 +24,7 @@ from rindle.security.mime import (
     sniff,
     types_of_extension,
 )
+from rindle.states import MediaKind
 
 #: ``Content-Type`` of bytes of an unknown type.
 UNKNOWN_TYPE = "application/octet-stream"
@@ -93,7 +95,8 @@ def granted_type(policy: UploadPolicy, filename: str | None) -> str:
 def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy) -> str:
     """Validate the bytes of the file at ``path`` and return its canonical MIME type.
 
-    Pixels, frames and duration are not looked at here; promotion measures them.
+    Pixels, frames and duration are not looked at here; promotion measures them. A container that holds audio or video
+    is accepted where one of its types is (an MP4 by ``audio/*``); :func:`type_of_content` decides after the probe.
 
     Args:
         path: the whole upload on local disk.
@@ -111,16 +114,8 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
     if size == 0:
         raise _rejected(policy, "empty_upload", "the upload has no content; send the file again", found=0)
     mime = sniff(path)
-    if not _accepts(policy, mime):
-        allowed = ", ".join(policy.allow_mime) or "any type but active content"
-        raise _rejected(
-            policy,
-            "mime_not_allowed",
-            f"profile {policy.profile!r} does not accept files of type {mime}; it accepts: {allowed}",
-            limit=list(policy.allow_mime),
-            found=mime,
-            mime=mime,
-        )
+    if not any(_accepts(policy, possible) for possible in possible_types(mime)):
+        raise _not_allowed(policy, mime)
     if policy.can_probe is not None and not policy.can_probe(mime):
         raise _rejected(
             policy,
@@ -143,6 +138,23 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
     if size is not None:
         _check_size(policy, size)
     return mime
+
+
+def type_of_content(policy: UploadPolicy, mime: str, kind: MediaKind) -> str:
+    """Return the type of a file that passed the gate as ``mime``, now that a probe has found media of ``kind``.
+
+    An MP4, WebM, Matroska, QuickTime, 3GPP or Ogg file without a video track is audio, and one with a video track is
+    video, whatever its brand is. A container of video without a video track stays accepted where it was.
+
+    Raises:
+        UploadRejected: ``mime_not_allowed``.
+    """
+    found = type_of_kind(mime, kind)
+    if len(possible_types(mime)) == 1 or _accepts(policy, found):
+        return found
+    if kind is MediaKind.AUDIO and _accepts(policy, mime):
+        return mime
+    raise _not_allowed(policy, found)
 
 
 def corrected_names(policy: UploadPolicy, mime: str, *names: str | None) -> tuple[str | None, ...]:
@@ -193,6 +205,18 @@ def _family(mime: str) -> str:
 
 def _accepts(policy: UploadPolicy, mime: str) -> bool:
     return mime_allowed(mime, policy.allow_mime or (_family(mime),))
+
+
+def _not_allowed(policy: UploadPolicy, mime: str) -> UploadRejected:
+    allowed = ", ".join(policy.allow_mime) or "any type but active content"
+    return _rejected(
+        policy,
+        "mime_not_allowed",
+        f"profile {policy.profile!r} does not accept files of type {mime}; it accepts: {allowed}",
+        limit=list(policy.allow_mime),
+        found=mime,
+        mime=mime,
+    )
 
 
 def _check_extension(policy: UploadPolicy, extension: str) -> None:

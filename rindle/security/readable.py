@@ -1,4 +1,7 @@
-"""Which types of content the bundled probes read; everything else needs a probe of the profile."""
+"""Which types of content the bundled probes read; everything else needs a probe of the profile.
+
+Those of audio and video are the containers that ffmpeg may open (:data:`rindle.media.ffmpeg.FORMAT_WHITELIST`).
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,34 @@ READABLE_IMAGES: Final = frozenset(
         "image/heif-sequence",
     }
 )
+#: Types of audio and video that are read. Windows Media, Flash, MPEG program streams, AIFF, CAF, AU, W64 and AMR are not
+#: (``docs/decisions/containers.md``).
+READABLE_AV: Final = frozenset(
+    {
+        "application/ogg",
+        "audio/3gpp",
+        "audio/3gpp2",
+        "audio/aac",
+        "audio/flac",
+        "audio/mp4",
+        "audio/mpeg",
+        "audio/ogg",
+        "audio/wav",
+        "audio/webm",
+        "audio/x-matroska",
+        "video/3gpp",
+        "video/3gpp2",
+        "video/mp2t",
+        "video/mp4",
+        "video/ogg",
+        "video/quicktime",
+        "video/webm",
+        "video/x-matroska",
+        "video/x-msvideo",
+    }
+)
 
 
 def is_readable(mime: str) -> bool:
-    """Whether a bundled probe reads files of the sniffed type ``mime``: these images, and all audio and video."""
-    return mime in READABLE_IMAGES or mime.startswith(("video/", "audio/"))
+    """Whether a bundled probe reads files of the sniffed type ``mime``."""
+    return mime in READABLE_IMAGES or mime in READABLE_AV
