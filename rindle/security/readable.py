@@ -22,8 +22,8 @@ READABLE_IMAGES: Final = frozenset(
         "image/heif-sequence",
     }
 )
-#: Types of audio and video that are read. Windows Media, Flash, MPEG program streams, AIFF, CAF, AU, W64 and AMR are not
-#: (``docs/decisions/containers.md``).
+#: Types of audio and video that are read. Windows Media, Flash, MPEG program streams, AIFF, CAF, AU, W64 and AMR are
+#: not (``docs/decisions/containers.md``).
 READABLE_AV: Final = frozenset(
     {
         "application/ogg",

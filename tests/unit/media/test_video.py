@@ -31,6 +31,7 @@ def test_web_720p_is_this_command() -> None:
         "-bufsize": "5000k",
         "-c:a": "aac",
         "-b:a": "128k",
+        "-af": "aresample=async=1",
         "-movflags": "+faststart",
         "-map_metadata": "-1",
         "-map_chapters": "-1",
