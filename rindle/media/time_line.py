@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from rindle.media.ffmpeg import AvLimits, FfmpegTools, Progress, opened, run_ffmpeg, written
-
-if TYPE_CHECKING:
-    from rindle.media.av_probe import AudioTrack, Media, VideoTrack
 
 #: Containers of audio without timestamps of their own: only the count of samples places them. Where such files were
 #: joined (chained Ogg, MP3 from several sources), the timestamps that ffmpeg derives jump; the samples do not.
@@ -31,17 +28,45 @@ _COUNTED: Final = "STARTPTS+N/SR/TB"
 _HARMLESS: Final = b"non monotonically increasing dts"
 
 
-def is_counted(media: Media) -> bool:
+class Track(Protocol):
+    """A track, as :mod:`rindle.media.av_probe` describes it."""
+
+    @property
+    def index(self) -> int:
+        """Number of the stream in the file, from 0."""
+
+    @property
+    def start_ms(self) -> int:
+        """Where it begins, counted from the start of the file."""
+
+
+class Source(Protocol):
+    """A file, as :mod:`rindle.media.av_probe` describes it."""
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """Names of the container."""
+
+    @property
+    def video(self) -> Track | None:
+        """The video track that is used."""
+
+    @property
+    def audio(self) -> Track | None:
+        """The audio track that is used."""
+
+
+def is_counted(media: Source) -> bool:
     """Whether the audio has no timestamps of its own, so that it neither starts late nor has gaps."""
     return media.video is None and not media.formats.isdisjoint(_COUNTED_FORMATS)
 
 
-def lead_ms(media: Media) -> int:
+def lead_ms(media: Source) -> int:
     """Return how long after the start of the file its audio begins, in milliseconds."""
     return 0 if media.audio is None or is_counted(media) else media.audio.start_ms
 
 
-def audio_input(source: Path, media: Media, limits: AvLimits, *, lead: bool = False) -> Any:
+def audio_input(source: Path, media: Source, limits: AvLimits, *, lead: bool = False) -> Any:
     """Return the node of the audio track of ``source``, placed on the time line.
 
     Args:
@@ -57,13 +82,13 @@ def audio_input(source: Path, media: Media, limits: AvLimits, *, lead: bool = Fa
     return _placed(opened(source, limits, **_origin(media))[str(media.audio.index)], media, lead=lead)
 
 
-def _placed(audio: Any, media: Media, *, lead: bool = False) -> Any:
+def _placed(audio: Any, media: Source, *, lead: bool = False) -> Any:
     if is_counted(media):
         return audio.filter("asetpts", _COUNTED)
     return audio.filter("aresample", **GAPS_FILLED, **({"first_pts": 0} if lead and lead_ms(media) else {}))
 
 
-def _origin(media: Media) -> dict[str, str]:
+def _origin(media: Source) -> dict[str, str]:
     return {} if is_counted(media) or media.formats.isdisjoint(_MOVING_ORIGIN) else _FIXED_ORIGIN
 
 
@@ -83,8 +108,8 @@ class Reading:
 async def read_to_end(
     tools: FfmpegTools,
     source: Path,
-    media: Media,
-    tracks: Sequence[VideoTrack | AudioTrack],
+    media: Source,
+    tracks: Sequence[Track],
     limits: AvLimits,
     directory: Path,
     *,
