@@ -143,6 +143,6 @@ async def read_to_end(
     progress = Progress(None, report)
     copied = {"c:v": "copy"} if decode else {"c": "copy"}
     command = written(nodes, None, limits, **copied)
-    words = await run_ffmpeg(tools, command, limits.encoding(None), directory, progress)
+    words = await run_ffmpeg(tools, command, limits.encoding(1000 * (at_most_seconds + 1)), directory, progress)
     complaints = [line for line in words.splitlines() if line.strip() and _HARMLESS not in line]
     return Reading(progress.position_ms, not complaints)
