@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rindle.errors import ContentRejected, ProbeFailed
+from rindle.media.av_colour import Colour, colour_of
+from rindle.media.av_tracks import first_usable, frames_stated, is_decodable
 from rindle.media.codecs import refused_codec
 from rindle.media.ffmpeg import (
     AvLimits,
@@ -35,6 +37,17 @@ MAX_STREAMS: Final = 16
 #: Containers whose duration is a guess: nothing in them states it.
 GUESSING_FORMATS: Final = frozenset({"mp3", "aac", "mpegts"})
 
+#: Packets at the start of a file that are looked at: a track that has one of them has samples.
+_FIRST_PACKETS: Final = 200
+#: Codecs whose frames may be interlaced although the container does not state it.
+_MAYBE_INTERLACED: Final = frozenset({"h264", "mpeg2video", "mpeg4", "dvvideo"})
+
+#: Containers of recordings in which the size of the frames may change, and codecs that state it with each key frame.
+_CHANGING_FORMATS: Final = frozenset({"matroska", "webm", "mpegts"})
+_CHANGING_CODECS: Final = frozenset({"vp8", "vp9", "av1", "h264", "hevc"})
+#: Sizes that are remembered of one video.
+_MAX_SIZES: Final = 1000
+
 #: What an image that Rindle has made may be, in place of containers and codecs of uploads.
 _OWN_JPEG: Final = {"format_whitelist": "jpeg_pipe,image2", "codec_whitelist": "mjpeg"}
 # 0x00 to 0x1F, but for the tab.
@@ -53,8 +66,12 @@ class VideoTrack:
         square_width: pixels after the sample aspect ratio and before the rotation.
         square_height: likewise.
         has_square_samples: whether the stored pixels need no stretching.
+        stored_width: pixels of a row of the decoder.
         tagged_rotation: degrees clockwise (0, 90, 180, 270) that only a tag contains: ffmpeg does not apply it.
         duration_ms: of the stream, ``None`` when unknown.
+        colour: what the numbers mean.
+        interlaced: whether frames may consist of two fields.
+        frame_rate: average frames per second, 0 when unknown.
     """
 
     index: int
@@ -66,17 +83,22 @@ class VideoTrack:
     has_square_samples: bool
     tagged_rotation: int
     duration_ms: int | None
+    stored_width: int = 0
+    colour: Colour = Colour()  # noqa: RUF009 - frozen
+    interlaced: bool = False
+    frame_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class AudioTrack:
-    """The first audio track of a file; ``sample_rate`` in hertz, 0 when unknown."""
+    """The audio track of a file; ``sample_rate`` in hertz, 0 when unknown, and ``layout`` ffmpeg's name or ``None``."""
 
     index: int
     codec: str | None
     sample_rate: int
     channels: int
     duration_ms: int | None
+    layout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +109,8 @@ class Media:
         formats: names of the container, as ffprobe lists them.
         duration_ms: of the whole file, ``None`` when unknown.
         stream_count: all streams, including cover images.
-        video: the first video stream that is not a cover image.
-        audio: the first audio stream.
+        video: the first video stream that can be decoded and has frames, the default one first; no cover image.
+        audio: the first audio stream that can be decoded and has samples, the default one first.
         metadata: the facts that are stored.
     """
 
@@ -183,7 +205,8 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
     described = _Description()
     restricted = confinement() | (_OWN_JPEG if image else {})
     options = [part for name, value in restricted.items() for part in (f"-{name}", value)]
-    wanted = ["-show_format", "-show_streams", *(["-count_frames"] if image else [])]
+    packets = ["-show_packets", "-show_entries", "packet=stream_index", "-read_intervals", f"%+#{_FIRST_PACKETS}"]
+    wanted = ["-show_format", "-show_streams", *(["-count_frames"] if image else packets)]
     arguments = ["-v", "error", "-print_format", "json", *wanted, *options, "-i", as_input(path)]
     validate_argv(arguments)
     ended = await run_ffprobe(await tools.usable(), arguments, limits.probing(), directory, described.feed)
@@ -195,7 +218,68 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
         )
     if ended.status != 0 or (image and ended.last_words.strip()):
         raise ContentRejected("the file cannot be read as what it should be")
-    return _media(described.parsed())
+    answer = described.parsed()
+    seen = {_whole(packet.get("stream_index")) for packet in answer.get("packets") or []}
+
+    async def has_samples(stream: Mapping[str, Any]) -> bool:
+        index = _whole(stream.get("index"))
+        if image or frames_stated(stream) or index in seen:
+            return True
+        return await _has_packet(tools, path, index, limits, directory)
+
+    return await _media(answer, has_samples)
+
+
+async def _has_packet(tools: FfmpegTools, path: Path, index: int, limits: AvLimits, directory: Path) -> bool:
+    """Whether a track has a packet at all; reads the file up to it, and decodes nothing."""
+    found = _Description()
+    wanted = ["-select_streams", str(index), "-show_entries", "packet=stream_index", "-read_intervals", "%+#1"]
+    options = [part for name, value in confinement().items() for part in (f"-{name}", value)]
+    arguments = ["-v", "error", "-print_format", "json", *wanted, *options, "-i", as_input(path)]
+    validate_argv(arguments)
+    await run_ffprobe(await tools.usable(), arguments, limits.probing(), directory, found.feed)
+    return bool(found.parsed().get("packets"))
+
+
+async def largest_frame(
+    tools: FfmpegTools, path: Path, media: Media, limits: AvLimits, directory: Path
+) -> tuple[int, int] | None:
+    """Return the displayed size of the largest key frame, where a container lets the size change in the middle.
+
+    Recordings of browsers and calls do that. Only key frames are decoded, and only in such containers; elsewhere, and
+    where nothing changes, the result is ``None``.
+    """
+    track = media.video
+    if track is None or media.formats.isdisjoint(_CHANGING_FORMATS) or track.codec not in _CHANGING_CODECS:
+        return None
+    sizes = _Sizes()
+    options = [part for name, value in confinement().items() for part in (f"-{name}", value)]
+    wanted = ["-select_streams", str(track.index), "-skip_frame", "nokey", "-show_entries", "frame=width,height"]
+    arguments = ["-v", "error", "-of", "csv=p=0", *wanted, *options, "-i", as_input(path)]
+    validate_argv(arguments)
+    await run_ffprobe(await tools.usable(), arguments, limits.probing(), directory, sizes.feed)
+    if len(sizes.found) < 2:
+        return None
+    width, height = max(sizes.found, key=lambda size: size[0] * size[1])
+    sideways = (track.width, track.height) != (track.square_width, track.square_height)
+    shown = (max(1, round(width * track.square_width / track.stored_width)), height)
+    return (shown[1], shown[0]) if sideways else shown
+
+
+class _Sizes:
+    """Collects the different sizes in an output of ffprobe."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[int, int], None] = {}
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-256:]
+        for line in lines:
+            width, _, height = line.decode(errors="replace").strip().strip(",").partition(",")
+            if (size := (_whole(width), _whole(height))) > (0, 0) and len(self.found) < _MAX_SIZES:
+                self.found[size] = None
 
 
 class _Description:
@@ -219,7 +303,7 @@ class _Description:
         return answer
 
 
-def _media(answer: Mapping[str, Any]) -> Media:
+async def _media(answer: Mapping[str, Any], has_samples: Callable[[Mapping[str, Any]], Awaitable[bool]]) -> Media:
     container: Mapping[str, Any] = answer.get("format") or {}
     streams: list[Mapping[str, Any]] = answer.get("streams") or []
     videos = [
@@ -228,10 +312,17 @@ def _media(answer: Mapping[str, Any]) -> Media:
         if stream.get("codec_type") == "video" and not (stream.get("disposition") or {}).get("attached_pic")
     ]
     audios = [stream for stream in streams if stream.get("codec_type") == "audio"]
-    if not (videos or audios):
+    used_video, used_audio = await first_usable(videos, has_samples), await first_usable(audios, has_samples)
+    # A file of which nothing can be decoded is what its first track is: its variants fail, with the reason.
+    undecodable = [stream for stream in videos or audios if not is_decodable(stream)]
+    if undecodable and videos and used_video is None:
+        used_video = undecodable[0]
+    elif undecodable and not videos and used_audio is None:
+        used_audio = undecodable[0]
+    if used_video is None and used_audio is None:
         raise ContentRejected("the file holds neither audio nor video")
-    video = _video(videos[0]) if videos else None
-    audio = _audio(audios[0]) if audios else None
+    video = None if used_video is None else _video(used_video)
+    audio = None if used_audio is None else _audio(used_audio)
     longest = [found for stream in streams if (found := _stream_ms(stream)) is not None]
     duration_ms = _milliseconds(container.get("duration"))
     if duration_ms is None and longest:
@@ -261,6 +352,7 @@ def _video(stream: Mapping[str, Any]) -> VideoTrack:
     tagged = _quarter(_tag(stream, "rotate")) if matrix is None else 0
     turned = tagged if matrix is None else _quarter(-_number(matrix))
     sideways = turned in (90, 270)
+    colour = colour_of(stream, width=width, height=height)
     return VideoTrack(
         index=_whole(stream.get("index")),
         codec=_codec(stream),
@@ -271,6 +363,10 @@ def _video(stream: Mapping[str, Any]) -> VideoTrack:
         has_square_samples=square_width == width,
         tagged_rotation=tagged,
         duration_ms=_stream_ms(stream),
+        stored_width=width,
+        colour=colour,
+        interlaced=colour.layout == "yuv" and _is_interlaced(stream),
+        frame_rate=_ratio(stream.get("avg_frame_rate"), otherwise=0.0),
     )
 
 
@@ -281,6 +377,7 @@ def _audio(stream: Mapping[str, Any]) -> AudioTrack:
         sample_rate=_whole(stream.get("sample_rate")),
         channels=_whole(stream.get("channels")),
         duration_ms=_stream_ms(stream),
+        layout=None if stream.get("channel_layout") in (None, "unknown") else str(stream["channel_layout"]),
     )
 
 
@@ -328,10 +425,15 @@ def _whole(value: Any) -> int:
     return int(_number(value))
 
 
-def _ratio(text: Any) -> float:
-    numerator, _, denominator = str(text or "").partition(":")
+def _is_interlaced(stream: Mapping[str, Any]) -> bool:
+    order = stream.get("field_order", "unknown")
+    return order in ("tt", "bb", "tb", "bt") or (order == "unknown" and _codec(stream) in _MAYBE_INTERLACED)
+
+
+def _ratio(text: Any, otherwise: float = 1.0) -> float:
+    numerator, _, denominator = str(text or "").replace("/", ":").partition(":")
     over, under = _number(numerator), _number(denominator)
-    return over / under if over > 0 and under > 0 else 1.0
+    return over / under if over > 0 and under > 0 else otherwise
 
 
 def _quarter(degrees: Any) -> int:
