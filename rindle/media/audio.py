@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rindle.errors import FfmpegFailed
 from rindle.media.av_probe import AudioTrack, Media
+from rindle.media.av_tracks import mixed, nearest_rate
 from rindle.media.ffmpeg import AvLimits, opened, written
 from rindle.recipes import AudioVariant
 
@@ -51,6 +52,9 @@ def encode_command(
     track = audio_track(media)
     recipe = spec.normal_form()
     audio = opened(source, limits)[str(track.index)]
+    audio, channels = mixed(
+        audio, channels=track.channels, layout=track.layout, wanted=spec.channels, codec=recipe["audio_codec"]
+    )
     options: dict[str, Any] = {
         "vn": None,
         "c:a": _ENCODERS[recipe["audio_codec"]],
@@ -60,9 +64,10 @@ def encode_command(
     }
     if spec.normalize:
         audio = audio.filter("loudnorm", **LOUDNESS, **({} if measured is None else {**measured, "linear": "true"}))
-        options["ar"] = min(track.sample_rate or _MAX_SAMPLE_RATE, _MAX_SAMPLE_RATE)
-    if spec.channels is not None:
-        options["ac"] = spec.channels
+        rate = track.sample_rate or _MAX_SAMPLE_RATE
+        options["ar"] = nearest_rate(recipe["audio_codec"], rate, at_most=_MAX_SAMPLE_RATE)
+    if channels is not None:
+        options["ac"] = channels
     return written([audio], dest, limits, **options)
 
 

@@ -6,11 +6,12 @@ import json
 import math
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from rindle.errors import ContentRejected, ProbeFailed
+from rindle.errors import ContentRejected, ProbeFailed, ProcessTimeout
 from rindle.media.av_colour import Colour, colour_of
 from rindle.media.av_tracks import first_usable, frames_stated, is_decodable
 from rindle.media.codecs import refused_codec
@@ -67,6 +68,7 @@ class VideoTrack:
         square_height: likewise.
         has_square_samples: whether the stored pixels need no stretching.
         stored_width: pixels of a row of the decoder.
+        sideways: whether the rotation swaps width and height.
         tagged_rotation: degrees clockwise (0, 90, 180, 270) that only a tag contains: ffmpeg does not apply it.
         duration_ms: of the stream, ``None`` when unknown.
         colour: what the numbers mean.
@@ -84,7 +86,8 @@ class VideoTrack:
     tagged_rotation: int
     duration_ms: int | None
     stored_width: int = 0
-    colour: Colour = Colour()  # noqa: RUF009 - frozen
+    sideways: bool = False
+    colour: Colour = field(default_factory=Colour)
     interlaced: bool = False
     frame_rate: float = 0.0
 
@@ -257,13 +260,13 @@ async def largest_frame(
     wanted = ["-select_streams", str(track.index), "-skip_frame", "nokey", "-show_entries", "frame=width,height"]
     arguments = ["-v", "error", "-of", "csv=p=0", *wanted, *options, "-i", as_input(path)]
     validate_argv(arguments)
-    await run_ffprobe(await tools.usable(), arguments, limits.probing(), directory, sizes.feed)
+    with suppress(ProcessTimeout):  # a long file: its start is known
+        await run_ffprobe(await tools.usable(), arguments, limits.probing(), directory, sizes.feed)
     if len(sizes.found) < 2:
         return None
     width, height = max(sizes.found, key=lambda size: size[0] * size[1])
-    sideways = (track.width, track.height) != (track.square_width, track.square_height)
     shown = (max(1, round(width * track.square_width / track.stored_width)), height)
-    return (shown[1], shown[0]) if sideways else shown
+    return (shown[1], shown[0]) if track.sideways else shown
 
 
 class _Sizes:
@@ -364,6 +367,7 @@ def _video(stream: Mapping[str, Any]) -> VideoTrack:
         tagged_rotation=tagged,
         duration_ms=_stream_ms(stream),
         stored_width=width,
+        sideways=sideways,
         colour=colour,
         interlaced=colour.layout == "yuv" and _is_interlaced(stream),
         frame_rate=_ratio(stream.get("avg_frame_rate"), otherwise=0.0),

@@ -289,17 +289,14 @@ class _Build:
         found = {name: self.directory / name for name in (video.LUMA_FILE, video.SCENE_FILE)}
         for file in found.values():
             _remove(file)
-        dark = track.colour.level_of(video.DARK_LUMA)
-        # Among key frames one of another scene is looked for; otherwise the first bright frame is good enough.
-        stop = None if section.key_frames else dark
-        command = video.search_command(self.media, section, self.source, self.limits, dark=stop)
+        command = video.search_command(self.media, section, self.source, self.limits)
         try:
             await self._run(command, _Span(None, False), Progress(None, self.report))
         except FfmpegFailed:
             # A section without frames is a failure to newer versions; what was measured before an error counts.
             log.debug("a section of the video could not be searched as a whole")
         luma, scene = (video.measured(file.read_text() if file.is_file() else "") for file in found.values())
-        return video.poster_time(luma, scene, dark)
+        return video.poster_time(luma, scene, track.colour)
 
     async def _write_poster(self, made: Path, section: video.Section | None, time: float) -> None:
         _remove(made)

@@ -67,6 +67,8 @@ def mixed(audio: Any, *, channels: int, layout: str | None, wanted: int | None, 
     """
     if wanted is None and channels > 2 and not (codec == "aac" and layout in _AAC_LAYOUTS):
         wanted = 2
+    if wanted is None and layout is None and 0 < channels <= 2:
+        wanted = channels  # the encoder refuses channels without a layout
     if channels > _MIXABLE_CHANNELS and wanted is not None:
         # No matrix is known: all channels count alike.
         sides = (range(channels),) if wanted == 1 else (range(0, channels, 2), range(1, channels, 2))

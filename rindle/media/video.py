@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,8 @@ POSTER_SCAN_SECONDS: Final = 60
 SCENE_THRESHOLD: Final = 0.4
 #: Mean luma, 0 to 255, below which a frame is too dark to be a poster.
 DARK_LUMA: Final = 16
+#: Mean luma from which a frame is preferred: the first frames above the floor may be those of a fade.
+CLEAR_LUMA: Final = 40
 #: Parts of the duration where a poster is searched after the first minute, and the seconds that are read at each.
 POSTER_PARTS: Final = (1 / 2, 1 / 4, 3 / 4, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 31 / 32)
 _PART_SECONDS: Final = 2
@@ -104,7 +106,7 @@ def transcode_command(
         video = video.filter("bwdif", mode="send_frame", deint="interlaced")
     width, height = _canvas(largest or (track.width, track.height), (recipe["width"], recipe["height"]), spec.frame)
     video, colour = av_colour.as_yuv(_upright(video, track), track.colour)
-    video = av_colour.converted(video, colour, av_colour.VIDEO, _inside(width, height), tone_map=tone_map)
+    video = av_colour.converted(video, colour, av_colour.VIDEO, _inside(width, height, track), tone_map=tone_map)
     video = video.filter("pad", width, height, "(ow-iw)/2", "(oh-ih)/2", "black").filter("setsar", 1)
     nodes, audio = [av_colour.tagged(video, av_colour.VIDEO)], {}
     if media.audio is not None:
@@ -135,39 +137,28 @@ def transcode_command(
     )
 
 
-def search_command(
-    media: Media, section: Section, source: Path, limits: AvLimits, *, dark: float | None = None
-) -> list[str]:
-    """Return the command that measures the frames of a section at a small size.
+def search_command(media: Media, section: Section, source: Path, limits: AvLimits) -> list[str]:
+    """Return the command that measures the frames of a section at a small size; see :func:`measured`.
 
-    It writes :data:`LUMA_FILE` and :data:`SCENE_FILE` into its working directory; see :func:`measured`.
-
-    Args:
-        media: the probed source; it has a video track.
-        section: what is measured.
-        source: file to read.
-        limits: bounds of the input.
-        dark: end at the first frame whose mean luma is this or more.
+    It writes :data:`LUMA_FILE` into its working directory, for key frames also :data:`SCENE_FILE`. Other frames are
+    measured up to the first clear one.
 
     Source: FFmpeg "select" (``scene``), "signalstats" (``YAVG``), "metadata"; "Codec Options" (``skip_frame``).
     """
     track = _video_track(media)
+    luma = "lavfi.signalstats.YAVG"
     video = opened(source, limits, **section.options)[str(track.index)]
-    small = video.filter(
-        "scale", 64, 36, flags="area", in_range=track.colour.range, out_range="pc", out_color_matrix="bt709"
-    ).filter("format", "yuvj420p")
+    meaning = {"in_range": track.colour.range, "out_range": "pc", "out_color_matrix": "bt709"}
+    small = video.filter("scale", 64, 36, flags="area", **meaning).filter("format", "yuvj420p")
     if section.key_frames:
         spaced = f"isnan(prev_selected_t)+gte(t-prev_selected_t,{_KEY_FRAME_SECONDS})"
         small = small.filter("select", f"({spaced})*gte(scene,0)")
         small = small.filter("metadata", mode="print", key="lavfi.scene_score", file=SCENE_FILE)
-    small = small.filter("signalstats")
-    if dark is not None:
-        small = small.filter(
-            "metadata", mode="select", key="lavfi.signalstats.YAVG", value=dark, function="expr",
-            expr="gte(VALUE1,VALUE2)",
-        )  # fmt: skip
-    small = small.filter("metadata", mode="print", key="lavfi.signalstats.YAVG", file=LUMA_FILE)
-    return written([small], None, limits, **({} if dark is None else {"frames:v": 1}))
+    small = small.filter("signalstats").filter("metadata", mode="print", key=luma, file=LUMA_FILE)
+    if section.key_frames:
+        return written([small], None, limits)
+    clear = {"value": track.colour.level_of(CLEAR_LUMA), "function": "expr", "expr": "gte(VALUE1,VALUE2)"}
+    return written([small.filter("metadata", mode="select", key=luma, **clear)], None, limits, **{"frames:v": 1})
 
 
 def measured(text: str) -> dict[float, float]:
@@ -182,16 +173,20 @@ def measured(text: str) -> dict[float, float]:
     return found
 
 
-def poster_time(luma: dict[float, float], scene: dict[float, float], dark: float) -> float | None:
-    """Return the time of the best frame of a section: the first bright one of another scene, else the first bright one.
+def poster_time(luma: Mapping[float, float], scene: Mapping[float, float], colour: av_colour.Colour) -> float | None:
+    """Return the time of the best frame of a section, ``None`` when all are dark.
+
+    The first frame of another scene, else the first clear one, else the first that is not dark.
 
     Args:
         luma: mean luma of the frames by their times.
         scene: difference to the frame before, likewise; may be empty.
-        dark: mean luma from which a frame is bright.
+        colour: of the track.
     """
+    dark, clear = (colour.level_of(level) for level in (DARK_LUMA, CLEAR_LUMA))
     bright = sorted(time for time, value in luma.items() if value >= dark)
-    return next((time for time in bright if scene.get(time, 0) > SCENE_THRESHOLD), bright[0] if bright else None)
+    cuts = [time for time in bright if scene.get(time, 0) > SCENE_THRESHOLD]
+    return next(iter([*cuts, *(time for time in bright if luma[time] >= clear), *bright]), None)
 
 
 def poster_command(
@@ -219,11 +214,10 @@ def poster_command(
     track = _video_track(media)
     video = opened(source, limits, **({} if section is None else section.options))[str(track.index)]
     if section is not None:
-        video = video.filter("select", f"gte(t,{time - 0.0005:.4f})")
+        video = video.filter("select", f"gte(t,{time - 0.0005:.4f})*isnan(prev_selected_t)")
     video = _alone(video, track)
     video, colour = av_colour.as_yuv(_upright(video, track), track.colour)
-    size = ("max(1,floor(iw*sar+0.5))", "ih")
-    video = av_colour.converted(video, colour, av_colour.JPEG, size, tone_map=tone_map)
+    video = av_colour.converted(video, colour, av_colour.JPEG, _shown(track), tone_map=tone_map)
     # The size of the frame, also where an earlier one had another.
     return _one_frame([video.filter("setsar", 1)], dest, limits, fps_mode="vfr", autoscale=0)
 
@@ -241,7 +235,10 @@ def strip_commands(
     if duration_ms is not None:
         starts = [(tile + 0.5) * duration_ms / 1000 / STRIP_TILES for tile in range(STRIP_TILES)]
         tiles = [
-            _tile(opened(source, limits, ss=f"{start:.3f}")[str(track.index)], track, tone_map) for start in starts
+            _tile(
+                opened(source, limits, ss=f"{start:.3f}")[str(track.index)].filter("select", "eq(n,0)"), track, tone_map
+            )
+            for start in starts
         ]
         yield _one_frame([_side_by_side(tiles)], dest, limits)
     # Without any idea of the duration the first four seconds stand for all of it.
@@ -280,18 +277,26 @@ def _canvas(size: tuple[int, int], box: tuple[int, int], frame: str) -> tuple[in
     return width, height
 
 
-def _inside(width: int, height: int) -> tuple[str, str]:
+def _shown(track: VideoTrack) -> tuple[str, str]:
+    """Return expressions of "scale" for the displayed size of a frame, which a rotation has turned already."""
+    if track.has_square_samples:
+        return "iw", "ih"
+    return ("iw", "max(1,floor(ih/sar+0.5))") if track.sideways else ("max(1,floor(iw*sar+0.5))", "ih")
+
+
+def _inside(width: int, height: int, track: VideoTrack) -> tuple[str, str]:
     """Return expressions of "scale" for a frame of any size: as large as fits, square pixels, even.
 
     A side that is short of the canvas by rounding alone is filled, so that frames of the usual size need no bars.
     """
-    share = f"min({width}/(iw*sar),{height}/ih)"
+    shown = "iw" if track.has_square_samples else "iw*sar"
+    share = f"min({width}/({shown}),{height}/ih)"
 
     def side(full: int, stored: str) -> str:
         exact = f"{stored}*{share}"
         return f"if(lt({full}-{exact},2.5),{full},max({_MIN_SIDE},2*floor({exact}/2)))"
 
-    return side(width, "iw*sar"), side(height, "ih")
+    return side(width, shown), side(height, "ih")
 
 
 def _stereo(media: Media, node: Any) -> tuple[Any, dict[str, Any]]:
@@ -315,8 +320,9 @@ def _float(text: str) -> float | None:
 
 
 def _tile(video: Any, track: VideoTrack, tone_map: bool) -> Any:
-    video, colour = av_colour.as_yuv(_upright(_alone(video, track), track), track.colour)
-    small = av_colour.converted(video, colour, av_colour.JPEG, _inside(TILE_WIDTH, TILE_HEIGHT), tone_map=tone_map)
+    video, colour = av_colour.as_yuv(_upright(video, track), track.colour)
+    size = _inside(TILE_WIDTH, TILE_HEIGHT, track)
+    small = av_colour.converted(video, colour, av_colour.JPEG, size, tone_map=tone_map)
     return small.filter("pad", TILE_WIDTH, TILE_HEIGHT, "(ow-iw)/2", "(oh-ih)/2", "black").filter("setsar", 1)
 
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from rindle.errors import FfmpegFailed
 from rindle.media.audio import audio_track
 from rindle.media.av_probe import Media
+from rindle.media.av_tracks import mixed
 from rindle.media.ffmpeg import AvLimits, opened, written
 
 #: Samples per second that the outline is made of: mono, 32-bit floats in the machine's own order.
@@ -23,7 +24,10 @@ _FORMAT = "f32le" if sys.byteorder == "little" else "f32be"
 
 def samples_command(media: Media, source: Path, dest: Path, limits: AvLimits) -> list[str]:
     """Return the command that decodes the first audio track to raw samples: 115 MB for an hour."""
-    audio = opened(source, limits)[str(audio_track(media).index)]
+    track = audio_track(media)
+    audio, _ = mixed(
+        opened(source, limits)[str(track.index)], channels=track.channels, layout=track.layout, wanted=1, codec=_FORMAT
+    )
     return written([audio], dest, limits, vn=None, ac=1, ar=ANALYSIS_SAMPLE_RATE, f=_FORMAT, map_metadata=-1)
 
 
