@@ -11,14 +11,15 @@ from typing import Any, Final
 
 from rindle.errors import FfmpegFailed
 from rindle.media.av_probe import AudioTrack, Media
+from rindle.media.av_tracks import MIXABLE_CHANNELS, mixed, nearest_rate
 from rindle.media.ffmpeg import AvLimits, written
-from rindle.media.time_line import audio_input
+from rindle.media.time_line import audio_input, placed
 from rindle.recipes import AudioVariant
 
 #: Loudness that is aimed at: LUFS integrated, dBTP true peak, LU range (EBU R 128 as streaming services apply it).
 LOUDNESS: Final = {"I": "-16", "TP": "-1.5", "LRA": "11"}
-#: Rates of both encoders, in hertz; AAC has more. ``loudnorm`` hands on 192000.
-_SAMPLE_RATES: Final = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+#: Hertz from which on both encoders have a rate of their own; ``loudnorm`` hands on 192000.
+_MAX_SAMPLE_RATE = 48_000
 #: Shortest audio that has a loudness, in milliseconds: one block of the measurement (ITU-R BS.1770).
 _BLOCK_MS: Final = 400
 #: LUFS at or below which the measurement counts audio as silence (its absolute gate).
@@ -75,7 +76,14 @@ def encode_command(
     """
     track = audio_track(media)
     recipe = spec.normal_form()
-    audio = audio_input(source, media, limits, lead=True)
+    audio, channels = mixed(
+        audio_input(source, media, limits),
+        channels=track.channels,
+        layout=track.layout,
+        wanted=spec.channels,
+        codec=recipe["audio_codec"],
+    )
+    audio = placed(audio, media, lead=True)
     if delay_ms:
         audio = audio.filter("adelay", delay_ms, all=1)
     options: dict[str, Any] = {
@@ -87,9 +95,10 @@ def encode_command(
     }
     if spec.normalize:
         audio = _normalized(audio, track, measured)
-        options["ar"] = _sample_rate(track.sample_rate)
-    if spec.channels is not None:
-        options["ac"] = spec.channels
+        rate = track.sample_rate or _MAX_SAMPLE_RATE
+        options["ar"] = nearest_rate(recipe["audio_codec"], rate, at_most=_MAX_SAMPLE_RATE)
+    if channels is not None:
+        options["ac"] = channels
     return written([audio], dest, limits, **options)
 
 
@@ -100,17 +109,26 @@ def uniform_command(media: Media, source: Path, dest: Path, limits: AvLimits) ->
     from zero. The file begins with the track, without the silence before it.
     """
     track = audio_track(media)
-    options = {"ac": track.channels} if track.channels in {1, 2} else {"ac": 2}
-    audio = audio_input(source, media, limits)
-    return written([audio], dest, limits, vn=None, f="flac", ar=_sample_rate(track.sample_rate), **options)
+    rate = nearest_rate("mp3", track.sample_rate or _MAX_SAMPLE_RATE, at_most=_MAX_SAMPLE_RATE)
+    options = {"ac": min(track.channels or 2, 2), "ar": rate}
+    return written([_mixed(media, source, limits)], dest, limits, vn=None, f="flac", **options)
 
 
 def measure_command(media: Media, source: Path, limits: AvLimits) -> list[str]:
     """Return the command whose stderr :func:`read_loudness` reads; it writes no file."""
-    audio = audio_input(source, media, limits).filter("loudnorm", **LOUDNESS, print_format="json")
+    audio = _mixed(media, source, limits).filter("loudnorm", **LOUDNESS, print_format="json")
     arguments = written([audio], None, limits)
     arguments[arguments.index("-v") + 1] = "info"  # the level at which the filter logs
     return arguments
+
+
+def _mixed(media: Media, source: Path, limits: AvLimits) -> Any:
+    """Return the node of the audio track as filters can read it: more channels than have a layout become two."""
+    track = audio_track(media)
+    wanted = 2 if track.channels > MIXABLE_CHANNELS else None
+    audio = audio_input(source, media, limits)
+    node, _ = mixed(audio, channels=track.channels, layout=track.layout, wanted=wanted, codec="mp3")
+    return placed(node, media)
 
 
 def _normalized(audio: Any, track: AudioTrack, measured: Loudness | None) -> Any:
@@ -123,11 +141,6 @@ def _normalized(audio: Any, track: AudioTrack, measured: Loudness | None) -> Any
     if measured.gain_db:
         audio = audio.filter("volume", f"{measured.gain_db:.2f}dB", precision="double")
     return audio.filter("loudnorm", **LOUDNESS, **measured.options, linear="true")
-
-
-def _sample_rate(rate: int) -> int:
-    """Return the lowest rate of the encoders that loses nothing of ``rate``, or their highest."""
-    return next((own for own in _SAMPLE_RATES if own >= rate > 0), _SAMPLE_RATES[-1])
 
 
 def read_loudness(words: bytes) -> Loudness:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from rindle.errors import (
     VariantProcessingCancelled,
 )
 from rindle.media import audio, time_line, video, waveform
-from rindle.media.av_probe import AudioTrack, Media, VideoTrack, inspect, linked
+from rindle.media.av_probe import AudioTrack, Media, VideoTrack, inspect, largest_frame, linked
 from rindle.media.ffmpeg import (
     AvLimits,
     FfmpegTools,
@@ -41,6 +42,8 @@ from rindle.media.ffmpeg import (
 from rindle.process import ephemeral_runtime
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.states import MediaKind
+
+log = logging.getLogger(__name__)
 
 Track = TypeVar("Track", VideoTrack, AudioTrack)
 
@@ -153,6 +156,7 @@ class AvProcessor:
             original = linked(source, directory)
             media = await inspect(tools, original, self.limits, directory)
             build = _Build(tools, self.limits, directory, original, media, _Rising(progress))
+            build.warn_of_colours(spec, dest.stem)
             if isinstance(spec, VideoVariant):
                 built = await build.video(spec)
             elif isinstance(spec, FrameVariant):
@@ -222,7 +226,10 @@ class _Build:
         audio_track = self.media.audio
         span = await self._span([track] if audio_track is None else [track, audio_track])
         made = self._output(spec)
-        command = video.transcode_command(self.media, spec, self.source, made, self.limits)
+        largest = await largest_frame(self.tools, self.source, self.media, self.limits, self.directory)
+        command = video.transcode_command(
+            self.media, spec, self.source, made, self.limits, tone_map=self.tools.converts_colours, largest=largest
+        )
         await self._run(command, span, Progress(span.milliseconds, self.report))
         return await self._checked(spec, made, span)
 
@@ -274,11 +281,68 @@ class _Build:
         span = await self._span([track])
         made = self._output(spec)
         if spec.preset == "video_thumbnail_strip":
-            commands = video.strip_commands(self.media, span.milliseconds, self.source, made, self.limits)
+            commands = video.strip_commands(
+                self.media, span.milliseconds, self.source, made, self.limits, tone_map=self.tools.converts_colours
+            )
+            await self._first_that_writes(list(commands), made, span)
         else:
-            commands = video.poster_commands(self.media, self.source, made, self.limits)
-        await self._first_that_writes(list(commands), made, span)
+            await self._poster(track, made, span)
         return await self._checked_frame(spec, made)
+
+    def warn_of_colours(self, spec: VariantSpec, name: str) -> None:
+        """Log a warning that names the variant, if its colours stay unconverted."""
+        track = self.media.video
+        if track is None or not isinstance(spec, VideoVariant | FrameVariant):
+            return
+        if track.colour.needs_conversion and not self.tools.converts_colours:
+            log.warning(
+                "this ffmpeg lacks zscale or tonemap: the HDR or wide-gamut colours of a variant are not converted",
+                extra={"variant_name": name, "preset": spec.preset, "transfer": track.colour.transfer},
+            )
+
+    async def _poster(self, track: VideoTrack, made: Path, span: _Span) -> None:
+        """Search for a bright frame: key frames of the first minute, all its frames, the rest; else the first frame."""
+        length = min(video.POSTER_SCAN_SECONDS, self.limits.max_duration_seconds)
+        start = video.Section(seconds=length)
+        seconds = (span.milliseconds or 0) / 1000
+        later = [part * seconds for part in video.POSTER_PARTS if part * seconds > length]
+        if seconds and not later:
+            later = [seconds / 2]
+        sections = [replace(start, key_frames=True), start, *map(video.later_section, later)]
+        for number, section in enumerate(sections, start=1):
+            time = await self._bright_time(track, section)
+            self.report(number * 90 // len(sections))
+            if time is not None:
+                await self._write_poster(made, section, time)
+            if _size_of(made):
+                return
+        await self._write_poster(made, None, 0.0)
+        if not _size_of(made):
+            raise OutputMissing("no image could be taken from the video")
+
+    async def _bright_time(self, track: VideoTrack, section: video.Section) -> float | None:
+        found = {name: self.directory / name for name in (video.LUMA_FILE, video.SCENE_FILE)}
+        for file in found.values():
+            _remove(file)
+        command = video.search_command(self.media, section, self.source, self.limits)
+        try:
+            await self._run(command, _Span(None, False), Progress(None, self.report))
+        except FfmpegFailed:
+            # A section without frames is a failure to newer versions; what was measured before an error counts.
+            log.debug("a section of the video could not be searched as a whole")
+        luma, scene = (video.measured(file.read_text() if file.is_file() else "") for file in found.values())
+        return video.poster_time(luma, scene, track.colour)
+
+    async def _write_poster(self, made: Path, section: video.Section | None, time: float) -> None:
+        _remove(made)
+        command = video.poster_command(
+            self.media, self.source, made, self.limits, section=section, time=time, tone_map=self.tools.converts_colours
+        )
+        try:
+            await self._run(command, _Span(None, False), Progress(None, self.report))
+        except FfmpegFailed:
+            if section is None:
+                raise
 
     async def _first_that_writes(self, commands: list[list[str]], made: Path, span: _Span) -> None:
         """Run one command after the other until one writes an image; only the last one's failure counts."""

@@ -66,23 +66,26 @@ def lead_ms(media: Source) -> int:
     return 0 if media.audio is None or is_counted(media) else media.audio.start_ms
 
 
-def audio_input(source: Path, media: Source, limits: AvLimits, *, lead: bool = False) -> Any:
-    """Return the node of the audio track of ``source``, placed on the time line.
+def audio_input(source: Path, media: Source, limits: AvLimits) -> Any:
+    """Return the node of the audio track of ``source``, with its timestamps counted from the start of the file.
 
-    Args:
-        source: file to read.
-        media: its description.
-        limits: bounds of the input.
-        lead: fill the time before the track begins with silence.
-
-    Source: FFmpeg "aresample" (``async``, ``first_pts``), "asetpts", "Main options" (``itsoffset``).
+    Source: FFmpeg "Main options" (``itsoffset``).
     """
     if media.audio is None:
         raise ValueError("the media has no audio track")  # refused before any command is made
-    return _placed(opened(source, limits, **_origin(media))[str(media.audio.index)], media, lead=lead)
+    return opened(source, limits, **_origin(media))[str(media.audio.index)]
 
 
-def _placed(audio: Any, media: Source, *, lead: bool = False) -> Any:
+def placed(audio: Any, media: Source, *, lead: bool = False) -> Any:
+    """Return an audio node of :func:`audio_input` placed on the time line.
+
+    Args:
+        audio: the node.
+        media: description of the source.
+        lead: fill the time before the track begins with silence.
+
+    Source: FFmpeg "aresample" (``async``, ``first_pts``), "asetpts".
+    """
     if is_counted(media):
         return audio.filter("asetpts", _COUNTED)
     return audio.filter("aresample", **GAPS_FILLED, **({"first_pts": 0} if lead and lead_ms(media) else {}))
@@ -139,7 +142,7 @@ async def read_to_end(
     for track in tracks:
         node = whole[str(track.index)]
         is_audio = media.audio is not None and track.index == media.audio.index
-        nodes.append(_placed(node, media) if is_audio and decode else node)
+        nodes.append(placed(node, media) if is_audio and decode else node)
     progress = Progress(None, report)
     copied = {"c:v": "copy"} if decode else {"c": "copy"}
     command = written(nodes, None, limits, **copied)

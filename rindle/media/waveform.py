@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rindle.errors import FfmpegFailed
+from rindle.media.audio import audio_track
 from rindle.media.av_probe import Media
+from rindle.media.av_tracks import mixed
 from rindle.media.ffmpeg import AvLimits, written
-from rindle.media.time_line import audio_input
+from rindle.media.time_line import audio_input, placed
 
 #: Samples per second that the outline is made of: mono, 32-bit floats in the machine's own order.
 ANALYSIS_SAMPLE_RATE = 8000
@@ -23,7 +25,11 @@ _FORMAT = "f32le" if sys.byteorder == "little" else "f32be"
 
 def samples_command(media: Media, source: Path, dest: Path, limits: AvLimits) -> list[str]:
     """Return the command that decodes the first audio track to raw samples: 115 MB for an hour."""
-    audio = audio_input(source, media, limits)
+    track = audio_track(media)
+    audio, _ = mixed(
+        audio_input(source, media, limits), channels=track.channels, layout=track.layout, wanted=1, codec=_FORMAT
+    )
+    audio = placed(audio, media)
     return written([audio], dest, limits, vn=None, ac=1, ar=ANALYSIS_SAMPLE_RATE, f=_FORMAT, map_metadata=-1)
 
 
