@@ -294,7 +294,11 @@ class UploadError(RindleError):
 
 
 class UploadRejected(UploadError):
-    """The profile's policy rejects this upload; ``code`` is the reason."""
+    """The profile's policy rejects this upload; ``code`` is the reason.
+
+    Attributes:
+        operator: the message for the operator, which rows keep; ``None`` when ``message`` serves both.
+    """
 
     code = "upload_rejected"
     codes: ClassVar[Mapping[str, int]] = {
@@ -303,11 +307,16 @@ class UploadRejected(UploadError):
         "extension_not_allowed": 422,
         "extension_mime_mismatch": 422,
         "missing_extension": 422,
+        "no_probe_for_mime": 422,
         "max_bytes_exceeded": 413,
         "size_mismatch": 422,
         "empty_upload": 422,
         "scanner_rejected": 422,
     }
+
+    def __init__(self, message: str, *, operator: str | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.operator = operator
 
 
 class ScannerUnavailable(UploadError):
@@ -626,7 +635,11 @@ class UnsafeCommand(MediaError):
 
 
 class ContentRejected(MediaError):
-    """The content is rejected; promotion quarantines the asset with ``code`` as the reason."""
+    """The content is rejected; promotion quarantines the asset with ``code`` as the reason.
+
+    Attributes:
+        operator: the message for the operator, which rows keep; ``None`` when ``message`` serves both.
+    """
 
     code = "decode_failed"
     http_status = 422
@@ -634,12 +647,17 @@ class ContentRejected(MediaError):
         "decode_failed": 422,
         "codec_not_allowed": 422,
         "content_too_complex": 422,
+        "decoder_failed": 422,
         "max_pixels_exceeded": 422,
         "media_too_long": 422,
-        "no_probe_for_mime": 422,
         "object_changed_after_verify": 422,
         "strip_unsupported": 422,
+        "unsupported_variant_of_format": 422,
     }
+
+    def __init__(self, message: str, *, operator: str | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.operator = operator
 
 
 # --- delivery ----------------------------------------------------------------------------------------------------

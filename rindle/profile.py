@@ -42,6 +42,7 @@ from rindle.recipes import (
 from rindle.security.filename import normalize_extension
 from rindle.security.mime import canonical_mime, is_active_content
 from rindle.security.policy import UploadPolicy, validate_upload
+from rindle.security.readable import is_readable
 from rindle.states import MediaKind
 
 #: Default of ``max_pixels`` (width × height × frames).
@@ -156,6 +157,8 @@ class Profile:
         analyzer: computes further metadata; ``None`` for none.
         processor: builds variants; ``None`` for the bundled one.
         probe: reads technical facts; ``None`` for the bundled ones.
+        strict_extension: refuse an image whose file name has the extension of another image format, such as a HEIC
+            named ``.jpg``. By default the content decides, and the stored name gets its extension.
         fairness: whose uploads share one queue position in Temporal, if its fairness is on: ``profile`` (default), or
             ``actor``, so that costly uploads of one actor do not delay those of others. It needs a signing secret.
         placeholder: make a tiny preview (a WebP data URI of at most 700 bytes) of each image.
@@ -178,6 +181,7 @@ class Profile:
     analyzer: ClassVar[Analyzer | None] = None
     processor: ClassVar[Processor | None] = None
     probe: ClassVar[Probe | None] = None
+    strict_extension: ClassVar[bool | None] = False
     fairness: ClassVar[str | None] = "profile"
     placeholder: ClassVar[bool | None] = False
 
@@ -213,12 +217,20 @@ class Profile:
         if cls.fairness not in FAIRNESS:
             problems.append(f"fairness: must be one of {', '.join(FAIRNESS)}, not {cls.fairness!r}")
         cls.placeholder = False if cls.placeholder is None else cls.placeholder
-        problems += not_flags(cls, "placeholder")
+        cls.strict_extension = False if cls.strict_extension is None else cls.strict_extension
+        problems += not_flags(cls, "placeholder", "strict_extension")
         problems += _active_in_public(cls.allow_mime, cls._delivery_policy)
         if problems:
             raise declaration_error(cls.name, problems)
         cls._digests = MappingProxyType({name: recipe_digest(spec) for name, spec in cls.variants.items()})
-        cls._upload_policy = UploadPolicy(cls.name, cls.allow_mime, cls.allow_extensions, cls.max_bytes)
+        cls._upload_policy = UploadPolicy(
+            cls.name,
+            cls.allow_mime,
+            cls.allow_extensions,
+            cls.max_bytes,
+            strict_extension=cls.strict_extension,
+            can_probe=cls._can_probe,
+        )
 
     @classmethod
     def _variants_declared(cls, declared: Mapping[str, Any], problems: list[str]) -> Any:
@@ -244,6 +256,10 @@ class Profile:
     def upload_policy(cls) -> UploadPolicy:
         """Return which uploads the profile accepts."""
         return cls._upload_policy
+
+    @classmethod
+    def _can_probe(cls, mime: str) -> bool:
+        return is_readable(mime) or (cls.probe is not None and cls.probe.accepts(mime))
 
     @classmethod
     def delivery_policy(cls) -> DeliveryPolicy:

@@ -185,9 +185,19 @@ class Talk(Profile):
     }
 
 
+class Voice(Profile):
+    """Voice recordings, and no film."""
+
+    name = "voice"
+    storage = "media"
+    allow_mime = ("audio/*",)
+    max_duration_seconds = 30
+    variants = {"outline": WaveformVariant()}
+
+
 def profiles(*, drifted: bool = False) -> list[type[Profile]]:
     """Return the profiles this process knows."""
-    return [Drifted if drifted else Avatar, Plain, Poster, Scanned, Held, HeldFilm, Lesson, Talk]
+    return [Drifted if drifted else Avatar, Plain, Poster, Scanned, Held, HeldFilm, Lesson, Talk, Voice]
 
 
 def storage(environment: Mapping[str, str]) -> Storage:

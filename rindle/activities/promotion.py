@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,8 @@ from rindle.messages import PromotionFailure, UploadInput, UploadStatus, UploadS
 from rindle.profile import Profile
 from rindle.protocols import Probe, ProbeResult, ServedAs
 from rindle.recipes import ImageVariant
-from rindle.security import validate_upload
+from rindle.rejections import explained, rejected
+from rindle.security import type_of_content, validate_upload
 from rindle.services import Services
 from rindle.settings import PIXEL_CEILING
 from rindle.states import AssetState, MediaKind, SessionState
@@ -57,6 +58,13 @@ _LOST_PROBES, _SLOW_PROBES = 5, 2
 _DEATHS = frozenset({"signal", "exit_code", "memory"})
 #: Kind of failure that counts the lost processes.
 _LOST = "lost_probes"
+
+
+class MeasuringProbe(Probe, Protocol):
+    """The bundled probe of audio and video, which can also measure what a header states."""
+
+    async def measure_ms(self, path: Path, *, at_most_seconds: int) -> int | None:
+        """Return how long the file really lasts; ``None`` when reading it reports an error."""
 
 
 class MakeProbe(Protocol):
@@ -87,7 +95,9 @@ class PromotionActivities:
         av_probe: the bundled probe of audio and video.
     """
 
-    def __init__(self, services: Services, *, sources: SourceCache, bundled_probe: MakeProbe, av_probe: Probe) -> None:
+    def __init__(
+        self, services: Services, *, sources: SourceCache, bundled_probe: MakeProbe, av_probe: MeasuringProbe
+    ) -> None:
         self._services = services
         self._database = services.database
         self._status = UploadStatusReader(services)
@@ -122,7 +132,7 @@ class PromotionActivities:
             async with heartbeating(counts.details):
                 status = await self._validate(asset, profile, gate, counts)
         except (UploadRejected, ContentRejected) as rejection:
-            await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message, gate.mime)
+            await self._database.write(rows.quarantine, asset.id, rejection, gate.mime)
             self._decode_cache.discard(asset)
             mime = str(rejection.detail.get("mime") or rejection.detail.get("found") or "")
             log.warning(
@@ -155,7 +165,7 @@ class PromotionActivities:
             if asset.state == AssetState.VALIDATING:
                 gate.mime = await in_thread(_check_bytes, path, asset, profile)
                 if profile.scanner is not None:
-                    await self._database.write(rows.pass_gate, asset.id, gate.mime)
+                    await self._database.write(rows.pass_gate, asset.id, profile, gate.mime)
                 # Without a scanner the row follows in the transaction of the promotion, a moment later.
                 crash_point("admit.gated")
             mime = gate.mime or asset.content_type or ""
@@ -166,9 +176,9 @@ class PromotionActivities:
                     profile=asset.profile,
                     outcome=AssetState.ANALYZING.value if asset.state == AssetState.VALIDATING else asset.state,
                 )
-            facts = {"content_type": mime or None, **await self._facts(path, mime, asset, profile, counts)}
+            facts = await self._facts(path, mime, asset, profile, counts)
             crash_point("admit.probed")
-            facts |= await self._headers_replaced(asset, profile, path, mime)
+            facts |= await self._headers_replaced(asset, profile, path, facts["content_type"] or "")
             crash_point("admit.headers_replaced")
         groups = await self._database.write(rows.promote, asset.id, profile, **facts)
         crash_point("admit.promoted")
@@ -192,9 +202,10 @@ class PromotionActivities:
                 path = await self._opened(stack, asset, profile)
             except (ObjectChanged, StorageNotFound) as error:
                 what = "changed" if isinstance(error, ObjectChanged) else "disappeared"
-                raise ContentRejected(
-                    f"the object {what} after it was verified (profile {profile.name!r}); upload it again",
-                    code="object_changed_after_verify",
+                raise rejected(
+                    ContentRejected,
+                    "object_changed_after_verify",
+                    f"the object {what} after it was verified (profile {profile.name!r})",
                 ) from error
             yield path
 
@@ -259,7 +270,12 @@ class PromotionActivities:
         """Probe and analyze; returns the columns to write with the promotion, clearing those that no longer apply."""
         probe = await self._probe_for(mime, asset, profile)
         limit = plugins.FILE_SECONDS if probe is profile.probe else None
-        result = await _probed(probe, path, counts, timeout_seconds=limit)
+        try:
+            result = await _probed(probe, path, counts, timeout_seconds=limit)
+        except ContentRejected as rejection:
+            raise rejection if probe is profile.probe else explained(rejection) from None
+        result = await self._with_true_duration(probe, path, result, profile)
+        mime = type_of_content(profile.upload_policy(), mime, result.kind)
         _check_limits(result, profile)
         metadata = {**asset.media_metadata, **result.metadata}
         if profile.placeholder and result.placeholder:
@@ -270,6 +286,7 @@ class PromotionActivities:
                 metadata["analyzer"] = {**metadata.get("analyzer", {}), **found}
         is_image, is_audio = result.kind is MediaKind.IMAGE, result.kind is MediaKind.AUDIO
         return {
+            "content_type": mime or None,
             "kind": result.kind.value,
             "width": None if is_audio else result.width,
             "height": None if is_audio else result.height,
@@ -278,6 +295,19 @@ class PromotionActivities:
             "has_audio_track": None if is_image else result.has_audio_track,
             "media_metadata": metadata,
         }
+
+    async def _with_true_duration(
+        self, probe: Probe, path: Path, result: ProbeResult, profile: type[Profile]
+    ) -> ProbeResult:
+        """Measure a duration before it refuses the file: a header may be wrong, and some containers have none."""
+        longest = profile.max_duration_seconds
+        if probe is not self._av_probe or longest is None or not _is_too_long(result, longest):
+            return result
+        measured_ms = await self._av_probe.measure_ms(path, at_most_seconds=longest)
+        if measured_ms is None or measured_ms > longest * 1000:
+            return result
+        log.info("duration corrected", extra={"stated_ms": result.duration_ms, "measured_ms": measured_ms})
+        return replace(result, duration_ms=measured_ms)
 
     async def _probe_for(self, mime: str, asset: MediaAsset, profile: type[Profile]) -> Probe:
         """Return the first probe that accepts ``mime``: the profile's own, then the bundled ones.
@@ -295,10 +325,11 @@ class PromotionActivities:
         )
         probe = next((p for p in (profile.probe, bundled, self._av_probe) if p is not None and p.accepts(mime)), None)
         if probe is None:
-            raise ContentRejected(
+            raise rejected(
+                ContentRejected,
+                "no_probe_for_mime",
                 f"files of type {mime} cannot be probed for profile {profile.name!r}; allow only types with a probe",
-                code="no_probe_for_mime",
-                detail={"mime": mime},
+                mime=mime,
             )
         return probe
 
@@ -318,7 +349,7 @@ class PromotionActivities:
                     timeout = self._services.settings.scanner_timeout_seconds
                     await plugins.scan(profile.scanner, path, asset=asset, timeout_seconds=timeout)
             except (UploadRejected, ContentRejected) as rejection:
-                await self._database.write(rows.quarantine, asset.id, rejection.code, rejection.message)
+                await self._database.write(rows.quarantine, asset.id, rejection)
                 log.warning("upload quarantined", extra={"asset_id": asset.id, "reason": rejection.code})
                 return await self._status.read(order.session_id)
             except RindleError:
@@ -354,7 +385,9 @@ async def _probed(probe: Probe, path: Path, counts: FailureCounts, *, timeout_se
         lost = counts.add(_LOST)
         if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
             raise ContentRejected(
-                f"the file cannot be decoded: {lost} processes in a row were lost on it", detail=error.detail
+                f"the file cannot be decoded: reading it failed {lost} times in a row, the last time because: "
+                f"{error.message}",
+                detail=error.detail,
             ) from error
         raise
 
@@ -362,9 +395,10 @@ async def _probed(probe: Probe, path: Path, counts: FailureCounts, *, timeout_se
 def _check_bytes(path: Path, asset: MediaAsset, profile: type[Profile]) -> str:
     size = os.stat(path).st_size
     if asset.byte_size is not None and size != asset.byte_size:
-        raise ContentRejected(
-            f"the object has {size} bytes, {asset.byte_size} were verified; upload it again",
-            code="object_changed_after_verify",
+        raise rejected(
+            ContentRejected,
+            "object_changed_after_verify",
+            f"the object has {size} bytes, {asset.byte_size} were verified",
         )
     return validate_upload(path, asset.filename or "", profile.upload_policy())
 
@@ -378,19 +412,30 @@ def _max_pixels(profile: type[Profile]) -> int:
     return min(profile.max_pixels or PIXEL_CEILING, PIXEL_CEILING)
 
 
+def _is_too_long(result: ProbeResult, longest_seconds: int) -> bool:
+    return result.duration_ms is not None and result.duration_ms > longest_seconds * 1000
+
+
 def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
     pixels = (result.width or 0) * (result.height or 0)
     max_pixels = _max_pixels(profile)
     if pixels > max_pixels:
-        raise ContentRejected(
-            f"the image has {pixels} pixels, profile {profile.name!r} allows max_pixels={max_pixels}",
-            code="max_pixels_exceeded",
-            detail={"limit": max_pixels, "found": pixels},
+        raise rejected(
+            ContentRejected,
+            "max_pixels_exceeded",
+            f"the {result.kind.value} has {pixels} pixels, profile {profile.name!r} allows max_pixels={max_pixels}",
+            limit=max_pixels,
+            found=pixels,
+            width=result.width,
+            height=result.height,
+            kind=result.kind.value,
         )
     longest = profile.max_duration_seconds
-    if longest is not None and result.duration_ms is not None and result.duration_ms > longest * 1000:
-        raise ContentRejected(
+    if longest is not None and _is_too_long(result, longest):
+        raise rejected(
+            ContentRejected,
+            "media_too_long",
             f"the media lasts {result.duration_ms} ms, profile {profile.name!r} allows max_duration_seconds={longest}",
-            code="media_too_long",
-            detail={"limit": longest * 1000, "found": result.duration_ms},
+            limit=longest * 1000,
+            found=result.duration_ms,
         )

@@ -121,6 +121,8 @@ class JsonDocument(TypeDecorator[Any]):
 
 #: A list of storage keys; without any it is SQL's NULL, not the JSON document ``null``.
 _Keys = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+#: A JSON document that may be missing.
+_Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 _Id = Uuid(as_uuid=False)
 #: 64-bit autoincrement that SQLite also understands (only INTEGER PRIMARY KEY autoincrements there).
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
@@ -195,13 +197,15 @@ class MediaAsset(_Timestamps, Base):
     profile: Mapped[str] = mapped_column(String(255))
     #: The actor of the upload; ``NULL`` for an anonymous one.
     uploaded_by: Mapped[str | None] = mapped_column(String(255))
-    #: A ``MediaKind``: ``image``, ``video`` or ``audio``. ``image`` until validation has read the file.
+    #: A ``MediaKind``: ``image``, ``video`` or ``audio``. ``image`` until validation has detected the type; that of a
+    #: rejected file follows from its type.
     kind: Mapped[str] = mapped_column(String(32), default=MediaKind.IMAGE.value)
     #: Media type detected from the bytes. Between verification and validation: the type that the store reports.
     #: ``NULL`` before verification.
     content_type: Mapped[str | None] = mapped_column(Note(255))
-    #: The client's file name, sanitized to 1 to 255 ASCII characters (``unknown`` when none was given). ``NULL`` does
-    #: not occur in this release.
+    #: The client's file name, sanitized to 1 to 255 ASCII characters (``unknown`` when none was given). An image whose
+    #: name has the extension of another image format gets the extension of its content. ``NULL`` does not occur in
+    #: this release.
     filename: Mapped[str | None] = mapped_column(String(255))
     #: Size of the original in bytes, written at verification; ``NULL`` before.
     byte_size: Mapped[int | None] = mapped_column(BigInteger)
@@ -228,7 +232,8 @@ class MediaAsset(_Timestamps, Base):
     #: Code of the rejection (``quarantined``) or of the error for which promotion gave up; ``NULL`` otherwise.
     #: Promotion clears it.
     error_code: Mapped[str | None] = mapped_column(Note(64))
-    #: Message that belongs to ``error_code``, at most 4096 characters; ``NULL`` when that is ``NULL``.
+    #: Message that belongs to ``error_code``, at most 4096 characters; ``NULL`` when that is ``NULL``. For a rejection
+    #: a sentence for the uploader: what is wrong with the file, and what to send instead.
     error_reason: Mapped[str | None] = mapped_column(Note())
     #: SHA-256 of the original (64 hexadecimal digits), known for uploads through the application, and where promotion
     #: had to replace the headers of the stored object; otherwise ``NULL``.
@@ -240,6 +245,14 @@ class MediaAsset(_Timestamps, Base):
     scanned_etag: Mapped[str | None] = mapped_column(String(255))
     #: Number of writes to the row by ``rindle.db.transitions``, from 0.
     lock_version: Mapped[int] = mapped_column(Integer, default=0)
+    #: The client's file name as people wrote it: Unicode in NFC, at most 255 bytes, without control characters and
+    #: marks that reverse text; the name of downloads. ``NULL`` for uploads of releases that did not keep it.
+    display_name: Mapped[str | None] = mapped_column(Note(255), sort_order=1)
+    #: Parameters of the rejection, with which applications translate ``error_code``: limits and found values. ``NULL``
+    #: when nothing was rejected.
+    error_detail: Mapped[dict[str, Any] | None] = mapped_column(_Document, sort_order=1)
+    #: Message of the rejection for operators, with the decoder's own reason; ``NULL`` when nothing was rejected.
+    operator_reason: Mapped[str | None] = mapped_column(Note(), sort_order=1)
 
     variants: Mapped[list[MediaVariant]] = relationship(
         back_populates="asset", viewonly=True, order_by="MediaVariant.name", lazy="select"

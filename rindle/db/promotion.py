@@ -12,16 +12,16 @@ from sqlalchemy.orm import Session
 from rindle.db import uploads, variants
 from rindle.db.models import MediaAsset
 from rindle.db.transitions import add_queued, lock_asset, move_asset, recompute, set_fields
-from rindle.errors import MAX_REASON_CHARS, StateConflict
+from rindle.errors import MAX_REASON_CHARS, ContentRejected, StateConflict, UploadRejected
 from rindle.profile import Profile
 from rindle.states import DELIVERABLE, AssetState
 
 
-def pass_gate(session: Session, asset_id: str, mime: str) -> None:
+def pass_gate(session: Session, asset_id: str, profile: type[Profile], mime: str) -> None:
     """Record that the bytes have the allowed type ``mime``, and move the asset to ``analyzing``."""
     asset = lock_asset(session, asset_id)
     if asset is not None and asset.state == AssetState.VALIDATING:
-        move_asset(session, asset, AssetState.ANALYZING, content_type=mime)
+        move_asset(session, asset, AssetState.ANALYZING, **uploads.file_columns(asset, profile, mime))
 
 
 def note_scanned(session: Session, asset_id: str, etag: str | None) -> None:
@@ -51,20 +51,25 @@ def pinned(asset: MediaAsset, etag: str) -> dict[str, str]:
     return {"stored_etag": etag, **({"scanned_etag": etag} if is_scanned else {})}
 
 
-def quarantine(session: Session, asset_id: str, code: str, reason: str, mime: str | None = None) -> None:
+def quarantine(
+    session: Session, asset_id: str, rejection: UploadRejected | ContentRejected, mime: str | None = None
+) -> None:
     """Quarantine an asset that is still being validated; any other asset does not change.
 
     Args:
+        rejection: why, for the uploader and for the operator.
         mime: the type of the bytes if they passed the byte gate; the row may not have it yet.
     """
     asset = lock_asset(session, asset_id)
     if asset is None or asset.state not in (AssetState.VALIDATING, AssetState.ANALYZING):
         return
-    facts: dict[str, Any] = {"error_code": code, "error_reason": reason[:MAX_REASON_CHARS]}
+    facts = uploads.rejection_columns(rejection)
     through = []
+    found = mime or rejection.detail.get("mime")
+    if isinstance(found, str) and asset.state == AssetState.VALIDATING:
+        facts |= uploads.type_columns(found)
     if mime is not None and asset.state == AssetState.VALIDATING:
         through.append(AssetState.ANALYZING)
-        facts["content_type"] = mime
     move_asset(session, asset, AssetState.QUARANTINED, through=through, **facts)
 
 
@@ -82,7 +87,9 @@ def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts:
     through = [AssetState.ANALYZING, AssetState.PROMOTING]
     if asset.state == AssetState.ANALYZING:
         del through[0]
-    facts |= {"recipe_digest": profile.profile_digest(), "error_code": None, "error_reason": None}
+    if asset.state == AssetState.VALIDATING and facts.get("content_type"):
+        facts = uploads.file_columns(asset, profile, facts["content_type"]) | facts
+    facts |= {"recipe_digest": profile.profile_digest(), **uploads.NO_REJECTION}
     move_asset(session, asset, AssetState.AVAILABLE, through=through, **facts)
     rows = list(variants.variants_of(session, asset_id))
     planned = variants.missing_variants(asset, profile, rows)
@@ -99,7 +106,9 @@ def note_failure(session: Session, session_id: str, code: str, reason: str) -> N
         return
     asset = lock_asset(session, found.asset.id)
     if asset is not None and AssetState(asset.state) not in DELIVERABLE and asset.state != AssetState.QUARANTINED:
-        set_fields(session, asset, error_code=code, error_reason=reason[:MAX_REASON_CHARS])
+        set_fields(
+            session, asset, **{**uploads.NO_REJECTION, "error_code": code, "error_reason": reason[:MAX_REASON_CHARS]}
+        )
 
 
 __all__ = [

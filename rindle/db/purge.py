@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from rindle.db.events import record_event
 from rindle.db.models import MediaAsset, MediaAttachment, MediaUploadSession, MediaVariant, is_id
 from rindle.db.transitions import lock_asset, set_fields, tombstone
-from rindle.db.uploads import late_put_wait
+from rindle.db.uploads import NO_REJECTION, late_put_wait
 from rindle.db.variants import group_of
 from rindle.messages import PurgeDecision, PurgeResult
 from rindle.states import AssetState
@@ -33,7 +33,7 @@ def begin(session: Session, asset_id: str) -> PurgeDecision:
             return PurgeDecision(outcome="still_attached", attachments=attached)
         tombstone(session, asset)
         if asset.error_code is not None:  # from now on it says why the deletion failed; the events keep the old one
-            set_fields(session, asset, error_code=None, error_reason=None)
+            set_fields(session, asset, **NO_REJECTION)
     variants = session.scalars(select(MediaVariant).where(MediaVariant.asset_id == asset_id)).all()
     sessions = session.scalars(select(MediaUploadSession.id).where(MediaUploadSession.asset_id == asset_id)).all()
     return PurgeDecision(
@@ -83,7 +83,7 @@ def finish(
         wait_seconds = late_put_wait(expiry, late_put_seconds)
         if wait_seconds > 0:
             if asset.error_code is not None:
-                set_fields(session, asset, error_code=None, error_reason=None)
+                set_fields(session, asset, **NO_REJECTION)
             return PurgeResult(
                 asset_id=asset_id, outcome="waiting", objects=objects, variants=variants, wait_seconds=wait_seconds
             )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Select, bindparam, select
@@ -13,8 +15,19 @@ from sqlalchemy.orm import Session
 from rindle.db.events import record_event, session_payload
 from rindle.db.models import MediaAsset, MediaUploadSession, is_id, utc_now
 from rindle.db.transitions import lock_asset, move_asset, move_session, set_fields
-from rindle.errors import NotFound
-from rindle.states import ENDED_SESSIONS, AssetState, SessionState
+from rindle.errors import MAX_REASON_CHARS, ContentRejected, NotFound, UploadRejected
+from rindle.profile import Profile
+from rindle.security import corrected_names
+from rindle.states import ENDED_SESSIONS, AssetState, MediaKind, SessionState
+from rindle.text import storable_document
+
+#: The columns that a rejection sets, cleared.
+NO_REJECTION: Mapping[str, None] = MappingProxyType(
+    dict.fromkeys(("error_code", "error_reason", "error_detail", "operator_reason"))
+)
+_KINDS = frozenset(kind.value for kind in MediaKind)
+#: Longest parameter of a rejection that a row keeps, as JSON.
+MAX_PARAMETER_CHARS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +149,52 @@ def complete_upload(
     return found, True
 
 
-def reject_upload(session: Session, session_id: str, *, code: str, reason: str) -> tuple[Upload, bool]:
+def reject_upload(session: Session, session_id: str, rejection: UploadRejected) -> tuple[Upload, bool]:
     """Fail a session and quarantine its asset with the same code."""
     found = lock_upload(session, session_id)
     if found.session.state in (SessionState.COMPLETED, SessionState.FAILED):
         return found, False
     move_session(session, found.session, SessionState.VERIFYING)
-    move_session(session, found.session, SessionState.FAILED, error_code=code, failure_reason=reason)
-    move_asset(session, found.asset, AssetState.QUARANTINED, error_code=code, error_reason=reason)
+    move_session(
+        session, found.session, SessionState.FAILED, error_code=rejection.code, failure_reason=rejection.message
+    )
+    move_asset(session, found.asset, AssetState.QUARANTINED, **rejection_columns(rejection))
     return found, True
+
+
+def type_columns(mime: str) -> dict[str, str]:
+    """Return the columns of an asset whose bytes have the type ``mime``; promotion writes the kind that it measures."""
+    family = mime.partition("/")[0]
+    return {"content_type": mime, **({"kind": family} if family in _KINDS else {})}
+
+
+def file_columns(asset: MediaAsset, profile: type[Profile], mime: str) -> dict[str, Any]:
+    """Return the columns of an asset whose bytes have passed the byte gate with the type ``mime``: type and names."""
+    names = corrected_names(profile.upload_policy(), mime, asset.filename, asset.display_name)
+    return {**type_columns(mime), "filename": names[0], "display_name": names[1]}
+
+
+def rejection_columns(rejection: UploadRejected | ContentRejected) -> dict[str, Any]:
+    """Return the columns of an asset whose content was rejected: one message for the uploader, one for the operator."""
+    operator = rejection.operator or rejection.message
+    return {
+        "error_code": rejection.code,
+        "error_reason": rejection.message[:MAX_REASON_CHARS],
+        "error_detail": _parameters(rejection.detail),
+        "operator_reason": operator[:MAX_REASON_CHARS],
+    }
+
+
+def _parameters(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of ``detail`` is a small JSON document; a plug-in may have put anything into it."""
+    kept: dict[str, Any] = {}
+    for name, value in detail.items():
+        try:
+            if len(json.dumps(value, allow_nan=False)) <= MAX_PARAMETER_CHARS:
+                kept[str(name)] = storable_document(value)
+        except (TypeError, ValueError):
+            continue
+    return storable_document(kept)  # type: ignore[no-any-return]
 
 
 def abort_upload(session: Session, session_id: str) -> tuple[Upload, bool]:

@@ -302,12 +302,18 @@ async def _find(services: Services, asset: MediaAsset, variant: MediaVariant | s
 
 def _original(asset: MediaAsset) -> _Target:
     key = asset.storage_key
-    return _Target(key, asset.content_type or _type_of_key(key), asset.filename or _basename(key), asset.id)
+    return _Target(key, asset.content_type or _type_of_key(key), _name_of(asset) or _basename(key), asset.id)
+
+
+def _name_of(asset: MediaAsset) -> str | None:
+    """Return the uploader's own name of the file; assets of earlier releases have the sanitised one only."""
+    return asset.display_name or asset.filename
 
 
 def _variant(asset: MediaAsset, variant: MediaVariant) -> _Target:
     key = variant.storage_key or ""
-    stem = (asset.filename or variant.name).rpartition(".")[0] or asset.filename or variant.name
+    name = _name_of(asset) or variant.name
+    stem = name.rpartition(".")[0] or name
     return _Target(key, variant.content_type or _type_of_key(key), stem + _suffix(key), asset.id, variant.name)
 
 

@@ -26,6 +26,7 @@ from starlette.datastructures import FormData
 
 from rindle.errors import InvalidArgument, UploadRejected, UploadStalled
 from rindle.http.errors import limited
+from rindle.rejections import rejected
 
 #: Bytes of a form beside its file: boundaries, part headers and text fields.
 FORM_OVERHEAD_BYTES = 64 * 1024
@@ -147,10 +148,11 @@ class UploadForm:
                 piece = self._file.popleft()
                 size += len(piece)
                 if size > self._max_bytes:
-                    raise UploadRejected(
+                    raise rejected(
+                        UploadRejected,
+                        "max_bytes_exceeded",
                         f"the file is larger than the limit of {self._max_bytes} bytes",
-                        code="max_bytes_exceeded",
-                        detail={"limit": self._max_bytes},
+                        limit=self._max_bytes,
                     )
                 yield piece
             if not await self._advance():

@@ -142,6 +142,7 @@ class AssetJson(BaseModel):
     content_type: str | None
     byte_size: int | None
     filename: str | None
+    display_name: str | None = Field(description="The uploader's own name of the file; escape it before you show it.")
 
     @classmethod
     def of(cls, row: MediaAsset, profile: str) -> AssetJson:
@@ -153,6 +154,7 @@ class AssetJson(BaseModel):
             content_type=row.content_type,
             byte_size=row.byte_size,
             filename=row.filename,
+            display_name=row.display_name,
         )
 
 
@@ -193,11 +195,18 @@ class FullAssetJson(AssetJson):
     height: int | None
     duration_ms: int | None = Field(description="Milliseconds; `null` for images, and when unknown.")
     error_code: str | None = Field(description="Why the asset is quarantined, or why its promotion is delayed.")
+    error_reason: str | None = Field(
+        description="For a quarantined asset a sentence for the uploader: what is wrong, and what to send instead."
+    )
+    error_detail: dict[str, Any] | None = Field(
+        description="Parameters of that sentence, to translate it by `error_code`; for a quarantined asset."
+    )
     variants: list[VariantJson]
 
     @classmethod
     def with_variants(cls, row: MediaAsset, name: str, profile: type[Profile]) -> FullAssetJson:
         """Show a row of ``profile`` whose variants are loaded; ``name`` is the client's name of the profile."""
+        is_rejected = row.state == AssetState.QUARANTINED
         return cls(
             **AssetJson.of(row, name).model_dump(),
             kind=MediaKind(row.kind),
@@ -205,6 +214,8 @@ class FullAssetJson(AssetJson):
             height=row.height,
             duration_ms=row.duration_ms,
             error_code=row.error_code,
+            error_reason=row.error_reason if is_rejected else None,
+            error_detail=row.error_detail if is_rejected else None,
             variants=[VariantJson.of(variant, profile) for variant in row.variants if not variant.dynamic],
         )
 

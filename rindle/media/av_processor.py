@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +28,8 @@ from rindle.errors import (
     UnsupportedEphemeralRuntime,
     VariantProcessingCancelled,
 )
-from rindle.media import audio, video, waveform
-from rindle.media.av_probe import AudioTrack, Media, VideoTrack, inspect, linked
+from rindle.media import audio, time_line, video, waveform
+from rindle.media.av_probe import AudioTrack, Media, VideoTrack, inspect, largest_frame, linked
 from rindle.media.ffmpeg import (
     AvLimits,
     FfmpegTools,
@@ -36,19 +37,23 @@ from rindle.media.ffmpeg import (
     disk_error,
     free_bytes,
     no_room,
-    opened,
     run_ffmpeg,
-    written,
 )
 from rindle.process import ephemeral_runtime
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.states import MediaKind
+
+log = logging.getLogger(__name__)
 
 Track = TypeVar("Track", VideoTrack, AudioTrack)
 
 #: How far an output's duration may be from its source's: milliseconds, or this share of it if that is more.
 TOLERANCE_MS = 250
 TOLERANCE_SHARE = 0.005
+#: Samples by which encoders of audio may lengthen their output: their delay, and what fills up the last frame.
+_ENCODER_SAMPLES = 2304
+#: Samples in a frame of AAC.
+_AAC_SAMPLES = 1024
 #: Seconds between two looks at ``cancelled`` (only :meth:`AvProcessor.process` has to look).
 _LOOK_SECONDS = 0.2
 
@@ -151,6 +156,7 @@ class AvProcessor:
             original = linked(source, directory)
             media = await inspect(tools, original, self.limits, directory)
             build = _Build(tools, self.limits, directory, original, media, _Rising(progress))
+            build.warn_of_colours(spec, dest.stem)
             if isinstance(spec, VideoVariant):
                 built = await build.video(spec)
             elif isinstance(spec, FrameVariant):
@@ -178,10 +184,28 @@ class _Rising:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """How long an output has to be; ``None`` milliseconds when unknown. Only a ``certain`` one is checked."""
+    """How long an output of ``tracks`` has to be.
+
+    Attributes:
+        milliseconds: from the start of the file to the end of the last track; ``None`` when unknown.
+        certain: whether the output is checked against it.
+        tracks: of the source.
+        measured: whether the tracks were read to their end; what a header states may be wrong.
+    """
 
     milliseconds: int | None
     certain: bool
+    tracks: Sequence[VideoTrack | AudioTrack] = ()
+    measured: bool = False
+
+    def agrees(self, found: Media) -> bool:
+        """Whether the length of an output is right, apart from what its encoder adds."""
+        if self.milliseconds is None or found.duration_ms is None:
+            return False
+        rate = found.audio.sample_rate if found.audio else 0
+        longer = 1000 * _ENCODER_SAMPLES / rate if rate else 0
+        allowed = max(TOLERANCE_MS, self.milliseconds * TOLERANCE_SHARE)
+        return -allowed <= _length_ms(found) - self.milliseconds <= allowed + longer
 
 
 @dataclass(slots=True)
@@ -202,22 +226,39 @@ class _Build:
         audio_track = self.media.audio
         span = await self._span([track] if audio_track is None else [track, audio_track])
         made = self._output(spec)
-        command = video.transcode_command(self.media, spec, self.source, made, self.limits)
+        largest = await largest_frame(self.tools, self.source, self.media, self.limits, self.directory)
+        command = video.transcode_command(
+            self.media, spec, self.source, made, self.limits, tone_map=self.tools.converts_colours, largest=largest
+        )
         await self._run(command, span, Progress(span.milliseconds, self.report))
         return await self._checked(spec, made, span)
 
     async def audio(self, spec: AudioVariant) -> AvOutput:
-        track = self._sound()
-        span = await self._span([track])
+        span = await self._span([self._sound()])
         made = self._output(spec)
+        try:
+            await self._encode_audio(spec, self.media, self.source, made, span)
+            return await self._checked(spec, made, span)
+        except OutputDurationMismatch:
+            # Where the sample rate or the channels change, filters lose or repeat what they hold.
+            uniform = self.directory / "uniform"
+            command = audio.uniform_command(self.media, self.source, uniform, self.limits)
+            await self._run(command, span, Progress(None, self.report))
+            media = await self._reopened(uniform)
+        delay_ms = time_line.lead_ms(self.media)
+        await self._encode_audio(spec, media, uniform, made, span, delay_ms=delay_ms)
+        return await self._checked(spec, made, span)
+
+    async def _encode_audio(
+        self, spec: AudioVariant, media: Media, source: Path, made: Path, span: _Span, *, delay_ms: int = 0
+    ) -> None:
         measured = None
         if spec.two_pass:
-            command = audio.measure_command(self.media, self.source, self.limits)
+            command = audio.measure_command(media, source, self.limits)
             words = await self._run(command, span, Progress(span.milliseconds, self.report, last=49))
             measured = audio.read_loudness(words)
-        command = audio.encode_command(self.media, spec, self.source, made, self.limits, measured=measured)
+        command = audio.encode_command(media, spec, source, made, self.limits, measured=measured, delay_ms=delay_ms)
         await self._run(command, span, Progress(span.milliseconds, self.report, first=50 if spec.two_pass else 0))
-        return await self._checked(spec, made, span)
 
     async def waveform(self, spec: WaveformVariant) -> AvOutput:
         track = self._sound()
@@ -229,7 +270,8 @@ class _Build:
             raise self._too_large()
         made = self._output(spec)
         length = spec.normal_form()["length"]
-        await waveform.write_peaks(samples, made, length=length, sample_rate=track.sample_rate)
+        lead_ms = time_line.lead_ms(self.media)
+        await waveform.write_peaks(samples, made, length=length, sample_rate=track.sample_rate, lead_ms=lead_ms)
         if waveform.length_of(made) != length:
             raise OutputMissing("the waveform was not written as a whole")
         return AvOutput(made, _size_of(made), spec.content_type, None, None, None)
@@ -239,11 +281,68 @@ class _Build:
         span = await self._span([track])
         made = self._output(spec)
         if spec.preset == "video_thumbnail_strip":
-            commands = video.strip_commands(self.media, span.milliseconds, self.source, made, self.limits)
+            commands = video.strip_commands(
+                self.media, span.milliseconds, self.source, made, self.limits, tone_map=self.tools.converts_colours
+            )
+            await self._first_that_writes(list(commands), made, span)
         else:
-            commands = video.poster_commands(self.media, self.source, made, self.limits)
-        await self._first_that_writes(list(commands), made, span)
+            await self._poster(track, made, span)
         return await self._checked_frame(spec, made)
+
+    def warn_of_colours(self, spec: VariantSpec, name: str) -> None:
+        """Log a warning that names the variant, if its colours stay unconverted."""
+        track = self.media.video
+        if track is None or not isinstance(spec, VideoVariant | FrameVariant):
+            return
+        if track.colour.needs_conversion and not self.tools.converts_colours:
+            log.warning(
+                "this ffmpeg lacks zscale or tonemap: the HDR or wide-gamut colours of a variant are not converted",
+                extra={"variant_name": name, "preset": spec.preset, "transfer": track.colour.transfer},
+            )
+
+    async def _poster(self, track: VideoTrack, made: Path, span: _Span) -> None:
+        """Search for a bright frame: key frames of the first minute, all its frames, the rest; else the first frame."""
+        length = min(video.POSTER_SCAN_SECONDS, self.limits.max_duration_seconds)
+        start = video.Section(seconds=length)
+        seconds = (span.milliseconds or 0) / 1000
+        later = [part * seconds for part in video.POSTER_PARTS if part * seconds > length]
+        if seconds and not later:
+            later = [seconds / 2]
+        sections = [replace(start, key_frames=True), start, *map(video.later_section, later)]
+        for number, section in enumerate(sections, start=1):
+            time = await self._bright_time(track, section)
+            self.report(number * 90 // len(sections))
+            if time is not None:
+                await self._write_poster(made, section, time)
+            if _size_of(made):
+                return
+        await self._write_poster(made, None, 0.0)
+        if not _size_of(made):
+            raise OutputMissing("no image could be taken from the video")
+
+    async def _bright_time(self, track: VideoTrack, section: video.Section) -> float | None:
+        found = {name: self.directory / name for name in (video.LUMA_FILE, video.SCENE_FILE)}
+        for file in found.values():
+            _remove(file)
+        command = video.search_command(self.media, section, self.source, self.limits)
+        try:
+            await self._run(command, _Span(None, False), Progress(None, self.report))
+        except FfmpegFailed:
+            # A section without frames is a failure to newer versions; what was measured before an error counts.
+            log.debug("a section of the video could not be searched as a whole")
+        luma, scene = (video.measured(file.read_text() if file.is_file() else "") for file in found.values())
+        return video.poster_time(luma, scene, track.colour)
+
+    async def _write_poster(self, made: Path, section: video.Section | None, time: float) -> None:
+        _remove(made)
+        command = video.poster_command(
+            self.media, self.source, made, self.limits, section=section, time=time, tone_map=self.tools.converts_colours
+        )
+        try:
+            await self._run(command, _Span(None, False), Progress(None, self.report))
+        except FfmpegFailed:
+            if section is None:
+                raise
 
     async def _first_that_writes(self, commands: list[list[str]], made: Path, span: _Span) -> None:
         """Run one command after the other until one writes an image; only the last one's failure counts."""
@@ -281,43 +380,60 @@ class _Build:
         Raises:
             ContentRejected: ``media_too_long``; it would be cut at the limit.
         """
-        own = [track.duration_ms for track in tracks if track.duration_ms is not None]
+        ends = [track.end_ms for track in tracks if track.end_ms is not None]
         stated = self.media.duration_ms
         if self.media.duration_is_guessed:
-            span = _Span(await self._measured(tracks), certain=True)
-            self._note_duration(tracks, span.milliseconds)
-        elif len(own) == len(tracks):
-            span = _Span(max(own), certain=True)
+            span = _Span((await self._read(tracks)).milliseconds, certain=True, tracks=tracks, measured=True)
+        elif len(ends) == len(tracks):
+            span = _Span(max(ends), certain=True, tracks=tracks)
         elif stated is not None and self.media.stream_count == len(tracks):
-            span = _Span(stated, certain=True)
+            span = _Span(stated, certain=True, tracks=tracks)
         else:
             # The duration of these tracks is unknown (recorded by a browser), or something else sets the length of the
             # file: good for progress and for spreading frames, but what was encoded is not held to it.
-            measured = await self._measured(tracks)
-            span = _Span(measured or stated, certain=False)
-            if stated is None:
-                self._note_duration(tracks, measured)
-        if span.milliseconds is not None and span.milliseconds > self.limits.max_duration_seconds * 1000:
-            raise ContentRejected(
-                "the original is longer than what is transcoded",
-                code="media_too_long",
-                detail={"limit_seconds": self.limits.max_duration_seconds, "found_ms": span.milliseconds},
-            )
+            reading = await self._read(tracks)
+            span = _Span(reading.milliseconds or stated, certain=False, tracks=tracks, measured=True)
+        if self._is_too_long(span) and not span.measured:
+            reading = await self._read(tracks, decode=False)
+            if reading.is_clean and reading.milliseconds is not None:
+                span = replace(span, milliseconds=reading.milliseconds, measured=True)
+        if span.milliseconds is not None and self._is_too_long(span):
+            raise self._too_long(span.milliseconds)
+        if span.measured:
+            self._note_duration(span)
         return span
 
-    def _note_duration(self, tracks: Sequence[VideoTrack | AudioTrack], measured_ms: int | None) -> None:
-        """Note the duration of the original, if ``tracks`` are all that it has."""
-        main = [track for track in (self.media.video, self.media.audio) if track is not None]
-        if len(tracks) == len(main):
-            self.source_duration_ms = measured_ms
+    def _is_too_long(self, span: _Span) -> bool:
+        return span.milliseconds is not None and span.milliseconds > self.limits.max_duration_seconds * 1000
 
-    async def _measured(self, tracks: Sequence[VideoTrack | AudioTrack]) -> int | None:
-        """Read the tracks to their end: audio is decoded, which is quick; video frames are only counted."""
-        whole = opened(self.source, self.limits, t=self.limits.max_duration_seconds + 1)
-        nodes = [whole[str(track.index)] for track in tracks]
-        progress = Progress(None, self.report)
-        await self._run(written(nodes, None, self.limits, **{"c:v": "copy"}), _Span(None, False), progress)
-        return progress.position_ms
+    def _too_long(self, found_ms: int) -> ContentRejected:
+        return ContentRejected(
+            "the original is longer than what is transcoded",
+            code="media_too_long",
+            detail={"limit_seconds": self.limits.max_duration_seconds, "found_ms": found_ms},
+        )
+
+    def _note_duration(self, span: _Span) -> None:
+        """Note a measured duration of the original, if its tracks are all that it has and the probe was wrong."""
+        main = [track for track in (self.media.video, self.media.audio) if track is not None]
+        stated, found = self.media.duration_ms, span.milliseconds
+        if len(span.tracks) < len(main) or found is None:
+            return
+        if self.media.duration_is_guessed or stated is None or abs(stated - found) > TOLERANCE_MS:
+            self.source_duration_ms = found
+
+    async def _read(self, tracks: Sequence[VideoTrack | AudioTrack], *, decode: bool = True) -> time_line.Reading:
+        return await time_line.read_to_end(
+            self.tools,
+            self.source,
+            self.media,
+            tracks,
+            self.limits,
+            self.directory,
+            at_most_seconds=self.limits.max_duration_seconds,
+            report=self.report,
+            decode=decode,
+        )
 
     # --- running and checking ------------------------------------------------------------------------------------
 
@@ -339,13 +455,8 @@ class _Build:
             )
         if self.media.audio is not None and found.audio is None:
             raise OutputTrackMissing("the output has no audio track, the original has one", detail={"track": "audio"})
-        if span.certain and span.milliseconds is not None:
-            allowed = max(TOLERANCE_MS, span.milliseconds * TOLERANCE_SHARE)
-            if found.duration_ms is None or abs(found.duration_ms - span.milliseconds) > allowed:
-                raise OutputDurationMismatch(
-                    "the output does not last as long as the original",
-                    detail={"expected_ms": span.milliseconds, "found_ms": found.duration_ms},
-                )
+        if span.certain and span.milliseconds is not None and not span.agrees(found):
+            await self._measure_again(found, span)
         video = found.video if found.kind is MediaKind.VIDEO else None
         return AvOutput(
             path=made,
@@ -354,6 +465,28 @@ class _Build:
             width=video.width if video else None,
             height=video.height if video else None,
             duration_ms=found.duration_ms,
+        )
+
+    async def _measure_again(self, found: Media, span: _Span) -> None:
+        """Refuse an output of another length than the header states, unless the header is wrong.
+
+        Raises:
+            OutputDurationMismatch: the source was read and the output is not as long, or the source is cut off: it
+                holds less than its header states, and reading it reports an error.
+            ContentRejected: ``media_too_long``: the source is longer than its header states.
+        """
+        if not span.measured:
+            reading = await self._read(span.tracks)
+            measured = replace(span, milliseconds=reading.milliseconds, measured=True)
+            if self._is_too_long(measured):
+                raise self._too_long(measured.milliseconds or 0)
+            is_whole = reading.is_clean or (reading.milliseconds or 0) >= (span.milliseconds or 0)
+            if is_whole and measured.agrees(found):
+                self._note_duration(measured)
+                return
+        raise OutputDurationMismatch(
+            "the output does not last as long as the original",
+            detail={"expected_ms": span.milliseconds, "found_ms": _length_ms(found)},
         )
 
     async def _checked_frame(self, spec: FrameVariant, made: Path) -> AvOutput:
@@ -382,6 +515,15 @@ class _Build:
         except (ContentRejected, ProbeFailed) as error:
             # This does not reject the original: its variant is broken.
             raise OutputMissing("ffmpeg succeeded, but its output cannot be read") from error
+
+
+def _length_ms(found: Media) -> int:
+    """Return how long an output lasts: by its frames, if these are more than the timestamps have room for."""
+    track = found.audio
+    length = found.duration_ms or 0
+    if found.video is None and track is not None and track.codec == "aac" and track.frame_count and track.sample_rate:
+        length = max(length, track.frame_count * _AAC_SAMPLES * 1000 // track.sample_rate)
+    return length
 
 
 def _size_of(path: Path) -> int:

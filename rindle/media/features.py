@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +17,11 @@ from rindle.errors import Misconfigured
 
 #: Filters of ffmpeg that the recipes of a capability are made with.
 NEEDED_FILTERS: Final = {
-    "video_transcode": {"scale", "pad"},
-    "video_frame_extract": {"select"},
-    "video_thumbnail_strip": {"scale", "pad", "tile"},
+    "video_transcode": {"scale", "pad", "setparams", "fps", "bwdif"},
+    "video_frame_extract": {"scale", "select", "setparams", "signalstats", "metadata", "estdif"},
+    "video_thumbnail_strip": {"scale", "pad", "setparams", "select", "tile"},
     "audio_normalize": {"loudnorm"},
 }
-#: Seconds ffmpeg may take to list its filters.
-_LIST_SECONDS = 10.0
 
 
 def image_features() -> dict[str, Any]:
@@ -51,18 +48,20 @@ def image_features() -> dict[str, Any]:
 def av_features(ffmpeg: Path | None = None, ffprobe: Path | None = None) -> dict[str, Any]:
     """Return versions of ffmpeg and ffprobe, and the capabilities for which they have every encoder and filter.
 
+    ``converts_colours``: whether HDR is tone mapped and wide gamut converted.
+
     Args:
         ffmpeg: the program, else the one on ``PATH``; likewise ``ffprobe``.
     """
     from rindle.media.ffmpeg import FfmpegTools
 
     tools = FfmpegTools.find(ffmpeg, ffprobe)
-    filters = _filters(tools.ffmpeg) if tools.problem is None else set()
     return {
         "problem": tools.problem,
         "ffmpeg": tools.version,
         "ffprobe": tools.ffprobe_version,
-        "capabilities": sorted(name for name in tools.capabilities if NEEDED_FILTERS.get(name, set()) <= filters),
+        "capabilities": sorted(name for name in tools.capabilities if NEEDED_FILTERS.get(name, set()) <= tools.filters),
+        "converts_colours": tools.converts_colours,
     }
 
 
@@ -71,18 +70,6 @@ def _has_wheel() -> bool:
         return bool(importlib.metadata.version("pyvips-binary"))
     except importlib.metadata.PackageNotFoundError:
         return False
-
-
-def _filters(ffmpeg: Path) -> set[str]:
-    listed = subprocess.run(  # noqa: S603 - a program the operator installed or named
-        [ffmpeg, "-v", "error", "-filters"],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=_LIST_SECONDS,
-        check=False,
-    )
-    return set(listed.stdout.split())
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from rindle.errors import (
     UnsafeCommand,
     UnsupportedCodec,
 )
+from rindle.media.av_colour import CONVERSION_FILTERS
 from rindle.media.child_process import CANNOT_RUN, ChildLimits, Ended, run_child
 from rindle.media.codecs import CODEC_WHITELIST, refused_codec
 from rindle.process import usable_cores
@@ -68,6 +69,7 @@ _NEEDED_ENCODERS: Final = {
 }
 _VERSION = re.compile(r"version n?(\d+)\.(\d+)(\S*)")
 _ENCODER = re.compile(r"^ [VAS][A-Z.]{5} (\S+)", re.MULTILINE)
+_FILTER = re.compile(r"^ [A-Z.]{2,3} (\S+) +\S+->", re.MULTILINE)
 _SHELL_CHARACTERS = frozenset(";&|`$<>")
 _REFUSED_SUFFIXES = (".m3u8", ".mpd", ".mkv")
 _REFUSED_FORMATS = frozenset({"hls", "dash", "matroska"})
@@ -89,6 +91,7 @@ class FfmpegTools:
         version: of ffmpeg, such as ``5.1.9``; ``n7.1`` becomes ``7.1``. Empty when it cannot be used.
         ffprobe_version: likewise.
         encoders: names of what ffmpeg can write.
+        filters: names of its filters.
         problem: why they cannot be used, or ``None``.
     """
 
@@ -97,6 +100,7 @@ class FfmpegTools:
     version: str = ""
     ffprobe_version: str = ""
     encoders: frozenset[str] = field(default=frozenset(), repr=False)
+    filters: frozenset[str] = field(default=frozenset(), repr=False)
     problem: str | None = None
 
     @classmethod
@@ -137,6 +141,11 @@ class FfmpegTools:
             return frozenset(_NEEDED_ENCODERS)
         return frozenset(name for name, needed in _NEEDED_ENCODERS.items() if needed <= self.encoders)
 
+    @property
+    def converts_colours(self) -> bool:
+        """Whether HDR is tone mapped and wide gamut converted."""
+        return self.filters >= CONVERSION_FILTERS
+
 
 #: Usable programs by their paths. A failure is not kept: a program may be installed, or a busy machine become quiet.
 _found: dict[tuple[Path, Path], FfmpegTools] = {}
@@ -160,6 +169,7 @@ def _ask_both(ffmpeg: Path, ffprobe: Path) -> FfmpegTools:
         [ffmpeg, "-version"],
         [ffprobe, "-version"],
         [ffmpeg, "-v", "error", "-encoders"],
+        [ffmpeg, "-v", "error", "-filters"],
     )
     with contextlib.ExitStack() as stack:
         started: list[subprocess.Popen[str]] = []
@@ -179,7 +189,8 @@ def _ask_both(ffmpeg: Path, ffprobe: Path) -> FfmpegTools:
         if found is None and " version " not in text:
             return FfmpegTools(ffmpeg, ffprobe, problem=f"{name} does not report its version")
         versions.append("".join((f"{found[1]}.{found[2]}", found[3])) if found else "development")
-    return FfmpegTools(ffmpeg, ffprobe, versions[0], versions[1], encoders=frozenset(_ENCODER.findall(outputs[2])))
+    encoders, filters = frozenset(_ENCODER.findall(outputs[2])), frozenset(_FILTER.findall(outputs[3]))
+    return FfmpegTools(ffmpeg, ffprobe, versions[0], versions[1], encoders=encoders, filters=filters)
 
 
 def _ask(question: Sequence[Path | str]) -> subprocess.Popen[str]:

@@ -16,9 +16,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +41,7 @@ from rindle.errors import (
     RindleError,
 )
 from rindle.media import decode_cache
+from rindle.media.completeness import ITEM_TYPES
 from rindle.media.image_formats import (
     LIBVIPS_FLOOR,
     MAX_FRAMES,
@@ -50,6 +49,15 @@ from rindle.media.image_formats import (
     ImageFeatures,
 )
 from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
+from rindle.media.image_source import (
+    bare,
+    end_of_jpeg_added,
+    open_heic,
+    reason_of,
+    rejected,
+    rejecting_damage,
+    whole_content,
+)
 from rindle.media.image_structure import check_structure
 from rindle.media.render_pool import RenderOrder, RenderResult
 from rindle.protocols import ProbeResult
@@ -59,7 +67,7 @@ from rindle.states import MediaKind
 
 log = logging.getLogger(__name__)
 
-_HEIC_TYPES = frozenset({"image/heic", "image/heif"})
+_HEIC_TYPES = ITEM_TYPES - {"image/avif"}
 _ANIMATED_TYPES = frozenset({"image/gif", "image/webp"})
 _LOADERS = {
     "image/jpeg": "jpegload_source",
@@ -88,7 +96,6 @@ _DEFAULT_QUALITY = {"jpeg": 80, "webp": 80, "avif": 50}
 #: Fields of a libvips image that describe its pixels; everything else is metadata and never reaches an output.
 _PIXEL_FIELDS = frozenset({"page-height", "delay", "loop"})
 _RGB = frozenset({"srgb", "rgb", "rgb16"})
-_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s:]+")
 #: ISO/IEC 23091-2 colour primaries code of Display P3.
 _P3_PRIMARIES = 12
 
@@ -158,7 +165,9 @@ def probe_image(
         ProbeFailed: the file cannot be read or memory ran out; retryable, since the content is not the cause.
     """
     require_safe_libvips()
-    with _rejecting_damage(path):  # opens the file first: what cannot be read must not look like a file without a type
+    with rejecting_damage(
+        path, mime
+    ):  # opens the file first: what cannot be read must not look like a file without a type
         mime = mime or sniff(path)
         image_file = ImageFile(path, mime)
         image_file.check_pixels(max_pixels, frames=image_file.pages)
@@ -198,7 +207,7 @@ def render_images(
     """
     require_safe_libvips()
     try:
-        with _rejecting_damage(source):
+        with rejecting_damage(source, mime):
             image_file = ImageFile(source, mime)
             image_file.check_pixels(max_pixels)
     except ProbeFailed as error:
@@ -216,11 +225,16 @@ def render_images(
             results[order.name] = _render(image_file, order, wholes, max_pixels)
         except RindleError as error:
             results[order.name] = failed(order, error)
-        except (pyvips.Error, OSError, MemoryError) as error:
-            reason = _reason(error, source, order.dest)
+        except Exception as error:  # whatever a library raises, the other orders are still built
+            reason = reason_of(error, source, order.dest)
             log.warning("variant cannot be rendered", extra={"variant": order.name, "reason": reason})
             results[order.name] = failed(
-                order, RenderFailed(f"variant {order.name!r} cannot be rendered", detail={"reason": reason})
+                order,
+                RenderFailed(
+                    f"variant {order.name!r} cannot be rendered",
+                    detail={"reason": reason},
+                    retryable=isinstance(error, pyvips.Error | OSError | MemoryError),
+                ),
             )
     return [results[order.name] for order in orders]
 
@@ -257,13 +271,15 @@ class ImageFile:
                 f"files of type {mime} are not read as images", code="no_probe_for_mime", detail={"mime": mime}
             )
         check_structure(path, mime)
+        self._content = whole_content(path, mime)
         self._path = path
         self._mime = mime
         self._pixels: _Pixels | None = None
         self._kept: tuple[Frame, pyvips.Image] | None = None
+        self._has_end = False
         if mime in _HEIC_TYPES:
             # libheif applies the container's own rotation; EXIF orientation is informative only (ISO/IEC 23008-12).
-            heic = self._open_heic()
+            heic = open_heic(path, mime, self._content)
             self.width, self.height = heic.size
             self.pages = self.orientation = 1
             self.has_alpha = bool(heic.has_alpha)
@@ -318,11 +334,12 @@ class ImageFile:
         if self._pixels is not None and self._pixels.frames == frames and self._pixels.shrink <= shrink:
             return self._pixels.image
         if self._mime in _HEIC_TYPES:
-            image, shrink = _heic_image(self._open_heic()), 1
+            image, shrink = _heic_image(open_heic(self._path, self._mime, self._content)), 1
         else:
             options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
             if self._mime == "image/jpeg":
                 options["shrink"] = shrink
+                self._add_end()
             elif self._mime == "image/webp" and self.pages == 1:
                 options["scale"] = 1 / shrink
             else:
@@ -337,36 +354,18 @@ class ImageFile:
         self._pixels = _Pixels(image, shrink, frames)
         return image
 
+    def _add_end(self) -> None:
+        """Complete a JPEG that lacks only its end marker; once, and not before its pixels were checked."""
+        if not self._has_end:
+            self._content, self._has_end = end_of_jpeg_added(self._path), True
+
     def _load(self, **options: Any) -> pyvips.Image:
         # A source is opened as a plain file: a name that ends in "[...]" is no option string here.
-        source = pyvips.Source.new_from_file(str(self._path))
+        if self._content is None:
+            source = pyvips.Source.new_from_file(str(self._path))
+        else:
+            source = pyvips.Source.new_from_memory(self._content)
         return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
-
-    def _open_heic(self) -> pi_heif.HeifFile:
-        # libheif fills tiles whose data is missing with grey and calls that success.
-        _require_whole_boxes(self._path)
-        try:
-            return pi_heif.open_heif(str(self._path), convert_hdr_to_8bit=True)
-        except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
-            raise ContentRejected("the HEIC container cannot be read") from error
-
-
-def _require_whole_boxes(path: Path) -> None:
-    """Refuse an ISO media file one of whose top-level boxes reaches past its end (ISO/IEC 14496-12, 4.2)."""
-    end = path.stat().st_size
-    with path.open("rb") as file:
-        start = 0
-        while start < end:
-            file.seek(start)
-            head = file.read(16)
-            size = int.from_bytes(head[:4])
-            if size == 1:  # a 64-bit size follows the type
-                size = int.from_bytes(head[8:16])
-            elif size == 0:  # to the end of the file
-                return
-            if size < 8 or start + size > end:
-                raise ContentRejected("the HEIC file is cut off")
-            start += size
 
 
 def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
@@ -376,7 +375,7 @@ def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
     try:
         pixels = heic.data
     except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
-        raise ContentRejected("the HEIC image cannot be decoded: it is damaged or truncated") from error
+        raise rejected("image/heic", reason_of(error)) from error
     # Rows may be padded: read them as bytes, cut the padding off, then group the bytes into bands.
     rows = pyvips.Image.new_from_memory(pixels, heic.stride, height, 1, "uchar")
     image = rows.crop(0, 0, width * bands, height).bandfold(factor=bands).copy(interpretation="srgb")
@@ -532,7 +531,7 @@ def _flatten(image: pyvips.Image, recipe: ImageVariant, frame: Frame, *, always:
 
 def _without_metadata(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
     """Drop EXIF, GPS, XMP, IPTC, thumbnails and comments; with ``keep_icc`` the profile of the pixels stays."""
-    return _bare(image, _PIXEL_FIELDS | {"icc-profile-data"} if recipe.keep_icc else _PIXEL_FIELDS)
+    return bare(image, _PIXEL_FIELDS | {"icc-profile-data"} if recipe.keep_icc else _PIXEL_FIELDS)
 
 
 def _saved(image: pyvips.Image, order: RenderOrder, frame: Frame) -> RenderResult:
@@ -580,14 +579,6 @@ def _keep_options(*, icc: bool) -> dict[str, Any]:
 _OUTPUT_PROFILE = "output_profile" if pyvips.at_least_libvips(8, 15) else "export_profile"
 
 
-def _bare(image: pyvips.Image, kept: frozenset[str] = frozenset()) -> pyvips.Image:
-    bare = image.copy()  # fields are removed in place
-    for field in image.get_fields():
-        if field not in kept:
-            bare.remove(field)
-    return bare
-
-
 def _each_page(image: pyvips.Image, step: Callable[[pyvips.Image], pyvips.Image]) -> pyvips.Image:
     if _frames(image) == 1:
         return step(image)
@@ -604,7 +595,7 @@ def _frames(image: pyvips.Image) -> int:
 
 def _placeholder(thumbnail: pyvips.Image) -> str | None:
     """Return a WebP data URI of at most 700 characters that a page can show before the image has arrived."""
-    thumbnail = _bare(thumbnail)
+    thumbnail = bare(thumbnail)
     for side, quality in _PLACEHOLDER_TRIES:
         small = thumbnail.thumbnail_image(side, height=side, size="down", no_rotate=True)
         data = small.webpsave_buffer(Q=quality, effort=4, **_keep_options(icc=False))
@@ -655,41 +646,3 @@ def _untrusted_is_blocked() -> bool:
     except pyvips.Error:
         return True  # shut, or not even there
     return False
-
-
-@contextmanager
-def _rejecting_damage(path: Path) -> Iterator[None]:
-    """Translate an error of the decoder into a rejection, and a problem of the machine into a retryable error."""
-    try:
-        with path.open("rb"):
-            yield
-    except RindleError:
-        raise
-    except OSError as error:
-        raise ProbeFailed("the file cannot be read here", retryable=True) from error
-    except MemoryError as error:
-        raise _out_of_memory() from error
-    except pyvips.Error as error:
-        reason = _reason(error, path)
-        if "out of memory" in reason:
-            raise _out_of_memory() from None
-        if "unix error" in reason:
-            raise ProbeFailed("the file cannot be read here", detail={"reason": reason}, retryable=True) from None
-        raise ContentRejected(
-            "the image cannot be decoded: it is damaged, cut off, or not what it claims to be",
-            detail={"reason": reason},
-        ) from None
-
-
-def _out_of_memory() -> ProbeFailed:
-    return ProbeFailed("the image did not fit into memory", detail={"memory": "exhausted"}, retryable=True)
-
-
-def _reason(error: BaseException, *paths: Path) -> str:
-    """Return a library's error in one line, without any path: libvips also adds messages about earlier images."""
-    text = str(error.detail) if isinstance(error, pyvips.Error) and error.detail else str(error)
-    for path in paths:
-        text = text.replace(str(path), "file")
-    text = _ABSOLUTE_PATH.sub("file", text)
-    printable = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(printable.split())[:200]

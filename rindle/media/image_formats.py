@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rindle.security.readable import READABLE_IMAGES
+
 #: Sniffed types that the bundled image probe and renderer read. Everything else is never decoded.
-READABLE_TYPES: frozenset[str] = frozenset(
-    {
-        "image/jpeg",
-        "image/png",
-        "image/webp",
-        "image/gif",
-        "image/avif",
-        "image/tiff",
-        "image/heic",
-        "image/heif",
-    }
-)
+READABLE_TYPES: frozenset[str] = READABLE_IMAGES
 
 #: Oldest libvips whose untrusted loaders can be blocked (libvips 8.13 release notes, VIPS_BLOCK_UNTRUSTED).
 LIBVIPS_FLOOR = (8, 13)

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rindle.errors import Misconfigured, RenderFailed, RindleError
+from rindle.errors import ContentRejected, Misconfigured, RenderFailed, RindleError
 from rindle.media import confined
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ def call(
         options: picklable keyword arguments.
 
     Raises:
-        RindleError: as the function raised it. Anything else becomes ``render_failed``, because the parent could not
-            unpickle an exception of a library that it does not import.
+        RindleError: as the function raised it. Anything else becomes one of our errors, because the parent could not
+            unpickle an exception of a library that it does not import: see :func:`_engine_error`.
     """
     try:
         with _alarmed(wall_seconds, cpu_seconds), _locked(busy), _room_for(*arguments[:1]):
@@ -87,16 +87,27 @@ def call(
     except RindleError:
         raise
     except Exception as error:
-        # Not the message: an error of a library may contain paths and content of the file.
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        log.error(
-            "render task failed: %s in %s, line %s",
-            type(error).__name__,
-            where.name,
-            where.lineno,
-            extra={"task": function},
+        raise _engine_error(error, function) from None
+
+
+def _engine_error(error: Exception, function: str) -> RindleError:
+    """Return what an exception of an engine, which did not die, means: the content is the cause, if not the machine.
+
+    The same bytes raise the same exception again, so nothing is retried but for a problem of the machine.
+    """
+    # Not the message: an error of a library may contain paths and content of the file.
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    name = type(error).__name__
+    log.error("render task failed: %s in %s, line %s", name, where.name, where.lineno, extra={"task": function})
+    if isinstance(error, OSError | MemoryError):
+        return RenderFailed(f"the image engine failed ({name})")
+    if function == "probe_image":
+        return ContentRejected(
+            f"the image engine failed on the file ({name})",
+            code="decoder_failed",
+            detail={"reason": f"{name} in {where.name}"},
         )
-        raise RenderFailed(f"the image engine failed ({type(error).__name__})") from None
+    return RenderFailed(f"the image engine failed ({name})", retryable=False)
 
 
 def _engine(name: str) -> Any:

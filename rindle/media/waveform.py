@@ -13,7 +13,9 @@ from typing import BinaryIO
 from rindle.errors import FfmpegFailed
 from rindle.media.audio import audio_track
 from rindle.media.av_probe import Media
-from rindle.media.ffmpeg import AvLimits, opened, written
+from rindle.media.av_tracks import mixed
+from rindle.media.ffmpeg import AvLimits, written
+from rindle.media.time_line import audio_input, placed
 
 #: Samples per second that the outline is made of: mono, 32-bit floats in the machine's own order.
 ANALYSIS_SAMPLE_RATE = 8000
@@ -23,16 +25,20 @@ _FORMAT = "f32le" if sys.byteorder == "little" else "f32be"
 
 def samples_command(media: Media, source: Path, dest: Path, limits: AvLimits) -> list[str]:
     """Return the command that decodes the first audio track to raw samples: 115 MB for an hour."""
-    audio = opened(source, limits)[str(audio_track(media).index)]
+    track = audio_track(media)
+    audio, _ = mixed(
+        audio_input(source, media, limits), channels=track.channels, layout=track.layout, wanted=1, codec=_FORMAT
+    )
+    audio = placed(audio, media)
     return written([audio], dest, limits, vn=None, ac=1, ar=ANALYSIS_SAMPLE_RATE, f=_FORMAT, map_metadata=-1)
 
 
-async def write_peaks(samples: Path, dest: Path, *, length: int, sample_rate: int) -> None:
+async def write_peaks(samples: Path, dest: Path, *, length: int, sample_rate: int, lead_ms: int = 0) -> None:
     """Write the JSON of a waveform: ``{"length", "sample_rate", "peaks": [[lowest, highest], ...]}``.
 
     Bucket ``i`` of ``length`` covers the samples from ``i * N / length`` on and before ``(i + 1) * N / length``, both
-    rounded down; with fewer samples than buckets the nearest sample stands alone. Values are cut to -1 to 1, rounded to
-    six decimals; what is not a number counts as 0.
+    rounded down; with fewer samples than buckets the nearest sample stands alone. The silence of ``lead_ms`` counts
+    among the samples. Values are cut to -1 to 1, rounded to six decimals; what is not a number counts as 0.
 
     The file is read here and not by a library for numbers: an hour takes about a second, against several for decoding
     it, and the event loop gets its turn after each bucket.
@@ -42,12 +48,13 @@ async def write_peaks(samples: Path, dest: Path, *, length: int, sample_rate: in
         dest: file to write.
         length: buckets.
         sample_rate: of the source, in hertz; written unchanged.
+        lead_ms: how long after the start of the file its audio begins.
 
     Raises:
         FfmpegFailed: there is not one sample.
     """
     peaks: list[tuple[float, float]] = []
-    for peak in _peaks(samples, length):
+    for peak in _peaks(samples, length, lead_ms * ANALYSIS_SAMPLE_RATE // 1000):
         peaks.append(peak)
         await asyncio.sleep(0)
     outline = {"length": length, "sample_rate": sample_rate, "peaks": peaks}
@@ -60,14 +67,17 @@ def length_of(path: Path) -> int:
     return len(json.loads(path.read_bytes())["peaks"])
 
 
-def _peaks(samples: Path, length: int) -> Iterator[tuple[float, float]]:
-    count = samples.stat().st_size // _SAMPLE_BYTES
-    if count == 0:
+def _peaks(samples: Path, length: int, lead: int) -> Iterator[tuple[float, float]]:
+    stored = samples.stat().st_size // _SAMPLE_BYTES
+    if stored == 0:
         raise FfmpegFailed("the audio track holds no samples")
+    count = lead + stored
     with samples.open("rb") as file:
         for bucket in range(length):
             start = bucket * count // length
-            yield _peak(file, start, max((bucket + 1) * count // length, start + 1))
+            end = max((bucket + 1) * count // length, start + 1)
+            lowest, highest = (0.0, 0.0) if end <= lead else _peak(file, max(start - lead, 0), end - lead)
+            yield (min(lowest, 0.0), max(highest, 0.0)) if start < lead < end else (lowest, highest)
 
 
 def _peak(file: BinaryIO, start: int, end: int) -> tuple[float, float]:

@@ -58,6 +58,7 @@ class AssetFacts(Report):
     height: int | None
     error_code: str | None
     error_reason: str | None
+    operator_reason: str | None
     inserted_at: datetime
     updated_at: datetime
 
@@ -406,7 +407,8 @@ def _last_error(rows: _Rows, failing: Sequence[PendingActivity]) -> LastError | 
     marked += [
         (one.updated_at, "upload", one.release_error_code, "its object cannot be deleted") for one in rows.sessions
     ]
-    marked.append((rows.asset.updated_at, "asset", rows.asset.error_code, rows.asset.error_reason))
+    asset = rows.asset
+    marked.append((asset.updated_at, "asset", asset.error_code, asset.operator_reason or asset.error_reason))
     with_code = [one for one in marked if one[2]]
     if not with_code:
         return None

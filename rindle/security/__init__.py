@@ -15,7 +15,14 @@ from rindle.security.mime import (
     mime_of_extension,
     sniff,
 )
-from rindle.security.policy import UploadPolicy, check_declared, granted_type, validate_upload
+from rindle.security.policy import (
+    UploadPolicy,
+    check_declared,
+    corrected_names,
+    granted_type,
+    type_of_content,
+    validate_upload,
+)
 from rindle.security.redaction import RedactingFilter, install_redaction, redact_id, scrub
 from rindle.security.signing import BadToken, check_secrets, derive_key, sign_token, verify_token
 from rindle.security.storage_key import asset_id_of, asset_prefix, key_segment, original_key, validate_key, variant_key
@@ -33,6 +40,7 @@ __all__ = [
     "check_declared",
     "check_secrets",
     "clean_extension",
+    "corrected_names",
     "derive_key",
     "display_name",
     "extension_matches",
@@ -54,6 +62,7 @@ __all__ = [
     "sign_ticket",
     "sign_token",
     "sniff",
+    "type_of_content",
     "validate_key",
     "validate_upload",
     "variant_key",

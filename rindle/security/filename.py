@@ -76,6 +76,12 @@ def display_name(name: str) -> str:
     return _shortened(written, MAX_FILENAME_BYTES).strip() or FALLBACK_FILENAME
 
 
+def with_extension(name: str, extension: str) -> str:
+    """Return the sanitised or display name ``name`` with ``extension`` (``.jpg``) in place of its own."""
+    stem, dot, _ = name.rpartition(".")
+    return _shortened((stem if dot else name) + extension, MAX_FILENAME_BYTES)
+
+
 def clean_extension(name: str) -> str:
     """Return the extension of the file name ``name`` as a storage key carries it: ``.jpg``, or ``""`` for none.
 

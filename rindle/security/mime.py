@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from rindle.errors import Misconfigured, UploadRejected
+from rindle.rejections import rejected
+from rindle.security import av_containers
+from rindle.security.av_containers import Read
 from rindle.security.filename import normalize_extension
 
 #: How many bytes from the start decide the type.
@@ -75,7 +79,9 @@ _ALIASES: Mapping[str, str] = {
     "video/x-m4v": "video/mp4",
 }
 
-_ISO_VIDEO = ("video/mp4", "video/quicktime")
+# Phones and recorders use these names for each other's brands, with video and without.
+_ISO = ("video/mp4", "video/quicktime", "audio/mp4", "video/3gpp", "video/3gpp2", "audio/3gpp", "audio/3gpp2")
+_ASF = ("video/x-ms-asf", "video/x-ms-wmv", "audio/x-ms-wma")
 _HEIF = ("image/heic", "image/heif", "image/heic-sequence", "image/heif-sequence")
 _MATROSKA = ("video/x-matroska", "video/webm", "audio/webm", "audio/x-matroska")
 _OGG = ("audio/ogg", "video/ogg", "application/ogg")
@@ -95,6 +101,10 @@ _EXTENSION_MIMES: dict[str, tuple[str, ...]] = {
     ".avif": ("image/avif",),
     ".heic": _HEIF,
     ".heif": ("image/heif", *_HEIF),
+    ".hif": ("image/heif", *_HEIF),
+    ".heics": ("image/heic-sequence", *_HEIF),
+    ".heifs": ("image/heif-sequence", *_HEIF),
+    ".avifs": ("image/avif",),
     ".tif": ("image/tiff",),
     ".tiff": ("image/tiff",),
     ".bmp": ("image/bmp",),
@@ -104,33 +114,46 @@ _EXTENSION_MIMES: dict[str, tuple[str, ...]] = {
     ".psd": ("image/vnd.adobe.photoshop",),
     ".svg": ("image/svg+xml",),
     ".svgz": ("application/gzip",),
-    ".mp4": _ISO_VIDEO,
-    ".m4v": _ISO_VIDEO,
-    ".mov": ("video/quicktime", "video/mp4"),
-    ".3gp": ("video/3gpp", "video/3gpp2", "video/mp4", "audio/3gpp"),
-    ".3g2": ("video/3gpp2", "video/3gpp", "video/mp4", "audio/3gpp2"),
+    ".mp4": _ISO,
+    ".m4v": _ISO,
+    ".f4v": _ISO,
+    ".mov": ("video/quicktime", *_ISO),
+    ".qt": ("video/quicktime", *_ISO),
+    ".3gp": ("video/3gpp", *_ISO),
+    ".3g2": ("video/3gpp2", *_ISO),
+    ".3ga": ("audio/3gpp", *_ISO),
     ".webm": ("video/webm", *_MATROSKA),
     ".weba": ("audio/webm", *_MATROSKA),
     ".mkv": _MATROSKA,
     ".mka": ("audio/x-matroska", *_MATROSKA),
     ".avi": ("video/x-msvideo",),
-    ".mpg": ("video/mpeg",),
-    ".mpeg": ("video/mpeg",),
+    ".mpg": ("video/mpeg", "video/mp2t"),
+    ".mpeg": ("video/mpeg", "video/mp2t"),
+    ".vob": ("video/mpeg",),
     ".ts": ("video/mp2t",),
     ".m2ts": ("video/mp2t",),
+    ".mts": ("video/mp2t",),
     ".flv": ("video/x-flv",),
-    ".wmv": ("video/x-ms-asf", "video/x-ms-wmv"),
+    ".wmv": _ASF,
+    ".asf": _ASF,
+    ".wma": ("audio/x-ms-wma", *_ASF),
     ".mp3": ("audio/mpeg",),
-    ".m4a": ("audio/mp4", "video/mp4"),
-    ".m4b": ("audio/mp4", "video/mp4"),
-    ".aac": ("audio/aac",),
+    ".mp2": ("audio/mpeg",),
+    ".m4a": ("audio/mp4", *_ISO),
+    ".m4b": ("audio/mp4", *_ISO),
+    ".aac": ("audio/aac", *_ISO),
     ".wav": ("audio/wav",),
     ".flac": ("audio/flac",),
     ".aif": ("audio/aiff",),
     ".aiff": ("audio/aiff",),
+    ".aifc": ("audio/aiff",),
+    ".caf": ("audio/x-caf",),
+    ".w64": ("audio/x-w64",),
+    ".au": ("audio/basic",),
     ".ogg": _OGG,
     ".oga": _OGG,
     ".opus": _OGG,
+    ".spx": _OGG,
     ".ogv": ("video/ogg", *_OGG),
     ".amr": ("audio/amr",),
     ".pdf": ("application/pdf",),
@@ -196,6 +219,7 @@ _BRANDS: Mapping[bytes, str] = {
     b"M4B ": "audio/mp4",
     b"M4P ": "audio/mp4",
     b"qt  ": "video/quicktime",
+    b"mqt ": "video/quicktime",
     b"jp2 ": "image/jp2",
     b"jxl ": "image/jxl",
     b"crx ": "image/x-canon-cr3",
@@ -207,6 +231,7 @@ _HEIF_BRANDS: Mapping[bytes, str] = {
     b"miaf": "image/heif",
     b"msf1": "image/heif-sequence",
 }
+# Other brands (Panasonic, Canon, Dolby, MPEG-7, Smooth Streaming, ..) are recognised by the boxes that follow.
 _MP4_BRAND = re.compile(rb"(?:iso[0-9a-m]|mp4[12]|avc1|av01|hvc1|dash|msdh|cmf.|MSNV|mmp4|M4V.|F4V |f4v |XAVC|NDS.)")
 
 _3GPP_BRAND = re.compile(rb"3g[prsegh]")
@@ -232,7 +257,7 @@ _BOMS = (
 
 
 def sniff(source: Path | str | bytes) -> str:
-    """Return the canonical MIME type of a file from its first 8192 bytes.
+    """Return the canonical MIME type of a file from its first 8192 bytes, or those behind a tag or an empty box.
 
     Our own signatures come first, because image, ISO media, Matroska and Ogg containers and markup need a closer look
     than libmagic takes; libmagic answers for the rest. The first bytes decide: what a polyglot holds further on does
@@ -249,13 +274,11 @@ def sniff(source: Path | str | bytes) -> str:
     Source: WHATWG MIME Sniffing (image, audio, video signatures), ISO/IEC 14496-12 (``ftyp`` box), RFC 8794 (EBML),
     RFC 3533 and RFC 5334 (Ogg).
     """
-    head = bytes(source[:SNIFF_BYTES]) if isinstance(source, bytes | bytearray | memoryview) else _first_bytes(source)
-    found = _signature(head) or _libmagic(head) if head else None
+    with _reader(source) as read:
+        head = read(0, SNIFF_BYTES)
+        found = _signature(head, read) or _libmagic(head) if head else None
     if found is None:
-        raise UploadRejected(
-            "the type of the file cannot be detected from its content; upload it in a common media format",
-            code="unknown_mime",
-        )
+        raise rejected(UploadRejected, "unknown_mime", "the type of the file cannot be detected from its content")
     return found
 
 
@@ -313,25 +336,45 @@ def extension_of_mime(mime: str) -> str | None:
     return _MIME_EXTENSIONS.get(canonical_mime(mime))
 
 
-def _first_bytes(path: Path | str) -> bytes:
+@contextmanager
+def _reader(source: Path | str | bytes) -> Iterator[Read]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        head = bytes(source[:SNIFF_BYTES])
+        yield lambda at, count: head[at : at + count]
+        return
     try:
-        with open(path, "rb") as file:
-            return file.read(SNIFF_BYTES)
+        file = open(source, "rb")  # noqa: SIM115 - the caller's errors must not be caught here
     except (FileNotFoundError, IsADirectoryError, PermissionError, NotADirectoryError):
-        return b""
+        yield lambda at, count: b""
+        return
+
+    def read(at: int, count: int) -> bytes:
+        file.seek(at)
+        return file.read(count)
+
+    with file:
+        yield read
 
 
-def _signature(head: bytes) -> str | None:
+def _signature(head: bytes, read: Read) -> str | None:
+    if head.startswith(b"ID3"):
+        return av_containers.tagged_audio(read, _framed_audio)
     for prefix, mime in _PREFIXES:
         if head.startswith(prefix):
             return mime(head) if callable(mime) else mime
     if head[4:8] == b"ftyp":
-        return _iso_media(head)
-    return _markup(head) or _framed_audio(head)
+        return _iso_media(head) or ("video/mp4" if av_containers.is_movie(read) else None)
+    stream = av_containers.quicktime(read, _iso_media) or av_containers.transport_stream(head)
+    # Some encoders write zeros before the first frame.
+    return stream or _markup(head) or _framed_audio(av_containers.padded(read))
 
 
 def _riff(head: bytes) -> str | None:
     return {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}.get(head[8:12])
+
+
+def _long_wave(head: bytes) -> str | None:
+    return "audio/wav" if head[8:12] == b"WAVE" else None
 
 
 def _aiff(head: bytes) -> str | None:
@@ -353,10 +396,6 @@ def _ogg(head: bytes) -> str:
     if any(mark in head for mark in (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")):
         return "audio/ogg"
     return "application/ogg"
-
-
-def _transport_stream(head: bytes) -> str | None:
-    return "video/mp2t" if len(head) > 376 and head[188] == head[376] == 0x47 else None
 
 
 def _iso_media(head: bytes) -> str | None:
@@ -442,12 +481,18 @@ _PREFIXES: tuple[tuple[bytes, str | Callable[[bytes], str | None]], ...] = (
     (b"\x1aE\xdf\xa3", _matroska),
     (b"OggS", _ogg),
     (b"fLaC", "audio/flac"),
-    (b"ID3", "audio/mpeg"),
+    (b"RF64", _long_wave),
+    (b"BW64", _long_wave),
+    (b"riff\x2e\x91\xcf\x11", "audio/x-w64"),
+    (b"caff", "audio/x-caf"),
+    (b".snd", "audio/basic"),
+    (b"wvpk", "audio/x-wavpack"),
+    (b"MAC ", "audio/x-ape"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", av_containers.asf),
     (b"FORM", _aiff),
     (b"#!AMR", "audio/amr"),
     (b"FLV\x01", "video/x-flv"),
     (b"\x00\x00\x01\xba", "video/mpeg"),
-    (b"\x47", _transport_stream),
 )
 
 

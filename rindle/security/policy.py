@@ -6,13 +6,25 @@ Nothing a client declares speaks for a file. A declaration can only be refused e
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rindle.errors import InvalidArgument, UploadRejected
-from rindle.security.filename import normalize_extension, sanitize_filename
-from rindle.security.mime import canonical_mime, extension_matches, mime_allowed, sniff, types_of_extension
+from rindle.rejections import rejected
+from rindle.security.av_containers import possible_types, type_of_kind
+from rindle.security.filename import normalize_extension, sanitize_filename, with_extension
+from rindle.security.mime import (
+    canonical_mime,
+    extension_matches,
+    extension_of_mime,
+    is_active_content,
+    mime_allowed,
+    sniff,
+    types_of_extension,
+)
+from rindle.states import MediaKind
 
 #: ``Content-Type`` of bytes of an unknown type.
 UNKNOWN_TYPE = "application/octet-stream"
@@ -28,12 +40,17 @@ class UploadPolicy:
             content (SVG, HTML, XML, scripts), which must always be named.
         allow_extensions: extensions let in, with their dot; empty lets in every extension and none.
         max_bytes: largest size, or ``None`` for no limit.
+        strict_extension: refuse an image whose extension is that of another image format. Otherwise its content decides
+            and its stored name gets the right extension.
+        can_probe: whether files of a type can be probed; ``None`` lets in types without a probe as well.
     """
 
     profile: str
     allow_mime: tuple[str, ...] = ()
     allow_extensions: tuple[str, ...] = ()
     max_bytes: int | None = None
+    strict_extension: bool = False
+    can_probe: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allow_mime", tuple(map(canonical_mime, self.allow_mime)))
@@ -78,7 +95,8 @@ def granted_type(policy: UploadPolicy, filename: str | None) -> str:
 def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy) -> str:
     """Validate the bytes of the file at ``path`` and return its canonical MIME type.
 
-    Pixels, frames and duration are not looked at here; promotion measures them.
+    Pixels, frames and duration are not looked at here; promotion measures them. A container that holds audio or video
+    is accepted where one of its types is (an MP4 by ``audio/*``); :func:`type_of_content` decides after the probe.
 
     Args:
         path: the whole upload on local disk.
@@ -87,8 +105,8 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
 
     Raises:
         UploadRejected: the first that applies of ``empty_upload``, ``unknown_mime``, ``mime_not_allowed``,
-            ``missing_extension`` (only where the profile lists extensions), ``extension_not_allowed``,
-            ``extension_mime_mismatch`` and ``max_bytes_exceeded``.
+            ``no_probe_for_mime``, ``missing_extension`` (only where the profile lists extensions),
+            ``extension_not_allowed``, ``extension_mime_mismatch`` and ``max_bytes_exceeded``.
         Misconfigured: libmagic is not installed.
         OSError: the disk failed; the file is neither accepted nor rejected.
     """
@@ -96,18 +114,18 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
     if size == 0:
         raise _rejected(policy, "empty_upload", "the upload has no content; send the file again", found=0)
     mime = sniff(path)
-    if not _accepts(policy, mime):
-        allowed = ", ".join(policy.allow_mime) or "any type but active content"
+    if not any(_accepts(policy, possible) for possible in possible_types(mime)):
+        raise _not_allowed(policy, mime)
+    if policy.can_probe is not None and not policy.can_probe(mime):
         raise _rejected(
             policy,
-            "mime_not_allowed",
-            f"profile {policy.profile!r} does not accept files of type {mime}; it accepts: {allowed}",
-            limit=list(policy.allow_mime),
-            found=mime,
+            "no_probe_for_mime",
+            f"files of type {mime} cannot be probed for profile {policy.profile!r}; allow only types with a probe",
+            mime=mime,
         )
     extension = _extension(filename)
     _check_extension(policy, extension)
-    if extension and not extension_matches(extension, mime):
+    if extension and not extension_matches(extension, mime) and _right_extension(policy, extension, mime) is None:
         raise _rejected(
             policy,
             "extension_mime_mismatch",
@@ -115,10 +133,57 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
             "give it the extension of its content",
             limit=mime,
             found=extension,
+            mime=mime,
         )
     if size is not None:
         _check_size(policy, size)
     return mime
+
+
+def type_of_content(policy: UploadPolicy, mime: str, kind: MediaKind) -> str:
+    """Return the type of a file that passed the gate as ``mime``, now that a probe has found media of ``kind``.
+
+    An MP4, WebM, Matroska, QuickTime, 3GPP or Ogg file without a video track is audio, and one with a video track is
+    video, whatever its brand is. A container of video without a video track stays accepted where it was.
+
+    Raises:
+        UploadRejected: ``mime_not_allowed``.
+    """
+    found = type_of_kind(mime, kind)
+    if len(possible_types(mime)) == 1 or _accepts(policy, found):
+        return found
+    if kind is MediaKind.AUDIO and _accepts(policy, mime):
+        return mime
+    raise _not_allowed(policy, found)
+
+
+def corrected_names(policy: UploadPolicy, mime: str, *names: str | None) -> tuple[str | None, ...]:
+    """Return the names of a validated file of the type ``mime``, with the extension of its content.
+
+    A name changes only where it has the extension of another image format; see ``UploadPolicy.strict_extension``.
+    """
+    return tuple(name if name is None else _corrected(policy, mime, name) for name in names)
+
+
+def _corrected(policy: UploadPolicy, mime: str, name: str) -> str:
+    extension = _extension(name)
+    right = None if not extension or extension_matches(extension, mime) else _right_extension(policy, extension, mime)
+    if right is None:
+        return name
+    return with_extension(name, right)
+
+
+def _right_extension(policy: UploadPolicy, extension: str, mime: str) -> str | None:
+    """Return the extension that an image named ``extension`` gets instead; ``None`` where the mismatch is refused."""
+    if policy.strict_extension or not _is_raster(mime) or not any(map(_is_raster, types_of_extension(extension))):
+        return None
+    if policy.allow_extensions:
+        return next((one for one in policy.allow_extensions if mime in types_of_extension(one)), None)
+    return extension_of_mime(mime)
+
+
+def _is_raster(mime: str) -> bool:
+    return mime.startswith("image/") and not is_active_content(mime)
 
 
 def _extension(filename: str | None) -> str:
@@ -140,6 +205,18 @@ def _family(mime: str) -> str:
 
 def _accepts(policy: UploadPolicy, mime: str) -> bool:
     return mime_allowed(mime, policy.allow_mime or (_family(mime),))
+
+
+def _not_allowed(policy: UploadPolicy, mime: str) -> UploadRejected:
+    allowed = ", ".join(policy.allow_mime) or "any type but active content"
+    return _rejected(
+        policy,
+        "mime_not_allowed",
+        f"profile {policy.profile!r} does not accept files of type {mime}; it accepts: {allowed}",
+        limit=list(policy.allow_mime),
+        found=mime,
+        mime=mime,
+    )
 
 
 def _check_extension(policy: UploadPolicy, extension: str) -> None:
@@ -176,5 +253,5 @@ def _check_size(policy: UploadPolicy, size: int) -> None:
         )
 
 
-def _rejected(policy: UploadPolicy, code: str, message: str, **facts: Any) -> UploadRejected:
-    return UploadRejected(message, code=code, detail={"profile": policy.profile, **facts})
+def _rejected(policy: UploadPolicy, code: str, operator: str, **facts: Any) -> UploadRejected:
+    return rejected(UploadRejected, code, operator, profile=policy.profile, **facts)

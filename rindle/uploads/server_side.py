@@ -28,6 +28,7 @@ from rindle.errors import InvalidArgument, StorageConflict, UploadRejected
 from rindle.plugins import read_source, scan
 from rindle.profile import Profile
 from rindle.protocols import ServedAs, Storage, StoredObject
+from rindle.rejections import rejected
 from rindle.security import validate_upload
 from rindle.services import Services
 from rindle.states import ENDED_SESSIONS, AssetState, SessionState
@@ -122,7 +123,7 @@ async def _store(services: Services, profile: type[Profile], new: Upload, file: 
         found = rows.lock_upload(session, opened.session.id)
         if found.session.state in ENDED_SESSIONS:
             return found, False
-        _complete(session, found, file, stored, is_scanned=profile.scanner is not None)
+        _complete(session, found, file, stored, profile)
         outbox.wake_upload(session, services.settings, found.session, profile.name, signal="verified")
         return found, True
 
@@ -143,7 +144,7 @@ def _outcome(ended: Upload) -> MediaAsset:
     raise ended_error(ended.session)
 
 
-def _complete(session: Session, found: Upload, file: _File, stored: StoredObject, *, is_scanned: bool) -> None:
+def _complete(session: Session, found: Upload, file: _File, stored: StoredObject, profile: type[Profile]) -> None:
     move_session(
         session,
         found.session,
@@ -155,9 +156,9 @@ def _complete(session: Session, found: Upload, file: _File, stored: StoredObject
     )
     facts: dict[str, Any] = {
         "byte_size": file.size,
-        "content_type": file.mime,
+        **rows.file_columns(found.asset, profile, file.mime),
         "stored_etag": stored.etag,
-        "scanned_etag": stored.etag if is_scanned else None,
+        "scanned_etag": stored.etag if profile.scanner is not None else None,
         "checksum_sha256": file.checksum,
     }
     move_asset(session, found.asset, AssetState.ANALYZING, through=[AssetState.VALIDATING], **facts)
@@ -219,10 +220,11 @@ async def _spool(source: Any, path: Path, profile: str, max_bytes: int | None) -
             async for chunk in chunks:
                 size += len(chunk)
                 if max_bytes is not None and size > max_bytes:
-                    raise UploadRejected(
+                    raise rejected(
+                        UploadRejected,
+                        "max_bytes_exceeded",
                         f"the upload is larger than profile {profile!r} allows (max_bytes={max_bytes})",
-                        code="max_bytes_exceeded",
-                        detail={"limit": max_bytes},
+                        limit=max_bytes,
                     )
                 await in_thread(_append, target, digest, chunk)
     finally:

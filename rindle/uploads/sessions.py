@@ -37,7 +37,8 @@ from rindle.errors import (
 )
 from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, ObjectHead
-from rindle.security import check_declared, original_key, sanitize_filename
+from rindle.rejections import rejected
+from rindle.security import check_declared, display_name, original_key, sanitize_filename
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import ENDED_SESSIONS, SessionState
@@ -83,6 +84,7 @@ def new_upload(
         profile=profile.name,
         uploaded_by=actor,
         filename=sanitize_filename(filename),
+        display_name=display_name(filename),
     )
     upload = MediaUploadSession(
         id=new_id(),
@@ -297,25 +299,29 @@ async def verify(services: Services, found: Upload) -> Upload:
 def _size_error(profile: type[Profile], upload: MediaUploadSession, head: ObjectHead) -> UploadRejected | None:
     max_bytes = profile.upload_policy().max_bytes
     if head.size == 0:
-        return UploadRejected("the uploaded file is empty; choose a file with content", code="empty_upload")
+        return rejected(UploadRejected, "empty_upload", "the uploaded file is empty", found=0)
     if max_bytes is not None and head.size > max_bytes:
-        return UploadRejected(
+        return rejected(
+            UploadRejected,
+            "max_bytes_exceeded",
             f"the upload has {head.size} bytes; profile {profile.name!r} allows max_bytes={max_bytes}",
-            code="max_bytes_exceeded",
-            detail={"limit": max_bytes, "found": head.size},
+            limit=max_bytes,
+            found=head.size,
         )
     if upload.expected_size is not None and head.size != upload.expected_size:
-        return UploadRejected(
-            f"the upload has {head.size} bytes, but {upload.expected_size} were declared; start a new upload",
-            code="size_mismatch",
-            detail={"expected": upload.expected_size, "found": head.size},
+        return rejected(
+            UploadRejected,
+            "size_mismatch",
+            f"the upload has {head.size} bytes, but {upload.expected_size} were declared",
+            expected=upload.expected_size,
+            found=head.size,
         )
     return None
 
 
 async def _reject(services: Services, session_id: str, rejection: UploadRejected) -> None:
     def reject(session: Session) -> Upload:
-        found, first = rows.reject_upload(session, session_id, code=rejection.code, reason=rejection.message)
+        found, first = rows.reject_upload(session, session_id, rejection)
         if first:
             outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
         return found

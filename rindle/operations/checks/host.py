@@ -24,7 +24,7 @@ from rindle.cancellation import run_to_end
 from rindle.operations.checks import safe_versions
 from rindle.operations.checks.report import Planned, Result, Status, Subject, version_of
 from rindle.process import ephemeral_runtime
-from rindle.recipes import ImageVariant
+from rindle.recipes import FrameVariant, ImageVariant, VideoVariant
 from rindle.security import sniff
 from rindle.security.signing import MIN_SECRET_BYTES
 from rindle.states import OutputKind
@@ -191,6 +191,14 @@ async def _ffmpeg_features(subject: Subject) -> Result:
             f"this ffmpeg lacks encoders or filters for {'; '.join(problems)}",
             "install a build with libx264, aac, libmp3lame and mjpeg, such as your distribution's",
             {"problems": problems},
+        )
+    if any(isinstance(spec, VideoVariant | FrameVariant) for _, _, spec in subject.av_variants()) and not found.get(
+        "converts_colours", True
+    ):
+        return Result(
+            "warn",
+            "this ffmpeg lacks zscale or tonemap: variants of HDR and wide-gamut videos get dull colours",
+            "install a build with libzimg (zscale), such as your distribution's",
         )
     return Result("ok", "encoders and filters for every variant are available")
 

@@ -76,9 +76,10 @@ def seen(path: Path) -> dict:
     return json.loads(subprocess.run(ask, capture_output=True, check=True).stdout)
 
 
-def frame(path: Path, at: float = 0.0) -> Image.Image:
-    """Return one frame of a video as it is shown."""
-    ask = ["ffmpeg", "-v", "error", "-ss", str(at), "-i", str(path), "-frames:v", "1", "-f", "image2pipe"]
+def frame(path: Path, at: float = 0.0, matrix: str = "auto") -> Image.Image:
+    """Return one frame of a video as it is shown: by its tags, else in BT.601 or the matrix given."""
+    shown = ["-vf", f"scale=in_color_matrix={matrix}:in_range=auto,format=rgb24"]
+    ask = ["ffmpeg", "-v", "error", "-ss", str(at), "-i", str(path), "-frames:v", "1", *shown, "-f", "image2pipe"]
     return opened(subprocess.run([*ask, "-c:v", "png", "-"], capture_output=True, check=True).stdout).convert("RGB")
 
 
@@ -112,7 +113,7 @@ async def test_a_film_becomes_an_mp4_for_every_browser(build: Build, clips: Clip
     assert streams["video"]["pix_fmt"] == "yuv420p"
     whole = built.path.read_bytes()
     assert whole.index(b"moov") < whole.index(b"mdat")
-    assert difference(frame(built.path, 1), frame(clips.film("1920x1080", 3), 1)) < 0.02
+    assert difference(frame(built.path, 1), frame(clips.film("1920x1080", 3), 1, "bt709")) < 0.02
 
 
 async def test_the_index_stays_behind_when_nobody_streams(build: Build, clips: Clips) -> None:
@@ -292,15 +293,6 @@ async def test_loudness_is_brought_to_the_target(
     assert 49 in told or not two_pass  # where the first of two ends
 
 
-async def test_silence_cannot_be_measured(build: Build, clips: Clips) -> None:
-    silence = clips.made("silence.wav", "-f", "lavfi", "-i", "anullsrc=duration=2")
-
-    with pytest.raises(RindleError) as failed:
-        await build(silence, AudioVariant("m4a_128k", normalize=True, two_pass=True))
-
-    assert failed.value.code == "ffmpeg_failed"
-
-
 async def test_a_guessed_duration_is_measured_before_the_output_is_held_to_it(build: Build, clips: Clips) -> None:
     guessed = float(seen(clips.guessed_song())["format"]["duration"])
     assert abs(guessed - 4) > 0.25  # else this would test nothing
@@ -373,19 +365,6 @@ async def test_a_poster_is_upright_square_and_as_large_as_the_film(build: Build,
         built, _ = await build(source, POSTER)
         assert (built.width, built.height) == size
     assert difference(opened(built.path), frame(clips.anamorphic())) < 0.05
-
-
-async def test_the_search_for_a_poster_stops_after_a_minute(build: Build, clips: Clips) -> None:
-    """The only bright frames come after 61 seconds, so the black first frame is taken."""
-    sources = [
-        ("-f", "lavfi", "-i", f"color={shade}:size=64x36:rate=2:duration={seconds}")
-        for shade, seconds in (("black", 61), ("white", 4))
-    ]
-    late = clips.made("late.mp4", *sources[0], *sources[1], "-filter_complex", "[0][1]concat=n=2", *H264)
-
-    built, _ = await build(late, POSTER)
-
-    assert np.asarray(opened(built.path)).mean() < 16
 
 
 @pytest.mark.parametrize("kind", ["film", "silent", "rotated", "transport_stream", "live_recording", "uneven"])

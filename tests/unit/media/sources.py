@@ -11,7 +11,7 @@ from rindle.media.ffmpeg import AvLimits
 SOURCE, DEST = Path("/run/build/source"), Path("/run/build/variant.mp4")
 LIMITS = AvLimits(threads=2)
 PLAIN = AvLimits()
-SOUND = AudioTrack(index=1, codec="aac", sample_rate=48_000, channels=2, duration_ms=20_000)
+SOUND = AudioTrack(index=1, codec="aac", sample_rate=48_000, channels=2, duration_ms=20_000, layout="stereo")
 
 
 def picture(width: int, height: int, **facts: Any) -> VideoTrack:

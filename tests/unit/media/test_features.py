@@ -44,4 +44,4 @@ def test_a_program_that_is_no_ffmpeg_is_a_problem_and_no_failure(
     found = printed(capsys, "av", str(program), str(program))
 
     assert found["problem"] is not None
-    assert set(found) == {"problem", "ffmpeg", "ffprobe", "capabilities"}
+    assert set(found) == {"problem", "ffmpeg", "ffprobe", "capabilities", "converts_colours"}

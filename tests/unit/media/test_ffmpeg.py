@@ -22,7 +22,10 @@ def every_command() -> list[list[str]]:
     return [
         video.transcode_command(source, VideoVariant("web_720p"), SOURCE, DEST, LIMITS),
         video.transcode_command(source, VideoVariant("web_480p", frame="pad"), SOURCE, DEST, LIMITS),
-        *video.poster_commands(source, SOURCE, DEST, LIMITS),
+        video.search_command(source, video.Section(key_frames=True), SOURCE, LIMITS),
+        video.search_command(source, video.later_section(30), SOURCE, LIMITS),
+        video.poster_command(source, SOURCE, DEST, LIMITS, section=video.later_section(30)),
+        video.poster_command(source, SOURCE, DEST, LIMITS),
         *video.strip_commands(source, 20_000, SOURCE, DEST, LIMITS),
         *video.strip_commands(source, None, SOURCE, DEST, LIMITS),
         audio.encode_command(source, AudioVariant("m4a_128k"), SOURCE, DEST, LIMITS),
@@ -38,7 +41,7 @@ def test_every_input_of_every_command_is_confined() -> None:
         assert inputs >= 1
         assert command.count("-protocol_whitelist") == command.count("-format_whitelist") == inputs
         assert command.count(FORMAT_WHITELIST) == command.count(CODEC_WHITELIST) == inputs
-        assert option(command[: command.index("-i")], "-t") in ("7200", "60")
+        assert option(command[: command.index("-i")], "-t") in ("7200", "60", "2")
 
 
 @pytest.mark.parametrize("lost", ["-protocol_whitelist", "-format_whitelist", "-codec_whitelist"])
