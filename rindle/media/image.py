@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ from rindle.media.image_formats import (
     ImageFeatures,
 )
 from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
+from rindle.media.image_placing import flatten, place
 from rindle.media.image_structure import check_structure
 from rindle.media.render_pool import RenderOrder, RenderResult
 from rindle.protocols import ProbeResult
@@ -405,14 +407,15 @@ def _render(image_file: ImageFile, order: RenderOrder, wholes: list[_Whole], max
     frames = min(image_file.pages, MAX_FRAMES) if recipe.animated else 1
     image_file.check_pixels(max_pixels, frames=frames)
     frame = frame_of(recipe, image_file.width, image_file.height)
-    if frame.scaled_width * frame.scaled_height * frames > max_pixels:
+    width, height = max((frame.scaled_width, frame.scaled_height), (frame.width, frame.height), key=math.prod)
+    if width * height * frames > max_pixels:
         raise RenderFailed(
             f"variant {order.name!r} would need more than {max_pixels} pixels on the way",
-            detail={"limit": max_pixels, "width": frame.scaled_width, "height": frame.scaled_height},
+            detail={"limit": max_pixels, "width": width, "height": height},
             retryable=False,
         )
     image = _whole(image_file, recipe, frame, frames, wholes)
-    for step in (_place, _flatten, _without_metadata):
+    for step in (place, flatten, _without_metadata):
         image = step(image, recipe, frame)
     return _saved(image, order, frame)
 
@@ -443,7 +446,8 @@ def _whole(
         image = _scaled(nearest, frame, convert=False, no_rotate=True)
     else:
         image = image_file.scaled(frame, frames=frames, own_colours=own_colours)
-    if recipe.mode != "stretch":  # distorted: nothing else may be made from it
+    enlarged = image.width > image_file.width or image.get_page_height() > image_file.height
+    if recipe.mode != "stretch" and not enlarged:  # distorted or blurred: nothing else may be made from it
         wholes.append(_Whole(image, shows))
     return image
 
@@ -473,6 +477,13 @@ def _shows_whole(kept: Frame, wanted: Frame) -> bool:
 
 
 def _scaled(image: pyvips.Image, frame: Frame, *, convert: bool, no_rotate: bool) -> pyvips.Image:
+    is_upright = no_rotate or _number(image, "orientation", 1) == 1
+    if (
+        not convert
+        and is_upright
+        and (image.width, image.get_page_height()) == (frame.scaled_width, frame.scaled_height)
+    ):
+        return _to_rgb8(image).copy_memory()  # the very pixels: premultiplying would round those of transparent images
     profile = {_OUTPUT_PROFILE: "srgb"} if convert else {}
     image = image.thumbnail_image(
         frame.scaled_width, height=frame.scaled_height, size="force", no_rotate=no_rotate, linear=False, **profile
@@ -487,47 +498,6 @@ def _to_rgb8(image: pyvips.Image) -> pyvips.Image:
     if image.bands not in (3, 4):
         image = image.extract_band(0, n=3) if image.bands > 4 else image.colourspace("srgb")
     return image if image.format == "uchar" else image.cast("uchar")
-
-
-def _place(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
-    """Cut the image to the box, or put it into the middle of a larger one."""
-    if recipe.mode == "pad":
-        return _padded(image, recipe, frame)
-    if (frame.width, frame.height) == (frame.scaled_width, frame.scaled_height):
-        return image
-    left, top = _offset(image, recipe.gravity, frame)
-    return _each_page(image, lambda page: page.crop(left, top, frame.width, frame.height))
-
-
-def _offset(image: pyvips.Image, gravity: str, frame: Frame) -> tuple[int, int]:
-    free_x, free_y = frame.scaled_width - frame.width, frame.scaled_height - frame.height
-    if gravity in ("attention", "entropy"):
-        # One window for all frames, chosen on the first: a window per frame would jump.
-        first = image.crop(0, 0, frame.scaled_width, frame.scaled_height)
-        window = first.smartcrop(frame.width, frame.height, interesting=gravity)
-        return -window.xoffset, -window.yoffset
-    left = {"west": 0, "east": free_x}.get(gravity, free_x // 2)
-    top = {"north": 0, "south": free_y}.get(gravity, free_y // 2)
-    return left, top
-
-
-def _padded(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
-    if recipe.background is None and recipe.format != "jpeg":
-        image = image if image.hasalpha() else image.addalpha()
-        colour = [0, 0, 0, 0]
-    else:
-        image, colour = _flatten(image, recipe, frame, always=True), _rgb(recipe.background)
-    return _each_page(
-        image,
-        lambda page: page.gravity("centre", frame.width, frame.height, extend="background", background=colour),
-    )
-
-
-def _flatten(image: pyvips.Image, recipe: ImageVariant, frame: Frame, *, always: bool = False) -> pyvips.Image:
-    """Put the image on the background colour, since JPEG has no alpha."""
-    if image.hasalpha() and (always or recipe.format == "jpeg"):
-        return image.flatten(background=_rgb(recipe.background))
-    return image
 
 
 def _without_metadata(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
@@ -588,20 +558,6 @@ def _bare(image: pyvips.Image, kept: frozenset[str] = frozenset()) -> pyvips.Ima
     return bare
 
 
-def _each_page(image: pyvips.Image, step: Callable[[pyvips.Image], pyvips.Image]) -> pyvips.Image:
-    if _frames(image) == 1:
-        return step(image)
-    pages = [step(page) for page in image.pagesplit()]
-    joined = pyvips.Image.arrayjoin(pages, across=1).copy()
-    joined.set_type(pyvips.GValue.gint_type, "page-height", pages[0].height)
-    return joined
-
-
-def _frames(image: pyvips.Image) -> int:
-    # Not ``get_n_pages``, which counts what the file has rather than what was loaded.
-    return int(image.height // image.get_page_height())
-
-
 def _placeholder(thumbnail: pyvips.Image) -> str | None:
     """Return a WebP data URI of at most 700 characters that a page can show before the image has arrived."""
     thumbnail = _bare(thumbnail)
@@ -617,10 +573,6 @@ def _placeholder(thumbnail: pyvips.Image) -> str | None:
 def _area(recipe: ImageVariant, image_file: ImageFile) -> int:
     frame = frame_of(recipe, image_file.width, image_file.height)
     return frame.scaled_width * frame.scaled_height
-
-
-def _rgb(colour: str | None) -> list[int]:
-    return list(bytes.fromhex((colour or "#ffffff").removeprefix("#")))
 
 
 def _number(image: pyvips.Image, field: str, default: int) -> int:
