@@ -19,7 +19,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from rindle.errors import (
     RenderFailed,
     RindleError,
 )
-from rindle.media import decode_cache
+from rindle.media import decode_cache, image_colour
 from rindle.media.image_formats import (
     LIBVIPS_FLOOR,
     MAX_FRAMES,
@@ -91,8 +91,10 @@ _DEFAULT_QUALITY = {"jpeg": 80, "webp": 80, "avif": 50}
 _PIXEL_FIELDS = frozenset({"page-height", "delay", "loop"})
 _RGB = frozenset({"srgb", "rgb", "rgb16"})
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s:]+")
-#: ISO/IEC 23091-2 colour primaries code of Display P3.
-_P3_PRIMARIES = 12
+#: Bands of the modes of pi-heif, whose suffix gives the bits of a sample if these are not 8.
+_HEIC_BANDS = {"L": 1, "I": 1, "LA": 2, "La": 2, "RGB": 3, "RGBA": 4, "RGBa": 4}
+#: Interpretation of pixels, by whether they are grey and whether their samples have 16 bits.
+_INTERPRETATIONS = {(True, False): "b-w", (True, True): "grey16", (False, False): "srgb", (False, True): "rgb16"}
 
 pi_heif.options.DECODE_THREADS = 1
 pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
@@ -304,8 +306,10 @@ class ImageFile:
             return self._kept[1]
         image = self._decoded(decoder_shrink(self.width, self.height, frame), frames)
         # Without a profile the pixels are sRGB already; telling libvips the target anyway costs a trip through Lab.
-        convert = not own_colours and image.get_typeof("icc-profile-data") != 0
-        return _scaled(image, frame, convert=convert, no_rotate=self.pages > 1)
+        has_profile = image.get_typeof(image_colour.PROFILE_FIELD) != 0
+        if own_colours and has_profile and not image_colour.can_be_linked(image):
+            image = image_colour.without_profile(image)
+        return _scaled(image, frame, convert=has_profile and not own_colours, no_rotate=self.pages > 1)
 
     def use_cached(self, path: Path, frame: Frame) -> None:
         """Read the whole image of ``frame`` from the file of a probe, if the file exists and has that size."""
@@ -331,12 +335,23 @@ class ImageFile:
                 shrink = 1
                 if self._mime in _ANIMATED_TYPES:
                     options["n"] = frames
-            image = self._load(**options)
+            image = self._coloured(self._load(**options))
             if image.width * image.height * image.bands * _BYTES_PER_BAND.get(image.format, 8) > MEMORY_DECODE_BYTES:
                 return image  # streamed through the resampler, and decoded again for the next output
             # Decoding as a whole and resampling from memory takes a third of the time of libvips' strip by strip.
             image = image.copy_memory()
         self._pixels = _Pixels(image, shrink, frames)
+        return image
+
+    def _coloured(self, image: pyvips.Image) -> pyvips.Image:
+        """Attach the colours that the file names without a profile, where browsers honour them."""
+        if self._mime == "image/png":
+            return image_colour.attach(image, image_colour.space_of_png(self._path))
+        if self._mime != "image/avif":
+            return image
+        with suppress(ValueError, RuntimeError, EOFError, SyntaxError, IndexError):
+            # Only the header: this library has no decoder for AV1, and libvips does not report the range.
+            return _heif_colours(image, pi_heif.open_heif(str(self._path)).info)
         return image
 
     def _load(self, **options: Any) -> pyvips.Image:
@@ -373,26 +388,37 @@ def _require_whole_boxes(path: Path) -> None:
 
 def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
     """Decode a HEIC file into a libvips image with its colour profile; libheif has already turned it upright."""
-    width, height = heic.size
-    bands = 4 if heic.has_alpha else 3
     try:
         pixels = heic.data
     except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
         raise ContentRejected("the HEIC image cannot be decoded: it is damaged or truncated") from error
-    # Rows may be padded: read them as bytes, cut the padding off, then group the bytes into bands.
-    rows = pyvips.Image.new_from_memory(pixels, heic.stride, height, 1, "uchar")
-    image = rows.crop(0, 0, width * bands, height).bandfold(factor=bands).copy(interpretation="srgb")
+    width, height = heic.size
+    layout, _, depth = heic.mode.partition(";")
+    bands, is_deep = _HEIC_BANDS[layout], bool(depth)
+    # Rows may be padded: read them as samples, cut the padding off, then group the samples into bands.
+    samples = "ushort" if is_deep else "uchar"
+    rows = pyvips.Image.new_from_memory(pixels, heic.stride // (1 + is_deep), height, 1, samples)
+    image = rows.crop(0, 0, width * bands, height).bandfold(factor=bands)
+    image = image.copy(interpretation=_INTERPRETATIONS[bands < 3, is_deep])
     if heic.premultiplied_alpha:
-        image = image.unpremultiply().cast("uchar")
-    profile = heic.info.get("icc_profile")
-    if profile is None and heic.info.get("nclx_profile", {}).get("color_primaries") == _P3_PRIMARIES:
-        profile = pyvips.Operation.call("profile_load", "p3")
+        image = image.unpremultiply().cast(samples)
+    image = _heif_colours(image, heic.info)
     # The pixels belong to ``heic`` and are freed with it, so they are copied while it is alive.
     image = image.copy_memory()
-    if profile:
+    if profile := heic.info.get("icc_profile"):
         image = image.copy()  # fields are set in place
-        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+        image.set_type(pyvips.GValue.blob_type, image_colour.PROFILE_FIELD, profile)
     return image
+
+
+def _heif_colours(image: pyvips.Image, info: dict[str, Any]) -> pyvips.Image:
+    """Apply the nclx box of a HEIC or AVIF file: limited range of grey, and primaries unless a profile names them."""
+    nclx = info.get("nclx_profile")
+    if nclx is None:
+        return image
+    if not nclx["full_range_flag"] and "chroma" not in info:  # monochrome
+        image = image_colour.full_range(image)
+    return image_colour.attach(image, image_colour.space_of_nclx(nclx)) if "icc_profile" not in info else image
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -484,11 +510,15 @@ def _scaled(image: pyvips.Image, frame: Frame, *, convert: bool, no_rotate: bool
         and (image.width, image.get_page_height()) == (frame.scaled_width, frame.scaled_height)
     ):
         return _to_rgb8(image).copy_memory()  # the very pixels: premultiplying would round those of transparent images
-    profile = {_OUTPUT_PROFILE: "srgb"} if convert else {}
-    image = image.thumbnail_image(
-        frame.scaled_width, height=frame.scaled_height, size="force", no_rotate=no_rotate, linear=False, **profile
-    )
-    return _to_rgb8(image).copy_memory()
+    size = {"height": frame.scaled_height, "size": "force", "no_rotate": no_rotate, "linear": False}
+    try:
+        scaled = image.thumbnail_image(frame.scaled_width, **size, **({_OUTPUT_PROFILE: "srgb"} if convert else {}))
+    except pyvips.Error:  # nothing is decoded yet
+        if not convert:
+            raise
+        # The profile cannot be linked. Like browsers, ignore it.
+        scaled = image_colour.without_profile(image).thumbnail_image(frame.scaled_width, **size)
+    return _to_rgb8(scaled).copy_memory()
 
 
 def _to_rgb8(image: pyvips.Image) -> pyvips.Image:
