@@ -632,6 +632,7 @@ class ContentRejected(MediaError):
     http_status = 422
     codes: ClassVar[Mapping[str, int]] = {
         "decode_failed": 422,
+        "camera_raw": 422,
         "codec_not_allowed": 422,
         "content_too_complex": 422,
         "max_pixels_exceeded": 422,
@@ -639,6 +640,7 @@ class ContentRejected(MediaError):
         "no_probe_for_mime": 422,
         "object_changed_after_verify": 422,
         "strip_unsupported": 422,
+        "unsupported_variant_of_format": 422,
     }
 
 

@@ -54,6 +54,7 @@ from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
 from rindle.media.image_placing import flatten, place
 from rindle.media.image_structure import check_structure
 from rindle.media.render_pool import RenderOrder, RenderResult
+from rindle.media.tiff_pages import TiffImage, find_image, reject
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
 from rindle.security.mime import sniff
@@ -261,6 +262,7 @@ class ImageFile:
                 f"files of type {mime} are not read as images", code="no_probe_for_mime", detail={"mime": mime}
             )
         check_structure(path, mime)
+        self._tiff = find_image(path) if mime == "image/tiff" else None
         self._path = path
         self._mime = mime
         self._pixels: _Pixels | None = None
@@ -340,6 +342,8 @@ class ImageFile:
                 return image  # streamed through the resampler, and decoded again for the next output
             # Decoding as a whole and resampling from memory takes a third of the time of libvips' strip by strip.
             image = image.copy_memory()
+            if self._tiff is not None and self._tiff.alpha is not None and image[image.bands - 1].max() == 0:
+                reject("shows nothing: its alpha is zero everywhere", "transparent")
         self._pixels = _Pixels(image, shrink, frames)
         return image
 
@@ -357,7 +361,10 @@ class ImageFile:
     def _load(self, **options: Any) -> pyvips.Image:
         # A source is opened as a plain file: a name that ends in "[...]" is no option string here.
         source = pyvips.Source.new_from_file(str(self._path))
-        return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
+        if self._tiff is None:
+            return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
+        image = pyvips.Operation.call(_LOADERS[self._mime], source, **options, **self._tiff.load_options)
+        return _shown_samples(image, self._tiff)
 
     def _open_heic(self) -> pi_heif.HeifFile:
         # libheif fills tiles whose data is missing with grey and calls that success.
@@ -384,6 +391,15 @@ def _require_whole_boxes(path: Path) -> None:
             if size < 8 or start + size > end:
                 raise ContentRejected("the HEIC file is cut off")
             start += size
+
+
+def _shown_samples(image: pyvips.Image, tiff: TiffImage) -> pyvips.Image:
+    """Leave out the samples of a TIFF that are neither colours nor alpha: libvips takes the next one for alpha."""
+    if image.bands == tiff.samples:
+        colours = image.extract_band(0, n=tiff.colours)
+        return colours if tiff.alpha is None else colours.bandjoin(image[tiff.alpha])
+    # A palette has become colours, and YCbCr became RGB with an alpha that is not in the file.
+    return image.extract_band(0, n=3) if image.bands == 4 else image
 
 
 def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
