@@ -20,11 +20,11 @@ from rindle.errors import ContentRejected
 
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 254, 255, 258, 259, 262, 277
 _SUB_DIRECTORIES, _INK_SET, _INKS, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 330, 332, 334, 338, 339
-_CFA_REPEAT, _CFA_PATTERN, _YCBCR_SUBSAMPLING, _DNG_VERSION = 33421, 33422, 530, 50706
+_PLANAR, _CFA_REPEAT, _CFA_PATTERN, _YCBCR_SUBSAMPLING, _DNG_VERSION = 284, 33421, 33422, 530, 50706
 _READ: Final = frozenset(
     {
         *(_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _SUB_DIRECTORIES, _INK_SET),
-        *(_INKS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _CFA_REPEAT, _CFA_PATTERN, _YCBCR_SUBSAMPLING, _DNG_VERSION),
+        *(_INKS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _PLANAR, _CFA_REPEAT, _CFA_PATTERN, _YCBCR_SUBSAMPLING, _DNG_VERSION),
     }
 )
 #: Formats of integers and offsets by the type of a tag, as ``struct`` has them.
@@ -38,7 +38,7 @@ _COLOURS: Final = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _
 _SENSOR: Final = frozenset({32803, 34892})
 #: Compressions that only cameras use: Sony ARW, packed raw, Samsung SRW, Nikon NEF, Kodak DCR, Pentax PEF.
 _CAMERA_COMPRESSIONS: Final = frozenset({32767, 32769, 32770, 34713, 65000, 65535})
-_JPEG: Final = frozenset({6, 7})
+_JPEG: Final = 7
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 
 #: What is raised where an offset or a size points out of the file.
@@ -112,7 +112,7 @@ def _is_sensor_data(tags: _Tags) -> bool:
 def _is_full_image(tags: _Tags) -> bool:
     kind = _first(tags, _NEW_SUBFILE_TYPE)
     if kind is None:
-        return _first(tags, _SUBFILE_TYPE) != 2  # the older tag, whose 2 is a reduced copy
+        return bool(_first(tags, _SUBFILE_TYPE) != 2)  # the older tag, whose 2 is a reduced copy
     return not kind & 0b101  # a reduced copy, a mask
 
 
@@ -122,15 +122,20 @@ def _layout(page: int, sub_image: int | None, tags: _Tags) -> TiffImage | None:
     if photometric is None or not samples:
         return None
     if not formats <= {1, 4}:
-        reject("holds numbers that are no brightness (floating point, signed or complex)", f"sample format {formats}")
+        reject(
+            "holds numbers that are no brightness (floating point, signed or complex)",
+            f"sample format {_list(formats)}",
+        )
     if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16}:
         reject(f"has {_list(bits)} bits per sample", f"bits {_list(bits)}")
     colours, [depth] = _COLOURS.get(photometric), bits
     extra = tags.get(_EXTRA_SAMPLES, ())[: max(0, samples - (colours or samples))]
     alphas = [index for index, kind in enumerate(extra) if kind in (_ASSOCIATED, _UNASSOCIATED)]
+    is_planar = samples > 1 and _first(tags, _PLANAR) == 2
     is_read = (
         colours is not None
         and samples >= colours
+        and not (is_planar and photometric not in (_RGB, _CMYK))
         and (depth >= 8 or (samples == 1 and photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE)))
         and not (photometric == _PALETTE and (samples > 1 or depth > 8))
         and not (photometric == _YCBCR and not _is_readable_ycbcr(tags, samples, depth))
@@ -146,7 +151,7 @@ def _layout(page: int, sub_image: int | None, tags: _Tags) -> TiffImage | None:
 
 def _is_readable_ycbcr(tags: _Tags, samples: int, depth: int) -> bool:
     """Whether the decoder converts the colours: not those without subsampling outside of JPEG, which it copies."""
-    is_jpeg = _first(tags, _COMPRESSION) in _JPEG
+    is_jpeg = _first(tags, _COMPRESSION) == _JPEG
     return (samples, depth) == (3, 8) and (is_jpeg or tags.get(_YCBCR_SUBSAMPLING, (2, 2)) != (1, 1))
 
 
