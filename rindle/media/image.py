@@ -43,7 +43,7 @@ from rindle.errors import (
     RenderFailed,
     RindleError,
 )
-from rindle.media import decode_cache, image_colour
+from rindle.media import av1_header, decode_cache, image_colour
 from rindle.media.image_formats import (
     LIBVIPS_FLOOR,
     MAX_FRAMES,
@@ -355,7 +355,8 @@ class ImageFile:
             return image
         with suppress(ValueError, RuntimeError, EOFError, SyntaxError, IndexError):
             # Only the header: this library has no decoder for AV1, and libvips does not report the range.
-            return _heif_colours(image, pi_heif.open_heif(str(self._path)).info)
+            info = pi_heif.open_heif(str(self._path)).info
+            return _heif_colours(image, info, is_limited=av1_header.grey_is_limited(self._path))
         return image
 
     def _load(self, **options: Any) -> pyvips.Image:
@@ -427,14 +428,15 @@ def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
     return image
 
 
-def _heif_colours(image: pyvips.Image, info: dict[str, Any]) -> pyvips.Image:
-    """Apply the nclx box of a HEIC or AVIF file: limited range of grey, and primaries unless a profile names them."""
+def _heif_colours(image: pyvips.Image, info: dict[str, Any], *, is_limited: bool = False) -> pyvips.Image:
+    """Apply the nclx box of a HEIC or AVIF file: limited range of grey, and primaries unless a profile names them.
+
+    ``is_limited`` is the range of grey where no such box is reported.
+    """
     nclx = info.get("nclx_profile")
-    if nclx is None:
-        return image
-    if not nclx["full_range_flag"] and "chroma" not in info:  # monochrome
+    if "chroma" not in info and not (nclx["full_range_flag"] if nclx else not is_limited):  # monochrome
         image = image_colour.full_range(image)
-    return image_colour.attach(image, image_colour.space_of_nclx(nclx)) if "icc_profile" not in info else image
+    return image if "icc_profile" in info else image_colour.attach(image, image_colour.space_of_nclx(nclx))
 
 
 # --- steps -------------------------------------------------------------------------------------------------------

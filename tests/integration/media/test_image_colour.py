@@ -266,6 +266,8 @@ async def test_grey_has_the_full_range(shown: Patches, tmp_path: Path, depth: in
     """libheif leaves limited range in grey images; if a release expands it, ``full_range`` has to go."""
     expected = [(grey,) * 3 for grey in GREYS]
     near(await shown(grey_avif(tmp_path, depth=depth, is_limited=is_limited), "avif"), expected, 3)
+    unnamed = grey_avif(tmp_path, depth=depth, is_limited=is_limited).replace(b"colrnclx", b"freenclx")
+    near(await shown(unnamed, "avif"), expected, 3)
     colour = heif.SRGB_LIMITED if is_limited else heif.SRGB_FULL
     pixels = grey_samples(depth=depth, is_limited=is_limited)
     coded = heif.Coded("gray" if depth == 8 else f"gray{depth}le", SIDE * len(GREYS), SIDE, pixels)
