@@ -645,6 +645,7 @@ class ContentRejected(MediaError):
     http_status = 422
     codes: ClassVar[Mapping[str, int]] = {
         "decode_failed": 422,
+        "camera_raw": 422,
         "codec_not_allowed": 422,
         "content_too_complex": 422,
         "decoder_failed": 422,

@@ -17,7 +17,7 @@ import pyvips
 #: Width, height, bands, horizontal and vertical resolution in pixels per millimetre, CRC 32 of the pixels that follow.
 _HEADER = struct.Struct("<4sIIIddI")
 #: Goes up with every change of how pixels are made, so that a new release never uses those of an old one.
-_MAGIC = b"RPX1"
+_MAGIC = b"RPX2"
 
 
 def write(image: pyvips.Image, path: Path) -> None:

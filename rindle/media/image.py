@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ from rindle.errors import (
     RenderFailed,
     RindleError,
 )
-from rindle.media import decode_cache
+from rindle.media import av1_header, decode_cache, image_colour
 from rindle.media.completeness import ITEM_TYPES
 from rindle.media.image_formats import (
     LIBVIPS_FLOOR,
@@ -49,6 +51,7 @@ from rindle.media.image_formats import (
     ImageFeatures,
 )
 from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
+from rindle.media.image_placing import flatten, place
 from rindle.media.image_source import (
     bare,
     end_of_jpeg_added,
@@ -60,6 +63,7 @@ from rindle.media.image_source import (
 )
 from rindle.media.image_structure import check_structure
 from rindle.media.render_pool import RenderOrder, RenderResult
+from rindle.media.tiff_pages import TiffImage, find_image, reject
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
 from rindle.security.mime import sniff
@@ -96,8 +100,10 @@ _DEFAULT_QUALITY = {"jpeg": 80, "webp": 80, "avif": 50}
 #: Fields of a libvips image that describe its pixels; everything else is metadata and never reaches an output.
 _PIXEL_FIELDS = frozenset({"page-height", "delay", "loop"})
 _RGB = frozenset({"srgb", "rgb", "rgb16"})
-#: ISO/IEC 23091-2 colour primaries code of Display P3.
-_P3_PRIMARIES = 12
+#: Bands of the modes of pi-heif, whose suffix gives the bits of a sample if these are not 8.
+_HEIC_BANDS = {"L": 1, "I": 1, "LA": 2, "La": 2, "RGB": 3, "RGBA": 4, "RGBa": 4}
+#: Interpretation of pixels, by whether they are grey and whether their samples have 16 bits.
+_INTERPRETATIONS = {(True, False): "b-w", (True, True): "grey16", (False, False): "srgb", (False, True): "rgb16"}
 
 pi_heif.options.DECODE_THREADS = 1
 pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
@@ -272,6 +278,7 @@ class ImageFile:
             )
         check_structure(path, mime)
         self._content = whole_content(path, mime)
+        self._tiff = find_image(path) if mime == "image/tiff" else None
         self._path = path
         self._mime = mime
         self._pixels: _Pixels | None = None
@@ -318,8 +325,10 @@ class ImageFile:
             return self._kept[1]
         image = self._decoded(decoder_shrink(self.width, self.height, frame), frames)
         # Without a profile the pixels are sRGB already; telling libvips the target anyway costs a trip through Lab.
-        convert = not own_colours and image.get_typeof("icc-profile-data") != 0
-        return _scaled(image, frame, convert=convert, no_rotate=self.pages > 1)
+        has_profile = image.get_typeof(image_colour.PROFILE_FIELD) != 0
+        if own_colours and has_profile and not image_colour.can_be_linked(image):
+            image = image_colour.without_profile(image)
+        return _scaled(image, frame, convert=has_profile and not own_colours, no_rotate=self.pages > 1)
 
     def use_cached(self, path: Path, frame: Frame) -> None:
         """Read the whole image of ``frame`` from the file of a probe, if the file exists and has that size."""
@@ -346,11 +355,13 @@ class ImageFile:
                 shrink = 1
                 if self._mime in _ANIMATED_TYPES:
                     options["n"] = frames
-            image = self._load(**options)
+            image = self._coloured(self._load(**options))
             if image.width * image.height * image.bands * _BYTES_PER_BAND.get(image.format, 8) > MEMORY_DECODE_BYTES:
                 return image  # streamed through the resampler, and decoded again for the next output
             # Decoding as a whole and resampling from memory takes a third of the time of libvips' strip by strip.
             image = image.copy_memory()
+            if self._tiff is not None and self._tiff.alpha is not None and image[image.bands - 1].max() == 0:
+                reject("shows nothing: its alpha is zero everywhere", "transparent")
         self._pixels = _Pixels(image, shrink, frames)
         return image
 
@@ -359,37 +370,73 @@ class ImageFile:
         if not self._has_end:
             self._content, self._has_end = end_of_jpeg_added(self._path), True
 
+    def _coloured(self, image: pyvips.Image) -> pyvips.Image:
+        """Attach the colours that the file names without a profile, where browsers honour them."""
+        if self._mime == "image/png":
+            return image_colour.attach(image, image_colour.space_of_png(self._path))
+        if self._mime != "image/avif":
+            return image
+        with suppress(ValueError, RuntimeError, EOFError, SyntaxError, IndexError):
+            # Only the header: this library has no decoder for AV1, and libvips does not report the range.
+            info = pi_heif.open_heif(str(self._path)).info
+            return _heif_colours(image, info, is_limited=av1_header.grey_is_limited(self._path))
+        return image
+
     def _load(self, **options: Any) -> pyvips.Image:
         # A source is opened as a plain file: a name that ends in "[...]" is no option string here.
         if self._content is None:
             source = pyvips.Source.new_from_file(str(self._path))
         else:
             source = pyvips.Source.new_from_memory(self._content)
-        return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
+        if self._tiff is None:
+            return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
+        image = pyvips.Operation.call(_LOADERS[self._mime], source, **options, **self._tiff.load_options)
+        return _shown_samples(image, self._tiff)
+
+
+def _shown_samples(image: pyvips.Image, tiff: TiffImage) -> pyvips.Image:
+    """Leave out the samples of a TIFF that are neither colours nor alpha: libvips takes the next one for alpha."""
+    if image.bands == tiff.samples:
+        colours = image.extract_band(0, n=tiff.colours)
+        return colours if tiff.alpha is None else colours.bandjoin(image[tiff.alpha])
+    # A palette has become colours, and YCbCr became RGB with an alpha that is not in the file.
+    return image.extract_band(0, n=3) if image.bands == 4 else image
 
 
 def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
     """Decode a HEIC file into a libvips image with its colour profile; libheif has already turned it upright."""
-    width, height = heic.size
-    bands = 4 if heic.has_alpha else 3
     try:
         pixels = heic.data
     except (ValueError, RuntimeError, EOFError, SyntaxError) as error:
         raise rejected("image/heic", reason_of(error)) from error
-    # Rows may be padded: read them as bytes, cut the padding off, then group the bytes into bands.
-    rows = pyvips.Image.new_from_memory(pixels, heic.stride, height, 1, "uchar")
-    image = rows.crop(0, 0, width * bands, height).bandfold(factor=bands).copy(interpretation="srgb")
+    width, height = heic.size
+    layout, _, depth = heic.mode.partition(";")
+    bands, is_deep = _HEIC_BANDS[layout], bool(depth)
+    # Rows may be padded: read them as samples, cut the padding off, then group the samples into bands.
+    samples = "ushort" if is_deep else "uchar"
+    rows = pyvips.Image.new_from_memory(pixels, heic.stride // (1 + is_deep), height, 1, samples)
+    image = rows.crop(0, 0, width * bands, height).bandfold(factor=bands)
+    image = image.copy(interpretation=_INTERPRETATIONS[bands < 3, is_deep])
     if heic.premultiplied_alpha:
-        image = image.unpremultiply().cast("uchar")
-    profile = heic.info.get("icc_profile")
-    if profile is None and heic.info.get("nclx_profile", {}).get("color_primaries") == _P3_PRIMARIES:
-        profile = pyvips.Operation.call("profile_load", "p3")
+        image = image.unpremultiply().cast(samples)
+    image = _heif_colours(image, heic.info)
     # The pixels belong to ``heic`` and are freed with it, so they are copied while it is alive.
     image = image.copy_memory()
-    if profile:
+    if profile := heic.info.get("icc_profile"):
         image = image.copy()  # fields are set in place
-        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+        image.set_type(pyvips.GValue.blob_type, image_colour.PROFILE_FIELD, profile)
     return image
+
+
+def _heif_colours(image: pyvips.Image, info: dict[str, Any], *, is_limited: bool = False) -> pyvips.Image:
+    """Apply the nclx box of a HEIC or AVIF file: limited range of grey, and primaries unless a profile names them.
+
+    ``is_limited`` is the range of grey where no such box is reported.
+    """
+    nclx = info.get("nclx_profile")
+    if "chroma" not in info and not (nclx["full_range_flag"] if nclx else not is_limited):  # monochrome
+        image = image_colour.full_range(image)
+    return image if "icc_profile" in info else image_colour.attach(image, image_colour.space_of_nclx(nclx))
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -404,14 +451,15 @@ def _render(image_file: ImageFile, order: RenderOrder, wholes: list[_Whole], max
     frames = min(image_file.pages, MAX_FRAMES) if recipe.animated else 1
     image_file.check_pixels(max_pixels, frames=frames)
     frame = frame_of(recipe, image_file.width, image_file.height)
-    if frame.scaled_width * frame.scaled_height * frames > max_pixels:
+    width, height = max((frame.scaled_width, frame.scaled_height), (frame.width, frame.height), key=math.prod)
+    if width * height * frames > max_pixels:
         raise RenderFailed(
             f"variant {order.name!r} would need more than {max_pixels} pixels on the way",
-            detail={"limit": max_pixels, "width": frame.scaled_width, "height": frame.scaled_height},
+            detail={"limit": max_pixels, "width": width, "height": height},
             retryable=False,
         )
     image = _whole(image_file, recipe, frame, frames, wholes)
-    for step in (_place, _flatten, _without_metadata):
+    for step in (place, flatten, _without_metadata):
         image = step(image, recipe, frame)
     return _saved(image, order, frame)
 
@@ -442,7 +490,8 @@ def _whole(
         image = _scaled(nearest, frame, convert=False, no_rotate=True)
     else:
         image = image_file.scaled(frame, frames=frames, own_colours=own_colours)
-    if recipe.mode != "stretch":  # distorted: nothing else may be made from it
+    enlarged = image.width > image_file.width or image.get_page_height() > image_file.height
+    if recipe.mode != "stretch" and not enlarged:  # distorted or blurred: nothing else may be made from it
         wholes.append(_Whole(image, shows))
     return image
 
@@ -472,11 +521,22 @@ def _shows_whole(kept: Frame, wanted: Frame) -> bool:
 
 
 def _scaled(image: pyvips.Image, frame: Frame, *, convert: bool, no_rotate: bool) -> pyvips.Image:
-    profile = {_OUTPUT_PROFILE: "srgb"} if convert else {}
-    image = image.thumbnail_image(
-        frame.scaled_width, height=frame.scaled_height, size="force", no_rotate=no_rotate, linear=False, **profile
-    )
-    return _to_rgb8(image).copy_memory()
+    is_upright = no_rotate or _number(image, "orientation", 1) == 1
+    if (
+        not convert
+        and is_upright
+        and (image.width, image.get_page_height()) == (frame.scaled_width, frame.scaled_height)
+    ):
+        return _to_rgb8(image).copy_memory()  # the very pixels: premultiplying would round those of transparent images
+    size = {"height": frame.scaled_height, "size": "force", "no_rotate": no_rotate, "linear": False}
+    try:
+        scaled = image.thumbnail_image(frame.scaled_width, **size, **({_OUTPUT_PROFILE: "srgb"} if convert else {}))
+    except pyvips.Error:  # nothing is decoded yet
+        if not convert:
+            raise
+        # The profile cannot be linked. Like browsers, ignore it.
+        scaled = image_colour.without_profile(image).thumbnail_image(frame.scaled_width, **size)
+    return _to_rgb8(scaled).copy_memory()
 
 
 def _to_rgb8(image: pyvips.Image) -> pyvips.Image:
@@ -486,47 +546,6 @@ def _to_rgb8(image: pyvips.Image) -> pyvips.Image:
     if image.bands not in (3, 4):
         image = image.extract_band(0, n=3) if image.bands > 4 else image.colourspace("srgb")
     return image if image.format == "uchar" else image.cast("uchar")
-
-
-def _place(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
-    """Cut the image to the box, or put it into the middle of a larger one."""
-    if recipe.mode == "pad":
-        return _padded(image, recipe, frame)
-    if (frame.width, frame.height) == (frame.scaled_width, frame.scaled_height):
-        return image
-    left, top = _offset(image, recipe.gravity, frame)
-    return _each_page(image, lambda page: page.crop(left, top, frame.width, frame.height))
-
-
-def _offset(image: pyvips.Image, gravity: str, frame: Frame) -> tuple[int, int]:
-    free_x, free_y = frame.scaled_width - frame.width, frame.scaled_height - frame.height
-    if gravity in ("attention", "entropy"):
-        # One window for all frames, chosen on the first: a window per frame would jump.
-        first = image.crop(0, 0, frame.scaled_width, frame.scaled_height)
-        window = first.smartcrop(frame.width, frame.height, interesting=gravity)
-        return -window.xoffset, -window.yoffset
-    left = {"west": 0, "east": free_x}.get(gravity, free_x // 2)
-    top = {"north": 0, "south": free_y}.get(gravity, free_y // 2)
-    return left, top
-
-
-def _padded(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
-    if recipe.background is None and recipe.format != "jpeg":
-        image = image if image.hasalpha() else image.addalpha()
-        colour = [0, 0, 0, 0]
-    else:
-        image, colour = _flatten(image, recipe, frame, always=True), _rgb(recipe.background)
-    return _each_page(
-        image,
-        lambda page: page.gravity("centre", frame.width, frame.height, extend="background", background=colour),
-    )
-
-
-def _flatten(image: pyvips.Image, recipe: ImageVariant, frame: Frame, *, always: bool = False) -> pyvips.Image:
-    """Put the image on the background colour, since JPEG has no alpha."""
-    if image.hasalpha() and (always or recipe.format == "jpeg"):
-        return image.flatten(background=_rgb(recipe.background))
-    return image
 
 
 def _without_metadata(image: pyvips.Image, recipe: ImageVariant, frame: Frame) -> pyvips.Image:
@@ -579,15 +598,6 @@ def _keep_options(*, icc: bool) -> dict[str, Any]:
 _OUTPUT_PROFILE = "output_profile" if pyvips.at_least_libvips(8, 15) else "export_profile"
 
 
-def _each_page(image: pyvips.Image, step: Callable[[pyvips.Image], pyvips.Image]) -> pyvips.Image:
-    if _frames(image) == 1:
-        return step(image)
-    pages = [step(page) for page in image.pagesplit()]
-    joined = pyvips.Image.arrayjoin(pages, across=1).copy()
-    joined.set_type(pyvips.GValue.gint_type, "page-height", pages[0].height)
-    return joined
-
-
 def _frames(image: pyvips.Image) -> int:
     # Not ``get_n_pages``, which counts what the file has rather than what was loaded.
     return int(image.height // image.get_page_height())
@@ -608,10 +618,6 @@ def _placeholder(thumbnail: pyvips.Image) -> str | None:
 def _area(recipe: ImageVariant, image_file: ImageFile) -> int:
     frame = frame_of(recipe, image_file.width, image_file.height)
     return frame.scaled_width * frame.scaled_height
-
-
-def _rgb(colour: str | None) -> list[int]:
-    return list(bytes.fromhex((colour or "#ffffff").removeprefix("#")))
 
 
 def _number(image: pyvips.Image, field: str, default: int) -> int:

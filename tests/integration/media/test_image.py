@@ -719,7 +719,7 @@ async def test_an_order_that_cannot_be_built_fails_alone(render: Render, tmp_pat
         source,
         max_pixels=2_000_000,
         ok={"mode": "fit", "height": 300},
-        on_the_way={"mode": "crop", "width": 900, "height": 900},
+        on_the_way={"mode": "fit", "width": 900, "upscale": True},
         too_wide={"mode": "stretch", "width": 20_000, "height": 10, "format": "webp"},
     )
     assert picture(made["ok"]).size == (2, 300)

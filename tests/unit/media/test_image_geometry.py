@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rindle.media.image_geometry import Frame, decoder_shrink, frame_of
+from rindle.media.image_geometry import Frame, decoder_shrink, enlarged_window, frame_of
 from rindle.recipes import ImageVariant
 
 SIDES = st.integers(1, 20_000)
@@ -25,7 +25,9 @@ BOXES = st.integers(1, 4_000)
         ({"mode": "fill", "width": 50}, (100, 80), Frame(50, 40, 50, 40)),
         ({"mode": "fill", "width": 50}, (20, 10), Frame(20, 10, 20, 10)),
         ({"mode": "fill", "width": 50, "height": 50}, (100, 80), Frame(62, 50, 50, 50)),
-        ({"mode": "crop", "width": 10, "height": 10}, (1, 1), Frame(10, 10, 10, 10)),
+        ({"mode": "crop", "width": 10, "height": 10}, (1, 1), Frame(1, 1, 10, 10)),
+        ({"mode": "crop", "width": 256, "height": 256}, (1, 20_000), Frame(1, 20_000, 256, 256)),
+        ({"mode": "fill", "width": 100, "height": 100}, (100, 300), Frame(100, 300, 100, 100)),
         ({"mode": "crop", "width": 128, "height": 128}, (4608, 1976), Frame(298, 128, 128, 128)),
         ({"mode": "pad", "width": 300, "height": 300}, (4608, 1976), Frame(300, 129, 300, 300)),
         ({"mode": "pad", "width": 300, "height": 300}, (30, 10), Frame(30, 10, 300, 300)),
@@ -58,9 +60,31 @@ def test_crop_covers_the_box_exactly_and_no_more_than_needed(
 ) -> None:
     frame = frame_of(ImageVariant(mode="crop", width=box_width, height=box_height), width, height)
     assert (frame.width, frame.height) == (box_width, box_height)
-    assert frame.scaled_width >= box_width
-    assert frame.scaled_height >= box_height
-    assert frame.scaled_width == box_width or frame.scaled_height == box_height
+    if frame.enlargement > 1:  # the window is cut from the image as it is
+        assert (frame.scaled_width, frame.scaled_height) == (width, height)
+        assert width < box_width or height < box_height
+    else:
+        assert box_width <= frame.scaled_width <= width
+        assert box_height <= frame.scaled_height <= height
+        assert frame.scaled_width == box_width or frame.scaled_height == box_height
+
+
+@given(width=SIDES, height=SIDES, box_width=BOXES, box_height=BOXES, across=st.floats(0, 1), down=st.floats(0, 1))
+def test_a_window_is_enlarged_with_little_more_than_the_output_shows(
+    width: int, height: int, box_width: int, box_height: int, across: float, down: float
+) -> None:
+    frame = frame_of(ImageVariant(mode="crop", width=box_width, height=box_height), width, height)
+    assume(frame.enlargement > 1)
+    scale = frame.enlargement
+    window = enlarged_window(frame, (width - box_width / scale) * across, (height - box_height / scale) * down)
+    for first, size, scaled, start, whole, box in (
+        (window.left, window.width, window.scaled_width, window.x, width, box_width),
+        (window.top, window.height, window.scaled_height, window.y, height, box_height),
+    ):
+        assert 0 <= first < first + size <= whole
+        assert size <= box / scale + 6
+        assert 0 <= start <= start + box <= scaled
+        assert abs(scaled / size / scale - 1) < 0.5 / min(scaled, size * scale) + 0.01
 
 
 @given(width=SIDES, height=SIDES, box=BOXES)
