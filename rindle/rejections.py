@@ -238,6 +238,7 @@ def _fixed(text: str) -> Callable[[_Facts], str]:
 
 #: The sentence of every code with which content can be rejected, made from the parameters.
 SENTENCES: Final[Mapping[str, Callable[[_Facts], str]]] = {
+    "camera_raw": _fixed("This is the raw file of a camera. Export the photo as JPEG and send that file."),
     "codec_not_allowed": _codec,
     "content_too_complex": _fixed(
         "This file is built in a way that takes too long to read. Export it again with usual settings and send it."
