@@ -96,6 +96,13 @@ def explained(error: _Rejected) -> _Rejected:
     return type(error)(text, code=error.code, detail=facts, operator=operator)
 
 
+def type_of(error: UploadRejected | ContentRejected) -> str | None:
+    """Return the type that was detected from the bytes, if the parameters of the rejection contain it."""
+    where = {"extension_mime_mismatch": "limit", "mime_not_allowed": "found"}.get(error.code, "mime")
+    found = error.detail.get(where)
+    return found if isinstance(found, str) and "/" in found else None
+
+
 def name_of_type(mime: str) -> str:
     """Return what people call files of the type ``mime``, or ``mime`` itself when it has no such name."""
     return TYPE_NAMES.get(mime, mime)
