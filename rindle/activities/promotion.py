@@ -264,7 +264,7 @@ class PromotionActivities:
         try:
             result = await _probed(probe, path, counts, timeout_seconds=limit)
         except ContentRejected as rejection:
-            raise rejection if probe is profile.probe else explained(rejection) from None
+            raise rejection if probe is profile.probe else explained(rejection, mime) from None
         _check_limits(result, profile)
         metadata = {**asset.media_metadata, **result.metadata}
         if profile.placeholder and result.placeholder:
