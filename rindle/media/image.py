@@ -301,7 +301,7 @@ class ImageFile:
 
     def frames_within(self, max_pixels: int, frame: Frame) -> int:
         """Return how many frames an animated variant takes: those that fit, decoded and scaled, and at least one."""
-        most = max(self.width * self.height, frame.scaled_width * frame.scaled_height)
+        most: int = max(self.width * self.height, frame.scaled_width * frame.scaled_height)
         return max(1, min(self.pages, MAX_FRAMES, max_pixels // most))
 
     def check_pixels(self, max_pixels: int) -> None:
