@@ -420,13 +420,16 @@ def _declared(cls: type[Profile]) -> dict[str, Any]:
 
 
 def _unknown_attributes(declared: Mapping[str, Any], known: frozenset[str]) -> list[str]:
-    return [
-        f"{name}: unknown option; known are {', '.join(sorted(known))}"
+    unknown = [
+        name
         for name, value in declared.items()
         if not name.startswith("_")
         and name not in known
         and not (inspect.isroutine(value) or isinstance(value, classmethod | staticmethod | property))
     ]
+    # The list of the known options once, so that the message has room for the other problems.
+    listed = f"; known are {', '.join(sorted(known))}"
+    return [f"{name}: unknown option" + (listed if name == unknown[-1] else "") for name in unknown]
 
 
 def _checked_name(name: Any, default: str, problems: list[str]) -> str:
