@@ -451,7 +451,9 @@ def _render(image_file: ImageFile, order: RenderOrder, wholes: list[_Whole], max
     frames = min(image_file.pages, MAX_FRAMES) if recipe.animated else 1
     image_file.check_pixels(max_pixels, frames=frames)
     frame = frame_of(recipe, image_file.width, image_file.height)
-    width, height = max((frame.scaled_width, frame.scaled_height), (frame.width, frame.height), key=math.prod)
+    width, height = frame.scaled_width, frame.scaled_height
+    if recipe.mode != "pad" and frame.enlargement > 1:
+        width, height = max((width, height), (frame.width, frame.height), key=math.prod)
     if width * height * frames > max_pixels:
         raise RenderFailed(
             f"variant {order.name!r} would need more than {max_pixels} pixels on the way",
