@@ -308,7 +308,9 @@ class ImageFile:
 
     def frames_within(self, max_pixels: int, frame: Frame) -> int:
         """Return how many frames an animated variant takes: those that fit, decoded and scaled, and at least one."""
-        sizes = ((self.width, self.height), (frame.scaled_width, frame.scaled_height), (frame.width, frame.height))
+        sizes = ((self.width, self.height), (frame.scaled_width, frame.scaled_height))
+        if frame.enlargement > 1:
+            sizes += ((frame.width, frame.height),)
         most: int = max(map(math.prod, sizes))
         return max(1, min(self.pages, MAX_FRAMES, max_pixels // most))
 
@@ -462,7 +464,9 @@ def _render(image_file: ImageFile, order: RenderOrder, wholes: list[_Whole], max
     image_file.check_pixels(max_pixels)
     frame = frame_of(recipe, image_file.width, image_file.height)
     frames = image_file.frames_within(max_pixels, frame) if recipe.animated else 1
-    width, height = max((frame.scaled_width, frame.scaled_height), (frame.width, frame.height), key=math.prod)
+    width, height = frame.scaled_width, frame.scaled_height
+    if recipe.mode != "pad" and frame.enlargement > 1:
+        width, height = max((width, height), (frame.width, frame.height), key=math.prod)
     if width * height * frames > max_pixels:
         raise RenderFailed(
             f"variant {order.name!r} would need more than {max_pixels} pixels on the way",

@@ -157,6 +157,20 @@ async def test_a_thin_image_has_square_crops(
     assert made["attention"].size == made["entropy"].size == (256, 256)
 
 
+async def test_the_pixel_limit_holds_for_enlarged_outputs_but_not_for_bars(pool: RenderPool, tmp_path: Path) -> None:
+    source = tmp_path / "small.png"
+    stripes(30, 20).save(source)
+    box = {"width": 200, "height": 200, "format": "png"}
+    orders = [
+        RenderOrder(mode, ImageVariant(mode=mode, **box), tmp_path / f"{mode}.png")
+        for mode in ("crop", "stretch", "pad")
+    ]
+    results = await pool.render(source, "image/png", orders, max_pixels=39_999)
+    assert [result.error and result.error.code for result in results] == ["render_failed", "render_failed", None]
+    results = await pool.render(source, "image/png", orders, max_pixels=40_000)
+    assert [result.error for result in results] == [None, None, None]
+
+
 async def test_an_enlarged_crop_shows_the_same_part_as_the_enlarged_image(pool: RenderPool, tmp_path: Path) -> None:
     photo = Image.fromarray(skimage.data.astronaut()).resize((97, 61), Image.Resampling.LANCZOS)
     source = tmp_path / "small.png"
