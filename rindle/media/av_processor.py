@@ -39,6 +39,7 @@ from rindle.media.ffmpeg import (
     no_room,
     run_ffmpeg,
 )
+from rindle.media.video import Section
 from rindle.process import ephemeral_runtime
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.states import MediaKind
@@ -303,7 +304,7 @@ class _Build:
     async def _poster(self, track: VideoTrack, made: Path, span: _Span) -> None:
         """Search for a bright frame: key frames of the first minute, all its frames, the rest; else the first frame."""
         length = min(video.POSTER_SCAN_SECONDS, self.limits.max_duration_seconds)
-        start = video.Section(seconds=length)
+        start = Section(seconds=length)
         seconds = (span.milliseconds or 0) / 1000
         later = [part * seconds for part in video.POSTER_PARTS if part * seconds > length]
         if seconds and not later:
@@ -320,7 +321,7 @@ class _Build:
         if not _size_of(made):
             raise OutputMissing("no image could be taken from the video")
 
-    async def _bright_time(self, track: VideoTrack, section: video.Section) -> float | None:
+    async def _bright_time(self, track: VideoTrack, section: Section) -> float | None:
         found = {name: self.directory / name for name in (video.LUMA_FILE, video.SCENE_FILE)}
         for file in found.values():
             _remove(file)
@@ -333,7 +334,7 @@ class _Build:
         luma, scene = (video.measured(file.read_text() if file.is_file() else "") for file in found.values())
         return video.poster_time(luma, scene, track.colour)
 
-    async def _write_poster(self, made: Path, section: video.Section | None, time: float) -> None:
+    async def _write_poster(self, made: Path, section: Section | None, time: float) -> None:
         _remove(made)
         command = video.poster_command(
             self.media, self.source, made, self.limits, section=section, time=time, tone_map=self.tools.converts_colours

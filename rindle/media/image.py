@@ -308,9 +308,9 @@ class ImageFile:
 
     def frames_within(self, max_pixels: int, frame: Frame) -> int:
         """Return how many frames an animated variant takes: those that fit, decoded and scaled, and at least one."""
-        sizes = ((self.width, self.height), (frame.scaled_width, frame.scaled_height))
+        sizes = [(self.width, self.height), (frame.scaled_width, frame.scaled_height)]
         if frame.enlargement > 1:
-            sizes += ((frame.width, frame.height),)
+            sizes.append((frame.width, frame.height))
         most: int = max(map(math.prod, sizes))
         return max(1, min(self.pages, MAX_FRAMES, max_pixels // most))
 
