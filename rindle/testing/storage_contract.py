@@ -29,8 +29,9 @@ import hashlib
 import os
 import tracemalloc
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -304,8 +305,8 @@ class StorageContract(HeadersContract):
 
         async def come_and_go(name: str) -> None:
             for _ in range(5):
-                await storage.store(f"{key}/{name}", source)
-                await storage.delete(f"{key}/{name}")
+                await _patiently(partial(storage.store, f"{key}/{name}", source))
+                await _patiently(partial(storage.delete, f"{key}/{name}"))
 
         await asyncio.gather(*(come_and_go(f"n{number}") for number in range(6)))
 
@@ -674,6 +675,21 @@ class StorageContract(HeadersContract):
         await storage.close()
 
         assert (await storage.head(key)).size == 1
+
+
+async def _patiently(request: Callable[[], Awaitable[object]]) -> None:
+    """Send a request again that the store refuses for a moment, as the activities do.
+
+    MinIO answers ``AccessDenied`` while it removes the directory in which another request stores an object.
+    """
+    for _ in range(4):
+        try:
+            await request()
+            return
+        except StorageError as error:
+            if not error.retryable:
+                raise
+    await request()
 
 
 def entries(directory: Path) -> set[Path]:

@@ -435,7 +435,8 @@ async def test_with_temporal_away_the_report_still_answers_and_says_it_could_not
 
     report = (await runtime_status(replace(rindle.services, temporal=nowhere))).to_dict()
 
-    assert report["temporal"] == {"reachable": False, "running": {}, "verified": False, "truncated": False}
+    unknown = {"reachable": False, "running": {}, "verified": False, "truncated": False, "findings": []}
+    assert report["temporal"] == unknown
     given_up, missing = report["runtime_checks"]["findings"]
     assert (missing["class"], missing["reason"]) == ("workflow_missing", "unverified")
     assert "reason" not in given_up
