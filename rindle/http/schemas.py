@@ -160,7 +160,7 @@ class AssetJson(BaseModel):
     )
 
     @model_serializer(mode="wrap")
-    def _shown(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+    def _shown(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]  # noqa: ANN202 - see below
         """Leave out what an asset seldom has. A return type here would replace the schema in the documentation."""
         return {name: value for name, value in serialize(self).items() if value is not None or name not in _SELDOM}
 
