@@ -237,6 +237,12 @@ def _decoder_failed(facts: _Facts) -> str:
     return f"{_named(facts, 'format')} cannot be opened here. {_instead(facts.get('format') or 'image/')}"
 
 
+def _size_mismatch(facts: _Facts) -> str:
+    both = "found" in facts and "expected" in facts
+    sizes = f": it has {facts['found']} bytes, and {facts['expected']} were declared" if both else ""
+    return f"This file did not arrive as a whole{sizes}. Send it again."
+
+
 def _codec(facts: _Facts) -> str:
     codec = f" ({facts['codec']})" if facts.get("codec") else ""
     return f"A track of this file is coded in a way that is not accepted{codec}. {_instead('video/')}"
@@ -266,7 +272,7 @@ SENTENCES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "no_probe_for_mime": _no_probe,
     "object_changed_after_verify": _fixed("The file changed while it was being checked. Send it again."),
     "scanner_rejected": _fixed("This file was rejected by the security scan. Send another file."),
-    "size_mismatch": _fixed("This file did not arrive as a whole. Send it again."),
+    "size_mismatch": _size_mismatch,
     "strip_unsupported": _fixed(
         "Personal data cannot be removed from files of this type. Save it as JPEG or PNG and send that file."
     ),

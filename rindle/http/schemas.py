@@ -142,6 +142,10 @@ class SessionJson(BaseModel):
         )
 
 
+#: Fields of an asset that are left out where they are ``null``.
+_SELDOM = frozenset({"display_name", "error_reason", "error_detail"})
+
+
 class AssetJson(BaseModel):
     """The main facts of an asset."""
 
@@ -150,7 +154,15 @@ class AssetJson(BaseModel):
     profile: str = Field(description="The router's name of the profile.")
     content_type: str | None
     byte_size: int | None
-    filename: str | None = Field(description="The uploader's own name of the file; escape it before you show it.")
+    filename: str | None = Field(description="The client's name of the file in plain ASCII.")
+    display_name: str | None = Field(
+        default=None, description="The name as the uploader wrote it, where `filename` differs; escape it on a page."
+    )
+
+    @model_serializer(mode="wrap")
+    def _shown(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]  # noqa: ANN202 - see below
+        """Leave out what an asset seldom has. A return type here would replace the schema in the documentation."""
+        return {name: value for name, value in serialize(self).items() if value is not None or name not in _SELDOM}
 
     @classmethod
     def of(cls, row: MediaAsset, profile: str) -> AssetJson:
@@ -161,7 +173,8 @@ class AssetJson(BaseModel):
             profile=profile,
             content_type=row.content_type,
             byte_size=row.byte_size,
-            filename=row.display_name or row.filename,
+            filename=row.filename,
+            display_name=None if row.display_name == row.filename else row.display_name,
         )
 
 
@@ -211,13 +224,6 @@ class FullAssetJson(AssetJson):
         description="Of a quarantined asset only: the parameters of that sentence, to translate it by `error_code`.",
     )
     variants: list[VariantJson]
-
-    @model_serializer(mode="wrap")
-    def _without_rejection(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        shown: dict[str, Any] = serialize(self)
-        if self.error_reason is None:
-            del shown["error_reason"], shown["error_detail"]
-        return shown
 
     @classmethod
     def with_variants(cls, row: MediaAsset, name: str, profile: type[Profile]) -> FullAssetJson:

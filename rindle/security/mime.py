@@ -291,10 +291,11 @@ def canonical_mime(mime: str) -> str:
 def mime_allowed(mime: str, patterns: Collection[str]) -> bool:
     """Whether ``mime`` is named by one of ``patterns``: a type, or a family such as ``image/*``.
 
-    A family never covers active content: SVG, HTML, XML and scripts count only when they are named themselves.
+    A family never covers active content: SVG, HTML, XML and scripts count only when they are named themselves. A HEIC
+    type covers its sequences, of which the still image is taken.
     """
     name = canonical_mime(mime)
-    if any(canonical_mime(pattern) == name for pattern in patterns):
+    if any(canonical_mime(pattern) in (name, name.removesuffix("-sequence")) for pattern in patterns):
         return True
     return not is_active_content(name) and f"{name.partition('/')[0]}/*" in patterns
 

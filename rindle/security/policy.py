@@ -116,7 +116,8 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
     mime = sniff(path)
     if not any(_accepts(policy, possible) for possible in possible_types(mime)):
         raise _not_allowed(policy, mime)
-    if policy.can_probe is not None and not policy.can_probe(mime):
+    # Active content is accepted only where a profile names it; that profile's own probe decides later.
+    if policy.can_probe is not None and not is_active_content(mime) and not policy.can_probe(mime):
         raise _rejected(
             policy,
             "no_probe_for_mime",

@@ -141,7 +141,7 @@ async def test_the_uploaders_own_name_is_the_name_of_downloads(lite_stage: Stage
 
     assert (asset.filename, asset.display_name) == ("upload.jpg", CYRILLIC)
     original = await lite_stage.rindle.url("avatar", asset, disposition="attachment")
-    variant = await lite_stage.rindle.url("avatar", asset, variant="thumb", disposition="attachment")
+    variant = await lite_stage.rindle.variant_url("avatar", asset, "thumb", disposition="attachment")
     assert f"filename*=UTF-8''{quote(CYRILLIC)}" in disposition_of(original)
     assert f"filename*=UTF-8''{quote(CYRILLIC.removesuffix('.jpg'))}." in disposition_of(variant)
 

@@ -110,6 +110,13 @@ def test_active_content_must_be_named_by_the_policy(content: bytes, tmp_path: Pa
         assert refusal(path, None, policy).code == "mime_not_allowed"
 
 
+def test_a_heic_sequence_is_accepted_as_heic(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\x00\x00\x00\x18ftyphevc" + bytes(4) + b"mif1heic")
+    policy = UploadPolicy("p", ("image/heic",), strict_extension=True)
+    assert {validate_upload(path, name, policy) for name in ("x.heics", "x.heic", "x.hif")} == {"image/heic-sequence"}
+
+
 def test_svg_is_accepted_where_it_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"<svg/>")
