@@ -330,7 +330,7 @@ _REASONS = {
     "unknown_mime": "The bytes match no known type.",
     "mime_not_allowed": "The profile does not accept the type of the bytes.",
     "extension_not_allowed": "The profile does not accept the extension of the file name.",
-    "extension_mime_mismatch": "The extension and the bytes have different types.",
+    "extension_mime_mismatch": "The extension and the bytes have different types, and not both are images (unless the profile is strict).",
     "missing_extension": "The profile requires an extension and the file name has none.",
     "max_bytes_exceeded": "The file has more bytes than the profile, the signature or the route allows.",
     "size_mismatch": "The number of bytes differs from the announced size.",
@@ -340,12 +340,14 @@ _REASONS = {
     "delivery_unsupported": "The storage cannot create such a URL (`detail.capability`).",
     "codec_not_allowed": "A track of the file uses a codec that Rindle does not decode (`detail.codec`).",
     "content_too_complex": "The file needs more work than any ordinary file: too many scans, frames or pages, or too much CPU time.",
-    "decode_failed": "The file is damaged, or its content does not match its first bytes.",
-    "max_pixels_exceeded": "The header has more pixels than the profile allows.",
+    "decode_failed": "The file is damaged or incomplete, or its content does not match its first bytes.",
+    "decoder_failed": "A decoder raised an unexpected exception on the file; it is not tried again.",
+    "max_pixels_exceeded": "One frame has more pixels than the profile or the global ceiling allows.",
     "media_too_long": "The duration is above the profile's `max_duration_seconds`.",
     "no_probe_for_mime": "No probe can read this type.",
     "object_changed_after_verify": "The object is not the one that was verified, or it is gone.",
     "strip_unsupported": "Metadata of this type cannot be removed without decoding it.",
+    "unsupported_variant_of_format": "The file is not damaged, but its compression, codec or colour mode is not read.",
     "missing_protocol_whitelist": "An ffmpeg command line has no lists of protocols, formats and codecs.",
     "unsupported_ingest_format": "An ffmpeg command line would open a playlist, or a container by name.",
     "invalid_older_than": "The filter `older_than` has a wrong value.",
@@ -376,6 +378,37 @@ def _errors() -> str:
         ]
         parts += [f"## {branch.__name__}", _first(branch), _table(("code", "class", "HTTP", "retry", "meaning"), rows)]
     return "\n\n".join(parts)
+
+
+#: Parameters of the sentences in the documentation, as a rejection of each code has them.
+_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "codec_not_allowed": {"codec": "cinepak"},
+    "content_too_complex": {"part": "scans", "limit": 100},
+    "decode_failed": {"format": "image/jpeg"},
+    "decoder_failed": {"format": "image/heic"},
+    "extension_mime_mismatch": {"found": ".mp4", "limit": "image/jpeg"},
+    "extension_not_allowed": {"found": ".gif", "limit": [".jpg", ".png"]},
+    "max_bytes_exceeded": {"limit": 5_000_000, "found": 7_300_000},
+    "max_pixels_exceeded": {"limit": 100_000_000, "found": 120_000_000, "width": 12_000, "height": 10_000},
+    "media_too_long": {"limit": 600_000, "found": 754_000},
+    "mime_not_allowed": {"found": "application/pdf", "limit": ["image/jpeg", "image/png"]},
+    "missing_extension": {"limit": [".jpg", ".png"]},
+    "no_probe_for_mime": {"mime": "image/bmp"},
+    "size_mismatch": {"expected": 1000, "found": 900},
+    "unsupported_variant_of_format": {"format": "image/tiff"},
+}
+
+
+def _rejections() -> str:
+    from rindle.rejections import SENTENCES
+
+    return _table(
+        ("code", "parameters", "message for the uploader, for example"),
+        (
+            (f"`{code}`", _names(_PARAMETERS.get(code, {})) or "–", SENTENCES[code](_PARAMETERS.get(code, {})))
+            for code in sorted(SENTENCES)
+        ),
+    )
 
 
 def _telemetry() -> str:
@@ -833,6 +866,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "recipe_image": _recipe("ImageVariant"),
     "recipe_video": _recipe("VideoVariant"),
     "recipe_waveform": _recipe("WaveformVariant"),
+    "rejections": _rejections,
     "routes": _routes,
     "search_attributes": _search_attributes,
     "served": _served,

@@ -148,6 +148,7 @@ class Profile:
         variants: name to recipe, a mapping or a variant object. Required, may be empty. After validation: variant
             objects, sorted by name, read-only.
         allow_mime: accepted types of the content or families such as ``image/*``; empty accepts all that can be probed.
+            For MP4, WebM, Matroska, QuickTime, 3GPP and Ogg, the tracks decide between audio and video.
         allow_extensions: accepted extensions; empty accepts all.
         max_bytes: largest original in bytes, ``None`` for no limit.
         max_pixels: largest number of pixels of an original, from the file's header; 100 000 000 by default.
@@ -420,13 +421,16 @@ def _declared(cls: type[Profile]) -> dict[str, Any]:
 
 
 def _unknown_attributes(declared: Mapping[str, Any], known: frozenset[str]) -> list[str]:
-    return [
-        f"{name}: unknown option; known are {', '.join(sorted(known))}"
+    unknown = [
+        name
         for name, value in declared.items()
         if not name.startswith("_")
         and name not in known
         and not (inspect.isroutine(value) or isinstance(value, classmethod | staticmethod | property))
     ]
+    # The list of the known options once, so that the message has room for the other problems.
+    listed = f"; known are {', '.join(sorted(known))}"
+    return [f"{name}: unknown option" + (listed if name == unknown[-1] else "") for name in unknown]
 
 
 def _checked_name(name: Any, default: str, problems: list[str]) -> str:

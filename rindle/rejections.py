@@ -97,15 +97,25 @@ def rejected(kind: type[_Rejected], code: str, operator: str, /, **facts: Any) -
     return kind(sentence(code, facts) or operator, code=code, detail=facts, operator=operator)
 
 
-def explained(error: _Rejected) -> _Rejected:
-    """Return ``error`` of a bundled probe with the sentence of its code; its own message is then for the operator."""
-    text = sentence(error.code, error.detail)
-    if error.operator is not None or text is None:
+def explained(error: _Rejected, mime: str) -> _Rejected:
+    """Return ``error`` of a bundled probe with the sentence of its code; its own message is then for the operator.
+
+    Args:
+        mime: the type of the file, which becomes the parameter ``format``.
+    """
+    if error.operator is not None or error.code not in SENTENCES:
         return error
     reason = error.detail.get("reason")
     operator = f"{error.message} ({reason})" if reason else error.message
-    facts = {name: value for name, value in error.detail.items() if name != "reason"}
-    return type(error)(text, code=error.code, detail=facts, operator=operator)
+    facts = {"format": mime, **{name: value for name, value in error.detail.items() if name != "reason"}}
+    return type(error)(SENTENCES[error.code](facts), code=error.code, detail=facts, operator=operator)
+
+
+def type_of(error: UploadRejected | ContentRejected) -> str | None:
+    """Return the type that was detected from the bytes, if the parameters of the rejection contain it."""
+    where = {"extension_mime_mismatch": "limit", "mime_not_allowed": "found"}.get(error.code, "mime")
+    found = error.detail.get(where)
+    return found if isinstance(found, str) and "/" in found else None
 
 
 def name_of_type(mime: str) -> str:

@@ -273,7 +273,15 @@ class PromotionActivities:
         try:
             result = await _probed(probe, path, counts, timeout_seconds=limit)
         except ContentRejected as rejection:
-            raise rejection if probe is profile.probe else explained(rejection) from None
+            raise rejection if probe is profile.probe else explained(rejection, mime) from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if probe is profile.probe:
+                raise
+            # A file that a bundled probe was not written for: the same bytes raise the same exception again.
+            log.exception("a bundled probe failed", extra={"asset_id": asset.id, "error": type(error).__name__})
+            raise rejected(
+                ContentRejected, "decoder_failed", f"reading the file failed ({type(error).__name__})", format=mime
+            ) from error
         result = await self._with_true_duration(probe, path, result, profile)
         mime = type_of_content(profile.upload_policy(), mime, result.kind)
         _check_limits(result, profile)

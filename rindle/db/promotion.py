@@ -14,6 +14,7 @@ from rindle.db.models import MediaAsset
 from rindle.db.transitions import add_queued, lock_asset, move_asset, recompute, set_fields
 from rindle.errors import MAX_REASON_CHARS, ContentRejected, StateConflict, UploadRejected
 from rindle.profile import Profile
+from rindle.rejections import type_of
 from rindle.states import DELIVERABLE, AssetState
 
 
@@ -65,8 +66,8 @@ def quarantine(
         return
     facts = uploads.rejection_columns(rejection)
     through = []
-    found = mime or rejection.detail.get("mime")
-    if isinstance(found, str) and asset.state == AssetState.VALIDATING:
+    found = mime or type_of(rejection)
+    if found is not None and asset.state == AssetState.VALIDATING:
         facts |= uploads.type_columns(found)
     if mime is not None and asset.state == AssetState.VALIDATING:
         through.append(AssetState.ANALYZING)

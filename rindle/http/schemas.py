@@ -10,7 +10,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Header
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictInt,
+    StringConstraints,
+    model_serializer,
+)
 
 from rindle.arguments import MAX_FILENAME_CHARS, MAX_TEXT_CHARS
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
@@ -141,8 +150,7 @@ class AssetJson(BaseModel):
     profile: str = Field(description="The router's name of the profile.")
     content_type: str | None
     byte_size: int | None
-    filename: str | None
-    display_name: str | None = Field(description="The uploader's own name of the file; escape it before you show it.")
+    filename: str | None = Field(description="The uploader's own name of the file; escape it before you show it.")
 
     @classmethod
     def of(cls, row: MediaAsset, profile: str) -> AssetJson:
@@ -153,8 +161,7 @@ class AssetJson(BaseModel):
             profile=profile,
             content_type=row.content_type,
             byte_size=row.byte_size,
-            filename=row.filename,
-            display_name=row.display_name,
+            filename=row.display_name or row.filename,
         )
 
 
@@ -196,12 +203,21 @@ class FullAssetJson(AssetJson):
     duration_ms: int | None = Field(description="Milliseconds; `null` for images, and when unknown.")
     error_code: str | None = Field(description="Why the asset is quarantined, or why its promotion is delayed.")
     error_reason: str | None = Field(
-        description="For a quarantined asset a sentence for the uploader: what is wrong, and what to send instead."
+        default=None,
+        description="Of a quarantined asset only: what is wrong, and what to send instead, for the uploader.",
     )
     error_detail: dict[str, Any] | None = Field(
-        description="Parameters of that sentence, to translate it by `error_code`; for a quarantined asset."
+        default=None,
+        description="Of a quarantined asset only: the parameters of that sentence, to translate it by `error_code`.",
     )
     variants: list[VariantJson]
+
+    @model_serializer(mode="wrap")
+    def _without_rejection(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        shown: dict[str, Any] = serialize(self)
+        if self.error_reason is None:
+            del shown["error_reason"], shown["error_detail"]
+        return shown
 
     @classmethod
     def with_variants(cls, row: MediaAsset, name: str, profile: type[Profile]) -> FullAssetJson:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any, Final
 from rindle.errors import ContentRejected, FfmpegFailed, ProbeFailed, ProcessTimeout, UnsupportedCodec
 from rindle.media import ogg, time_line
 from rindle.media.av_colour import Colour, colour_of
+from rindle.media.av_refusals import oversized
 from rindle.media.av_tracks import first_usable, frames_stated, is_decodable
 from rindle.media.codecs import refused_codec
 from rindle.media.ffmpeg import (
@@ -26,6 +28,7 @@ from rindle.media.ffmpeg import (
     validate_argv,
 )
 from rindle.protocols import ProbeResult
+from rindle.security.filename import BIDI_MARKS
 from rindle.states import MediaKind
 
 #: Longest description of a file that is read, in bytes: what needs more is no media file.
@@ -52,8 +55,10 @@ _MAX_SIZES: Final = 1000
 
 #: What an image that Rindle has made may be, in place of containers and codecs of uploads.
 _OWN_JPEG: Final = {"format_whitelist": "jpeg_pipe,image2", "codec_whitelist": "mjpeg"}
-# 0x00 to 0x1F, but for the tab.
-_CONTROL = dict.fromkeys(set(range(0x20)) - {0x09})
+# 0x00 to 0x1F, but for the tab, and marks that reverse text.
+_CONTROL = dict.fromkeys({*set(range(0x20)) - {0x09}, *map(ord, BIDI_MARKS)})
+#: Names of tags that state where a recording was made: of QuickTime, Android, Matroska, XMP and ID3.
+_PLACES = re.compile(r"location|iso6709|gps|xyz|latitude|longitude|altitude|(?:^|[._-])geo(?!b$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +300,8 @@ async def inspect(tools: FfmpegTools, path: Path, limits: AvLimits, directory: P
             code="codec_not_allowed",
             detail={"codec": codec},
         )
+    if (too_large := oversized(ended.last_words)) is not None:
+        raise too_large
     if ended.status != 0 or (image and ended.last_words.strip()):
         raise ContentRejected("the file cannot be read as what it should be")
     answer = described.parsed()
@@ -572,9 +579,9 @@ def _metadata(container: Mapping[str, Any], streams: list[Mapping[str, Any]]) ->
 
 def _cleaned(tags: Mapping[str, Any], at_most: int) -> dict[str, str]:
     named = ((_text(str(name), MAX_TAG_NAME_BYTES), _text(str(value))) for name, value in tags.items())
-    return dict([(name, value) for name, value in named if name][:at_most])
+    return dict([(name, value) for name, value in named if name and not _PLACES.search(name)][:at_most])
 
 
 def _text(text: str, at_most: int = MAX_TEXT_BYTES) -> str:
-    """Return ``text`` without control characters, cut at a whole character to so many bytes of UTF-8."""
+    """Return ``text`` without control characters and marks that reverse it, cut to so many bytes of UTF-8."""
     return text.translate(_CONTROL).encode(errors="replace")[:at_most].decode(errors="ignore")

@@ -42,6 +42,7 @@ from rindle.errors import (
 )
 from rindle.media import decode_cache
 from rindle.media.completeness import ITEM_TYPES
+from rindle.media.gif_canvas import canvas_of
 from rindle.media.image_formats import (
     LIBVIPS_FLOOR,
     MAX_FRAMES,
@@ -159,7 +160,7 @@ def probe_image(
     for the largest of ``recipes``, scaled, and written into that file for :func:`render_images`.
 
     Raises:
-        ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` (frames, at most 300, times width times height),
+        ContentRejected: ``no_probe_for_mime``, ``max_pixels_exceeded`` (width times height of one frame),
             ``content_too_complex`` (see :mod:`rindle.media.image_structure`) or ``decode_failed`` (damaged, incomplete,
             or not of its declared type).
         ProbeFailed: the file cannot be read or memory ran out; retryable, since the content is not the cause.
@@ -170,7 +171,7 @@ def probe_image(
     ):  # opens the file first: what cannot be read must not look like a file without a type
         mime = mime or sniff(path)
         image_file = ImageFile(path, mime)
-        image_file.check_pixels(max_pixels, frames=image_file.pages)
+        image_file.check_pixels(max_pixels)
         decoded = keep is not None and _keep(image_file, recipes, keep)
         shown = None
         if placeholder or not decoded:
@@ -277,6 +278,7 @@ class ImageFile:
         self._pixels: _Pixels | None = None
         self._kept: tuple[Frame, pyvips.Image] | None = None
         self._has_end = False
+        self._canvas = canvas_of(path) if mime == "image/gif" else None
         if mime in _HEIC_TYPES:
             # libheif applies the container's own rotation; EXIF orientation is informative only (ISO/IEC 23008-12).
             heic = open_heic(path, mime, self._content)
@@ -285,6 +287,8 @@ class ImageFile:
             self.has_alpha = bool(heic.has_alpha)
             self.has_icc_profile = self.has_rgb_profile = "icc_profile" in heic.info
             return
+        if self._canvas is not None:
+            self._content = self._canvas.content
         header = self._load(access="sequential")
         self.pages = _number(header, "n-pages", 1) if mime in _ANIMATED_TYPES else 1
         # An animation is one tall strip of frames, which cannot be turned as a whole.
@@ -295,16 +299,21 @@ class ImageFile:
         self.has_icc_profile = header.get_typeof("icc-profile-data") != 0
         self.has_rgb_profile = self.has_icc_profile and header.interpretation in _RGB
 
-    def check_pixels(self, max_pixels: int, *, frames: int = 1) -> None:
-        """Refuse an image that would be too large to decode.
+    def frames_within(self, max_pixels: int, frame: Frame) -> int:
+        """Return how many frames an animated variant takes: those that fit, decoded and scaled, and at least one."""
+        most: int = max(self.width * self.height, frame.scaled_width * frame.scaled_height)
+        return max(1, min(self.pages, MAX_FRAMES, max_pixels // most))
+
+    def check_pixels(self, max_pixels: int) -> None:
+        """Refuse an image of which one frame would be too large to decode.
 
         Raises:
             ContentRejected: ``max_pixels_exceeded``.
         """
-        found = self.width * self.height * min(frames, MAX_FRAMES)
+        found = self.width * self.height
         if found > max_pixels:
             raise ContentRejected(
-                f"the image has {found} pixels, more than the {max_pixels} allowed",
+                f"the image has {self.width} x {self.height} pixels, more than the {max_pixels} allowed",
                 code="max_pixels_exceeded",
                 detail={"limit": max_pixels, "found": found, "width": self.width, "height": self.height},
             )
@@ -365,7 +374,8 @@ class ImageFile:
             source = pyvips.Source.new_from_file(str(self._path))
         else:
             source = pyvips.Source.new_from_memory(self._content)
-        return pyvips.Operation.call(_LOADERS[self._mime], source, **options)
+        image = pyvips.Operation.call(_LOADERS[self._mime], source, **options)
+        return image if self._canvas is None else self._canvas.applied(image)
 
 
 def _heic_image(heic: pi_heif.HeifFile) -> pyvips.Image:
@@ -401,9 +411,9 @@ def _render(image_file: ImageFile, order: RenderOrder, wholes: list[_Whole], max
         raise ProcessorCapabilityMissing(
             f"this libvips has no encoder for {recipe.format}", detail={"format": recipe.format}
         )
-    frames = min(image_file.pages, MAX_FRAMES) if recipe.animated else 1
-    image_file.check_pixels(max_pixels, frames=frames)
+    image_file.check_pixels(max_pixels)
     frame = frame_of(recipe, image_file.width, image_file.height)
+    frames = image_file.frames_within(max_pixels, frame) if recipe.animated else 1
     if frame.scaled_width * frame.scaled_height * frames > max_pixels:
         raise RenderFailed(
             f"variant {order.name!r} would need more than {max_pixels} pixels on the way",

@@ -25,8 +25,8 @@ _MAX_KEPT_SUFFIX_CHARS = 32
 _WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"com{digit}" for digit in range(10)), *(f"lpt{digit}" for digit in range(10))}
 )
-# Marks that reorder text, so that "gpj.exe" reads as "exe.jpg" (Unicode TR 36, bidirectional spoofing).
-_BIDI_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+#: Marks that reorder text, so that "gpj.exe" reads as "exe.jpg" (Unicode TR 36, bidirectional spoofing).
+BIDI_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def sanitize_filename(name: str) -> str:
@@ -68,7 +68,7 @@ def display_name(name: str) -> str:
     visible = "".join(
         char
         for char in _last_segment(name)
-        if char not in _BIDI_MARKS and unicodedata.category(char) not in {"Cc", "Cs", "Zl", "Zp"}
+        if char not in BIDI_MARKS and unicodedata.category(char) not in {"Cc", "Cs", "Zl", "Zp"}
     )
     written = unicodedata.normalize("NFC", visible).strip()
     if not written.strip("."):

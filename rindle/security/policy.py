@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class UploadPolicy:
     allow_extensions: tuple[str, ...] = ()
     max_bytes: int | None = None
     strict_extension: bool = False
-    can_probe: Callable[[str], bool] | None = None
+    can_probe: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allow_mime", tuple(map(canonical_mime, self.allow_mime)))
@@ -133,7 +133,6 @@ def validate_upload(path: Path | str, filename: str | None, policy: UploadPolicy
             "give it the extension of its content",
             limit=mime,
             found=extension,
-            mime=mime,
         )
     if size is not None:
         _check_size(policy, size)
@@ -215,7 +214,6 @@ def _not_allowed(policy: UploadPolicy, mime: str) -> UploadRejected:
         f"profile {policy.profile!r} does not accept files of type {mime}; it accepts: {allowed}",
         limit=list(policy.allow_mime),
         found=mime,
-        mime=mime,
     )
 
 

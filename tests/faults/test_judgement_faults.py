@@ -82,7 +82,7 @@ async def test_a_clean_server_side_upload_is_not_scanned_twice(stage: Stage) -> 
         ),
         ("scan.jpg", b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", "mime_not_allowed"),
         ("note.jpg", b"\x00\x01\x02\x03" * 8, "unknown_mime"),
-        ("anim.png", b"GIF89a/*\x01\x00\x01\x00\x80\x00\x00*/=1;alert(1)//", "extension_mime_mismatch"),
+        ("anim.mp4", b"GIF89a/*\x01\x00\x01\x00\x80\x00\x00*/=1;alert(1)//", "extension_mime_mismatch"),
     ],
 )
 async def test_hostile_files_are_quarantined_by_content_whatever_they_are_called(

@@ -97,6 +97,7 @@ def test_none_equals_absent() -> None:
                 "probe",
                 "fairness",
                 "placeholder",
+                "strict_extension",
             ]
         ),
     )
@@ -129,6 +130,7 @@ def test_all_problems_are_listed_at_once() -> None:
         delivery={"public": "yes", "ttl": 1, "signed_url_ttl_seconds": 604_801, "authorizer": object()},
         scanner=CleanScanner,
         placeholder="auto",
+        strict_extension="no",
         max_byte=5,
         strip_original_metadata="gps",
         dynamic=None,
@@ -157,6 +159,7 @@ def test_all_problems_are_listed_at_once() -> None:
         "delivery.authorizer",
         "scanner",
         "placeholder",
+        "strict_extension",
     ]
 
 

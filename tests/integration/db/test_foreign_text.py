@@ -15,7 +15,7 @@ from rindle.db import promotion
 from rindle.db import variants as variant_rows
 from rindle.db.events import record_event
 from rindle.db.models import Note
-from rindle.errors import InvalidOwner
+from rindle.errors import InvalidOwner, UploadRejected
 from rindle.protocols import Storage
 from rindle.storage.memory import MemoryStorage
 from tests.gallery import VARIANTS, Gallery, opened, png
@@ -75,7 +75,9 @@ async def test_reasons_codes_and_documents_of_others_are_stored(gallery: Gallery
     rejected, promoted = await gallery.uploaded(avatar), await gallery.uploaded(avatar)
 
     def write(session: Session) -> None:
-        promotion.quarantine(session, rejected.id, FOREIGN, FOREIGN)
+        detail = {FOREIGN: FOREIGN, "foreign": object()}
+        rejection = UploadRejected(FOREIGN, code=FOREIGN, detail=detail, operator=FOREIGN)
+        promotion.quarantine(session, rejected.id, rejection)
         document = {"analyzer": {FOREIGN: [FOREIGN]}}
         promotion.promote(session, promoted.id, avatar, kind="image", media_metadata=document)
         run = {"run_id": "run", "worker": "render", "attempt": 1, "workflow_id": FOREIGN * 4}
@@ -90,7 +92,8 @@ async def test_reasons_codes_and_documents_of_others_are_stored(gallery: Gallery
 
     asset = await gallery.rindle.asset(rejected.id)
     assert (asset.state, len((asset.error_code or "").encode())) == ("quarantined", 63)
-    assert asset.error_reason == "a\ufffdb\ufffd" + "Ж" * 300
+    assert asset.error_reason == asset.operator_reason == "a\ufffdb\ufffd" + "Ж" * 300
+    assert asset.error_detail == {asset.error_reason: asset.error_reason}
     asset = await gallery.rindle.asset(promoted.id)
     [(key, [value])] = asset.media_metadata["analyzer"].items()
     assert key == value == "a\ufffdb\ufffd" + "Ж" * 300

@@ -164,6 +164,15 @@ async def test_a_waiting_render_can_be_cancelled_before_it_starts(source: Path, 
         assert list(out.iterdir()) == []
 
 
+async def test_an_exception_of_the_engine_rejects_the_file_once(pool: RenderPool, source: Path) -> None:
+    """The child did not die, so the same bytes would raise the same again."""
+    with pytest.raises(ContentRejected) as refused:
+        await pool.probe(source.with_name("bug"), "image/jpeg", max_pixels=ANY_PIXELS)
+    assert (refused.value.code, refused.value.retryable) == ("decoder_failed", False)
+    assert refused.value.detail == {"reason": "_ForeignError in _act"}
+    assert "passwd" not in str(refused.value.to_dict())
+
+
 async def test_a_bug_of_the_engine_is_reported_without_its_words(pool: RenderPool, source: Path, out: Path) -> None:
     results = await pool.render(source, "image/jpeg", orders(out, "ok", "bug"), max_pixels=ANY_PIXELS)
     assert outcome(results) == {"ok": "render_failed", "bug": "render_failed"}
