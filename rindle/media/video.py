@@ -33,8 +33,9 @@ CLEAR_LUMA: Final = 40
 #: Parts of the duration where a poster is searched after the first minute, and the seconds that are read at each.
 POSTER_PARTS: Final = (1 / 2, 1 / 4, 3 / 4, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 31 / 32)
 _PART_SECONDS: Final = 2
-#: Smallest distance of two key frames that are measured, in seconds: a codec may consist of key frames.
-_KEY_FRAME_SECONDS: Final = 0.1
+#: Smallest distance of two frames that are measured, in seconds. A codec may consist of key frames, and a hostile
+#: file of a million frames per second.
+_KEY_FRAME_SECONDS, _FRAME_SECONDS = 0.1, 0.004
 #: Files in the run directory with the measurements of frames: of luma, and of the difference to the frame before.
 LUMA_FILE, SCENE_FILE = "luma", "scene"
 #: Tiles of a strip, and pixels of one.
@@ -150,12 +151,13 @@ def search_command(media: Media, section: Section, source: Path, limits: AvLimit
     """
     track = _video_track(media)
     luma = "lavfi.signalstats.YAVG"
+    distance = _KEY_FRAME_SECONDS if section.key_frames else _FRAME_SECONDS
     video = opened(source, limits, **section.options)[str(track.index)]
+    video = video.filter("select", f"isnan(prev_selected_t)+gte(t-prev_selected_t,{distance})")
     meaning = {"in_range": track.colour.range, "out_range": "pc", "out_color_matrix": "bt709"}
     small = video.filter("scale", 64, 36, flags="area", **meaning).filter("format", "yuvj420p")
     if section.key_frames:
-        spaced = f"isnan(prev_selected_t)+gte(t-prev_selected_t,{_KEY_FRAME_SECONDS})"
-        small = small.filter("select", f"({spaced})*gte(scene,0)")
+        small = small.filter("select", "gte(scene,0)")
         small = small.filter("metadata", mode="print", key="lavfi.scene_score", file=SCENE_FILE)
     small = small.filter("signalstats").filter("metadata", mode="print", key=luma, file=LUMA_FILE)
     if section.key_frames:

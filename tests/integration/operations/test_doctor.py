@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -190,6 +191,18 @@ async def test_an_ffmpeg_without_encoders_cannot_build_the_variants(lite_stage: 
     assert found.status == "error"
     assert "lesson.web_720p: video_transcode" in found.summary
     assert real.status == "ok", real
+
+
+async def test_an_ffmpeg_without_zscale_leaves_hdr_dull(lite_stage: Stage, tmp_path: Path) -> None:
+    real = shutil.which("ffmpeg")
+    program = tmp_path / "ffmpeg"
+    program.write_text(f'#!/bin/sh\n{real} "$@" | grep -v zscale\n')
+    program.chmod(0o755)
+    poor = lite_stage.application(RINDLE_FFMPEG_PATH=str(program))
+
+    found = checks(await poor.doctor(profiles=["lesson"], only=["ffmpeg.features"]))["ffmpeg.features"]
+
+    assert (found.status, "zscale" in found.summary) == ("warn", True)
 
 
 async def test_builds_need_room_and_a_machine_that_stays(lite_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
