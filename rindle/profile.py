@@ -148,6 +148,7 @@ class Profile:
         variants: name to recipe, a mapping or a variant object. Required, may be empty. After validation: variant
             objects, sorted by name, read-only.
         allow_mime: accepted types of the content or families such as ``image/*``; empty accepts all that can be probed.
+            For MP4, WebM, Matroska, QuickTime, 3GPP and Ogg, the tracks decide between audio and video.
         allow_extensions: accepted extensions; empty accepts all.
         max_bytes: largest original in bytes, ``None`` for no limit.
         max_pixels: largest number of pixels of an original, from the file's header; 100 000 000 by default.

@@ -215,7 +215,6 @@ def _not_allowed(policy: UploadPolicy, mime: str) -> UploadRejected:
         f"profile {policy.profile!r} does not accept files of type {mime}; it accepts: {allowed}",
         limit=list(policy.allow_mime),
         found=mime,
-        mime=mime,
     )
 
 
