@@ -109,7 +109,7 @@ def transcode_command(
     video, colour = av_colour.as_yuv(_upright(video, track), track.colour)
     video = av_colour.converted(video, colour, av_colour.VIDEO, _inside(width, height, track), tone_map=tone_map)
     video = video.filter("pad", width, height, "(ow-iw)/2", "(oh-ih)/2", "black").filter("setsar", 1)
-    nodes, audio = [av_colour.tagged(video, av_colour.VIDEO)], {}
+    nodes, audio = [av_colour.tagged(video, av_colour.VIDEO)], dict[str, Any]()
     if media.audio is not None:
         node, audio = _stereo(media, whole[f"{media.audio.index}{'' if media.audio.channels > 8 else '?'}"])
         nodes.append(node)
