@@ -41,6 +41,7 @@ from rindle.media.ffmpeg import (
     run_ffmpeg,
     written,
 )
+from rindle.media.video import Section
 from rindle.process import ephemeral_runtime
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.states import MediaKind
@@ -268,7 +269,7 @@ class _Build:
     async def _poster(self, track: VideoTrack, made: Path, span: _Span) -> None:
         """Search for a bright frame: key frames of the first minute, all its frames, the rest; else the first frame."""
         length = min(video.POSTER_SCAN_SECONDS, self.limits.max_duration_seconds)
-        start = video.Section(seconds=length)
+        start = Section(seconds=length)
         seconds = (span.milliseconds or 0) / 1000
         later = [part * seconds for part in video.POSTER_PARTS if part * seconds > length]
         if seconds and not later:
@@ -298,7 +299,7 @@ class _Build:
         luma, scene = (video.measured(file.read_text() if file.is_file() else "") for file in found.values())
         return video.poster_time(luma, scene, track.colour)
 
-    async def _write_poster(self, made: Path, section: video.Section | None, time: float) -> None:
+    async def _write_poster(self, made: Path, section: Section | None, time: float) -> None:
         _remove(made)
         command = video.poster_command(
             self.media, self.source, made, self.limits, section=section, time=time, tone_map=self.tools.converts_colours
