@@ -286,7 +286,7 @@ class _Build:
         if not _size_of(made):
             raise OutputMissing("no image could be taken from the video")
 
-    async def _bright_time(self, track: VideoTrack, section: video.Section) -> float | None:
+    async def _bright_time(self, track: VideoTrack, section: Section) -> float | None:
         found = {name: self.directory / name for name in (video.LUMA_FILE, video.SCENE_FILE)}
         for file in found.values():
             _remove(file)
