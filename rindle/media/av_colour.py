@@ -241,9 +241,9 @@ def _is_hd(width: int, height: int) -> bool:
 
 
 def _is_full(stream: Mapping[str, Any], pixels: str, layout: str) -> bool:
-    tag = stream.get("color_range")
+    tag = str(stream.get("color_range", ""))
     if tag in ("tv", "pc"):
         return bool(tag == "pc")
     if layout == "grey":
-        return pixels.startswith("mono") or stream.get("codec_name") in _FULL_GREY_CODECS
+        return pixels.startswith("mono") or str(stream.get("codec_name")) in _FULL_GREY_CODECS
     return pixels.startswith("yuvj")
