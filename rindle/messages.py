@@ -160,8 +160,6 @@ class GroupOrder(Message):
     group: str
     names: tuple[str, ...] | None = None
     failure: Failure | None = None
-    #: ``run_id`` in ``media_processing_runs`` of the build that failed.
-    failed_run: str | None = None
 
 
 class GroupStatus(Message):

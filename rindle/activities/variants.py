@@ -43,7 +43,6 @@ from rindle.profile import Profile
 from rindle.protocols import Storage
 from rindle.services import Services
 from rindle.states import DELIVERABLE, AssetState, VariantState
-from rindle.workflows import ids
 
 log = logging.getLogger(__name__)
 
@@ -349,7 +348,7 @@ class VariantActivities:
     async def fail_group(self, order: GroupOrder) -> GroupStatus:
         """Fail the group's open rows after its build has failed permanently."""
         failure = order.failure or messages.Failure(code="unexpected")
-        moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure, _failed_run(order))
+        moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure)
         return await self._status(order, moved=moved)
 
     @activity.defn(name=messages.REMOVE_OBSOLETE)
@@ -376,14 +375,8 @@ def _run_facts() -> dict[str, Any]:
         "attempt": info.attempt,
         "workflow_id": info.workflow_id,
         # One audit row per attempt: the activity's id distinguishes the rounds of one run.
-        "run_id": ids.build_run(str(info.workflow_run_id), info.activity_id),
+        "run_id": f"{info.workflow_run_id}:{info.activity_id}"[:64],
     }
-
-
-def _failed_run(order: GroupOrder) -> dict[str, Any]:
-    """Return the facts of the build that failed; one ordered by an older release has none, and counts as new."""
-    facts = _run_facts()
-    return {**facts, "attempt": 1, "run_id": order.failed_run or facts["run_id"]}
 
 
 def _named(order: GroupOrder, asset: MediaAsset, session: Session) -> list[Any]:

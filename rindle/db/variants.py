@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -466,44 +465,22 @@ def detect_drift(session: Session, asset: MediaAsset, profile: type[Profile]) ->
     return names
 
 
-def fail_group(session: Session, asset_id: str, group: str, failure: Failure, run: Mapping[str, Any]) -> int:
-    """Fail the rows of a group that a build left open when it failed permanently; returns how many.
-
-    A repeated call changes nothing: a row that was queued again since, or that another build has claimed, stays.
-
-    Args:
-        run: facts of the build that failed; its ``run_id`` identifies it. The build is recorded for rows that it had
-            not claimed yet.
-    """
+def fail_group(session: Session, asset_id: str, group: str, failure: Failure) -> int:
+    """Fail the open rows of a group whose build failed permanently; returns how many."""
     asset = lock_asset(session, asset_id)
     if asset is None:
         return 0
-    states = _run_states(session, asset_id)
     moved = 0
     for row in rows_of_group(session, asset, group):
-        of_build = {state for run_id, state in states[row.name] if run_id == run["run_id"]}
-        if row.state == VariantState.QUEUED and RunState.FAILED not in of_build:
-            _note_runs(session, asset_id, [row], run)
+        if row.state == VariantState.QUEUED:
             move_variant(session, row, VariantState.PROCESSING)
-        elif row.state != VariantState.PROCESSING or not (
-            RunState.PROCESSING in of_build or all(state != RunState.PROCESSING for _, state in states[row.name])
-        ):
-            continue
-        _end_runs(session, [row], RunState.FAILED, code=failure.code, reason=failure.message)
-        move_variant(session, row, VariantState.FAILED, error_code=failure.code, error_reason=failure.message)
-        moved += 1
+        if row.state == VariantState.PROCESSING:
+            _end_runs(session, [row], RunState.FAILED, code=failure.code, reason=failure.message)
+            move_variant(session, row, VariantState.FAILED, error_code=failure.code, error_reason=failure.message)
+            moved += 1
     if moved:
         recompute(session, asset_id)
     return moved
-
-
-def _run_states(session: Session, asset_id: str) -> defaultdict[str, list[tuple[str, str]]]:
-    """Return ``(run_id, state)`` of all recorded attempts, by variant."""
-    found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    query = select(_RUNS.c.variant_name, _RUNS.c.run_id, _RUNS.c.state).where(_RUNS.c.asset_id == asset_id)
-    for name, run_id, state in session.execute(query):
-        found[name].append((run_id, state))
-    return found
 
 
 def _audit(session: Session, asset: MediaAsset, event_type: str, names: list[str], actor: str | None) -> None:
@@ -519,7 +496,7 @@ def _audit(session: Session, asset: MediaAsset, event_type: str, names: list[str
     )
 
 
-def _note_runs(session: Session, asset_id: str, claims: Sequence[Claim | MediaVariant], run: Mapping[str, Any]) -> None:
+def _note_runs(session: Session, asset_id: str, claims: Sequence[Claim], run: Mapping[str, Any]) -> None:
     """Record the start of an attempt for the claimed variants; repeated calls record it once."""
     if not claims:
         return

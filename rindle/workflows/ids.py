@@ -56,11 +56,6 @@ def row_of(workflow_id: str, *, prefix: str = DEFAULT_PREFIX) -> str | None:
     return rest.partition(":")[0] if ours else None
 
 
-def build_run(workflow_run_id: str, activity_id: str) -> str:
-    """Return the ``run_id`` of a build in ``media_processing_runs``."""
-    return f"{workflow_run_id}:{activity_id}"[:64]
-
-
 def attributes(
     kind: str,
     *,

@@ -10,7 +10,7 @@ from temporalio.exceptions import ActivityError, CancelledError, is_cancelled_ex
 with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import GroupOrder, GroupStatus, StatusView, VariantInput
-    from rindle.workflows import ids, policies
+    from rindle.workflows import policies
     from rindle.workflows.steps import continues_as_new, failure_of, note_outcome, start_step, uninterrupted
 
 
@@ -185,12 +185,7 @@ class VariantWorkflow:
                 return await self._step(messages.READ_GROUP, None, "read the rows again")
             failure = failure_of(error)
             self._last_error = failure.code
-            order = GroupOrder(
-                asset_id=self._order.asset_id,
-                group=self._order.group,
-                failure=failure,
-                failed_run=ids.build_run(workflow.info().run_id, error.activity_id),
-            )
+            order = GroupOrder(asset_id=self._order.asset_id, group=self._order.group, failure=failure)
             return await self._run_step(messages.FAIL_GROUP, order, "record the failure")
 
     async def _step(self, name: str, names: tuple[str, ...] | None, summary: str) -> GroupStatus:
