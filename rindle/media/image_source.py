@@ -25,9 +25,10 @@ _HEVC = frozenset({b"hvc1"})
 #: Largest part of metadata behind the end of a HEIC or AVIF file for which the file is completed.
 MAX_ABSENT_BYTES = 1 << 20
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s:]+")
-#: What decoders report of a file that is not damaged but of a variety that they do not read.
+#: What decoders report of a file that is not damaged but of a variety that they do not read. An unsupported marker of a
+#: JPEG is damage: libjpeg knows all markers that there are.
 _UNSUPPORTED = re.compile(
-    r"not configured|unsupported|not supported|not implemented|bad labq format|unknown (?:compression|codec)"
+    r"not configured|unsupported(?! marker)|not supported|not implemented|bad labq format|unknown (?:compression|codec)"
     r"|no decoding plugin|not compiled in|(?:compression|colou?r ?space|photometric)\b[^.]{0,40}\bunknown",
     re.IGNORECASE,
 )

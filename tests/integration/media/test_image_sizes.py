@@ -131,13 +131,22 @@ def stripes(width: int, height: int) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 9_000), (16_383, 2), (2, 60_000), (5, 40)])
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif"])
+THIN = [(1, 20_000), (20_000, 1), (3, 9_000), (16_383, 2), (2, 60_000), (5, 40)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "size"),
+    # WebP has at most 16,383 pixels per side.
+    [
+        (suffix, size)
+        for suffix in (".png", ".jpg", ".webp", ".gif")
+        for size in THIN
+        if suffix != ".webp" or max(size) < 16_384
+    ],
+)
 async def test_a_thin_image_has_square_crops(
     pool: RenderPool, tmp_path: Path, size: tuple[int, int], suffix: str
 ) -> None:
-    if suffix == ".webp" and max(size) > 16_383:
-        pytest.skip("WebP has at most 16,383 pixels per side")
     source = tmp_path / f"thin{suffix}"
     stripes(*size).save(source)
     square = {"mode": "crop", "width": 256, "height": 256}

@@ -171,3 +171,10 @@ async def test_a_tiff_of_a_compression_that_is_not_read_is_not_called_damaged(
     error = await rejected(pool, path, encoded(photo, "TIFF", compression=f"{compression}"), "image/tiff")
     assert error.code == "unsupported_variant_of_format"
     assert compression in error.detail["reason"].lower()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff no image", b"\xff\xd8\xff\xee\x00\x02\xff\x01junk"])
+async def test_damage_that_the_decoder_calls_unsupported_is_damage(
+    pool: RenderPool, path: Path, content: bytes
+) -> None:
+    assert (await rejected(pool, path, content, "image/jpeg")).code == "decode_failed"
