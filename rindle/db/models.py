@@ -119,9 +119,7 @@ class JsonDocument(TypeDecorator[Any]):
         return storable_document(value)
 
 
-#: A list of storage keys; without any it is SQL's NULL, not the JSON document ``null``.
-_Keys = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-#: A JSON document that may be missing.
+#: A JSON document that may be missing, or a list of storage keys: without any it is SQL's NULL, not ``null`` in JSON.
 _Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 _Id = Uuid(as_uuid=False)
 #: 64-bit autoincrement that SQLite also understands (only INTEGER PRIMARY KEY autoincrements there).
@@ -324,7 +322,7 @@ class MediaVariant(_Timestamps, Base):
     #: Keys of further objects that may be in the store, oldest first: replaced ones, and those of builds that were not
     #: recorded. While the row is ``processing`` the last one belongs to the build in progress. A key stays until its
     #: deletion is confirmed. ``NULL`` when there is none.
-    obsolete_keys: Mapped[list[str] | None] = mapped_column(_Keys, sort_order=1)
+    obsolete_keys: Mapped[list[str] | None] = mapped_column(_Document, sort_order=1)
 
     asset: Mapped[MediaAsset] = relationship(back_populates="variants", viewonly=True, lazy="select")
 
