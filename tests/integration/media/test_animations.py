@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,6 @@ MAX_PIXELS = 100_000_000
 PALETTE = bytes([255, 255, 255, 220, 30, 30, 30, 200, 30, 30, 30, 220])
 #: Left, top, width, height and index of the colour of a frame.
 Frame = tuple[int, int, int, int, int]
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[RenderPool]:
-    pool = RenderPool(1)
-    pool.start()
-    yield pool
-    await pool.close()
 
 
 def gif(canvas: tuple[int, int], frames: list[Frame]) -> bytes:

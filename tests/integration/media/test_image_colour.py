@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,6 @@ TYPES = {
 }
 PATCHES = [(200, 40, 40), (40, 170, 60), (40, 60, 200), (230, 210, 60), (128, 128, 128), (20, 20, 20)]
 SIDE = 48
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[RenderPool]:
-    pool = RenderPool(1)
-    pool.start()
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from tests.media.pictures import opened
 MAX_PIXELS = 100_000_000
 #: Mean difference of two pictures, in levels of 255, up to which they look the same.
 SAME_LEVELS = 4.0
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[RenderPool]:
-    pool = RenderPool(1)
-    pool.start()
-    yield pool
-    await pool.close()
 
 
 async def rendered(pool: RenderPool, source: Path, **recipes: dict[str, Any]) -> dict[str, Image.Image]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,6 @@ from tests.media.pictures import opened
 from tests.media.tiff import Page, tiff
 
 WIDTH, HEIGHT = 40, 24
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[RenderPool]:
-    pool = RenderPool(1)
-    pool.start()
-    yield pool
-    await pool.close()
 
 
 Made = Callable[[bytes], Awaitable[tuple[ProbeResult, np.ndarray]]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -27,14 +26,6 @@ TAILS = {
     "xmp": b"/>\n<rdf:Description/><?xpacket end='w'?>",
     "sef": b"\x00\x00\x01\x0a\x0e\x00\x00\x00Image_UTC_Data1700000000000SEFH\x65\0\0\0\x01\0\0\0SEFT",
 }
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[RenderPool]:
-    pool = RenderPool(1)
-    pool.start()
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture(scope="module")
