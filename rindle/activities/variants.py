@@ -333,14 +333,14 @@ class VariantActivities:
     @activity.defn(name=messages.REQUEUE_GROUP)
     async def requeue_group(self, order: GroupOrder) -> GroupStatus:
         """Move the group's failed and cancelled rows (or the named ones) to ``queued``."""
-        moved = await self._database.write(_requeue, order, self._services)
+        moved = await self._database.write(_requeue, order, self._services, _step())
         crash_point("requeue.moved")
         return await self._status(order, moved=moved)
 
     @activity.defn(name=messages.CANCEL_GROUP)
     async def cancel_group(self, order: GroupOrder) -> GroupStatus:
         """Move the group's open rows (or the named ones) to ``cancelled``."""
-        moved = await self._database.write(_cancel, order)
+        moved = await self._database.write(_cancel, order, _step())
         crash_point("cancel.moved")
         return await self._status(order, moved=moved)
 
@@ -348,7 +348,7 @@ class VariantActivities:
     async def fail_group(self, order: GroupOrder) -> GroupStatus:
         """Fail the group's open rows after its build has failed permanently."""
         failure = order.failure or messages.Failure(code="unexpected")
-        moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure)
+        moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure, _step())
         return await self._status(order, moved=moved)
 
     @activity.defn(name=messages.REMOVE_OBSOLETE)
@@ -374,9 +374,14 @@ def _run_facts() -> dict[str, Any]:
         "worker": info.activity_type,
         "attempt": info.attempt,
         "workflow_id": info.workflow_id,
-        # One audit row per attempt: the activity's id distinguishes the rounds of one run.
-        "run_id": f"{info.workflow_run_id}:{info.activity_id}"[:64],
+        "run_id": _step(),  # one audit row per attempt
     }
+
+
+def _step() -> str:
+    """Name the step of the workflow that this activity is, the same in every attempt: run and activity."""
+    info = activity.info()
+    return f"{info.workflow_run_id}:{info.activity_id}"[:64]
 
 
 def _named(order: GroupOrder, asset: MediaAsset, session: Session) -> list[Any]:
@@ -384,7 +389,7 @@ def _named(order: GroupOrder, asset: MediaAsset, session: Session) -> list[Any]:
     return found if order.names is None else [row for row in found if row.name in order.names]
 
 
-def _requeue(session: Session, order: GroupOrder, services: Services) -> int:
+def _requeue(session: Session, order: GroupOrder, services: Services, step: str) -> int:
     asset = lock_asset(session, order.asset_id)
     if asset is None or AssetState(asset.state) not in DELIVERABLE:
         return 0
@@ -393,10 +398,13 @@ def _requeue(session: Session, order: GroupOrder, services: Services) -> int:
     if order.names is not None:
         rows.detect_drift(session, asset, profile)  # readers see these variants as stale already
         repairable |= {VariantState.STALE, VariantState.MISSING}
-    wanted = [row for row in _named(order, asset, session) if row.state in repairable and row.name in profile.variants]
+    new = rows.apply_once(session, _named(order, asset, session), step)
+    wanted = [row for row in new if row.state in repairable and row.name in profile.variants]
     return len(rows.requeue_rows(session, asset, wanted, profile))
 
 
-def _cancel(session: Session, order: GroupOrder) -> int:
+def _cancel(session: Session, order: GroupOrder, step: str) -> int:
     asset = lock_asset(session, order.asset_id)
-    return 0 if asset is None else len(rows.cancel_rows(session, asset, _named(order, asset, session)))
+    if asset is None:
+        return 0
+    return len(rows.cancel_rows(session, asset, rows.apply_once(session, _named(order, asset, session), step)))

@@ -323,6 +323,10 @@ class MediaVariant(_Timestamps, Base):
     #: recorded. While the row is ``processing`` the last one belongs to the build in progress. A key stays until its
     #: deletion is confirmed. ``NULL`` when there is none.
     obsolete_keys: Mapped[list[str] | None] = mapped_column(_Document, sort_order=1)
+    #: Run and activity (``<run id>:<activity id>``) of the last step of its workflow that queued, cancelled or failed
+    #: the variant. Temporal runs a step again when its completion was lost; the repetition does not change this row.
+    #: ``NULL`` when no step was applied.
+    applied_step: Mapped[str | None] = mapped_column(String(64), sort_order=2)
 
     asset: Mapped[MediaAsset] = relationship(back_populates="variants", viewonly=True, lazy="select")
 

@@ -465,13 +465,25 @@ def detect_drift(session: Session, asset: MediaAsset, profile: type[Profile]) ->
     return names
 
 
-def fail_group(session: Session, asset_id: str, group: str, failure: Failure) -> int:
-    """Fail the open rows of a group whose build failed permanently; returns how many."""
+def apply_once(session: Session, rows: Iterable[MediaVariant], step: str) -> list[MediaVariant]:
+    """Mark the rows with a step of their workflow; returns those to which the step was not yet applied.
+
+    Temporal runs a step again when its completion was lost. Without the mark the repetition would undo what an operator
+    has done in between, for example cancel what was queued again. The caller holds the lock of the asset.
+    """
+    new = [row for row in rows if row.applied_step != step]
+    for row in new:
+        set_fields(session, row, applied_step=step)
+    return new
+
+
+def fail_group(session: Session, asset_id: str, group: str, failure: Failure, step: str) -> int:
+    """Fail the open rows of a group whose build failed permanently; returns how many. A repeated step fails none."""
     asset = lock_asset(session, asset_id)
     if asset is None:
         return 0
     moved = 0
-    for row in rows_of_group(session, asset, group):
+    for row in apply_once(session, rows_of_group(session, asset, group), step):
         if row.state == VariantState.QUEUED:
             move_variant(session, row, VariantState.PROCESSING)
         if row.state == VariantState.PROCESSING:
@@ -548,6 +560,7 @@ __all__ = [
     "Claim",
     "ClaimedGroup",
     "ObsoleteKeys",
+    "apply_once",
     "cancel_rows",
     "claim_group",
     "claim_of",
