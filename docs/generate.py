@@ -712,6 +712,7 @@ _CHECKS = {
     "db.clock": "The clocks of the database and of this host agree: expiry times depend on it.",
     "db.connect": "The application's engine reaches its database.",
     "db.migrations": "Rindle's tables are at this release's revision.",
+    "db.notifications": "Notifications of Postgres arrive: the driver can LISTEN, and no pooler drops them.",
     "db.schema": "All tables, columns, keys and indexes exist.",
     "delivery.local_endpoint": "Local storage has an address and secrets; `--live` also requests the address.",
     "delivery.support": "Every profile's storage can deliver as the profile requires, privately or publicly.",
