@@ -253,7 +253,8 @@ def _source_of(module: str) -> Path | None:
         if found is None:
             return None
         path = found.submodule_search_locations or ()
-    return Path(found.origin) if found is not None and (found.origin or "").endswith(".py") else None
+    origin = (found.origin if found is not None else None) or ""
+    return Path(origin) if origin.endswith(".py") else None
 
 
 def _migrate(environment: dict[str, str]) -> None:

@@ -28,12 +28,11 @@ _LIBRARIES = tuple(
     {
         str(Path(directory).resolve()) + os.sep
         for directory in (
-            *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+            *(sysconfig.get_paths()[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
             *site.getsitepackages(),
             site.getusersitepackages(),
-            Path(rindle.__file__).parent,
+            str(Path(rindle.__file__).parent),
         )
-        if directory
     }
 )
 
@@ -130,8 +129,7 @@ def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        is_missing = isinstance(error, ModuleNotFoundError) and not isinstance(error, RindleError)
-        if is_missing and error.name and f"{name}.".startswith(f"{error.name}."):
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise not_found(error.name) from None
         problem, fix = _cause_of(error, f"the module {name!r} raised {type(error).__name__} while it was imported")
         raise _not_loaded(problem, fix, name) from error

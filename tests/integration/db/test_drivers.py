@@ -100,6 +100,7 @@ async def _none(rindle: Rindle, channel: str) -> bool:
 async def test_a_connection_that_is_killed_is_replaced_with_one_warning(
     rindle: Rindle, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "rindle.db.listening")
     rindle.listener.settings = rindle.settings.model_copy(update={"event_idle_poll_seconds": 0.05})
     news = Newsroom(rindle)
     asset = await news.running()
