@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -186,14 +187,21 @@ def go_install(name: str, module: str, *, newer: Sequence[str] = (), why: str, t
             package = module.partition("@")[0]
             steps = [["mod", "init", "rindle/build"], ["get", module, *newer], ["build", "-o", name, package]]
         for step in steps:
-            with subprocess.Popen([go, *step], cwd=scratch, env=environment) as build:  # noqa: S603 - fixed arguments
+            # Go lists every module, more than a hundred lines; they are of use only when the build fails.
+            with (
+                tempfile.TemporaryFile() as output,
+                subprocess.Popen([go, *step], cwd=scratch, env=environment, stdout=output, stderr=output) as build,  # noqa: S603 - fixed arguments
+            ):
                 try:
                     while (status := _wait(build, PROGRESS_SECONDS)) is None:
                         report(f"building {name}: {time.monotonic() - began:.0f} s")
                 except BaseException:
                     build.terminate()  # Ctrl-C must not leave a compiler behind
                     raise
+                output.seek(0)
+                printed = output.read().decode(errors="replace")
             if status != 0:
+                sys.stderr.write(printed)
                 raise SetupIncomplete(
                     f"go {step[0]} could not build {name} (exit status {status}); see its output",
                     detail={"program": name, "module": module, "exit_status": status},

@@ -20,6 +20,7 @@ say() { printf '#!/bin/sh\\necho %s\\n' "$2" > "$1"; chmod +x "$1"; }
 case "$1" in
 install)
     echo "$2" >> "$GO_CALLS"
+    echo "go: downloading $2" >&2
     test "$GO_STATUS" = 0 || { echo "go: no such module" >&2; exit "$GO_STATUS"; }
     say "$GOBIN/tool" "$2" ;;
 mod) echo "module $3" > go.mod ;;
@@ -123,7 +124,7 @@ def test_the_cache_is_in_the_home_directory_by_default(
 # --- building -----------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_program_is_built_once(go: Path, machine: Path) -> None:
+def test_a_missing_program_is_built_once(go: Path, machine: Path, capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
     for _ in range(2):
         built = temporal_server.ensure_go_program("tool", "example.com/tool@v1", **A_TOOL, report=told.append)
@@ -131,6 +132,7 @@ def test_a_missing_program_is_built_once(go: Path, machine: Path) -> None:
     assert built == machine / "cache" / "rindle" / "bin" / "tool"
     assert subprocess.run([built], capture_output=True, text=True, check=True).stdout == "example.com/tool@v1\n"
     assert go.read_text().splitlines() == ["example.com/tool@v1"]
+    assert capfd.readouterr() == ("", "")  # Go's list of modules would hide the lines of progress
     assert told[0] == (
         "building tool with Go, a tool of the tests, because none is installed: a while, once (example.com/tool@v1)"
     )
