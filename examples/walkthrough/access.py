@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rindle.protocols import AssetSubject, DeliverySubject, UploadSubject
+from rindle.protocols import AssetSubject, DeliverySubject, OwnerRef, UploadSubject
 
 from models import Member
 
@@ -21,5 +21,5 @@ class OwnerOrStaff:
             return action == "upload.create" or subject.token_actor == me
         if isinstance(subject, AssetSubject):
             return subject.uploaded_by == me or (action == "read" and actor.is_staff)
-        # A URL is about to be signed. Before the photo is attached, only its uploader and the staff may see it.
-        return actor.is_staff or subject.uploaded_by == me or ("member", me) in subject.owners
+        # A URL is about to be signed. Before the photo is on a badge, only its uploader and the staff may see it.
+        return actor.is_staff or subject.uploaded_by == me or OwnerRef("member", me) in subject.owners

@@ -64,7 +64,8 @@ async def index(request: Request) -> HTMLResponse:
         select(Member, MediaAsset)
         .outerjoin(MediaAttachment, badge_of_member)
         .outerjoin(MediaAsset, MediaAsset.id == MediaAttachment.asset_id)
-        .options(selectinload(MediaAsset.variants))
+        # What picture_tag and the authorizer need of all photos: two queries for the whole page.
+        .options(selectinload(MediaAsset.variants), selectinload(MediaAsset.attachments))
         .order_by(Member.id)
     )
     async with sessions() as session:

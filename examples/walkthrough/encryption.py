@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
-from temporalio.converter import PayloadCodec
+from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
 
 ENCODING = b"binary/encrypted"
 NONCE_BYTES = 12
@@ -19,11 +19,11 @@ class EncryptionCodec(PayloadCodec):
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
 
-    async def encode(self, payloads: Iterable[Payload]) -> list[Payload]:
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Encrypt, before the client sends payloads to the server."""
         return [self._encrypted(payload) for payload in payloads]
 
-    async def decode(self, payloads: Iterable[Payload]) -> list[Payload]:
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Decrypt what this codec has encrypted, and return other payloads unchanged."""
         return [self._decrypted(payload) for payload in payloads]
 
@@ -37,3 +37,11 @@ class EncryptionCodec(PayloadCodec):
             return payload
         nonce, data = payload.data[:NONCE_BYTES], payload.data[NONCE_BYTES:]
         return Payload.FromString(self._cipher.decrypt(nonce, data, None))
+
+
+def encrypting(key: bytes) -> DataConverter:
+    """Return what all clients of the application need; without the second line, messages of failures stay readable."""
+    return DataConverter(
+        payload_codec=EncryptionCodec(key),
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+    )

@@ -8,10 +8,9 @@ import os
 from rindle import Profile, Rindle, Settings, TemporalConnection
 from rindle.storage.s3 import S3Storage
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from temporalio.converter import DataConverter
 
 from access import OwnerOrStaff
-from encryption import EncryptionCodec
+from encryption import encrypting
 from models import Member
 
 
@@ -33,13 +32,12 @@ engine = create_async_engine(os.environ["DATABASE_URL"])
 #: Sessions of the pages. Objects stay readable after the commit.
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
-codec = EncryptionCodec(base64.urlsafe_b64decode(os.environ["PAYLOAD_KEY"]))
 rindle = Rindle(
     engine=engine,
     profiles=[Badge],
     # Credentials and region come from boto3's own variables. Without the endpoint, the bucket is on Amazon S3.
     storages={"photos": S3Storage(os.environ["BUCKET"], endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3"))},
-    temporal=TemporalConnection(data_converter=DataConverter(payload_codec=codec)),
+    temporal=TemporalConnection(data_converter=encrypting(base64.urlsafe_b64decode(os.environ["PAYLOAD_KEY"]))),
     settings=Settings(),  # reads RINDLE_SECRETS and the other variables
 )
 rindle.register_owner_type("member", Member, slots={"badge": Badge})
