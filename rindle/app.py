@@ -54,7 +54,8 @@ class Rindle(DeliveryCalls, OperationsCalls):
         storages: adapters by name; profiles name them. A profile that brings its own instance needs no entry.
         secrets: signing secrets, at least 32 bytes each: the first signs, all verify.
         settings: tuning; read from ``RINDLE_*`` variables when left out.
-        temporal: a connection to use instead of one made from ``TEMPORAL_*`` variables.
+        temporal: how to connect to Temporal: data converter, interceptors, plug-ins, TLS, namespace or a client of your
+            own; made from ``TEMPORAL_*`` variables when left out.
 
     Use it as ``async with rindle:`` (or through the router's lifespan): this runs the relay that sends committed work
     to Temporal. Without it only the relays of workers send. No call needs Temporal to be reachable.
@@ -87,7 +88,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
             settings=self.settings,
             profiles=registry,
             storages=collect_storages(registry, storages or {}),
-            temporal=temporal or TemporalConnection(connect_seconds=self.settings.temporal_connect_seconds),
+            temporal=self._limited(temporal or TemporalConnection()),
             secrets=self.secrets,
         )
         for profile in registry:
@@ -139,7 +140,11 @@ class Rindle(DeliveryCalls, OperationsCalls):
 
     @temporal.setter
     def temporal(self, connection: TemporalConnection) -> None:
-        self.services = replace(self.services, temporal=connection)
+        self.services = replace(self.services, temporal=self._limited(connection))
+
+    def _limited(self, connection: TemporalConnection) -> TemporalConnection:
+        connection.use_connect_seconds(self.settings.temporal_connect_seconds)
+        return connection
 
     async def __aenter__(self) -> Self:
         if self._relay is None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -54,6 +54,8 @@ GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
 STICKY_SECONDS = 10
 #: Activities that a worker runs at once on the workflows' queue; one plug-in has at most a third (``rindle.plugins``).
 ACTIVITY_SLOTS = 100
+#: A build is notified of its cancellation by its next heartbeat, within a second.
+HEARTBEAT_THROTTLE = timedelta(seconds=1)
 #: Seconds between attempts to reach Temporal while a worker starts.
 _CONNECT_PAUSE_SECONDS = 1.0
 
@@ -103,6 +105,128 @@ def render_pool(settings: Settings) -> RenderPool:
         probe_seconds=settings.render_probe_seconds,
         memory_bytes=settings.render_memory_bytes,
     )
+
+
+class WorkerParts:
+    """What all workers of one process share, and the activities that they run.
+
+    Args:
+        rindle: the application.
+    """
+
+    def __init__(self, rindle: Rindle) -> None:
+        self.rindle = rindle
+        settings = rindle.settings
+        self._pool = render_pool(settings)
+        self._sources = SourceCache(
+            settings.tmp_dir / "rindle.sources",
+            max_bytes=settings.source_cache_bytes,
+            max_age_seconds=settings.source_cache_age_seconds,
+        )
+        self._watch: OutageWatch | None = None
+        #: The interceptor of every worker; it translates the failures of activities.
+        self.failures = FailureInterceptor(self._note_outage)
+
+    async def open(self) -> None:
+        """Remove what killed processes left on this machine, and start the render children."""
+        self.rindle.settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._clean_up()
+        await in_thread(self._pool.start)
+
+    async def close(self) -> None:
+        """Stop the render children and release threads."""
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.push_async_callback(self._sources.close)
+            last_first.push_async_callback(self._pool.close)
+
+    @contextlib.asynccontextmanager
+    async def watching(self, client: Client) -> AsyncIterator[None]:
+        """Retry activities that lost an attempt to an outage when the service answers again, inside the block."""
+        self._watch = OutageWatch(client, self._outage_checks())
+        task = asyncio.create_task(self._watch.run(), name="rindle-outages")
+        try:
+            yield
+        finally:
+            self._watch = None
+            await cancel_and_wait(task)
+
+    @contextlib.asynccontextmanager
+    async def registering(self) -> AsyncIterator[None]:
+        """Register the search attributes inside the block, unless the settings say otherwise."""
+        if not self.rindle.settings.search_attributes:
+            yield
+            return
+        task = asyncio.create_task(
+            self.rindle.temporal.keep_registering_search_attributes(), name="rindle-search-attributes"
+        )
+        try:
+            yield
+        finally:
+            await cancel_and_wait(task)
+
+    def activities(self) -> dict[str, list[Callable[..., Any]]]:
+        """Return the activities of each task queue of the application."""
+        services, settings, pool = self.rindle.services, self.rindle.settings, self._pool
+        tools, limits = FfmpegTools.of(settings), AvLimits.of(settings)
+        av_probe = AvProbe(tools, limits, settings.scratch)
+        probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
+        builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
+        variants = VariantActivities(services, sources=self._sources, builders=builders)
+        uploads = UploadActivities(services, verify=partial(verify_completion, services))
+        promotion = PromotionActivities(
+            services, sources=self._sources, bundled_probe=partial(ImageProbe, pool), av_probe=av_probe
+        )
+        purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=self._sources)
+        found: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues_of(settings)}
+        found[settings.queue()] += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all()]
+        found[settings.image_queue].append(variants.render_images)
+        found[settings.av_queue].append(variants.build_av)
+        return found
+
+    def _note_outage(self) -> None:
+        if self._watch is not None:
+            self._watch.note()
+
+    async def _clean_up(self) -> None:
+        """Remove files that killed processes left on this machine."""
+        swept = await in_thread(sweep_scratch, self.rindle.settings.scratch)
+        for storage in self.rindle.storages.values():
+            try:
+                swept += await checked(storage).sweep(STALE_SECONDS)
+            except RindleError as error:  # an unreachable store must not block the start of a worker
+                log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
+        if swept:
+            log.info("leftovers swept", extra={"action": "swept", "count": swept})
+
+    def _outage_checks(self) -> dict[str, Check]:
+        """Return a check of each service whose outages activities wait for."""
+        stores: dict[str, Check] = {f"store {name}": store.ping for name, store in self.rindle.storages.items()}
+        return {"database": partial(self.rindle.database.read, select_one), **stores}
+
+
+def warn_of_runtime(rindle: Rindle, queues: Collection[str]) -> None:
+    """Warn that video is refused on platforms that may stop this process at any time."""
+    runtime = ephemeral_runtime()
+    video_profiles = [
+        profile.name
+        for profile in rindle.profiles
+        if any(spec.output_kind is OutputKind.VIDEO for spec in profile.variants.values())
+    ]
+    if runtime is None or not video_profiles or rindle.settings.av_queue not in queues:
+        return
+    facts = {"action": "runtime_refused", "runtime": runtime, "profiles": sorted(video_profiles)}
+    log.warning("video is not built here", extra=facts)
+    telemetry.emit("rindle.runtime.refusal", {"surface": "worker", "reason": "ephemeral_runtime", "mode": "warn"})
+
+
+def activity_slots(settings: Settings, queue: str) -> int:
+    """Return how many activities of a queue a worker runs at once.
+
+    A fixed number: a tuner does not see the load of child processes in time.
+    """
+    if queue == settings.queue():
+        return ACTIVITY_SLOTS
+    return settings.av_slots if queue == settings.av_queue else 2 * settings.render_children
 
 
 class WorkerProcess:
@@ -160,44 +284,32 @@ class WorkerProcess:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then take no new work, and finish running work or hand it back."""
-        settings = self.settings
-        settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._warn_of_runtime()
+        warn_of_runtime(self.rindle, self.queues)
         # First: cleaning up a large disk takes time, and the worker must count as alive meanwhile.
         beat = asyncio.create_task(self._beat(), name="rindle-beat")
-        await self._clean_up()
-        pool = render_pool(settings)
-        await in_thread(pool.start)
-        sources = SourceCache(
-            settings.tmp_dir / "rindle.sources",
-            max_bytes=settings.source_cache_bytes,
-            max_age_seconds=settings.source_cache_age_seconds,
-        )
+        parts = WorkerParts(self.rindle)
+        await parts.open()
         try:
             client = await self._connect(stop)
             if client is None:
                 return
             async with contextlib.AsyncExitStack() as stack:
-                watch = OutageWatch(client, self._outage_checks())
-                stack.push_async_callback(cancel_and_wait, asyncio.create_task(watch.run(), name="rindle-outages"))
-                workers = self._workers(client, sources, pool, FailureInterceptor(watch.note))
+                await stack.enter_async_context(parts.watching(client))
+                workers = self._workers(client, parts)
                 for worker in workers.values():
                     await stack.enter_async_context(worker)
-                if self.settings.search_attributes:
-                    registering = asyncio.create_task(
-                        self.rindle.temporal.keep_registering_search_attributes(), name="rindle-search-attributes"
-                    )
-                    stack.push_async_callback(cancel_and_wait, registering)
+                await stack.enter_async_context(parts.registering())
                 await self.relay.start()
                 # Runs first, also after an error: the stack alone would stop one queue after another, and the queues
                 # that it has not reached yet would take new tasks until a long build of another queue has ended.
                 stack.push_async_callback(self._stop_intake, workers)
                 self.is_polling = True
-                log.info("worker is polling", extra={"action": "worker_up", "queues": self.queues})
+                up = {"action": "worker_up", "queues": self.queues, "temporal": self.rindle.temporal.label}
+                log.info("worker is polling", extra=up)
                 await stop.wait()
                 log.info("worker is stopping", extra={"action": "worker_stopping"})
         finally:
-            await run_to_end(self._close(beat, pool, sources))
+            await run_to_end(self._close(beat, parts))
 
     async def _stop_intake(self, workers: Mapping[str, Worker]) -> None:
         """Stop the relay and the pollers of all queues at once; returns when the running work of every queue has ended.
@@ -213,37 +325,11 @@ class WorkerProcess:
         stopping = [stop_queue(queue, worker) for queue, worker in workers.items()]
         await run_to_end(asyncio.gather(self.relay.stop(), *stopping))
 
-    async def _close(self, beat: asyncio.Task[None], pool: RenderPool, sources: SourceCache) -> None:
+    async def _close(self, beat: asyncio.Task[None], parts: WorkerParts) -> None:
         async with contextlib.AsyncExitStack() as last_first:
             last_first.push_async_callback(self.rindle.close)
-            last_first.push_async_callback(sources.close)
-            last_first.push_async_callback(pool.close)
+            last_first.push_async_callback(parts.close)
             last_first.push_async_callback(cancel_and_wait, beat)
-
-    def _warn_of_runtime(self) -> None:
-        """Warn that video is refused on platforms that may stop this process at any time."""
-        runtime = ephemeral_runtime()
-        video_profiles = [
-            profile.name
-            for profile in self.rindle.profiles
-            if any(spec.output_kind is OutputKind.VIDEO for spec in profile.variants.values())
-        ]
-        if runtime is None or not video_profiles or self.settings.av_queue not in self.queues:
-            return
-        facts = {"action": "runtime_refused", "runtime": runtime, "profiles": sorted(video_profiles)}
-        log.warning("video is not built here", extra=facts)
-        telemetry.emit("rindle.runtime.refusal", {"surface": "worker", "reason": "ephemeral_runtime", "mode": "warn"})
-
-    async def _clean_up(self) -> None:
-        """Remove files that killed processes left on this machine."""
-        swept = await in_thread(sweep_scratch, self.settings.scratch)
-        for storage in self.rindle.storages.values():
-            try:
-                swept += await checked(storage).sweep(STALE_SECONDS)
-            except RindleError as error:  # an unreachable store must not block the start of a worker
-                log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
-        if swept:
-            log.info("leftovers swept", extra={"action": "swept", "count": swept})
 
     async def _connect(self, stop: asyncio.Event) -> Client | None:
         """Wait for Temporal without a limit; return ``None`` when ``stop`` is set meanwhile."""
@@ -256,60 +342,30 @@ class WorkerProcess:
                 return client
             except TemporalUnavailable as error:
                 if not has_logged:
-                    log.warning("waiting for Temporal", extra={"action": "worker_waits", "code": error.code})
+                    facts = {"action": "worker_waits", "code": error.code, "reason": error.message}
+                    log.warning("waiting for Temporal (%s)", self.rindle.temporal.label, extra=facts)
                 has_logged = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CONNECT_PAUSE_SECONDS):
                     await stop.wait()
         return None
 
-    def _outage_checks(self) -> dict[str, Check]:
-        """Return a check of each service whose outages activities wait for."""
-        stores: dict[str, Check] = {f"store {name}": store.ping for name, store in self.rindle.storages.items()}
-        return {"database": partial(self.rindle.database.read, select_one), **stores}
-
-    def _workers(
-        self, client: Client, sources: SourceCache, pool: RenderPool, failures: FailureInterceptor
-    ) -> dict[str, Worker]:
+    def _workers(self, client: Client, parts: WorkerParts) -> dict[str, Worker]:
         """Return the worker of each queue."""
-        services, settings = self.rindle.services, self.settings
-        tools, limits = FfmpegTools.of(settings), AvLimits.of(settings)
-        av_probe = AvProbe(tools, limits, settings.scratch)
-        probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
-        builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
-        variants = VariantActivities(services, sources=sources, builders=builders)
+        settings, activities = self.settings, parts.activities()
         workers: dict[str, Worker] = {}
         for queue in self.queues:
-            runs: list[Callable[..., Any]] = []
-            options: dict[str, Any] = {}
+            options: dict[str, Any] = {"interceptors": [], "max_concurrent_activities": activity_slots(settings, queue)}
             if queue == settings.queue():
-                uploads = UploadActivities(services, verify=partial(verify_completion, services))
-                promotion = PromotionActivities(
-                    services,
-                    sources=sources,
-                    bundled_probe=partial(ImageProbe, pool),
-                    av_probe=av_probe,
-                )
-                purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=sources)
-                runs += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all()]
-                options = self._workflow_options(client)
-            else:
-                # A fixed number: a tuner does not see the load of child processes in time.
-                slots = settings.av_slots if queue == settings.av_queue else 2 * settings.render_children
-                options = {"max_concurrent_activities": slots, "interceptors": []}
-            if queue == settings.image_queue:
-                runs.append(variants.render_images)
-            if queue == settings.av_queue:
-                runs.append(variants.build_av)
-            options["interceptors"] = [failures, *options["interceptors"], *self._interceptors]
+                options |= self._workflow_options(client)
+            options["interceptors"] = [parts.failures, *options["interceptors"], *self._interceptors]
             workers[queue] = Worker(
                 client,
                 task_queue=queue,
-                activities=runs,
+                activities=activities[queue],
                 activity_task_poller_behavior=PollerBehaviorAutoscaling(),
                 graceful_shutdown_timeout=timedelta(seconds=self.grace_of(queue)),
-                # A build is notified of its cancellation by its next heartbeat, within a second.
-                max_heartbeat_throttle_interval=timedelta(seconds=1),
+                max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
                 deployment_config=deployment_of(settings),
                 **options,
             )
@@ -328,7 +384,6 @@ class WorkerProcess:
                 seconds=min(STICKY_SECONDS, settings.heartbeat_seconds or STICKY_SECONDS)
             ),
             "max_concurrent_workflow_tasks": 50,
-            "max_concurrent_activities": ACTIVITY_SLOTS,
             "workflow_task_poller_behavior": PollerBehaviorAutoscaling(),
         }
 

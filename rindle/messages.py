@@ -44,6 +44,11 @@ IMAGES_GROUP = "images"
 AV_QUEUE = "av"
 
 
+def is_ours(type_name: str) -> bool:
+    """Whether a workflow or activity of this type belongs to this library; a worker may run others too."""
+    return type_name.startswith("rindle.")
+
+
 class Message(BaseModel):
     """Base of everything that crosses Temporal."""
 

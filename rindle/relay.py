@@ -170,7 +170,9 @@ class Relay:
             self._is_connected = False
             # At once: another process may reach Temporal. This one claims nothing before it does.
             await self._reschedule(unreachable, "temporal_unavailable", seconds=0)
-            raise TemporalUnavailable("Temporal did not accept every row; the relay sends the others again")
+            raise TemporalUnavailable(
+                f"Temporal ({self._temporal.label}) did not accept every row; the relay sends the others again"
+            )
         return len(sent)
 
     async def _connected(self) -> Client | None:
@@ -277,10 +279,13 @@ class Relay:
                 sent = await self.dispatch_once()
             except TemporalUnavailable as error:
                 log.warning(
-                    "Temporal is unavailable; outbox rows wait", extra={"action": "outbox_waits", "code": error.code}
+                    "Temporal (%s) is unavailable; outbox rows wait",
+                    self._temporal.label,
+                    extra={"action": "outbox_waits", "code": error.code, "reason": error.message},
                 )
             except RindleError as error:
-                log.warning("outbox round failed", extra={"action": "outbox_round", "code": error.code})
+                facts = {"action": "outbox_round", "code": error.code, "reason": error.message}
+                log.warning("outbox round failed", extra=facts)
             except Exception as error:
                 # A database that is unavailable for a moment must not stop the relay.
                 log.exception("outbox round failed", extra={"action": "outbox_round", "error": type(error).__name__})

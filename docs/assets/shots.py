@@ -23,6 +23,7 @@ from tests.stories.conftest import running_site
 
 SHOT = Path(__file__).resolve().parent / "cohort.webp"
 MEMBER = "alice"
+SIZE = {"width": 1000, "height": 700}
 
 
 async def main() -> None:
@@ -32,14 +33,14 @@ async def main() -> None:
             running_temporal() as temporal,
             running_site(temporal, Path(scratch)) as site,
             launched(chromium.program()) as browser,
-            window(browser, base_url=site.url, viewport={"width": 1000, "height": 700}, device_scale_factor=1.5) as here,
+            window(browser, base_url=site.url, viewport=SIZE, device_scale_factor=1.5) as here,
         ):
             page = await here.new_page()
             await page.goto("/")
             await page.select_option("#actor", MEMBER)
             await page.click(".switch button")
             await page.wait_for_url(f"**/members/{MEMBER}")
-            await page.set_input_files(".chooser input[type=file]", photo(Path(scratch, "me.jpg"), width=2400, height=2400))
+            await page.set_input_files("input[type=file]", photo(Path(scratch, "me.jpg"), width=2400, height=2400))
             await expect(page.locator(".progress")).to_be_hidden()
             await expect(page.locator(".badge")).to_have_text("Ready")
             await page.click("details summary")

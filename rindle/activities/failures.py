@@ -1,4 +1,4 @@
-"""Converts RindleError to ApplicationError, for all activities.
+"""Converts RindleError to ApplicationError, for all activities of this library.
 
 The message contains nothing confidential; the cause and its stack trace stay in this process, because Temporal stores
 failures in clear and SDK exceptions contain signed URLs.
@@ -12,9 +12,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, TemporalError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from rindle import messages
 from rindle.db.database import outage_of
 from rindle.errors import InspectionFailed, RindleError, StateConflict, StorageError, StorageTransient
 from rindle.security.redaction import scrub
@@ -46,7 +48,7 @@ def is_outage(error: RindleError) -> bool:
 
 
 class FailureInterceptor(Interceptor):
-    """Turns what activities raise into typed failures without secrets.
+    """Turns what Rindle's activities raise into typed failures without secrets.
 
     Args:
         on_outage: called inside an activity whose attempt failed because of an outage.
@@ -65,6 +67,8 @@ class _Translate(ActivityInboundInterceptor):
         self._on_outage = on_outage
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        if not messages.is_ours(activity.info().activity_type):  # the application's own
+            return await self.next.execute_activity(input)
         try:
             return await self.next.execute_activity(input)
         except (TemporalError, asyncio.CancelledError):

@@ -33,6 +33,7 @@ from rindle.workflows.ids import SEARCH_ATTRIBUTES
 HOST = "127.0.0.1"
 #: Default ports; another free port is used when one of them is taken.
 TEMPORAL_PORT, UI_PORT, WEB_PORT = 7233, 8233, 8000
+#: Namespace of the dev server when ``TEMPORAL_NAMESPACE`` names none.
 NAMESPACE = "default"
 #: Timeout of one health check in seconds.
 _HEALTH_SECONDS = 5.0
@@ -143,10 +144,10 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
         temporal, ui = _port(requested.temporal, TEMPORAL_PORT), _port(requested.ui, UI_PORT)
         environment |= {
             "TEMPORAL_ADDRESS": f"{HOST}:{temporal}",
-            "TEMPORAL_NAMESPACE": NAMESPACE,
+            "TEMPORAL_NAMESPACE": os.environ.get("TEMPORAL_NAMESPACE") or NAMESPACE,
             "RINDLE_TEMPORAL_UI": f"http://{HOST}:{ui}",
         }
-        _start_temporal(supervisor, temporal, ui)
+        _start_temporal(supervisor, temporal, ui, environment["TEMPORAL_NAMESPACE"])
     _migrate(environment)  # while Temporal starts
     if ui is not None:
         supervisor.wait_ready("temporal")
@@ -248,7 +249,7 @@ def _migrate(environment: dict[str, str]) -> None:
 # --- Temporal ------------------------------------------------------------------------------------------------------
 
 
-def _start_temporal(supervisor: Supervisor, port: int, ui_port: int) -> None:
+def _start_temporal(supervisor: Supervisor, port: int, ui_port: int, namespace: str) -> None:
     program = ensure_temporal_cli(report=lambda line: click.echo(f"rindle dev: {line}", err=True))
     database = supervisor.home / "temporal.db"
     _check_version(program, database)
@@ -257,7 +258,7 @@ def _start_temporal(supervisor: Supervisor, port: int, ui_port: int) -> None:
     # The request of the CLI's "operator namespace describe", without a process for each check. It reads the server's
     # database, so it also fails when only the database is broken, which gRPC's own health check does not notice.
     api_port = _free_port()
-    is_healthy = _answers(f"{HOST}:{api_port}", f"/api/v1/namespaces/{NAMESPACE}")
+    is_healthy = _answers(f"{HOST}:{api_port}", f"/api/v1/namespaces/{namespace}")
     supervisor.start_part(
         "temporal",
         [
@@ -266,7 +267,7 @@ def _start_temporal(supervisor: Supervisor, port: int, ui_port: int) -> None:
                 "--http-port",
                 str(api_port),
                 "--namespace",
-                NAMESPACE,
+                namespace,
                 "--db-filename",
                 str(database),
                 "--log-level",

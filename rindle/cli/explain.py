@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rindle.cli.application import application_option, format_option, run
 from rindle.cli.terminal import print_counts, print_json, print_line
+from rindle.operations.explain import Explanation
 from rindle.operations.explain import explain as explain_asset
+
+if TYPE_CHECKING:
+    from rindle.app import Rindle
 
 
 @click.command()
@@ -19,7 +23,11 @@ from rindle.operations.explain import explain as explain_asset
 @format_option
 def explain(subject: str, application: str | None, ui: str | None, output: str) -> None:
     """Show rows, runs, pending activities and the last error of an asset, and the command that repairs it."""
-    report = run(application, lambda rindle: explain_asset(rindle.services, subject))
+
+    async def explained(rindle: Rindle) -> tuple[Explanation, str]:
+        return await explain_asset(rindle.services, subject), rindle.temporal.label
+
+    report, temporal = run(application, explained)
     found = report.to_dict()
     for one in found["workflows"]:
         if ui:
@@ -27,10 +35,10 @@ def explain(subject: str, application: str | None, ui: str | None, output: str) 
     if output == "json":
         print_json(found)
     else:
-        _print(found)
+        _print(found, temporal)
 
 
-def _print(found: Mapping[str, Any]) -> None:
+def _print(found: Mapping[str, Any], temporal: str) -> None:
     def facts(row: Mapping[str, Any], *left_out: str) -> str:
         return " ".join(f"{name}={value}" for name, value in row.items() if value is not None and name not in left_out)
 
@@ -45,7 +53,7 @@ def _print(found: Mapping[str, Any]) -> None:
             print_line(f"  {row.get('name') or row['id']}: {facts(row, 'name', 'id')}")
     print_line("workflows")
     if not found["temporal"]["reachable"]:
-        print_line("  unknown: Temporal did not answer", "yellow")
+        print_line(f"  unknown: Temporal ({temporal}) did not answer", "yellow")
     for one in found["workflows"]:
         print_line(f"  {one['id']}: {facts(one, 'id', 'pending_activities')}")
         for activity in one["pending_activities"]:

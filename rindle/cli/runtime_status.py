@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from rindle.cli.application import application_option, format_option, run
@@ -11,6 +13,9 @@ from rindle.instants import iso_instant
 from rindle.operations.findings import DEFAULT_LIMIT, Finding
 from rindle.operations.remedies import REMEDIES
 from rindle.operations.runtime_status import MAX_LIMIT, RuntimeStatus
+
+if TYPE_CHECKING:
+    from rindle.app import Rindle
 
 #: Exit code of ``--fail-on``.
 FOUND = 3
@@ -35,11 +40,13 @@ def runtime_status(
 ) -> None:
     """Report stuck work and the command that repairs it; exit 0 even with findings."""
     alarming = _classes(fail_on)
+
+    async def reported(rindle: Rindle) -> tuple[RuntimeStatus, str]:
+        report = await rindle.runtime_status(profile=profile, older_than=older_than, limit=limit, format=output)
+        return report, rindle.temporal.label
+
     try:
-        report = run(
-            application,
-            lambda rindle: rindle.runtime_status(profile=profile, older_than=older_than, limit=limit, format=output),
-        )
+        report, temporal = run(application, reported)
     except (InspectionFailed, SetupIncomplete) as error:
         if output == "text":
             raise
@@ -51,7 +58,7 @@ def runtime_status(
     if output == "json":
         print_json(report.to_dict())
     else:
-        _print(report)
+        _print(report, temporal)
     found = {finding.name for finding in report.findings}
     raise click.exceptions.Exit(FOUND if found & alarming else 0)
 
@@ -67,7 +74,7 @@ def _classes(given: str | None) -> set[str]:
     return requested
 
 
-def _print(report: RuntimeStatus) -> None:
+def _print(report: RuntimeStatus, label: str) -> None:
     print_line(f"Runtime status at {iso_instant(report.generated_at)}", "bold")
     counts = {"assets": report.assets, "variants": report.variants, "upload_sessions": report.upload_sessions}
     for section, rows in counts.items():
@@ -80,6 +87,8 @@ def _print(report: RuntimeStatus) -> None:
     temporal = report.temporal
     print_line("temporal")
     print_counts({"reachable": str(temporal.reachable).lower(), "verified": str(temporal.verified).lower()})
+    if not temporal.reachable:
+        print_line(f"  no answer from {label}", "yellow")
     print_counts({f"running {kind}": count for kind, count in temporal.running.items()})
     print_line("findings")
     for finding in report.findings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.client import Client, WorkflowExecutionDescription
+from temporalio.converter import ActivitySerializationContext
+from temporalio.exceptions import FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle.db import uploads as upload_rows
@@ -34,6 +39,8 @@ from rindle.settings import Settings
 from rindle.states import UNVALIDATED, AssetState, OutboxState, SessionState, VariantState
 from rindle.temporal_client import TemporalConnection
 from rindle.workflows import ids
+
+log = logging.getLogger(__name__)
 
 #: Timeout in seconds of all requests to Temporal together.
 TEMPORAL_SECONDS = 5.0
@@ -208,7 +215,7 @@ async def explain(services: Services, subject_id: str) -> Explanation:
         outbox=tuple(OutboxFacts.of(one) for one in rows.outbox),
         workflows=tuple(workflows or ()),
         temporal=Reachability(workflows is not None),
-        diagnosis=_diagnose(rows, workflows),
+        diagnosis=_diagnose(rows, workflows, services.temporal.label),
     )
 
 
@@ -268,24 +275,46 @@ async def _describe(client: Client, workflow_id: str) -> WorkflowFacts | None:
         status="unknown" if found.status is None else found.status.name.lower(),
         started_at=found.start_time,
         closed_at=found.close_time,
-        pending_activities=_activities(found),
+        pending_activities=tuple(
+            [await _activity(client, found, one) for one in found.raw_description.pending_activities]
+        ),
     )
 
 
-def _activities(found: WorkflowExecutionDescription) -> tuple[PendingActivity, ...]:
-    return tuple(
-        PendingActivity(
-            type=one.activity_type.name,
-            state=PendingActivityState.Name(one.state).removeprefix("PENDING_ACTIVITY_STATE_").lower(),
-            attempt=one.attempt,
-            # Our messages are redacted where they are raised; those of other workers may not be.
-            last_failure=scrub(one.last_failure.message)[:500] or None,
-            last_failure_code=one.last_failure.application_failure_info.type or None,
-            next_attempt_at=_moment(one.next_attempt_schedule_time),
-            last_heartbeat_at=_moment(one.last_heartbeat_time),
-        )
-        for one in found.raw_description.pending_activities
+async def _activity(client: Client, run: WorkflowExecutionDescription, one: PendingActivityInfo) -> PendingActivity:
+    return PendingActivity(
+        type=one.activity_type.name,
+        state=PendingActivityState.Name(one.state).removeprefix("PENDING_ACTIVITY_STATE_").lower(),
+        attempt=one.attempt,
+        # Our messages are redacted where they are raised; those of other workers may not be.
+        last_failure=scrub(await _failure_message(client, run, one))[:500] or None,
+        last_failure_code=one.last_failure.application_failure_info.type or None,
+        next_attempt_at=_moment(one.next_attempt_schedule_time),
+        last_heartbeat_at=_moment(one.last_heartbeat_time),
     )
+
+
+async def _failure_message(client: Client, run: WorkflowExecutionDescription, one: PendingActivityInfo) -> str:
+    """Return the message of the last failure, which the application's data converter may have encrypted."""
+    if not one.HasField("last_failure"):
+        return ""
+    context = ActivitySerializationContext(
+        namespace=client.namespace,
+        activity_id=one.activity_id,
+        activity_type=one.activity_type.name,
+        activity_task_queue=one.activity_options.task_queue.name or None,
+        workflow_id=run.id,
+        workflow_type=run.workflow_type,
+        is_local=False,
+    )
+    failure = Failure()
+    failure.CopyFrom(one.last_failure)  # decoding changes it
+    try:
+        error = await client.data_converter.with_context(context).decode_failure(failure)
+    except Exception as problem:  # a codec is the application's own code
+        log.info("a failure could not be decoded", extra={"error": type(problem).__name__})
+        return "its message cannot be decoded by the data converter of this process"
+    return error.message if isinstance(error, FailureError) else str(error)
 
 
 def _moment(stamp: Timestamp) -> datetime | None:
@@ -295,18 +324,19 @@ def _moment(stamp: Timestamp) -> datetime | None:
 # --- diagnosis ---------------------------------------------------------------------------------------------------
 
 
-def _diagnose(rows: _Rows, workflows: Sequence[WorkflowFacts] | None) -> Diagnosis:
+def _diagnose(rows: _Rows, workflows: Sequence[WorkflowFacts] | None, temporal: str) -> Diagnosis:
     """Describe the condition in one sentence, and name the command that repairs it."""
     running = [one for one in workflows or () if one.status == "running"]
     failing = [activity for one in running for activity in one.pending_activities if activity.last_failure]
-    summary, command = _condition(rows, workflows is not None, bool(running), failing)
+    unreachable = temporal if workflows is None else None
+    summary, command = _condition(rows, unreachable, bool(running), failing)
     return Diagnosis(summary, _last_error(rows, failing), command)
 
 
 def _condition(
-    rows: _Rows, is_reachable: bool, is_running: bool, failing: Sequence[PendingActivity]
+    rows: _Rows, unreachable: str | None, is_running: bool, failing: Sequence[PendingActivity]
 ) -> tuple[str, str | None]:
-    """Return the condition, and the command that repairs it."""
+    """Return the condition, and the command that repairs it; ``unreachable`` is a Temporal that does not answer."""
     if parked := _parked(rows):
         why = parked.last_error or "without a message"
         return f"Temporal rejected the request to process it as invalid ({why})", _repair("outbox_parked", rows)
@@ -317,8 +347,8 @@ def _condition(
         worst = max(failing, key=lambda one: one.attempt)
         attempt = f"attempt {worst.attempt}"
         return f"{worst.type} failed and is retried ({attempt}); fix the cause, and it continues", None
-    if not is_reachable:
-        return "Temporal does not answer, so it is unknown whether a run is active", "rindle doctor"
+    if unreachable is not None:
+        return f"Temporal ({unreachable}) does not answer, so it is unknown whether a run is active", "rindle doctor"
     state = AssetState(rows.asset.state)
     if state is AssetState.DELETED:
         if rows.asset.error_code is not None:

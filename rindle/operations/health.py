@@ -70,7 +70,7 @@ class HealthCheck:
         limit_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self._database = _ServiceCheck("database", lambda: database.read(select_one), limit_seconds)
-        self._temporal = _ServiceCheck("temporal", temporal.healthy, limit_seconds)
+        self._temporal = _ServiceCheck("temporal", temporal.healthy, limit_seconds, place=lambda: temporal.label)
         self._threads = _ServiceCheck("threads", lambda: in_thread(bool, 1), limit_seconds)
         self._default_threads = _ServiceCheck("default threads", _pass_default_threads, limit_seconds)
         self._fresh_seconds = fresh_seconds
@@ -104,8 +104,16 @@ class _ServiceCheck:
     check, not one for each probe.
     """
 
-    def __init__(self, name: str, check: Callable[[], Awaitable[bool]], limit_seconds: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        check: Callable[[], Awaitable[bool]],
+        limit_seconds: float,
+        place: Callable[[], str] | None = None,
+    ) -> None:
         self._name = name
+        #: Where the service is, for logs only: responses to probes are public.
+        self._place = place
         self._check = check
         self._limit_seconds = limit_seconds
         self._pending: asyncio.Task[bool] | None = None
@@ -121,7 +129,7 @@ class _ServiceCheck:
             log.log(
                 logging.INFO if is_healthy else logging.WARNING,
                 "%s %s",
-                self._name,
+                self._name if self._place is None else f"{self._name} ({self._place()})",
                 change,
                 extra={"action": "health", "service": self._name, "healthy": is_healthy},
             )

@@ -12,9 +12,11 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
+from rindle import messages
+
 
 class SignalGuard(Interceptor):
-    """Drops signals with more or fewer arguments than their handler takes.
+    """Drops signals of Rindle's workflows with more or fewer arguments than their handler takes.
 
     The SDK drops arguments of a wrong type, but calls a handler with a wrong number of them: the workflow task would
     fail and be retried for ever. A replay needs this interceptor too, since a dropped signal changes the workflow.
@@ -29,7 +31,8 @@ class SignalGuard(Interceptor):
 
 class _Guard(WorkflowInboundInterceptor):
     async def handle_signal(self, input: HandleSignalInput) -> None:
-        handler = workflow.get_signal_handler(input.signal)
+        is_ours = messages.is_ours(workflow.info().workflow_type)
+        handler = workflow.get_signal_handler(input.signal) if is_ours else None
         if handler is not None:
             try:
                 inspect.signature(handler).bind(*input.args)

@@ -20,6 +20,8 @@ from temporalio.worker import (
 )
 from temporalio.workflow import ActivityHandle
 
+from rindle import messages
+
 
 def _with_first_pause(policy: RetryPolicy, initial: timedelta) -> RetryPolicy:
     # The server rejects a policy whose first pause exceeds its longest, and the workflow would be stuck.
@@ -28,7 +30,7 @@ def _with_first_pause(policy: RetryPolicy, initial: timedelta) -> RetryPolicy:
 
 
 class PolicyTuning(Interceptor):
-    """Replaces the heartbeat timeout of activities that have one, and the first pause of every retry policy.
+    """Replaces the heartbeat timeout of Rindle's activities that have one, and the first pause of their retry policies.
 
     Args:
         heartbeat_seconds: heartbeat timeout; the policies' own when ``None``.
@@ -49,6 +51,8 @@ class PolicyTuning(Interceptor):
 
         class Outbound(WorkflowOutboundInterceptor):
             def start_activity(self, input: StartActivityInput) -> ActivityHandle[Any]:
+                if not messages.is_ours(input.activity):  # the application's own
+                    return super().start_activity(input)
                 if heartbeat is not None and input.heartbeat_timeout is not None:
                     input.heartbeat_timeout = timedelta(seconds=heartbeat)
                 if initial is not None and input.retry_policy is not None:

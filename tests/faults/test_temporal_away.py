@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from rindle.bootstrap import WorkerProcess
+from rindle.errors import TemporalUnavailable
+from rindle.operations.health import HealthCheck
 from tests.invariants import everything_holds
+from tests.patience import until
+from tests.servers import free_port
 from tests.servers.temporal import StoppableTemporal
 from tests.stage import Stage, staged
 
@@ -64,3 +70,33 @@ async def test_work_under_way_survives_a_restart_of_temporal(
 
     assert (await stage.settled(asset.id)).state == "ready"
     await everything_holds(stage)
+
+
+async def test_every_message_names_the_server_that_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, nowhere, {"TEMPORAL_NAMESPACE": "media"}) as stage:
+        label = f"({nowhere}, namespace media)"
+
+        def logged(*messages: str) -> bool:
+            return set(messages) <= {record.getMessage() for record in caplog.records}
+
+        stop = asyncio.Event()
+        worker = asyncio.create_task(WorkerProcess(stage.application()).run(stop))
+        async with stage.rindle:
+            await stage.rindle.initiate_upload("avatar", filename="me.jpg")
+
+            async def both() -> bool:
+                return logged(f"waiting for Temporal {label}", f"Temporal {label} is unavailable; outbox rows wait")
+
+            await until(both, what="worker and relay to name the server")
+        stop.set()
+        await worker
+
+        assert not (await HealthCheck(stage.rindle.database, stage.rindle.temporal).health()).temporal
+        assert logged(f"temporal {label} does not answer")
+        (check,) = (await stage.rindle.doctor(only=["temporal.reachable"])).checks
+        assert check.summary == f"the connection failed {label}"
+        with pytest.raises(TemporalUnavailable, match="the connection was refused") as caught:
+            await stage.application().temporal.client()
+        assert label in caught.value.message

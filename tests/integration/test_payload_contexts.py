@@ -10,6 +10,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import (
     ActivitySerializationContext,
+    DefaultFailureConverterWithEncodedAttributes,
     PayloadCodec,
     SerializationContext,
     WithSerializationContext,
@@ -18,7 +19,9 @@ from temporalio.converter import (
 
 from rindle import TemporalConnection
 from rindle.bootstrap import workflow_runner
+from rindle.operations.explain import explain
 from rindle.workflows.sandbox import ContextFreeSandbox
+from tests.patience import until
 from tests.stage import Stage
 
 
@@ -57,6 +60,25 @@ async def test_a_client_with_a_codec_that_knows_its_workflow_works(lite_stage: S
     (first, *_) = history.events
     sealed_input = first.workflow_execution_started_event_attributes.input.payloads[0]
     assert sealed_input.metadata["encoding"] == b"sealed"
+
+
+async def test_a_failure_that_is_sealed_for_its_workflow_is_explained(lite_stage: Stage) -> None:
+    stage = lite_stage
+    converter = dataclasses.replace(
+        pydantic_data_converter,
+        payload_codec=SealingCodec(),
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+    )
+    stage.rindle.temporal = TemporalConnection(data_converter=converter, environment=stage.environment)
+    stage.tell("scanner", "down")
+    await stage.member()
+    asset = await stage.verified("scanned")
+
+    async def explained() -> str | None:
+        found = await explain(stage.rindle.services, asset.id)
+        return next((one.last_failure for run in found.workflows for one in run.pending_activities), None)
+
+    assert "scanner" in (await until(explained, what="the failure to be explained") or "")
 
 
 def test_contexts_are_saved_only_where_nothing_asks_for_them() -> None:

@@ -14,6 +14,10 @@ from markupsafe import Markup
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from temporalio.client import Client
+from temporalio.converter import DataConverter
+from temporalio.service import TLSConfig
+from temporalio.worker import Worker
 
 from rindle import (
     ImageVariant,
@@ -37,6 +41,7 @@ from rindle.protocols import Storage
 from rindle.storage.local import LocalStorage
 from rindle.subscriptions import Subscription
 from rindle.uploads.direct import SignedUpload
+from rindle.worker_plugin import RindlePlugin
 
 
 class Avatar(Profile):
@@ -72,6 +77,29 @@ def application(engine: Engine, temporal: TemporalConnection) -> Rindle:
     rindle.register_owner_type("member", Member)
     rindle.register_owner_type("team", slots={"logo": Avatar, "cover": ["avatar", Avatar]})
     return rindle
+
+
+async def temporal_connections(converter: DataConverter, tls: TLSConfig, rindle: Rindle) -> None:
+    """Say how to connect, and work in a worker of one's own."""
+
+    async def connect() -> Client:
+        return await Client.connect("temporal.example.com:7233", data_converter=converter)
+
+    rindle.temporal = TemporalConnection(
+        target_host="temporal.example.com:7233",
+        namespace="media",
+        api_key="key",
+        tls=tls,
+        data_converter=converter,
+        interceptors=[],
+        plugins=[RindlePlugin(rindle)],
+    )
+    rindle.temporal = TemporalConnection(connect=connect, connect_seconds=5)
+    assert_type(rindle.temporal.address, str | None)
+    assert_type(rindle.temporal.namespace, str | None)
+    client = assert_type(await rindle.temporal.client(), Client)
+    Worker(client, task_queue=rindle.settings.queue(), plugins=[RindlePlugin(rindle)])
+    TemporalConnection(connect=client)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def uploads(rindle: Rindle, path: str) -> MediaAsset:

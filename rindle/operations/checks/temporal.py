@@ -40,6 +40,7 @@ def planned(subject: Subject, *, workers: bool) -> list[Planned]:
 
 
 async def _temporal_reachable(subject: Subject) -> Result:
+    label = subject.services.temporal.label
     try:
         client = await subject.services.temporal.client()
         info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
@@ -47,11 +48,13 @@ async def _temporal_reachable(subject: Subject) -> Result:
             DescribeNamespaceRequest(namespace=client.namespace)
         )
     except TemporalUnavailable:
-        return Result("error", "the connection failed", _FIX)
+        return Result("error", f"the connection failed ({label})", _FIX)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return Result("error", "the namespace does not exist", "create it: temporal operator namespace create")
-        return Result("error", f"the server answered {error.status.name}", _FIX)
+            return Result(
+                "error", f"the namespace does not exist ({label})", "create it: temporal operator namespace create"
+            )
+        return Result("error", f"the server answered {error.status.name} ({label})", _FIX)
     retention = namespace.config.workflow_execution_retention_ttl.ToTimedelta()
     detail = {"server": info.server_version, "retention_seconds": retention.total_seconds()}
     if retention and retention < RETENTION_FLOOR:
