@@ -556,10 +556,10 @@ def _models() -> str:
 
 
 def _column_type(column: Any) -> str:
-    from sqlalchemy import JSON, BigInteger, Boolean, Integer, String, Text, Uuid
+    from sqlalchemy import JSON, BigInteger, Boolean, Integer, String, Text
     from sqlalchemy.dialects.sqlite import dialect
 
-    from rindle.db.models import JsonDocument, Note, UtcDateTime
+    from rindle.db.models import Id, JsonDocument, Note, UtcDateTime
 
     stored = column.type
     if isinstance(stored, JsonDocument | Note):
@@ -572,7 +572,7 @@ def _column_type(column: Any) -> str:
         Boolean: "boolean",
         JSON: "JSON",
         Text: "text",
-        Uuid: "UUID",
+        Id: "UUID",
         UtcDateTime: "time, UTC",
         BigInteger: "integer, 64 bits",
         Integer: "integer",
@@ -847,6 +847,14 @@ def _call_examples() -> str:
     return "```python\n" + "\n\n".join(shown) + "\n```"
 
 
+def _transaction_recipes() -> str:
+    from rindle import Rindle
+
+    recipes = {"an AsyncSession": Rindle.attach, "a Session": inspect.getattr_static(Rindle, "attachments")}
+    shown = [f"# with {kind}\n{example_of(documented)}" for kind, documented in recipes.items()]
+    return "```python\n" + "\n\n".join(shown) + "\n```"
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "asset_moves": lambda: _moves("ASSET_MOVES"),
     "call_examples": _call_examples,
@@ -875,6 +883,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "session_moves": lambda: _moves("SESSION_MOVES"),
     "settings": _settings,
     "storage_capabilities": _storage_capabilities,
+    "transaction_recipes": _transaction_recipes,
     "telemetry": _telemetry,
     "variant_moves": lambda: _moves("VARIANT_MOVES"),
     "workflows": _workflows,

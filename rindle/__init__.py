@@ -17,9 +17,8 @@ from rindle.db.models import (
     MediaVariant,
 )
 from rindle.errors import RindleError
-from rindle.owners import OwnerRef
 from rindle.profile import DeliveryPolicy, Profile
-from rindle.protocols import Quarantine
+from rindle.protocols import OwnerRef, Quarantine
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
 from rindle.settings import Settings
 from rindle.states import AssetState, MediaKind, OutputKind, SessionState, VariantState

@@ -13,16 +13,18 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rindle import assets, attachments, telemetry
-from rindle.attachments import UNCHECKED, SlotProfiles, Unchecked, profile_names
+from rindle.arguments import actor_text
+from rindle.attachments import UNCHECKED, SessionAttachments, SlotProfiles, Unchecked, profile_names
 from rindle.cancellation import run_to_end
-from rindle.db.database import Database
+from rindle.db.database import AnySession, Database
+from rindle.db.ids import AssetOrId, SessionOrId, SubjectOrId
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.delivery.calls import DeliveryCalls
 from rindle.errors import InvalidArgument
@@ -40,9 +42,6 @@ from rindle.temporal_client import TemporalConnection
 from rindle.uploads import direct, server_side, sessions
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.sessions import Upload, UploadRequest
-
-#: A caller's own transaction.
-AnySession = Session | AsyncSession
 
 
 class Rindle(DeliveryCalls, OperationsCalls):
@@ -188,7 +187,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
         size: int | None = None,
         content_type: str | None = None,
         expires_in: int | None = None,
-        actor: str | None = None,
+        actor: str | UUID | None = None,
         idempotency_key: str | None = None,
         auto_verify: bool = False,
     ) -> MediaUploadSession:
@@ -200,7 +199,8 @@ class Rindle(DeliveryCalls, OperationsCalls):
             content_type: the type that the client declares; it is recorded and has no effect. The signed PUT
                 names a type that follows from the profile and the extension.
             expires_in: lifetime of the session in seconds, 60 to 604800; the setting (86400) when left out.
-            actor: who uploads; recorded as ``uploaded_by`` and checked again by ``attach``.
+            actor: who uploads, as a string or ``UUID``; recorded as text in ``uploaded_by`` and checked again by
+                ``attach``.
             idempotency_key: a repeated call of the same actor with this key returns the first session. It needs an
                 ``actor``.
             auto_verify: let the workflow check for the object by itself, so that an upload also completes when the
@@ -221,13 +221,13 @@ class Rindle(DeliveryCalls, OperationsCalls):
             size=size,
             content_type=content_type,
             expires_in=expires_in,
-            actor=actor,
+            actor=actor_text("actor", actor),
             idempotency_key=idempotency_key,
             auto_verify=auto_verify,
         )
         return await direct.initiate_upload(self.services, profile, request)
 
-    async def sign_url(self, session_id: str, *, expires_in: int | None = None) -> SignedUpload:
+    async def sign_url(self, session_id: SessionOrId, *, expires_in: int | None = None) -> SignedUpload:
         """Sign a PUT for a live session; signing again returns a fresh URL.
 
         The URL writes once and is bound to the declared size and type where the store can. It lives for
@@ -244,7 +244,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
         """
         return await direct.sign_url(self.services, session_id, expires_in=expires_in)
 
-    async def verify_completion(self, session_id: str) -> Upload:
+    async def verify_completion(self, session_id: SessionOrId) -> Upload:
         """Check that the object arrived; returns the session (``completed``) and the asset (``validating``).
 
         Idempotent: a second call, also a concurrent one, returns the same. Validation and variants follow in the
@@ -264,7 +264,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
         """
         return await sessions.verify_completion(self.services, session_id)
 
-    async def cancel_upload(self, session_id: str) -> MediaUploadSession:
+    async def cancel_upload(self, session_id: SessionOrId) -> MediaUploadSession:
         """Abort a live session; its objects are removed in the background. An ended session is returned unchanged.
 
         Raises:
@@ -283,7 +283,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
         source: str | os.PathLike[str] | BinaryIO | AsyncIterator[bytes] | Any,
         *,
         filename: str,
-        actor: str | None = None,
+        actor: str | UUID | None = None,
         idempotency_key: str | None = None,
     ) -> MediaAsset:
         """Store bytes from the server: a path, binary file object, Starlette ``UploadFile`` or async iterator of bytes.
@@ -311,7 +311,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
             self.services, profile, source, filename=filename, actor=actor, idempotency_key=idempotency_key
         )
 
-    async def upload_session(self, session_id: str) -> MediaUploadSession:
+    async def upload_session(self, session_id: SessionOrId) -> MediaUploadSession:
         """Return an upload session.
 
         Raises:
@@ -325,8 +325,11 @@ class Rindle(DeliveryCalls, OperationsCalls):
 
     # -- assets ---------------------------------------------------------------------------------------------------
 
-    async def asset(self, asset_id: str) -> MediaAsset:
-        """Return an asset with its variants loaded.
+    async def asset(self, asset: AssetOrId) -> MediaAsset:
+        """Return an asset as it is now, with its variants loaded.
+
+        Args:
+            asset: its id, as text or ``UUID``, or the asset itself, which is read again.
 
         Raises:
             NotFound: no such asset.
@@ -335,9 +338,9 @@ class Rindle(DeliveryCalls, OperationsCalls):
             asset = await rindle.asset(asset.id)
             states = {variant.name: variant.state for variant in asset.variants}
         """
-        return await assets.get_asset(self.services, asset_id)
+        return await assets.get_asset(self.services, asset)
 
-    async def settled(self, asset_id: str, *, timeout: float = 30.0) -> MediaAsset:  # noqa: ASYNC109 - public name
+    async def settled(self, asset: AssetOrId, *, timeout: float = 30.0) -> MediaAsset:  # noqa: ASYNC109 - public name
         """Wait until no work on an asset is left and return the asset.
 
         It is then ``quarantined`` or ``deleted``, or ``ready`` or ``degraded`` with no variant ``queued`` or
@@ -355,9 +358,10 @@ class Rindle(DeliveryCalls, OperationsCalls):
             asset = await rindle.settled(asset.id, timeout=60)
             assert asset.state == "ready"
         """
-        return await settled(self.listener, asset_id, timeout_seconds=timeout)
+        attachments = self.services.has_authorizers
+        return await settled(self.listener, asset, timeout_seconds=timeout, attachments=attachments)
 
-    def subscribe(self, scope: str, id: str, *, after: int | None = None) -> Subscription:
+    def subscribe(self, scope: str, id: SubjectOrId, *, after: int | None = None) -> Subscription:
         """Follow an asset, variant or upload session: every event once, in the order in which it happened.
 
         Use it as ``async with rindle.subscribe(...) as events`` or directly in ``async for``. It starts when the block
@@ -368,6 +372,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
         Args:
             scope: ``asset`` (which includes its variants, uploads and providers), ``variant``, ``upload_session`` or
                 ``provider_asset``, which is named by the id of its asset.
+            id: the id, or the row itself.
             after: start after the event of this id; ``0`` starts with the oldest event kept, ``None`` with the next
                 event. An id that is unknown, or older than the events kept, gives a ``reset`` first (``unknown``,
                 ``expired``).
@@ -376,7 +381,8 @@ class Rindle(DeliveryCalls, OperationsCalls):
             An async iterator of events: ``id``, ``type``, ``payload``, ``occurred_at``.
 
         Raises:
-            InvalidArgument: a ``ValueError``: unknown scope, an id that is not a UUID, or a negative ``after``.
+            InvalidArgument: a ``ValueError``: unknown scope, an id that is not a UUID, a row of another scope, or a
+                negative ``after``.
             NotFound: from the iterator: no such asset, variant or session.
 
         Example:
@@ -387,16 +393,18 @@ class Rindle(DeliveryCalls, OperationsCalls):
             raise InvalidArgument("after is the id of an event, 0 or None", detail={"option": "after"})
         return Subscription(self.listener, [subject_of(scope, id)], None if after is None else [after])
 
-    def subscription_ticket(self, scope: str, id: str, *, ttl: int = 3600) -> str:
+    def subscription_ticket(self, scope: str, id: SubjectOrId, *, ttl: int = 3600) -> str:
         """Return a signed token that grants its bearer the event stream of one subject, as ``?ticket=``.
 
         For pages that have the id and no other way to authenticate. It is checked only when a connection is opened.
 
         Args:
+            id: the id, or the row itself.
             ttl: its lifetime in seconds, 1 to 604800.
 
         Raises:
-            InvalidArgument: a ``ValueError``: unknown scope, an id that is not a UUID, or ``ttl`` out of range.
+            InvalidArgument: a ``ValueError``: unknown scope, an id that is not a UUID, a row of another scope, or
+                ``ttl`` out of range.
             Misconfigured: this ``Rindle`` has no signing secret.
 
         Example:
@@ -408,16 +416,35 @@ class Rindle(DeliveryCalls, OperationsCalls):
         subject = subject_of(scope, id)
         return sign_ticket(subject.scope, subject.id, expires_at=int(time.time()) + ttl, secrets=self.secrets)
 
-    async def timeline(self, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
+    async def timeline(self, asset: AssetOrId, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
         """Return the events of an asset, oldest first: those with an id above ``after``, at most ``limit``.
 
         Example:
             for event in await rindle.timeline(asset.id):
                 print(event.occurred_at, event.type, event.payload)
         """
-        return await assets.timeline(self.services, asset_id, after=after, limit=limit)
+        return await assets.timeline(self.services, asset, after=after, limit=limit)
 
     # -- attachments ----------------------------------------------------------------------------------------------
+
+    @property
+    def attachments(self) -> SessionAttachments:
+        """``attach``, ``detach``, ``attachment_for`` and ``ready_variants_for`` for synchronous code.
+
+        They take the arguments of the methods of this class in the same order and work in the transaction of a
+        ``Session``, which they do not commit. The example repeats its transaction when another one was first.
+
+        Example:
+            for is_last in (False, False, True):
+                try:
+                    with Session(sync_engine) as session, session.begin():
+                        rindle.attachments.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
+                    break
+                except StateConflict:
+                    if is_last:
+                        raise
+        """
+        return SessionAttachments(self.services)
 
     def register_owner_type(
         self, name: str, owner_class: type[Any] | None = None, *, slots: Mapping[str, SlotProfiles] | None = None
@@ -442,12 +469,12 @@ class Rindle(DeliveryCalls, OperationsCalls):
 
     async def attach(
         self,
-        asset: MediaAsset | str,
+        asset: AssetOrId,
         owner: Any,
         slot: str,
         *,
         profile: SlotProfiles | None = None,
-        uploaded_by: str | Unchecked | None = UNCHECKED,
+        uploaded_by: str | UUID | Unchecked | None = UNCHECKED,
         session: AnySession | None = None,
     ) -> MediaAttachment:
         """Put an asset into an owner's slot; an asset that it replaces is purged later.
@@ -469,11 +496,19 @@ class Rindle(DeliveryCalls, OperationsCalls):
             ProfileMismatch: the slot does not accept assets of this profile.
             UnknownProfile: ``profile`` is not registered.
             Quarantined: the content of the asset was rejected.
-            StateConflict: another transaction changed the slot first; roll back and repeat.
+            StateConflict: another transaction was first. Without ``session`` the call has repeated its transaction.
+                With ``session`` roll back and repeat the whole transaction, as the example does. On SQLite give the
+                engine of the session :data:`rindle.sqlite.WRITE_OPTION`: its transactions then wait for one another.
 
         Example:
-            async with AsyncSession(engine) as session, session.begin():
-                await rindle.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
+            for is_last in (False, False, True):
+                try:
+                    async with AsyncSession(engine) as session, session.begin():
+                        await rindle.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
+                    break
+                except StateConflict:
+                    if is_last:
+                        raise
         """
         return await self.database.within(
             session,
@@ -514,7 +549,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
             return await self.database.read(attachments.attachment_for, owner, slot, **options)
         return await self.database.within(session, attachments.attachment_for, owner, slot, **options)
 
-    async def ready_variants_for(self, asset: MediaAsset | str) -> list[MediaVariant]:
+    async def ready_variants_for(self, asset: AssetOrId) -> list[MediaVariant]:
         """Return the ready variants of an asset, ordered by name, without those that an outdated recipe built.
 
         Example:
@@ -523,7 +558,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
         """
         return await self.database.read(attachments.ready_variants_for, asset, services=self.services)
 
-    async def purge_asset(self, asset: MediaAsset | str) -> None:
+    async def purge_asset(self, asset: AssetOrId) -> None:
         """Delete an asset that is attached nowhere: its objects and rows, in the background.
 
         Raises:

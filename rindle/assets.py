@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from rindle.db import assets as rows
 from rindle.db import events as event_rows
 from rindle.db.assets import no_such_asset
+from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaEvent
 from rindle.services import Services
 
 
-async def get_asset(services: Services, asset_id: str) -> MediaAsset:
+async def get_asset(services: Services, asset: AssetOrId) -> MediaAsset:
     """Return an asset with its variants loaded; see ``Rindle.asset``."""
-    return await services.database.read(rows.get_with_variants, asset_id)
+    asset_id = id_of_asset(asset)
+    return await services.database.read(rows.get_with_variants, asset_id, attachments=services.has_authorizers)
 
 
-async def timeline(services: Services, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
+async def timeline(services: Services, asset: AssetOrId, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
     """Return what happened to an asset, oldest first; see ``Rindle.timeline``."""
-    return await services.database.read(event_rows.timeline, asset_id, after=after, limit=limit)
+    return await services.database.read(event_rows.timeline, id_of_asset(asset), after=after, limit=limit)
 
 
 __all__ = ["get_asset", "no_such_asset", "timeline"]

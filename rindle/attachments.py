@@ -1,4 +1,7 @@
-"""Attach assets to the application's objects: plain functions on ``Session``, for the caller's own transaction.
+"""Attach assets to the application's objects: functions on ``Session``, for the caller's own transaction.
+
+:class:`SessionAttachments` has them for synchronous code, bound to one application; the methods of ``Rindle`` run them
+for both kinds of session. Owner types, slots and settings are always those of the application.
 
 The asset row is locked before its state is read, so an attach and a purge cannot pass each other; the purge of a
 replaced or detached asset is an outbox row of the same transaction and exists only if the caller commits.
@@ -9,21 +12,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import Select, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, joinedload, scoped_session
+from sqlalchemy.orm.attributes import instance_dict
 
-from rindle import outbox
-from rindle.arguments import check_text
+from rindle import outbox, sqlite
+from rindle.arguments import actor_text
 from rindle.db.database import translating_conflicts
 from rindle.db.events import record_event
+from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaAttachment, MediaVariant, is_id, utc_now
 from rindle.db.transitions import lock_asset
 from rindle.delivery.urls import is_servable
 from rindle.errors import InvalidArgument, NotFound, ProfileMismatch, Quarantined, StateConflict
-from rindle.owners import OwnerRef, OwnerTypes, check_slot
+from rindle.owners import check_slot
 from rindle.profile import Profile
+from rindle.protocols import OwnerRef
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import AssetState, VariantState
@@ -40,25 +47,83 @@ UNCHECKED: Final = Unchecked.UNCHECKED
 
 #: Which profiles a slot accepts: one or several, each by its class or name.
 SlotProfiles = str | type[Profile] | Iterable[str | type[Profile]]
+#: A session of synchronous code; a ``scoped_session`` stands for the one of its thread or request.
+SyncSession = Session | scoped_session[Any]
 
-_DEFAULT_TYPES = OwnerTypes()
+
+class SessionAttachments:
+    """The calls about attachments for synchronous code, in the transaction of a ``Session``: ``rindle.attachments``.
+
+    They have the arguments of the methods of ``Rindle`` with the same names, in the same order, and read and write the
+    same slots. They do not commit.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def attach(
+        self,
+        asset: AssetOrId,
+        owner: Any,
+        slot: str,
+        *,
+        profile: SlotProfiles | None = None,
+        uploaded_by: str | UUID | Unchecked | None = UNCHECKED,
+        session: SyncSession,
+    ) -> MediaAttachment:
+        """Put an asset into an owner's slot; see ``Rindle.attach``.
+
+        Raises:
+            StateConflict: another transaction was first; roll back and repeat the whole transaction.
+            InvalidArgument: ``session`` is not a ``Session``; also the other errors of ``Rindle.attach``.
+        """
+        return attach(
+            _opened(session),
+            asset,
+            owner,
+            slot,
+            profile=profile,
+            uploaded_by=uploaded_by,
+            services=self._services,
+        )
+
+    def detach(self, owner: Any, slot: str, *, session: SyncSession) -> None:
+        """Empty an owner's slot and queue the purge of its asset; see ``Rindle.detach``."""
+        detach(_opened(session), owner, slot, services=self._services)
+
+    def attachment_for(
+        self, owner: Any, slot: str, *, load: Iterable[str] = ("asset",), session: SyncSession
+    ) -> MediaAttachment | None:
+        """Return the attachment in an owner's slot, or ``None``; see ``Rindle.attachment_for``."""
+        return attachment_for(_opened(session), owner, slot, load=load, services=self._services)
+
+    def ready_variants_for(self, asset: AssetOrId, *, session: SyncSession) -> list[MediaVariant]:
+        """Return the ready variants of an asset, ordered by name; see ``Rindle.ready_variants_for``."""
+        return ready_variants_for(_opened(session), asset, services=self._services)
+
+
+def _opened(session: SyncSession) -> Session:
+    found = session() if isinstance(session, scoped_session) else session
+    if not isinstance(found, Session):
+        raise InvalidArgument(
+            "session must be a Session of synchronous code; with an AsyncSession call await rindle.attach(...), "
+            "rindle.detach(...) or rindle.attachment_for(...)",
+            detail={"option": "session"},
+        )
+    return found
 
 
 def attach(
     session: Session,
-    asset: MediaAsset | str,
+    asset: AssetOrId,
     owner: Any,
     slot: str,
     *,
     profile: SlotProfiles | None = None,
-    uploaded_by: str | Unchecked | None = UNCHECKED,
-    services: Services | None = None,
+    uploaded_by: str | UUID | Unchecked | None = UNCHECKED,
+    services: Services,
 ) -> MediaAttachment:
     """Put ``asset`` into an owner's slot, in the caller's transaction; see ``Rindle.attach``.
-
-    Args:
-        services: the application's; without them owner types have the names of their classes, no slot is declared, and
-            settings come from the environment.
 
     Raises:
         NotFound: unknown or purged asset, or one that ``uploaded_by`` did not upload.
@@ -67,30 +132,31 @@ def attach(
         Quarantined: the asset was rejected.
         StateConflict: a concurrent transaction was first; roll back and repeat.
     """
-    ref = _owner_types(services).ref(owner)
+    ref = services.owner_types.ref(owner)
     check_slot(slot)
-    if uploaded_by is not UNCHECKED:
-        check_text("uploaded_by", uploaded_by)
-    asset_id = asset if isinstance(asset, str) else asset.id
-    accepted = _owner_types(services).profiles_of(ref, slot) if profile is None else profile_names(profile, services)
+    uploader = uploaded_by if isinstance(uploaded_by, Unchecked) else actor_text("uploaded_by", uploaded_by)
+    accepted = services.owner_types.profiles_of(ref, slot) if profile is None else profile_names(profile, services)
     with translating_conflicts():
-        locked = _attachable(session, asset_id, uploaded_by, slot, accepted)
-        return _place(session, locked, ref, slot, _settings(services))
+        sqlite.begin(session)
+        locked = _attachable(session, id_of_asset(asset), uploader, slot, accepted)
+        attachment = _place(session, locked, ref, slot, services.settings)
+    for row in (locked, asset):
+        if isinstance(row, MediaAsset):
+            _forget_owners(row)
+    return attachment
 
 
-def profile_names(profiles: SlotProfiles, services: Services | None = None) -> frozenset[str]:
-    """Return the stable names of one or several profiles, which are registered if there are ``services``.
+def profile_names(profiles: SlotProfiles, services: Services) -> frozenset[str]:
+    """Return the stable names of one or several registered profiles.
 
     Raises:
         UnknownProfile: one of them is not registered.
         InvalidArgument: there is none.
     """
     given = [profiles] if isinstance(profiles, str | type) else list(profiles)
-    if services is not None:
-        given = [services.profile(one) for one in given]
     if not given:
         raise InvalidArgument("a slot accepts at least one profile", detail={"option": "profile"})
-    return frozenset(one if isinstance(one, str) else one.name for one in given)
+    return frozenset(services.profile(one).name for one in given)
 
 
 def _attachable(
@@ -143,17 +209,12 @@ def _replace(session: Session, present: MediaAttachment, asset: MediaAsset, sett
     return present
 
 
-def detach(
-    session: Session,
-    owner: Any,
-    slot: str,
-    *,
-    services: Services | None = None,
-) -> None:
+def detach(session: Session, owner: Any, slot: str, *, services: Services) -> None:
     """Empty an owner's slot, in the caller's transaction; does nothing for an empty slot. See ``Rindle.detach``."""
-    ref = _owner_types(services).ref(owner)
+    ref = services.owner_types.ref(owner)
     check_slot(slot)
     with translating_conflicts():
+        sqlite.begin(session)
         present = session.scalars(_slot(ref, slot).with_for_update()).one_or_none()
         if present is None:
             return
@@ -162,7 +223,8 @@ def detach(
         session.flush()
         if asset is not None:
             _note(session, asset, slot, "detached")
-        _purge_later(session, present.asset_id, _settings(services))
+            _forget_owners(asset)
+        _purge_later(session, present.asset_id, services.settings)
 
 
 def attachment_for(
@@ -171,38 +233,32 @@ def attachment_for(
     slot: str,
     *,
     load: Iterable[str] = ("asset",),
-    services: Services | None = None,
+    services: Services,
 ) -> MediaAttachment | None:
     """Return the attachment in an owner's slot, or ``None``; one query, never writes.
 
     Args:
         load: related rows to load: ``"asset"``, ``"variants"`` (the asset and its variants); ``()`` loads none.
     """
-    ref = _owner_types(services).ref(owner)
+    ref = services.owner_types.ref(owner)
     check_slot(slot)
     statement = _slot(ref, slot).order_by(MediaAttachment.inserted_at.desc()).limit(1)
     for part in load:
-        if part == "asset":
-            statement = statement.options(joinedload(MediaAttachment.asset))
-        elif part == "variants":
-            statement = statement.options(joinedload(MediaAttachment.asset).joinedload(MediaAsset.variants))
-        else:
+        if part not in ("asset", "variants"):
             raise InvalidArgument(
                 f"unknown value {part!r} in load; choose from 'asset' and 'variants'",
                 detail={"option": "load", "found": part},
             )
+        with_asset = joinedload(MediaAttachment.asset)
+        statement = statement.options(with_asset.joinedload(MediaAsset.variants) if part == "variants" else with_asset)
+        if services.has_authorizers:
+            statement = statement.options(joinedload(MediaAttachment.asset).joinedload(MediaAsset.attachments))
     return session.scalars(statement).unique().first()
 
 
-def ready_variants_for(
-    session: Session, asset: MediaAsset | str, *, services: Services | None = None
-) -> list[MediaVariant]:
-    """Return the ready variants of an asset, ordered by name.
-
-    Args:
-        services: the application's; with them the variants that an outdated recipe built are left out.
-    """
-    asset_id = asset if isinstance(asset, str) else asset.id
+def ready_variants_for(session: Session, asset: AssetOrId, *, services: Services) -> list[MediaVariant]:
+    """Return the ready variants of an asset, ordered by name, without those that an outdated recipe built."""
+    asset_id = id_of_asset(asset)
     if not is_id(asset_id):
         return []
     statement = select(MediaVariant).where(
@@ -211,19 +267,11 @@ def ready_variants_for(
         MediaVariant.dynamic.is_(False),
     )
     found = list(session.scalars(statement.order_by(MediaVariant.name)))
-    owner = session.get(MediaAsset, asset_id) if found and services is not None else None
-    if owner is None or services is None:
+    owner = session.get(MediaAsset, asset_id) if found else None
+    if owner is None:
         return found
     profile = services.profile(owner.profile)
     return [row for row in found if is_servable(profile, row)]
-
-
-def _owner_types(services: Services | None) -> OwnerTypes:
-    return _DEFAULT_TYPES if services is None else services.owner_types
-
-
-def _settings(services: Services | None) -> Settings:
-    return Settings() if services is None else services.settings
 
 
 def _slot(ref: OwnerRef, slot: str) -> Select[MediaAttachment]:
@@ -232,6 +280,11 @@ def _slot(ref: OwnerRef, slot: str) -> Select[MediaAttachment]:
         MediaAttachment.owner_id == ref.id,
         MediaAttachment.slot == slot,
     )
+
+
+def _forget_owners(asset: MediaAsset) -> None:
+    """Unload the attachments of a row that the caller may deliver next: its owners have changed."""
+    instance_dict(asset).pop("attachments", None)
 
 
 def _purge_later(session: Session, asset_id: str, settings: Settings) -> None:

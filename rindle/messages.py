@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from rindle.arguments import canonical_id
 
 # --- wire names --------------------------------------------------------------------------------------------------
 
@@ -49,6 +52,14 @@ def is_ours(type_name: str) -> bool:
     return type_name.startswith("rindle.")
 
 
+def _canonical(value: object) -> object:
+    return canonical_id(value) or value
+
+
+#: The id of a row. Operators may write it in any form of a UUID; the code that sends a message may pass a ``UUID``.
+RowId = Annotated[str, BeforeValidator(_canonical)]
+
+
 class Message(BaseModel):
     """Base of everything that crosses Temporal."""
 
@@ -79,7 +90,7 @@ class Failure(Message):
 class UploadInput(Message):
     """Input of ``UploadWorkflow``."""
 
-    session_id: str
+    session_id: RowId
 
 
 class UploadStep(StrEnum):
@@ -109,7 +120,7 @@ class UploadStatus(Message):
     """
 
     step: UploadStep
-    asset_id: str | None = None
+    asset_id: RowId | None = None
     profile: str | None = None
     outcome: str = ""
     wait_seconds: float = 0.0
@@ -122,24 +133,24 @@ class UploadStatus(Message):
 class UploadResult(Message):
     """Result of ``UploadWorkflow``: its outcome, as the timeline shows it."""
 
-    session_id: str
-    asset_id: str | None
+    session_id: RowId
+    asset_id: RowId | None
     outcome: str
 
 
 class PromotionFailure(Message):
     """Input of ``fail_promotion``: the promotion failed for a reason other than the content."""
 
-    session_id: str
+    session_id: RowId
     failure: Failure
 
 
 class VerifyAnswer(Message):
     """Result of the Update ``verify``."""
 
-    session_id: str
+    session_id: RowId
     session_state: str
-    asset_id: str
+    asset_id: RowId
     asset_state: str
 
 
@@ -153,7 +164,7 @@ class VariantInput(Message):
     built on the workflow's own queue, all others on that name with the suffix ``-av``.
     """
 
-    asset_id: str
+    asset_id: RowId
     group: str = IMAGES_GROUP
     task_queue: str = ""
 
@@ -161,7 +172,7 @@ class VariantInput(Message):
 class GroupOrder(Message):
     """Input of the group's SQL activities; ``names`` of ``None`` selects all that qualify."""
 
-    asset_id: str
+    asset_id: RowId
     group: str
     names: tuple[str, ...] | None = None
     failure: Failure | None = None
@@ -170,7 +181,7 @@ class GroupOrder(Message):
 class GroupStatus(Message):
     """How many variants of a group are in which state; ``asset_state`` is ``None`` when the asset is gone."""
 
-    asset_id: str
+    asset_id: RowId
     group: str
     asset_state: str | None = None
     queued: int = 0
@@ -199,7 +210,7 @@ class GroupStatus(Message):
 class PurgeInput(Message):
     """Input of ``PurgeWorkflow`` and of its activities."""
 
-    asset_id: str
+    asset_id: RowId
     #: Set by workflows that know the outcome ``waiting``.
     may_wait: bool = False
 
@@ -210,15 +221,15 @@ class PurgeDecision(Message):
     outcome: str
     attachments: int = 0
     groups: tuple[str, ...] = ()
-    session_ids: tuple[str, ...] = ()
+    session_ids: tuple[RowId, ...] = ()
 
 
 class StopOrder(Message):
     """Input of ``stop_asset_work``: the workflows whose work on the asset must end first."""
 
-    asset_id: str
+    asset_id: RowId
     groups: tuple[str, ...] = ()
-    session_ids: tuple[str, ...] = ()
+    session_ids: tuple[RowId, ...] = ()
 
 
 class PurgeResult(Message):
@@ -228,7 +239,7 @@ class PurgeResult(Message):
     ``wait_seconds``, when no PUT ticket is valid any more.
     """
 
-    asset_id: str
+    asset_id: RowId
     outcome: str
     objects: int = 0
     variants: int = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import inspect as sqlalchemy_inspect
@@ -14,15 +13,7 @@ from sqlalchemy.exc import NoInspectionAvailable
 from rindle.arguments import MAX_TEXT_CHARS, text_flaw
 from rindle.declarations import name_flaw
 from rindle.errors import InvalidOwner, InvalidSlot, OwnerNotPersisted, OwnerTypeConflict
-
-
-@dataclass(frozen=True, slots=True)
-class OwnerRef:
-    """An owner as rows store it: a registered type name of 1 to 255 printable ASCII characters, and an id of 1 to 255
-    characters."""
-
-    type: str
-    id: str
+from rindle.protocols import OwnerRef
 
 
 class OwnerTypes:

@@ -76,6 +76,11 @@ class Services:
             return actor_digest(self.secrets, actor, "fairness")
         return profile
 
+    @property
+    def has_authorizers(self) -> bool:
+        """Whether the authorizer of any profile decides about deliveries: it is given the owners of an asset."""
+        return any(profile.delivery_policy().authorizer is not None for profile in self.profiles)
+
     def adapter(self, profile: str | type[Profile]) -> str:
         """Return the adapter's name for events."""
         return adapter_name(self.storage(profile))

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session
 
 #: Execution option that makes a transaction take SQLite's write lock when it begins.
 WRITE_OPTION = "rindle_write"
@@ -36,6 +37,19 @@ def configure(engine: Engine | AsyncEngine) -> None:
         return
     event.listen(sync_engine, "connect", _on_connect)
     event.listen(sync_engine, "begin", _on_begin)
+
+
+def begin(session: Session) -> None:
+    """Begin a transaction on the session's SQLite connection, where the driver has begun none yet.
+
+    The driver of an engine that is not configured begins at the first write. A savepoint before that would be the whole
+    transaction: its release commits, and a rollback of the caller undoes nothing.
+    """
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        driver_connection: Any = connection.connection.driver_connection
+        if not driver_connection.in_transaction:
+            connection.exec_driver_sql("BEGIN")
 
 
 def _on_connect(dbapi_connection: Any, _record: Any) -> None:

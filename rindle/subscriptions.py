@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -27,8 +26,9 @@ from rindle.db import subscriptions as rows
 from rindle.db.assets import find_with_variants, no_such_asset
 from rindle.db.database import Database
 from rindle.db.events import CHANNEL
+from rindle.db.ids import AssetOrId, SubjectOrId, id_of, id_of_asset
 from rindle.db.listening import listening
-from rindle.db.models import MediaAsset, is_id, utc_now
+from rindle.db.models import Base, MediaAsset, MediaUploadSession, MediaVariant, is_id, utc_now
 from rindle.db.subscriptions import Feed, FeedEvent
 from rindle.db.subscriptions import Subject as Subject
 from rindle.db.subscriptions import SubjectStatus as SubjectStatus  # taken and returned by these flows
@@ -46,6 +46,13 @@ _GAP_SECONDS = 0.02
 #: Events read from the database at once by a subscription that catches up, and by the listener.
 PAGE, BATCH = 256, 1000
 
+#: The rows of each scope; a ``provider_asset`` is named by its asset.
+_MODELS: Mapping[str, type[Base]] = {
+    "asset": MediaAsset,
+    "variant": MediaVariant,
+    "upload_session": MediaUploadSession,
+    "provider_asset": MediaAsset,
+}
 _PROGRESS = "variant_progress"
 #: Types of events after which an asset may be settled.
 _SETTLING_EVENTS = frozenset({"asset_state_changed", "variant_ready", "variant_failed", "variant_cancelled", "reset"})
@@ -73,17 +80,18 @@ class Event:
     subjects: tuple[int, ...] = (0,)
 
 
-def subject_of(scope: str, subject_id: str) -> Subject:
-    """Return the subject of ``scope`` and ``subject_id``.
+def subject_of(scope: str, subject: SubjectOrId) -> Subject:
+    """Return the subject of ``scope`` that is named by its id or its row.
 
     Raises:
-        InvalidArgument: a ``ValueError``: the scope is unknown, or the id is not a UUID.
+        InvalidArgument: a ``ValueError``: the scope is unknown, the id is not a UUID, or the row is of another kind.
     """
     if scope not in TERMINAL_STATES:
         raise InvalidArgument(f"scope is one of {', '.join(TERMINAL_STATES)}", detail={"option": "scope"})
+    subject_id = id_of("id", subject, _MODELS[scope])
     if not is_id(subject_id):
         raise InvalidArgument("the id is not a UUID", detail={"option": "id"})
-    return Subject(scope, str(UUID(subject_id)))
+    return Subject(scope, subject_id)
 
 
 async def read_statuses(listener: Listener, subjects: Sequence[Subject]) -> list[SubjectStatus | None]:
@@ -501,28 +509,35 @@ class Subscription:
 # --- waiting -----------------------------------------------------------------------------------------------------
 
 
-async def settled(listener: Listener, asset_id: str, *, timeout_seconds: float) -> MediaAsset:
-    """Return the asset once it is settled; see ``Rindle.settled``."""
+async def settled(
+    listener: Listener, asset: AssetOrId, *, timeout_seconds: float, attachments: bool = False
+) -> MediaAsset:
+    """Return the asset once it is settled; see ``Rindle.settled``.
+
+    Args:
+        attachments: load them with the asset, for its delivery.
+    """
+    asset_id = id_of_asset(asset)
     if not is_id(asset_id):
         raise no_such_asset()
     subject = subject_of("asset", asset_id)
     try:
         async with asyncio.timeout(timeout_seconds):
-            return await _wait_until_settled(listener, subject)
+            return await _wait_until_settled(listener, subject, attachments)
     except TimeoutError:
         raise await _not_settled(listener, subject.id, timeout_seconds) from None
 
 
-async def _wait_until_settled(listener: Listener, subject: Subject) -> MediaAsset:
+async def _wait_until_settled(listener: Listener, subject: Subject, attachments: bool) -> MediaAsset:
     async with Subscription(listener, [subject]) as events:
         # The subscription is open: every event after this read is received.
-        asset = await _read(listener, subject.id)
+        asset = await _read(listener, subject.id, attachments)
         while asset is not None and not _is_settled(asset):
             event = await anext(events, None)
             if event is None:  # the application is closing: there will be no event
                 raise TimeoutError
             if event.type in _SETTLING_EVENTS:
-                asset = await _read(listener, subject.id)
+                asset = await _read(listener, subject.id, attachments)
         if asset is None:
             raise no_such_asset()
         return asset
@@ -552,5 +567,5 @@ async def _not_settled(listener: Listener, asset_id: str, seconds: float) -> Not
     )
 
 
-async def _read(listener: Listener, asset_id: str) -> MediaAsset | None:
-    return await listener.database.read(find_with_variants, asset_id)
+async def _read(listener: Listener, asset_id: str, attachments: bool = False) -> MediaAsset | None:
+    return await listener.database.read(find_with_variants, asset_id, attachments=attachments)

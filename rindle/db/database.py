@@ -12,6 +12,8 @@ the write lock of the file.
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,8 +23,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from rindle import sqlite
 from rindle.cancellation import run_to_end
@@ -38,6 +40,15 @@ _OUTAGES = (OperationalError, InterfaceError, InternalError, PendingRollbackErro
 #: Longest time in seconds for which a cancelled caller waits for its transaction to end: more than the 10 s for which a
 #: SQLite connection waits for the write lock.
 CANCEL_LIMIT_SECONDS = 15.0
+#: How often a transaction that met another one runs, and for how many seconds after its start it is repeated. A SQLite
+#: connection has then waited for the write lock at least once.
+CONFLICT_TRIES, CONFLICT_SECONDS = 4, 15.0
+#: Half of the longest pause before the first repetition, in seconds; it doubles. Pauses are random, so that two
+#: transactions that met do not meet again.
+CONFLICT_PAUSE_SECONDS = 0.05
+
+#: A caller's own session; a scoped one stands for the session of its thread, task or request.
+AnySession = Session | AsyncSession | scoped_session[Any] | async_scoped_session[Any]
 
 
 @contextmanager
@@ -118,12 +129,24 @@ class Database:
     async def write(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``fn`` in a transaction that may write, and commit it.
 
+        A transaction that met another one is repeated (see ``CONFLICT_TRIES``), so ``fn`` may run several times: it
+        changes nothing but the session that it is given.
+
         A cancelled caller is cancelled when the transaction has ended, committed or not; after
         ``CANCEL_LIMIT_SECONDS`` at the latest.
 
         Raises:
-            StateConflict: deadlock, serialization failure or a busy SQLite file; nothing was written.
+            StateConflict: also in the last repetition: deadlock, serialization failure, a busy SQLite file, or ``fn``
+                found that the rows had changed; nothing was written.
         """
+        began = time.monotonic()
+        for number in range(1, CONFLICT_TRIES):
+            try:
+                return await self._run(self._writers, fn, *args, **kwargs)
+            except StateConflict:
+                if time.monotonic() - began > CONFLICT_SECONDS:
+                    raise
+            await asyncio.sleep(random.uniform(0, CONFLICT_PAUSE_SECONDS * 2**number))  # noqa: S311 - not a secret
         return await self._run(self._writers, fn, *args, **kwargs)
 
     async def read(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -166,7 +189,7 @@ class Database:
 
     async def within(
         self,
-        session: Session | AsyncSession | None,
+        session: AnySession | None,
         fn: Callable[Concatenate[Session, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -174,6 +197,8 @@ class Database:
         """Run ``fn`` in the caller's transaction if ``session`` is given (not committed here), else in a new one."""
         if session is None:
             return await self.write(fn, *args, **kwargs)
+        if isinstance(session, scoped_session | async_scoped_session):
+            session = session()
         with translating_conflicts():
             if isinstance(session, AsyncSession):
                 return await session.run_sync(fn, *args, **kwargs)

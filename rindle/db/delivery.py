@@ -1,12 +1,32 @@
-"""SQL that checks which objects may be served."""
+"""SQL of delivery: which objects may be served, and what an authorizer is given."""
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from collections.abc import Sequence
 
-from rindle.db.models import MediaAsset, MediaVariant
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session, joinedload
+
+from rindle.db.models import MediaAsset, MediaAttachment, MediaVariant
+from rindle.protocols import OwnerRef
 from rindle.states import DELIVERABLE, WITH_OBJECT, AssetState
+
+
+def get(session: Session, asset_id: str, *, variants: bool, owners: bool) -> MediaAsset | None:
+    """Return an asset with its variants and attachments loaded, as requested, in one statement; ``None`` without it."""
+    statement = select(MediaAsset).where(MediaAsset.id == asset_id)
+    if variants:
+        statement = statement.options(joinedload(MediaAsset.variants))
+    if owners:
+        statement = statement.options(joinedload(MediaAsset.attachments))
+    return session.scalars(statement).unique().one_or_none()
+
+
+def owners_of(session: Session, asset_id: str) -> Sequence[OwnerRef]:
+    """Return the owners of the slots that hold an asset, each once, ordered by type and id."""
+    columns = (MediaAttachment.owner_type, MediaAttachment.owner_id)
+    found = session.execute(select(*columns).where(MediaAttachment.asset_id == asset_id).distinct().order_by(*columns))
+    return [OwnerRef(*row) for row in found]
 
 
 def is_deliverable_key(session: Session, key: str) -> bool:

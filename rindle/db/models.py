@@ -9,8 +9,7 @@ is ``NULL``; the reference page of the models is made from these comments.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, ClassVar
-from uuid import UUID
+from typing import Any, ClassVar, TypeVar
 
 import uuid_utils
 from sqlalchemy import (
@@ -30,12 +29,14 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     Uuid,
+    inspect,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
+from rindle.arguments import canonical_id
 from rindle.states import AssetState, MediaKind, OutboxState, OutputKind, RunState, SessionState, VariantState
 from rindle.text import bounded, storable, storable_document
 
@@ -74,11 +75,20 @@ def new_id() -> str:
 
 def is_id(text: str) -> bool:
     """Whether ``text`` is a UUID; a lookup of anything else finds nothing instead of raising a database error."""
-    try:
-        UUID(text)
-    except (ValueError, AttributeError, TypeError):
-        return False
-    return True
+    return canonical_id(text) is not None
+
+
+class Id(TypeDecorator[str]):
+    """The id of a row: a string in Python. A query may compare it with a ``UUID``, and with text in any form.
+
+    SQLite would otherwise not find an id in upper case, and fail on a ``UUID``.
+    """
+
+    impl = Uuid(as_uuid=False)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else canonical_id(value) or str(value)
 
 
 class Note(TypeDecorator[str]):
@@ -121,7 +131,7 @@ class JsonDocument(TypeDecorator[Any]):
 
 #: A JSON document that may be missing, or a list of storage keys: without any it is SQL's NULL, not ``null`` in JSON.
 _Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-_Id = Uuid(as_uuid=False)
+_Id = Id()
 #: 64-bit autoincrement that SQLite also understands (only INTEGER PRIMARY KEY autoincrements there).
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -141,7 +151,10 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime}
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name, None)!r}" for name in self._shown())
+        # Nothing is loaded: an expired row of a closed session has its id only.
+        identity = inspect(self).identity
+        known = {**self.__dict__, **({} if identity is None else {"id": identity[0]})}
+        shown = ", ".join(f"{name}={known.get(name)!r}" for name in self._shown() if name in known or identity is None)
         return f"<{type(self).__name__} {shown}>"
 
     @classmethod
@@ -161,6 +174,15 @@ class _Timestamps:
 def _vocabulary(column: str, states: type[Any]) -> CheckConstraint:
     listed = ", ".join(f"'{state.value}'" for state in states)
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+RowT = TypeVar("RowT", bound=Base)
+
+
+def unstored_copy(row: RowT) -> RowT:
+    """Return a new row with the column values of ``row``."""
+    names = inspect(type(row)).column_attrs.keys()
+    return type(row)(**{name: value for name, value in row.__dict__.items() if name in names})
 
 
 class MediaAsset(_Timestamps, Base):
@@ -433,7 +455,7 @@ class MediaUploadSession(_Timestamps, Base):
         return ("id", "asset_id", "state", "upload_strategy")
 
     def __repr__(self) -> str:
-        uri = None if self.session_uri is None else "[REDACTED]"
+        uri = None if self.__dict__.get("session_uri") is None else "[REDACTED]"
         return super().__repr__()[:-1] + f", session_uri={uri!r}>"
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rindle.db.models import MediaAsset, MediaVariant
+from rindle.db.ids import AssetOrId
+from rindle.db.models import MediaVariant
 from rindle.delivery import markup, urls
 from rindle.profile import Profile
 from rindle.services import Services
@@ -24,7 +25,7 @@ class DeliveryCalls:
     async def url(
         self,
         profile: str | type[Profile],
-        asset_or_key: MediaAsset | str,
+        asset_or_key: AssetOrId,
         *,
         actor: Any = None,
         expires_in: int | None = None,
@@ -52,7 +53,7 @@ class DeliveryCalls:
     async def variant_url(
         self,
         profile: str | type[Profile],
-        asset: MediaAsset,
+        asset: AssetOrId,
         variant: MediaVariant | str,
         *,
         actor: Any = None,
@@ -84,7 +85,7 @@ class DeliveryCalls:
     async def picture_tag(
         self,
         profile: str | type[Profile],
-        asset: MediaAsset | None,
+        asset: AssetOrId | None,
         variants: Sequence[Any] = (),
         *,
         width: int | str | bool | None = None,
@@ -134,7 +135,7 @@ class DeliveryCalls:
     async def video_tag(
         self,
         profile: str | type[Profile],
-        asset: MediaAsset | None,
+        asset: AssetOrId | None,
         variants: Sequence[Any] = (),
         *,
         poster: str | None = None,
@@ -188,7 +189,7 @@ class DeliveryCalls:
     async def audio_tag(
         self,
         profile: str | type[Profile],
-        asset: MediaAsset | None,
+        asset: AssetOrId | None,
         variants: Sequence[Any] = (),
         *,
         tracks: Sequence[Mapping[str, Any]] = (),

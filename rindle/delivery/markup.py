@@ -12,20 +12,20 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaVariant
 from rindle.delivery.attributes import attributes_of
+from rindle.delivery.loading import LoadedAsset, load
 from rindle.delivery.urls import (
     FALLBACKS,
     STALE_MODES,
     UrlOptions,
     check_choice,
-    check_profile,
     is_servable,
     issue_url,
     issue_variant_url,
-    variants_by_name,
 )
-from rindle.errors import InvalidArgument, ProfileMismatch, RindleError, Unauthorized
+from rindle.errors import InvalidArgument, NotFound, ProfileMismatch, RindleError, Unauthorized
 from rindle.profile import Profile
 from rindle.services import Services
 from rindle.states import DELIVERABLE
@@ -76,42 +76,45 @@ class _View:
 
     Attributes:
         known: the asset, for its size; ``None`` when there is none, or it belongs to another profile.
-        asset: the same, and ``None`` while it may not be delivered.
+        loaded: the same with its variants and owners; ``None`` while it may not be delivered.
     """
 
     services: Services
     profile: type[Profile]
     known: MediaAsset | None
-    asset: MediaAsset | None
+    loaded: LoadedAsset | None
     options: UrlOptions
     choices: _Choices
 
-    async def servable(self) -> dict[str, MediaVariant]:
-        """Return the variants with an object to deliver, by name; at most one query."""
-        if self.asset is None:
-            return {}
-        present = await variants_by_name(self.services, self.asset)
+    @property
+    def asset(self) -> MediaAsset | None:
+        """The asset; ``None`` while it may not be delivered."""
+        return None if self.loaded is None else self.loaded.row
+
+    def servable(self) -> dict[str, MediaVariant]:
+        """Return the variants with an object to deliver, by name."""
+        present = {} if self.loaded is None else self.loaded.variants
         stale_mode = self.choices.stale_mode
         return {name: row for name, row in present.items() if is_servable(self.profile, row, stale_mode)}
 
     async def variant(self, row: MediaVariant, options: UrlOptions | None = None) -> str | None:
         """Return the URL of a servable variant, or ``None`` when it cannot be delivered."""
-        assert self.asset is not None  # noqa: S101 - it has a variant
+        assert self.loaded is not None  # noqa: S101 - it has a variant
         try:
             issued = await issue_variant_url(
                 self.services,
                 self.profile,
-                self.asset,
+                self.loaded,
                 row,
                 options or self.options,
                 stale_mode=self.choices.stale_mode,
                 fallback="none",
             )
         except Unauthorized as error:
-            log.info("a denied variant was left out", extra=_facts(error, self.asset, row.name))
+            log.info("a denied variant was left out", extra=_facts(error, self.loaded.row, row.name))
             return None
         except RindleError as error:
-            _failed(error, self.asset, self.choices.on_error, row.name)
+            _failed(error, self.loaded.row, self.choices.on_error, row.name)
             return None
         return issued.url
 
@@ -121,23 +124,23 @@ class _View:
         Raises:
             Unauthorized: the authorizer denies access.
         """
-        if self.asset is None or self.choices.fallback == "none":
+        if self.loaded is None or self.choices.fallback == "none":
             return None
         try:
-            return (await issue_url(self.services, self.profile, self.asset, self.options)).url
+            return (await issue_url(self.services, self.profile, self.loaded, self.options)).url
         except Unauthorized as error:
             if self.choices.on_denied == "raise":
                 raise
             raise _NoMarkup from error
         except RindleError as error:
-            _failed(error, self.asset, self.choices.on_error)
+            _failed(error, self.loaded.row, self.choices.on_error)
             return None
 
 
 async def picture_tag(
     services: Services,
     profile: str | type[Profile],
-    asset: MediaAsset | None,
+    asset: AssetOrId | None,
     variants: Sequence[Any] = (),
     placeholder: str | None = None,
     width: int | str | bool | None = None,
@@ -161,10 +164,11 @@ async def picture_tag(
     An object that cannot be delivered does not raise: a variant is left out, the original is replaced by the
     placeholder or by ``alt`` alone. An asset that is not validated yet, or was rejected, is never shown, and neither is
     an asset of another profile. Mistakes of the template itself (an unknown variant, attribute or option) always raise.
-    At most one query, when the asset's variants are not loaded.
+    At most one query, for what is not loaded: the asset of an id, its variants, and its owners if the profile has an
+    authorizer.
 
     Args:
-        asset: ``None`` shows the placeholder.
+        asset: the asset or its id; ``None`` shows the placeholder.
         variants: in source order: ``"thumb"``, ``("thumb", "(max-width: 480px)")`` or ``{"name": "thumb", "media": ...,
             "sizes": ..., "type": ...}``. A list of names gives width candidates: ``srcset="u1 320w, u2 640w"``.
         placeholder: URL of a replacement; ``"auto"`` is the tiny preview of a profile with ``placeholder=True``.
@@ -178,9 +182,9 @@ async def picture_tag(
         strict: ignored; accepted so that all tags have the same options.
         on_denied: effect of a denied original: ``"raise"`` (default), or ``"empty"`` for no markup at all. A
             denied variant is left out.
-        on_error: effect of an asset of another profile, and of a store that cannot make a URL: ``"placeholder"``
-            (default) renders the tag without the object, ``"omit"`` renders nothing, both with a warning in the log;
-            ``"raise"`` raises. So one bad row does not stop a page that lists many.
+        on_error: effect of an unknown id, of an asset of another profile, and of a store that cannot make a URL:
+            ``"placeholder"`` (default) renders the tag without the object, ``"omit"`` renders nothing, both with a
+            warning in the log; ``"raise"`` raises. So one bad row does not stop a page that lists many.
         attrs: attributes of the ``<img>``, as are all further keywords, which take precedence. Accepted are the names
             that HTML defines for the element, ``data_x`` (``data-x``) and ``aria_x`` (``aria-x``); ``class_`` is
             ``class``. ``None`` and ``False`` are left out, ``True`` is an attribute without a value. A missing ``alt``
@@ -194,7 +198,7 @@ async def picture_tag(
             and the tag's own attributes are refused.
         UnknownVariant: the profile declares no variant of that name.
         UnknownProfile: the profile is not registered.
-        ProfileMismatch: and other errors of the asset, only if ``on_error`` is ``"raise"``.
+        ProfileMismatch: and other errors of the asset, such as ``NotFound``, only if ``on_error`` is ``"raise"``.
 
     Source: HTML Living Standard, 4.8.1 (``<picture>``), 4.8.4.2 (srcset).
     """
@@ -205,7 +209,7 @@ async def picture_tag(
     chosen = services.profile(profile)
     wanted = _sources(chosen, variants)
     try:
-        view = _view(services, chosen, asset, options, choices)
+        view = await _view(services, chosen, asset, options, choices, variants=bool(wanted))
         attributes.update(_size(view.known, *size))
         return await _picture(view, wanted, attributes, placeholder, prefer_placeholder)
     except _NoMarkup:
@@ -224,7 +228,7 @@ async def _picture(
         attributes["alt"] = ""
     sources: list[Markup] = []
     if wanted:
-        servable = await view.servable()
+        servable = view.servable()
         for source in wanted:
             sources += await _image_source(view, source, servable)
     src = _placeholder(view.asset, placeholder)
@@ -237,7 +241,7 @@ async def _picture(
 async def video_tag(
     services: Services,
     profile: str | type[Profile],
-    asset: MediaAsset | None,
+    asset: AssetOrId | None,
     variants: Sequence[Any] = (),
     poster: str | None = None,
     tracks: Sequence[Mapping[str, Any]] = (),
@@ -265,7 +269,7 @@ async def video_tag(
     Without ready variants ``src`` is the original, or missing while there is nothing to play.
 
     Args:
-        asset: ``None`` gives an element with its attributes only.
+        asset: the asset or its id; ``None`` gives an element with its attributes only.
         variants: in source order: ``"web_720p"``, ``("web_720p", "(max-width: 480px)")`` or ``{"name": "web_720p",
             "media": ..., "type": ...}``.
         poster: image shown before the video plays: the name of a variant, left out while that is not ready, or a URL
@@ -293,7 +297,7 @@ async def video_tag(
     chosen = services.profile(profile)
     inside = _Inside.of(chosen, variants, tracks, poster)
     try:
-        view = _view(services, chosen, asset, options, choices)
+        view = await _view(services, chosen, asset, options, choices, variants=inside.has_variants)
         attributes.update(_size(view.known, *size))
         return await _player("video", view, inside, attributes, placeholder, prefer_placeholder)
     except _NoMarkup:
@@ -303,7 +307,7 @@ async def video_tag(
 async def audio_tag(
     services: Services,
     profile: str | type[Profile],
-    asset: MediaAsset | None,
+    asset: AssetOrId | None,
     variants: Sequence[Any] = (),
     tracks: Sequence[Mapping[str, Any]] = (),
     placeholder: str | None = None,
@@ -335,27 +339,38 @@ async def audio_tag(
     chosen = services.profile(profile)
     inside = _Inside.of(chosen, variants, tracks, None)
     try:
-        view = _view(services, chosen, asset, options, choices)
+        view = await _view(services, chosen, asset, options, choices, variants=inside.has_variants)
         return await _player("audio", view, inside, attributes, placeholder, prefer_placeholder)
     except _NoMarkup:
         return Markup()
 
 
-def _view(
-    services: Services, profile: type[Profile], asset: MediaAsset | None, options: UrlOptions, choices: _Choices
+async def _view(
+    services: Services,
+    profile: type[Profile],
+    asset: AssetOrId | None,
+    options: UrlOptions,
+    choices: _Choices,
+    *,
+    variants: bool,
 ) -> _View:
-    """Return the view of an asset. One that is not validated yet, or was rejected, is never rendered."""
+    """Return the view of an asset. One that is not validated yet, or was rejected, is never rendered.
+
+    Args:
+        variants: whether any variant is to be rendered.
+    """
+    loaded: LoadedAsset | None = None
     if asset is not None:
         try:
-            check_profile(profile, asset)
-        except ProfileMismatch as error:
+            loaded = await load(services, profile, asset, variants=variants)
+        except (NotFound, ProfileMismatch) as error:
             _failed(error, asset, choices.on_error)
-            asset = None
-    shown = asset if asset is not None and asset.state in DELIVERABLE else None
-    return _View(services, profile, asset, shown, options, choices)
+    known = None if loaded is None else loaded.row
+    shown = loaded if known is not None and known.state in DELIVERABLE else None
+    return _View(services, profile, known, shown, options, choices)
 
 
-def _failed(error: RindleError, asset: MediaAsset, on_error: str, variant: str | None = None) -> None:
+def _failed(error: RindleError, asset: AssetOrId, on_error: str, variant: str | None = None) -> None:
     """Log an error of one asset; return when the tag is to be rendered without the object.
 
     Raises:
@@ -369,8 +384,9 @@ def _failed(error: RindleError, asset: MediaAsset, on_error: str, variant: str |
         raise _NoMarkup from error
 
 
-def _facts(error: RindleError, asset: MediaAsset, variant: str | None = None) -> dict[str, Any]:
-    return {"asset_id": asset.id, "profile": asset.profile, "variant": variant, "code": error.code}
+def _facts(error: RindleError, asset: AssetOrId, variant: str | None = None) -> dict[str, Any]:
+    profile = asset.profile if isinstance(asset, MediaAsset) else None
+    return {"asset_id": id_of_asset(asset), "profile": profile, "variant": variant, "code": error.code}
 
 
 # --- players -----------------------------------------------------------------------------------------------------
@@ -389,6 +405,11 @@ class _Inside:
     tracks: Sequence[Markup]
     named_poster: str | None
     poster: str | None
+
+    @property
+    def has_variants(self) -> bool:
+        """Whether any variant is to be rendered."""
+        return bool(self.sources) or self.named_poster is not None
 
     @classmethod
     def of(
@@ -423,7 +444,7 @@ async def _player(
 ) -> Markup:
     """Return ``<video>`` or ``<audio>`` with its sources and tracks."""
     unknown_type = "audio/mpeg" if element == "audio" else None
-    servable = await view.servable() if inside.sources or inside.named_poster else {}
+    servable = view.servable()
 
     sources: list[Markup] = []
     for source in inside.sources:

@@ -11,27 +11,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import inspect
-
 from rindle import telemetry
 from rindle.arguments import text_flaw
 from rindle.capabilities import capabilities_of, require_delivery
 from rindle.db.delivery import is_deliverable_key, is_gone
-from rindle.db.models import MediaAsset, MediaVariant, utc_now
-from rindle.db.variants import variants_of
+from rindle.db.ids import AssetOrId
+from rindle.db.models import MediaAsset, MediaVariant, is_id, utc_now
 from rindle.delivery.disposition import content_disposition
+from rindle.delivery.loading import LoadedAsset, check_profile, load
 from rindle.errors import (
     AssetNotDeliverable,
     CapabilityUnsupported,
     InvalidArgument,
     InvalidKey,
     InvalidStorageResponse,
-    ProfileMismatch,
     VariantNotReady,
 )
 from rindle.plugins import authorize
 from rindle.profile import Profile
-from rindle.protocols import MAX_URL_SECONDS, DeliverySubject, Storage
+from rindle.protocols import MAX_URL_SECONDS, DeliverySubject, OwnerRef, Storage
 from rindle.security import asset_id_of, is_active_content, mime_of_extension, validate_key
 from rindle.services import Services, adapter_name
 from rindle.states import DELIVERABLE, UNVALIDATED, WITH_OBJECT, AssetState, VariantState
@@ -41,6 +39,8 @@ STALE_MODES = ("fallback_original", "serve_stale")
 #: Choices of ``variant_url`` when the variant has no object.
 FALLBACKS = ("original", "none")
 
+#: Length of the text of a UUID. Other forms, such as 32 hexadecimal digits, may be the key of an object.
+_ID_CHARS = 36
 #: Longest name of an actor that a store is given, in characters; longer names are hashed.
 _MAX_SUBJECT_CHARS = 255
 
@@ -91,12 +91,14 @@ class _Target:
     filename: str
     asset_id: str | None = None
     variant: str | None = None
+    uploaded_by: str | None = None
+    owners: tuple[OwnerRef, ...] = ()
 
 
 async def url(
     services: Services,
     profile: str | type[Profile],
-    asset_or_key: MediaAsset | str,
+    asset_or_key: AssetOrId,
     *,
     actor: Any = None,
     expires_in: int | None = None,
@@ -110,7 +112,8 @@ async def url(
 
     Args:
         profile: the asset's own.
-        asset_or_key: an asset, or a storage key, of which only the syntax is checked.
+        asset_or_key: an asset, its id, or a storage key, of which only the syntax is checked. A string of 36
+            characters that is a UUID is an id.
         actor: passed to the profile's authorizer; a local URL contains a keyed digest of its
             name as audit data.
         expires_in: lifetime in seconds, 1 to 604800; the profile's ``signed_url_ttl_seconds`` when left out, else the
@@ -121,6 +124,7 @@ async def url(
         allow_unvalidated: also sign an asset that is not validated yet; for review tools, never for public pages.
 
     Raises:
+        NotFound: no asset has this id.
         Unauthorized: the authorizer denied access (with its own code, ``unauthorized`` by default).
         AssetNotDeliverable: not validated yet, quarantined or deleted (``.state``).
         ProfileMismatch: the asset belongs to another profile.
@@ -137,24 +141,25 @@ async def url(
 async def issue_url(
     services: Services,
     profile: str | type[Profile],
-    asset_or_key: MediaAsset | str,
+    asset_or_key: LoadedAsset | AssetOrId,
     options: UrlOptions,
     *,
     allow_unvalidated: bool = False,
 ) -> IssuedUrl:
     """Return the URL of an original with its expiry; see :func:`url`."""
     chosen = services.profile(profile)
-    if isinstance(asset_or_key, str):
+    if isinstance(asset_or_key, str) and not (len(asset_or_key) == _ID_CHARS and is_id(asset_or_key)):
         key = validate_key(asset_or_key)
         return await _issue(services, chosen, _Target(key, _type_of_key(key), _basename(key)), options)
-    check_deliverable(chosen, asset_or_key, allow_unvalidated=allow_unvalidated)
-    return await _issue(services, chosen, _original(asset_or_key), options)
+    asset = await _loaded(services, chosen, asset_or_key, unvalidated=allow_unvalidated)
+    check_deliverable(chosen, asset.row, allow_unvalidated=allow_unvalidated)
+    return await _issue(services, chosen, _original(asset), options)
 
 
 async def variant_url(
     services: Services,
     profile: str | type[Profile],
-    asset: MediaAsset,
+    asset: AssetOrId,
     variant: MediaVariant | str,
     *,
     actor: Any = None,
@@ -166,10 +171,11 @@ async def variant_url(
 ) -> str:
     """Return a URL of a variant, or of the original while the variant has no object.
 
-    Only the object of the returned URL is authorized and signed. The asset's variants are read in one query when they
-    are not loaded.
+    Only the object of the returned URL is authorized and signed. What is not loaded (the asset of an id, its variants,
+    its owners for an authorizer) is read in one query.
 
     Args:
+        asset: the asset or its id.
         variant: its name or its row.
         stale_mode: effect of a variant that an outdated recipe built, also while its rebuild is queued or running:
             ``"serve_stale"`` delivers the old object until the new one replaces it; with ``"fallback_original"``
@@ -181,6 +187,7 @@ async def variant_url(
     Raises:
         UnknownVariant: the profile declares no variant of that name; the original is not used instead.
         VariantNotReady: the variant has no object to deliver and ``fallback`` is ``"none"``.
+        NotFound: no asset has this id.
         InvalidArgument: an option has an unknown value, or ``variant`` is a row of another asset.
         Unauthorized: and the other errors of :func:`url`; none of them uses the fallback.
     """
@@ -194,7 +201,7 @@ async def variant_url(
 async def issue_variant_url(
     services: Services,
     profile: str | type[Profile],
-    asset: MediaAsset,
+    asset: LoadedAsset | AssetOrId,
     variant: MediaVariant | str,
     options: UrlOptions,
     *,
@@ -207,17 +214,31 @@ async def issue_variant_url(
     chosen = services.profile(profile)
     if isinstance(variant, str):
         chosen.spec(variant)
-    check_deliverable(chosen, asset)
-    found = await _find(services, asset, variant)
+    loaded = await _loaded(services, chosen, asset, variants=isinstance(variant, str))
+    check_deliverable(chosen, loaded.row)
+    found = _find(loaded, variant)
     if found is not None and is_servable(chosen, found, stale_mode):
-        return await _issue(services, chosen, _variant(asset, found), options)
+        return await _issue(services, chosen, _variant(loaded, found), options)
     if fallback == "none":
         name = variant if isinstance(variant, str) else variant.name
         raise VariantNotReady(
             f"variant {name[:63]!r} of the asset has no object to deliver",
             detail={"variant": name[:63], "state": None if found is None else state_of_variant(chosen, found)},
         )
-    return await _issue(services, chosen, _original(asset), options)
+    return await _issue(services, chosen, _original(loaded), options)
+
+
+async def _loaded(
+    services: Services,
+    profile: type[Profile],
+    asset: LoadedAsset | AssetOrId,
+    *,
+    variants: bool = False,
+    unvalidated: bool = False,
+) -> LoadedAsset:
+    if isinstance(asset, LoadedAsset):
+        return asset
+    return await load(services, profile, asset, variants=variants, unvalidated=unvalidated)
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -245,19 +266,6 @@ def check_deliverable(profile: type[Profile], asset: MediaAsset, *, allow_unvali
         raise AssetNotDeliverable(f"the asset is {state.value} and cannot be delivered", state=state.value)
 
 
-def check_profile(profile: type[Profile], asset: MediaAsset) -> None:
-    """Refuse an asset of another profile.
-
-    Raises:
-        ProfileMismatch: the rules of one profile do not apply to the files of another.
-    """
-    if asset.profile != profile.name:
-        raise ProfileMismatch(
-            f"the asset belongs to profile {asset.profile!r}, not to {profile.name!r}",
-            detail={"expected": profile.name, "found": asset.profile},
-        )
-
-
 def is_servable(profile: type[Profile], variant: MediaVariant, stale_mode: str = "fallback_original") -> bool:
     """Whether a variant has an object that may be delivered: the rule of all URLs, tags and routes.
 
@@ -282,27 +290,25 @@ def state_of_variant(profile: type[Profile], variant: MediaVariant) -> str:
     return variant.state if is_current else VariantState.STALE.value
 
 
-async def variants_by_name(services: Services, asset: MediaAsset) -> dict[str, MediaVariant]:
-    """Return the declared variants of an asset: the loaded ones, else from one query."""
-    if "variants" in inspect(asset).unloaded:
-        rows = await services.database.read(variants_of, asset.id)
-    else:
-        rows = [row for row in asset.variants if not row.dynamic]
-    return {row.name: row for row in rows}
-
-
-async def _find(services: Services, asset: MediaAsset, variant: MediaVariant | str) -> MediaVariant | None:
+def _find(asset: LoadedAsset, variant: MediaVariant | str) -> MediaVariant | None:
     if isinstance(variant, str):
-        return (await variants_by_name(services, asset)).get(variant)
-    if variant.asset_id != asset.id:
+        return asset.variants.get(variant)
+    if variant.asset_id != asset.row.id:
         # Otherwise the authorizer decides about one asset, and the URL delivers the object of another.
         raise InvalidArgument("the variant belongs to another asset", detail={"option": "variant"})
     return variant
 
 
-def _original(asset: MediaAsset) -> _Target:
-    key = asset.storage_key
-    return _Target(key, asset.content_type or _type_of_key(key), _name_of(asset) or _basename(key), asset.id)
+def _original(asset: LoadedAsset) -> _Target:
+    row, key = asset.row, asset.row.storage_key
+    return _Target(
+        key,
+        row.content_type or _type_of_key(key),
+        _name_of(row) or _basename(key),
+        row.id,
+        uploaded_by=row.uploaded_by,
+        owners=asset.owners,
+    )
 
 
 def _name_of(asset: MediaAsset) -> str | None:
@@ -310,11 +316,19 @@ def _name_of(asset: MediaAsset) -> str | None:
     return asset.display_name or asset.filename
 
 
-def _variant(asset: MediaAsset, variant: MediaVariant) -> _Target:
+def _variant(asset: LoadedAsset, variant: MediaVariant) -> _Target:
     key = variant.storage_key or ""
-    name = _name_of(asset) or variant.name
+    name = _name_of(asset.row) or variant.name
     stem = name.rpartition(".")[0] or name
-    return _Target(key, variant.content_type or _type_of_key(key), stem + _suffix(key), asset.id, variant.name)
+    return _Target(
+        key,
+        variant.content_type or _type_of_key(key),
+        stem + _suffix(key),
+        asset.row.id,
+        variant.name,
+        uploaded_by=asset.row.uploaded_by,
+        owners=asset.owners,
+    )
 
 
 async def _issue(services: Services, profile: type[Profile], target: _Target, options: UrlOptions) -> IssuedUrl:
@@ -326,7 +340,15 @@ async def _issue(services: Services, profile: type[Profile], target: _Target, op
         default_filename=target.filename,
         content_type=target.content_type,
     )
-    subject = DeliverySubject(profile.name, mode, target.key, target.asset_id, target.variant)
+    subject = DeliverySubject(
+        profile.name,
+        mode,
+        target.key,
+        target.asset_id,
+        target.variant,
+        uploaded_by=target.uploaded_by,
+        owners=target.owners,
+    )
     await authorize(policy.authorizer, options.actor, "deliver", subject)
     if policy.public:
         issued = IssuedUrl(await _public(storage, target, options), None)

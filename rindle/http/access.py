@@ -15,6 +15,7 @@ from rindle.app import Rindle
 from rindle.arguments import MAX_TEXT_CHARS, text_flaw
 from rindle.assets import no_such_asset
 from rindle.db.models import MediaAsset, MediaUploadSession
+from rindle.delivery.loading import owners_of
 from rindle.errors import Misconfigured, NotFound, Unauthorized, UnknownProfile
 from rindle.plugins import authorize, call_hook
 from rindle.profile import Profile
@@ -175,7 +176,7 @@ class Access:
         missing = no_such_asset()
         if not self.offers(asset.profile):
             raise missing
-        subject = AssetSubject(asset.profile, asset.id, asset.uploaded_by)
+        subject = await self._asset_subject(self._authorizer, asset)
         await self._allow_row(actor, action, subject, asset.uploaded_by, missing)
         return asset
 
@@ -191,10 +192,16 @@ class Access:
         authorizer = self._authorizer or self.rindle.profiles.get(asset.profile).delivery_policy().authorizer
         if authorizer is None and not self._allow_anonymous:
             raise Unauthorized
-        subject: AssetSubject | UploadSubject = AssetSubject(asset.profile, asset.id, asset.uploaded_by)
-        if upload is not None:
+        subject: AssetSubject | UploadSubject
+        if upload is None:
+            subject = await self._asset_subject(authorizer, asset)
+        else:
             subject = _upload_subject(asset, upload, "GET")
         await authorize(authorizer, actor, "subscribe", subject)
+
+    async def _asset_subject(self, authorizer: Authorizer | None, asset: MediaAsset) -> AssetSubject:
+        owners = () if authorizer is None else await owners_of(self.rindle.services, asset)
+        return AssetSubject(asset.profile, asset.id, asset.uploaded_by, owners)
 
     async def _allow_row(self, actor: Any, action: str, subject: Any, owner: str | None, missing: NotFound) -> None:
         is_own = actor_name(actor) == owner

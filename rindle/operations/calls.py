@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Unpack
+from uuid import UUID
 
-from rindle.db.models import MediaAsset
+from rindle.db.ids import AssetOrId
 from rindle.operations import repair
 from rindle.operations.checks.report import DoctorReport
 from rindle.operations.doctor import TIMEOUT_SECONDS, doctor
@@ -28,10 +29,10 @@ class OperationsCalls:
 
     async def requeue_variants(
         self,
-        asset: MediaAsset | str,
+        asset: AssetOrId,
         variant_names: Iterable[str] | None = None,
         *,
-        actor: str | None = None,
+        actor: str | UUID | None = None,
         **others: Unpack[NoOthers],
     ) -> RequeueReport:
         """Build failed and cancelled variants again, or the named ones.
@@ -54,7 +55,7 @@ class OperationsCalls:
         """
         return await repair.requeue_variants(self.services, asset, variant_names, actor=actor, **others)
 
-    async def cancel_processing(self, asset: MediaAsset | str, *, actor: str | None = None) -> CancelReport:
+    async def cancel_processing(self, asset: AssetOrId, *, actor: str | UUID | None = None) -> CancelReport:
         """Stop all open builds of an asset: rows are ``cancelled`` when this returns, processes end within 3 s.
 
         Args:
@@ -94,7 +95,7 @@ class OperationsCalls:
         """
         return await repair.regenerate_variants(self.services, profile=profile, variant_name=variant_name, **others)
 
-    async def resume(self, asset_id: str) -> None:
+    async def resume(self, asset: AssetOrId) -> None:
         """Continue a promotion that failed because the scanner or the store was unavailable for too long.
 
         Raises:
@@ -104,7 +105,7 @@ class OperationsCalls:
             await rindle.resume(asset.id)
             asset = await rindle.settled(asset.id)
         """
-        await sessions.resume(self.services, asset_id)
+        await sessions.resume(self.services, asset)
 
     async def doctor(
         self,

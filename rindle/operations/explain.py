@@ -20,6 +20,7 @@ from temporalio.exceptions import FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle.db import uploads as upload_rows
+from rindle.db.ids import AssetOrId, SessionOrId, id_of
 from rindle.db.models import (
     MediaAsset,
     MediaAttachment,
@@ -194,7 +195,7 @@ class _Rows:
     runs: tuple[str, ...]
 
 
-async def explain(services: Services, subject_id: str) -> Explanation:
+async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Explanation:
     """Explain the state of an asset, or of the asset of an upload session; changes nothing.
 
     Returns:
@@ -204,6 +205,7 @@ async def explain(services: Services, subject_id: str) -> Explanation:
     Raises:
         NotFound: no asset or upload session has that id.
     """
+    subject_id = id_of("subject", subject, MediaAsset, MediaUploadSession)
     rows = await services.database.read(_read_rows, services.settings, subject_id)
     workflows = await _workflows(services.temporal, rows.runs)
     return Explanation(

@@ -11,15 +11,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
-from rindle.arguments import check_text
+from rindle.arguments import actor_text
 from rindle.db import purge as purge_rows
 from rindle.db import variants as rows
 from rindle.db.assets import no_such_asset
+from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaVariant, is_id
 from rindle.db.transitions import lock_asset, recompute
 from rindle.errors import (
@@ -74,10 +76,10 @@ class RegenerateReport(Report):
 
 async def requeue_variants(
     services: Services,
-    asset: MediaAsset | str,
+    asset: AssetOrId,
     variant_names: Iterable[str] | None = None,
     *,
-    actor: str | None = None,
+    actor: str | UUID | None = None,
     **others: Unpack[NoOthers],
 ) -> RequeueReport:
     """Build failed and cancelled variants again; see ``Rindle.requeue_variants``."""
@@ -85,15 +87,15 @@ async def requeue_variants(
         raise UnknownOptions(
             f"requeue_variants has no option {', '.join(sorted(others))}", detail={"options": sorted(others)}
         )
-    check_text("actor", actor)
-    asset_id = asset if isinstance(asset, str) else asset.id
+    named = actor_text("actor", actor)
+    asset_id = id_of_asset(asset)
     names = None if variant_names is None else sorted(set(variant_names))
     started = time.monotonic()
     facts = {"operation": "requeue", "scope": "asset", "dry_run": False}
     telemetry.emit("rindle.repair.start", {**facts, "result": "started"})
 
     def requeue(session: Session) -> RequeueReport:
-        return _requeue(session, services, asset_id, names, actor)
+        return _requeue(session, services, asset_id, names, named)
 
     try:
         report = await services.database.write(requeue)
@@ -174,10 +176,10 @@ def _failure(row: MediaVariant, failure_class: str, reason: str, message: str) -
     }
 
 
-async def cancel_processing(services: Services, asset: MediaAsset | str, *, actor: str | None = None) -> CancelReport:
+async def cancel_processing(services: Services, asset: AssetOrId, *, actor: str | UUID | None = None) -> CancelReport:
     """Stop all open builds of an asset; see ``Rindle.cancel_processing``."""
-    check_text("actor", actor)
-    asset_id = asset if isinstance(asset, str) else asset.id
+    named = actor_text("actor", actor)
+    asset_id = id_of_asset(asset)
 
     def cancel(session: Session) -> int:
         found = lock_asset(session, asset_id) if is_id(asset_id) else None
@@ -185,7 +187,7 @@ async def cancel_processing(services: Services, asset: MediaAsset | str, *, acto
         active = [row for row in present if VariantState(row.state) in OPEN_VARIANTS]
         if found is None or not active:
             raise NotProcessing("this asset has no open builds", detail={"asset_id": asset_id})
-        rows.cancel_rows(session, found, active, actor=actor)
+        rows.cancel_rows(session, found, active, actor=named)
         for group in sorted({rows.group_of(found.kind, row) for row in active}):
             outbox.wake_group(session, services.settings, found, group)
         return len(active)
@@ -263,9 +265,9 @@ def _page(session: Session, profile: str, after: str, limit: int = 500) -> Seque
     return session.scalars(statement).all()
 
 
-async def purge_asset(services: Services, asset: MediaAsset | str) -> None:
+async def purge_asset(services: Services, asset: AssetOrId) -> None:
     """Purge an unattached asset; see ``Rindle.purge_asset``."""
-    asset_id = asset if isinstance(asset, str) else asset.id
+    asset_id = id_of_asset(asset)
 
     def purge(session: Session) -> None:
         found = _asset(session, asset_id)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from rindle import outbox
 from rindle.db.assets import no_such_asset
+from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaVariant, is_id
 from rindle.db.purge import attachment_count
 from rindle.operations.reports import Report
@@ -41,24 +42,26 @@ class RetryReport(Report):
     dry_run: bool
 
 
-async def preview_purge(services: Services, asset_id: str) -> PurgePreview:
+async def preview_purge(services: Services, asset: AssetOrId) -> PurgePreview:
     """Preview ``purge_asset``; writes nothing.
 
     Raises:
         NotFound: no such asset.
     """
 
+    asset_id = id_of_asset(asset)
+
     def preview(session: Session) -> PurgePreview:
-        asset = session.get(MediaAsset, asset_id) if is_id(asset_id) else None
-        if asset is None:
+        found = session.get(MediaAsset, asset_id) if is_id(asset_id) else None
+        if found is None:
             raise no_such_asset()
         variants, stored = session.execute(
             select(func.count(), func.count(MediaVariant.storage_key)).where(MediaVariant.asset_id == asset_id)
         ).one()
         return PurgePreview(
-            asset_id=asset.id,
-            profile=asset.profile,
-            state=asset.state,
+            asset_id=found.id,
+            profile=found.profile,
+            state=found.state,
             attachments=attachment_count(session, asset_id),
             variants=variants,
             objects=1 + stored,

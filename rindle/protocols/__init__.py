@@ -6,7 +6,7 @@ One module per subject; import the names from this package.
 from __future__ import annotations
 
 from rindle.errors import ContentRejected
-from rindle.protocols.access import AssetSubject, Authorizer, DeliverySubject, UploadSubject
+from rindle.protocols.access import AssetSubject, Authorizer, DeliverySubject, OwnerRef, UploadSubject
 from rindle.protocols.media import Analyzer, Probe, ProbeResult, Processor, Quarantine, Scanner
 from rindle.protocols.storage import (
     MAX_RANGE_BYTES,
@@ -35,6 +35,7 @@ __all__ = [
     "KeyPage",
     "ListedObject",
     "ObjectHead",
+    "OwnerRef",
     "Presigned",
     "Probe",
     "ProbeResult",

@@ -5,11 +5,39 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class OwnerRef:
+    """An owner as rows store it: a registered type name of 1 to 255 printable ASCII characters, and an id of 1 to 255
+    characters.
+
+    The id may be given as a string, integer or ``UUID``; it is stored as text.
+    """
+
+    type: str
+    id: str
+
+    def __init__(self, type: str, id: str | int | UUID) -> None:
+        object.__setattr__(self, "type", type)
+        object.__setattr__(self, "id", str(id) if isinstance(id, int | UUID) else id)
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverySubject:
-    """The subject of an authorizer for a delivery."""
+    """The subject of an authorizer for a delivery.
+
+    Attributes:
+        profile: name of the profile.
+        mode: whether the URL is signed.
+        key: storage key of the object.
+        asset_id: the asset; ``None`` for a raw key.
+        variant: name of the variant; ``None`` for the original.
+        uploaded_by: the actor of the upload; ``None`` for an anonymous one, and for a raw key.
+        owners: the owners of the slots that hold the asset, each once; empty for a raw key. They are those of the
+            loaded asset, else they are read with it.
+    """
 
     profile: str
     mode: Literal["public", "private"]
@@ -18,6 +46,8 @@ class DeliverySubject:
     variant: str | None = None
     playback_id: str | None = None
     kind: Literal["object", "hls", "progressive"] = "object"
+    uploaded_by: str | None = None
+    owners: tuple[OwnerRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +68,15 @@ class UploadSubject:
 
 @dataclass(frozen=True, slots=True)
 class AssetSubject:
-    """The subject of an authorizer on the asset routes (actions ``read``, ``operate`` and ``subscribe``)."""
+    """The subject of an authorizer on the asset routes (actions ``read``, ``operate`` and ``subscribe``).
+
+    ``owners`` are the owners of the slots that hold the asset.
+    """
 
     profile: str
     asset_id: str
     uploaded_by: str | None = None
+    owners: tuple[OwnerRef, ...] = ()
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from rindle import outbox
 from rindle.capabilities import require_upload
 from rindle.db import uploads as rows
+from rindle.db.ids import SessionOrId
 from rindle.db.models import MediaUploadSession
 from rindle.db.uploads import Upload
 from rindle.errors import InvalidArgument, InvalidTransition
@@ -62,7 +63,7 @@ def _new_upload(services: Services, profile: str | type[Profile], request: Uploa
     return sessions.requested_upload(services.settings, chosen, request, strategy=_STRATEGY)
 
 
-async def sign_url(services: Services, session_id: str, *, expires_in: int | None = None) -> SignedUpload:
+async def sign_url(services: Services, session_id: SessionOrId, *, expires_in: int | None = None) -> SignedUpload:
     """Sign a PUT for a live session; see ``Rindle.sign_url``."""
     wanted = _url_ttl(services, expires_in)
     return await _sign(services, await sessions.find_upload(services, session_id), wanted)

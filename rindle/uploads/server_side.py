@@ -12,11 +12,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
-from rindle.arguments import MAX_FILENAME_CHARS, check_text
+from rindle.arguments import MAX_FILENAME_CHARS, actor_text, check_text
 from rindle.cancellation import run_to_end
 from rindle.capabilities import capabilities_of
 from rindle.crash_points import crash_point
@@ -61,16 +62,16 @@ async def upload(
     source: str | os.PathLike[str] | BinaryIO | AsyncIterator[bytes] | Any,
     *,
     filename: str,
-    actor: str | None = None,
+    actor: str | UUID | None = None,
     idempotency_key: str | None = None,
 ) -> MediaAsset:
     """Validate and store the bytes of ``source``; see ``Rindle.upload``."""
     check_text("filename", filename, max_chars=MAX_FILENAME_CHARS)
-    check_text("actor", actor)
+    named = actor_text("actor", actor)
     _check_path(source)
     chosen = services.profile(profile)
     policy = chosen.upload_policy()
-    request = UploadRequest(filename=filename, actor=actor, idempotency_key=idempotency_key)
+    request = UploadRequest(filename=filename, actor=named, idempotency_key=idempotency_key)
     new = requested_upload(services.settings, chosen, request, strategy="server")
     known = await known_upload(services, new)
     if known is not None and known.session.state == SessionState.COMPLETED:
@@ -102,8 +103,8 @@ async def _store(services: Services, profile: type[Profile], new: Upload, file: 
     new.session.expected_size = file.size
     new_session_id = new.session.id
 
-    def begin(session: Session) -> Upload:
-        inserted = rows.insert_upload(session, new.asset, new.session)
+    def begin(session: Session, copy: Upload) -> Upload:
+        inserted = rows.insert_upload(session, copy.asset, copy.session)
         move_session(session, inserted.session, SessionState.UPLOADING)
         # Start the workflow first: if this process dies now, its timer expires the session and cleans up.
         outbox.wake_upload(session, services.settings, inserted.session, profile.name)

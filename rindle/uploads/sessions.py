@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from rindle import outbox, telemetry
 from rindle.arguments import MAX_FILENAME_CHARS, check_text
 from rindle.db import uploads as rows
-from rindle.db.models import MAX_KEY_CHARS, MediaAsset, MediaUploadSession, new_id, utc_now
+from rindle.db.ids import AssetOrId, SessionOrId, id_of_asset, id_of_session
+from rindle.db.models import MAX_KEY_CHARS, MediaAsset, MediaUploadSession, new_id, unstored_copy, utc_now
 from rindle.db.uploads import Upload as Upload  # the argument and result of these flows
 from rindle.db.uploads import no_such_upload as no_such_upload  # also raised for the uploads of others
 from rindle.errors import (
@@ -134,8 +135,8 @@ async def open_upload(services: Services, new: Upload, *, signed_until: datetime
         InvalidArgument: the actor used the idempotency key for an upload of another profile or lane.
     """
 
-    def insert(session: Session) -> Upload:
-        inserted = rows.insert_upload(session, new.asset, new.session, signed_until=signed_until)
+    def insert(session: Session, copy: Upload) -> Upload:
+        inserted = rows.insert_upload(session, copy.asset, copy.session, signed_until=signed_until)
         # A signed upload with auto_verify: the workflow starts to poll for the object.
         signal = "touch" if signed_until is not None and inserted.session.auto_verify else None
         outbox.wake_upload(session, services.settings, inserted.session, inserted.asset.profile, signal=signal)
@@ -148,8 +149,12 @@ async def open_upload(services: Services, new: Upload, *, signed_until: datetime
     return opened
 
 
-async def insert_once(services: Services, new: Upload, insert: Callable[[Session], Upload]) -> Upload:
+async def insert_once(services: Services, new: Upload, insert: Callable[[Session, Upload], Upload]) -> Upload:
     """Run ``insert`` in a transaction, unless the actor already used the idempotency key of ``new``.
+
+    Args:
+        insert: adds the rows that it is given, copies of those of ``new``. A transaction may be repeated, and rows that
+            one transaction has changed cannot be added again.
 
     Returns:
         the inserted upload, or the one of the earlier call; for concurrent calls one of them is inserted.
@@ -159,7 +164,7 @@ async def insert_once(services: Services, new: Upload, insert: Callable[[Session
     """
 
     def find_or_insert(session: Session) -> Upload:
-        return _known(session, new) or insert(session)
+        return _known(session, new) or insert(session, Upload(unstored_copy(new.session), unstored_copy(new.asset)))
 
     try:
         opened = await services.database.write(find_or_insert)
@@ -216,13 +221,13 @@ def _session_ttl(settings: Settings, expires_in: int | None) -> int:
 # --- finding -----------------------------------------------------------------------------------------------------
 
 
-async def find_upload(services: Services, session_id: str) -> Upload:
+async def find_upload(services: Services, session_id: SessionOrId) -> Upload:
     """Return an upload session and its asset.
 
     Raises:
         NotFound: no such session.
     """
-    return _found(await services.database.read(rows.find_upload, session_id))
+    return _found(await services.database.read(rows.find_upload, id_of_session(session_id)))
 
 
 async def find_upload_by_key(services: Services, key: str) -> Upload:
@@ -245,7 +250,7 @@ def _found(upload: Upload | None) -> Upload:
 # --- verification ------------------------------------------------------------------------------------------------
 
 
-async def verify_completion(services: Services, session_id: str) -> Upload:
+async def verify_completion(services: Services, session_id: SessionOrId) -> Upload:
     """Verify that the bytes arrived and start the promotion of the asset; see ``Rindle.verify_completion``."""
     return await verify(services, await find_upload(services, session_id))
 
@@ -355,11 +360,12 @@ def _wake(session: Session, settings: Settings, session_id: str, signal: str) ->
 # --- cancel and resume ------------------------------------------------------------------------------------------
 
 
-async def cancel_upload(services: Services, session_id: str) -> MediaUploadSession:
+async def cancel_upload(services: Services, session_id: SessionOrId) -> MediaUploadSession:
     """Abort a live session; see ``Rindle.cancel_upload``."""
+    wanted = id_of_session(session_id)
 
     def abort(session: Session) -> Upload:
-        found, first = rows.abort_upload(session, session_id)
+        found, first = rows.abort_upload(session, wanted)
         if first:
             outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="cancel")
         return found
@@ -368,13 +374,15 @@ async def cancel_upload(services: Services, session_id: str) -> MediaUploadSessi
     if found.session.state == SessionState.COMPLETED:
         raise UploadAlreadyCompleted(
             "this upload is complete and cannot be cancelled; purge the asset instead",
-            detail={"session_id": session_id},
+            detail={"session_id": wanted},
         )
     return found.session
 
 
-async def resume(services: Services, asset_id: str) -> None:
+async def resume(services: Services, asset: AssetOrId) -> None:
     """Continue promotion from the state of the asset's rows, after an outage that exceeded the retry time."""
+
+    asset_id = id_of_asset(asset)
 
     def wake(session: Session) -> None:
         found = rows.find_by_asset(session, asset_id)

@@ -10,9 +10,11 @@ text: they hold no owners, filenames or addresses.
 from __future__ import annotations
 
 from typing import Final
+from uuid import UUID
 
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
+from rindle.arguments import canonical_id
 from rindle.text import bounded, bounded_key, storable
 
 KIND = SearchAttributeKey.for_keyword("RindleKind")
@@ -34,19 +36,23 @@ KEYWORD_BYTES: Final = 255
 SUMMARY_BYTES: Final = 400
 
 
-def upload_id(session_id: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+def upload_id(session_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str:
     """Return the id of the workflow that owns an upload session."""
-    return f"{prefix}-upload:{session_id}"
+    return f"{prefix}-upload:{_row(session_id)}"
 
 
-def variants_id(asset_id: str, group: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+def variants_id(asset_id: str | UUID, group: str, *, prefix: str = DEFAULT_PREFIX) -> str:
     """Return the id of the workflow that builds one variant group of an asset."""
-    return f"{prefix}-variants:{asset_id}:{group}"
+    return f"{prefix}-variants:{_row(asset_id)}:{group}"
 
 
-def purge_id(asset_id: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+def purge_id(asset_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str:
     """Return the id of the workflow that purges an asset."""
-    return f"{prefix}-purge:{asset_id}"
+    return f"{prefix}-purge:{_row(asset_id)}"
+
+
+def _row(row_id: str | UUID) -> str:
+    return canonical_id(row_id) or str(row_id)
 
 
 def row_of(workflow_id: str, *, prefix: str = DEFAULT_PREFIX) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import ForeignKey, String, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from rindle import MediaAsset, MediaAttachment, MediaOutbox, OwnerRef, attachments
+from rindle import MediaAsset, MediaAttachment, MediaOutbox, OwnerRef
 from rindle.db import purge as purge_rows
 from rindle.errors import (
     InvalidArgument,
@@ -363,10 +363,11 @@ async def test_the_plain_functions_raise_the_same_errors(lite_stage: Stage) -> N
         from sqlalchemy.orm import Session
 
         assert isinstance(session, Session)
+        calls = lite_stage.rindle.attachments
         with pytest.raises(NotFound):
-            attachments.attach(session, str(uuid.uuid4()), ("user", "1"), "avatar")
-        attachments.detach(session, ("user", "1"), "avatar")
-        assert attachments.attachment_for(session, ("user", "1"), "avatar") is None
+            calls.attach(str(uuid.uuid4()), ("user", "1"), "avatar", session=session)
+        calls.detach(("user", "1"), "avatar", session=session)
+        assert calls.attachment_for(("user", "1"), "avatar", session=session) is None
         assert session.scalars(select(MediaOutbox)).all() == []
 
     await lite_stage.rindle.database.write(unknown)

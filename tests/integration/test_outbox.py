@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import select, text, update
 
-from rindle import MediaOutbox, Rindle, TemporalConnection, attachments, telemetry
+from rindle import MediaOutbox, Rindle, TemporalConnection, telemetry
 from rindle.db import migrate
 from rindle.db import outbox as rows
 from rindle.db.models import new_id, utc_now
@@ -343,8 +343,9 @@ async def test_plain_functions_write_the_same_rows_in_a_sync_session(stage: Stag
         from sqlalchemy.orm import Session
 
         assert isinstance(session, Session)
-        first = attachments.attach(session, asset.id, ("user", "1"), "avatar", uploaded_by="alice")
-        again = attachments.attach(session, asset.id, ("user", "1"), "avatar", uploaded_by="alice")
+        calls = stage.rindle.attachments
+        first = calls.attach(asset.id, ("user", "1"), "avatar", uploaded_by="alice", session=session)
+        again = calls.attach(asset.id, ("user", "1"), "avatar", uploaded_by="alice", session=session)
         assert first.id == again.id
         return len(session.scalars(select(MediaOutbox).where(MediaOutbox.workflow_type.like("%Purge%"))).all())
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from rindle import MediaOutbox, OwnerRef, Profile, attachments
+from rindle import MediaOutbox, OwnerRef, Profile
 from rindle.errors import InvalidArgument, InvalidSlot, NotFound, ProfileMismatch, UnknownProfile
 from rindle.protocols import Storage
 from tests.gallery import Gallery, opened
@@ -140,13 +140,12 @@ async def test_a_synchronous_session_has_the_same_rule(gallery: Gallery, tmp_pat
 
     with Session(engine) as session, session.begin():
         with pytest.raises(ProfileMismatch):
-            attachments.attach(session, film.id, ALICE, "avatar", services=rindle.services)
-        attachments.attach(session, photo.id, ALICE, "avatar", services=rindle.services)
-        # Without the application there are no declarations; the call's own profiles hold.
-        attachments.attach(session, film.id, ALICE, "other")
+            rindle.attachments.attach(film.id, ALICE, "avatar", session=session)
+        rindle.attachments.attach(photo.id, ALICE, "avatar", session=session)
+        rindle.attachments.attach(film.id, ALICE, "other", session=session)  # nothing was declared
         for profile in (Photo, "photo", [Photo]):
             with pytest.raises(ProfileMismatch):
-                attachments.attach(session, film.id, ALICE, "other", profile=profile)
+                rindle.attachments.attach(film.id, ALICE, "other", profile=profile, session=session)
     engine.dispose()
     attachment = await rindle.attachment_for(ALICE, "avatar")
     assert attachment is not None and attachment.asset_id == photo.id

@@ -41,11 +41,13 @@ OTHERWISE: Mapping[str, set[str]] = {
     "runtime_status.format": {"invalid_format"},
     # Only UUIDs are ids.
     "session_id": {"not_found"},
-    "asset_id": {"not_found"},
     "asset": {"not_found"},
     "cancel_processing.asset": {"not_processing"},
     "ready_variants_for.asset": {"returned"},
-    "timeline.asset_id": {"returned"},
+    "timeline.asset": {"returned"},
+    "picture_tag.asset": {"returned"},
+    "video_tag.asset": {"returned"},
+    "audio_tag.asset": {"returned"},
     # Owners and slots have codes of their own.
     "owner": {"invalid_owner"},
     "register_owner_type.name": {"invalid_owner"},
@@ -124,9 +126,10 @@ def arguments() -> list[Argument]:
         if not inspect.isfunction(function):
             continue
         for name, parameter in inspect.signature(function).parameters.items():
-            takes_text = re.search(r"\bstr\b", str(parameter.annotation)) or name in ("owner", "actor", "variants")
+            annotation = str(parameter.annotation)
+            takes_text = re.search(r"\bstr\b|OrId\b", annotation) or name in ("owner", "actor", "variants")
             if takes_text and parameter.kind is not parameter.VAR_KEYWORD:
-                found.append(Argument(call, name, str(parameter.annotation)))
+                found.append(Argument(call, name, annotation))
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import assert_type
+from uuid import UUID
 
 from markupsafe import Markup
 from sqlalchemy import Engine
@@ -26,6 +27,7 @@ from rindle import (
     MediaEvent,
     MediaUploadSession,
     MediaVariant,
+    OwnerRef,
     Profile,
     Rindle,
     Settings,
@@ -147,6 +149,32 @@ async def attachments(rindle: Rindle, member: Member, asset: MediaAsset, session
     assert_type(await rindle.ready_variants_for(asset), list[MediaVariant])
     await rindle.detach(member, "avatar", session=session)
     await rindle.purge_asset(asset)
+
+
+def synchronous(rindle: Rindle, member: Member, asset: MediaAsset, session: Session) -> None:
+    """The same in synchronous code."""
+    held = rindle.attachments.attach(asset, member, "avatar", uploaded_by="ada", profile=Avatar, session=session)
+    assert_type(held, MediaAttachment)
+    assert_type(
+        rindle.attachments.attachment_for(member, "avatar", load=("variants",), session=session), MediaAttachment | None
+    )
+    assert_type(rindle.attachments.ready_variants_for(asset, session=session), list[MediaVariant])
+    rindle.attachments.detach(member, "avatar", session=session)
+    rindle.attachments.detach(member, "avatar")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def ids(rindle: Rindle, asset: MediaAsset, session: MediaUploadSession, asset_id: UUID, session_id: UUID) -> None:
+    """Name a row by its id, as text or UUID, or by itself."""
+    assert_type(await rindle.asset(asset), MediaAsset)
+    assert_type(await rindle.asset(asset_id), MediaAsset)
+    assert_type(await rindle.url(Avatar, asset_id), str)
+    assert_type(await rindle.picture_tag(Avatar, str(asset_id), ["thumb"]), Markup)
+    assert_type(await rindle.sign_url(session), SignedUpload)
+    assert_type(await rindle.verify_completion(session_id), Upload)
+    assert_type(rindle.subscribe("upload_session", session), Subscription)
+    await rindle.attach(asset_id, ("member", 1), "avatar")
+    await rindle.attach(asset_id, OwnerRef("member", asset_id), "avatar")
+    await rindle.asset(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def delivery(rindle: Rindle, asset: MediaAsset) -> None:
