@@ -189,9 +189,9 @@ async def test_the_walk_through_ends_with_a_site_on_postgres_and_s3(
         # Bob sees neither the photo nor its asset; the reception does.
         asset_id = re.search(r"/badge/([0-9a-f-]{36})/", await badge.inner_html())
         assert asset_id is not None
-        for member, photos, status in ((BOB, 0, 404), (RECEPTION, 1, 200)):
+        for member, sources, status in ((BOB, 0, 404), (RECEPTION, 2, 200)):
             await sign_in(page, member)
-            await expect(badge.locator("picture")).to_have_count(photos)
+            await expect(badge.locator("source")).to_have_count(sources)
             answered = await page.request.get(f"{url}media/assets/{asset_id[1]}/url?variant=small")
             assert answered.status == status
             await shot(page, f"member-{member}")
