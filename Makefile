@@ -39,6 +39,8 @@ check: setup-check ## layout, lint, types and import layers
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+	@# An application apart, whose modules have the names of those of another example, without our configuration.
+	cd examples/walkthrough && $(CURDIR)/$(BIN)/mypy --strict --config-file= --cache-dir=$(CURDIR)/.mypy_cache/walkthrough .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
