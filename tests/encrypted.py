@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 
+from temporalio.client import Client
 from temporalio.converter import DataConverter
 
 from rindle import Rindle, TemporalConnection
@@ -80,7 +81,16 @@ def connection(environment: Mapping[str, str], *, key_id: str = "2026") -> Tempo
 
 
 def make(environment: Mapping[str, str] = os.environ) -> Rindle:
-    """Build the test application; everything it sends through Temporal is encrypted."""
+    """Build the test application; everything it sends through Temporal is encrypted.
+
+    With APP_CONNECT it connects by a function of its own.
+    """
     rindle = application.make(environment)
     rindle.temporal = connection(environment)
+    if environment.get("APP_CONNECT"):
+
+        async def connect() -> Client:
+            return await Client.connect(environment["TEMPORAL_ADDRESS"], data_converter=converter("2026"))
+
+        rindle.temporal = TemporalConnection(connect=connect)
     return rindle

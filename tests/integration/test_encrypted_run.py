@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from rindle.operations.explain import explain
 from rindle.workflows import ids
 from tests import encrypted
 from tests.patience import until
+from tests.servers import free_port
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, staged
 
@@ -94,7 +97,11 @@ async def history_is_sealed(stage: Stage, workflow_id: str) -> int:
 
 async def test_a_run_from_the_ticket_to_the_purge_leaves_only_ciphertext(sealed_stage: Stage) -> None:
     stage = sealed_stage
-    worker = await stage.worker()
+    metrics = f"127.0.0.1:{free_port()}"
+    worker = await stage.worker(APP_CONNECT="1", RINDLE_METRICS_ADDRESS=metrics)
+    # The worker's runtime serves also a connection that the application makes.
+    served = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://{metrics}/metrics").read())
+    assert b"temporal_num_pollers" in served
     async with stage.rindle:
         session = await stage.sent("scanned")
         upload_id = stage.upload_workflow(session.id)

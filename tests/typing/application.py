@@ -15,8 +15,9 @@ from markupsafe import Markup
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.converter import DataConverter
+from temporalio.plugin import SimplePlugin
 from temporalio.service import TLSConfig
 from temporalio.worker import Worker
 
@@ -93,8 +94,8 @@ async def temporal_connections(converter: DataConverter, tls: TLSConfig, rindle:
         api_key="key",
         tls=tls,
         data_converter=converter,
-        interceptors=[],
-        plugins=[RindlePlugin(rindle)],
+        interceptors=[Interceptor()],
+        plugins=[SimplePlugin("tracing")],
     )
     rindle.temporal = TemporalConnection(connect=connect, connect_seconds=5)
     assert_type(rindle.temporal.address, str | None)

@@ -24,7 +24,7 @@ from examples.temporal.cluster import cluster
 from examples.temporal.own_client import own_client
 from rindle import TemporalConnection
 from rindle.errors import Misconfigured, TemporalUnavailable
-from rindle.temporal_client import converter_for_messages
+from rindle.temporal_client import client_for_messages, converter_for_messages
 from tests import encrypted
 
 API_KEY = "a-key-that-no-message-may-show"
@@ -204,6 +204,25 @@ def test_a_converter_with_only_a_codec_gets_the_payload_converter_that_messages_
 def test_a_payload_converter_that_cannot_convert_messages_is_refused_at_once() -> None:
     with pytest.raises(Misconfigured, match="_OwnPayloads"):
         TemporalConnection(data_converter=DataConverter(payload_converter_class=_OwnPayloads))
+
+
+def test_a_client_of_the_application_keeps_its_connection_and_gets_the_payload_converter() -> None:
+    service: Any = object()
+    codec = _Codec()
+
+    suited = client_for_messages(Client(service, namespace="media", data_converter=DataConverter(payload_codec=codec)))
+
+    assert (suited.service_client, suited.namespace, suited.data_converter.payload_codec) == (service, "media", codec)
+    assert suited.data_converter.payload_converter_class is pydantic_data_converter.payload_converter_class
+    assert client_for_messages(suited) is suited
+
+
+def test_a_plug_in_that_insists_on_another_converter_is_refused() -> None:
+    service: Any = object()
+    plugin = SimplePlugin("insists", data_converter=DataConverter(payload_codec=_Codec()))
+
+    with pytest.raises(Misconfigured, match="plug-in of the Temporal client"):
+        client_for_messages(Client(service, plugins=[plugin]))
 
 
 def test_nothing_shows_the_key(caplog: pytest.LogCaptureFixture) -> None:

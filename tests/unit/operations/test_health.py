@@ -19,6 +19,8 @@ from tests.patience import until
 class Service:
     """A database or a Temporal connection that answers as it is told; counts how often it was asked."""
 
+    label = "127.0.0.1:7233, namespace default"
+
     def __init__(self, answer: Callable[[], Awaitable[bool]]) -> None:
         self._answer = answer
         self.count = 0
