@@ -40,11 +40,11 @@ _OUTAGES = (OperationalError, InterfaceError, InternalError, PendingRollbackErro
 #: Longest time in seconds for which a cancelled caller waits for its transaction to end: more than the 10 s for which a
 #: SQLite connection waits for the write lock.
 CANCEL_LIMIT_SECONDS = 15.0
-#: How often a transaction that met another one runs, and for how many seconds after its start it is repeated. A SQLite
+#: How often a conflicting transaction runs, and for how many seconds after its start it is repeated. A SQLite
 #: connection has then waited for the write lock at least once.
 CONFLICT_TRIES, CONFLICT_SECONDS = 4, 15.0
 #: Half of the longest pause before the first repetition, in seconds; it doubles. Pauses are random, so that two
-#: transactions that met do not meet again.
+#: transactions do not conflict again.
 CONFLICT_PAUSE_SECONDS = 0.05
 
 #: A caller's own session; a scoped one stands for the session of its thread, task or request.
@@ -129,8 +129,8 @@ class Database:
     async def write(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``fn`` in a transaction that may write, and commit it.
 
-        A transaction that met another one is repeated (see ``CONFLICT_TRIES``), so ``fn`` may run several times: it
-        changes nothing but the session that it is given.
+        A transaction that conflicts with another one is repeated (see ``CONFLICT_TRIES``), so ``fn`` may run several
+        times: it changes nothing but the session that it is given.
 
         A cancelled caller is cancelled when the transaction has ended, committed or not; after
         ``CANCEL_LIMIT_SECONDS`` at the latest.
