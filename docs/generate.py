@@ -9,7 +9,8 @@ A page contains marks, and this program replaces everything between them::
 
 The first mark inserts a table of this file, the second a source file (or one class or function of it). The results are
 committed, so that the pages are complete in the repository. ``--check`` writes nothing and fails when a part is out of
-date; ``tests/architecture/test_docs.py`` runs it.
+date; ``tests/architecture/test_docs.py`` runs it. The Python blocks of all pages also become a module that type checkers
+read (``docs/typed.py``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from docs import typed
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -58,6 +61,7 @@ def main() -> int:
     check = "--check" in sys.argv[1:]
     wanted = {page: rendered(page) for page in pages()}
     wanted |= {DOCS / "diagrams" / f"{name}.mmd": text for name, text in diagrams().items()}
+    wanted[typed.TARGET] = typed.module_of([ROOT / "README.md", *pages()])
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     for path in stale:
         print(f"{'out of date' if check else 'written'}: {path.relative_to(ROOT)}")
@@ -712,6 +716,7 @@ _CHECKS = {
     "db.clock": "The clocks of the database and of this host agree: expiry times depend on it.",
     "db.connect": "The application's engine reaches its database.",
     "db.migrations": "Rindle's tables are at this release's revision.",
+    "db.notifications": "Notifications of Postgres arrive: the driver can LISTEN, and no pooler drops them.",
     "db.schema": "All tables, columns, keys and indexes exist.",
     "delivery.local_endpoint": "Local storage has an address and secrets; `--live` also requests the address.",
     "delivery.support": "Every profile's storage can deliver as the profile requires, privately or publicly.",

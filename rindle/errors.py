@@ -22,7 +22,8 @@
     │                       output_duration_mismatch · insufficient_disk_headroom ·
     │                       unsupported_ephemeral_runtime · UnsafeCommand (two codes) · ContentRejected (several codes)
     ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
-    └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured
+    └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured ·
+                            missing_extra · application_not_loaded
 
 Codes are stable API, messages are not. Any client may read a message: it names profiles, limits and options, but never
 credentials, signed URLs, file contents or absolute paths.
@@ -735,6 +736,18 @@ class Misconfigured(OperationsError):
 
     code = "misconfigured"
     http_status = 500
+
+
+class MissingExtra(Misconfigured, ModuleNotFoundError):
+    """A package of an extra is not installed; ``detail`` holds ``extra`` and ``package``."""
+
+    code = "missing_extra"
+
+
+class ApplicationNotLoaded(Misconfigured):
+    """The module that ``--app`` names cannot be imported, or has no such object; the cause is the module's error."""
+
+    code = "application_not_loaded"
 
 
 def _classes(base: type[RindleError]) -> Iterator[type[RindleError]]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -26,7 +25,7 @@ from rindle import messages, outbox, telemetry
 from rindle.crash_points import crash_point
 from rindle.db import outbox as rows
 from rindle.db.database import Database
-from rindle.db.listening import listening
+from rindle.db.listening import can_listen, keep_listening
 from rindle.db.models import MediaOutbox
 from rindle.errors import RindleError, TemporalUnavailable
 from rindle.security import scrub
@@ -118,8 +117,14 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         outbox.register(self)
         self._tasks = [asyncio.create_task(self._run(), name="rindle-relay")]
-        if self._database.dialect == "postgresql" and isinstance(self._database.engine, AsyncEngine):
-            self._tasks.append(asyncio.create_task(self._listen(self._database.engine), name="rindle-relay-listen"))
+        if can_listen(self._database.engine):
+            self._tasks.append(asyncio.create_task(self._listen(), name="rindle-relay-listen"))
+        elif self._database.dialect == "postgresql":
+            log.warning(
+                "this driver cannot LISTEN: other processes' commits are noticed by polling only; "
+                "use postgresql+psycopg or postgresql+asyncpg",
+                extra={"action": "no_notifications", "driver": self._database.engine.dialect.driver},
+            )
 
     async def stop(self) -> None:
         """Stop sending; rows that are not sent stay in the outbox for the next relay."""
@@ -319,24 +324,22 @@ class Relay:
             {"seconds": waiting.oldest_age_seconds, "pending": waiting.pending, "parked": waiting.parked},
         )
 
-    async def _listen(self, engine: AsyncEngine) -> None:
+    async def _listen(self) -> None:
         """Wake on NOTIFY. Polling continues, so that a lost connection costs only latency."""
-        while True:
-            try:
-                async with listening(engine, rows.CHANNEL) as notices:
-                    loop = asyncio.get_running_loop()
-                    timer: asyncio.TimerHandle | None = None
-                    async for notice in notices:
-                        # The process that committed sends at once; the others send only when it does not.
-                        has_local_relay = notice.payload == rows.LOCAL_RELAY
-                        pause = self._settings.relay_poll_seconds if has_local_relay else _NOTIFIED_PAUSE_SECONDS
-                        due = loop.time() + pause
-                        if timer is None or timer.when() <= loop.time() or due < timer.when():
-                            if timer is not None:
-                                timer.cancel()
-                            timer = loop.call_later(pause, self._woken.set)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                log.warning("LISTEN ended; polling continues", extra={"error": type(error).__name__})
-                await asyncio.sleep(self._settings.relay_idle_poll_seconds)
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def receive(payload: str) -> None:
+            nonlocal timer
+            # The process that committed sends at once; the others send only when it does not.
+            has_local_relay = payload == rows.LOCAL_RELAY
+            pause = self._settings.relay_poll_seconds if has_local_relay else _NOTIFIED_PAUSE_SECONDS
+            due = loop.time() + pause
+            if timer is None or timer.when() <= loop.time() or due < timer.when():
+                if timer is not None:
+                    timer.cancel()
+                timer = loop.call_later(pause, self._woken.set)
+
+        await keep_listening(
+            self._database.engine, rows.CHANNEL, receive, pause_seconds=self._settings.relay_idle_poll_seconds
+        )

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rindle.errors import Misconfigured
 from rindle.messages import AV_QUEUE, IMAGES_GROUP
 from rindle.protocols import MAX_URL_SECONDS
 
@@ -25,6 +26,9 @@ class Settings(BaseSettings):
     """All settings. Durations are in seconds unless the name states another unit.
 
     Every field is read from ``RINDLE_<FIELD NAME>`` and can be given to the constructor instead.
+
+    Raises:
+        Misconfigured: values are not valid; the message names their variables and repeats no value.
     """
 
     model_config = SettingsConfigDict(env_prefix="RINDLE_", extra="ignore", frozen=True)
@@ -143,6 +147,19 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_variables(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            # Without the values, which may be secrets: neither in the message nor as a cause.
+            problems = [
+                f"{'_'.join(['RINDLE', *(str(part) for part in found['loc'][:1])]).upper()}: {found['msg']}"
+                for found in error.errors(include_input=False, include_context=False, include_url=False)
+            ]
+        raise Misconfigured(f"a setting is not valid: {'; '.join(problems)}", detail={"problems": problems})
 
     @property
     def scratch(self) -> Path:

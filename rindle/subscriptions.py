@@ -20,14 +20,12 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from rindle.db import subscriptions as rows
 from rindle.db.assets import find_with_variants, no_such_asset
 from rindle.db.database import Database
 from rindle.db.events import CHANNEL
 from rindle.db.ids import AssetOrId, SubjectOrId, id_of, id_of_asset
-from rindle.db.listening import listening
+from rindle.db.listening import can_listen, keep_listening
 from rindle.db.models import Base, MediaAsset, MediaUploadSession, MediaVariant, is_id, utc_now
 from rindle.db.subscriptions import Feed, FeedEvent
 from rindle.db.subscriptions import Subject as Subject
@@ -168,10 +166,9 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._due.clear()
-        engine = self.database.engine
         self._tasks = [asyncio.create_task(self._run(), name="rindle-events")]
-        if self.database.dialect == "postgresql" and isinstance(engine, AsyncEngine):
-            self._tasks.append(asyncio.create_task(self._listen(engine), name="rindle-events-listen"))
+        if can_listen(self.database.engine):
+            self._tasks.append(asyncio.create_task(self._listen(), name="rindle-events-listen"))
 
     def _tidy(self) -> None:
         for feed in [feed for feed, channel in self._channels.items() if not channel.followers]:
@@ -233,23 +230,21 @@ class Listener:
                 break
         return found
 
-    async def _listen(self, engine: AsyncEngine) -> None:
+    async def _listen(self) -> None:
         """Wake on NOTIFY. Polling continues, so that a lost connection costs only latency."""
-        while True:
-            try:
-                async with listening(engine, CHANNEL) as notices:
-                    self._has_notifications = True
-                    try:
-                        self._mark_due(self._channels)
-                        async for notice in notices:
-                            self._on_notification(notice.payload)
-                    finally:
-                        self._has_notifications = False
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                log.warning("LISTEN ended; polling continues", extra={"error": type(error).__name__})
-                await asyncio.sleep(self.settings.event_idle_poll_seconds)
+
+        def on_change(is_listening: bool) -> None:
+            self._has_notifications = is_listening
+            if is_listening:
+                self._mark_due(self._channels)
+
+        await keep_listening(
+            self.database.engine,
+            CHANNEL,
+            self._on_notification,
+            pause_seconds=self.settings.event_idle_poll_seconds,
+            on_change=on_change,
+        )
 
     def _on_notification(self, payload: str) -> None:
         number, _, asset_id = payload.partition(",")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ Actor = Annotated[str, Depends(actor_of)]
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Create the application's table and its first member."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)

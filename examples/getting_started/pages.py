@@ -49,7 +49,8 @@ async def index(request: Request) -> HTMLResponse:
         .limit(10)
     )
     async with AsyncSession(engine) as session:
-        members = [(member, photo) for member, photo in await session.execute(all_members)]
+        rows = await session.execute(all_members)
+        members: list[tuple[Member, MediaAsset | None]] = [(member, photo) for member, photo in rows]
         newest = (await session.scalars(ready_photos)).all()
     html = await templates.get_template("index.html").render_async(
         members=members,

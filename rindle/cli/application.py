@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
+import inspect
 import os
 import sys
-import traceback
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from rindle.errors import Misconfigured
+from rindle.cli.loading import called, load_object
+from rindle.errors import ApplicationNotLoaded, Misconfigured
 
 if TYPE_CHECKING:
     from rindle.app import Rindle
@@ -22,6 +21,8 @@ T = TypeVar("T")
 
 #: Environment variable that names the application when ``--app`` does not.
 APP_VARIABLE = "RINDLE_APP"
+#: How messages show that it is named.
+_EXAMPLE = "--app media:rindle"
 
 #: Option of every command that operates on an application.
 application_option = click.option(
@@ -63,59 +64,37 @@ def load_application(reference: str | None = None) -> Rindle:
             arguments that returns one; ``RINDLE_APP`` when left out.
 
     Raises:
-        Misconfigured: none is named, the reference is malformed, the module does not import, or it has no such object.
-            The message names the problem and never repeats the text of the module's own exception.
+        Misconfigured: none is named.
+        ApplicationNotLoaded: the reference is malformed, the module does not import, or it has no such object. The
+            message names the problem; :func:`rindle.cli.loading.traceback_of` returns the traceback.
     """
     reference = reference or os.environ.get(APP_VARIABLE)
     if not reference:
-        raise _misnamed("no application is named")
-    module_name, colon, path = reference.partition(":")
-    if not colon or not module_name or not all(part.isidentifier() for part in path.split(".")):
-        raise _misnamed(f"{reference!r} does not name an application")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    found: Any = _imported(module_name)
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise _misnamed(f"the module {module_name!r} has no {path!r}")
-        found = getattr(found, part)
-    return _instance(found, reference)
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise _misnamed(f"the module {name!r} was not found") from error
-        raise _misnamed(f"the module {name!r} needs {error.name!r}, which is not installed") from error
-    except Exception as error:
-        raise _misnamed(f"the module {name!r} raised {_summary_of(error)} while it was imported") from error
-
-
-def _instance(found: Any, reference: str) -> Rindle:
-    from rindle.app import Rindle
-
-    if callable(found) and not isinstance(found, Rindle):
-        try:
-            found = found()
-        except Exception as error:
-            raise _misnamed(f"{reference!r} raised {_summary_of(error)} when it was called") from error
-    if not isinstance(found, Rindle):
-        raise _misnamed(
-            f"{reference!r} is of type {type(found).__name__}; it must be a Rindle or a function that returns one"
+        raise Misconfigured(
+            f"no application is named. To fix: pass --app package.module:name, or set {APP_VARIABLE}, to the Rindle "
+            "object of your application"
         )
+    found = load_object(reference, _EXAMPLE)
+    if inspect.iscoroutinefunction(found):
+        raise _no_rindle(reference, "an async function")
+    if callable(found) and not isinstance(found, _rindle_class()):
+        found = called(found, reference)
+    if not isinstance(found, _rindle_class()):
+        raise _no_rindle(reference, f"of type {type(found).__name__}")
     return found
 
 
-def _summary_of(error: Exception) -> str:
-    """Return the class, file and line of an exception, not its text, which may hold a password."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+def _rindle_class() -> type[Rindle]:
+    from rindle.app import Rindle
+
+    return Rindle
 
 
-def _misnamed(problem: str) -> Misconfigured:
-    return Misconfigured(
-        f"{problem}. To fix: 1. pass --app package.module:name, or set {APP_VARIABLE}; 2. name the Rindle object of "
-        "your application, or a function without arguments that returns it; 3. run where it can be imported from"
+def _no_rindle(reference: str, found: str) -> ApplicationNotLoaded:
+    module = reference.partition(":")[0]
+    objects = vars(sys.modules[module]).items()
+    known = [f"{module}:{name}" for name, value in objects if isinstance(value, _rindle_class())]
+    fix = f"use {' or '.join(known)}" if known else f"name the Rindle object of your application, as in {_EXAMPLE}"
+    return ApplicationNotLoaded(
+        f"{reference!r} is {found}; it must be a Rindle or a function that returns one. To fix: {fix}"
     )

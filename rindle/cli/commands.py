@@ -16,6 +16,7 @@ from rindle.cli.database import database, migrate
 from rindle.cli.dev import dev
 from rindle.cli.doctor import doctor
 from rindle.cli.explain import explain
+from rindle.cli.loading import report_of
 from rindle.cli.outbox import outbox
 from rindle.cli.purge import purge
 from rindle.cli.regenerate_variants import regenerate_variants
@@ -69,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def execute(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; errors go to standard error, without a traceback or a secret."""
+    """Run one command and return its exit code; errors go to standard error, without a secret.
+
+    Only an exception of the application's module, while it is imported, is shown with a traceback.
+    """
     try:
         code = rindle.main(arguments, prog_name="rindle", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -79,7 +83,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except RindleError as error:
-        click.echo(f"{error.code}: {error.message}", err=True)
+        click.echo(report_of(error), err=True, nl=False)
         return UNREACHABLE if isinstance(error, InspectionFailed | TemporalUnavailable) else FAILED
     except Exception as error:
         return _unexpected(error)

@@ -7,27 +7,30 @@ one secret that all parts share. For development and small installations on one 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from rindle.cli.application import APP_VARIABLE
+from rindle.cli.loading import not_found
 from rindle.cli.supervisor import UNHEALTHY_SECONDS, Supervisor
 from rindle.cli.temporal_server import DEV_SERVER_ARGS, dev_server_environment, ensure_temporal_cli
 from rindle.cli.terminal import print_line
+from rindle.cli.web import NOT_LOADED
 from rindle.errors import Misconfigured, SetupIncomplete
+from rindle.extras import require
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
 
 HOST = "127.0.0.1"
@@ -135,6 +138,8 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
     requested = ports or Ports()
     home = supervisor.home
     web = web or _web_beside(application)
+    if web is not None:
+        require("http", "uvicorn")  # before anything is downloaded or started
     environment = _environment(home, application)
     serving = None if web is None else _port(requested.web, WEB_PORT)
     if serving is not None:
@@ -162,12 +167,12 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
         # It listens only after its own start, so an open port means a started application.
         supervisor.start_part(
             "web",
-            # No access log: the supervisor's health checks would fill it.
-            [sys.executable, "-m", "uvicorn", web, "--host", HOST, "--port", str(serving), "--no-access-log"],
+            [sys.executable, "-m", "rindle.cli.web", web, HOST, str(serving)],
             environment,
             ready=lambda: _is_open(int(serving or 0)),
             # Any status counts: the prefix of its router is not known here, and a 404 needs a running event loop too.
             healthy=_answers(f"{HOST}:{serving}", "/livez", any_status=True),
+            hopeless_status=NOT_LOADED,
         )
         supervisor.wait_ready("web")
     supervisor.wait_ready("worker")
@@ -216,21 +221,41 @@ def _secret(path: Path) -> str:
 
 
 def _web_beside(application: str) -> str | None:
-    """Return ``module:app`` when the module of the Rindle object also defines ``app``; it is parsed, not run."""
+    """Return ``module:app`` when the module of the Rindle object also defines ``app``; it is parsed, not run.
+
+    A module that cannot be parsed has none: the migration imports it and reports the error.
+    """
     module = application.partition(":")[0]
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    source = _source_of(module)
+    if source is None:
+        raise not_found(module)
     try:
-        found = importlib.util.find_spec(module)
-    except ImportError:
-        found = None
-    if found is None or found.origin is None or not found.origin.endswith(".py"):
-        raise Misconfigured(f"the module {module!r} was not found; pass --app package.module:name")
-    for statement in ast.parse(Path(found.origin).read_text()).body:
+        statements = ast.parse(source.read_bytes()).body
+    except (SyntaxError, ValueError):
+        return None
+    for statement in statements:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "app" for target in targets):
             return f"{module}:app"
     return None
+
+
+def _source_of(module: str) -> Path | None:
+    """Return the file of a module; unlike ``importlib.util.find_spec``, without importing its packages."""
+    found: ModuleSpec | None = None
+    path: Sequence[str] | None = None
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        name = ".".join(parts[:depth])
+        specs = (finder.find_spec(name, path) for finder in sys.meta_path)
+        found = next((spec for spec in specs if spec is not None), None)
+        if found is None:
+            return None
+        path = found.submodule_search_locations or ()
+    origin = (found.origin if found is not None else None) or ""
+    return Path(origin) if origin.endswith(".py") else None
 
 
 def _migrate(environment: dict[str, str]) -> None:
@@ -243,7 +268,9 @@ def _migrate(environment: dict[str, str]) -> None:
         check=False,
     )
     if done.returncode:
-        raise SetupIncomplete("the database migration failed; the lines above show the cause")
+        raise SetupIncomplete(
+            "the application could not be loaded, or its database not migrated; the lines above show the cause"
+        )
 
 
 # --- Temporal ------------------------------------------------------------------------------------------------------

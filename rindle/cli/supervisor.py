@@ -62,6 +62,7 @@ class _Part:
     healthy: Callable[[], bool] | None
     stop_signal: signal.Signals
     stop_seconds: float
+    hopeless_status: int | None = None
     process: subprocess.Popen[bytes] | None = None
     started: str | None = None
     born: float = 0.0
@@ -76,6 +77,11 @@ class _Part:
     unhealthy_seconds: float = 0.0
     #: When a part that was signalled to end is killed.
     kill_at: float | None = None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether its first start ended with the status after which none is repeated."""
+        return not self.was_ready and self.last_status is not None and self.last_status == self.hopeless_status
 
 
 class Supervisor:
@@ -136,6 +142,7 @@ class Supervisor:
         healthy: Callable[[], bool] | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         stop_seconds: float = STOP_SECONDS,
+        hopeless_status: int | None = None,
     ) -> None:
         """Start a program and keep it running.
 
@@ -150,8 +157,18 @@ class Supervisor:
                 has returned, never concurrently; it should return within a few seconds. An exception counts as
                 unhealthy. Without it a running part is never restarted.
             stop_signal: signal that stops it; SIGKILL follows after ``stop_seconds``.
+            hopeless_status: exit status with which the first start has failed at once: a repetition would end alike.
         """
-        part = _Part(name, list(argv), {**os.environ, **(env or {})}, ready, healthy, stop_signal, stop_seconds)
+        part = _Part(
+            name,
+            list(argv),
+            {**os.environ, **(env or {})},
+            ready,
+            healthy,
+            stop_signal,
+            stop_seconds,
+            hopeless_status,
+        )
         with self._guard:
             self._parts[name] = part
             self._spawn(part)
@@ -201,6 +218,8 @@ class Supervisor:
                 with self._guard:
                     part.was_ready, part.healthy_process = True, process
                 return
+            if part.is_hopeless:
+                raise SetupIncomplete(f"the {name} does not start; the lines above show the cause")
             if part.deaths >= HOPELESS_DEATHS and not part.was_ready:
                 raise SetupIncomplete(
                     f"the {name} does not start: it ended {part.deaths} times, last with {_ending(part.last_status)}"
@@ -319,6 +338,9 @@ class Supervisor:
         part.deaths += 1
         part.last_status, part.process, part.again_at = status, None, time.monotonic() + pause
         self._record()
+        if part.is_hopeless:
+            part.again_at = math.inf
+            return
         self._report(f"the {part.name} ended with {_ending(status)}; restarting it in {pause:g} s")
 
     def _stop_part(self, part: _Part) -> None:

@@ -17,15 +17,20 @@ import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import click
 from temporalio.runtime import LoggingConfig, LoggingFormat, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from rindle.bootstrap import AV_GRACE_SECONDS, GRACE_SECONDS, WorkerProcess
-from rindle.cli.application import load_application
 from rindle.errors import RindleError
+from rindle.extras import requires
 from rindle.process import leave
 from rindle.security import RedactingFilter
 from rindle.settings import Settings
+
+with requires("cli"):
+    import click
+
+    from rindle.cli.application import load_application
+    from rindle.cli.loading import traceback_of
 
 log = logging.getLogger("rindle.worker")
 
@@ -196,6 +201,8 @@ def worker(app: str | None, queues: str | None, grace_seconds: float | None) -> 
     try:
         asyncio.run(_work(app, chosen, grace_seconds))
     except RindleError as error:
+        if trace := traceback_of(error):
+            sys.stderr.write(trace)  # readable as it is, which a field of a JSON line is not
         log.error(error.message, extra={"action": "worker_failed", "code": error.code})
         leave(1)
     except Exception as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment
-
 from rindle.app import Rindle
 from rindle.errors import Misconfigured
+from rindle.extras import requires
+
+with requires("http"):
+    from jinja2 import Environment
 
 __all__ = ["install_jinja"]
 

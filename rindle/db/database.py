@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 #: PostgreSQL's serialization_failure and deadlock_detected; 55P03 is lock_not_available.
 _CONFLICT_STATES = frozenset({"40001", "40P01", "55P03"})
+#: Classes of SQLSTATE: connection, authorization, catalog, resources, operator intervention, system error.
+_OUTAGE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58"})
 #: Errors whose cause is the database or the way to it, not the statement.
 _OUTAGES = (OperationalError, InterfaceError, InternalError, PendingRollbackError, PoolTimeout)
 #: Longest time in seconds for which a cancelled caller waits for its transaction to end: more than the 10 s for which a
@@ -71,12 +73,30 @@ def translating_conflicts() -> Iterator[None]:
 
 
 def _conflict_reason(error: DBAPIError) -> str | None:
-    state = getattr(error.orig, "sqlstate", None)
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)  # pgcode: psycopg2
     if state in _CONFLICT_STATES:
         return str(state)
     text = str(error.orig).lower()
     busy = isinstance(error, OperationalError) and ("database is locked" in text or "database table is locked" in text)
     return "sqlite_busy" if busy else None
+
+
+@contextmanager
+def _outages_as_operational_errors() -> Iterator[None]:
+    """Raise ``OperationalError``, as with other drivers, where asyncpg raises ``OSError`` or a plain ``DBAPIError``."""
+    try:
+        yield
+    except RindleError:
+        raise
+    except OSError as error:  # nothing but a connection to the database is opened in a transaction
+        raise OperationalError("connect", None, error) from error
+    except DBAPIError as error:
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        if type(error) is DBAPIError and (error.connection_invalidated or state[:2] in _OUTAGE_CLASSES):
+            raise OperationalError(
+                error.statement, error.params, error.orig or error, connection_invalidated=error.connection_invalidated
+            ) from error
+        raise
 
 
 def outage_of(error: BaseException) -> RindleError | None:
@@ -177,8 +197,9 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        async with factory() as session, session.begin():
-            return await session.run_sync(fn, *args, **kwargs)
+        with _outages_as_operational_errors():
+            async with factory() as session, session.begin():
+                return await session.run_sync(fn, *args, **kwargs)
 
     @staticmethod
     def _blocking(

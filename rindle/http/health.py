@@ -23,10 +23,10 @@ class ReadyAnswer(BaseModel):
     """This process and all its services answer."""
 
     status: Literal["ready"] = "ready"
-    database: Literal["ok"] = Field("ok", description="The database answered a query.")
-    temporal: Literal["ok"] = Field("ok", description="Temporal answered for its namespace.")
-    threads: Literal["ok"] = Field("ok", description="A call passed through the threads of this process.")
-    warnings: list[str] = Field([], description="What does not work, such as plug-ins; the process can serve.")
+    database: Literal["ok"] = Field(default="ok", description="The database answered a query.")
+    temporal: Literal["ok"] = Field(default="ok", description="Temporal answered for its namespace.")
+    threads: Literal["ok"] = Field(default="ok", description="A call passed through the threads of this process.")
+    warnings: list[str] = Field(default=[], description="What does not work, such as plug-ins; the process can serve.")
 
 
 def health_router(rindle: Rindle) -> APIRouter:

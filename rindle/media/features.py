@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rindle.errors import Misconfigured
+from rindle.errors import Misconfigured, MissingExtra
+from rindle.extras import requires
 
 #: Filters of ffmpeg that the recipes of a capability are made with.
 NEEDED_FILTERS: Final = {
@@ -26,7 +27,8 @@ NEEDED_FILTERS: Final = {
 
 def image_features() -> dict[str, Any]:
     """Return what libvips and pi-heif can do; ``problem`` is why this libvips cannot be used, or ``None``."""
-    from rindle.media.image import features, require_safe_libvips
+    with requires("images"):
+        from rindle.media.image import features, require_safe_libvips
 
     found = features()
     try:
@@ -77,6 +79,8 @@ def main(arguments: Sequence[str]) -> None:
     kind, *programs = arguments
     try:
         found = image_features() if kind == "images" else av_features(*(Path(one) if one else None for one in programs))
+    except MissingExtra as error:
+        found = {"error": error.message}
     except Exception as error:
         # Only the class: a library's message may hold paths.
         found = {"error": type(error).__name__}

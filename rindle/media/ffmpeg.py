@@ -33,6 +33,7 @@ from rindle.errors import (
     UnsafeCommand,
     UnsupportedCodec,
 )
+from rindle.extras import install_command
 from rindle.media.av_colour import CONVERSION_FILTERS
 from rindle.media.child_process import CANNOT_RUN, ChildLimits, Ended, run_child
 from rindle.media.codecs import CODEC_WHITELIST, refused_codec
@@ -131,7 +132,7 @@ class FfmpegTools:
     def require(self) -> FfmpegTools:
         """Return these tools when they can be used; raises as :meth:`usable` does."""
         if self.problem is not None:
-            raise FfmpegNotFound(self.problem, action="install ffmpeg 5.1 or newer and rindle[av]")
+            raise FfmpegNotFound(self.problem, action=f"install ffmpeg 5.1 or newer, and run: {install_command('av')}")
         return self
 
     @property
@@ -164,7 +165,8 @@ def _asked(ffmpeg: Path, ffprobe: Path) -> FfmpegTools:
 
 def _ask_both(ffmpeg: Path, ffprobe: Path) -> FfmpegTools:
     if importlib.util.find_spec("ffmpeg") is None:
-        return FfmpegTools(ffmpeg, ffprobe, problem="the package ffmpeg-python is not installed")
+        problem = f"the package ffmpeg-python is not installed ({install_command('av')})"
+        return FfmpegTools(ffmpeg, ffprobe, problem=problem)
     questions: tuple[list[Path | str], ...] = (
         [ffmpeg, "-version"],
         [ffprobe, "-version"],

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rindle.errors import ContentRejected, Misconfigured, RenderFailed, RindleError
+from rindle.extras import missing_extra
 from rindle.media import confined
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def _engine(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         missing = error.name or "libvips"
-        raise Misconfigured(
+        raise missing_extra(error) or Misconfigured(
             f"images cannot be processed: {missing} is missing", action="install pyvips with libvips 8.13 and pi-heif"
         ) from None
 

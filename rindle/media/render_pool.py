@@ -25,16 +25,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pebble
-
 from rindle.cancellation import run_to_end
 from rindle.errors import MediaError, Misconfigured, ProbeFailed, ProcessTimeout, RenderFailed, RindleError
+from rindle.extras import requires
 from rindle.media import render_child
 from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
 from rindle.media.render_server import CleanContext
 from rindle.process import queued, usable_cores
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
+
+with requires("images"):
+    import pebble
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -10,13 +11,16 @@ from sqlalchemy.orm import Session
 
 from rindle.db import migrate
 from rindle.db import outbox as outbox_rows
-from rindle.db.models import TABLES, UtcDateTime
+from rindle.db.listening import DRIVERS, can_listen, listening
+from rindle.db.models import TABLES, UtcDateTime, new_id
 from rindle.operations.checks.report import Planned, Result, Subject
 
 #: Clock skew in seconds that distorts expiry times, and that breaks signatures.
 SKEW_WARN_SECONDS, SKEW_ERROR_SECONDS = 30.0, 300.0
 #: Age in seconds of the oldest unsent row.
 LAG_WARN_SECONDS, LAG_ERROR_SECONDS = 60.0, 600.0
+#: Channel of the notification that the check sends, and seconds that it may take to arrive.
+_CHANNEL, _ARRIVAL_SECONDS = "rindle_doctor", 2.0
 
 _FIX = "start the database; check the URL of the engine that you pass to Rindle"
 
@@ -28,6 +32,7 @@ def planned(subject: Subject) -> list[Planned]:
         Planned("db.migrations", "database", _db_migrations, leaves_process=True, fix=_FIX),
         Planned("db.schema", "database", _db_schema, leaves_process=True, patience=2, fix=_FIX),
         Planned("db.clock", "database", _db_clock, leaves_process=True, fix=_FIX),
+        Planned("db.notifications", "database", _db_notifications, leaves_process=True, fix=_FIX),
         Planned("outbox.backlog", "database", _outbox_backlog, leaves_process=True, fix=_FIX),
     ]
 
@@ -110,6 +115,34 @@ async def _db_clock(subject: Subject) -> Result:
         return Result("ok", f"{skew:.1f} s apart", detail=detail)
 
     return await subject.read(check)
+
+
+async def _db_notifications(subject: Subject) -> Result:
+    database = subject.services.database
+    engine, settings = database.engine, subject.services.settings
+    detail = {"driver": engine.dialect.driver}
+    if database.dialect != "postgresql":
+        return Result("ok", "SQLite has none: processes poll", detail=detail)
+    seconds = max(settings.relay_idle_poll_seconds, settings.event_idle_poll_seconds)
+    otherwise = f"processes notice each other's commits by polling, after up to {seconds:g} s"
+    if not can_listen(engine):
+        fix = f"use {' or '.join(f'postgresql+{driver}' for driver in reversed(DRIVERS))} in the URL of the engine"
+        return Result("warn", f"the driver {engine.dialect.driver} cannot LISTEN: {otherwise}", fix, detail)
+    sent = new_id()
+    async with listening(engine, _CHANNEL) as payloads:
+        await database.write(lambda session: session.execute(select(func.pg_notify(_CHANNEL, sent))).close())
+        try:
+            async with asyncio.timeout(_ARRIVAL_SECONDS):
+                while await anext(payloads) != sent:  # that of another doctor
+                    pass
+        except TimeoutError:
+            return Result(
+                "warn",
+                f"LISTEN works, but no notification arrives: {otherwise}",
+                "give the engine the address of the server itself: a pooler in transaction mode drops notifications",
+                detail,
+            )
+    return Result("ok", f"they arrive through {engine.dialect.driver}", detail=detail)
 
 
 async def _outbox_backlog(subject: Subject) -> Result:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rindle.cancellation import run_to_end
+from rindle.extras import install_command
 from rindle.operations.checks import safe_versions
 from rindle.operations.checks.report import Planned, Result, Status, Subject, version_of
 from rindle.process import ephemeral_runtime
@@ -38,8 +39,10 @@ FFMPEG_RECOMMENDED = (6, 0)
 #: Bytes that one output may need on the scratch disk; twice as much must be free.
 OUTPUT_BYTES = 500 * 1024 * 1024
 
-_IMAGES_FIX = "install rindle[images]; it brings libvips 8.13 or newer and pi-heif"
-_FFMPEG_FIX = "install rindle[av], and ffmpeg 5.1 or newer with ffprobe, on PATH or set in RINDLE_FFMPEG_PATH"
+_IMAGES_FIX = f"run {install_command('images')}; it brings libvips 8.13 or newer and pi-heif"
+_FFMPEG_FIX = (
+    f"run {install_command('av')}; install ffmpeg 5.1 or newer with ffprobe, on PATH or set in RINDLE_FFMPEG_PATH"
+)
 _TMP_DIR_FIX = "set RINDLE_TMP_DIR to a writable directory with enough free space"
 #: Image types that a profile may accept and that some builds of the libraries cannot read.
 _TRIED_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/avif", "image/heic"})

@@ -26,6 +26,9 @@ whole or in parts. Not here: upload lanes beyond the single presigned PUT.
 
 from __future__ import annotations
 
-from rindle.storage.s3.storage import S3Storage
+from rindle.extras import requires
+
+with requires("s3"):
+    from rindle.storage.s3.storage import S3Storage
 
 __all__ = ["S3Storage"]

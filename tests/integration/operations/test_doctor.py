@@ -107,7 +107,8 @@ async def test_everything_is_green_with_a_worker_and_migrated_tables(stage: Stag
     assert (report.failed, report.warned, report.total) == (0, len(unfit), len(report.checks))
     assert [check.id for check in report.checks] == sorted(check.id for check in report.checks)
     assert {
-        *("db.clock", "db.connect", "db.migrations", "db.schema", "delivery.local_endpoint", "delivery.support"),
+        *("db.clock", "db.connect", "db.migrations", "db.notifications", "db.schema"),
+        *("delivery.local_endpoint", "delivery.support"),
         *("libmagic", "libvips.features", "outbox.backlog", "profiles.capability_mismatch", "profiles.load"),
         *(
             "ffmpeg.version",

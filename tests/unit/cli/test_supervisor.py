@@ -327,6 +327,21 @@ def test_a_part_that_keeps_dying_is_given_up_on_with_its_status(supervisor: Supe
         supervisor.wait_ready("web")
 
 
+def test_a_part_whose_first_start_is_hopeless_is_started_once(tmp_path: Path) -> None:
+    lines: list[str] = []
+    program = "open('starts', 'a').write('1'); raise SystemExit(78)"
+    with Supervisor(tmp_path / "home", report=lines.append) as supervisor:
+        supervisor.start_part(
+            "web", [sys.executable, "-c", program.replace("starts", str(tmp_path / "starts"))], hopeless_status=78,
+            ready=lambda: False,
+        )  # fmt: skip
+
+        with pytest.raises(SetupIncomplete, match="the web does not start; the lines above show the cause"):
+            supervisor.wait_ready("web")
+
+    assert ((tmp_path / "starts").read_text(), lines) == ("1", [])
+
+
 def test_what_a_part_left_running_ends_with_it(supervisor: Supervisor, tmp_path: Path) -> None:
     child = (
         "import subprocess, sys, time; from pathlib import Path\n"

@@ -1,0 +1,410 @@
+"""The Python of the pages, as type checkers see it. Written by ``python -m docs.generate``; never run."""
+
+# pyright: reportUnusedVariable=false, reportUnusedFunction=false, reportUnusedClass=false, reportMissingTypeStubs=false
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from tests.typing.site import (
+    Asset,
+    AsyncSession,
+    AudioLesson,
+    Avatar,
+    Base,
+    Lesson,
+    Member,
+    MemberPhoto,
+    Mount,
+    Profile,
+    Request,
+    Response,
+    Rindle,
+    Session,
+    SqliteStorage,
+    Starlette,
+    StateConflict,
+    TeamAuthorizer,
+    Web,
+    actor_of,
+    app,
+    asset,
+    asset_id,
+    check_token,
+    connection,
+    create_asgi_app,
+    db,
+    engine,
+    lifespan,
+    media,
+    member,
+    require_member,
+    rindle,
+    settings,
+    sync_engine,
+    token,
+    user,
+)
+
+
+async def README_1() -> None:
+    session = await rindle.initiate_upload("avatar", filename="me.jpg", actor="alice")  # a ticket
+    signed = await rindle.sign_url(session.id)  # the browser PUTs here
+    await rindle.verify_completion(session.id)  # proof; the rest follows
+    await rindle.attach(session.asset_id, member, "avatar", uploaded_by="alice", session=db)
+    html = await rindle.picture_tag("avatar", asset, ["thumb", "large"], alt="Alice")
+
+
+async def README_2() -> None:
+    class Avatar(Profile):  # of rindle
+        name = "avatar"
+        storage = "media"
+        allow_mime = ("image/*",)
+        max_bytes = 10_000_000
+        variants = {
+            "thumb": {"mode": "crop", "width": 128, "height": 128},
+            "large": {"mode": "fit", "width": 1024, "height": 1024, "format": "webp"},
+        }
+
+
+async def README_3() -> None:
+    class Lesson(Web):  # of rindle.presets: web_720p and a poster; portrait videos stay portrait
+        name = "lesson"
+        storage = "media"
+        allow_mime = ("video/*",)
+
+
+    async with rindle.subscribe("asset", asset_id) as events:  # browsers: GET /media/events, or rindle.js
+        async for event in events:
+            print(event.type, event.payload)  # variant_progress {"variant_name": "web_720p", "progress": 43, ...}
+
+
+async def docs_concepts_1() -> None:
+    rindle.register_owner_type("member", Member, slots={"avatar": Avatar, "lesson": [Lesson, AudioLesson]})
+
+
+async def docs_concepts_2() -> None:
+    # with an AsyncSession
+    for is_last in (False, False, True):
+        try:
+            async with AsyncSession(engine) as session, session.begin():
+                await rindle.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
+            break
+        except StateConflict:
+            if is_last:
+                raise
+
+    # with a Session
+    for is_last in (False, False, True):
+        try:
+            with Session(sync_engine) as session, session.begin():
+                rindle.attachments.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
+            break
+        except StateConflict:
+            if is_last:
+                raise
+
+
+async def docs_delivery_1() -> None:
+    await rindle.url("photo", asset, actor=user)  # the original
+    await rindle.variant_url("photo", asset, "thumb", actor=user)  # a variant, or its fallback
+    await rindle.picture_tag("photo", asset, ["thumb", "large"], alt="Alice", actor=user)
+
+
+async def docs_delivery_2() -> None:
+    from rindle.protocols import AssetSubject, DeliverySubject, OwnerRef
+
+
+    class Owners:
+        def authorize(self, actor: str | None, action: str, subject: AssetSubject | DeliverySubject) -> bool:
+            return actor is not None and (actor == subject.uploaded_by or OwnerRef("member", actor) in subject.owners)
+
+
+async def docs_delivery_3() -> None:
+    await rindle.video_tag("lesson", asset, ["web_720p"], poster="poster", controls=True, playsinline=True)
+    await rindle.audio_tag("episode", asset, ["m4a_128k"], fallback="none")
+
+
+async def docs_delivery_4() -> None:
+    from rindle.security import is_digest_of, verify_token
+
+    claims = verify_token(token, rindle.secrets, "rindle:local:url")
+    made_for_ada = is_digest_of(claims["sub"], "ada@example.com", rindle.secrets, "rindle:local:url")
+
+
+async def docs_extending_1() -> None:
+    from collections.abc import AsyncIterator
+
+    import pytest
+    from rindle.testing.storage_contract import StorageContract
+
+
+    class TestSqliteStorage(StorageContract):
+        @pytest.fixture
+        async def storage(self, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SqliteStorage]:
+            storage = SqliteStorage(tmp_path_factory.mktemp("archive") / "archive.db")
+            yield storage
+            await storage.close()
+
+
+async def docs_getting_started_1() -> None:
+    from alembic import context
+    from rindle.db.migrate import include_object
+
+    context.configure(connection=connection, target_metadata=Base.metadata, include_object=include_object)
+
+
+async def docs_http_1() -> None:
+    from rindle.http import create_router
+
+    app.include_router(
+        create_router(
+            rindle,
+            profiles={"photo": MemberPhoto},  # names that clients use; other profiles are not available here
+            actor_from_request=actor_of,
+            authorizer=TeamAuthorizer(...),  # or allow_anonymous=True
+        ),
+        prefix="/media",
+    )
+
+
+async def docs_http_2() -> None:
+    from rindle.http.forms import reading_form
+
+
+    @app.post("/members/{handle}/photo")
+    async def choose(request: Request, handle: str) -> Response:
+        actor = require_member(request, handle)
+        async with reading_form(request, max_bytes=15_000_000) as form:
+            check_token(request, form.fields.get("token"))
+            asset = await rindle.upload("photo", form.file(), filename=form.filename or "", actor=actor)
+        ...
+
+
+async def docs_index_1() -> None:
+    session = await rindle.initiate_upload("avatar", filename="me.jpg", actor="alice")  # a ticket
+    signed = await rindle.sign_url(session.id)  # the browser PUTs here
+    await rindle.verify_completion(session.id)  # proof; the rest follows
+    await rindle.attach(session.asset_id, member, "avatar", uploaded_by="alice", session=db)
+    html = await rindle.picture_tag("avatar", asset, ["thumb", "large"], alt="Alice")
+
+
+async def docs_live_1() -> None:
+    ticket = rindle.subscription_ticket("asset", asset.id, ttl=3600)  # put it into the page: ...&ticket={ticket}
+
+
+async def docs_live_2(asset: Asset) -> None:
+    async with rindle.subscribe("asset", asset.id) as events:
+        async for event in events:  # event.id, event.type, event.payload, event.occurred_at
+            ...
+
+    asset = await rindle.settled(asset.id, timeout=30)  # nothing is queued or being built any more
+
+
+async def docs_live_3() -> None:
+    media = create_asgi_app(rindle, profiles={"photo": MemberPhoto}, authorizer=TeamAuthorizer(...))
+    app = Starlette(routes=[Mount("/media", media)], lifespan=lifespan)  # lifespan: async with rindle: yield
+
+
+async def docs_live_4() -> None:
+    from django.core.asgi import get_asgi_application
+
+    application = Starlette(
+        routes=[Mount("/media", media), Mount("/", get_asgi_application())],  # media: as above
+        lifespan=lifespan,
+    )
+
+
+async def docs_operations_1() -> None:
+    from alembic import context
+    from rindle.db.migrate import include_object
+
+    context.configure(connection=connection, target_metadata=Base.metadata, include_object=include_object)
+
+
+async def docs_profiles_1() -> None:
+    from rindle import ImageVariant, Profile
+
+
+    class MemberPhoto(Profile):
+        name = "photo"
+        storage = "media"
+        allow_mime = ["image/jpeg", "image/png", "image/heic"]
+        max_bytes = 15_000_000
+        variants = {
+            "thumb": {"mode": "crop", "width": 128, "height": 128, "gravity": "attention"},
+            "large": ImageVariant(mode="fit", width=1024, height=1024, format="webp"),
+        }
+
+
+async def docs_reference_api_1(asset: Asset) -> None:
+    # close
+    await rindle.close()
+    await engine.dispose()
+
+    # initiate_upload
+    session = await rindle.initiate_upload("avatar", filename="me.jpg", size=48_213, actor="ada")
+    signed = await rindle.sign_url(session.id)
+
+    # sign_url
+    grant = (await rindle.sign_url(session.id, expires_in=600)).presigned
+    for_the_browser = {"method": grant.method, "url": grant.url, "headers": dict(grant.headers)}
+
+    # verify_completion
+    upload = await rindle.verify_completion(session.id)
+    asset = await rindle.settled(upload.asset.id)
+
+    # cancel_upload
+    session = await rindle.cancel_upload(session.id)
+    assert session.state == "aborted"
+
+    # upload
+    asset = await rindle.upload("avatar", "me.jpg", filename="me.jpg", actor="ada")
+    assert asset.state == "analyzing"
+
+    # upload_session
+    session = await rindle.upload_session(session.id)
+    seconds_left = (session.expires_at - datetime.now(UTC)).total_seconds()
+
+    # asset
+    asset = await rindle.asset(asset.id)
+    states = {variant.name: variant.state for variant in asset.variants}
+
+    # settled
+    asset = await rindle.settled(asset.id, timeout=60)
+    assert asset.state == "ready"
+
+    # subscribe
+    async with rindle.subscribe("asset", asset.id, after=0) as events:
+        event = await anext(events)
+
+    # subscription_ticket
+    ticket = rindle.subscription_ticket("asset", asset.id, ttl=600)
+    path = f"/media/events?scope=asset&id={asset.id}&ticket={ticket}"
+
+    # timeline
+    for event in await rindle.timeline(asset.id):
+        print(event.occurred_at, event.type, event.payload)
+
+    # register_owner_type
+    rindle.register_owner_type("member", Member, slots={"avatar": Avatar})
+    await rindle.attach(asset, member, "avatar")
+
+    # attach
+    for is_last in (False, False, True):
+        try:
+            async with AsyncSession(engine) as session, session.begin():
+                await rindle.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
+            break
+        except StateConflict:
+            if is_last:
+                raise
+
+    # detach
+    await rindle.detach(member, "avatar")
+    assert await rindle.attachment_for(member, "avatar") is None
+
+    # attachment_for
+    attachment = await rindle.attachment_for(member, "avatar", load=("asset", "variants"))
+    asset = None if attachment is None else attachment.asset
+
+    # ready_variants_for
+    for variant in await rindle.ready_variants_for(asset):
+        print(variant.name, variant.width, variant.height, variant.byte_size)
+
+    # purge_asset
+    asset = await rindle.upload("avatar", "me.jpg", filename="me.jpg")
+    await rindle.purge_asset(asset)
+
+    # url
+    href = await rindle.url("avatar", asset, expires_in=300, disposition="attachment", filename="ada.jpg")
+    link = f'<a href="{escape(href)}">Download</a>'
+
+    # variant_url
+    src = await rindle.variant_url("avatar", asset, "thumb")
+    image = f'<img src="{escape(src)}" alt="Ada">'
+
+    # picture_tag
+    html = await rindle.picture_tag("avatar", asset, ["thumb"], attrs={"alt": "Ada"}, class_="round")
+    assert html.startswith("<picture>")
+
+    # video_tag
+    html = await rindle.video_tag("lesson", video, ["web_720p"], poster="poster", preload="none")
+    assert html.startswith("<video")
+
+    # audio_tag
+    html = await rindle.audio_tag("talk", audio, ["m4a"], controls=True)
+    assert html.startswith("<audio")
+
+    # requeue_variants
+    report = await rindle.requeue_variants(asset, ["large"], actor="ada")
+    print(f"{report.enqueued} of {report.selected} variants queued")
+
+    # cancel_processing
+    report = await rindle.cancel_processing(asset, actor="ada")
+    print(f"{report.cancelled} builds cancelled")
+
+    # regenerate_variants
+    report = await rindle.regenerate_variants("avatar", "thumb")
+    print(f"{report.enqueued} variants queued, {report.skipped} assets up to date")
+
+    # resume
+    await rindle.resume(asset.id)
+    asset = await rindle.settled(asset.id)
+
+    # doctor
+    report = await rindle.doctor(workers=False)
+    problems = {check.id: check.fix for check in report.checks if check.status == "error"}
+
+    # runtime_status
+    status = await rindle.runtime_status(older_than=600)
+    stuck = [finding.name for finding in status.findings]
+
+
+async def docs_storage_1() -> None:
+    from rindle.storage.local import LocalStorage
+    from rindle.storage.s3 import S3Storage
+
+    rindle = Rindle(
+        engine=engine,
+        profiles=[MemberPhoto],
+        storages={
+            "media": S3Storage("members-media", region="eu-central-1"),
+            "inbox": LocalStorage("var/inbox", base_url="https://example.com/media/local", secrets=settings.secrets),
+        },
+    )
+
+
+async def docs_video_1() -> None:
+    from rindle import AudioVariant, Profile, WaveformVariant
+    from rindle.presets import Web
+
+
+    class Lesson(Web):  # brings web_720p and poster
+        name = "lesson"
+        storage = "media"
+        allow_mime = ["video/mp4", "video/quicktime", "video/webm"]
+        max_bytes = 4_000_000_000
+        max_duration_seconds = 3600
+        scrub_strip = True  # four small frames for the seek bar
+
+
+    class Talk(Profile):
+        name = "talk"
+        storage = "media"
+        allow_mime = ["audio/*"]
+        variants = {
+            "listen": AudioVariant(preset="m4a_128k", normalize=True, two_pass=True),
+            "outline": WaveformVariant(),
+        }
+
+
+async def docs_video_2() -> None:
+    async with rindle.subscribe("asset", asset_id) as events:
+        async for event in events:
+            if event.type == "variant_progress":
+                print(event.payload["variant_name"], event.payload["progress"])  # at most once a second, in steps of 5
+
+
+async def docs_video_3() -> None:
+    await rindle.cancel_processing(asset_id)  # ffmpeg ends within three seconds, no partial output is left
+    await rindle.requeue_variants(asset_id)  # failed and cancelled variants again

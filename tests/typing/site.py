@@ -1,0 +1,158 @@
+"""The reader's application, for the blocks of the pages that type checkers read (``docs/typed.py``); never run.
+
+It defines what the pages use without showing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Session
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from rindle import MediaAsset as Asset
+from rindle import MediaAttachment, Profile, Rindle, Settings
+from rindle.errors import StateConflict
+from rindle.http import create_asgi_app
+from rindle.presets import Web
+from rindle.storage.memory import MemoryStorage
+
+__all__ = [
+    "Asset",
+    "AsyncEngine",
+    "AsyncSession",
+    "AudioLesson",
+    "Avatar",
+    "Base",
+    "Lesson",
+    "MediaAttachment",
+    "Member",
+    "MemberPhoto",
+    "Mount",
+    "Profile",
+    "Request",
+    "Response",
+    "Rindle",
+    "Session",
+    "SqliteStorage",
+    "Starlette",
+    "StateConflict",
+    "TeamAuthorizer",
+    "Web",
+    "actor_of",
+    "app",
+    "asset",
+    "asset_id",
+    "check_token",
+    "connection",
+    "create_asgi_app",
+    "db",
+    "engine",
+    "lifespan",
+    "media",
+    "member",
+    "require_member",
+    "rindle",
+    "settings",
+    "sync_engine",
+    "token",
+    "user",
+]
+
+
+class Base(DeclarativeBase):
+    """The application's metadata."""
+
+
+class Avatar(Profile):
+    """A profile."""
+
+    name = "avatar"
+    storage = "media"
+    variants = {}
+
+
+class MemberPhoto(Avatar):
+    """A profile."""
+
+    name = "photo"
+
+
+class Lesson(Web):
+    """A profile of a video."""
+
+    name = "lesson"
+    storage = "media"
+
+
+class AudioLesson(Avatar):
+    """A profile of audio."""
+
+    name = "audio_lesson"
+
+
+class Member:
+    """A mapped class."""
+
+    id: int
+
+
+class TeamAuthorizer:
+    """An authorizer, as in ``examples/extending``."""
+
+    def __init__(self, *teams: object) -> None:
+        self.teams = teams
+
+    def authorize(self, actor: Any, action: str, subject: Any) -> bool:
+        """Decide about a call."""
+        return bool(self.teams)
+
+
+class SqliteStorage(MemoryStorage):
+    """A store, as in ``examples/extending``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+
+def actor_of(request: Request) -> str | None:
+    """Return the caller."""
+    return request.headers.get("X-User")
+
+
+def require_member(request: Request, handle: str) -> str:
+    """Return the caller, who must be the member."""
+    return handle
+
+
+def check_token(request: Request, token: str | None) -> None:
+    """Check the token of a form."""
+
+
+def lifespan(app: Starlette) -> AbstractAsyncContextManager[Mapping[str, Any] | None]:
+    """Run the application's parts while it runs."""
+    raise NotImplementedError
+
+
+app: FastAPI
+asset: Asset
+asset_id: str
+connection: Connection
+db: AsyncSession
+engine: AsyncEngine
+media: ASGIApp
+member: Member
+rindle: Rindle
+settings: Settings
+sync_engine: Engine
+token: str
+user: str
