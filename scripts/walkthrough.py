@@ -69,8 +69,8 @@ def main() -> None:
     check_types()
     run(
         *(sys.executable, "-m", "pytest", "-q", "tests/integration/test_walkthrough.py"),
-        RINDLE_WALKTHROUGH_PYTHON=str(FRESH),
-        RINDLE_WALKTHROUGH_SHOTS=str(HOME),
+        WALKTHROUGH_PYTHON=str(FRESH),
+        WALKTHROUGH_SHOTS=str(HOME),
     )
 
 

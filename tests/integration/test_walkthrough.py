@@ -39,9 +39,9 @@ PAGE = (REPOSITORY / "docs" / "walkthrough.md").read_text()
 BLOCKS = re.findall(r"^```console\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 #: The Python of the application: another one has Rindle from a wheel, and only the packages that the page names.
-PYTHON = os.environ.get("RINDLE_WALKTHROUGH_PYTHON", sys.executable)
+PYTHON = os.environ.get("WALKTHROUGH_PYTHON", sys.executable)
 #: Directory for screenshots of the finished site; none are made without it.
-SHOTS = os.environ.get("RINDLE_WALKTHROUGH_SHOTS")
+SHOTS = os.environ.get("WALKTHROUGH_SHOTS")
 ALICE, BOB, RECEPTION = "1", "2", "3"
 
 
