@@ -192,6 +192,7 @@ async def test_the_walk_through_ends_with_a_site_on_postgres_and_s3(
         for member, sources, status in ((BOB, 0, 404), (RECEPTION, 2, 200)):
             await sign_in(page, member)
             await expect(badge.locator("source")).to_have_count(sources)
+            assert await badge.locator("img").evaluate(width) == (800 if sources else 160)
             answered = await page.request.get(f"{url}media/assets/{asset_id[1]}/url?variant=small")
             assert answered.status == status
             await shot(page, f"member-{member}")
