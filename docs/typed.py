@@ -1,6 +1,7 @@
 """Makes one module of the Python on the pages, for type checkers: ``tests/typing/pages.py``.
 
-Each block of a page becomes a function. Blocks that come from a source file are left out: the checkers read that file.
+Each block of a page becomes a function. Blocks that come from a source file or a docstring are left out: the checkers
+read that file, and the tests run the examples of docstrings.
 Names that a block uses and does not define come from ``tests/typing/site.py``, which stands for the reader's
 application. A block that a checker refuses would not pass in the reader's project either.
 """
@@ -47,7 +48,7 @@ def module_of(pages: Iterable[Path]) -> str:
 
 def _blocks(page: str) -> Iterator[tuple[int, str]]:
     """Yield the number and the code of each Python block that is written on the page itself."""
-    own = re.sub(r"<!-- code: .*?<!-- end -->", "", page, flags=re.DOTALL)
+    own = re.sub(r"<!-- (?:code|generated): .*?<!-- end -->", "", page, flags=re.DOTALL)
     yield from enumerate(re.findall(r"^```python\n(.*?)^```$", own, flags=re.DOTALL | re.MULTILINE), start=1)
 
 

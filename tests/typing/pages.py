@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from tests.typing.site import (
     Asset,
-    AsyncSession,
     AudioLesson,
     Avatar,
     Base,
@@ -19,10 +18,8 @@ from tests.typing.site import (
     Request,
     Response,
     Rindle,
-    Session,
     SqliteStorage,
     Starlette,
-    StateConflict,
     TeamAuthorizer,
     Web,
     actor_of,
@@ -40,7 +37,6 @@ from tests.typing.site import (
     require_member,
     rindle,
     settings,
-    sync_engine,
     token,
     user,
 )
@@ -49,8 +45,8 @@ from tests.typing.site import (
 async def README_1() -> None:
     session = await rindle.initiate_upload("avatar", filename="me.jpg", actor="alice")  # a ticket
     signed = await rindle.sign_url(session.id)  # the browser PUTs here
-    await rindle.verify_completion(session.id)  # proof; the rest follows
-    await rindle.attach(session.asset_id, member, "avatar", uploaded_by="alice", session=db)
+    verified = await rindle.verify_completion(session.id)  # proof; the rest follows
+    await rindle.attach(verified.asset, member, "avatar", uploaded_by="alice", session=db)
     html = await rindle.picture_tag("avatar", asset, ["thumb", "large"], alt="Alice")
 
 
@@ -80,28 +76,6 @@ async def README_3() -> None:
 
 async def docs_concepts_1() -> None:
     rindle.register_owner_type("member", Member, slots={"avatar": Avatar, "lesson": [Lesson, AudioLesson]})
-
-
-async def docs_concepts_2() -> None:
-    # with an AsyncSession
-    for is_last in (False, False, True):
-        try:
-            async with AsyncSession(engine) as session, session.begin():
-                await rindle.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
-            break
-        except StateConflict:
-            if is_last:
-                raise
-
-    # with a Session
-    for is_last in (False, False, True):
-        try:
-            with Session(sync_engine) as session, session.begin():
-                rindle.attachments.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
-            break
-        except StateConflict:
-            if is_last:
-                raise
 
 
 async def docs_delivery_1() -> None:
@@ -177,14 +151,14 @@ async def docs_http_2() -> None:
         async with reading_form(request, max_bytes=15_000_000) as form:
             check_token(request, form.fields.get("token"))
             asset = await rindle.upload("photo", form.file(), filename=form.filename or "", actor=actor)
-        ...
+        return Response(asset.id)
 
 
 async def docs_index_1() -> None:
     session = await rindle.initiate_upload("avatar", filename="me.jpg", actor="alice")  # a ticket
     signed = await rindle.sign_url(session.id)  # the browser PUTs here
-    await rindle.verify_completion(session.id)  # proof; the rest follows
-    await rindle.attach(session.asset_id, member, "avatar", uploaded_by="alice", session=db)
+    verified = await rindle.verify_completion(session.id)  # proof; the rest follows
+    await rindle.attach(verified.asset, member, "avatar", uploaded_by="alice", session=db)
     html = await rindle.picture_tag("avatar", asset, ["thumb", "large"], alt="Alice")
 
 
@@ -234,130 +208,6 @@ async def docs_profiles_1() -> None:
             "thumb": {"mode": "crop", "width": 128, "height": 128, "gravity": "attention"},
             "large": ImageVariant(mode="fit", width=1024, height=1024, format="webp"),
         }
-
-
-async def docs_reference_api_1(asset: Asset) -> None:
-    # close
-    await rindle.close()
-    await engine.dispose()
-
-    # initiate_upload
-    session = await rindle.initiate_upload("avatar", filename="me.jpg", size=48_213, actor="ada")
-    signed = await rindle.sign_url(session.id)
-
-    # sign_url
-    grant = (await rindle.sign_url(session.id, expires_in=600)).presigned
-    for_the_browser = {"method": grant.method, "url": grant.url, "headers": dict(grant.headers)}
-
-    # verify_completion
-    upload = await rindle.verify_completion(session.id)
-    asset = await rindle.settled(upload.asset.id)
-
-    # cancel_upload
-    session = await rindle.cancel_upload(session.id)
-    assert session.state == "aborted"
-
-    # upload
-    asset = await rindle.upload("avatar", "me.jpg", filename="me.jpg", actor="ada")
-    assert asset.state == "analyzing"
-
-    # upload_session
-    session = await rindle.upload_session(session.id)
-    seconds_left = (session.expires_at - datetime.now(UTC)).total_seconds()
-
-    # asset
-    asset = await rindle.asset(asset.id)
-    states = {variant.name: variant.state for variant in asset.variants}
-
-    # settled
-    asset = await rindle.settled(asset.id, timeout=60)
-    assert asset.state == "ready"
-
-    # subscribe
-    async with rindle.subscribe("asset", asset.id, after=0) as events:
-        event = await anext(events)
-
-    # subscription_ticket
-    ticket = rindle.subscription_ticket("asset", asset.id, ttl=600)
-    path = f"/media/events?scope=asset&id={asset.id}&ticket={ticket}"
-
-    # timeline
-    for event in await rindle.timeline(asset.id):
-        print(event.occurred_at, event.type, event.payload)
-
-    # register_owner_type
-    rindle.register_owner_type("member", Member, slots={"avatar": Avatar})
-    await rindle.attach(asset, member, "avatar")
-
-    # attach
-    for is_last in (False, False, True):
-        try:
-            async with AsyncSession(engine) as session, session.begin():
-                await rindle.attach(asset.id, member, "avatar", uploaded_by="ada", session=session)
-            break
-        except StateConflict:
-            if is_last:
-                raise
-
-    # detach
-    await rindle.detach(member, "avatar")
-    assert await rindle.attachment_for(member, "avatar") is None
-
-    # attachment_for
-    attachment = await rindle.attachment_for(member, "avatar", load=("asset", "variants"))
-    asset = None if attachment is None else attachment.asset
-
-    # ready_variants_for
-    for variant in await rindle.ready_variants_for(asset):
-        print(variant.name, variant.width, variant.height, variant.byte_size)
-
-    # purge_asset
-    asset = await rindle.upload("avatar", "me.jpg", filename="me.jpg")
-    await rindle.purge_asset(asset)
-
-    # url
-    href = await rindle.url("avatar", asset, expires_in=300, disposition="attachment", filename="ada.jpg")
-    link = f'<a href="{escape(href)}">Download</a>'
-
-    # variant_url
-    src = await rindle.variant_url("avatar", asset, "thumb")
-    image = f'<img src="{escape(src)}" alt="Ada">'
-
-    # picture_tag
-    html = await rindle.picture_tag("avatar", asset, ["thumb"], attrs={"alt": "Ada"}, class_="round")
-    assert html.startswith("<picture>")
-
-    # video_tag
-    html = await rindle.video_tag("lesson", video, ["web_720p"], poster="poster", preload="none")
-    assert html.startswith("<video")
-
-    # audio_tag
-    html = await rindle.audio_tag("talk", audio, ["m4a"], controls=True)
-    assert html.startswith("<audio")
-
-    # requeue_variants
-    report = await rindle.requeue_variants(asset, ["large"], actor="ada")
-    print(f"{report.enqueued} of {report.selected} variants queued")
-
-    # cancel_processing
-    report = await rindle.cancel_processing(asset, actor="ada")
-    print(f"{report.cancelled} builds cancelled")
-
-    # regenerate_variants
-    report = await rindle.regenerate_variants("avatar", "thumb")
-    print(f"{report.enqueued} variants queued, {report.skipped} assets up to date")
-
-    # resume
-    await rindle.resume(asset.id)
-    asset = await rindle.settled(asset.id)
-
-    # doctor
-    report = await rindle.doctor(workers=False)
-    problems = {check.id: check.fix for check in report.checks if check.status == "error"}
-
-    # runtime_status
-    status = await rindle.runtime_status(older_than=600)
-    stuck = [finding.name for finding in status.findings]
 
 
 async def docs_storage_1() -> None:

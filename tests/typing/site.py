@@ -138,7 +138,7 @@ def check_token(request: Request, token: str | None) -> None:
     """Check the token of a form."""
 
 
-def lifespan(app: Starlette) -> AbstractAsyncContextManager[Mapping[str, Any] | None]:
+def lifespan(app: Starlette) -> AbstractAsyncContextManager[Mapping[str, Any]]:
     """Run the application's parts while it runs."""
     raise NotImplementedError
 

@@ -264,6 +264,28 @@ def test_a_part_that_cannot_start_is_named_and_ends_the_command(start: Callable[
     assert not (dev.home / "supervisor.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("module", "options", "last"),
+    [
+        ("tiny_shop", (), "setup_incomplete: the application could not be loaded, or its database not migrated;"),
+        ("tiny_pages", ("--web", "tiny_pages:app"), "setup_incomplete: the web does not start; the lines above show"),
+    ],
+)
+def test_an_application_that_cannot_be_imported_is_shown_once_and_ends_the_command(
+    start: Callable[..., Dev], tmp_path: Path, module: str, options: tuple[str, ...], last: str
+) -> None:
+    (tmp_path / f"{module}.py").write_text("import os\nkey = os.environ['SHOP_KEY']\n")
+
+    dev = start(*options)
+
+    assert dev.process.wait(PATIENCE_SECONDS) == 1
+    lines = dev.log.splitlines()
+    assert lines.count(f'  File "{tmp_path}/{module}.py", line 2, in <module>') == 1
+    assert lines.count("KeyError: 'SHOP_KEY'") == 1
+    assert any(line.startswith("application_not_loaded: the environment variable SHOP_KEY is not") for line in lines)
+    assert lines[-1].startswith(last)
+
+
 def test_data_of_another_temporal_version_is_refused(start: Callable[[], Dev], tmp_path: Path) -> None:
     home = tmp_path / "var" / "rindle"
     home.mkdir(parents=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,12 +39,13 @@ NEVER: dict[str, Any] = dict.fromkeys(
 
 
 @pytest.fixture(scope="module")
-def url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database with Rindle's tables."""
+async def url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A database with Rindle's tables, migrated through asyncpg."""
     url = postgres_server.new_database()
-    engine = create_engine(url)
-    migrate.upgrade(engine)
-    engine.dispose()
+    engine = create_async_engine(url.replace("+psycopg", "+asyncpg"))
+    async with engine.begin() as connection:
+        await connection.run_sync(migrate.upgrade)
+    await engine.dispose()
     yield url
     postgres_server.drop_database(url)
 
