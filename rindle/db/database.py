@@ -218,12 +218,11 @@ class Database:
         """Run ``fn`` in the caller's transaction if ``session`` is given (not committed here), else in a new one."""
         if session is None:
             return await self.write(fn, *args, **kwargs)
-        if isinstance(session, scoped_session | async_scoped_session):
-            session = session()
+        own = session if isinstance(session, Session | AsyncSession) else session()
         with translating_conflicts():
-            if isinstance(session, AsyncSession):
-                return await session.run_sync(fn, *args, **kwargs)
-            return fn(session, *args, **kwargs)
+            if isinstance(own, AsyncSession):
+                return await own.run_sync(fn, *args, **kwargs)
+            return fn(own, *args, **kwargs)
 
     async def close(self) -> None:
         """Wait for open transactions and stop the thread pool; the engine belongs to the application and stays open."""

@@ -120,6 +120,7 @@ async def test_operators_calls_take_rows_and_uuids_too(gallery: Gallery) -> None
 
     for form in (asset, asset.id.upper(), uuid.UUID(asset.id)):
         assert (await preview_purge(services, form)).asset_id == asset.id
+        assert (await gallery.rindle.requeue_variants(form)).asset_id == asset.id
     assert (await explain(services, await gallery.session_of(asset))).asset.id == asset.id
 
 
