@@ -68,8 +68,13 @@ def find_chromium() -> None:
     chromium.program()
 
 
-def from_debian(package: str, find: Callable[[], None], why: str) -> None:
+def from_debian(package: str, find: Callable[[], None], why: str | None = None) -> None:
     """Run ``find``; when it finds nothing and we may, install ``package`` with apt and run it again.
+
+    Args:
+        package: its name on Debian.
+        find: raises ``Unavailable`` when the program is missing.
+        why: what it is for, for the line of progress.
 
     Raises:
         Unavailable: still missing; the message says what to install.
@@ -79,7 +84,7 @@ def from_debian(package: str, find: Callable[[], None], why: str) -> None:
     except Unavailable:
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             raise
-        report(f"installing {package}, {why}, with apt-get: about 1 minute, once")
+        report(f"installing {package}{f', {why},' if why else ''} with apt-get: about 1 minute, once")
         # The timeout is for a second process that installs something at the same moment.
         apt = ("apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600", "-o", "Acquire::Retries=3")
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
