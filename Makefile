@@ -12,44 +12,50 @@ ARGS ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 6 ? n + 1 : 6)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check audit format bench docs clean
+# What each target needs is in scripts/setup.py.
+SETUPS := setup-demo setup-dev setup-check setup-bench setup-test
+.PHONY: help setup demo dev test check audit format bench docs clean $(SETUPS)
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## virtualenv, pinned packages and test servers; a second run costs nothing
-	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or newer is needed" >&2; exit 1; }
-	@$(PYTHON) scripts/setup.py
+setup: setup-test ## virtualenv, pinned packages and test servers; a second run costs nothing
 
-demo: setup ## upload an image, wait for its variants, check them
+$(SETUPS): setup-%:
+	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) scripts/setup.py $*
+
+demo: setup-demo ## upload an image, wait for its variants, check them
 	$(BIN)/python -m examples.cohort.demo
 
-dev: setup ## the example application with its worker and a Temporal server, until Ctrl-C
+dev: setup-dev ## the example application with its worker and a Temporal server, until Ctrl-C
 	$(BIN)/rindle dev --app $(APP)
 
-test: check ## set-up, checks and the whole test suite
+test: setup-test check ## set-up, checks and the whole test suite
 	@mkdir -p var/reports
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --junitxml=var/reports/junit.xml $(ARGS)
 
-check: setup ## layout, lint, types and import layers
+check: setup-check ## layout, lint, types and import layers
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+	@# An application apart, whose modules have the names of those of another example, without our configuration.
+	cd examples/walkthrough && $(CURDIR)/$(BIN)/mypy --strict --config-file= --cache-dir=$(CURDIR)/.mypy_cache/walkthrough .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-audit: setup ## known holes of the pinned packages; asks a service on the network
+audit: setup-check ## known holes of the pinned packages; asks a service on the network
 	@test -x var/audit/bin/pip-audit || { $(PYTHON) -m venv var/audit && var/audit/bin/pip install --quiet 'pip-audit>=2.10,<3'; }
 	var/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off
 
-format: setup ## format the code and fix what lint can fix
+format: setup-check ## format the code and fix what lint can fix
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-bench: setup ## measure the budgets and their peers
+bench: setup-bench ## measure the budgets and their peers
 	$(BIN)/python -m benchmarks
 
-docs: setup ## build the documentation into var/site; a broken link fails
+docs: setup-check ## build the documentation into var/site; a broken link fails
 	$(BIN)/mkdocs build --strict --site-dir var/site
 
 clean: ## remove the files of make; the data of `make dev` stays

@@ -37,7 +37,7 @@ ROOT = DOCS.parent
 _MARK = re.compile(
     r"(?P<open><!-- (?P<kind>generated|code): (?P<name>\S+) -->\n)(?P<body>.*?)(?P<close><!-- end -->)", re.DOTALL
 )
-_LANGUAGES = {".py": "python", ".html": "html", ".js": "javascript", ".yml": "yaml"}
+_LANGUAGES = {".py": "python", ".html": "html", ".js": "javascript", ".css": "css", ".svg": "xml", ".yml": "yaml"}
 
 
 def pages() -> list[Path]:

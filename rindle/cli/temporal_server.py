@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -118,10 +119,11 @@ def ensure_temporal_cli(*, report: Report) -> Path:
         # Another process may have fetched it while this one waited for the lock.
         if (found := find_temporal_cli()) and _is_current(found, source):
             return found
-        if downloaded := _download("temporal", report):
+        why = _why("the Temporal server for this machine", found)
+        if downloaded := _download("temporal", why=why, report=report):
             return downloaded
         try:
-            return go_install("temporal", CLI_MODULE, newer=CLI_NEWER, takes="about 4 minutes", report=report)
+            return go_install("temporal", CLI_MODULE, newer=CLI_NEWER, why=why, takes="about 4 minutes", report=report)
         except SetupIncomplete as error:
             if found is None:
                 raise
@@ -129,12 +131,13 @@ def ensure_temporal_cli(*, report: Report) -> Path:
             return found
 
 
-def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> Path:
+def ensure_go_program(name: str, module: str, *, purpose: str, takes: str, report: Report) -> Path:
     """Return the program ``name`` from ``PATH`` or our cache; build it from the Go ``module`` when it is in neither.
 
     Args:
         name: file name of the program.
         module: argument of ``go install``, with its version.
+        purpose: what the program is for, for the reader of ``report``.
         takes: how long a first build takes, for the reader of ``report``.
         report: called with one line of text at a time.
 
@@ -147,16 +150,17 @@ def ensure_go_program(name: str, module: str, *, takes: str, report: Report) -> 
     with _one_at_a_time(name, report):
         if (found := find_program(name)) and _is_current(found, source):
             return found
-        return go_install(name, module, takes=takes, report=report)
+        return go_install(name, module, why=_why(purpose, found), takes=takes, report=report)
 
 
-def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str, report: Report) -> Path:
+def go_install(name: str, module: str, *, newer: Sequence[str] = (), why: str, takes: str, report: Report) -> Path:
     """Build ``module`` with Go and put the program ``name`` into our cache, atomically.
 
     Args:
         name: file name of the program.
         module: its package, with the version of its module.
         newer: modules to build it with in a newer version than its own go.mod requires.
+        why: what the program is for and why it is built, for the reader of ``report``.
         takes: how long the build takes, for the reader of ``report``.
         report: called with one line of text at a time.
 
@@ -170,7 +174,7 @@ def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str,
             detail={"program": name, "module": module},
         )
     programs = _programs_directory()
-    report(f"building {' with '.join([module, *newer])}: {takes}, once")
+    report(f"building {name} with Go, {why}: {takes}, once ({' with '.join([module, *newer])})")
     # In the target's directory, so that the last step is one atomic rename.
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=programs) as scratch:
         began = time.monotonic()
@@ -183,14 +187,21 @@ def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str,
             package = module.partition("@")[0]
             steps = [["mod", "init", "rindle/build"], ["get", module, *newer], ["build", "-o", name, package]]
         for step in steps:
-            with subprocess.Popen([go, *step], cwd=scratch, env=environment) as build:  # noqa: S603 - fixed arguments
+            # Go lists every module, more than a hundred lines; they are of use only when the build fails.
+            with (
+                tempfile.TemporaryFile() as output,
+                subprocess.Popen([go, *step], cwd=scratch, env=environment, stdout=output, stderr=output) as build,  # noqa: S603 - fixed arguments
+            ):
                 try:
                     while (status := _wait(build, PROGRESS_SECONDS)) is None:
                         report(f"building {name}: {time.monotonic() - began:.0f} s")
                 except BaseException:
                     build.terminate()  # Ctrl-C must not leave a compiler behind
                     raise
+                output.seek(0)
+                printed = output.read().decode(errors="replace")
             if status != 0:
+                sys.stderr.write(printed)
                 raise SetupIncomplete(
                     f"go {step[0]} could not build {name} (exit status {status}); see its output",
                     detail={"program": name, "module": module, "exit_status": status},
@@ -200,9 +211,9 @@ def go_install(name: str, module: str, *, newer: Sequence[str] = (), takes: str,
     return programs / name
 
 
-def _download(name: str, report: Report) -> Path | None:
+def _download(name: str, *, why: str, report: Report) -> Path | None:
     """Return the CLI that the SDK downloads, moved into our cache; ``None`` when the download fails."""
-    report("looking for a Temporal CLI to download")
+    report(f"downloading {name}, {why}: under a minute, once")
     programs = _programs_directory()
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=programs) as scratch:
         # In a thread with its own event loop: the caller may be inside a running loop.
@@ -210,7 +221,7 @@ def _download(name: str, report: Report) -> Path | None:
             try:
                 thread.submit(asyncio.run, _start_downloaded(scratch)).result()
             except (RuntimeError, TimeoutError):
-                report("the download failed")
+                report("the download failed; the next attempt is to build it")
                 return None
         fetched = [file for file in Path(scratch).iterdir() if file.is_file() and os.access(file, os.X_OK)]
         if len(fetched) != 1:
@@ -228,6 +239,11 @@ async def _start_downloaded(directory: str) -> None:
         WorkflowEnvironment.start_local(download_dest_dir=directory), timeout=DOWNLOAD_SECONDS
     )
     await environment.shutdown()
+
+
+def _why(purpose: str, found: Path | None) -> str:
+    """Return what a program is for and why it is fetched, as the middle of a line of progress."""
+    return f"{purpose}, because {'none is installed' if found is None else 'the cached one is of another release'}"
 
 
 def _source(module: str, newer: Sequence[str]) -> str:

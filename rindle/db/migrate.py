@@ -2,7 +2,8 @@
 
 The migrations are packaged (``rindle/db/migrations``) and need no ``alembic.ini``. They keep their own version table
 and create, change and drop only tables of :data:`rindle.db.models.TABLES`: the Alembic history of an
-application stays untouched. Its ``autogenerate`` excludes these tables with :func:`is_ours`.
+application stays untouched. Its ``autogenerate`` would drop these tables, which its metadata does not have; it leaves
+them alone with :func:`include_object`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rindle import sqlite
 from rindle.db.models import TABLES, Base
-from rindle.errors import SetupIncomplete
+from rindle.errors import InvalidArgument, SetupIncomplete
 
 if TYPE_CHECKING:  # Alembic is slow to import and only migrations need it
     from alembic.config import Config
@@ -39,16 +40,24 @@ def upgrade(bind: Engine | Connection, revision: str = "head") -> None:
     connection it joins the caller's transaction, so that an application can call it from its own migration.
 
     Raises:
+        InvalidArgument: ``bind`` is asynchronous, or neither an engine nor a connection; see :func:`async_upgrade`. The
+            other functions of this module raise it too.
         SetupIncomplete: tables with these names exist, but not the table of the revision, or the database belongs to a
             newer release. Nothing was changed.
     """
-    with _writing(bind) as connection:
+    with _writing("upgrade", bind) as connection:
         _require_known_tables(connection)
         _run(connection, "upgrade", revision)
 
 
 async def async_upgrade(bind: AsyncEngine | AsyncConnection, revision: str = "head") -> None:
-    """Do what :func:`upgrade` does, on an async engine or connection."""
+    """Do what :func:`upgrade` does, on an async engine or connection.
+
+    Raises:
+        InvalidArgument: ``bind`` is synchronous.
+    """
+    if not isinstance(bind, AsyncEngine | AsyncConnection):
+        raise _wrong_bind("async_upgrade", bind, "an async engine or connection")
     if isinstance(bind, AsyncConnection):
         await bind.run_sync(upgrade, revision)
         return
@@ -59,7 +68,7 @@ async def async_upgrade(bind: AsyncEngine | AsyncConnection, revision: str = "he
 
 def downgrade(bind: Engine | Connection, revision: str = "base") -> None:
     """Go back to ``revision``. DESTRUCTIVE: ``base`` drops all of Rindle's tables with their rows, and nothing else."""
-    with _writing(bind) as connection:
+    with _writing("downgrade", bind) as connection:
         _run(connection, "downgrade", revision)
 
 
@@ -69,7 +78,7 @@ def stamp(bind: Engine | Connection) -> None:
     Raises:
         SetupIncomplete: they differ; the message lists what is missing.
     """
-    with _writing(bind) as connection:
+    with _writing("stamp", bind) as connection:
         if missing := missing_parts(connection):
             raise SetupIncomplete(
                 f"the tables are not those of this release; missing: {', '.join(missing[:10])}",
@@ -80,6 +89,7 @@ def stamp(bind: Engine | Connection) -> None:
 
 def current(connection: Connection) -> str | None:
     """Return the revision of the database, or ``None`` when no migration of Rindle has run."""
+    _require_connection("current", connection)
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - constant
@@ -102,8 +112,20 @@ def revisions() -> tuple[str, ...]:
 
 
 def is_ours(table_name: str | None) -> bool:
-    """Whether a table is Rindle's; for ``include_object`` in the Alembic environment of an application."""
+    """Whether a table is Rindle's, by its name alone: an ``include_object`` of your own calls it."""
     return table_name == VERSION_TABLE or table_name in TABLES
+
+
+def include_object(object: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
+    """Whether autogenerate compares an object in the Alembic environment of an application: all but Rindle's.
+
+    Without it, ``alembic revision --autogenerate`` drops Rindle's tables, because the application's metadata does not
+    have them. Pass it in ``env.py``; it has the parameters that Alembic passes::
+
+        context.configure(..., include_object=include_object)
+    """
+    table = name if type_ == "table" else object.table.name
+    return not is_ours(table)
 
 
 def missing_parts(connection: Connection) -> list[str]:
@@ -113,6 +135,7 @@ def missing_parts(connection: Connection) -> list[str]:
         Sorted names: ``table``, ``table.column``, ``table.column NOT NULL``, ``table unique(column, ...)``,
         ``table index(column, ...)``.
     """
+    _require_connection("missing_parts", connection)
     inspector = inspect(connection)
     present = set(inspector.get_table_names())
     missing: list[str] = []
@@ -146,8 +169,29 @@ def _missing_keys(inspector: Inspector, table: Any) -> Iterator[str]:
 # --- inside --------------------------------------------------------------------------------------------------------
 
 
+def _require_connection(call: str, bind: object) -> None:
+    if not isinstance(bind, Connection):
+        raise _wrong_bind(call, bind, "a synchronous connection")
+
+
+def _wrong_bind(call: str, bind: object, wanted: str) -> InvalidArgument:
+    fix = f"pass {wanted} of SQLAlchemy; inside an Alembic migration, op.get_bind()"
+    if isinstance(bind, AsyncEngine | AsyncConnection):
+        fix = f"async with engine.begin() as connection: await connection.run_sync({call})"
+        if call == "upgrade":
+            fix = "await async_upgrade(bind), of the same module"
+    elif call == "async_upgrade" and isinstance(bind, Engine | Connection):
+        fix = "upgrade(bind), of the same module"
+    return InvalidArgument(
+        f"{call} needs {wanted}, not an object of the class {type(bind).__name__}. To fix: {fix}",
+        detail={"option": "bind", "class": type(bind).__name__},
+    )
+
+
 @contextmanager
-def _writing(bind: Engine | Connection) -> Iterator[Connection]:
+def _writing(call: str, bind: Engine | Connection) -> Iterator[Connection]:
+    if not isinstance(bind, Engine | Connection):
+        raise _wrong_bind(call, bind, "a synchronous engine or connection")
     if isinstance(bind, Connection):
         _lock_migrations(bind)
         yield bind

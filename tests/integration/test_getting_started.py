@@ -9,17 +9,17 @@ import shutil
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, expect
 
 from tests.browser import launched, window
-from tests.patience import until
+from tests.copied import process
 from tests.servers import free_port
 from tests.servers.temporal import TemporalServer
-from tests.stage import REPOSITORY, SpawnedWorker, photo, status_of
+from tests.stage import REPOSITORY, photo
 
 EXAMPLE = REPOSITORY / "examples" / "getting_started"
 #: What attaching an asset that is condemned by then is refused with.
@@ -47,29 +47,6 @@ def site(tmp_path: Path, temporal_server: TemporalServer) -> tuple[Path, dict[st
         "TEMPORAL_NAMESPACE": temporal_server.namespace,
     }
     return home, environment
-
-
-@asynccontextmanager
-async def process(
-    home: Path, environment: dict[str, str], health: str, *arguments: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a Python program in the stranger's directory until the block is left; entered when ``health`` answers."""
-    log = home.parent / f"{arguments[-1].replace('/', '_')}.log"
-    with log.open("wb") as output:
-        running = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, cwd=home, env=environment, stdout=output, stderr=output
-        )
-    worker = SpawnedWorker(running, health, log)
-
-    async def answers() -> bool:
-        assert running.returncode is None, worker.tail()
-        return await status_of(health) == 200
-
-    try:
-        await until(answers, what=f"{arguments} to answer")
-        yield running
-    finally:
-        await worker.kill()
 
 
 @pytest.fixture

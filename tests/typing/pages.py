@@ -9,6 +9,7 @@ from tests.typing.site import (
     Asset,
     AudioLesson,
     Avatar,
+    Base,
     Lesson,
     Member,
     MemberPhoto,
@@ -26,6 +27,7 @@ from tests.typing.site import (
     asset,
     asset_id,
     check_token,
+    connection,
     create_asgi_app,
     db,
     engine,
@@ -83,11 +85,20 @@ async def docs_delivery_1() -> None:
 
 
 async def docs_delivery_2() -> None:
+    from rindle.protocols import AssetSubject, DeliverySubject, OwnerRef
+
+
+    class Owners:
+        def authorize(self, actor: str | None, action: str, subject: AssetSubject | DeliverySubject) -> bool:
+            return actor is not None and (actor == subject.uploaded_by or OwnerRef("member", actor) in subject.owners)
+
+
+async def docs_delivery_3() -> None:
     await rindle.video_tag("lesson", asset, ["web_720p"], poster="poster", controls=True, playsinline=True)
     await rindle.audio_tag("episode", asset, ["m4a_128k"], fallback="none")
 
 
-async def docs_delivery_3() -> None:
+async def docs_delivery_4() -> None:
     from rindle.security import is_digest_of, verify_token
 
     claims = verify_token(token, rindle.secrets, "rindle:local:url")
@@ -107,6 +118,13 @@ async def docs_extending_1() -> None:
             storage = SqliteStorage(tmp_path_factory.mktemp("archive") / "archive.db")
             yield storage
             await storage.close()
+
+
+async def docs_getting_started_1() -> None:
+    from alembic import context
+    from rindle.db.migrate import include_object
+
+    context.configure(connection=connection, target_metadata=Base.metadata, include_object=include_object)
 
 
 async def docs_http_1() -> None:
@@ -171,11 +189,10 @@ async def docs_live_4() -> None:
 
 
 async def docs_operations_1() -> None:
-    from rindle.db.migrate import is_ours
+    from alembic import context
+    from rindle.db.migrate import include_object
 
-
-    def include_object(item: object, name: str | None, type_: str, reflected: bool, compare_to: object) -> bool:
-        return not (type_ == "table" and is_ours(name))
+    context.configure(connection=connection, target_metadata=Base.metadata, include_object=include_object)
 
 
 async def docs_profiles_1() -> None:

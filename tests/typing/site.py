@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Session
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from rindle import MediaAsset as Asset
 from rindle import MediaAttachment, Profile, Rindle, Settings
+from rindle.errors import StateConflict
 from rindle.http import create_asgi_app
 from rindle.presets import Web
 from rindle.storage.memory import MemoryStorage
@@ -28,6 +31,7 @@ __all__ = [
     "AsyncSession",
     "AudioLesson",
     "Avatar",
+    "Base",
     "Lesson",
     "MediaAttachment",
     "Member",
@@ -37,8 +41,10 @@ __all__ = [
     "Request",
     "Response",
     "Rindle",
+    "Session",
     "SqliteStorage",
     "Starlette",
+    "StateConflict",
     "TeamAuthorizer",
     "Web",
     "actor_of",
@@ -46,6 +52,7 @@ __all__ = [
     "asset",
     "asset_id",
     "check_token",
+    "connection",
     "create_asgi_app",
     "db",
     "engine",
@@ -55,9 +62,14 @@ __all__ = [
     "require_member",
     "rindle",
     "settings",
+    "sync_engine",
     "token",
     "user",
 ]
+
+
+class Base(DeclarativeBase):
+    """The application's metadata."""
 
 
 class Avatar(Profile):
@@ -134,11 +146,13 @@ def lifespan(app: Starlette) -> AbstractAsyncContextManager[Mapping[str, Any]]:
 app: FastAPI
 asset: Asset
 asset_id: str
+connection: Connection
 db: AsyncSession
 engine: AsyncEngine
 media: ASGIApp
 member: Member
 rindle: Rindle
 settings: Settings
+sync_engine: Engine
 token: str
 user: str

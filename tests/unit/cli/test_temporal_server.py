@@ -20,6 +20,7 @@ say() { printf '#!/bin/sh\\necho %s\\n' "$2" > "$1"; chmod +x "$1"; }
 case "$1" in
 install)
     echo "$2" >> "$GO_CALLS"
+    echo "go: downloading $2" >&2
     test "$GO_STATUS" = 0 || { echo "go: no such module" >&2; exit "$GO_STATUS"; }
     say "$GOBIN/tool" "$2" ;;
 mod) echo "module $3" > go.mod ;;
@@ -31,6 +32,9 @@ get)
 build) say "$3" "$4 $(tail -n 1 go.mod)" ;;
 esac
 """
+
+#: What the lines of progress say of it.
+A_TOOL = {"purpose": "a tool of the tests", "takes": "a while"}
 
 
 def program(path: Path, text: str = "#!/bin/sh\n") -> Path:
@@ -120,20 +124,23 @@ def test_the_cache_is_in_the_home_directory_by_default(
 # --- building -----------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_program_is_built_once(go: Path, machine: Path) -> None:
+def test_a_missing_program_is_built_once(go: Path, machine: Path, capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
     for _ in range(2):
-        built = temporal_server.ensure_go_program("tool", "example.com/tool@v1", takes="a while", report=told.append)
+        built = temporal_server.ensure_go_program("tool", "example.com/tool@v1", **A_TOOL, report=told.append)
 
     assert built == machine / "cache" / "rindle" / "bin" / "tool"
     assert subprocess.run([built], capture_output=True, text=True, check=True).stdout == "example.com/tool@v1\n"
     assert go.read_text().splitlines() == ["example.com/tool@v1"]
-    assert "a while" in told[0]
+    assert capfd.readouterr() == ("", "")  # Go's list of modules would hide the lines of progress
+    assert told[0] == (
+        "building tool with Go, a tool of the tests, because none is installed: a while, once (example.com/tool@v1)"
+    )
 
 
 def test_a_program_is_built_with_newer_modules_than_it_asks_for(go: Path, machine: Path) -> None:
     modules = {"module": "example.com/tool/cmd@v1", "newer": ["example.com/driver@v2"]}
-    built = temporal_server.go_install("tool", **modules, takes="a while", report=lambda line: None)  # type: ignore[arg-type]
+    built = temporal_server.go_install("tool", **modules, why="", takes="a while", report=lambda line: None)  # type: ignore[arg-type]
 
     told = subprocess.run([built], capture_output=True, text=True, check=True).stdout
     assert told == "example.com/tool/cmd example.com/tool/cmd@v1 example.com/driver@v2\n"
@@ -143,7 +150,7 @@ def test_a_program_is_built_with_newer_modules_than_it_asks_for(go: Path, machin
 def test_a_program_of_our_cache_that_was_made_from_other_modules_is_made_anew(
     go: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(temporal_server, "_download", lambda name, report: None)
+    monkeypatch.setattr(temporal_server, "_download", lambda name, **options: None)
     monkeypatch.setattr(temporal_server, "CLI_MODULE", "example.com/temporal@v1")
     old = program(machine / "cache" / "rindle" / "bin" / "temporal")
     go_program = (machine / "path" / "go").read_text()
@@ -152,6 +159,7 @@ def test_a_program_of_our_cache_that_was_made_from_other_modules_is_made_anew(
 
     monkeypatch.setenv("GO_STATUS", "3")  # it cannot be built now: the old one is better than none
     assert temporal_server.ensure_temporal_cli(report=told.append) == old
+    assert "because the cached one is of another release" in told[0]
     assert "earlier set-up" in told[-1]
     assert old.read_text() == "#!/bin/sh\n"
 
@@ -166,7 +174,7 @@ def test_a_module_that_is_not_there_leaves_nothing(go: Path, machine: Path, monk
     monkeypatch.setenv("GO_STATUS", "3")
 
     with pytest.raises(SetupIncomplete, match="go get could not build tool") as failed:
-        temporal_server.go_install("tool", "example.com/tool@v1", newer=["x@v2"], takes="", report=lambda line: None)
+        temporal_server.go_install("tool", "example.com/tool@v1", newer=["x@v2"], why="", takes="", report=print)
 
     assert failed.value.detail["exit_status"] == 3
     assert list((machine / "cache" / "rindle" / "bin").iterdir()) == []
@@ -175,7 +183,7 @@ def test_a_module_that_is_not_there_leaves_nothing(go: Path, machine: Path, monk
 def test_processes_that_start_together_build_once(go: Path) -> None:
     script = (
         "from rindle.cli.temporal_server import ensure_go_program as ensure\n"
-        "print(ensure('tool', 'example.com/tool@v1', takes='a while', report=lambda line: None).name)"
+        "print(ensure('tool', 'example.com/tool@v1', purpose='', takes='', report=lambda line: None).name)"
     )
     together = [
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ.copy())
@@ -192,7 +200,7 @@ def test_a_failed_build_says_so_and_leaves_nothing(
     monkeypatch.setenv("GO_STATUS", "3")
 
     with pytest.raises(SetupIncomplete) as failed:
-        temporal_server.ensure_go_program("tool", "example.com/tool@v1", takes="a while", report=lambda line: None)
+        temporal_server.ensure_go_program("tool", "example.com/tool@v1", **A_TOOL, report=lambda line: None)
     assert failed.value.detail["exit_status"] == 3
     assert "no such module" in capfd.readouterr().err
     assert [file.name for file in (machine / "cache" / "rindle" / "bin").iterdir()] == [".tool.lock"]
@@ -200,7 +208,7 @@ def test_a_failed_build_says_so_and_leaves_nothing(
 
 def test_without_go_the_message_says_what_to_install(machine: Path) -> None:
     with pytest.raises(SetupIncomplete, match="install tool so that it is on PATH, or Go"):
-        temporal_server.ensure_go_program("tool", "example.com/tool@v1", takes="a while", report=lambda line: None)
+        temporal_server.ensure_go_program("tool", "example.com/tool@v1", **A_TOOL, report=lambda line: None)
 
 
 def test_a_dev_server_gets_the_measured_configuration() -> None:
