@@ -308,7 +308,7 @@ class WorkerProcess:
                 activities=runs,
                 activity_task_poller_behavior=PollerBehaviorAutoscaling(),
                 graceful_shutdown_timeout=timedelta(seconds=self.grace_of(queue)),
-                # A build is notified of its cancellation by its next heartbeat, within a second.
+                # Heartbeats are limited where they are made; the SDK passes each one on at once.
                 max_heartbeat_throttle_interval=timedelta(seconds=1),
                 deployment_config=deployment_of(settings),
                 **options,

@@ -163,6 +163,11 @@ def _vocabulary(column: str, states: type[Any]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
 
 
+def _partial_index(*columns: str, where: str) -> Index:
+    """Return an index of the rows that meet a condition; queries must contain the condition as literal SQL."""
+    return Index(None, *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
 class MediaAsset(_Timestamps, Base):
     """One original and its status."""
 
@@ -515,7 +520,10 @@ class MediaOutbox(_Timestamps, Base):
     __table_args__ = (
         _vocabulary("state", OutboxState),
         UniqueConstraint("dedupe_key"),
-        Index(None, "state", "available_at"),
+        _partial_index("available_at", "id", where="state = 'pending'"),
+        _partial_index("inserted_at", where="state = 'pending' AND attempts > 0"),
+        _partial_index("updated_at", where="state = 'parked'"),
+        _partial_index("dispatched_at", where="state = 'dispatched'"),
         Index(None, "workflow_id", "id"),
     )
 
