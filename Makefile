@@ -47,6 +47,7 @@ format: setup ## format the code and fix what lint can fix
 	$(BIN)/ruff format --quiet .
 
 bench: setup ## measure the budgets and their peers
+	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks
 
 docs: setup ## build the documentation into var/site; a broken link fails

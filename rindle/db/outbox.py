@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, literal_column, select, true, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -80,7 +80,8 @@ def in_state(state: OutboxState, column: InstrumentedAttribute[str] = MediaOutbo
 def has_due(session: Session) -> bool:
     """Whether a row could be claimed now, or would be if no older row of its workflow were claimed elsewhere."""
     due = select(MediaOutbox.id).where(in_state(OutboxState.PENDING), MediaOutbox.available_at <= utc_now())
-    return session.scalar(due.limit(1)) is not None
+    first = due.order_by(MediaOutbox.available_at).limit(1)  # in order: Postgres would read the table, full of others
+    return session.scalar(first) is not None
 
 
 def claim(session: Session, *, limit: int = BATCH) -> Sequence[MediaOutbox]:
@@ -98,8 +99,7 @@ def claim(session: Session, *, limit: int = BATCH) -> Sequence[MediaOutbox]:
 
 def _claiming() -> ReturningUpdate[MediaOutbox]:
     now, older = bindparam("now", type_=MediaOutbox.available_at.type), aliased(MediaOutbox)
-    # A value and not EXISTS, which Postgres may turn into a join with all pending rows.
-    blocking = (
+    blocked = (
         select(older.id)
         .where(
             older.workflow_id == MediaOutbox.workflow_id,
@@ -107,12 +107,12 @@ def _claiming() -> ReturningUpdate[MediaOutbox]:
             older.id < MediaOutbox.id,
             older.available_at > MediaOutbox.available_at,
         )
-        .limit(1)
-        .scalar_subquery()
+        .exists()
     )
     due = (
         select(MediaOutbox.id)
-        .where(in_state(OutboxState.PENDING), MediaOutbox.available_at <= now, blocking.is_(None))
+        # Postgres may execute NOT EXISTS as a join with all pending rows; this form looks up row by row.
+        .where(in_state(OutboxState.PENDING), MediaOutbox.available_at <= now, blocked.is_not(true()))
         .order_by(MediaOutbox.available_at, MediaOutbox.id)
         .limit(bindparam("most", type_=Integer))
         .with_for_update(skip_locked=True)
