@@ -38,7 +38,7 @@ async def measure() -> list[Figure]:
 
 
 async def _one(stack: Stack, worker: int) -> float:
-    source = await asyncio.to_thread(make_image, stack.home / "poster.jpg")
+    source = await asyncio.to_thread(_make_image, stack.home / "poster.jpg")
     (upload,) = await stack.prepare(1, source, "poster")
     await stack.rindle.verify_completion(upload.id)
     assert upload.asset_id is not None
@@ -50,7 +50,7 @@ async def _one(stack: Stack, worker: int) -> float:
     return time.perf_counter() - began
 
 
-def make_image(path: Path) -> Path:
+def _make_image(path: Path) -> Path:
     """Write an image without meaning that has many pixels to encode."""
     from PIL import Image
 

@@ -124,6 +124,8 @@ def running(database: postgres.PostgresServer, engine: str, *, concurrency: int)
                 pids = {"the worker processes": [worker.pid], "redis-server": [broker_process.pid]}
                 yield Peer(connection, media, pids | {"postgres": machine.children_named("postgres")})
     finally:
+        for pool in (celery_pipeline.app.amqp.producer_pool, celery_pipeline.app.pool):
+            pool.force_close_all(close_pool=False)  # the next peer has another broker behind the same address
         shutil.rmtree(home, ignore_errors=True)
 
 
