@@ -557,7 +557,7 @@ class MediaOutbox(_Timestamps, Base):
     last_error: Mapped[str | None] = mapped_column(Note(255))
     #: Reserved for the W3C trace context of the caller; always ``NULL`` in this release.
     traceparent: Mapped[str | None] = mapped_column(String(64))
-    #: When Temporal accepted the row; ``NULL`` before.
+    #: When Temporal accepted the row; ``NULL`` before. Relays delete the row when the retention (7 days) is over.
     dispatched_at: Mapped[datetime | None]
 
     @classmethod
