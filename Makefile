@@ -53,6 +53,7 @@ format: setup-check ## format the code and fix what lint can fix
 	$(BIN)/ruff format --quiet .
 
 bench: setup-bench ## measure the budgets and their peers
+	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks
 
 docs: setup-check ## build the documentation into var/site; a broken link fails

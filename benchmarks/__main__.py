@@ -13,12 +13,14 @@ import click
 from benchmarks import (
     av,
     cancel,
+    commits,
     histories,
     imports,
     latency,
     live,
     machine,
     memory,
+    outbox,
     reads,
     rendering,
     report,
@@ -43,6 +45,8 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "cancel": cancel.measure,
     "memory": memory.measure,
     "live": live.measure,
+    "commits": commits.measure,
+    "outbox": outbox.measure,
     "scale": scale.measure,
 }
 #: Takes minutes and a gigabyte of disk: only on request.

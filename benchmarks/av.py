@@ -34,7 +34,7 @@ async def measure() -> list[Figure]:
     """Build a video by hand, by the engine alone and through the whole pipeline; cancel one; send one of 2 GB."""
     tools = FfmpegTools.find().require()
     with tempfile.TemporaryDirectory(prefix="rindle-bench-av-") as directory:
-        source = _make_video(tools, Path(directory) / "video.mp4")
+        source = make_video(tools, Path(directory) / "video.mp4")
         figures = await _transcode(tools, source)
         async with running_stack() as stack:
             with stack.worker(RINDLE_AV_WORKERS="1") as worker:
@@ -44,11 +44,11 @@ async def measure() -> list[Figure]:
     return figures
 
 
-def _make_video(tools: FfmpegTools, path: Path) -> Path:
+def make_video(tools: FfmpegTools, path: Path, seconds: int = VIDEO_SECONDS) -> Path:
     """Make a video with motion, noise and audio in 1080p."""
-    pattern = f"testsrc2=size=1920x1080:rate=30:duration={VIDEO_SECONDS}"
+    pattern = f"testsrc2=size=1920x1080:rate=30:duration={seconds}"
     command = [tools.ffmpeg, "-v", "error", "-f", "lavfi", "-i", pattern]
-    command += ["-f", "lavfi", "-i", f"sine=frequency=220:duration={VIDEO_SECONDS}", "-vf", "noise=alls=6:allf=t"]
+    command += ["-f", "lavfi", "-i", f"sine=frequency=220:duration={seconds}", "-vf", "noise=alls=6:allf=t"]
     command += ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "24", "-pix_fmt", "yuv420p", "-c:a", "aac", path]
     subprocess.run(command, check=True)
     return path

@@ -20,13 +20,20 @@ from benchmarks.application import SIDES
 from benchmarks.peers import pillow_draft, vipsthumbnail
 from benchmarks.peers.sharp import Sharp
 from benchmarks.photo import photo
-from benchmarks.report import Figure, Sample
+from benchmarks.report import Figure, Sample, left_out
 from rindle.media.render_pool import RenderOrder, RenderPool
 from rindle.recipes import ImageVariant
+from tests.servers import Unavailable
 
 ROUNDS, WARM_UP = 30, 3
 #: How much faster than Pillow with ``draft`` the pool is to be.
 PILLOW_FACTOR = 2.5
+
+#: Peers that may be missing, and what is missing then; ``python -m benchmarks.peers`` installs it.
+_INSTALL = {
+    "vipsthumbnail": "no vipsthumbnail (Debian: apt-get install libvips-tools)",
+    "sharp": "no Node.js with npm, or no registry to install sharp from",
+}
 
 Render = Callable[[Path, Path], Awaitable[object]]
 
@@ -52,6 +59,7 @@ async def measure() -> list[Figure]:
 
 
 def _figures(found: dict[str, Sample], sharp: str) -> list[Figure]:
+    missing = {name: reason for name, reason in _INSTALL.items() if name not in found}
     ours = found["ours"].median
     factor = found["pillow"].median / ours
     no_slower = "vipsthumbnail" not in found or ours <= found["vipsthumbnail"].median
@@ -73,6 +81,8 @@ def _figures(found: dict[str, Sample], sharp: str) -> list[Figure]:
         ),
         Figure("Pillow with draft, one decode", found["pillow"], "ms", is_peer=True, note="warm, in this process"),
     ]
+    for name, reason in missing.items():
+        figures.append(left_out(name, Unavailable(reason)))
     if "vipsthumbnail" in found:
         note = f"{vipsthumbnail.version()}, one process per size"
         figures.append(Figure("vipsthumbnail", found["vipsthumbnail"], "ms", is_peer=True, note=note))

@@ -43,7 +43,7 @@ class Figure:
 
     Attributes:
         what: what was measured.
-        value: the measurement.
+        value: the measurement; ``None`` for a peer that was left out, whose note has the reason.
         unit: its unit.
         budget: the budget as the design words it; empty where there is none.
         is_met: whether the budget is kept; ``None`` where there is none.
@@ -52,7 +52,7 @@ class Figure:
     """
 
     what: str
-    value: Sample
+    value: Sample | None
     unit: str
     budget: str = ""
     is_met: bool | None = None
@@ -65,6 +65,15 @@ def short(value: float) -> str:
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
+
+
+def left_out(what: str, error: Exception) -> Figure:
+    """Return the row of a peer that could not be measured."""
+    return Figure(what, None, "", is_peer=True, note=f"left out: {error or type(error).__name__}")
+
+
+def _value(figure: Figure) -> str:
+    return "–" if figure.value is None else str(figure.value)
 
 
 def _outcome(figure: Figure) -> str:
@@ -81,7 +90,7 @@ def show(results: dict[str, list[Figure]], machine: dict[str, Any]) -> None:
             table.add_row(
                 benchmark if number == 0 else "",
                 f"[dim]{figure.what}[/dim]" if figure.is_peer else figure.what,
-                str(figure.value),
+                _value(figure),
                 figure.unit,
                 figure.budget,
                 {"met": "[green]met[/green]", "missed": "[red]missed[/red]", "": ""}[_outcome(figure)],
@@ -139,7 +148,7 @@ def _markdown(results: dict[str, list[Figure]], machine: dict[str, Any]) -> str:
             cells = (
                 benchmark if number == 0 else "",
                 f"*{figure.what}*" if figure.is_peer else figure.what,
-                str(figure.value),
+                _value(figure),
                 figure.unit,
                 figure.budget,
                 _outcome(figure),

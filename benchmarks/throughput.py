@@ -1,9 +1,10 @@
-"""Uploads per second from verification to ready, beside the same steps on Celery, Redis and Pillow."""
+"""Uploads per second from verification to ready, beside the same steps on Celery and Redis, with Pillow and pyvips."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,9 +13,8 @@ from functools import partial
 import psutil
 
 from benchmarks import machine
-from benchmarks.peers import celery_server
 from benchmarks.photo import photo
-from benchmarks.report import Figure, Sample
+from benchmarks.report import Figure, Sample, left_out
 from benchmarks.stack import Stack, running_database, running_stack
 from rindle.db import outbox
 
@@ -24,15 +24,16 @@ GOAL = 12.0
 UPLOADS, ROUNDS, WARM_UP = 120, 3, 12
 #: Assets per second, and CPU milliseconds per asset by part of the system.
 Round = tuple[float, dict[str, float]]
+#: The peers, by the module of ``benchmarks.peers`` that opens their images.
+PEERS = {"celery_pillow": "Celery + Redis + Pillow", "celery_vips": "Celery + Redis + pyvips"}
 #: Verifications that the application has under way at once.
 _PARALLEL = 16
 
 
 async def measure() -> list[Figure]:
-    """Measure one worker, two workers and the peer."""
+    """Measure one worker, two workers and the peers. A peer that cannot run is shown as left out, with the reason."""
     one = await _ours(workers=1)
     two = await _ours(workers=2)
-    peer = await _peer()
     figures = [
         Figure(
             "Rindle, 1 worker process",
@@ -43,17 +44,21 @@ async def measure() -> list[Figure]:
             note="Temporal dev server, Postgres, application and worker on the same cores",
         ),
         Figure("Rindle, 2 worker processes", Sample.of([rate for rate, _ in two]), "assets/s"),
-        Figure(
-            "Celery + Redis + Pillow",
-            Sample.of([rate for rate, _ in peer]),
-            "assets/s",
-            is_peer=True,
-            note=f"prefork, {machine.cores()} processes; not durable",
-        ),
+        _cost("CPU per asset, Rindle, 1 worker process", one),
+        _cost("CPU per asset, Rindle, 2 worker processes", two),
     ]
-    figures.append(_cost("CPU per asset, Rindle, 1 worker process", one))
-    figures.append(_cost("CPU per asset, Rindle, 2 worker processes", two))
-    figures.append(_cost("CPU per asset, Celery + Redis + Pillow", peer, is_peer=True))
+    for engine, name in PEERS.items():
+        try:
+            peer = await _peer(engine)
+        except Exception as error:
+            print(f"  {name}: left out: {error}", file=sys.stderr, flush=True)
+            figures.append(left_out(name, error))
+            continue
+        note = f"prefork, {machine.cores()} processes; not durable"
+        figures.append(
+            Figure(name, Sample.of([rate for rate, _ in peer]), "assets/s", is_peer=True, note=note),
+        )
+        figures.append(_cost(f"CPU per asset, {name}", peer, is_peer=True))
     return figures
 
 
@@ -113,8 +118,10 @@ async def _until_outbox_is_empty(stack: Stack) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _peer() -> list[Round]:
-    with running_database() as database, celery_server.running(database, concurrency=machine.cores()) as peer:
+async def _peer(engine: str) -> list[Round]:
+    from benchmarks.peers import celery_server  # a broken installation of the peer is the peer's failure
+
+    with running_database() as database, celery_server.running(database, engine, concurrency=machine.cores()) as peer:
         await asyncio.to_thread(peer.round, photo(), WARM_UP)
         found = []
         for _ in range(ROUNDS):

@@ -54,7 +54,7 @@ GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
 STICKY_SECONDS = 10
 #: Activities that a worker runs at once on the workflows' queue; one plug-in has at most a third (``rindle.plugins``).
 ACTIVITY_SLOTS = 100
-#: A build is notified of its cancellation by its next heartbeat, within a second.
+#: Activities limit their heartbeats themselves (``activities.progress``); the SDK passes each one on within a second.
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 #: Seconds between attempts to reach Temporal while a worker starts.
 _CONNECT_PAUSE_SECONDS = 1.0

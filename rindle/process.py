@@ -1,4 +1,4 @@
-"""The current process: its cores, its platform, its queued tasks and its exit.
+"""The current process: its cores, its platform and its exit.
 
 The SDK's runtime can abort while the interpreter shuts down, after all work has succeeded, and so turn success into
 exit code 134 or 139. Every program of Rindle therefore ends through :func:`leave`.
@@ -6,14 +6,12 @@ exit code 134 or 139. Every program of Rindle therefore ends through :func:`leav
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +25,6 @@ _EPHEMERAL: Mapping[str, str] = {
     "VERCEL_ENV": "Vercel",
     "NOW_REGION": "Vercel",
 }
-_queued: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
 
 def ephemeral_runtime(environ: Mapping[str, str] | None = None) -> str | None:
@@ -45,23 +42,6 @@ def ephemeral_runtime(environ: Mapping[str, str] | None = None) -> str | None:
 def usable_cores() -> int:
     """Return how many processor cores this process may use: fewer than there are where it is pinned to some."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def queued() -> Iterator[None]:
-    """Mark the current task as queued: inside the block no work runs for it."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - every await is in a task
-    _queued.add(task)
-    try:
-        yield
-    finally:
-        _queued.discard(task)
-
-
-def is_queued(task: asyncio.Task[Any] | None) -> bool:
-    """Whether ``task`` is inside a :func:`queued` block."""
-    return task in _queued
 
 
 def leave(code: int, *closers: Callable[[], object]) -> NoReturn:

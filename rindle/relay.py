@@ -43,6 +43,8 @@ _RPC_SECONDS = timedelta(seconds=10)
 #: Pause before a relay reads the outbox after a commit of a process without a relay, since more commits may follow.
 #: The rows of a process with its own relay are left to that relay for the length of a poll.
 _NOTIFIED_PAUSE_SECONDS = 0.05
+#: Pauses between two deletions of rows that were sent long ago: usually, and while there may be more of them.
+_DELETION_PAUSE_SECONDS, _DELETION_GAP_SECONDS = 60.0, 0.5
 #: gRPC statuses that a retry cannot change.
 _INVALID = frozenset({RPCStatusCode.INVALID_ARGUMENT.name})
 #: Attempts after which a row is parked whose call fails in this process, with an error that is not Temporal's.
@@ -116,7 +118,10 @@ class Relay:
             return
         self._loop = asyncio.get_running_loop()
         outbox.register(self)
-        self._tasks = [asyncio.create_task(self._run(), name="rindle-relay")]
+        self._tasks = [
+            asyncio.create_task(self._run(), name="rindle-relay"),
+            asyncio.create_task(self._delete_dispatched(), name="rindle-relay-retention"),
+        ]
         if can_listen(self._database.engine):
             self._tasks.append(asyncio.create_task(self._listen(), name="rindle-relay-listen"))
         elif self._database.dialect == "postgresql":
@@ -323,6 +328,22 @@ class Relay:
             {},
             {"seconds": waiting.oldest_age_seconds, "pending": waiting.pending, "parked": waiting.parked},
         )
+
+    async def _delete_dispatched(self) -> None:
+        """Delete rows that were sent long ago, in small transactions that block no other work."""
+        retention = self._settings.outbox_retention_seconds
+        while True:
+            deleted = 0
+            try:
+                deleted = await self._database.write(
+                    rows.delete_dispatched, older_than_seconds=retention, limit=rows.DELETION_BATCH
+                )
+            except Exception as error:
+                log.warning("sent outbox rows were not deleted", extra={"error": type(error).__name__})
+            is_over = deleted < rows.DELETION_BATCH
+            # Spread the deletions of many processes: random jitter, not cryptography.
+            jitter = random.uniform(0.8, 1.2)  # noqa: S311
+            await asyncio.sleep(jitter * (_DELETION_PAUSE_SECONDS if is_over else _DELETION_GAP_SECONDS))
 
     async def _listen(self) -> None:
         """Wake on NOTIFY. Polling continues, so that a lost connection costs only latency."""

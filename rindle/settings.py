@@ -111,6 +111,8 @@ class Settings(BaseSettings):
 
     relay_poll_seconds: float = Field(default=1.0, gt=0)
     relay_idle_poll_seconds: float = Field(default=5.0, gt=0)
+    #: How long relays keep outbox rows that were sent: 7 days. Then they delete them in small batches.
+    outbox_retention_seconds: int = Field(default=604_800, ge=60)
     #: Pause between two polls for new events on databases without notifications: SQLite and sync engines.
     event_poll_seconds: float = Field(default=0.5, gt=0)
     #: Longest such pause while idle; on Postgres, which notifies, this poll is the safety net.

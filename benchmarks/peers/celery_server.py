@@ -12,14 +12,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import psycopg
 import redis
 
 from benchmarks import machine
-from benchmarks.peers import celery_pillow
+from benchmarks.peers import celery_pipeline
 from benchmarks.stack import POLL_SECONDS
 from tests.servers import STARTUP_SECONDS, Unavailable, ending, free_port, postgres
 
@@ -50,7 +50,7 @@ class Peer:
         )
         began = time.perf_counter()
         for asset_id in ids:
-            celery_pillow.process.delay(asset_id)
+            celery_pipeline.process.delay(asset_id)
         while self._ready(ids) < count:
             time.sleep(POLL_SECONDS)
         return count / (time.perf_counter() - began), meter.per_asset(count)
@@ -62,9 +62,15 @@ class Peer:
         return 0 if counted is None else int(counted[0])
 
 
+@cache
+def _port() -> int:
+    """Choose the broker's port, the same for all runs of this process: Celery keeps its connections."""
+    return free_port()
+
+
 @contextmanager
-def running(database: postgres.PostgresServer, *, concurrency: int) -> Iterator[Peer]:
-    """Run the peer on ``database`` until the block is left.
+def running(database: postgres.PostgresServer, engine: str, *, concurrency: int) -> Iterator[Peer]:
+    """Run the peer on ``database`` until the block is left; ``engine`` is the module that opens images.
 
     Raises:
         Unavailable: there is no Redis, or the peer did not start.
@@ -73,7 +79,7 @@ def running(database: postgres.PostgresServer, *, concurrency: int) -> Iterator[
     if program is None:
         raise Unavailable("no Redis server: install it (Debian: apt-get install redis-server)")
     url = database.new_database().replace("postgresql+psycopg://", "postgresql://")
-    port = free_port()
+    port = _port()
     broker = f"redis://127.0.0.1:{port}/0"
     home = Path(tempfile.mkdtemp(prefix="rindle-peer-"))
     media = home / "media"
@@ -83,9 +89,10 @@ def running(database: postgres.PostgresServer, *, concurrency: int) -> Iterator[
         "PEER_DATABASE": url,
         "PEER_BROKER": broker,
         "PEER_MEDIA": str(media),
+        "PEER_ENGINE": engine,
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery_pillow", "worker"]
+    command = [sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery_pipeline", "worker"]
     try:
         with (
             (home / "log").open("wb") as log,
@@ -99,9 +106,9 @@ def running(database: postgres.PostgresServer, *, concurrency: int) -> Iterator[
             ending(broker_process),
             psycopg.connect(url, autocommit=True) as connection,
         ):
-            connection.execute(celery_pillow.SCHEMA)
+            connection.execute(celery_pipeline.SCHEMA)
             _wait_for_broker(broker)
-            celery_pillow.app.conf.broker_url = broker
+            celery_pipeline.app.conf.broker_url = broker
             with (
                 subprocess.Popen(
                     [*command, "--concurrency", str(concurrency), "--loglevel", "WARNING"],
@@ -117,6 +124,8 @@ def running(database: postgres.PostgresServer, *, concurrency: int) -> Iterator[
                 pids = {"the worker processes": [worker.pid], "redis-server": [broker_process.pid]}
                 yield Peer(connection, media, pids | {"postgres": machine.children_named("postgres")})
     finally:
+        for pool in (celery_pipeline.app.amqp.producer_pool, celery_pipeline.app.pool):
+            pool.force_close_all(close_pool=False)  # the next peer has another broker behind the same address
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -137,6 +146,6 @@ def _wait_for_worker(worker: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline:
         if worker.poll() is not None:
             raise Unavailable(f"the Celery worker ended with status {worker.returncode}")
-        if celery_pillow.app.control.inspect(timeout=0.5).ping():
+        if celery_pipeline.app.control.inspect(timeout=0.5).ping():
             return
     raise Unavailable(f"the Celery worker did not answer within {STARTUP_SECONDS:.0f} s")

@@ -28,7 +28,7 @@ class Sharp:
     @classmethod
     async def start(cls, running: AsyncExitStack) -> Sharp | None:
         """Start the process until ``running`` is left; ``None`` without Node, npm or a registry to install from."""
-        if not await asyncio.to_thread(_installed):
+        if not await asyncio.to_thread(installed):
             return None
         process = await asyncio.create_subprocess_exec(
             "node", _SCRIPT, cwd=HOME, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -51,7 +51,8 @@ class Sharp:
             raise RuntimeError("sharp ended")
 
 
-def _installed() -> bool:
+def installed() -> bool:
+    """Whether sharp is there; installs it where npm and a registry are."""
     if shutil.which("node") is None:
         return False
     if (HOME / "node_modules" / "sharp").is_dir():

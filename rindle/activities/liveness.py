@@ -10,48 +10,49 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 from temporalio import activity
 
 from rindle.cancellation import cancel_and_wait
-from rindle.process import is_queued
 from rindle.threads import in_thread
 
-#: Seconds between heartbeats: the worker's throttle passes each one, so that a cancel arrives within a second.
-BEAT_SECONDS = 1.0
-#: Largest part of the heartbeat timeout between two heartbeats of queued work, which has nothing to cancel yet.
-_PATIENCE = 1 / 3
+#: Part of the heartbeat timeout after which a heartbeat is sent although nothing has changed.
+PATIENCE = 1 / 3
+#: Seconds between two looks at whether the details have changed.
+LOOK_SECONDS = 1.0
 #: Age after which a scratch directory belongs to a process that is gone.
 STALE_SECONDS = 14_400.0
 
 
 @contextlib.asynccontextmanager
 async def heartbeating(details: Callable[[], dict[str, int]] | None = None) -> AsyncIterator[None]:
-    """Send a heartbeat every second while the block runs, from its own task.
+    """Send heartbeats from a task of their own while the block runs: at a third of the timeout, or when details change.
 
-    While the block waits for a render child it beats only as often as it must: every beat is a write of the
-    server, and a hundred images may wait. ``details`` is called at every beat; the Temporal UI shows its result beside
-    the pending activity.
+    Every heartbeat is a write of the server and a billed action. A build does not need them to be cancelled: it watches
+    its rows (:mod:`rindle.activities.claim_watch`). ``details`` is called once a second; the Temporal UI shows its last
+    result beside the pending activity.
     """
-    task = asyncio.create_task(_beat(details, asyncio.current_task()), name="heartbeat")
+    task = asyncio.create_task(_beat(details), name="heartbeat")
     try:
         yield
     finally:
         await cancel_and_wait(task)
 
 
-async def _beat(details: Callable[[], dict[str, int]] | None, work: asyncio.Task[Any] | None) -> None:
+async def _beat(details: Callable[[], dict[str, int]] | None) -> None:
     timeout = activity.info().heartbeat_timeout
-    patience = 0.0 if timeout is None else timeout.total_seconds() * _PATIENCE
-    last = time.monotonic()
+    if timeout is None:
+        return
+    patience = timeout.total_seconds() * PATIENCE
+    pause = patience if details is None else min(LOOK_SECONDS, patience)
+    sent, reported = time.monotonic(), None if details is None else details()
     while True:
-        await asyncio.sleep(BEAT_SECONDS)  # sub-second work never beats
-        now = time.monotonic()
-        if is_queued(work) and now + BEAT_SECONDS < last + patience:
+        await asyncio.sleep(pause)  # short work never beats
+        now, found = time.monotonic(), None if details is None else details()
+        if found == reported and now + pause / 2 < sent + patience:
             continue
-        last = now
-        activity.heartbeat(*([] if details is None else [details()]))
+        sent, reported = now, found
+        activity.heartbeat(*([] if found is None else [found]))
 
 
 @contextlib.asynccontextmanager

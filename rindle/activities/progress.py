@@ -30,6 +30,11 @@ class Progress:
     def __init__(self) -> None:
         self.percent = 0
 
+    @property
+    def step(self) -> int:
+        """The progress in whole steps of five points, for heartbeats."""
+        return self.percent - self.percent % MIN_STEP_POINTS
+
     def rise(self, percent: int) -> None:
         """Report progress; callable from any thread."""
         self.percent = max(self.percent, min(99, int(percent)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from temporalio import activity
 
 from rindle import messages
 from rindle.activities.builders import Builders, BuildResult
+from rindle.activities.claim_watch import ClaimWatch
 from rindle.activities.deletion import delete_object, never_final
 from rindle.activities.liveness import heartbeating, scratch_directory
 from rindle.activities.progress import ClaimLost, Progress, run_reporting_progress
@@ -69,6 +71,7 @@ class VariantActivities:
         self._database = services.database
         self._sources = sources
         self._builders = builders
+        self._watch = ClaimWatch(services.database)
 
     def steps(self) -> list[Callable[..., Any]]:
         """Return the SQL activities and the removal of obsolete objects, for the workflows' queue."""
@@ -115,7 +118,7 @@ class VariantActivities:
                 for claim in claims  # one: an audio or video group is one variant
             ]
 
-        async with heartbeating(lambda: {"pct": progress.percent}):
+        async with heartbeating(lambda: {"pct": progress.step}):
             return await self._run(order, build)
 
     async def _run(self, order: VariantInput, build: Build) -> GroupStatus:
@@ -148,18 +151,20 @@ class VariantActivities:
         try:
             if order.group != messages.IMAGES_GROUP:
                 self._builders.require_room(asset.byte_size or 0)
-            async with (
-                self._sources.open_local(
-                    storage,
-                    self._services.storage_name(profile),
-                    asset.storage_key,
-                    asset.stored_etag,
-                    asset.byte_size or 0,
-                ) as source,
-                scratch_directory(self._services.settings.scratch) as scratch,
-            ):
-                crash_point("render.fetched")
-                results = await build(source, asset, profile, claims, scratch)
+            async with AsyncExitStack() as stack:
+                async with self._watch.watching(claims):
+                    source = await stack.enter_async_context(
+                        self._sources.open_local(
+                            storage,
+                            self._services.storage_name(profile),
+                            asset.storage_key,
+                            asset.stored_etag,
+                            asset.byte_size or 0,
+                        )
+                    )
+                    scratch = await stack.enter_async_context(scratch_directory(self._services.settings.scratch))
+                    crash_point("render.fetched")
+                    results = await build(source, asset, profile, claims, scratch)
                 crash_point("render.rendered")
                 return await self._settle(order, storage, asset, results, begun)
         except (StorageNotFound, ObjectChanged) as error:

@@ -28,7 +28,9 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from rindle import sqlite
 from rindle.cancellation import run_to_end
+from rindle.db import notifier
 from rindle.errors import InspectionFailed, RindleError, StateConflict
+from rindle.threads import in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -225,11 +227,17 @@ class Database:
             return fn(own, *args, **kwargs)
 
     async def close(self) -> None:
-        """Wait for open transactions and stop the thread pool; the engine belongs to the application and stays open."""
+        """Wait for open transactions and for the last notification, and stop the thread pool.
+
+        The engine belongs to the application and stays open.
+        """
         loop = asyncio.get_running_loop()
         units = [unit for unit in tuple(self._units) if unit.get_loop() is loop]
         if units:
             await run_to_end(asyncio.wait(units, timeout=CANCEL_LIMIT_SECONDS))
+        if self.dialect == "postgresql":
+            engine = self.engine.sync_engine if isinstance(self.engine, AsyncEngine) else self.engine
+            await in_thread(notifier.close, engine)
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -1,8 +1,8 @@
-"""Durable events: rows of ``media_events``, written with the change they report; the commit notifies subscribers."""
+"""Durable events: rows of ``media_events``, written with the change they report; subscribers are notified after it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -12,9 +12,11 @@ from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVa
 from rindle.db.notices import notify
 from rindle.events import EVENT_TYPES
 
-#: Postgres channel on which a commit wakes subscribers. The payload is ``id,asset_id`` of the newest event, without the
-#: asset when the transaction has events of several assets.
+#: Postgres channel that wakes subscribers after a commit. The payload is ``id,asset_id`` of the newest event, without
+#: the asset when there are events of several assets.
 CHANNEL = "rindle_events"
+#: Assets that are named one by one in notifications that are sent together.
+_MOST_NAMED = 64
 #: Key of ``Session.info``: the rows of the current transaction that subscribers wait for.
 _FOLLOWED = "rindle.followed_events"
 
@@ -47,7 +49,7 @@ def record_event(
         audit=audit,
     )
     session.add(row)
-    if EVENT_TYPES[event_type].streamed and notify(session, CHANNEL, _newest):
+    if EVENT_TYPES[event_type].streamed and notify(session, CHANNEL, _newest, merge=_merged):
         session.info.setdefault(_FOLLOWED, []).append(row)
 
 
@@ -60,6 +62,17 @@ def _newest(session: Session) -> str | None:
     assets = {row.asset_id for row in written}
     about = assets.pop() if len(assets) == 1 else None
     return f"{max(row.id for row in written)},{about or ''}"
+
+
+def _merged(payloads: Collection[str]) -> list[str]:
+    """Keep the newest event of each asset; one payload without an asset stands for all."""
+    newest: dict[str, int] = {}
+    for payload in payloads:
+        number, _, asset_id = payload.partition(",")
+        newest[asset_id] = max(newest.get(asset_id, 0), int(number))
+    if "" in newest or len(newest) > _MOST_NAMED:
+        return [f"{max(newest.values())},"]
+    return [f"{number},{asset_id}" for asset_id, number in newest.items()]
 
 
 def asset_payload(asset: MediaAsset, came_from: str) -> dict[str, Any]:

@@ -185,6 +185,11 @@ def unstored_copy(row: RowT) -> RowT:
     return type(row)(**{name: value for name, value in row.__dict__.items() if name in names})
 
 
+def _partial_index(*columns: str, where: str) -> Index:
+    """Return an index of the rows that meet a condition; queries must contain the condition as literal SQL."""
+    return Index(None, *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
 class MediaAsset(_Timestamps, Base):
     """One original and its status."""
 
@@ -537,7 +542,10 @@ class MediaOutbox(_Timestamps, Base):
     __table_args__ = (
         _vocabulary("state", OutboxState),
         UniqueConstraint("dedupe_key"),
-        Index(None, "state", "available_at"),
+        _partial_index("available_at", "id", where="state = 'pending'"),
+        _partial_index("inserted_at", where="state = 'pending' AND attempts > 0"),
+        _partial_index("updated_at", where="state = 'parked'"),
+        _partial_index("dispatched_at", where="state = 'dispatched'"),
         Index(None, "workflow_id", "id"),
     )
 
@@ -571,7 +579,7 @@ class MediaOutbox(_Timestamps, Base):
     last_error: Mapped[str | None] = mapped_column(Note(255))
     #: Reserved for the W3C trace context of the caller; always ``NULL`` in this release.
     traceparent: Mapped[str | None] = mapped_column(String(64))
-    #: When Temporal accepted the row; ``NULL`` before.
+    #: When Temporal accepted the row; ``NULL`` before. Relays delete the row when the retention (7 days) is over.
     dispatched_at: Mapped[datetime | None]
 
     @classmethod

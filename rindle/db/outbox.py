@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Integer, bindparam, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, literal_column, select, true, update
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from rindle.db.models import MediaOutbox, utc_now
@@ -23,6 +23,8 @@ LOCAL_RELAY = "in hand"
 LEASE = timedelta(seconds=30)
 #: How many rows one claim takes.
 BATCH = 100
+#: How many dispatched rows one transaction deletes.
+DELETION_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,26 @@ def insert(
     notify(session, CHANNEL, lambda _: LOCAL_RELAY if has_local_relay else "")
 
 
+def in_state(state: OutboxState, column: InstrumentedAttribute[str] = MediaOutbox.state) -> ColumnElement[bool]:
+    """Return the condition that a row is in ``state``, as literal SQL.
+
+    The indexes are partial. With a parameter, a prepared statement of Postgres could not use them.
+    """
+    return column == literal_column(f"'{state.value}'")
+
+
 def has_due(session: Session) -> bool:
     """Whether a row could be claimed now, or would be if no older row of its workflow were claimed elsewhere."""
-    due = select(MediaOutbox.id).where(MediaOutbox.state == OutboxState.PENDING, MediaOutbox.available_at <= utc_now())
-    return session.scalar(due.limit(1)) is not None
+    due = select(MediaOutbox.id).where(in_state(OutboxState.PENDING), MediaOutbox.available_at <= utc_now())
+    first = due.order_by(MediaOutbox.available_at).limit(1)  # in order: Postgres would read the table, full of others
+    return session.scalar(first) is not None
 
 
 def claim(session: Session, *, limit: int = BATCH) -> Sequence[MediaOutbox]:
-    """Claim up to ``limit`` due rows, oldest first, for :data:`LEASE`; two relays never claim the same row.
+    """Claim up to ``limit`` due rows, longest due first, for :data:`LEASE`; two relays never claim the same row.
 
-    A row waits while an older row of the same workflow is claimed elsewhere or rescheduled, so that each workflow
-    receives its signals in order.
+    A row waits while an older row of the same workflow is claimed elsewhere or rescheduled, or becomes due later, so
+    that each workflow receives its signals in order.
     """
     now = utc_now()
     rows = session.scalars(_CLAIM, {"now": now, "leased_until": now + LEASE, "most": limit}).all()
@@ -92,22 +103,24 @@ def _claiming() -> ReturningUpdate[MediaOutbox]:
         select(older.id)
         .where(
             older.workflow_id == MediaOutbox.workflow_id,
-            older.state == OutboxState.PENDING,
+            in_state(OutboxState.PENDING, older.state),
             older.id < MediaOutbox.id,
-            older.available_at > now,
+            older.available_at > MediaOutbox.available_at,
         )
         .exists()
     )
     due = (
         select(MediaOutbox.id)
-        .where(MediaOutbox.state == OutboxState.PENDING, MediaOutbox.available_at <= now, ~blocked)
-        .order_by(MediaOutbox.id)
+        # Postgres may execute NOT EXISTS as a join with all pending rows; this form looks up row by row.
+        .where(in_state(OutboxState.PENDING), MediaOutbox.available_at <= now, blocked.is_not(true()))
+        .order_by(MediaOutbox.available_at, MediaOutbox.id)
         .limit(bindparam("most", type_=Integer))
         .with_for_update(skip_locked=True)
+        .cte("due")  # runs once, whatever the plan of the update is
     )
     return (
         update(MediaOutbox)
-        .where(MediaOutbox.id.in_(due.scalar_subquery()))
+        .where(MediaOutbox.id.in_(select(due.c.id)))
         .values(available_at=bindparam("leased_until"), updated_at=now)
         .returning(MediaOutbox)
         .execution_options(synchronize_session=False, populate_existing=True)
@@ -145,8 +158,8 @@ def make_due(session: Session) -> int:
     now = utc_now()
     due = {"available_at": now, "updated_at": now}
     quietly = {"synchronize_session": False}
-    parked = update(MediaOutbox).where(MediaOutbox.state == OutboxState.PARKED)
-    reschedule = update(MediaOutbox).where(MediaOutbox.state == OutboxState.PENDING, MediaOutbox.attempts > 0)
+    parked = update(MediaOutbox).where(in_state(OutboxState.PARKED))
+    reschedule = update(MediaOutbox).where(in_state(OutboxState.PENDING), MediaOutbox.attempts > 0)
     session.execute(reschedule.where(MediaOutbox.available_at > now).values(**due).execution_options(**quietly))
     freed = session.execute(
         parked.values(state=OutboxState.PENDING.value, **due).returning(MediaOutbox.id).execution_options(**quietly)
@@ -154,31 +167,44 @@ def make_due(session: Session) -> int:
     return len(freed.all())
 
 
+def delete_dispatched(session: Session, *, older_than_seconds: float, limit: int) -> int:
+    """Delete up to ``limit`` rows that were sent so long ago, oldest first; returns how many."""
+    old = (
+        select(MediaOutbox.id)
+        .where(
+            in_state(OutboxState.DISPATCHED),
+            MediaOutbox.dispatched_at < utc_now() - timedelta(seconds=older_than_seconds),
+        )
+        .order_by(MediaOutbox.dispatched_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("old")
+    )
+    gone = delete(MediaOutbox).where(MediaOutbox.id.in_(select(old.c.id))).returning(MediaOutbox.id)
+    return len(session.execute(gone.execution_options(synchronize_session=False)).all())
+
+
 def backlog(session: Session) -> OutboxBacklog:
     """Return how many rows wait and for how long."""
     now = utc_now()
-    rows = session.execute(
-        select(MediaOutbox.state, func.count())
-        .where(MediaOutbox.state.in_([OutboxState.PENDING, OutboxState.PARKED]))
-        .group_by(MediaOutbox.state)
-    ).all()
-    counts: dict[str, int] = dict(rows)
+    waiting = {
+        state: session.scalar(select(func.count()).select_from(MediaOutbox).where(in_state(state))) or 0
+        for state in (OutboxState.PENDING, OutboxState.PARKED)
+    }
     # A purge in its grace period is not late: age counts from when the row was first due.
-    oldest = session.scalar(
-        select(func.min(MediaOutbox.inserted_at)).where(
-            MediaOutbox.state == OutboxState.PENDING,
-            (MediaOutbox.available_at <= now) | (MediaOutbox.attempts > 0),
-        )
+    due = select(func.min(MediaOutbox.available_at)).where(
+        in_state(OutboxState.PENDING), MediaOutbox.available_at <= now
     )
-    age = 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
+    failed = select(func.min(MediaOutbox.inserted_at)).where(in_state(OutboxState.PENDING), MediaOutbox.attempts > 0)
+    since = [found for found in (session.scalar(due), session.scalar(failed)) if found is not None]
     return OutboxBacklog(
-        pending=counts.get(OutboxState.PENDING.value, 0),
-        parked=counts.get(OutboxState.PARKED.value, 0),
-        oldest_age_seconds=age,
+        pending=waiting[OutboxState.PENDING],
+        parked=waiting[OutboxState.PARKED],
+        oldest_age_seconds=max(0.0, (now - min(since)).total_seconds()) if since else 0.0,
     )
 
 
 def _set(session: Session, row_ids: Iterable[int], **values: Any) -> None:
     wanted = list(row_ids)
-    statement = update(MediaOutbox).where(MediaOutbox.id.in_(wanted), MediaOutbox.state == OutboxState.PENDING)
+    statement = update(MediaOutbox).where(MediaOutbox.id.in_(wanted), in_state(OutboxState.PENDING))
     session.execute(statement.values(**values, updated_at=utc_now()).execution_options(synchronize_session=False))

@@ -228,6 +228,17 @@ def claim_group(
     return ClaimedGroup(asset, tuple(claims), obsolete)
 
 
+def still_claimed(session: Session, claims: Iterable[Claim]) -> set[str]:
+    """Return the variant ids of those claims whose rows still belong to the build that claimed them."""
+    generations = {claim.variant_id: claim.generation for claim in claims}
+    found = session.execute(
+        select(MediaVariant.id, MediaVariant.generation).where(
+            MediaVariant.id.in_(generations), MediaVariant.state == VariantState.PROCESSING
+        )
+    )
+    return {variant_id for variant_id, generation in found if generation == generations[variant_id]}
+
+
 def _digest(profile: type[Profile], row: MediaVariant) -> str:
     return profile.recipe_digest(row.name) if row.name in profile.variants else row.recipe_digest
 

@@ -31,7 +31,7 @@ from rindle.extras import requires
 from rindle.media import render_child
 from rindle.media.image_formats import READABLE_TYPES, ImageFeatures
 from rindle.media.render_server import CleanContext
-from rindle.process import queued, usable_cores
+from rindle.process import usable_cores
 from rindle.protocols import ProbeResult
 from rindle.recipes import ImageVariant
 
@@ -281,8 +281,7 @@ class RenderPool:
     @asynccontextmanager
     async def _child(self) -> AsyncIterator[None]:
         """Wait for a child to be free, and keep it for the block."""
-        with queued():
-            await self._slots.acquire()
+        await self._slots.acquire()
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from rindle.db.models import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
+from rindle.db.outbox import in_state
 from rindle.db.variants import group_of
 from rindle.operations.remedies import FINDING_OF_VARIANT
 from rindle.operations.reports import Report
@@ -268,7 +269,7 @@ def _asset_sample(asset: MediaAsset) -> AssetSample:
 
 def outbox_parked(inspection: Inspection) -> list[Candidate]:
     """Rows that Temporal rejected as invalid."""
-    parked = and_(MediaOutbox.state == OutboxState.PARKED, MediaOutbox.updated_at <= inspection.cutoff())
+    parked = and_(in_state(OutboxState.PARKED), MediaOutbox.updated_at <= inspection.cutoff())
     return _outbox(inspection, "outbox_parked", parked)
 
 
@@ -277,7 +278,7 @@ def outbox_stalled(inspection: Inspection) -> list[Candidate]:
     # A claimed row is rescheduled by 30 s, so a row that is just being sent is never due for that long.
     due = inspection.cutoff(OUTBOX_SECONDS)
     stalled = and_(
-        MediaOutbox.state == OutboxState.PENDING,
+        in_state(OutboxState.PENDING),
         MediaOutbox.inserted_at <= due,
         or_(MediaOutbox.available_at <= due, MediaOutbox.attempts > 0),
     )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaVariant, Rindle, Settings
+from rindle.db.notifier import Notifier, notifier_of
 from rindle.db.purge import finish
 from rindle.db.subscriptions import events_after
 from rindle.errors import InvalidArgument, NotFound, NotSettled
@@ -146,10 +148,13 @@ async def test_one_transaction_notifies_once_and_a_rollback_never(big: Newsroom,
     engine = big.rindle.database.engine
     assert isinstance(engine, AsyncEngine)
     url = engine.url.render_as_string(hide_password=False).replace("postgresql+psycopg", "postgresql")
+    sent = partial(asyncio.to_thread, notifier_of(engine.sync_engine).flush)  # else they are merged
+    await sent()
 
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listener:
         await listener.execute("LISTEN rindle_events")
         await big.restarted(asset)
+        await sent()
         newest = (await big.streamed(asset.id))[-1]
         with pytest.raises(ZeroDivisionError):
             await big.rindle.database.write(lambda session: restart(session, asset.variant_id) or 1 / 0)
@@ -164,6 +169,7 @@ async def test_one_transaction_notifies_once_and_a_rollback_never(big: Newsroom,
 
         await big.rindle.database.write(both)
         await big.rindle.attach(asset.id, ("user", "1"), "avatar")  # nobody is told about attachments
+        await sent()
         await listener.execute("SELECT pg_notify('rindle_events', 'end')")
         heard: list[str] = []
         async with contextlib.aclosing(listener.notifies(timeout=PATIENCE_SECONDS)) as notices:
@@ -481,6 +487,20 @@ async def test_a_listener_whose_connection_is_killed_goes_on(big: Newsroom) -> N
         told += await take(events, 1)
 
     assert [one.id for one in told] == (await big.streamed(asset.id))[-3:]
+
+
+async def test_an_event_of_a_process_that_dies_before_it_notifies_is_found_by_looking(
+    big: Newsroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset = await big.running()
+    monkeypatch.setattr(Notifier, "post", lambda *given: None)
+
+    async with big.rindle.subscribe("asset", asset.id) as events:
+        await until(lambda: listens(big), what="LISTEN")
+        await big.restarted(asset)
+        told = await take(events, 1)
+
+    assert [one.id for one in told] == (await big.streamed(asset.id))[-1:]
 
 
 async def test_many_followed_assets_are_asked_about_in_one_statement(lite: Newsroom) -> None:

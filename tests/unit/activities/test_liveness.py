@@ -4,19 +4,20 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from temporalio.testing import ActivityEnvironment
 
 from rindle.activities import liveness
 from rindle.activities.liveness import heartbeating
-from rindle.process import queued
+from rindle.activities.progress import Progress
 from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(liveness, "LOOK_SECONDS", 0.001)
 
 
 def environment(on_heartbeat: Callable[..., None], timeout: timedelta) -> ActivityEnvironment:
@@ -26,38 +27,39 @@ def environment(on_heartbeat: Callable[..., None], timeout: timedelta) -> Activi
     return made
 
 
-async def beats(made: ActivityEnvironment, *, is_queued: bool, end: asyncio.Event, begin: asyncio.Event) -> None:
-    async def work() -> None:
-        async with heartbeating():
-            if is_queued:
-                with queued():
-                    await begin.wait()
-            await end.wait()
-
-    await made.run(work)
-
-
-async def test_work_that_waits_for_its_turn_beats_only_as_often_as_it_must() -> None:
-    counts = {"running": 0, "waiting": 0, "impatient": 0}
-    many, begin, began, end = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def test_a_heartbeat_comes_at_a_third_of_the_timeout() -> None:
+    counts = {"patient": 0, "impatient": 0}
+    enough = asyncio.Event()
 
     def counted(name: str) -> Callable[..., None]:
         def beat(*details: object) -> None:
             counts[name] += 1
-            if counts["running"] > 20 and counts["impatient"] > 2:
-                many.set()
-            if name == "waiting":
-                began.set()
+            if counts["impatient"] > 20:
+                enough.set()
 
         return beat
 
-    hour, moment = timedelta(hours=1), timedelta(milliseconds=9)
+    async def work() -> None:
+        async with heartbeating():
+            await enough.wait()
+
     async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
-        for name, timeout in (("running", hour), ("waiting", hour), ("impatient", moment)):
-            made = environment(counted(name), timeout)
-            tasks.create_task(beats(made, is_queued=name != "running", begin=begin, end=end))
-        await many.wait()
-        assert counts["waiting"] == 0  # a third of an hour is not over
-        begin.set()
-        await began.wait()  # its turn has come: a cancel is to be heard of soon
-        end.set()
+        for name, timeout in (("patient", timedelta(hours=1)), ("impatient", timedelta(milliseconds=9))):
+            tasks.create_task(environment(counted(name), timeout).run(work))
+    assert counts["patient"] == 0
+
+
+async def test_progress_is_reported_at_once_and_only_in_steps_of_five_points() -> None:
+    progress, reported = Progress(), asyncio.Queue[Any]()
+
+    async def work() -> None:
+        async with heartbeating(lambda: {"pct": progress.step}):
+            for percent in (3, 7, 9, 24, 99):
+                progress.rise(percent)
+                if percent not in (3, 9):
+                    assert await reported.get() == {"pct": percent - percent % 5}
+                await asyncio.sleep(0.02)  # gives a wrong heartbeat the time to be sent
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await environment(reported.put_nowait, timedelta(hours=1)).run(work)
+    assert reported.empty()
