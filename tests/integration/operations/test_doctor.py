@@ -40,6 +40,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
         return await run(planned, subject, limit, offline)
 
     monkeypatch.setattr(runner, "_run", run_patiently)
+    monkeypatch.setattr(runner, "busy_factor", lambda: 1.0)
 
 
 SECRET = "7c1f0d3e9ab24586c1f0d3e97ab8245867c1f0d3e9ab2458"
