@@ -754,9 +754,14 @@ def _findings() -> str:
     from rindle.operations.remedies import REMEDIES
 
     return _table(
-        ("finding", "what it means", "command"),
+        ("finding", "what it means", "alert", "command"),
         (
-            (f"`{name}`", f"{remedy.summary[0].upper()}{remedy.summary[1:]}.", f"`{remedy.command}`")
+            (
+                f"`{name}`",
+                f"{remedy.summary[0].upper()}{remedy.summary[1:]}.",
+                "yes" if remedy.is_alert else "–",
+                f"`{remedy.command}`",
+            )
             for name, remedy in REMEDIES.items()
         ),
     )

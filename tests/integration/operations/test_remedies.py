@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import shlex
 import sys
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, messages
@@ -253,6 +254,137 @@ async def test_a_temporal_that_is_away_is_started_first(stage: Stage, monkeypatc
     assert (await typed(here))[0] == 1
     monkeypatch.setenv("TEMPORAL_ADDRESS", address)
     assert (await typed(here))[0] == 0
+
+
+async def rows_of_an_outage(stage: Stage) -> dict[str, list[str]]:
+    """Write what an outage leaves: failed variants, promotions that gave up, tombstones; returns the assets."""
+    found: dict[str, list[str]] = {"variants": [], "promotions": [], "tombstones": []}
+    aged = {"inserted_at": utc_now() - OLD, "updated_at": utc_now() - OLD}
+
+    def add(session: Session) -> None:
+        def asset(kind: str, **facts: Any) -> MediaAsset:
+            made = MediaAsset(**{"id": new_id(), "storage_key": new_id(), "profile": "plain", **aged, **facts})
+            session.add(made)
+            session.flush()
+            found[kind].append(made.id)
+            return made
+
+        for code in ("storage_transient", "storage_transient", "decode_failed"):
+            of = asset("variants", state="degraded", profile="avatar")
+            session.add(
+                MediaVariant(
+                    asset_id=of.id, name="thumb", state="failed", error_code=code, recipe_digest="0" * 64, **aged
+                )
+            )
+        for code in ("scanner_unavailable", "storage_transient"):
+            of = asset("promotions", state="analyzing", error_code=code)
+            ends = {"expires_at": utc_now() + OLD, "url_expires_at": utc_now() - OLD}
+            session.add(
+                MediaUploadSession(asset_id=of.id, state="completed", upload_key=of.storage_key, **ends, **aged)
+            )
+            asset("tombstones", state="deleted", error_code=code)
+
+    await stage.rindle.database.write(add)
+    return found
+
+
+async def test_what_an_outage_left_is_repaired_by_one_command_and_only_counted_first(stage: Stage) -> None:
+    rows = await rows_of_an_outage(stage)
+
+    async def counted(command: str) -> dict[str, Any]:
+        code, printed = await typed(f"{command} --format json")
+        assert code == 0, printed
+        return dict(json.loads(printed))
+
+    expected = {
+        "rindle requeue --code storage_transient": rows["variants"][:2],
+        "rindle requeue --code decode_failed --profile avatar --since 1d": rows["variants"][2:],
+        "rindle resume --code scanner_unavailable": rows["promotions"][:1],
+        "rindle resume --all": rows["promotions"],
+        "rindle purge --retry --code storage_transient": rows["tombstones"][1:],
+    }
+    for command, asset_ids in expected.items():
+        before = await stage.outbox()
+        dry = await counted(command)
+        assert (dry["found"], dry["dry_run"]) == (len(asset_ids), True), command
+        assert len(await stage.outbox()) == len(before), command
+        done = await counted(f"{command} --execute")
+        assert done.get("done", done.get("started")) == len(asset_ids), command
+    woken = {row.payload["facts"]["asset_id"] for row in await stage.outbox()}
+    assert woken == {*rows["variants"], *rows["promotions"], rows["tombstones"][1]}
+    states = await stage.read(lambda session: set(session.scalars(select(MediaVariant.state))))
+    assert states == {"queued"}
+
+    recent = await counted("rindle purge --retry --since 90m")
+    assert recent["found"] == 0
+    bounded = await counted("rindle resume --all --limit 1")
+    assert (bounded["found"], bounded["has_more"]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rindle resume",
+        "rindle requeue",
+        "rindle resume --all --code x",
+        "rindle requeue 0198f6d4-8f2c-7000-8000-000000000000 --all",
+        "rindle resume 0198f6d4-8f2c-7000-8000-000000000000 --execute",
+        "rindle requeue --all --variant thumb",
+        "rindle purge --code x",
+        "rindle resume --since yesterday",
+        "rindle resume --since 2026-05-01T17:00:00",
+        "rindle resume --all --limit 0",
+    ],
+)
+async def test_a_selection_that_could_be_misread_is_refused(stage: Stage, command: str) -> None:
+    assert (await typed(command))[0] == 2
+
+
+async def test_the_work_of_a_removed_profile_is_refused_and_not_retried_for_ever(stage: Stage) -> None:
+    asset = await stage.verified("plain")
+    await breaks(stage, MediaAsset, asset.id, profile="of_yesterday")
+    before = len(await stage.outbox())
+
+    for command in (f"rindle resume {asset.id}", f"rindle purge {asset.id} --execute"):
+        code, printed = await typed(command)
+        assert (code, printed.partition(":")[0]) == (1, "unknown_profile"), printed
+    assert len(await stage.outbox()) == before
+    found = await stage.rindle.doctor(only=["profiles.unregistered"])
+    assert [(one.status, one.detail) for one in found.checks] == [("warn", {"profiles": {"of_yesterday": 1}})]
+    diagnosis = (await explain(stage.rindle.services, asset.id)).diagnosis
+    assert "of_yesterday" in diagnosis.summary
+    assert diagnosis.command == REMEDIES["profile_unregistered"].command
+
+
+@pytest.mark.parametrize(
+    ("broken", "condition", "command"),
+    [
+        ("DROP INDEX ix_media_assets_profile; DROP TABLE media_processing_runs", "incomplete", "rindle db repair"),
+        ("ALTER TABLE media_assets DROP COLUMN operator_reason", "incomplete", "rindle db repair"),
+        ("DELETE FROM rindle_alembic_version", "unversioned", "rindle db stamp"),
+        ("UPDATE rindle_alembic_version SET version_num = '9999'", "ahead", "pip install --upgrade rindle"),
+        ("UPDATE rindle_alembic_version SET version_num = '0002'", "behind", "rindle db upgrade"),
+    ],
+)
+async def test_each_condition_of_the_tables_has_a_command_of_its_own(
+    stage: Stage, broken: str, condition: str, command: str
+) -> None:
+    async with stage.engine.begin() as connection:
+        for statement in broken.split(";"):
+            await connection.exec_driver_sql(statement)
+
+    for look in ("rindle runtime-status --fail-on any", f"rindle explain {new_id()}", "rindle doctor --only db.schema"):
+        code, printed = await typed(look)
+        if code == 0 or "not_found" in printed:  # what is broken does not concern it
+            continue
+        assert (code, command in printed) == (1, True), f"{look}\n{printed}"
+    found = await stage.rindle.doctor(only=["db.migrations", "db.schema"])
+    assert [one.fix for one in found.checks if one.status == "error"] == [command]
+    if condition in ("incomplete", "unversioned"):
+        code, printed = await typed(command)
+        assert code == 0, printed
+        assert (await stage.rindle.doctor(only=["db.migrations", "db.schema"])).success
+        assert (await typed("rindle runtime-status --fail-on any"))[0] == 0
 
 
 async def test_old_failures_and_cancellations_are_counted_and_no_longer_reported(stage: Stage) -> None:
