@@ -279,7 +279,9 @@ def _obstacle(
     if found.unpolled:
         names = runs.names_of(found.unpolled)
         return f"its next step waits in the task queue {names}, which no worker polls", "no_worker"
-    if failing:
+    # A deletion that fails is noted in the row, and has a class of its own.
+    is_noted = rows.asset.state == AssetState.DELETED and rows.asset.error_code is not None
+    if failing and not is_noted and not any(one.release_error_code for one in rows.sessions):
         worst = max(failing, key=lambda one: one.attempt)
         where = f" on worker {worst.worker}" if worst.worker else ""
         summary = f"{worst.type} failed{where} and is retried (attempt {worst.attempt})"
