@@ -520,11 +520,15 @@ def _report(
         outbox=OutboxStatus(rows.backlog.pending, rows.backlog.parked, int(rows.backlog.oldest_age_seconds)),
         purges=PurgeStatus(pending, _age(now, oldest), purges),
         temporal=TemporalStatus(facts.reachable, facts.running, facts.verified, facts.truncated, of_temporal),
-        recommendations=tuple(
-            Recommendation(name, REMEDIES[name].action, REMEDIES[name].surface(settings), REMEDIES[name].summary)
-            for name in names
-        ),
+        recommendations=tuple(_recommendation(name, settings, is_reachable=facts.reachable) for name in names),
     )
+
+
+def _recommendation(name: str, settings: Settings, *, is_reachable: bool) -> Recommendation:
+    remedy = REMEDIES[name]
+    if remedy.action == "drain" and not is_reachable:
+        remedy = REMEDIES["temporal_unreachable"]  # nothing can be sent before the server answers
+    return Recommendation(name, remedy.action, remedy.surface(settings), remedy.summary)
 
 
 def _age(now: datetime, since: datetime | None) -> int:
