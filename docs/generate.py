@@ -728,6 +728,7 @@ _CHECKS = {
     "libvips.features": "libvips has no known holes, blocks untrusted loaders and writes the formats that profiles use.",
     "outbox.backlog": "No row waits too long: a warning from 60 s, an error from 600 s and for parked rows.",
     "profiles.capability_mismatch": "Storages and processors can do what the profiles declare.",
+    "profiles.unregistered": "Every asset has a registered profile: a warning with a count for each other one.",
     "profiles.load": "The requested profiles are registered.",
     "security.secrets": "Signing secrets are set and long enough.",
     "storage.media.reachable": "The storage named `media` answers; one check per storage.",
@@ -758,9 +759,14 @@ def _findings() -> str:
     from rindle.operations.remedies import REMEDIES
 
     return _table(
-        ("finding", "what it means", "command"),
+        ("finding", "what it means", "alert", "command"),
         (
-            (f"`{name}`", f"{remedy.summary[0].upper()}{remedy.summary[1:]}.", f"`{remedy.command}`")
+            (
+                f"`{name}`",
+                f"{remedy.summary[0].upper()}{remedy.summary[1:]}.",
+                "yes" if remedy.is_alert else "–",
+                f"`{remedy.command}`",
+            )
             for name, remedy in REMEDIES.items()
         ),
     )

@@ -563,6 +563,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
 
         Raises:
             StillAttached: it is in the slot of an owner; detach it first.
+            UnknownProfile: its profile, which names the store, is not registered.
             NotFound: no such asset.
 
         Example:

@@ -139,6 +139,17 @@ class Settings(BaseSettings):
     temporal_connect_seconds: float = Field(default=2.0, gt=0)
     sync_threads: int = Field(default=8, ge=1)
 
+    #: How long failed builds are findings of ``runtime-status``; ``None`` at any age. Counts show them at any age.
+    failed_work_seconds: int | None = Field(default=604_800, ge=1)
+    #: The same for cancelled builds: usually a user cancelled them.
+    cancelled_work_seconds: int | None = Field(default=86_400, ge=1)
+    #: Command that starts workers of this installation, as ``explain`` and ``runtime-status`` print it; ``python -m
+    #: rindle.cli.worker`` when ``None``.
+    start_worker_command: str | None = Field(default=None, max_length=500)
+    #: Command that starts the Temporal server of this installation, printed when it does not answer; a check of
+    #: ``rindle doctor`` when ``None``.
+    start_temporal_command: str | None = Field(default=None, max_length=500)
+
     #: Address of the worker's ``/livez``, ``/readyz`` and of Temporal's Prometheus metrics; ``None`` disables them.
     health_address: str | None = None
     metrics_address: str | None = None

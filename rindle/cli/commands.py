@@ -60,11 +60,28 @@ for command in (
     rindle.add_command(command)
 
 
+class PlainFormatter(logging.Formatter):
+    """One line for each record, without tracebacks: the class of an exception only."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line."""
+        error = record.exc_info[0] if record.exc_info else None
+        text = " ".join(record.getMessage().split())
+        return f"{record.levelname} {record.name}: {text}{f' ({error.__name__})' if error else ''}"
+
+
+def _report_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """Log an exception that nobody can receive, such as that of a driver's clean-up, by its class."""
+    logging.getLogger("rindle.cli").debug("%s while something was cleaned up", found.exc_type.__name__)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave the process with its exit code."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(RedactingFilter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(PlainFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    sys.unraisablehook = _report_unraisable
     # For every command, also one that opened no client: the exit code must not depend on what was imported.
     leave(execute(arguments))
 

@@ -27,6 +27,16 @@ def upgrade(application: str | None) -> None:
 
 @database.command()
 @application_option
+def repair(application: str | None) -> None:
+    """Add tables, columns, keys and indexes that are missing although the revision is this release's."""
+    added = run(application, lambda rindle: schema.repair(rindle.services))
+    for part in added:
+        print_line(f"added: {part}")
+    print_line(f"{len(added)} added." if added else "Nothing is missing.")
+
+
+@database.command()
+@application_option
 def current(application: str | None) -> None:
     """Print the database's revision and the revision this release needs; exit 1 when they differ."""
     found = run(application, lambda rindle: schema.current(rindle.services))

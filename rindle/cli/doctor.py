@@ -7,6 +7,7 @@ import click
 from rindle.cli.application import application_option, format_option, run
 from rindle.cli.terminal import print_json, print_line
 from rindle.operations.checks.report import DoctorReport
+from rindle.operations.doctor import TIMEOUT_SECONDS
 
 _MARKS = {
     "ok": ("[OK]", "green"),
@@ -23,6 +24,10 @@ _MARKS = {
 @click.option("--no-workers", is_flag=True, help="Do not expect workers to be polling.")
 @click.option("--offline", is_flag=True, help="Check nothing outside this process and its disk.")
 @click.option("--only", metavar="ID,..", help="Run these checks only.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=TIMEOUT_SECONDS, show_default=True,
+    help="Seconds for one check; those that start programs get a multiple, and all of them on a busy machine.",
+)  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @format_option
 def doctor(
@@ -32,6 +37,7 @@ def doctor(
     no_workers: bool,
     offline: bool,
     only: str | None,
+    timeout: float,
     strict: bool,
     output: str,
 ) -> None:
@@ -40,7 +46,12 @@ def doctor(
     report = run(
         application,
         lambda rindle: rindle.doctor(
-            profiles=profiles or None, live=live, workers=not no_workers, offline=offline, only=wanted
+            profiles=profiles or None,
+            live=live,
+            workers=not no_workers,
+            offline=offline,
+            only=wanted,
+            timeout=timeout,
         ),
     )
     if output == "json":

@@ -55,7 +55,9 @@ def _print(found: Mapping[str, Any], temporal: str) -> None:
     if not found["temporal"]["reachable"]:
         print_line(f"  unknown: Temporal ({temporal}) did not answer", "yellow")
     for one in found["workflows"]:
-        print_line(f"  {one['id']}: {facts(one, 'id', 'pending_activities')}")
+        print_line(f"  {one['id']}: {facts(one, 'id', 'pending_activities', 'pending_task')}")
+        if task := one["pending_task"]:
+            print_line(f"    pending workflow task: {facts(task)}")
         for activity in one["pending_activities"]:
             print_line(f"    pending {activity['type']}: {facts(activity, 'type')}")
     diagnosis = found["diagnosis"]

@@ -33,7 +33,11 @@ FOUND = 3
 @click.option(
     "--limit", type=click.IntRange(1, MAX_LIMIT), default=DEFAULT_LIMIT, show_default=True, help="Samples per finding."
 )
-@click.option("--fail-on", metavar="CLASS,..|any", help="Exit with 3 when one of these findings is present.")
+@click.option(
+    "--fail-on",
+    metavar="CLASS,..|alert|any",
+    help="Exit with 3 when one of these findings is present; alert: those for which users wait.",
+)
 @format_option
 def runtime_status(
     application: str | None, profile: str | None, older_than: int | None, limit: int, fail_on: str | None, output: str
@@ -66,9 +70,10 @@ def runtime_status(
 def _classes(given: str | None) -> set[str]:
     if given is None:
         return set()
-    if given == "any":
-        return set(REMEDIES)
-    requested = {part.strip() for part in given.split(",") if part.strip()}
+    groups = {"any": set(REMEDIES), "alert": {name for name, remedy in REMEDIES.items() if remedy.is_alert}}
+    requested: set[str] = set()
+    for part in given.split(","):
+        requested |= groups.get(part.strip(), {part.strip()} - {""})
     if unknown := sorted(requested - set(REMEDIES)):
         raise click.UsageError(f"unknown finding {', '.join(unknown)}; choose from {', '.join(REMEDIES)}")
     return requested

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Inspector, inspect, text
+from sqlalchemy import Connection, Engine, Inspector, UniqueConstraint, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rindle import sqlite
@@ -85,6 +85,30 @@ def stamp(bind: Engine | Connection) -> None:
                 detail={"missing": missing[:50]},
             )
         _run(connection, "stamp", "head")
+
+
+def repair(bind: Engine | Connection) -> list[str]:
+    """Add the tables, columns, keys and indexes that tables at this release's revision lack; returns their names.
+
+    Raises:
+        SetupIncomplete: the database is at another revision, or a part cannot be added: a column for which the rows
+            need a value, or a key of an existing table on SQLite. Nothing was changed.
+    """
+    with _writing("repair", bind) as connection:
+        _require_known_tables(connection)
+        if current(connection) != head():
+            raise SetupIncomplete(
+                "the tables are not at this release's revision. To fix: rindle db upgrade",
+                detail={"component": "rindle_tables"},
+            )
+        missing = missing_parts(connection)
+        _add(connection, missing)
+        if left := missing_parts(connection):
+            raise SetupIncomplete(
+                f"cannot be added to the tables that exist: {', '.join(left[:10])}. To fix: restore a backup",
+                detail={"component": "rindle_tables", "missing": left[:50]},
+            )
+        return missing
 
 
 def current(connection: Connection) -> str | None:
@@ -228,6 +252,32 @@ def _require_known_tables(connection: Connection) -> None:
             "program: give Rindle its own schema with search_path",
             detail={"component": "rindle_tables", "tables": present},
         )
+
+
+def _add(connection: Connection, missing: list[str]) -> None:
+    """Add what can be added; the names are those of :func:`missing_parts`."""
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
+
+    operations = Operations(MigrationContext.configure(connection))
+    inspector = inspect(connection)
+    present = set(inspector.get_table_names())
+    Base.metadata.create_all(connection)
+    for table in Base.metadata.sorted_tables:
+        if table.name not in present:
+            continue
+        for column in table.columns:
+            if f"{table.name}.{column.name}" in missing and (column.nullable or column.server_default is not None):
+                operations.add_column(table.name, column._copy())
+        for index in table.indexes:
+            if f"{table.name} index({', '.join(column.name for column in index.columns)})" in missing:
+                index.create(connection)
+        for constraint in table.constraints if connection.dialect.name == "postgresql" else ():
+            if not isinstance(constraint, UniqueConstraint):
+                continue
+            columns = [column.name for column in constraint.columns]
+            if f"{table.name} unique({', '.join(columns)})" in missing:
+                operations.create_unique_constraint(None, table.name, columns)
 
 
 def _config() -> Config:

@@ -100,6 +100,7 @@ class OperationsCalls:
 
         Raises:
             NotFound: no such asset.
+            UnknownProfile: its profile is not registered, so that no step can run.
 
         Example:
             await rindle.resume(asset.id)

@@ -7,6 +7,7 @@ output holds no password, URL or response. The checks are in :mod:`rindle.operat
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from rindle.services import Services
 
 #: Timeout of one check in seconds; checks that start a process or send several requests get a multiple.
 TIMEOUT_SECONDS = 5.0
+#: Largest factor by which a busy machine lengthens the timeouts: half a minute for the shortest one.
+MAX_BUSY_FACTOR = 6.0
 #: Threads for blocking checks.
 _THREADS = 4
 
@@ -46,7 +49,8 @@ async def doctor(
         workers: require polling workers.
         offline: check nothing outside this process and its disk.
         only: ids of the checks to run; all when left out.
-        timeout: seconds each check may take; checks that start a process or send several requests get a multiple.
+        timeout: seconds each check may take; checks that start a process or send several requests get a multiple, and
+            on a busy machine all of them do, up to six times.
 
     Returns:
         The report, its checks ordered by id. A check that does not concern the configuration is absent or ``ok``.
@@ -61,6 +65,7 @@ async def doctor(
         planned = _chosen(_plan(subject, live=live, workers=workers), only)
         checks = await asyncio.gather(*(_run(check, subject, timeout, offline) for check in planned))
     finally:
+        await subject.close()
         threads.shutdown(wait=False, cancel_futures=True)  # a thread that hangs on a dead disk is abandoned
     return DoctorReport(
         checks=tuple(sorted(checks, key=lambda check: check.id)),
@@ -108,17 +113,35 @@ def _chosen(planned: list[Planned], only: Collection[str] | None) -> list[Planne
     return [check for check in planned if check.id in only]
 
 
+def busy_factor() -> float:
+    """Return the factor for timeouts on this machine now: the processes that want to run, for each processor."""
+    try:
+        wanted = os.getloadavg()[0] / (os.cpu_count() or 1)
+    except OSError:  # not every system has the number
+        wanted = 1.0
+    return round(min(MAX_BUSY_FACTOR, max(1.0, wanted)), 1)
+
+
+def _late(planned: Planned, limit_seconds: float) -> Result:
+    """Return the result of a check that did not end: a service does not answer, or a program of this machine hangs."""
+    busy = f"this machine is busy ({busy_factor():g} processes for each processor): " if busy_factor() > 1 else ""
+    longer = f"repeat it alone and with more time: rindle doctor --only {planned.id} --timeout {limit_seconds * 4:.0f}"
+    if planned.leaves_process:
+        fix = f"{busy}check that it is up and reachable from this machine; {longer}"
+        return Result("error", f"no answer within {limit_seconds:g} s", fix)
+    return Result("error", f"not finished on this machine within {limit_seconds:g} s", f"{busy}{longer}")
+
+
 async def _run(planned: Planned, subject: Subject, timeout_seconds: float, offline: bool) -> Check:
     started = time.monotonic()
-    limit = timeout_seconds * planned.patience
+    limit = timeout_seconds * planned.patience * busy_factor()
     if offline and planned.leaves_process:
         result = Result("skipped", "not checked: offline")
     else:
         try:
             result = await asyncio.wait_for(planned.run(subject), limit)
         except TimeoutError:
-            fix = "check that it is up and reachable from this machine"
-            result = Result("error", f"no answer within {limit:g} s", fix)
+            result = _late(planned, limit)
         except RindleError as error:
             result = Result("error", f"{type(error).__name__} ({error.code})", error.action, {"code": error.code})
         except Exception as error:

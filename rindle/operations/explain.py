@@ -6,18 +6,12 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from temporalio.api.enums.v1 import PendingActivityState
-from temporalio.api.failure.v1 import Failure
-from temporalio.api.workflow.v1 import PendingActivityInfo
-from temporalio.client import Client, WorkflowExecutionDescription
-from temporalio.converter import ActivitySerializationContext
-from temporalio.exceptions import FailureError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from rindle.db import uploads as upload_rows
 from rindle.db.ids import AssetOrId, SessionOrId, id_of
@@ -32,9 +26,10 @@ from rindle.db.models import (
 )
 from rindle.db.variants import group_of
 from rindle.errors import NotFound, TemporalUnavailable
+from rindle.operations import runs, schema
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
 from rindle.operations.reports import Report
-from rindle.security import scrub
+from rindle.operations.runs import PendingActivity, QueueFacts, WorkflowFacts
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import UNVALIDATED, AssetState, OutboxState, SessionState, VariantState
@@ -112,33 +107,6 @@ class OutboxFacts(Report):
 
 
 @dataclass(frozen=True, slots=True)
-class PendingActivity(Report):
-    """A step that a run waits for."""
-
-    type: str
-    state: str
-    attempt: int
-    last_failure: str | None
-    last_failure_code: str | None
-    next_attempt_at: datetime | None
-    last_heartbeat_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkflowFacts(Report):
-    """The newest run of a workflow id."""
-
-    id: str
-    run_id: str
-    namespace: str
-    task_queue: str
-    status: str
-    started_at: datetime
-    closed_at: datetime | None
-    pending_activities: tuple[PendingActivity, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Reachability(Report):
     """Whether Temporal answered."""
 
@@ -195,6 +163,15 @@ class _Rows:
     runs: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """The runs of one asset, and the queues that their tasks wait in: without workers, and with busy ones."""
+
+    workflows: tuple[WorkflowFacts, ...]
+    unpolled: tuple[QueueFacts, ...]
+    busy: tuple[QueueFacts, ...]
+
+
 async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Explanation:
     """Explain the state of an asset, or of the asset of an upload session; changes nothing.
 
@@ -204,10 +181,15 @@ async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Expla
 
     Raises:
         NotFound: no asset or upload session has that id.
+        SetupIncomplete: the tables are not those of this release; the message has the command.
     """
     subject_id = id_of("subject", subject, MediaAsset, MediaUploadSession)
-    rows = await services.database.read(_read_rows, services.settings, subject_id)
-    workflows = await _workflows(services.temporal, rows.runs)
+    try:
+        rows = await services.database.read(_read_rows, services.settings, subject_id)
+    except SQLAlchemyError:
+        await schema.explain_failure(services)
+        raise
+    found = await _described(services.temporal, rows.runs)
     return Explanation(
         generated_at=utc_now(),
         asset=AssetFacts.of(rows.asset),
@@ -215,9 +197,9 @@ async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Expla
         variants=tuple(VariantFacts.of(one) for one in rows.variants),
         attachments=rows.attachments,
         outbox=tuple(OutboxFacts.of(one) for one in rows.outbox),
-        workflows=tuple(workflows or ()),
-        temporal=Reachability(workflows is not None),
-        diagnosis=_diagnose(rows, workflows, services.temporal.label),
+        workflows=() if found is None else found.workflows,
+        temporal=Reachability(found is not None),
+        diagnosis=_diagnose(services, rows, found),
     )
 
 
@@ -251,144 +233,110 @@ def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
 # --- Temporal ------------------------------------------------------------------------------------------------------
 
 
-async def _workflows(temporal: TemporalConnection, runs: Iterable[str]) -> list[WorkflowFacts] | None:
+async def _described(temporal: TemporalConnection, run_ids: Iterable[str]) -> _Runs | None:
     """Describe the runs that exist; ``None`` when Temporal does not answer in time."""
+    now = utc_now()
     try:
         async with asyncio.timeout(TEMPORAL_SECONDS):
             client = await temporal.client()
-            described = await asyncio.gather(*(_describe(client, run) for run in runs))
+            described = await asyncio.gather(*(runs.describe_run(client, one) for one in run_ids))
+            found = tuple(one for one in described if one is not None)
+            waiting = {queue for one in found if one.is_running for queue in one.waiting(now)}
+            queues = await asyncio.gather(*(runs.describe_queue(client, one) for one in sorted(waiting)))
     except (TemporalUnavailable, RPCError, TimeoutError):
         return None
-    return [one for one in described if one is not None]
-
-
-async def _describe(client: Client, workflow_id: str) -> WorkflowFacts | None:
-    try:
-        found = await client.get_workflow_handle(workflow_id).describe()
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return None
-        raise
-    return WorkflowFacts(
-        id=found.id,
-        run_id=found.run_id,
-        namespace=client.namespace,
-        task_queue=found.task_queue,
-        status="unknown" if found.status is None else found.status.name.lower(),
-        started_at=found.start_time,
-        closed_at=found.close_time,
-        pending_activities=tuple(
-            [await _activity(client, found, one) for one in found.raw_description.pending_activities]
-        ),
-    )
-
-
-async def _activity(client: Client, run: WorkflowExecutionDescription, one: PendingActivityInfo) -> PendingActivity:
-    return PendingActivity(
-        type=one.activity_type.name,
-        state=PendingActivityState.Name(one.state).removeprefix("PENDING_ACTIVITY_STATE_").lower(),
-        attempt=one.attempt,
-        # Our messages are redacted where they are raised; those of other workers may not be.
-        last_failure=scrub(await _failure_message(client, run, one))[:500] or None,
-        last_failure_code=one.last_failure.application_failure_info.type or None,
-        next_attempt_at=_moment(one.next_attempt_schedule_time),
-        last_heartbeat_at=_moment(one.last_heartbeat_time),
-    )
-
-
-async def _failure_message(client: Client, run: WorkflowExecutionDescription, one: PendingActivityInfo) -> str:
-    """Return the message of the last failure, which the application's data converter may have encrypted."""
-    if not one.HasField("last_failure"):
-        return ""
-    context = ActivitySerializationContext(
-        namespace=client.namespace,
-        activity_id=one.activity_id,
-        activity_type=one.activity_type.name,
-        activity_task_queue=one.activity_options.task_queue.name or None,
-        workflow_id=run.id,
-        workflow_type=run.workflow_type,
-        is_local=False,
-    )
-    failure = Failure()
-    failure.CopyFrom(one.last_failure)  # decoding changes it
-    try:
-        error = await client.data_converter.with_context(context).decode_failure(failure)
-    except Exception as problem:  # a codec is the application's own code
-        log.info("a failure could not be decoded", extra={"error": type(problem).__name__})
-        return "its message cannot be decoded by the data converter of this process"
-    return error.message if isinstance(error, FailureError) else str(error)
-
-
-def _moment(stamp: Timestamp) -> datetime | None:
-    return stamp.ToDatetime(tzinfo=UTC) if stamp.seconds else None
+    unpolled = tuple(one for one in queues if not one.is_polled)
+    return _Runs(found, unpolled, busy=tuple(one for one in queues if one.is_polled))
 
 
 # --- diagnosis ---------------------------------------------------------------------------------------------------
 
 
-def _diagnose(rows: _Rows, workflows: Sequence[WorkflowFacts] | None, temporal: str) -> Diagnosis:
+def _diagnose(services: Services, rows: _Rows, found: _Runs | None) -> Diagnosis:
     """Describe the condition in one sentence, and name the command that repairs it."""
-    running = [one for one in workflows or () if one.status == "running"]
-    failing = [activity for one in running for activity in one.pending_activities if activity.last_failure]
-    unreachable = temporal if workflows is None else None
-    summary, command = _condition(rows, unreachable, bool(running), failing)
+    running = [one for one in (() if found is None else found.workflows) if one.is_running]
+    failing = [step for one in running for step in one.failing()]
+    summary, finding = _obstacle(services, rows, found, failing)
+    if summary is None:
+        summary, command = _condition(rows, bool(running), services.settings)
+    else:
+        command = None if finding is None else _repair(finding, rows, services.settings)
     return Diagnosis(summary, _last_error(rows, failing), command)
 
 
-def _condition(
-    rows: _Rows, unreachable: str | None, is_running: bool, failing: Sequence[PendingActivity]
-) -> tuple[str, str | None]:
-    """Return the condition, and the command that repairs it; ``unreachable`` is a Temporal that does not answer."""
+def _obstacle(
+    services: Services, rows: _Rows, found: _Runs | None, failing: Sequence[PendingActivity]
+) -> tuple[str | None, str | None]:
+    """Return what prevents all work on the asset, and the class of finding; ``None`` when nothing does."""
+    if rows.asset.profile not in services.profiles.names:
+        name = rows.asset.profile[:64]
+        summary = f"its profile {name!r} is not registered in this application; add it to Rindle(profiles=[...])"
+        return summary, "profile_unregistered"
+    if found is None:
+        label = services.temporal.label
+        summary = f"Temporal ({label}) does not answer, so it is unknown whether a run is active; start its server"
+        return summary, "temporal_unreachable"
     if parked := _parked(rows):
         why = parked.last_error or "without a message"
-        return f"Temporal rejected the request to process it as invalid ({why})", _repair("outbox_parked", rows)
+        return f"Temporal rejected the request to process it as invalid ({why})", "outbox_parked"
     overdue = utc_now() - timedelta(seconds=RELAY_SECONDS)
     if any(one.attempts or one.available_at < overdue for one in rows.outbox):
-        return "Temporal has no request yet: no relay has sent the outbox row", _repair("outbox_stalled", rows)
-    if failing:
+        return "Temporal has no request yet: no relay has sent the outbox row", "outbox_stalled"
+    if found.unpolled:
+        names = runs.names_of(found.unpolled)
+        return f"its next step waits in the task queue {names}, which no worker polls", "no_worker"
+    # A deletion that fails is noted in the row, and has a class of its own.
+    is_noted = rows.asset.state == AssetState.DELETED and rows.asset.error_code is not None
+    if failing and not is_noted and not any(one.release_error_code for one in rows.sessions):
         worst = max(failing, key=lambda one: one.attempt)
-        attempt = f"attempt {worst.attempt}"
-        return f"{worst.type} failed and is retried ({attempt}); fix the cause, and it continues", None
-    if unreachable is not None:
-        return f"Temporal ({unreachable}) does not answer, so it is unknown whether a run is active", "rindle doctor"
+        where = f" on worker {worst.worker}" if worst.worker else ""
+        summary = f"{worst.type} failed{where} and is retried (attempt {worst.attempt})"
+        return f"{summary}; fix the cause, and it continues", "retrying"
+    if found.busy:
+        return f"its next step waits for a free worker of the task queue {runs.names_of(found.busy)}", None
+    return None, None
+
+
+def _condition(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str | None]:
+    """Return the condition that the rows show, and the command that repairs it."""
     state = AssetState(rows.asset.state)
     if state is AssetState.DELETED:
         if rows.asset.error_code is not None:
             summary = f"its objects cannot be deleted ({rows.asset.error_code}); fix the cause, and the purge continues"
-            return summary, _repair("deletion_failing", rows)
+            return summary, _repair("deletion_failing", rows, settings)
         if is_running:
             return "it is being purged; while an upload ticket is valid, its rows stay", None
-        return "it is deleted, but no purge is running", _repair("purge_stuck", rows)
+        return "it is deleted, but no purge is running", _repair("purge_stuck", rows, settings)
     if state is AssetState.QUARANTINED:
         return f"its content was rejected ({rows.asset.error_code}); upload a corrected file", _purge(rows)
     if state is AssetState.STAGED:
-        return _staged(rows, is_running)
+        return _staged(rows, is_running, settings)
     if state in UNVALIDATED:
         if is_running:
             return "it is being validated", None
         name = "workflow_missing" if rows.asset.error_code is None else "stuck_promotion"
-        return "its validation failed or its run was lost", _repair(name, rows)
-    return _deliverable(rows, is_running)
+        return "its validation failed or its run was lost", _repair(name, rows, settings)
+    return _deliverable(rows, is_running, settings)
 
 
-def _staged(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
+def _staged(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str | None]:
     upload = rows.sessions[-1] if rows.sessions else None
     if upload is None:
         return "no upload was started for it", _purge(rows)
     if upload.state in (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED):
         if upload.release_error_code is not None:
             summary = f"its upload is {upload.state}, but its object cannot be deleted ({upload.release_error_code})"
-            return summary, _repair("release_failing", rows)
+            return summary, _repair("release_failing", rows, settings)
         if upload.backing_released_at is None and not is_running:
             summary = f"its upload is {upload.state}, and its leftovers were not removed"
-            return summary, _repair("session_residue", rows)
+            return summary, _repair("session_residue", rows, settings)
         return f"its upload is {upload.state}; the client has to start a new one", None
     if upload.expires_at < utc_now() and not is_running:
-        return "its upload is past its expiry but was not ended", _repair("session_overdue", rows)
+        return "its upload is past its expiry but was not ended", _repair("session_overdue", rows, settings)
     return "it waits for the client to send the bytes and verify", None
 
 
-def _deliverable(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
+def _deliverable(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str | None]:
     """Return the condition of a deliverable asset, which depends on its variants only."""
 
     def named(*states: VariantState) -> list[str]:
@@ -398,11 +346,11 @@ def _deliverable(rows: _Rows, is_running: bool) -> tuple[str, str | None]:
         if is_running:
             return f"it can be delivered; being built: {', '.join(waiting)}", None
         name = "queue_starved" if named(VariantState.QUEUED) else "orphan_suspect"
-        return f"no run builds {', '.join(waiting)}", _repair(name, rows)
+        return f"no run builds {', '.join(waiting)}", _repair(name, rows, settings)
     for states, condition in _CONDITIONS.items():
         if names := named(*states):
             finding = next(FINDING_OF_VARIANT[state] for state in states if named(state))
-            return f"{condition}: {', '.join(names)}", _repair(finding, rows)
+            return f"{condition}: {', '.join(names)}", _repair(finding, rows, settings)
     return "no problem found", None
 
 
@@ -418,8 +366,8 @@ def _parked(rows: _Rows) -> MediaOutbox | None:
     return next((one for one in reversed(rows.outbox) if one.state == OutboxState.PARKED), None)
 
 
-def _repair(finding: str, rows: _Rows) -> str:
-    return REMEDIES[finding].command_for(rows.asset.id)
+def _repair(finding: str, rows: _Rows, settings: Settings) -> str:
+    return REMEDIES[finding].command_for(rows.asset.id, settings)
 
 
 def _purge(rows: _Rows) -> str:

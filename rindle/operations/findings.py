@@ -6,7 +6,7 @@ ids of the runs. ``runtime_status`` queries Temporal about them; ``remedies`` ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -38,6 +38,8 @@ PROMOTION_SECONDS, QUEUED_SECONDS, IMAGE_SECONDS, AV_SECONDS = 300, 300, 900, 12
 SESSION_SECONDS = 300
 #: Seconds a tombstone may wait for its purge, and an outbox row for a relay.
 PURGE_SECONDS, OUTBOX_SECONDS = 3600, 60
+#: Assets of one unregistered profile that are counted, and profiles that are listed.
+COUNTED_ASSETS, MAX_PROFILES = 10_000, 20
 #: Runs of one class that are described one by one, unless more samples are requested.
 CLASS_DESCRIBED = 10
 
@@ -115,7 +117,40 @@ class RunSample(Report):
     started_at: datetime
 
 
-Sample = AssetSample | VariantSample | SessionSample | OutboxSample | RunSample
+@dataclass(frozen=True, slots=True)
+class QueueSample(Report):
+    """One task queue without workers; ``waiting`` counts its tasks."""
+
+    task_queue: str
+    kind: str
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySample(Report):
+    """One step that fails and is retried, and the worker that tried it last."""
+
+    workflow_id: str
+    asset_id: str | None
+    activity: str
+    attempt: int
+    error_code: str | None
+    last_error: str | None
+    worker: str | None
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSample(Report):
+    """One profile that is not registered; ``assets`` counts its rows up to a limit."""
+
+    profile: str
+    assets: int
+
+
+Sample = (
+    AssetSample | VariantSample | SessionSample | OutboxSample | RunSample | QueueSample | RetrySample | ProfileSample
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,13 +338,15 @@ def _outbox(inspection: Inspection, name: str, condition: ColumnElement[bool]) -
 
 
 def cancelled_work(inspection: Inspection) -> list[Candidate]:
-    """Variants whose build was cancelled."""
-    return _of_state(inspection, VariantState.CANCELLED)
+    """Variants whose build was cancelled lately."""
+    within = inspection.settings.cancelled_work_seconds
+    return _of_state(inspection, VariantState.CANCELLED, within_seconds=within)
 
 
 def failed_work(inspection: Inspection) -> list[Candidate]:
-    """Variants that could not be built."""
-    return _of_state(inspection, VariantState.FAILED)
+    """Variants that could not be built, unless that is long ago."""
+    within = inspection.settings.failed_work_seconds
+    return _of_state(inspection, VariantState.FAILED, within_seconds=within)
 
 
 def storage_drift(inspection: Inspection) -> list[Candidate]:
@@ -340,9 +377,12 @@ def orphan_suspect(inspection: Inspection) -> list[Candidate]:
     return _variants(inspection, "orphan_suspect", condition, is_suspect=True)
 
 
-def _of_state(inspection: Inspection, state: VariantState) -> list[Candidate]:
-    """Variants in a state that only an operator changes."""
+def _of_state(inspection: Inspection, state: VariantState, *, within_seconds: int | None = None) -> list[Candidate]:
+    """Variants in a state that only an operator changes; with ``within_seconds`` only those that reached it lately."""
     condition = and_(MediaVariant.state == state, MediaVariant.updated_at <= inspection.cutoff())
+    if within_seconds is not None:
+        lately = inspection.now - timedelta(seconds=within_seconds)
+        condition = and_(condition, MediaVariant.updated_at >= lately)
     return _variants(inspection, FINDING_OF_VARIANT[state], condition)
 
 
@@ -470,6 +510,78 @@ def _sessions(
             since=tuple(getattr(row, since.key) for row in rows),
         )
     ]
+
+
+# --- work that a run should be doing -----------------------------------------------------------------------------
+
+
+def under_way(inspection: Inspection) -> list[Candidate]:
+    """Rows that a run works on now, at any age: the oldest of each state. Their runs show what is retried.
+
+    One query per state, so that each of them reads an index in its order.
+    """
+    prefix, limit = inspection.settings.workflow_id_prefix, inspection.examined
+    found: list[tuple[str, datetime, Sample]] = []
+    for promoting in _PROMOTING:
+        pairs = inspection.session.execute(
+            select(MediaAsset, MediaUploadSession.id)
+            .join(MediaUploadSession, MediaUploadSession.asset_id == MediaAsset.id)
+            .where(MediaAsset.state == promoting, *inspection.of_profile())
+            .order_by(MediaAsset.updated_at)
+            .limit(limit)
+        )
+        found += [(ids.upload_id(key, prefix=prefix), row.updated_at, _asset_sample(row)) for row, key in pairs]
+    for building in (VariantState.QUEUED, VariantState.PROCESSING):
+        rows = inspection.session.execute(
+            select(MediaVariant, MediaAsset.kind, MediaAsset.profile)
+            .join(MediaAsset, MediaAsset.id == MediaVariant.asset_id)
+            .where(MediaVariant.state == building, *inspection.of_profile())
+            .order_by(MediaVariant.updated_at)
+            .limit(limit)
+        )
+        for row, kind, profile in rows:
+            run = ids.variants_id(row.asset_id, group_of(kind, row), prefix=prefix)
+            found.append((run, row.updated_at, _variant_sample(row, profile)))
+    if not found:
+        return []
+    return [
+        Candidate(
+            "retrying",
+            len(found),
+            min(since for _, since, _ in found),
+            samples=tuple(sample for _, _, sample in found),
+            runs=tuple(run for run, _, _ in found),
+            since=tuple(since for _, since, _ in found),
+        )
+    ]
+
+
+def profile_unregistered(inspection: Inspection, known: Collection[str]) -> list[Candidate]:
+    """Profiles of assets that the application does not register, each with its number of assets."""
+    if inspection.filters.profile is not None:
+        return []
+    samples = unregistered_profiles(inspection.session, known)
+    if not samples:
+        return []
+    total = sum(sample.assets for sample in samples)
+    return [Candidate("profile_unregistered", total, None, tuple(samples[: inspection.filters.limit]))]
+
+
+def unregistered_profiles(session: Session, known: Collection[str]) -> list[ProfileSample]:
+    """Return the profiles that assets have and the application does not register, at most 20.
+
+    Each query reads the next name from the index on the profile, so the cost grows with the number of profiles only.
+    """
+    found: list[ProfileSample] = []
+    last = ""
+    while len(found) < MAX_PROFILES:
+        last = session.scalar(select(func.min(MediaAsset.profile)).where(MediaAsset.profile > last)) or ""
+        if not last:
+            break
+        if last not in known:
+            some = select(MediaAsset.id).where(MediaAsset.profile == last).limit(COUNTED_ASSETS).subquery()
+            found.append(ProfileSample(last, session.scalar(select(func.count()).select_from(some)) or 0))
+    return found
 
 
 #: The functions by section of the report.

@@ -271,6 +271,7 @@ async def purge_asset(services: Services, asset: AssetOrId) -> None:
 
     def purge(session: Session) -> None:
         found = _asset(session, asset_id)
+        services.profile(found.profile)  # which names the store of its objects
         attached = purge_rows.attachment_count(session, asset_id)
         if attached:
             raise StillAttached(

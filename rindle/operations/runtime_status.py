@@ -9,36 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
-from sqlalchemy import Select, func, inspect, literal, select, text, union_all
+from sqlalchemy import Select, func, literal, select, text, union_all
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstrumentedAttribute, Session
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
+from temporalio.service import RPCError
 
 from rindle import messages, telemetry
-from rindle.db import migrate
 from rindle.db import outbox as outbox_rows
-from rindle.db.models import TABLES, MediaAsset, MediaUploadSession, MediaVariant, utc_now
+from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant, utc_now
 from rindle.errors import (
     InspectionFailed,
     InvalidFilter,
     RindleError,
-    SetupIncomplete,
     TemporalUnavailable,
     UnknownFilters,
 )
-from rindle.operations import findings, lost_runs
-from rindle.operations.findings import DEFAULT_LIMIT, Candidate, Filters, Finding, Inspection
+from rindle.operations import findings, lost_runs, runs, schema
+from rindle.operations.findings import (
+    DEFAULT_LIMIT,
+    Candidate,
+    Filters,
+    Finding,
+    Inspection,
+    QueueSample,
+    RetrySample,
+)
 from rindle.operations.keywords import NoOthers
 from rindle.operations.lost_runs import OpenRun
 from rindle.operations.remedies import REMEDIES
 from rindle.operations.reports import Report
+from rindle.operations.runs import QueueFacts, WorkflowFacts
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import AssetState, SessionState, VariantState
@@ -52,6 +59,10 @@ EXACT_ROWS = 10_000
 MAX_DESCRIBED, DESCRIBED_AT_ONCE = 200, 20
 #: Timeout in seconds of all requests to Temporal together.
 TEMPORAL_SECONDS = 5.0
+#: Seconds a task may wait in a queue without pollers: workers that restart need some.
+NO_WORKER_SECONDS = 60
+#: Task queues that are looked up beyond those of this application: runs may wait in queues of another prefix.
+MAX_QUEUES = 10
 
 _FORMATS = ("text", "json")
 
@@ -114,7 +125,7 @@ class TemporalStatus(Report):
         running: open runs by kind.
         verified: whether the suspects could be looked up.
         truncated: whether only the oldest suspects of a class, or only a part of the open runs, were looked up.
-        findings: open runs without rows.
+        findings: open runs without rows, steps that are retried, queues without workers, and Temporal itself.
     """
 
     reachable: bool
@@ -169,6 +180,7 @@ class _Rows:
     variant_candidates: list[Candidate]
     session_candidates: list[Candidate]
     purge_candidates: list[Candidate]
+    under_way: list[Candidate]
 
     def suspects(self) -> list[Candidate]:
         """Return the candidates that a running workflow would explain."""
@@ -178,12 +190,13 @@ class _Rows:
 
 @dataclass(slots=True)
 class _TemporalFacts:
-    """The results of Temporal; of the suspects' runs that were ``checked``, the running ones are ``alive``."""
+    """The results of Temporal; of the suspects' runs that were ``checked``, the open ones are in ``alive``."""
 
     reachable: bool = False
     running: dict[str, int] = field(default_factory=dict)
     checked: frozenset[str] = frozenset()
-    alive: frozenset[str] = frozenset()
+    alive: Mapping[str, WorkflowFacts] = field(default_factory=dict)
+    queues: tuple[QueueFacts, ...] = ()
     verified: bool = False
     truncated: bool = False
     open_runs: tuple[OpenRun, ...] = ()
@@ -224,14 +237,14 @@ async def runtime_status(
     try:
         filters = _filters(services, {**given, **others})
         now = utc_now()
-        rows = await _read(services, _read_rows, services.settings, filters, now)
+        rows = await _read(services, _read_rows, services, filters, now)
     except RindleError as refusal:
         facts = {"surface": "runtime_status", "reason": refusal.code, "mode": "refuse"}
         telemetry.emit("rindle.runtime.refusal", facts)
         raise
-    found = await _query(services, rows.suspects(), filters, now)
+    found = await _query(services, rows.suspects(), rows.under_way, filters, now)
     lost = await _read(services, lost_runs.without_rows, found.open_runs, filters)
-    return _report(rows, found, lost, filters, now)
+    return _report(services.settings, rows, found, lost, filters, now)
 
 
 async def _read(
@@ -240,6 +253,7 @@ async def _read(
     try:
         return await services.database.read(query, *args, **kwargs)
     except (SQLAlchemyError, OSError) as error:
+        await schema.explain_failure(services)
         raise InspectionFailed(
             f"the database could not be read ({type(error).__name__}). To fix: 1. check that it is up; "
             "2. verify with: rindle doctor",
@@ -286,13 +300,13 @@ def _invalid(name: str, value: Any, wanted: str) -> InvalidFilter:
 # --- the database ------------------------------------------------------------------------------------------------
 
 
-def _read_rows(session: Session, settings: Settings, filters: Filters, now: datetime) -> _Rows:
+def _read_rows(session: Session, services: Services, filters: Filters, now: datetime) -> _Rows:
     """Read everything in one read-only transaction."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET TRANSACTION READ ONLY"))
         session.execute(text("SET LOCAL statement_timeout = '10s'"))
-    _check_schema(session)
-    inspection = Inspection(session, settings, filters, now)
+    schema.require_usable(session.connection())
+    inspection = Inspection(session, services.settings, filters, now)
 
     def found(finders: Iterable[findings.Finder]) -> list[Candidate]:
         return [candidate for find in finders for candidate in find(inspection)]
@@ -304,23 +318,12 @@ def _read_rows(session: Session, settings: Settings, filters: Filters, now: date
         sessions=_counts(session, SessionState, MediaUploadSession.state, filters),
         backlog=outbox_rows.backlog(session),
         purges=inspection.extent(select(func.count(), func.min(MediaAsset.updated_at)).where(*deleted)),
-        runtime=found(findings.RUNTIME),
+        runtime=[*found(findings.RUNTIME), *findings.profile_unregistered(inspection, services.profiles.names)],
         variant_candidates=found(findings.VARIANTS),
         session_candidates=found(findings.SESSIONS),
         purge_candidates=found(findings.PURGES),
+        under_way=findings.under_way(inspection),
     )
-
-
-def _check_schema(session: Session) -> None:
-    connection = session.connection()
-    tables = set(inspect(connection).get_table_names())
-    found = migrate.current(connection) if migrate.VERSION_TABLE in tables else None
-    if found != migrate.head() or not tables.issuperset(TABLES):
-        raise SetupIncomplete(
-            "Rindle's tables are missing or not at this release's migration. To fix: 1. rindle db upgrade; "
-            "2. verify with: rindle doctor",
-            detail={"component": "rindle_tables", "found": found, "needed": migrate.head()},
-        )
 
 
 def _counts(session: Session, states: type[StrEnum], state: InstrumentedAttribute[str], filters: Filters) -> RowCounts:
@@ -360,10 +363,17 @@ def _estimate(session: Session, statement: Select[Any]) -> int:
 # --- Temporal ----------------------------------------------------------------------------------------------------
 
 
-async def _query(services: Services, suspects: Sequence[Candidate], filters: Filters, now: datetime) -> _TemporalFacts:
+async def _query(
+    services: Services,
+    suspects: Sequence[Candidate],
+    under_way: Sequence[Candidate],
+    filters: Filters,
+    now: datetime,
+) -> _TemporalFacts:
     """Query Temporal for open runs and for the suspects' runs; returns within its timeout and never raises."""
     facts = _TemporalFacts()
     wanted = list(dict.fromkeys(run for suspect in suspects for run in suspect.runs))
+    others = list(dict.fromkeys(run for candidate in under_way for run in candidate.runs if run not in wanted))
     try:
         async with asyncio.timeout(TEMPORAL_SECONDS):
             client = await services.temporal.client()
@@ -371,7 +381,8 @@ async def _query(services: Services, suspects: Sequence[Candidate], filters: Fil
             facts.reachable = True
             facts.truncated = len(wanted) > MAX_DESCRIBED or any(one.count > len(one.runs) for one in suspects)
             facts.checked = frozenset(wanted[:MAX_DESCRIBED])
-            facts.alive = await _alive(client, facts.checked)
+            facts.alive = await _alive(client, [*wanted, *others][:MAX_DESCRIBED])
+            facts.queues = await _queues(client, services, facts.alive, now)
             facts.open_runs = await lost_runs.open_runs(client, services.settings, filters, now)
             facts.truncated |= len(facts.open_runs) == lost_runs.MAX_LISTED
             facts.verified = True
@@ -396,21 +407,25 @@ async def _running(client: Client, settings: Settings) -> dict[str, int]:
     return dict(zip(kinds, counted, strict=True))
 
 
-async def _alive(client: Client, workflow_ids: Collection[str]) -> frozenset[str]:
+async def _alive(client: Client, workflow_ids: Iterable[str]) -> Mapping[str, WorkflowFacts]:
+    """Describe the open ones of some runs."""
     slots = asyncio.Semaphore(DESCRIBED_AT_ONCE)
 
-    async def running(workflow_id: str) -> str | None:
+    async def described(workflow_id: str) -> WorkflowFacts | None:
         async with slots:
-            try:
-                described = await client.get_workflow_handle(workflow_id).describe()
-            except RPCError as error:
-                if error.status is RPCStatusCode.NOT_FOUND:
-                    return None
-                raise
-            return workflow_id if described.status is WorkflowExecutionStatus.RUNNING else None
+            return await runs.describe_run(client, workflow_id)
 
-    found = await asyncio.gather(*(running(workflow_id) for workflow_id in workflow_ids))
-    return frozenset(workflow_id for workflow_id in found if workflow_id is not None)
+    found = await asyncio.gather(*(described(workflow_id) for workflow_id in workflow_ids))
+    return {one.id: one for one in found if one is not None and one.is_running}
+
+
+async def _queues(
+    client: Client, services: Services, alive: Mapping[str, WorkflowFacts], now: datetime
+) -> tuple[QueueFacts, ...]:
+    """Describe the queues of this application, and other ones in which its runs wait."""
+    needed = runs.needed_queues(services.settings, services.profiles)
+    others = sorted({queue for run in alive.values() for queue in run.waiting(now)} - needed)[:MAX_QUEUES]
+    return tuple(await asyncio.gather(*(runs.describe_queue(client, one) for one in [*sorted(needed), *others])))
 
 
 # --- the findings ------------------------------------------------------------------------------------------------
@@ -438,8 +453,52 @@ def _finding(candidate: Candidate, facts: _TemporalFacts, limit: int, now: datet
     )
 
 
+def _of_temporal(
+    rows: _Rows, facts: _TemporalFacts, lost: Sequence[Candidate], filters: Filters, now: datetime
+) -> list[Candidate]:
+    """Return what Temporal shows: that it does not answer, queues without workers, retried steps, lost runs."""
+    if not facts.reachable:
+        return [Candidate("temporal_unreachable", 1, None, ())]
+    found = list(lost)
+    limit_seconds = max(filters.older_than or 0, NO_WORKER_SECONDS)
+    unpolled = [one for one in facts.queues if one.waiting and not one.is_polled and one.oldest_seconds > limit_seconds]
+    if unpolled:
+        unpolled.sort(key=lambda one: (-one.oldest_seconds, one.name, one.kind))
+        samples = tuple(QueueSample(one.name, one.kind, one.waiting) for one in unpolled)
+        since = now - timedelta(seconds=unpolled[0].oldest_seconds)
+        found.append(Candidate("no_worker", sum(one.waiting for one in unpolled), since, samples))
+    return [*found, *_retrying((*rows.suspects(), *rows.under_way), facts, filters, now)]
+
+
+def _retrying(
+    candidates: Iterable[Candidate], facts: _TemporalFacts, filters: Filters, now: datetime
+) -> list[Candidate]:
+    """Return the steps of the described runs that fail and are retried, oldest rows first."""
+    before = now - timedelta(seconds=filters.older_than or 0)
+    rows: dict[str, tuple[datetime, str | None]] = {}
+    for candidate in candidates:
+        for run_id, since, sample in zip(candidate.runs, candidate.since, candidate.samples, strict=True):
+            oldest = min(since, rows[run_id][0]) if run_id in rows else since
+            rows[run_id] = (oldest, getattr(sample, "asset_id", None))
+    found = []
+    for run_id, (since, asset_id) in sorted(rows.items(), key=lambda row: (row[1][0], row[0])):
+        run = facts.alive.get(run_id)
+        for step in run.failing() if run is not None and since <= before else ():
+            if step.attempt >= runs.RETRIED_ATTEMPTS:
+                facts_of_step = (step.last_failure_code, step.last_failure, step.worker, step.next_attempt_at)
+                found.append((since, RetrySample(run_id, asset_id, step.type, step.attempt, *facts_of_step)))
+    if not found:
+        return []
+    return [Candidate("retrying", len(found), found[0][0], tuple(sample for _, sample in found))]
+
+
 def _report(
-    rows: _Rows, facts: _TemporalFacts, lost: list[Candidate], filters: Filters, now: datetime
+    settings: Settings,
+    rows: _Rows,
+    facts: _TemporalFacts,
+    lost: list[Candidate],
+    filters: Filters,
+    now: datetime,
 ) -> RuntimeStatus:
     def listed(candidates: Iterable[Candidate]) -> tuple[Finding, ...]:
         ordered = sorted(candidates, key=lambda one: (one.name, one.state or ""))
@@ -448,8 +507,8 @@ def _report(
 
     runtime, variants = listed(rows.runtime), listed(rows.variant_candidates)
     sessions, purges = listed(rows.session_candidates), listed(rows.purge_candidates)
-    runs = listed(lost)
-    names = sorted({finding.name for finding in (*runtime, *variants, *sessions, *purges, *runs)})
+    of_temporal = listed(_of_temporal(rows, facts, lost, filters, now))
+    names = sorted({finding.name for finding in (*runtime, *variants, *sessions, *purges, *of_temporal)})
     pending, oldest = rows.purges
     return RuntimeStatus(
         generated_at=now,
@@ -460,12 +519,16 @@ def _report(
         upload_sessions=RowCountsAndFindings(rows.sessions.counts, rows.sessions.estimated, sessions),
         outbox=OutboxStatus(rows.backlog.pending, rows.backlog.parked, int(rows.backlog.oldest_age_seconds)),
         purges=PurgeStatus(pending, _age(now, oldest), purges),
-        temporal=TemporalStatus(facts.reachable, facts.running, facts.verified, facts.truncated, runs),
-        recommendations=tuple(
-            Recommendation(name, REMEDIES[name].action, REMEDIES[name].command, REMEDIES[name].summary)
-            for name in names
-        ),
+        temporal=TemporalStatus(facts.reachable, facts.running, facts.verified, facts.truncated, of_temporal),
+        recommendations=tuple(_recommendation(name, settings, is_reachable=facts.reachable) for name in names),
     )
+
+
+def _recommendation(name: str, settings: Settings, *, is_reachable: bool) -> Recommendation:
+    remedy = REMEDIES[name]
+    if remedy.action == "drain" and not is_reachable:
+        remedy = REMEDIES["temporal_unreachable"]  # nothing can be sent before the server answers
+    return Recommendation(name, remedy.action, remedy.surface(settings), remedy.summary)
 
 
 def _age(now: datetime, since: datetime | None) -> int:

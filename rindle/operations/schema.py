@@ -1,26 +1,131 @@
-"""Operators' calls for Rindle's own tables: upgrade them, compare them, stamp their revision.
+"""Operators' calls for Rindle's own tables: upgrade them, compare them, stamp their revision, add what is missing.
 
 The migrations themselves are in :mod:`rindle.db.migrate`; here each call gets a transaction that may change the schema.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rindle import sqlite
 from rindle.db import migrate
+from rindle.db.models import TABLES
+from rindle.errors import SetupIncomplete
 from rindle.services import Services
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The condition of the tables, and the one command that repairs it; see :data:`CONDITIONS`."""
+
+    name: str
+    summary: str
+    command: str
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether this release can work with the tables."""
+        return self.name == "current"
+
+
+#: Command by condition. ``ahead`` is the only one that no command of Rindle repairs.
+CONDITIONS = {
+    "absent": "rindle db upgrade",
+    "ahead": "pip install --upgrade rindle",
+    "behind": "rindle db upgrade",
+    "current": "",
+    "incomplete": "rindle db repair",
+    "unversioned": "rindle db stamp",
+}
+
+
+def condition(connection: Connection, *, parts: bool = True) -> Condition:
+    """Return the condition of the tables.
+
+    Args:
+        parts: compare columns, keys and indexes too, not only the names of the tables.
+    """
+    needed, found = migrate.head(), migrate.current(connection)
+    present = set(inspect(connection).get_table_names())
+    if found is None and not present & set(TABLES):
+        return _condition("absent", "no migration of Rindle has run")
+    if found is None:
+        return _condition(
+            "unversioned", "the tables exist, but no revision is noted: its row is gone, or create_all made the tables"
+        )
+    if found not in migrate.revisions():
+        return _condition(
+            "ahead", "a newer release has migrated the database: run that release here too, or restore a backup"
+        )
+    if found != needed:
+        return _condition("behind", f"the tables are at {found}; this release needs {needed}")
+    missing = migrate.missing_parts(connection) if parts else sorted(set(TABLES) - present)
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        return _condition("incomplete", f"the revision is right, but parts are missing: {shown}")
+    return _condition("current", f"at {needed}")
+
+
+def _condition(name: str, summary: str) -> Condition:
+    return Condition(name, summary, CONDITIONS[name])
+
+
+def require_usable(connection: Connection, *, parts: bool = False) -> None:
+    """Check the tables before they are read.
+
+    Raises:
+        SetupIncomplete: they are not those of this release; the message has the command that repairs it.
+    """
+    found = condition(connection, parts=parts)
+    if not found.is_usable:
+        raise SetupIncomplete(
+            f"Rindle's tables cannot be used: {found.summary}. To fix: 1. {found.command}; "
+            "2. verify with: rindle doctor",
+            detail={
+                "component": "rindle_tables",
+                "condition": found.name,
+                "command": found.command,
+                "found": migrate.current(connection),
+                "needed": migrate.head(),
+            },
+        )
+
+
+async def explain_failure(services: Services) -> None:
+    """Look for the cause of a failed query in the tables; returns when they are complete or cannot be read.
+
+    Raises:
+        SetupIncomplete: they are not those of this release.
+    """
+    with contextlib.suppress(SQLAlchemyError, OSError):
+        await services.database.read(lambda session: require_usable(session.connection(), parts=True))
+
+
 async def upgrade(services: Services) -> tuple[str | None, str | None]:
-    """Bring the tables to this release; returns the revisions before and after, ``None`` where there was none."""
+    """Bring the tables to this release; returns the revisions before and after, ``None`` where there was none.
+
+    Raises:
+        SetupIncomplete: the tables are of an unknown release, or parts are missing that no migration adds.
+    """
     return await _in_transaction(services, _upgrade)
+
+
+async def repair(services: Services) -> list[str]:
+    """Add the missing parts of tables that are at this release's revision; returns the parts.
+
+    Raises:
+        SetupIncomplete: the revision is another one, or a part cannot be added to rows that exist; nothing was changed.
+    """
+    return await _in_transaction(services, migrate.repair)
 
 
 async def current(services: Services) -> str | None:
@@ -50,6 +155,7 @@ def needed() -> str:
 def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
     before = migrate.current(connection)
     migrate.upgrade(connection)
+    require_usable(connection, parts=True)
     return before, migrate.current(connection)
 
 

@@ -13,6 +13,7 @@ from rindle.db.assets import no_such_asset
 from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaVariant, is_id
 from rindle.db.purge import attachment_count
+from rindle.operations.bulk import MAX_LIMIT, Selection
 from rindle.operations.reports import Report
 from rindle.services import Services
 from rindle.states import AssetState
@@ -70,27 +71,40 @@ async def preview_purge(services: Services, asset: AssetOrId) -> PurgePreview:
     return await services.database.read(preview)
 
 
-async def retry_purges(services: Services, *, dry_run: bool = True) -> RetryReport:
-    """Start the purge of every tombstone; a running purge is only signalled.
+async def retry_purges(services: Services, selection: Selection | None = None, *, dry_run: bool = True) -> RetryReport:
+    """Start the purge of every tombstone, or of the selected ones; a running purge is only signalled.
 
-    Pages of 500, each in a transaction of its own, so that a run can be interrupted and repeated.
+    Pages of 500, each in a transaction of its own, so that a run can be interrupted and repeated. Tombstones whose
+    profile is not registered are left out: their store is unknown.
+
+    Raises:
+        UnknownProfile: the profile of the selection is not registered.
+        InvalidArgument: its limit is out of its range.
     """
+    selection = selection or Selection(limit=MAX_LIMIT)
+    selection.check(services)
+    where = [
+        MediaAsset.state == AssetState.DELETED,
+        MediaAsset.profile.in_(services.profiles.names),
+        *selection.of_rows(MediaAsset, MediaAsset.error_code),
+        *selection.of_assets(),
+    ]
     found = started = 0
     after = ""
     run = services.database.read if dry_run else services.database.write
     while True:
 
-        def page(session: Session, after: str = after) -> Sequence[str]:
-            statement = select(MediaAsset.id, MediaAsset.profile).where(MediaAsset.state == AssetState.DELETED)
+        def page(session: Session, after: str = after, size: int = min(PAGE, selection.limit - found)) -> Sequence[str]:
+            statement = select(MediaAsset.id, MediaAsset.profile).where(*where)
             if after:
                 statement = statement.where(MediaAsset.id > after)
-            rows = session.execute(statement.order_by(MediaAsset.id).limit(PAGE)).all()
+            rows = session.execute(statement.order_by(MediaAsset.id).limit(size)).all()
             if not dry_run:
                 for asset_id, profile in rows:
                     outbox.start_purge(session, services.settings, asset_id, profile)
             return [asset_id for asset_id, _ in rows]
 
-        asset_ids = await run(page)
+        asset_ids = await run(page) if found < selection.limit else ()
         if not asset_ids:
             return RetryReport(found=found, started=started, dry_run=dry_run)
         found += len(asset_ids)

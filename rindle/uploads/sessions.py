@@ -388,6 +388,7 @@ async def resume(services: Services, asset: AssetOrId) -> None:
         found = rows.find_by_asset(session, asset_id)
         if found is None:
             raise NotFound("no upload of an asset with this id", detail={"entity": "asset"})
+        services.profile(found.asset.profile)  # no step can run without it
         outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="verified")
 
     await services.database.write(wake)

@@ -6,14 +6,15 @@ import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from rindle.db import migrate
 from rindle.db import outbox as outbox_rows
 from rindle.db.listening import DRIVERS, can_listen, listening
 from rindle.db.models import TABLES, UtcDateTime, new_id
-from rindle.operations.checks.report import Planned, Result, Subject
+from rindle.operations import schema
+from rindle.operations.checks.report import DATABASE_FIX, Planned, Result, Subject
 
 #: Clock skew in seconds that distorts expiry times, and that breaks signatures.
 SKEW_WARN_SECONDS, SKEW_ERROR_SECONDS = 30.0, 300.0
@@ -22,18 +23,16 @@ LAG_WARN_SECONDS, LAG_ERROR_SECONDS = 60.0, 600.0
 #: Channel of the notification that the check sends, and seconds that it may take to arrive.
 _CHANNEL, _ARRIVAL_SECONDS = "rindle_doctor", 2.0
 
-_FIX = "start the database; check the URL of the engine that you pass to Rindle"
-
 
 def planned(subject: Subject) -> list[Planned]:
     """Return the checks of the database."""
     return [
-        Planned("db.connect", "database", _db_connect, leaves_process=True, fix=_FIX),
-        Planned("db.migrations", "database", _db_migrations, leaves_process=True, fix=_FIX),
-        Planned("db.schema", "database", _db_schema, leaves_process=True, patience=2, fix=_FIX),
-        Planned("db.clock", "database", _db_clock, leaves_process=True, fix=_FIX),
-        Planned("db.notifications", "database", _db_notifications, leaves_process=True, fix=_FIX),
-        Planned("outbox.backlog", "database", _outbox_backlog, leaves_process=True, fix=_FIX),
+        Planned("db.connect", "database", _db_connect, leaves_process=True, fix=DATABASE_FIX),
+        Planned("db.migrations", "database", _db_migrations, leaves_process=True, fix=DATABASE_FIX),
+        Planned("db.schema", "database", _db_schema, leaves_process=True, patience=2, fix=DATABASE_FIX),
+        Planned("db.clock", "database", _db_clock, leaves_process=True, fix=DATABASE_FIX),
+        Planned("db.notifications", "database", _db_notifications, leaves_process=True, fix=DATABASE_FIX),
+        Planned("outbox.backlog", "database", _outbox_backlog, leaves_process=True, fix=DATABASE_FIX),
     ]
 
 
@@ -61,38 +60,27 @@ async def _db_connect(subject: Subject) -> Result:
 
 
 async def _db_migrations(subject: Subject) -> Result:
-    needed, known = migrate.head(), migrate.revisions()
-
     def check(session: Session) -> Result:
         connection = session.connection()
-        found = migrate.current(connection)
-        detail = {"found": found, "needed": needed}
-        if found == needed:
-            return Result("ok", f"at {needed}", detail=detail)
-        if found is None:
-            if _tables_present(connection):
-                fix = "rindle db stamp, if create_all of this release made the tables"
-                return Result("error", "the tables exist, but no migration of Rindle has run", fix, detail)
-            return Result("error", "no migration has run", "rindle db upgrade", detail)
-        if found in known:
-            return Result("error", f"behind: at {found}; this release needs {needed}", "rindle db upgrade", detail)
-        return Result(
-            "error", "ahead: a newer release has migrated the database", "deploy the newer release here too", detail
-        )
+        found = schema.condition(connection, parts=False)
+        detail = {"found": migrate.current(connection), "needed": migrate.head(), "condition": found.name}
+        if found.is_usable or found.name == "incomplete":  # which is for db.schema to report
+            return Result("ok", f"at {migrate.head()}", detail=detail)
+        return Result("error", f"{found.name}: {found.summary}", found.command, detail)
 
     return await subject.read(check)
 
 
-def _tables_present(connection: Connection) -> bool:
-    return bool(set(TABLES) & set(inspect(connection).get_table_names()))
-
-
 async def _db_schema(subject: Subject) -> Result:
     def check(session: Session) -> Result:
-        missing = migrate.missing_parts(session.connection())
+        connection = session.connection()
+        missing = migrate.missing_parts(connection)
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            return Result("error", f"missing: {shown}", "rindle db upgrade", {"missing": missing})
+            found = schema.condition(connection, parts=True)
+            # Tables without a revision are stamped only when they are complete.
+            fix = "restore a backup" if found.name == "unversioned" else found.command
+            return Result("error", f"missing: {shown}", fix, {"missing": missing})
         return Result("ok", f"{len(TABLES)} tables with their keys and indexes")
 
     return await subject.read(check)

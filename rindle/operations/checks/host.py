@@ -155,8 +155,9 @@ async def _isolation(subject: Subject) -> Result:
 
 async def _av_features(subject: Subject) -> dict[str, Any]:
     settings = subject.services.settings
-    found = await _features("av", *(str(path or "") for path in (settings.ffmpeg_path, settings.ffprobe_path)))
-    return found if "error" not in found else {"problem": f"the test of ffmpeg failed ({found['error']})"}
+    paths = [str(path or "") for path in (settings.ffmpeg_path, settings.ffprobe_path)]
+    found = await subject.once("av", lambda: _features("av", *paths))
+    return dict(found) if "error" not in found else {"problem": f"the test of ffmpeg failed ({found['error']})"}
 
 
 async def _ffmpeg_version(subject: Subject) -> Result:

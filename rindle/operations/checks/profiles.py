@@ -5,8 +5,11 @@ The programs on this machine are checked in ``host``; whether a storage answers,
 
 from __future__ import annotations
 
+from sqlalchemy.orm import Session
+
 from rindle.capabilities import PROCESSOR_CAPABILITIES, capabilities_of
-from rindle.operations.checks.report import Planned, Result, Subject
+from rindle.operations.checks.report import DATABASE_FIX, Planned, Result, Subject
+from rindle.operations.findings import unregistered_profiles
 
 
 def planned(subject: Subject) -> list[Planned]:
@@ -14,6 +17,7 @@ def planned(subject: Subject) -> list[Planned]:
     return [
         Planned("profiles.load", "profiles", _profiles_load),
         Planned("profiles.capability_mismatch", "profiles", _profiles_capabilities),
+        Planned("profiles.unregistered", "profiles", _profiles_unregistered, leaves_process=True, fix=DATABASE_FIX),
         Planned("delivery.support", "delivery", _delivery_support),
     ]
 
@@ -30,6 +34,24 @@ async def _profiles_load(subject: Subject) -> Result:
     if not names:
         return Result("warn", "no profile is registered", "pass your Profile classes as Rindle(profiles=[...])")
     return Result("ok", f"{len(subject.profiles)} loaded: {', '.join(sorted(one.name for one in subject.profiles))}")
+
+
+async def _profiles_unregistered(subject: Subject) -> Result:
+    known = subject.services.profiles.names
+
+    def check(session: Session) -> Result:
+        found = unregistered_profiles(session, known)
+        if not found:
+            return Result("ok", "every asset has a registered profile")
+        counts = ", ".join(f"{one.profile} ({one.assets} assets)" for one in found)
+        return Result(
+            "warn",
+            f"assets have profiles that are not registered: {counts}",
+            "add the class to Rindle(profiles=[...]); without it nothing is built, delivered or deleted",
+            {"profiles": {one.profile: one.assets for one in found}},
+        )
+
+    return await subject.read(check)
 
 
 async def _profiles_capabilities(subject: Subject) -> Result:

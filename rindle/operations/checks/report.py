@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -20,6 +20,8 @@ from rindle.recipes import VariantSpec, is_av_work
 from rindle.services import Services
 
 T = TypeVar("T")
+#: Fix of a check that could not read the database.
+DATABASE_FIX = "start the database; check the URL of the engine that you pass to Rindle"
 Status = Literal["ok", "warn", "error", "skipped"]
 
 
@@ -76,6 +78,20 @@ class Subject:
     unknown_profiles: tuple[str, ...]
     secrets: tuple[str, ...] = field(repr=False)
     threads: ThreadPoolExecutor
+    shared: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+
+    async def once(self, name: str, fn: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run what several checks need once, for all of them; a check that is cancelled does not end it."""
+        if name not in self.shared:
+            self.shared[name] = asyncio.create_task(fn(), name=f"rindle-doctor-{name}")
+        found: T = await asyncio.shield(self.shared[name])
+        return found
+
+    async def close(self) -> None:
+        """End what is shared and still runs."""
+        for task in self.shared.values():
+            task.cancel()
+        await asyncio.gather(*self.shared.values(), return_exceptions=True)
 
     def av_variants(self) -> list[tuple[type[Profile], str, VariantSpec]]:
         """Return the variants that the bundled audio and video engine builds."""

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import (
-    DescribeNamespaceRequest,
-    DescribeTaskQueueRequest,
-    GetSystemInfoRequest,
-)
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, GetSystemInfoRequest
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle.errors import TemporalUnavailable
 from rindle.operations.checks.report import Planned, Result, Subject, version_of
+from rindle.operations.remedies import REMEDIES
+from rindle.operations.runs import describe_queue, needed_queues
 from rindle.workflows import ids
 
 #: Oldest supported Temporal server.
 TEMPORAL_FLOOR = (1, 29)
-#: A poller without a poll for this many seconds is gone: a poll takes at most 60 s.
-POLLER_SECONDS = 65.0
 #: Shortest retention with which a finished upload can still be inspected on the next day.
 RETENTION_FLOOR = timedelta(days=1)
 
@@ -74,36 +68,19 @@ async def _no_workers(subject: Subject) -> Result:
 
 
 async def _temporal_pollers(subject: Subject) -> Result:
-    settings = subject.services.settings
-    needed = {(settings.queue(), kind) for kind in ("workflow", "activity")} | {(settings.image_queue, "activity")}
-    if subject.av_variants():
-        needed.add((settings.av_queue, "activity"))
     client = await subject.services.temporal.client()
-    kinds = {
-        "workflow": TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-        "activity": TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
-    }
-
-    async def is_polled(queue: str, kind: str) -> bool:
-        answer = await client.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kinds[kind]
-            )
-        )
-        oldest = datetime.now(UTC) - timedelta(seconds=POLLER_SECONDS)
-        return any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in answer.pollers)
-
-    wanted = sorted(needed)
-    polled = await asyncio.gather(*(is_polled(queue, kind) for queue, kind in wanted))
-    unpolled = [f"{queue} ({kind})" for (queue, kind), found in zip(wanted, polled, strict=True) if not found]
+    needed = sorted(needed_queues(subject.services.settings, subject.profiles))
+    queues = await asyncio.gather(*(describe_queue(client, queue) for queue in needed))
+    unpolled = [f"{queue.name} ({queue.kind})" for queue in queues if not queue.is_polled]
     if unpolled:
+        command = REMEDIES["no_worker"].surface(subject.services.settings)
         return Result(
             "error",
             f"no worker polls {', '.join(unpolled)}",
-            "start one: python worker.py (or rindle dev); use --no-workers if none is expected",
+            f"start one: {command} (or rindle dev); use --no-workers if none is expected",
             {"queues": unpolled},
         )
-    return Result("ok", f"polled: {', '.join(sorted({queue for queue, _ in wanted}))}")
+    return Result("ok", f"polled: {', '.join(sorted({queue.name for queue in queues}))}")
 
 
 async def _search_attributes(subject: Subject) -> Result:

@@ -40,6 +40,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
         return await run(planned, subject, limit, offline)
 
     monkeypatch.setattr(runner, "_run", run_patiently)
+    monkeypatch.setattr(runner, "busy_factor", lambda: 1.0)
 
 
 SECRET = "7c1f0d3e9ab24586c1f0d3e97ab8245867c1f0d3e9ab2458"
@@ -113,6 +114,7 @@ async def test_everything_is_green_with_a_worker_and_migrated_tables(stage: Stag
         *(
             "ffmpeg.version",
             "media.isolation",
+            "profiles.unregistered",
             "security.secrets",
             "storage.media.reachable",
             "temp.dir",
@@ -344,6 +346,32 @@ async def test_a_storage_that_raises_or_hangs_is_one_red_row(
     found = checks(report)["storage.media.reachable"]
     assert (found.status, found.summary) == ("error", summary)
     assert "canary" not in str(report.to_dict())
+
+
+async def test_a_local_program_that_is_late_is_not_called_unreachable(
+    lite_stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slow = tmp_path / "ffmpeg"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    rindle = lite_stage.application(RINDLE_FFMPEG_PATH=str(slow), RINDLE_FFPROBE_PATH=str(slow))
+    monkeypatch.setattr(runner, "busy_factor", lambda: 2.5)
+
+    found = checks(await rindle.doctor(only=["ffmpeg.version"], timeout=0.02))["ffmpeg.version"]
+
+    assert (found.status, found.summary) == ("error", "not finished on this machine within 0.2 s")
+    assert "2.5 processes for each processor" in str(found.fix)
+    assert "rindle doctor --only ffmpeg.version --timeout" in str(found.fix)
+    assert "reachable" not in str(found.fix)
+
+
+@pytest.mark.parametrize(("load", "factor"), [(0.1, 1.0), (7.0, 3.5), (90.0, 6.0)])
+def test_limits_grow_with_the_load_of_the_machine(monkeypatch: pytest.MonkeyPatch, load: float, factor: float) -> None:
+    monkeypatch.undo()  # the patience of this file
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+    assert runner.busy_factor() == factor
 
 
 async def test_a_local_storage_without_an_address_delivers_nothing(tmp_path: Path) -> None:
