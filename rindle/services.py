@@ -18,7 +18,7 @@ from rindle.security import actor_digest
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
 
-#: ``(asset, attachments, actor, reason)``; raises an exception to refuse. It runs in a thread, outside a transaction.
+#: ``(asset, attachments, actor, reason)``; raises an exception to refuse. It is called outside a transaction.
 ForceDeletePolicy = Callable[[MediaAsset, Sequence[MediaAttachment], str, str], object]
 
 

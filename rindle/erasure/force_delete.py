@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from rindle import outbox, telemetry
+from rindle import outbox, plugins, telemetry
 from rindle.arguments import MAX_TEXT_CHARS, check_text, text_flaw
 from rindle.db.assets import no_such_asset
 from rindle.db.events import record_event
@@ -21,7 +20,6 @@ from rindle.errors import ForceDeleteForbidden, InvalidArgument, StateConflict
 from rindle.operations.reports import Report
 from rindle.services import Services
 from rindle.states import AssetState
-from rindle.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +110,9 @@ async def _refusal(
     if policy is None:
         return "no_policy"
     try:
-        async with asyncio.timeout(POLICY_SECONDS):
-            await in_thread(policy, asset, attachments, order.actor, order.reason)
+        await plugins.call(
+            plugins.Kind.REQUEST, policy, asset, attachments, order.actor, order.reason, timeout_seconds=POLICY_SECONDS
+        )
     except Exception as error:  # foreign code: whatever it raises is a refusal, and its text stays here
         log.info("a forced deletion was refused", extra={"asset_id": order.asset_id, "error": type(error).__name__})
         return type(error).__name__

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 
-from rindle import MediaErasure, MediaErasureAsset, MediaEvent, Rindle
-from rindle.db.models import MediaAsset, MediaOutbox
+from rindle import MediaEvent, Rindle
 from rindle.erasure.certificate import ErasureCertificate
 from rindle.errors import (
     BatchTooLarge,
@@ -21,9 +21,10 @@ from rindle.errors import (
     InvalidOwner,
     NotFound,
 )
+from rindle.workflows import ids
 from tests.invariants import everything_holds
 from tests.patience import until
-from tests.stage import Stage
+from tests.stage import Stage, photo
 
 ADA, BOB, EVE = ("member", "ada@example.org"), ("member", "bob"), ("member", "eve")
 
@@ -38,8 +39,6 @@ async def uploaded(stage: Stage, count: int = 1) -> list[str]:
 
 
 async def _photo(stage: Stage) -> str:
-    from tests.stage import photo
-
     return str(photo(stage.home / "photo.jpg"))
 
 
@@ -132,9 +131,7 @@ async def test_neither_temporal_nor_the_certificate_holds_what_it_must_not(worke
     for secret in (ADA[1], "support", certificate.assets[0].objects[0].key):
         assert secret not in history
     assert result["outcome"] == "completed"
-    assert {
-        pair.key.name: pair.value for pair in described.typed_search_attributes if pair.key.name == "RindleKind"
-    } == {"RindleKind": "erasure"}
+    assert described.typed_search_attributes.get(ids.KIND) == "erasure"
     document = json.dumps(certificate.to_dict())
     assert "signature" not in document.lower()
     page = certificate.to_html()
@@ -278,8 +275,6 @@ async def test_a_batch_is_validated_before_its_first_owner(stage: Stage) -> None
 
 def with_policy(stage: Stage, policy: Any) -> Rindle:
     """Return the application with a policy of forced deletions."""
-    from dataclasses import replace
-
     rindle = stage.application()
     rindle.services = replace(rindle.services, force_delete_policy=policy)
     return rindle
