@@ -39,7 +39,6 @@ from rindle.errors import (
 from rindle.messages import ErasureCounts, ErasureInput
 from rindle.owners import OwnerRef
 from rindle.services import Services
-from rindle.temporal_client import UNREACHABLE
 from rindle.workflows import ids
 
 
@@ -125,9 +124,7 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
             raise error_of(cause.type or "unexpected", cause.message) from error
         raise
     except RPCError as error:
-        if error.status in UNREACHABLE:
-            raise _unreachable() from error
-        raise
+        raise _unreachable(error.status.name) from error
 
 
 async def _update_with_start(services: Services, client: Client, operation_id: str, limit: timedelta) -> ErasureCounts:
@@ -169,10 +166,10 @@ async def _execute(
     )
 
 
-def _unreachable() -> TemporalUnavailable:
+def _unreachable(status: str = "no answer") -> TemporalUnavailable:
     return TemporalUnavailable(
-        "Temporal did not answer, and nothing was erased. To fix: 1. start the server or check TEMPORAL_ADDRESS and "
-        "TEMPORAL_NAMESPACE; 2. verify with: rindle doctor; 3. repeat the call",
+        f"Temporal did not accept the erasure ({status}), and nothing was erased. To fix: 1. start the server or check "
+        "TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE; 2. verify with: rindle doctor; 3. repeat the call",
         retry_after=5,
     )
 
