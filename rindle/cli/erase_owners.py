@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def erase_owners(
 def _read(path: str) -> str:
     try:
         if path == "-":
-            return click.get_text_stream("stdin", encoding="utf-8").read()
+            return sys.stdin.buffer.read().decode("utf-8")
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise click.ClickException(f"the owners file cannot be read ({type(error).__name__})") from error
