@@ -599,6 +599,7 @@ def _workflows() -> str:
         "UploadWorkflow": ids.upload_id("{session_id}"),
         "VariantWorkflow": ids.variants_id("{asset_id}", "{group}"),
         "PurgeWorkflow": ids.purge_id("{asset_id}"),
+        "OwnerErasureWorkflow": ids.erasure_id("{operation_id}"),
     }
     rows = []
     for cls in workflows.ALL:

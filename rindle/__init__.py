@@ -10,6 +10,8 @@ from rindle.attachments import UNCHECKED
 from rindle.db.models import (
     MediaAsset,
     MediaAttachment,
+    MediaErasure,
+    MediaErasureAsset,
     MediaEvent,
     MediaOutbox,
     MediaProcessingRun,
@@ -35,6 +37,8 @@ __all__ = [
     "ImageVariant",
     "MediaAsset",
     "MediaAttachment",
+    "MediaErasure",
+    "MediaErasureAsset",
     "MediaEvent",
     "MediaKind",
     "MediaOutbox",

@@ -1,7 +1,8 @@
 """``Rindle``, the object that an application works with: every public call, in the order of the guide.
 
 Each call hands its arguments to one flow. The calls with many options stand beside their flows: URLs and markup in
-:mod:`rindle.delivery.calls`, repair and checks in :mod:`rindle.operations.calls`.
+:mod:`rindle.delivery.calls`, erasure in :mod:`rindle.erasure.calls`, repair and checks in
+:mod:`rindle.operations.calls`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rindle.db.database import AnySession, Database
 from rindle.db.ids import AssetOrId, SessionOrId, SubjectOrId
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.delivery.calls import DeliveryCalls
+from rindle.erasure.calls import ErasureCalls
 from rindle.errors import InvalidArgument
 from rindle.operations import repair
 from rindle.operations.calls import OperationsCalls
@@ -35,7 +37,7 @@ from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import MAX_URL_SECONDS, Storage
 from rindle.relay import Relay
 from rindle.security import check_secrets, install_redaction, sign_ticket
-from rindle.services import Services, collect_storages
+from rindle.services import ForceDeletePolicy, Services, collect_storages
 from rindle.settings import Settings
 from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
@@ -44,7 +46,7 @@ from rindle.uploads.direct import SignedUpload
 from rindle.uploads.sessions import Upload, UploadRequest
 
 
-class Rindle(DeliveryCalls, OperationsCalls):
+class Rindle(DeliveryCalls, ErasureCalls, OperationsCalls):
     """Everything after the upload button, on the application's own database.
 
     Args:
@@ -55,9 +57,11 @@ class Rindle(DeliveryCalls, OperationsCalls):
         settings: tuning; read from ``RINDLE_*`` variables when left out.
         temporal: how to connect to Temporal: data converter, interceptors, plug-ins, TLS, namespace or a client of your
             own; made from ``TEMPORAL_*`` variables when left out.
+        force_delete_policy: a function ``(asset, attachments, actor, reason)`` that raises an exception to refuse a
+            forced deletion; without it :meth:`force_delete_asset` refuses all.
 
     Use it as ``async with rindle:`` (or through the router's lifespan): this runs the relay that sends committed work
-    to Temporal. Without it only the relays of workers send. No call needs Temporal to be reachable.
+    to Temporal. Without it only the relays of workers send. Only the erasure of owners needs Temporal to be reachable.
 
     Example:
         async with Rindle(engine=engine, profiles=[Avatar], storages={"media": storage}) as rindle:
@@ -73,6 +77,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
         secrets: Sequence[str | SecretStr] = (),
         settings: Settings | None = None,
         temporal: TemporalConnection | None = None,
+        force_delete_policy: ForceDeletePolicy | None = None,
     ) -> None:
         install_redaction()
         self.settings = settings or Settings()
@@ -89,6 +94,7 @@ class Rindle(DeliveryCalls, OperationsCalls):
             storages=collect_storages(registry, storages or {}),
             temporal=self._limited(temporal or TemporalConnection()),
             secrets=self.secrets,
+            force_delete_policy=force_delete_policy,
         )
         for profile in registry:
             self.services.storage(profile)  # a profile without its storage fails at start, not on the first user

@@ -19,6 +19,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from rindle import telemetry, workflows
 from rindle.activities.builders import Builders
+from rindle.activities.erasure import ErasureActivities
 from rindle.activities.failures import FailureInterceptor
 from rindle.activities.liveness import STALE_SECONDS, sweep_scratch
 from rindle.activities.outages import Check, OutageWatch
@@ -29,6 +30,7 @@ from rindle.activities.uploads import UploadActivities
 from rindle.activities.variants import VariantActivities
 from rindle.app import Rindle
 from rindle.cancellation import cancel_and_wait, run_to_end
+from rindle.erasure.steps import ErasureSteps
 from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable
 from rindle.media.av_probe import AvProbe
 from rindle.media.av_processor import AvProcessor
@@ -176,9 +178,11 @@ class WorkerParts:
         promotion = PromotionActivities(
             services, sources=self._sources, bundled_probe=partial(ImageProbe, pool), av_probe=av_probe
         )
-        purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=self._sources)
+        erasures = ErasureSteps(services)
+        purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=self._sources, erasures=erasures)
+        erasure = ErasureActivities(services.database, erasures)
         found: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues_of(settings)}
-        found[settings.queue()] += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all()]
+        found[settings.queue()] += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all(), *erasure.all()]
         found[settings.image_queue].append(variants.render_images)
         found[settings.av_queue].append(variants.build_av)
         return found

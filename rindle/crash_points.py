@@ -38,6 +38,9 @@ CRASH_POINTS: tuple[str, ...] = (
     "purge.object_deleted",
     "purge.objects_deleted",
     "purge.row_deleted",
+    "erasure.before",
+    "erasure.detached",
+    "erasure.settled",
     "requeue.moved",
     "cancel.moved",
 )

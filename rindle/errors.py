@@ -22,6 +22,8 @@
     │                       output_duration_mismatch · insufficient_disk_headroom ·
     │                       unsupported_ephemeral_runtime · UnsafeCommand (two codes) · ContentRejected (several codes)
     ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
+    ├── ErasureError        erasure_pending · empty_batch · batch_too_large · batch_owner_failed ·
+    │                       force_delete_forbidden
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured ·
                             missing_extra · application_not_loaded
 
@@ -700,6 +702,53 @@ class RangeUnparseable(DeliveryError):
 
     code = "range_unparseable"
     http_status = 416
+
+
+# --- erasure -----------------------------------------------------------------------------------------------------
+
+
+class ErasureError(RindleError):
+    """An erasure or a forced deletion was refused, or has not reported yet."""
+
+    http_status = 422
+
+
+class ErasurePending(ErasureError):
+    """The erasure was started, but no worker has reported yet; it continues. ``detail`` has its ``operation_id``."""
+
+    code = "erasure_pending"
+    http_status = 504
+    retryable = True
+
+
+class EmptyBatch(ErasureError):
+    """A batch erasure was called without an owner."""
+
+    code = "empty_batch"
+
+
+class BatchTooLarge(ErasureError):
+    """A batch erasure names more owners than it may; nothing was done. ``detail`` has ``requested`` and ``max``."""
+
+    code = "batch_too_large"
+
+
+class BatchOwnerFailed(ErasureError):
+    """One owner of a batch failed; earlier owners are erased, later ones were not tried.
+
+    ``detail`` has the ``owner``, the ``reason`` (a code) and the ``partial_report`` of the completed owners.
+    """
+
+    code = "batch_owner_failed"
+    http_status = 500
+    retryable = True
+
+
+class ForceDeleteForbidden(ErasureError):
+    """No policy allows forced deletions, or the policy refused this one."""
+
+    code = "force_delete_forbidden"
+    http_status = 403
 
 
 # --- operations --------------------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.media.transcode.stop": EventContract(_TRANSCODE, ("duration_us",)),
     "rindle.media.transcode.exception": EventContract((*_TRANSCODE, "kind", "reason"), ("duration_us",)),
     "rindle.asset.purged": EventContract(("profile",), ("objects", "variants")),
+    "rindle.owner.erased": EventContract(
+        (), ("attachments", "assets_to_purge", "retained_shared_assets", "purge_enqueued", "purge_already_queued")
+    ),
+    "rindle.asset.force_deleted": EventContract(("profile",), ("attachments",)),
     "rindle.promotion.stop": EventContract(("profile", "outcome"), ("duration_us",)),
     "rindle.outbox.delivered": EventContract(("kind",), ("count",)),
     "rindle.outbox.lag": EventContract((), ("seconds", "pending", "parked")),
@@ -88,6 +92,18 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "upload_session_state_changed": EventType(_SESSION_SCOPES, (*_SESSION, "from"), streamed=False),
     "attachment_changed": EventType(("asset",), ("asset_id", "change", "slot"), streamed=False),
     "asset.purged": EventType(("asset",), ("asset_id", "objects", "variants"), streamed=False),
+    "owner.erased": EventType(
+        ("owner_erasure",), ("operation_id", "attachments", "assets_to_purge", "retained_shared_assets"), streamed=False
+    ),
+    "owner.erasure_completed": EventType(
+        ("owner_erasure",), ("operation_id", "purged", "attached_again", "gone"), streamed=False
+    ),
+    "asset.force_deleted": EventType(
+        ("asset",), ("asset_id", "reason", "reference", "attachments", "keys"), streamed=False
+    ),
+    "asset.force_delete_refused": EventType(
+        ("asset",), ("asset_id", "reason", "reference", "refused_by"), streamed=False
+    ),
     "variants.requeued": EventType(("asset",), ("asset_id", "names"), streamed=False),
     "variants.cancelled": EventType(("asset",), ("asset_id", "names"), streamed=False),
 }

@@ -19,6 +19,7 @@ from rindle.arguments import canonical_id
 UPLOAD_WORKFLOW = "rindle.UploadWorkflow"
 VARIANT_WORKFLOW = "rindle.VariantWorkflow"
 PURGE_WORKFLOW = "rindle.PurgeWorkflow"
+OWNER_ERASURE_WORKFLOW = "rindle.OwnerErasureWorkflow"
 
 READ_UPLOAD = "rindle.read_upload"
 ADMIT = "rindle.admit"
@@ -40,6 +41,9 @@ REMOVE_OBSOLETE = "rindle.remove_obsolete"
 BEGIN_PURGE = "rindle.begin_purge"
 STOP_ASSET_WORK = "rindle.stop_asset_work"
 DELETE_ASSET = "rindle.delete_asset"
+
+DETACH_OWNER = "rindle.detach_owner"
+SETTLE_ERASURE = "rindle.settle_erasure"
 
 #: Name of the variant group that holds every image variant of an image asset.
 IMAGES_GROUP = "images"
@@ -244,3 +248,56 @@ class PurgeResult(Message):
     objects: int = 0
     variants: int = 0
     wait_seconds: float = 0.0
+
+
+# --- owner erasure -----------------------------------------------------------------------------------------------
+
+
+class ErasureInput(Message):
+    """Input of ``OwnerErasureWorkflow`` and of ``detach_owner``: the rows have the owner, whom Temporal never sees."""
+
+    operation_id: str
+
+
+class ErasureCounts(Message):
+    """Result of ``detach_owner`` and of the Update ``report``; the rows have the report itself.
+
+    ``outcome`` is ``detached``, or ``withdrawn`` when the rows have no such operation: then nothing was done.
+    """
+
+    operation_id: str
+    outcome: str = "detached"
+    attachments: int = 0
+    assets_to_purge: int = 0
+    retained_shared_assets: int = 0
+    purge_enqueued: int = 0
+    purge_already_queued: int = 0
+
+
+class SettleOrder(Message):
+    """Input of ``settle_erasure``: count the purges that have not ended; ``restart`` starts a page of them again."""
+
+    operation_id: str
+    restart: bool = False
+    after: str = ""
+
+
+class ErasureProgress(Message):
+    """Result of ``settle_erasure``.
+
+    With ``pending`` of 0 the erasure is completed. ``after`` is the cursor of the next page of a restart, empty after
+    the last one; ``wait_seconds`` is the pause until the next restart.
+    """
+
+    operation_id: str
+    pending: int = 0
+    after: str = ""
+    wait_seconds: float = 0.0
+
+
+class ErasureResult(Message):
+    """Result of ``OwnerErasureWorkflow``."""
+
+    operation_id: str
+    outcome: str
+    assets_to_purge: int = 0

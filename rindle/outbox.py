@@ -7,6 +7,7 @@ outbox knows only its interface, :class:`LocalRelay`.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
 from rindle.settings import Settings
 from rindle.workflows import ids
 
+#: Rows of one INSERT.
+_ROWS_AT_ONCE = 500
 #: Priority keys of Temporal (1 is the highest): a user waits for an upload, nobody waits for a repair.
 PRIORITY_INTERACTIVE, PRIORITY_DEFAULT, PRIORITY_REPAIR = 2, 3, 4
 
@@ -105,25 +108,53 @@ def wake_group(session: Session, settings: Settings, asset: MediaAsset, group: s
 
 def start_purge(session: Session, settings: Settings, asset_id: str, profile: str | None) -> None:
     """Purge the asset after the commit and the grace period; the purge itself checks again whether it may."""
+    start_purges(session, settings, [(asset_id, profile)])
+
+
+def start_purges(session: Session, settings: Settings, assets: Iterable[tuple[str, str | None]]) -> None:
+    """Purge many assets, given as ``(asset id, profile)``, as :func:`start_purge` does."""
+    available_at = utc_now() + timedelta(seconds=settings.purge_delay_seconds)
+    found = [
+        {
+            "workflow_type": messages.PURGE_WORKFLOW,
+            "workflow_id": ids.purge_id(asset_id, prefix=settings.workflow_id_prefix),
+            "task_queue": settings.queue(),
+            "signal": "wake",  # a running purge that has found the asset attached must check again
+            "priority": PRIORITY_DEFAULT,
+            "available_at": available_at,
+            "payload": {
+                "input": messages.PurgeInput(asset_id=asset_id).model_dump(mode="json"),
+                "facts": {"kind": "purge", "profile": profile, "asset_id": asset_id},
+            },
+        }
+        for asset_id, profile in assets
+    ]
+    for start in range(0, len(found), _ROWS_AT_ONCE):
+        rows.insert_all(session, found[start : start + _ROWS_AT_ONCE], has_local_relay=_has_local_relay(session))
+    after_commit(session, wake_relays)
+
+
+def wake_erasure(session: Session, settings: Settings, operation_id: str) -> None:
+    """Make the workflow of an erasure read its rows once this transaction has committed: its last purge has ended."""
     _enqueue(
         session,
-        workflow_type=messages.PURGE_WORKFLOW,
-        workflow_id=ids.purge_id(asset_id, prefix=settings.workflow_id_prefix),
+        workflow_type=messages.OWNER_ERASURE_WORKFLOW,
+        workflow_id=ids.erasure_id(operation_id, prefix=settings.workflow_id_prefix),
         task_queue=settings.queue(),
-        signal="wake",  # a running purge that has found the asset attached must check again
+        signal="wake",
         priority=PRIORITY_DEFAULT,
-        delay_seconds=settings.purge_delay_seconds,
         payload={
-            "input": messages.PurgeInput(asset_id=asset_id).model_dump(mode="json"),
-            "facts": {"kind": "purge", "profile": profile, "asset_id": asset_id},
+            "input": messages.ErasureInput(operation_id=operation_id).model_dump(mode="json"),
+            "facts": {"kind": "erasure"},
         },
     )
 
 
-def _enqueue(session: Session, *, delay_seconds: float = 0, **row: Any) -> None:
+def _has_local_relay(session: Session) -> bool:
     pool = getattr(session.get_bind(), "pool", None)
-    has_local_relay = any(relay.sends_for(pool) for relay in tuple(_relays))
-    rows.insert(
-        session, available_at=utc_now() + timedelta(seconds=delay_seconds), has_local_relay=has_local_relay, **row
-    )
+    return any(relay.sends_for(pool) for relay in tuple(_relays))
+
+
+def _enqueue(session: Session, **row: Any) -> None:
+    rows.insert(session, has_local_relay=_has_local_relay(session), **row)
     after_commit(session, wake_relays)

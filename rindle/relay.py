@@ -45,6 +45,8 @@ _RPC_SECONDS = timedelta(seconds=10)
 _NOTIFIED_PAUSE_SECONDS = 0.05
 #: Pauses between two deletions of rows that were sent long ago: usually, and while there may be more of them.
 _DELETION_PAUSE_SECONDS, _DELETION_GAP_SECONDS = 60.0, 0.5
+#: Workflows without an execution timeout.
+_NEVER_GIVEN_UP = frozenset({messages.PURGE_WORKFLOW, messages.OWNER_ERASURE_WORKFLOW})
 #: gRPC statuses that a retry cannot change.
 _INVALID = frozenset({RPCStatusCode.INVALID_ARGUMENT.name})
 #: Attempts after which a row is parked whose call fails in this process, with an error that is not Temporal's.
@@ -269,7 +271,7 @@ class Relay:
             "priority": Priority(priority_key=row.priority, fairness_key=ids.fairness_key(fairness_key)),
             "rpc_timeout": _RPC_SECONDS,
         }
-        if row.workflow_type != messages.PURGE_WORKFLOW:  # a purge is never given up
+        if row.workflow_type not in _NEVER_GIVEN_UP:
             options["execution_timeout"] = policies.LONGEST_LIFE
         if attributes is not None:
             options["search_attributes"] = attributes

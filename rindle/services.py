@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
 from rindle.db.database import Database
+from rindle.db.models import MediaAsset, MediaAttachment
 from rindle.errors import Misconfigured
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
@@ -16,6 +17,9 @@ from rindle.protocols.checked_storage import checked
 from rindle.security import actor_digest
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
+
+#: ``(asset, attachments, actor, reason)``; raises an exception to refuse. It is called outside a transaction.
+ForceDeletePolicy = Callable[[MediaAsset, Sequence[MediaAttachment], str, str], object]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Services:
         temporal: the connection to Temporal; most flows do not use it.
         secrets: signing secrets, newest first; empty when nothing is signed.
         owner_types: stable names of the classes that own media.
+        force_delete_policy: raises an exception to refuse a forced deletion; without it all are refused.
     """
 
     database: Database
@@ -36,6 +41,7 @@ class Services:
     temporal: TemporalConnection
     secrets: tuple[str | SecretStr, ...] = field(default=(), repr=False)
     owner_types: OwnerTypes = field(default_factory=OwnerTypes)
+    force_delete_policy: ForceDeletePolicy | None = None
 
     def profile(self, profile: str | type[Profile]) -> type[Profile]:
         """Return the registered profile class for a class or a stable name.

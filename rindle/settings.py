@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     late_put_seconds: float = Field(default=3_600, ge=0)
     #: Grace period between detaching and purging.
     purge_delay_seconds: float = Field(default=0, ge=0)
+    #: How long ``erase_owner`` waits for its report before it raises ``erasure_pending``.
+    erasure_report_seconds: float = Field(default=20, gt=0)
+    #: Pause after which an erasure starts purges again that have not ended; usually the last purge wakes it earlier.
+    erasure_check_seconds: float = Field(default=3_600, gt=0)
+    #: Owners that one batch erasure accepts.
+    max_batch_erasure_owners: int = Field(default=100, ge=1)
     #: How long a purge waits for running work of its asset before it deletes the objects anyway.
     purge_settle_seconds: float = Field(default=60, ge=0)
     #: First pause between HEAD requests when a session verifies itself; doubles up to ``auto_verify_max_seconds``.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
+from sqlalchemy.orm import Session
 from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
@@ -14,13 +16,22 @@ from temporalio.service import RPCError, RPCStatusCode
 from rindle import messages, telemetry
 from rindle.activities.decode_cache import DecodeCache
 from rindle.activities.deletion import delete_object, never_final
+from rindle.activities.erasure import Erasures
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
 from rindle.crash_points import crash_point
+from rindle.db import erasures as erasure_rows
 from rindle.db import purge as rows
-from rindle.db.models import MediaAsset, MediaVariant
+from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant, utc_now
 from rindle.db.variants import group_of
-from rindle.errors import CapabilityUnsupported, StorageUnauthorized, TemporalUnavailable
+from rindle.errors import (
+    CapabilityUnsupported,
+    StorageNotFound,
+    StorageTransient,
+    StorageUnauthorized,
+    TemporalUnavailable,
+)
+from rindle.instants import iso_instant
 from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StopOrder
 from rindle.protocols import Storage
 from rindle.security import asset_prefix
@@ -32,6 +43,17 @@ log = logging.getLogger(__name__)
 ClientOf = Callable[[], Awaitable[Client]]
 
 
+class _Evidence(NamedTuple):
+    """What an erasure records of deleted objects, and when the store was queried for them."""
+
+    objects: list[dict[str, Any]]
+    checked_at: datetime
+
+
+class _EvidenceMissing(Exception):
+    """An erasure waits for this purge, but the objects were not checked, or a ticket was valid when they were."""
+
+
 class PurgeActivities:
     """Activities of ``PurgeWorkflow``.
 
@@ -39,13 +61,15 @@ class PurgeActivities:
         services: the application's collaborators.
         client: gives the Temporal client, to end running work of the asset.
         sources: the host's cache of originals, whose copy is deleted too.
+        erasures: records how the purges of erasures end.
     """
 
-    def __init__(self, services: Services, *, client: ClientOf, sources: SourceCache) -> None:
+    def __init__(self, services: Services, *, client: ClientOf, sources: SourceCache, erasures: Erasures) -> None:
         self._services = services
         self._database = services.database
         self._client = client
         self._sources = sources
+        self._erasures = erasures
         self._decode_cache = DecodeCache(services.settings.scratch)
 
     def all(self) -> list[Callable[..., Any]]:
@@ -55,7 +79,14 @@ class PurgeActivities:
     @activity.defn(name=messages.BEGIN_PURGE)
     async def begin_purge(self, order: PurgeInput) -> PurgeDecision:
         """Tombstone the asset unless it is attached; attaching takes the same row lock."""
-        decision = await self._database.write(rows.begin, order.asset_id)
+
+        def begin(session: Session) -> PurgeDecision:
+            found = rows.begin(session, order.asset_id)
+            if found.outcome == "still_attached":
+                self._erasures.kept(session, order.asset_id)
+            return found
+
+        decision = await self._database.write(begin)
         crash_point("purge.tombstoned")
         return decision
 
@@ -111,34 +142,94 @@ class PurgeActivities:
             await self._database.write(rows.note_failed, order.asset_id, code, reason)
 
         async with heartbeating(), never_final(note):
-            found = await self._database.read(rows.purgeable, order.asset_id)
-            if found is None:
-                return PurgeResult(asset_id=order.asset_id, outcome="gone")
-            asset, variants, sessions = found
-            storage = self._services.storage(asset.profile)
-            session_keys = [session.upload_key for session in sessions]
-            keys = sorted(_known_keys(asset, variants, session_keys) | await _listed_keys(storage, asset))
-            for key in keys:
-                await delete_object(storage, key)
-                crash_point("purge.object_deleted")
-            crash_point("purge.objects_deleted")
-            await self._sources.evict(self._services.storage_name(asset.profile), asset.storage_key)
-            self._decode_cache.discard(asset)
-            result = await self._database.write(
-                rows.finish,
+            result = None
+            while result is None:
+                try:
+                    result = await self._delete(order)
+                except _EvidenceMissing:  # an erasure began, or the last ticket expired, while the objects were deleted
+                    continue
+        crash_point("purge.row_deleted")
+        return result
+
+    async def _delete(self, order: PurgeInput) -> PurgeResult:
+        found = await self._database.read(rows.purgeable, order.asset_id)
+        if found is None:
+            return PurgeResult(asset_id=order.asset_id, outcome="gone")
+        asset, variants, sessions = found
+        storage, storage_name = self._services.storage(asset.profile), self._services.storage_name(asset.profile)
+        uploads_end_at = _uploads_end_at(sessions, self._services.settings.late_put_seconds)
+        session_keys = [session.upload_key for session in sessions]
+        deleted: dict[str, datetime] = {}
+        for key in sorted(_known_keys(asset, variants, session_keys) | await _listed_keys(storage, asset)):
+            await delete_object(storage, key)
+            deleted[key] = utc_now()
+            crash_point("purge.object_deleted")
+        crash_point("purge.objects_deleted")
+        await self._sources.evict(storage_name, asset.storage_key)
+        self._decode_cache.discard(asset)
+        evidence = None
+        if await self._database.read(erasure_rows.is_pending, order.asset_id):
+            is_open = order.may_wait and uploads_end_at is not None and utc_now() < uploads_end_at
+            evidence = await _evidence(storage, storage_name, deleted, check=not is_open)
+
+        def finish(session: Session) -> PurgeResult:
+            result = rows.finish(
+                session,
                 order.asset_id,
-                objects=len(keys),
+                objects=len(deleted),
                 variants=len(variants),
                 late_put_seconds=self._services.settings.late_put_seconds if order.may_wait else None,
             )
-        crash_point("purge.row_deleted")
+            if result.outcome != "gone" and erasure_rows.is_pending(session, order.asset_id):
+                is_final = result.outcome == "purged"
+                late = is_final and order.may_wait and uploads_end_at is not None
+                if evidence is None or (late and uploads_end_at is not None and evidence.checked_at < uploads_end_at):
+                    raise _EvidenceMissing
+                self._erasures.deleted(session, order.asset_id, evidence.objects, uploads_end_at, is_final=is_final)
+            return result
+
+        result = await self._database.write(finish)
         if result.outcome == "purged":
             groups = sorted({group_of(asset.kind, row) for row in variants})
             await self._terminate_runs(asset, groups, [session.id for session in sessions])
             telemetry.emit(
-                "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(keys), "variants": len(variants)}
+                "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(deleted), "variants": len(variants)}
             )
         return result
+
+
+def _uploads_end_at(sessions: Sequence[MediaUploadSession], late_put_seconds: float) -> datetime | None:
+    """Return until when a PUT with a signed URL of the asset may end; ``None`` when none was signed."""
+    expiries = [session.url_expires_at for session in sessions if session.url_expires_at is not None]
+    return max(expiries) + timedelta(seconds=late_put_seconds) if expiries else None
+
+
+async def _evidence(storage: Storage, name: str, deleted: dict[str, datetime], *, check: bool) -> _Evidence:
+    """Return what an erasure records of deleted objects; with ``check`` the store confirms that each one is absent.
+
+    Raises:
+        StorageTransient: the store still has one of them; the next attempt deletes it again.
+    """
+    checked_at, objects = utc_now(), []
+    for key, deleted_at in deleted.items():
+        entry: dict[str, Any] = {
+            "storage": name,
+            "key": key,
+            "deleted_at": iso_instant(deleted_at),
+            "absent_at": None,
+            "unverified": None if check else "upload_possible",
+        }
+        if check:
+            try:
+                await storage.head(key)
+            except StorageNotFound:
+                entry["absent_at"] = iso_instant(utc_now())
+            except StorageUnauthorized as error:  # the deletion was confirmed; nobody may look
+                entry["unverified"] = error.code
+            else:
+                raise StorageTransient("the store still has an object that it has just deleted")
+        objects.append(entry)
+    return _Evidence(objects, checked_at)
 
 
 def _known_keys(asset: MediaAsset, variants: Sequence[MediaVariant], session_keys: Sequence[str]) -> set[str]:

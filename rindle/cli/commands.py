@@ -15,7 +15,10 @@ from rindle.cli.cancel import cancel
 from rindle.cli.database import database, migrate
 from rindle.cli.dev import dev
 from rindle.cli.doctor import doctor
+from rindle.cli.erase_owners import erase_owners
+from rindle.cli.erasure_certificate import erasure_certificate
 from rindle.cli.explain import explain
+from rindle.cli.force_delete import force_delete
 from rindle.cli.loading import report_of
 from rindle.cli.outbox import outbox
 from rindle.cli.purge import purge
@@ -47,7 +50,10 @@ for command in (
     database,
     dev,
     doctor,
+    erase_owners,
+    erasure_certificate,
     explain,
+    force_delete,
     migrate,
     outbox,
     purge,
@@ -58,6 +64,7 @@ for command in (
     setup,
 ):
     rindle.add_command(command)
+rindle.add_command(erase_owners, "batch-owner-erasure")  # its name in the original
 
 
 class PlainFormatter(logging.Formatter):

@@ -18,8 +18,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-#: Generic in newer releases of click only.
-_ParamType = click.ParamType[datetime] if TYPE_CHECKING else click.ParamType
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[datetime]  # generic in newer releases of click only
+else:
+    _ParamType = click.ParamType
 
 
 class _Since(_ParamType):

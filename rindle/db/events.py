@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant, is_id
@@ -51,6 +51,14 @@ def record_event(
     session.add(row)
     if EVENT_TYPES[event_type].streamed and notify(session, CHANNEL, _newest, merge=_merged):
         session.info.setdefault(_FOLLOWED, []).append(row)
+
+
+def record_events(session: Session, event_type: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Add many event rows of a type that is not streamed, in one statement; ``entries`` hold their other columns."""
+    if EVENT_TYPES[event_type].streamed:
+        raise ValueError(f"{event_type!r} is streamed: record its events one by one, under the lock of the asset")
+    if entries:
+        session.execute(insert(MediaEvent), [{**entry, "type": event_type} for entry in entries])
 
 
 def _newest(session: Session) -> str | None:

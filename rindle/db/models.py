@@ -627,5 +627,67 @@ class MediaEvent(_Timestamps, Base):
         return ("id", "type", "asset_id")
 
 
+class MediaErasure(_Timestamps, Base):
+    """One operation that erases the media of an owner: its report, and whether its purges have ended."""
+
+    __tablename__ = "media_erasures"
+    __table_args__ = (
+        Index(None, "owner_type", "owner_id"),
+        Index("ix_media_erasures_completed_at", "completed_at"),
+    )
+
+    #: Id of the operation, a UUID: given by the caller of ``erase_owner``, or made by it.
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    #: Stable type name of the owner.
+    owner_type: Mapped[str] = mapped_column(String(255))
+    #: Id of the owner, as its attachments stored it.
+    owner_id: Mapped[str] = mapped_column(String(255))
+    #: Who requested the erasure; ``NULL`` when the call named nobody.
+    actor: Mapped[str | None] = mapped_column(String(255))
+    #: The report of the call, as JSON, written in the transaction that removed the attachments; ``NULL`` before.
+    report: Mapped[dict[str, Any] | None] = mapped_column(_Document)
+    #: When the attachments were removed; ``NULL`` before.
+    detached_at: Mapped[datetime | None]
+    #: Number of assets whose purge has not ended yet.
+    pending: Mapped[int] = mapped_column(Integer, default=0)
+    #: When the last purge had ended and the certificate was final; ``NULL`` before.
+    completed_at: Mapped[datetime | None]
+
+    @classmethod
+    def _shown(cls) -> tuple[str, ...]:
+        return ("id", "owner_type", "detached_at", "completed_at")
+
+
+class MediaErasureAsset(_Timestamps, Base):
+    """One asset that an erasure purges, and the evidence that its objects were deleted; it outlives the asset."""
+
+    __tablename__ = "media_erasure_assets"
+    __table_args__ = (
+        Index(None, "asset_id"),
+        Index(None, "erasure_id", "outcome", "asset_id"),
+    )
+
+    #: The operation; the row is deleted with it.
+    erasure_id: Mapped[str] = mapped_column(_Id, ForeignKey("media_erasures.id", ondelete="CASCADE"), primary_key=True)
+    #: Id of the asset, also after its row is gone.
+    asset_id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    #: Name of the asset's profile.
+    profile: Mapped[str] = mapped_column(String(255))
+    #: ``pending`` until the purge has ended. Then ``purged`` (objects and rows are deleted), ``attached_again`` (it was
+    #: attached after the erasure, and so kept), or ``gone`` (the rows were deleted without evidence).
+    outcome: Mapped[str] = mapped_column(String(32), default="pending")
+    #: When ``outcome`` was decided; ``NULL`` while it is ``pending``.
+    decided_at: Mapped[datetime | None]
+    #: Until when a PUT with a signed URL of the asset could end; ``NULL`` when none could, and before the deletion.
+    uploads_end_at: Mapped[datetime | None]
+    #: The deleted objects: ``storage``, ``key``, ``deleted_at``, ``absent_at`` and ``unverified`` of each; ``NULL``
+    #: before the deletion.
+    objects: Mapped[list[dict[str, Any]] | None] = mapped_column(_Document)
+
+    @classmethod
+    def _shown(cls) -> tuple[str, ...]:
+        return ("erasure_id", "asset_id", "outcome")
+
+
 #: Every table this release owns, by name.
 TABLES: tuple[str, ...] = tuple(sorted(Base.metadata.tables))

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, literal_column, select, true, update
+from sqlalchemy import insert as bulk_insert
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -208,3 +209,20 @@ def _set(session: Session, row_ids: Iterable[int], **values: Any) -> None:
     wanted = list(row_ids)
     statement = update(MediaOutbox).where(MediaOutbox.id.in_(wanted), in_state(OutboxState.PENDING))
     session.execute(statement.values(**values, updated_at=utc_now()).execution_options(synchronize_session=False))
+
+
+def insert_all(session: Session, rows: Sequence[Mapping[str, Any]], *, has_local_relay: bool = False) -> None:
+    """Add many rows with the columns of :func:`insert`, in few statements."""
+    if not rows:
+        return
+    columns = [{**row, "kind": "signal" if row.get("signal") else "start"} for row in rows]
+    session.execute(bulk_insert(MediaOutbox), columns)
+    notify(session, CHANNEL, lambda _: LOCAL_RELAY if has_local_relay else "")
+
+
+def waiting_workflows(session: Session, workflow_ids: Sequence[str]) -> set[str]:
+    """Return those of the workflows for which a row has not been sent yet."""
+    statement = select(MediaOutbox.workflow_id).where(
+        MediaOutbox.workflow_id.in_(workflow_ids), in_state(OutboxState.PENDING)
+    )
+    return set(session.scalars(statement))

@@ -55,6 +55,11 @@ def _row(row_id: str | UUID) -> str:
     return canonical_id(row_id) or str(row_id)
 
 
+def erasure_id(operation_id: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+    """Return the id of the workflow that erases the media of an owner, whom it does not name."""
+    return f"{prefix}-erasure:{operation_id}"
+
+
 def row_of(workflow_id: str, *, prefix: str = DEFAULT_PREFIX) -> str | None:
     """Return the id of the row that a workflow works on: a session's or an asset's; ``None`` for any other workflow."""
     kind, separator, rest = workflow_id.removeprefix(f"{prefix}-").partition(":")

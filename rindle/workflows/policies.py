@@ -1,7 +1,8 @@
 """Every timeout and retry policy, with its reason. Every backoff doubles.
 
 Workflows have no retry policy: one that fails is a bug, which a retry cannot fix. Uploads and builds have an execution
-timeout far beyond their longest life, which ends only runs that nobody works on any more. Purges have none.
+timeout far beyond their longest life, which ends only runs that nobody works on any more. Purges and erasures have
+none.
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ DELETION = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=10),
     heartbeat_timeout=HEARTBEAT,
     retry_policy=_retry(5, 3600),
+)
+
+#: SQL of an erasure: one transaction over all attachments of an owner. It has no budget: an erasure is never given up.
+ERASURE_STEP = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=_retry(0.2, OUTAGE_PAUSE_SECONDS),
 )
 
 #: Ends running work, for a limited time of its own; what it waits for is Temporal and other workers.

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from rindle.crash_points import CRASH_POINTS
+from rindle.db.models import new_id
+from rindle.errors import ErasurePending, NotFound
 from tests.invariants import everything_holds
 from tests.patience import until
 from tests.servers.postgres import PostgresServer
@@ -60,6 +62,30 @@ async def _purge(stage: Stage) -> Callable[[], Awaitable[None]]:
         await stage.gone(asset)
         assert await stage.keys() == set()
         assert len(await stage.events(asset, "asset.purged")) == 1
+
+    return check
+
+
+async def _erasure(stage: Stage) -> Callable[[], Awaitable[None]]:
+    asset = await _ready_by_a_worker_of_its_own(stage)
+    await stage.rindle.attach(asset, ("User", "1"), "avatar")
+    operation = new_id()
+    erasing = stage.application(RINDLE_ERASURE_REPORT_SECONDS="2")
+    with pytest.raises(ErasurePending):  # no worker runs
+        await erasing.erase_owner(("User", "1"), operation_id=operation)
+
+    async def check() -> None:
+        async def complete() -> bool:
+            try:
+                return (await stage.rindle.erasure_certificate(operation)).status == "complete"
+            except NotFound:
+                return False
+
+        await until(complete, what="the erasure to be completed")
+        report = await stage.rindle.erase_owner(("User", "1"), operation_id=operation)
+        assert (report.attachments_to_detach.count, report.assets_to_purge.count, report.purge_enqueued) == (1, 1, 1)
+        await stage.gone(asset)
+        assert await stage.keys() == set()
 
     return check
 
@@ -162,6 +188,7 @@ SCENARIOS: dict[str, Scenario] = {
     **dict.fromkeys(["scan.before", "scan.passed"], _scanned_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("upload.release")], _cancelled_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("purge")], _purge),
+    **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("erasure")], _erasure),
     "upload.aborted": _cancel_request_of_an_upload,
     "render.superseded_deleted": _rebuild,
     "requeue.moved": _requeue_by_signal,
@@ -197,6 +224,19 @@ async def test_a_worker_killed_at_any_point_loses_and_duplicates_nothing(crash_s
     victim = await stage.worker(wait=False, RINDLE_CRASH_AT=point, RINDLE_CRASH_LOG=str(visited))
     assert await victim.wait() == -9, victim.tail()
     assert visited.read_text() == f"{point}\n"
+    await stage.worker(wait=False)
+
+    await check()
+    await everything_holds(stage)
+
+
+@pytest.mark.parametrize("point", [point for point in CRASH_POINTS if point.startswith("purge")])
+async def test_an_erasure_survives_a_worker_killed_in_its_purge(crash_stage: Stage, point: str) -> None:
+    stage = crash_stage
+    check = await _erasure(stage)
+
+    victim = await stage.worker(wait=False, RINDLE_CRASH_AT=point)
+    assert await victim.wait() == -9, victim.tail()
     await stage.worker(wait=False)
 
     await check()

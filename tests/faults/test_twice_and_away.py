@@ -91,6 +91,7 @@ async def test_every_activity_may_run_twice(stage: Stage, registered: set[str], 
     purged = await stage.ready("scanned")
     await stage.rindle.purge_asset(purged.id)
     await stage.gone(purged.id)
+    await _an_erasure_is_completed(stage)
 
     await everything_holds(stage)
     assert registered >= {"admit", "render_images", "build_av"}  # of each queue
@@ -162,6 +163,21 @@ async def _builds_end_in_every_way(stage: Stage, store: Refusing) -> None:
 
     film = await stage.ready("held_film", Clips(stage.home).film(), filename="film.mp4")
     assert film.state == "ready"
+
+
+async def _an_erasure_is_completed(stage: Stage) -> None:
+    """Reported once, its object certified."""
+    asset = await stage.ready("plain")
+    await stage.rindle.attach(asset.id, ("User", "1"), "avatar")
+
+    report = await stage.rindle.erase_owner(("User", "1"))
+
+    assert (report.attachments_to_detach.count, report.purge_enqueued) == (1, 1)
+
+    async def complete() -> bool:
+        return (await stage.rindle.erasure_certificate(report.operation_id)).status == "complete"
+
+    await until(complete, what="the erasure to be completed")
 
 
 async def _signal_cancel(stage: Stage, asset_id: str) -> None:

@@ -1,7 +1,7 @@
 """Every public name of ``Rindle`` has an example in its docstring, and the examples run.
 
 They run on a real application (SQLite, local storage, Temporal), each on one of its own, with the names that
-:func:`names` prepares. An example that waits for an asset gets a worker.
+:func:`names` prepares. An example that waits for an asset, or erases an owner, gets a worker.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import inspect
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -96,6 +97,9 @@ async def names(stage: Stage, name: str, code: str) -> AsyncIterator[dict[str, A
         await stage.member()
     else:
         await rindle.attach(await _built(gallery, "bob"), member, "avatar")
+    if "erase_owner" in code:
+        await stage.member()
+    rindle.services = replace(rindle.services, force_delete_policy=lambda *facts: None)
     wanted: dict[str, Callable[[], Any]] = {
         "asset": lambda: _asset(stage, gallery, name, code),
         "session": lambda: stage.sent("avatar", actor="ada"),

@@ -35,6 +35,9 @@ from rindle import (
     TemporalConnection,
 )
 from rindle.db.uploads import Upload
+from rindle.erasure.certificate import ErasureCertificate
+from rindle.erasure.force_delete import ForceDeleteReport
+from rindle.erasure.reports import BatchErasureReport, OwnerErasureReport
 from rindle.operations.checks.report import DoctorReport
 from rindle.operations.repair import CancelReport, RegenerateReport, RequeueReport
 from rindle.operations.runtime_status import RuntimeStatus
@@ -176,6 +179,26 @@ async def ids(rindle: Rindle, asset: MediaAsset, session: MediaUploadSession, as
     await rindle.attach(asset_id, ("member", 1), "avatar")
     await rindle.attach(asset_id, OwnerRef("member", asset_id), "avatar")
     await rindle.asset(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def erasure(rindle: Rindle, member: Member, asset: MediaAsset) -> None:
+    """Forget a member, and prove it."""
+    assert_type(await rindle.preview_owner_erasure(member), OwnerErasureReport)
+    report = await rindle.erase_owner(member, operation_id=None, actor="ada")
+    assert_type(report, OwnerErasureReport)
+    assert_type([one.asset_id for one in report.assets_to_purge.entries], list[str])
+    assert_type(report.retained_shared_assets.entries[0].surviving_attachment_count, int)
+    certificate = await rindle.erasure_certificate(report.operation_id)
+    assert_type(certificate, ErasureCertificate)
+    assert_type(certificate.to_html(), str)
+    owners = [member, ("member", "1")]
+    assert_type(await rindle.preview_batch_owner_erasure(owners, max_owners=2), BatchErasureReport)
+    batch = await rindle.erase_owners(owners, max_owners=2, actor="ada", continue_on_error=True)
+    assert_type(batch, BatchErasureReport)
+    assert_type(batch.net_assets_to_purge, int)
+    forced = await rindle.force_delete_asset(asset, "why", actor="ada", reference="1", dry_run=True)
+    assert_type(forced, ForceDeleteReport)
+    await rindle.force_delete_asset(asset, "why")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def delivery(rindle: Rindle, asset: MediaAsset) -> None:

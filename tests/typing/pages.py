@@ -10,7 +10,10 @@ from tests.typing.site import (
     AudioLesson,
     Avatar,
     Base,
+    LEGAL_TEAM,
     Lesson,
+    MediaAsset,
+    MediaAttachment,
     Member,
     MemberPhoto,
     Mount,
@@ -18,6 +21,7 @@ from tests.typing.site import (
     Request,
     Response,
     Rindle,
+    Sequence,
     SqliteStorage,
     Starlette,
     TeamAuthorizer,
@@ -34,9 +38,12 @@ from tests.typing.site import (
     lifespan,
     media,
     member,
+    owners,
+    report,
     require_member,
     rindle,
     settings,
+    storages,
     token,
     user,
 )
@@ -103,6 +110,37 @@ async def docs_delivery_4() -> None:
 
     claims = verify_token(token, rindle.secrets, "rindle:local:url")
     made_for_ada = is_digest_of(claims["sub"], "ada@example.com", rindle.secrets, "rindle:local:url")
+
+
+async def docs_erasure_1() -> None:
+    preview = await rindle.preview_owner_erasure(member)  # writes nothing
+    report = await rindle.erase_owner(member, actor="support")
+
+
+async def docs_erasure_2() -> None:
+    certificate = await rindle.erasure_certificate(report.operation_id)
+    certificate.status  # "pending", "complete" or "incomplete"
+    document = certificate.to_dict()  # JSON
+    page = certificate.to_html()  # one page for people, without scripts or other files
+
+
+async def docs_erasure_3() -> None:
+    preview = await rindle.preview_batch_owner_erasure(owners)
+    report = await rindle.erase_owners(owners, actor="support")
+
+
+async def docs_erasure_4() -> None:
+    def allow(asset: MediaAsset, attachments: Sequence[MediaAttachment], actor: str, reason: str) -> None:
+        """Only the legal team may delete what members use."""
+        if actor not in LEGAL_TEAM:
+            raise PermissionError
+
+
+    rindle = Rindle(engine=engine, profiles=[Avatar], storages=storages, force_delete_policy=allow)
+
+
+async def docs_erasure_5() -> None:
+    await rindle.force_delete_asset(asset, "court order", actor="legal", reference="AZ 7", dry_run=False)
 
 
 async def docs_extending_1() -> None:

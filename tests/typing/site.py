@@ -5,7 +5,7 @@ It defines what the pages use without showing it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
+from rindle import MediaAsset, MediaAttachment, Profile, Rindle, Settings
 from rindle import MediaAsset as Asset
-from rindle import MediaAttachment, Profile, Rindle, Settings
+from rindle.erasure.reports import OwnerErasureReport
 from rindle.errors import StateConflict
 from rindle.http import create_asgi_app
 from rindle.presets import Web
+from rindle.protocols import Storage
 from rindle.storage.memory import MemoryStorage
 
 __all__ = [
+    "LEGAL_TEAM",
     "Asset",
     "AsyncEngine",
     "AsyncSession",
@@ -33,6 +36,7 @@ __all__ = [
     "Avatar",
     "Base",
     "Lesson",
+    "MediaAsset",
     "MediaAttachment",
     "Member",
     "MemberPhoto",
@@ -41,6 +45,7 @@ __all__ = [
     "Request",
     "Response",
     "Rindle",
+    "Sequence",
     "Session",
     "SqliteStorage",
     "Starlette",
@@ -59,9 +64,12 @@ __all__ = [
     "lifespan",
     "media",
     "member",
+    "owners",
+    "report",
     "require_member",
     "rindle",
     "settings",
+    "storages",
     "sync_engine",
     "token",
     "user",
@@ -143,6 +151,7 @@ def lifespan(app: Starlette) -> AbstractAsyncContextManager[Mapping[str, Any]]:
     raise NotImplementedError
 
 
+LEGAL_TEAM: frozenset[str]
 app: FastAPI
 asset: Asset
 asset_id: str
@@ -151,8 +160,11 @@ db: AsyncSession
 engine: AsyncEngine
 media: ASGIApp
 member: Member
+owners: list[Member | tuple[str, str]]
+report: OwnerErasureReport
 rindle: Rindle
 settings: Settings
+storages: Mapping[str, Storage]
 sync_engine: Engine
 token: str
 user: str

@@ -1,4 +1,4 @@
-"""Every branch of the three workflows: how to bring one about, and what its history must then show.
+"""Every branch of the workflows: how to bring one about, and what its history must then show.
 
 ``python -m tests.workflows.record`` plays each on a real server and saves its history; ``test_replay.py`` replays what
 is saved and plays them again with workers that keep nothing in memory.
@@ -16,9 +16,9 @@ from pathlib import Path
 from temporalio.client import WorkflowHistory, WorkflowUpdateFailedError
 
 from rindle import messages
-from rindle.db.models import MediaAsset
+from rindle.db.models import MediaAsset, new_id
 from rindle.errors import StoragePermanent, StorageUnauthorized
-from rindle.messages import PurgeInput, VariantInput
+from rindle.messages import ErasureInput, PurgeInput, VariantInput
 from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage
@@ -852,6 +852,96 @@ async def gone(stage: Stage, fleet: Fleet) -> str:
     asset = await stage.ready("plain")
     await _purge(stage, asset.id)
     return await _purge(stage, asset.id)
+
+
+# --- erasures -------------------------------------------------------------------------------------------------------
+
+_ERASURE = "OwnerErasureWorkflow"
+
+
+async def _erased(stage: Stage, fleet: Fleet) -> str:
+    """Erase an owner with one asset; returns the id of the erasure's workflow."""
+    await fleet.start()
+    asset = await stage.ready("plain")
+    await stage.rindle.attach(asset.id, _OWNER, "avatar")
+    report = await stage.rindle.erase_owner(_OWNER)
+    return ids.erasure_id(report.operation_id, prefix=stage.prefix)
+
+
+@_branch(
+    _ERASURE,
+    *("detach_owner", "update answered", "settle_erasure", "timer", "signal wake", "settle_erasure", "completed"),
+    lacks=("timer fired",),
+    RINDLE_PURGE_DELAY_SECONDS="1",
+)
+async def erased(stage: Stage, fleet: Fleet) -> str:
+    workflow_id = await _erased(stage, fleet)
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(_ERASURE, "detach_owner", "update answered", "settle_erasure", "completed", lacks=("timer",))
+async def nothing_to_erase(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    report = await stage.rindle.erase_owner(_OWNER)
+    workflow_id = ids.erasure_id(report.operation_id, prefix=stage.prefix)
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(_ERASURE, "detach_owner", "completed", lacks=("settle_erasure",))
+async def withdrawn(stage: Stage, fleet: Fleet) -> str:
+    """The rows have no such operation: the caller was refused, and took the request back."""
+    await fleet.start()
+    operation_id = new_id()
+    workflow_id = ids.erasure_id(operation_id, prefix=stage.prefix)
+    await (await stage.client()).start_workflow(
+        messages.OWNER_ERASURE_WORKFLOW,
+        ErasureInput(operation_id=operation_id),
+        id=workflow_id,
+        task_queue=stage.prefix,
+    )
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(
+    _ERASURE,
+    *("detach_owner", "settle_erasure", "timer", "timer fired", "settle_erasure", "timer", "completed"),
+    RINDLE_PURGE_DELAY_SECONDS="2",
+    RINDLE_ERASURE_CHECK_SECONDS="0.5",
+)
+async def purges_started_again(stage: Stage, fleet: Fleet) -> str:
+    workflow_id = await _erased(stage, fleet)
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(
+    _ERASURE,
+    *("settle_erasure", "timer", "cancel requested", "signal wake", "settle_erasure", "completed"),
+    RINDLE_PURGE_DELAY_SECONDS="3",
+)
+async def cancel_request_of_an_erasure(stage: Stage, fleet: Fleet) -> str:
+    """The erasure is completed."""
+    workflow_id = await _erased(stage, fleet)
+    await in_stage(stage, workflow_id, "waiting")
+    await (await handle_of(stage, workflow_id)).cancel()
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+@_branch(
+    _ERASURE,
+    *("detach_owner", "settle_erasure", "timer", "timer fired", "settle_erasure", "continued as new"),
+    suggests_after=30,
+    RINDLE_PURGE_DELAY_SECONDS="8",
+    RINDLE_ERASURE_CHECK_SECONDS="0.2",
+)
+async def purges_took_long(stage: Stage, fleet: Fleet) -> str:
+    workflow_id = await _erased(stage, fleet)
+    await closed(stage, workflow_id)
+    return workflow_id
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Copies of the three workflows with the mistakes a careless change makes; the replay must notice each."""
+"""Copies of the workflows with the mistakes a careless change makes; the replay must notice each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import (
+        ErasureInput,
+        ErasureResult,
         GroupStatus,
         PurgeInput,
         PurgeResult,
@@ -15,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
         UploadStatus,
         VariantInput,
     )
-    from rindle.workflows import PurgeWorkflow, UploadWorkflow, VariantWorkflow, policies
+    from rindle.workflows import OwnerErasureWorkflow, PurgeWorkflow, UploadWorkflow, VariantWorkflow, policies
     from rindle.workflows.steps import start_step
 
 
@@ -67,4 +69,21 @@ class PurgeWithoutStop(PurgeWorkflow):
         )
 
 
-ALL = (UploadWithoutTimer, VariantsReadFirst, PurgeWithoutStop)
+@workflow.defn(name=messages.OWNER_ERASURE_WORKFLOW)
+class ErasureWithoutCertificate(OwnerErasureWorkflow):
+    """Does not wait for the purges."""
+
+    @workflow.init
+    def __init__(self, order: ErasureInput) -> None:
+        super().__init__(order)
+
+    @workflow.run
+    async def run(self, order: ErasureInput) -> ErasureResult:
+        """Run the inherited steps."""
+        return await super().run(order)
+
+    async def _see_purges_through(self, order: ErasureInput) -> None:
+        return
+
+
+ALL = (UploadWithoutTimer, VariantsReadFirst, PurgeWithoutStop, ErasureWithoutCertificate)

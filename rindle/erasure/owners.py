@@ -1,0 +1,274 @@
+"""Flows of owner erasure: preview, erase one owner, erase a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from rindle import messages, outbox
+from rindle.arguments import check_text
+from rindle.db import erasures as rows
+from rindle.db.models import is_id, new_id
+from rindle.erasure.reports import BatchErasureReport, ErasedOwner, OwnerErasureReport, OwnerFailure
+from rindle.errors import (
+    BatchOwnerFailed,
+    BatchTooLarge,
+    EmptyBatch,
+    ErasurePending,
+    InvalidArgument,
+    RindleError,
+    TemporalUnavailable,
+    error_of,
+)
+from rindle.messages import ErasureCounts, ErasureInput
+from rindle.protocols import OwnerRef
+from rindle.services import Services
+from rindle.workflows import ids
+
+
+async def preview_owner_erasure(services: Services, owner: Any) -> OwnerErasureReport:
+    """Preview ``erase_owner``; see ``Rindle.preview_owner_erasure``."""
+    plan = await services.database.read(rows.plan, services.owner_types.ref(owner))
+    return OwnerErasureReport.from_plan("preview", plan)
+
+
+async def erase_owner(
+    services: Services, owner: Any, *, operation_id: str | None = None, actor: str | None = None
+) -> OwnerErasureReport:
+    """Erase the media of an owner; see ``Rindle.erase_owner``."""
+    ref = services.owner_types.ref(owner)
+    check_text("actor", actor)
+    operation = _operation(operation_id)
+    stored = await services.database.read(_stored, operation, ref)
+    if stored is not None:
+        return stored
+    await services.temporal.require_answer()
+    client = await services.temporal.client()
+    is_new = await _request(services, operation, ref, actor)
+    try:
+        await _reported(services, client, operation)
+    except TemporalUnavailable:
+        # The request may have arrived nevertheless. The rows decide: without its row the operation does nothing.
+        if is_new and await services.database.write(rows.withdraw, operation):
+            raise
+        stored = await services.database.read(_stored, operation, ref)
+        if stored is None:
+            raise
+        return stored
+    stored = await services.database.read(_stored, operation, ref)
+    if stored is None:
+        raise _pending(operation)
+    return stored
+
+
+def _operation(operation_id: str | None) -> str:
+    if operation_id is None:
+        return new_id()
+    if not is_id(operation_id):
+        raise InvalidArgument("operation_id must be a UUID", detail={"option": "operation_id"})
+    return str(uuid.UUID(operation_id))
+
+
+def _stored(session: Session, operation_id: str, ref: OwnerRef) -> OwnerErasureReport | None:
+    found = rows.find(session, operation_id)
+    if found is None:
+        return None
+    if (found.owner_type, found.owner_id) != (ref.type, ref.id):
+        raise InvalidArgument("operation_id belongs to the erasure of another owner", detail={"option": "operation_id"})
+    return None if found.report is None else OwnerErasureReport.from_dict(found.report)
+
+
+async def _request(services: Services, operation_id: str, ref: OwnerRef, actor: str | None) -> bool:
+    """Add the row of the operation; ``False`` when another call of the same operation has added it."""
+    try:
+        return await services.database.write(rows.request, operation_id, ref, actor)
+    except IntegrityError:  # at the same moment
+        return False
+
+
+async def _reported(services: Services, client: Client, operation_id: str) -> None:
+    """Start the workflow of the operation, or find it running, and wait until the attachments are removed.
+
+    Raises:
+        ErasurePending: no worker has reported within the limit.
+        TemporalUnavailable: the server did not answer.
+    """
+    seconds = services.settings.erasure_report_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            await _update_with_start(services, client, operation_id, timedelta(seconds=seconds))
+    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+        if not await services.temporal.healthy():
+            raise _unreachable() from error
+        if not await services.database.read(rows.is_detached, operation_id):
+            raise _pending(operation_id) from error
+    except WorkflowUpdateFailedError as error:
+        cause = error.cause
+        if isinstance(cause, ApplicationError):
+            raise error_of(cause.type or "unexpected", cause.message) from error
+        raise
+    except RPCError as error:
+        raise _unreachable(error.status.name) from error
+
+
+async def _update_with_start(services: Services, client: Client, operation_id: str, limit: timedelta) -> ErasureCounts:
+    settings = services.settings
+    use_attributes = settings.search_attributes and services.temporal.has_search_attributes is not False
+    try:
+        return await _execute(services, client, operation_id, limit, use_attributes=use_attributes)
+    except RPCError as error:
+        text = str(error).lower()
+        unmapped = error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in text
+        if not (use_attributes and (unmapped or "no mapping defined" in text)):
+            raise
+        services.temporal.note_unmapped()
+        return await _execute(services, client, operation_id, limit, use_attributes=False)
+
+
+async def _execute(
+    services: Services, client: Client, operation_id: str, limit: timedelta, *, use_attributes: bool
+) -> ErasureCounts:
+    settings = services.settings
+    start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
+        messages.OWNER_ERASURE_WORKFLOW,
+        ErasureInput(operation_id=operation_id),
+        id=ids.erasure_id(operation_id, prefix=settings.workflow_id_prefix),
+        task_queue=settings.queue(),
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        static_summary=ids.summary("erasure of an owner"),
+        priority=Priority(priority_key=outbox.PRIORITY_DEFAULT),
+        search_attributes=ids.attributes("erasure") if use_attributes else None,
+    )
+    # A fresh id per call: the server would repeat the outcome of a known one for ever, also a failure.
+    counts: ErasureCounts = await client.execute_update_with_start_workflow(
+        "report",
+        start_workflow_operation=start,
+        id=str(uuid.uuid4()),
+        result_type=ErasureCounts,
+        rpc_timeout=limit,
+    )
+    return counts
+
+
+def _unreachable(status: str = "no answer") -> TemporalUnavailable:
+    return TemporalUnavailable(
+        f"Temporal did not accept the erasure ({status}), and nothing was erased. To fix: 1. start the server or check "
+        "TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE; 2. verify with: rindle doctor; 3. repeat the call",
+        retry_after=5,
+    )
+
+
+def _pending(operation_id: str) -> ErasurePending:
+    return ErasurePending(
+        "the erasure was started, but no worker has reported yet; it continues as soon as one runs. To fix: 1. start "
+        "the workers; 2. repeat the call with the same operation_id, which returns the report",
+        detail={"operation_id": operation_id},
+        retry_after=5,
+    )
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+async def preview_batch_owner_erasure(
+    services: Services, owners: Iterable[Any], *, max_owners: int | None = None
+) -> BatchErasureReport:
+    """Preview ``erase_owners``; see ``Rindle.preview_batch_owner_erasure``."""
+    wanted = _distinct(services, owners, max_owners)
+
+    def preview(session: Session) -> list[tuple[OwnerRef, OwnerErasureReport]]:
+        removed: Counter[str] = Counter()  # by earlier owners of the batch
+        found = []
+        for ref in wanted:
+            plan = rows.plan(session, ref, removed=removed)
+            removed.update(row.asset_id for row in plan.attachments)
+            found.append((ref, OwnerErasureReport.from_plan("preview", plan)))
+        return found
+
+    return BatchErasureReport.holding("preview", await services.database.read(preview))
+
+
+async def erase_owners(
+    services: Services,
+    owners: Iterable[Any],
+    *,
+    max_owners: int | None = None,
+    actor: str | None = None,
+    continue_on_error: bool = False,
+) -> BatchErasureReport:
+    """Erase several owners, one after the other; see ``Rindle.erase_owners``."""
+    wanted = _distinct(services, owners, max_owners)
+    check_text("actor", actor)
+    completed: list[tuple[OwnerRef, OwnerErasureReport]] = []
+    failures: list[OwnerFailure] = []
+    for ref in wanted:
+        try:
+            completed.append((ref, await erase_owner(services, ref, actor=actor)))
+        except RindleError as error:
+            owner = ErasedOwner(ref.type, ref.id)
+            if continue_on_error:
+                failures.append(OwnerFailure(owner, error.code, error.message))
+                continue
+            partial = BatchErasureReport.holding("execute", completed)
+            raise BatchOwnerFailed(
+                f"owner {len(completed) + 1} of {len(wanted)} was not erased ({error.code}): {error.message}. Earlier "
+                "owners are erased, later ones were not tried; fix the cause and repeat the call with the same owners",
+                detail={
+                    "owner": owner.to_dict(),
+                    "reason": error.code,
+                    "operation_id": error.detail.get("operation_id"),
+                    "partial_report": partial.to_dict(),
+                },
+                retryable=error.retryable,
+            ) from error
+    return BatchErasureReport.holding("execute", completed, failures)
+
+
+def _distinct(services: Services, owners: Iterable[Any], max_owners: int | None) -> list[OwnerRef]:
+    """Return the references of the owners, each once, in the order of their first appearance.
+
+    Raises:
+        InvalidOwner: one of them is not an owner; ``detail`` has its index.
+        EmptyBatch: there is none.
+        BatchTooLarge: there are too many.
+    """
+    limit = services.settings.max_batch_erasure_owners if max_owners is None else max_owners
+    found: dict[OwnerRef, None] = {}
+    for index, owner in enumerate(owners):
+        try:
+            found[services.owner_types.ref(owner)] = None
+        except RindleError as error:
+            error.detail["index"] = index
+            raise
+    if not found:
+        raise EmptyBatch("a batch erasure needs at least one owner")
+    if len(found) > limit:
+        raise BatchTooLarge(
+            f"the batch has {len(found)} owners, but at most {limit} are allowed; split it, or pass max_owners",
+            detail={"requested": len(found), "max": limit},
+        )
+    return list(found)
+
+
+async def unknown_owner_types(services: Services, owners: Iterable[OwnerRef]) -> list[str]:
+    """Return the types of ``owners`` to which nothing is attached, sorted: probably misspelt."""
+    wanted = sorted({owner.type for owner in owners})
+    known = await services.database.read(rows.has_attachments, wanted)
+    return [name for name in wanted if name not in known]

@@ -1,0 +1,201 @@
+"""Erasures while stores refuse, Temporal is away, no worker runs, or one owner of a batch fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from rindle import MediaErasure, MediaErasureAsset
+from rindle.db.models import MediaOutbox, new_id
+from rindle.errors import (
+    BatchOwnerFailed,
+    ErasurePending,
+    StorageTransient,
+    StorageUnauthorized,
+    TemporalUnavailable,
+)
+from rindle.testing.flaky import FlakyStorage
+from tests.application import storage
+from tests.invariants import everything_holds
+from tests.patience import until
+from tests.servers.temporal import StoppableTemporal
+from tests.stage import Stage, staged
+
+ADA, BOB, EVE = ("member", "ada"), ("member", "bob"), ("member", "eve")
+
+
+async def attached(stage: Stage, owner: tuple[str, str] = ADA) -> str:
+    """Return the id of a ready asset in a slot of an owner."""
+    asset = await stage.ready("plain")
+    await stage.rindle.attach(asset.id, owner, "avatar")
+    return asset.id
+
+
+async def status(stage: Stage, operation_id: str, *wanted: str) -> None:
+    """Wait until the certificate has one of the statuses."""
+
+    async def look() -> bool:
+        return (await stage.rindle.erasure_certificate(operation_id)).status in wanted
+
+    await until(look, what=f"the certificate to be {wanted}")
+
+
+@pytest.fixture
+async def away_stage(tmp_path: Path, database_url: str, stoppable_temporal: StoppableTemporal) -> AsyncIterator[Stage]:
+    """A stage with a Temporal server of its own that the test may stop."""
+    async with staged(tmp_path, database_url, stoppable_temporal.target) as ready:
+        yield ready
+
+
+async def test_nothing_is_erased_while_temporal_is_away(
+    away_stage: Stage, stoppable_temporal: StoppableTemporal
+) -> None:
+    stage = away_stage
+    await stage.member()
+    await attached(stage)
+    connected = stage.application()
+    await connected.temporal.client()  # a connection that is about to break
+    await stoppable_temporal.stop()
+
+    for rindle in (stage.application(), connected):
+        with pytest.raises(TemporalUnavailable):
+            await rindle.erase_owner(ADA)
+
+    assert await stage.rindle.attachment_for(ADA, "avatar") is not None
+    assert await stage.read(lambda session: session.scalar(select(func.count()).select_from(MediaErasure))) == 0
+    await stoppable_temporal.start()
+    report = await stage.application().erase_owner(ADA)
+    assert report.assets_to_purge.count == 1
+    await status(stage, report.operation_id, "complete")
+
+
+async def test_an_erasure_without_workers_is_pending_and_a_repetition_gets_its_report(stage: Stage) -> None:
+    worker = await stage.worker()
+    asset = await attached(stage)
+    await worker.stop()
+    operation = new_id()
+    impatient = stage.application(RINDLE_ERASURE_REPORT_SECONDS="1")
+    with pytest.raises(ErasurePending) as pending:
+        await impatient.erase_owner(ADA, operation_id=operation)
+    assert pending.value.detail == {"operation_id": operation}
+    assert await stage.rindle.attachment_for(ADA, "avatar") is not None
+
+    await stage.member()
+
+    report = await stage.rindle.erase_owner(ADA, operation_id=operation)
+    assert [one.asset_id for one in report.assets_to_purge.entries] == [asset]
+    await status(stage, operation, "complete")
+
+
+async def test_a_store_that_refuses_for_long_delays_the_certificate_and_loses_nothing(lite_stage: Stage) -> None:
+    stage = lite_stage
+    store = FlakyStorage(storage(stage.environment))
+    store.fail("delete", StorageUnauthorized("the store says no"), times=4)
+    store.fail("head", StorageTransient("the store is away"), times=3)
+    await stage.member(stage.application(store=store, RINDLE_ERASURE_CHECK_SECONDS="0.5"))
+    asset = await attached(stage)
+
+    report = await stage.rindle.erase_owner(ADA)
+
+    await status(stage, report.operation_id, "complete")
+    await stage.gone(asset)
+    assert await stage.keys() == set()
+    await everything_holds(stage)
+
+
+async def test_a_store_that_does_not_let_look_leaves_the_absence_unconfirmed(lite_stage: Stage) -> None:
+    stage = lite_stage
+    store = FlakyStorage(storage(stage.environment))
+    await stage.member(stage.application(store=store))
+    asset = await attached(stage)
+    store.fail("head", StorageUnauthorized("the store says no"), times=99)
+
+    report = await stage.rindle.erase_owner(ADA)
+
+    await status(stage, report.operation_id, "incomplete")
+    certificate = await stage.rindle.erasure_certificate(report.operation_id)
+    [thing] = certificate.assets[0].objects
+    assert (thing.absent_at, thing.unverified) == (None, "storage_unauthorized")
+    assert (certificate.counts["objects"], certificate.counts["objects_absent"]) == (1, 0)
+    await stage.gone(asset)
+
+
+async def test_a_purge_that_was_lost_is_started_again(lite_stage: Stage) -> None:
+    """The outbox row of the purge is gone; nobody but the erasure knows of it."""
+    stage = lite_stage
+    delayed = stage.application(RINDLE_PURGE_DELAY_SECONDS="2", RINDLE_ERASURE_CHECK_SECONDS="3")
+    await stage.member(delayed)
+    asset = await attached(stage)
+    report = await stage.rindle.erase_owner(ADA)
+
+    def lose(session: object) -> None:
+        for row in session.scalars(select(MediaOutbox).where(MediaOutbox.state == "pending")):  # type: ignore[attr-defined]
+            session.delete(row)  # type: ignore[attr-defined]
+
+    await stage.rindle.database.write(lose)
+
+    await status(stage, report.operation_id, "complete")
+    await stage.gone(asset)
+
+
+class Refusing(Interceptor):
+    """Fails the removal of the attachments of one owner, as an outage would."""
+
+    def __init__(self, stage: Stage, owner_id: str) -> None:
+        self.stage = stage
+        self.owner_id: str | None = owner_id
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """Wrap an activity."""
+        outer = self
+
+        class Activity(ActivityInboundInterceptor):
+            async def execute_activity(self, input: ExecuteActivityInput) -> object:
+                if input.fn.__name__ == "detach_owner":
+                    operation = input.args[0].operation_id
+                    row = await outer.stage.read(lambda session: session.get(MediaErasure, operation))
+                    if row is not None and row.owner_id == outer.owner_id:
+                        raise StorageTransient("not now")
+                return await self.next.execute_activity(input)
+
+        return Activity(next)
+
+
+async def test_a_batch_stops_at_the_owner_that_fails_and_a_rerun_finishes_it(stage: Stage) -> None:
+    refusing = Refusing(stage, "bob")
+    await stage.member(interceptors=[refusing])
+    for owner in (ADA, BOB, EVE):
+        await attached(stage, owner)
+    impatient = stage.application(RINDLE_ERASURE_REPORT_SECONDS="2")
+
+    with pytest.raises(BatchOwnerFailed) as failed:
+        await impatient.erase_owners([ADA, BOB, EVE])
+
+    detail = failed.value.detail
+    assert (detail["owner"], detail["reason"]) == ({"owner_type": "member", "owner_id": "bob"}, "erasure_pending")
+    assert [one["owner"]["owner_id"] for one in detail["partial_report"]["owners"]] == ["ada"]
+    assert await stage.rindle.attachment_for(EVE, "avatar") is not None
+    going_on = await impatient.erase_owners([BOB, EVE], continue_on_error=True)
+    assert [one.owner.owner_id for one in going_on.owners] == ["eve"]
+    assert [(one.owner.owner_id, one.code) for one in going_on.failures] == [("bob", "erasure_pending")]
+
+    refusing.owner_id = None
+    report = await stage.rindle.erase_owners([ADA, BOB, EVE])
+
+    # Two operations wait for bob's media: one of them, or this one, has removed it.
+    assert len(report.owners) == 3
+    assert await stage.rindle.attachment_for(BOB, "avatar") is None
+
+    def open_operations(session: object) -> int | None:
+        pending = select(func.count()).select_from(MediaErasureAsset).where(MediaErasureAsset.outcome == "pending")
+        return session.scalar(pending)  # type: ignore[attr-defined,no-any-return]
+
+    async def all_ended() -> bool:
+        return await stage.read(open_operations) == 0
+
+    await until(all_ended, what="every purge to end")
+    await everything_holds(stage)
