@@ -30,7 +30,7 @@ CLAIM_BUDGET_MS = 50
 BACKLOG = int(os.environ.get("BENCH_BACKLOG", "2000"))
 STEADY, WARM_UP = min(BACKLOG, 120), 12
 #: Length of the video that is built, and seconds for which its heartbeats are counted.
-VIDEO_SECONDS = 180
+VIDEO_SECONDS = 90
 HEARTBEAT_SECONDS = float(os.environ.get("BENCH_HEARTBEAT_SECONDS", "60"))
 _PARALLEL = 16
 _FILL = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -15,8 +16,9 @@ import psutil
 from benchmarks import machine
 from benchmarks.photo import photo
 from benchmarks.report import Figure, Sample, left_out
-from benchmarks.stack import Stack, running_database, running_stack
+from benchmarks.stack import Stack, running_stack
 from rindle.db import outbox
+from tests.servers import Unavailable
 
 #: Assets per second the embedded system is to reach on two cores.
 GOAL = 12.0
@@ -26,6 +28,8 @@ UPLOADS, ROUNDS, WARM_UP = 120, 3, 12
 Round = tuple[float, dict[str, float]]
 #: The peers, by the module of ``benchmarks.peers`` that opens their images.
 PEERS = {"celery_pillow": "Celery + Redis + Pillow", "celery_vips": "Celery + Redis + pyvips"}
+#: Longest time for all rounds of a peer.
+PEER_SECONDS = 900.0
 #: Verifications that the application has under way at once.
 _PARALLEL = 16
 
@@ -50,7 +54,7 @@ async def measure() -> list[Figure]:
     for engine, name in PEERS.items():
         try:
             peer = await _peer(engine)
-        except Exception as error:
+        except Unavailable as error:
             print(f"  {name}: left out: {error}", file=sys.stderr, flush=True)
             figures.append(left_out(name, error))
             continue
@@ -119,12 +123,24 @@ async def _until_outbox_is_empty(stack: Stack) -> None:
 
 
 async def _peer(engine: str) -> list[Round]:
-    from benchmarks.peers import celery_server  # a broken installation of the peer is the peer's failure
+    """Measure a peer in a process of its own, so that nothing of it can affect our figures.
 
-    with running_database() as database, celery_server.running(database, engine, concurrency=machine.cores()) as peer:
-        await asyncio.to_thread(peer.round, photo(), WARM_UP)
-        found = []
-        for _ in range(ROUNDS):
-            await machine.wait_for_quiet()
-            found.append(await asyncio.to_thread(peer.round, photo(), UPLOADS))
-        return found
+    Raises:
+        Unavailable: it cannot run; the message is the last line of its error output.
+    """
+    counts = [str(count) for count in (WARM_UP, UPLOADS, ROUNDS)]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.peers.celery_server", engine, *counts),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(PEER_SECONDS):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        process.terminate()
+        await process.wait()
+        raise Unavailable(f"it did not end within {PEER_SECONDS:g} s") from None
+    if process.returncode:
+        raise Unavailable((errors.decode(errors="replace").strip().splitlines() or ["it failed"])[-1])
+    return [(rate, costs) for rate, costs in json.loads(output)]

@@ -1,7 +1,13 @@
-"""Runs the Celery peer: a Redis of its own, a prefork worker, and rounds of uploads through them."""
+"""Runs the Celery peer: a Redis of its own, a prefork worker, and rounds of uploads through them.
+
+``python -m benchmarks.peers.celery_server ENGINE WARM_UP UPLOADS ROUNDS`` prints the rounds as JSON. Each peer has its
+own process, because Celery keeps connections to its broker.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -20,7 +26,8 @@ import redis
 
 from benchmarks import machine
 from benchmarks.peers import celery_pipeline
-from benchmarks.stack import POLL_SECONDS
+from benchmarks.photo import photo
+from benchmarks.stack import POLL_SECONDS, running_database
 from tests.servers import STARTUP_SECONDS, Unavailable, ending, free_port, postgres
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -62,12 +69,6 @@ class Peer:
         return 0 if counted is None else int(counted[0])
 
 
-@cache
-def _port() -> int:
-    """Choose the broker's port, the same for all runs of this process: Celery keeps its connections."""
-    return free_port()
-
-
 @contextmanager
 def running(database: postgres.PostgresServer, engine: str, *, concurrency: int) -> Iterator[Peer]:
     """Run the peer on ``database`` until the block is left; ``engine`` is the module that opens images.
@@ -79,7 +80,7 @@ def running(database: postgres.PostgresServer, engine: str, *, concurrency: int)
     if program is None:
         raise Unavailable("no Redis server: install it (Debian: apt-get install redis-server)")
     url = database.new_database().replace("postgresql+psycopg://", "postgresql://")
-    port = _port()
+    port = free_port()
     broker = f"redis://127.0.0.1:{port}/0"
     home = Path(tempfile.mkdtemp(prefix="rindle-peer-"))
     media = home / "media"
@@ -124,8 +125,6 @@ def running(database: postgres.PostgresServer, engine: str, *, concurrency: int)
                 pids = {"the worker processes": [worker.pid], "redis-server": [broker_process.pid]}
                 yield Peer(connection, media, pids | {"postgres": machine.children_named("postgres")})
     finally:
-        for pool in (celery_pipeline.app.amqp.producer_pool, celery_pipeline.app.pool):
-            pool.force_close_all(close_pool=False)  # the next peer has another broker behind the same address
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -149,3 +148,21 @@ def _wait_for_worker(worker: subprocess.Popen[bytes]) -> None:
         if celery_pipeline.app.control.inspect(timeout=0.5).ping():
             return
     raise Unavailable(f"the Celery worker did not answer within {STARTUP_SECONDS:.0f} s")
+
+
+async def _measure(engine: str, warm_up: int, uploads: int, rounds: int) -> list[tuple[float, dict[str, float]]]:
+    with running_database() as database, running(database, engine, concurrency=machine.cores()) as peer:
+        await asyncio.to_thread(peer.round, photo(), warm_up)
+        found = []
+        for _ in range(rounds):
+            await machine.wait_for_quiet()
+            found.append(await asyncio.to_thread(peer.round, photo(), uploads))
+        return found
+
+
+if __name__ == "__main__":
+    engine, *counts = sys.argv[1:]
+    try:
+        print(json.dumps(asyncio.run(_measure(engine, *map(int, counts)))))
+    except Unavailable as error:
+        sys.exit(str(error))
