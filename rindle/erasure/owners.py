@@ -157,13 +157,14 @@ async def _execute(
         search_attributes=ids.attributes("erasure") if use_attributes else None,
     )
     # A fresh id per call: the server would repeat the outcome of a known one for ever, also a failure.
-    return await client.execute_update_with_start_workflow(
+    counts: ErasureCounts = await client.execute_update_with_start_workflow(
         "report",
         start_workflow_operation=start,
         id=str(uuid.uuid4()),
         result_type=ErasureCounts,
         rpc_timeout=limit,
     )
+    return counts
 
 
 def _unreachable(status: str = "no answer") -> TemporalUnavailable:
