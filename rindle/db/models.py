@@ -563,7 +563,7 @@ class MediaOutbox(_Timestamps, Base):
     signal: Mapped[str | None] = mapped_column(String(64))
     #: ``input``, the workflow's input (ids only), and ``facts`` for its labels.
     payload: Mapped[dict[str, Any]] = mapped_column(JsonDocument, default=dict)
-    #: Priority in Temporal, 1 to 5, the lowest number first: 2 for uploads, 3 for purges, 4 for repairs.
+    #: Priority in Temporal, 1 to 5, the lowest number first: 2 for uploads, 3 for purges and erasures, 4 for repairs.
     priority: Mapped[int] = mapped_column(SmallInteger, default=3)
     #: Reserved for rows of which only one may wait; always ``NULL`` in this release.
     dedupe_key: Mapped[str | None] = mapped_column(String(255))
@@ -599,12 +599,12 @@ class MediaEvent(_Timestamps, Base):
 
     #: Ascending number; in the order of commits for the streamed events of one asset.
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
-    #: What the event is about: ``asset``, ``variant`` or ``upload_session``.
+    #: What the event is about: ``asset``, ``variant``, ``upload_session`` or ``owner_erasure``.
     scope_key: Mapped[str] = mapped_column(String(32))
-    #: Id of that asset, variant or session.
+    #: Id of that asset, variant, session or operation.
     scope_id: Mapped[str] = mapped_column(String(255))
-    #: The asset concerned: a plain id without a foreign key, because events outlive their asset. ``NULL`` for a session
-    #: without an asset, which does not occur in this release.
+    #: The asset concerned: a plain id without a foreign key, because events outlive their asset. ``NULL`` for an
+    #: operation on an owner.
     asset_id: Mapped[str | None] = mapped_column(_Id)
     #: A type of the event catalogue (``rindle.events.EVENT_TYPES``).
     type: Mapped[str] = mapped_column(String(64))
@@ -618,8 +618,8 @@ class MediaEvent(_Timestamps, Base):
     profile: Mapped[str | None] = mapped_column(String(255))
     #: Who caused the change, where the call named one; ``NULL`` otherwise.
     actor: Mapped[str | None] = mapped_column(String(255))
-    #: True for actions of applications and operators (attach, detach, purge, requeue, cancel); false for changes of
-    #: state.
+    #: True for actions of applications and operators (attach, detach, purge, erase, requeue, cancel); false for
+    #: changes of state.
     audit: Mapped[bool] = mapped_column(Boolean, default=False)
 
     @classmethod

@@ -73,6 +73,16 @@ async def test_nothing_is_erased_while_temporal_is_away(
     await status(stage, report.operation_id, "complete")
 
 
+async def test_a_start_that_the_server_refuses_leaves_no_request(stage: Stage) -> None:
+    """The server answers, but does not have the namespace of this process."""
+    elsewhere = stage.application(TEMPORAL_NAMESPACE="nowhere")
+
+    with pytest.raises(TemporalUnavailable, match="NOT_FOUND"):
+        await elsewhere.erase_owner(ADA)
+
+    assert await stage.read(lambda session: session.scalar(select(func.count()).select_from(MediaErasure))) == 0
+
+
 async def test_an_erasure_without_workers_is_pending_and_a_repetition_gets_its_report(stage: Stage) -> None:
     worker = await stage.worker()
     asset = await attached(stage)

@@ -870,7 +870,7 @@ async def _erased(stage: Stage, fleet: Fleet) -> str:
 
 @_branch(
     _ERASURE,
-    *("detach_owner", "update answered", "settle_erasure", "timer", "signal wake", "settle_erasure", "completed"),
+    *("detach_owner", "settle_erasure", "update answered", "timer", "signal wake", "settle_erasure", "completed"),
     lacks=("timer fired",),
     RINDLE_PURGE_DELAY_SECONDS="1",
 )
@@ -880,7 +880,7 @@ async def erased(stage: Stage, fleet: Fleet) -> str:
     return workflow_id
 
 
-@_branch(_ERASURE, "detach_owner", "update answered", "settle_erasure", "completed", lacks=("timer",))
+@_branch(_ERASURE, "detach_owner", "settle_erasure", "update answered", "completed", lacks=("timer",))
 async def nothing_to_erase(stage: Stage, fleet: Fleet) -> str:
     await fleet.start()
     report = await stage.rindle.erase_owner(_OWNER)
