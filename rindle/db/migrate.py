@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Inspector, inspect, text
+from sqlalchemy import Connection, Engine, Inspector, UniqueConstraint, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rindle import sqlite
@@ -228,8 +228,9 @@ def _add(connection: Connection, missing: list[str]) -> None:
         for index in table.indexes:
             if f"{table.name} index({', '.join(column.name for column in index.columns)})" in missing:
                 index.create(connection)
-        for constraint in table.constraints if connection.dialect.name == "postgresql" else ():
-            columns = [column.name for column in constraint.columns]
+        keys = [one for one in table.constraints if isinstance(one, UniqueConstraint)]
+        for key in keys if connection.dialect.name == "postgresql" else ():
+            columns = [column.name for column in key.columns]
             if f"{table.name} unique({', '.join(columns)})" in missing:
                 operations.create_unique_constraint(None, table.name, columns)
 

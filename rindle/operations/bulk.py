@@ -168,13 +168,13 @@ def _resumable(session: Session, selection: Selection) -> list[str]:
     return sorted(found)[: selection.limit + 1]
 
 
-def _resumable_rows(selection: Selection) -> Iterable[Select[tuple[str]]]:
+def _resumable_rows(selection: Selection) -> Iterable[Select[Any]]:
     now, upload, variant = utc_now(), MediaUploadSession, MediaVariant
 
     def ago(seconds: int) -> datetime:
         return now - timedelta(seconds=seconds)
 
-    def of_session(*conditions: ColumnElement[bool]) -> Select[tuple[str]]:
+    def of_session(*conditions: ColumnElement[bool]) -> Select[Any]:
         rows = selection.of_rows(upload, upload.release_error_code)
         of_asset = select(MediaAsset.id).join(upload, upload.asset_id == MediaAsset.id)
         return of_asset.where(*conditions, *rows, *selection.of_assets())
