@@ -232,7 +232,7 @@ def _add(connection: Connection, missing: list[str]) -> None:
         for key in keys if connection.dialect.name == "postgresql" else ():
             columns = [column.name for column in key.columns]
             if f"{table.name} unique({', '.join(columns)})" in missing:
-                operations.create_unique_constraint(key.name, table.name, columns)
+                operations.create_unique_constraint(str(key.name), table.name, columns)
 
 
 def _config() -> Config:
