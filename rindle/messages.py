@@ -256,7 +256,7 @@ class PurgeResult(Message):
 class ErasureInput(Message):
     """Input of ``OwnerErasureWorkflow`` and of ``detach_owner``: the rows have the owner, whom Temporal never sees."""
 
-    operation_id: str
+    operation_id: RowId
 
 
 class ErasureCounts(Message):
@@ -265,7 +265,7 @@ class ErasureCounts(Message):
     ``outcome`` is ``detached``, or ``withdrawn`` when the rows have no such operation: then nothing was done.
     """
 
-    operation_id: str
+    operation_id: RowId
     outcome: str = "detached"
     attachments: int = 0
     assets_to_purge: int = 0
@@ -277,7 +277,7 @@ class ErasureCounts(Message):
 class SettleOrder(Message):
     """Input of ``settle_erasure``: count the purges that have not ended; ``restart`` starts a page of them again."""
 
-    operation_id: str
+    operation_id: RowId
     restart: bool = False
     after: str = ""
 
@@ -289,7 +289,7 @@ class ErasureProgress(Message):
     the last one; ``wait_seconds`` is the pause until the next restart.
     """
 
-    operation_id: str
+    operation_id: RowId
     pending: int = 0
     after: str = ""
     wait_seconds: float = 0.0
@@ -298,6 +298,6 @@ class ErasureProgress(Message):
 class ErasureResult(Message):
     """Result of ``OwnerErasureWorkflow``."""
 
-    operation_id: str
+    operation_id: RowId
     outcome: str
     assets_to_purge: int = 0

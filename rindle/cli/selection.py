@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -18,27 +18,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[datetime]  # generic in newer releases of click only
-else:
-    _ParamType = click.ParamType
-
-
-class _Since(_ParamType):
-    name = "since"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if isinstance(value, datetime):
-            return value
-        if found := re.fullmatch(r"(\d{1,6})([smhd])", value):
-            return datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: int(found[1])})
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither an age such as 90m, 2h or 1d nor a time such as 2026-05-01T17:00:00Z")
-        if moment.tzinfo is None:
-            self.fail(f"{value!r} has no time zone; append Z for UTC")
-        return moment
+def _since(context: click.Context, option: click.Parameter, value: str | None) -> datetime | None:
+    """Return the time that an option names, or an age before now."""
+    if value is None:
+        return None
+    if found := re.fullmatch(r"(\d{1,6})([smhd])", value):
+        return datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is neither an age such as 90m, 2h or 1d nor a time such as 2026-05-01T17:00:00Z"
+        ) from None
+    if moment.tzinfo is None:
+        raise click.BadParameter(f"{value!r} has no time zone; append Z for UTC")
+    return moment
 
 
 def selection_options(command: F) -> F:
@@ -53,7 +47,7 @@ def selection_options(command: F) -> F:
             help="Assets of one run; repeat it for the others.",
         ),
         click.option("--all", "everything", is_flag=True, help="All assets that need it."),
-        click.option("--since", type=_Since(), metavar="AGE|TIME", help="Only rows that changed since then."),
+        click.option("--since", callback=_since, metavar="AGE|TIME", help="Only rows that changed since then."),
         click.option("--profile", help="Only assets of this profile."),
         click.option("--code", help="Only rows with this error code."),
     ):

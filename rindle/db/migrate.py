@@ -272,12 +272,11 @@ def _add(connection: Connection, missing: list[str]) -> None:
         for index in table.indexes:
             if f"{table.name} index({', '.join(column.name for column in index.columns)})" in missing:
                 index.create(connection)
-        for constraint in table.constraints if connection.dialect.name == "postgresql" else ():
-            if not isinstance(constraint, UniqueConstraint):
-                continue
-            columns = [column.name for column in constraint.columns]
+        keys = [one for one in table.constraints if isinstance(one, UniqueConstraint)]
+        for key in keys if connection.dialect.name == "postgresql" else ():
+            columns = [column.name for column in key.columns]
             if f"{table.name} unique({', '.join(columns)})" in missing:
-                operations.create_unique_constraint(None, table.name, columns)
+                operations.create_unique_constraint(str(key.name), table.name, columns)
 
 
 def _config() -> Config:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
-from rindle.db.models import MediaAsset
+from rindle.db.ids import AssetOrId
 from rindle.erasure import certificate, force_delete
 from rindle.erasure import owners as _owners
 from rindle.erasure.certificate import ErasureCertificate
@@ -38,7 +39,7 @@ class ErasureCalls:
         return await _owners.preview_owner_erasure(self.services, owner)
 
     async def erase_owner(
-        self, owner: Any, *, operation_id: str | None = None, actor: str | None = None
+        self, owner: Any, *, operation_id: str | UUID | None = None, actor: str | UUID | None = None
     ) -> OwnerErasureReport:
         """Remove every attachment of an owner now, and delete the assets that no other owner uses in the background.
 
@@ -65,7 +66,7 @@ class ErasureCalls:
         """
         return await _owners.erase_owner(self.services, owner, operation_id=operation_id, actor=actor)
 
-    async def erasure_certificate(self, operation_id: str) -> ErasureCertificate:
+    async def erasure_certificate(self, operation_id: str | UUID) -> ErasureCertificate:
         """Return the certificate of an erasure: for each object when it was deleted and found absent.
 
         Its ``status`` is ``pending`` until every purge has ended. ``to_dict()`` gives JSON, ``to_html()`` a page.
@@ -103,7 +104,7 @@ class ErasureCalls:
         owners: Iterable[Any],
         *,
         max_owners: int | None = None,
-        actor: str | None = None,
+        actor: str | UUID | None = None,
         continue_on_error: bool = False,
     ) -> BatchErasureReport:
         """Erase several owners in their order, each as :meth:`erase_owner` does, in an operation of its own.
@@ -132,10 +133,10 @@ class ErasureCalls:
 
     async def force_delete_asset(
         self,
-        asset: MediaAsset | str,
+        asset: AssetOrId,
         reason: str,
         *,
-        actor: str,
+        actor: str | UUID,
         reference: str | None = None,
         dry_run: bool = True,
     ) -> ForceDeleteReport:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from rindle.arguments import canonical_id
 from rindle.db import erasures as rows
-from rindle.db.models import MediaErasure, MediaErasureAsset, is_id
+from rindle.db.models import MediaErasure, MediaErasureAsset
 from rindle.erasure.reports import Bucket, ErasedOwner, OwnerErasureReport, RetainedAsset
 from rindle.errors import NotFound
 from rindle.instants import iso_instant
@@ -91,11 +93,12 @@ class ErasureCertificate(Report):
         return "\n".join(_page(self)) + "\n"
 
 
-async def erasure_certificate(services: Services, operation_id: str) -> ErasureCertificate:
+async def erasure_certificate(services: Services, operation_id: str | UUID) -> ErasureCertificate:
     """Return the certificate of an erasure; see ``Rindle.erasure_certificate``."""
 
     def read(session: Session) -> ErasureCertificate:
-        erasure = rows.find(session, operation_id) if is_id(operation_id) else None
+        known = canonical_id(operation_id)
+        erasure = None if known is None else rows.find(session, known)
         if erasure is None or erasure.report is None or erasure.detached_at is None:
             raise NotFound("could not read the certificate: no such erasure", detail={"entity": "erasure"})
         return _certificate(erasure, rows.assets_of(session, erasure.id), erasure.detached_at)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from rindle import outbox, plugins, telemetry
-from rindle.arguments import MAX_TEXT_CHARS, check_text, text_flaw
+from rindle.arguments import MAX_TEXT_CHARS, actor_text, check_text, text_flaw
 from rindle.db.assets import no_such_asset
 from rindle.db.events import record_event
+from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaAttachment, MediaEvent, MediaVariant, is_id
 from rindle.db.transitions import lock_asset, tombstone
 from rindle.erasure.reports import Bucket
@@ -61,22 +63,21 @@ class _Order:
 
 async def force_delete_asset(
     services: Services,
-    asset: MediaAsset | str,
+    asset: AssetOrId,
     reason: str,
     *,
-    actor: str,
+    actor: str | UUID,
     reference: str | None = None,
     dry_run: bool = True,
 ) -> ForceDeleteReport:
     """Delete an asset although it is attached; see ``Rindle.force_delete_asset``."""
-    for option, value in (("reason", reason), ("actor", actor)):
+    named = actor_text("actor", actor) or ""
+    for option, value in (("reason", reason), ("actor", named)):
         flaw = text_flaw(value, min_chars=1)
         if flaw is not None:
             raise InvalidArgument(f"{option} {flaw}", detail={"option": option, "max_chars": MAX_TEXT_CHARS})
     check_text("reference", reference)
-    order = _Order(
-        asset if isinstance(asset, str) else asset.id, reason, actor, reference, "preview" if dry_run else "execute"
-    )
+    order = _Order(id_of_asset(asset), reason, named, reference, "preview" if dry_run else "execute")
     deleted = await services.database.read(_already_deleted, order)
     if deleted is not None:
         return deleted

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -22,9 +23,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import messages, outbox
-from rindle.arguments import check_text
+from rindle.arguments import actor_text, canonical_id
 from rindle.db import erasures as rows
-from rindle.db.models import is_id, new_id
+from rindle.db.models import new_id
 from rindle.erasure.reports import BatchErasureReport, ErasedOwner, OwnerErasureReport, OwnerFailure
 from rindle.errors import (
     BatchOwnerFailed,
@@ -49,18 +50,18 @@ async def preview_owner_erasure(services: Services, owner: Any) -> OwnerErasureR
 
 
 async def erase_owner(
-    services: Services, owner: Any, *, operation_id: str | None = None, actor: str | None = None
+    services: Services, owner: Any, *, operation_id: str | UUID | None = None, actor: str | UUID | None = None
 ) -> OwnerErasureReport:
     """Erase the media of an owner; see ``Rindle.erase_owner``."""
     ref = services.owner_types.ref(owner)
-    check_text("actor", actor)
+    named = actor_text("actor", actor)
     operation = _operation(operation_id)
     stored = await services.database.read(_stored, operation, ref)
     if stored is not None:
         return stored
     await services.temporal.require_answer()
     client = await services.temporal.client()
-    is_new = await _request(services, operation, ref, actor)
+    is_new = await _request(services, operation, ref, named)
     try:
         await _reported(services, client, operation)
     except TemporalUnavailable:
@@ -77,12 +78,13 @@ async def erase_owner(
     return stored
 
 
-def _operation(operation_id: str | None) -> str:
+def _operation(operation_id: str | UUID | None) -> str:
     if operation_id is None:
         return new_id()
-    if not is_id(operation_id):
+    found = canonical_id(operation_id)
+    if found is None:
         raise InvalidArgument("operation_id must be a UUID", detail={"option": "operation_id"})
-    return str(uuid.UUID(operation_id))
+    return found
 
 
 def _stored(session: Session, operation_id: str, ref: OwnerRef) -> OwnerErasureReport | None:
@@ -210,17 +212,17 @@ async def erase_owners(
     owners: Iterable[Any],
     *,
     max_owners: int | None = None,
-    actor: str | None = None,
+    actor: str | UUID | None = None,
     continue_on_error: bool = False,
 ) -> BatchErasureReport:
     """Erase several owners, one after the other; see ``Rindle.erase_owners``."""
     wanted = _distinct(services, owners, max_owners)
-    check_text("actor", actor)
+    named = actor_text("actor", actor)
     completed: list[tuple[OwnerRef, OwnerErasureReport]] = []
     failures: list[OwnerFailure] = []
     for ref in wanted:
         try:
-            completed.append((ref, await erase_owner(services, ref, actor=actor)))
+            completed.append((ref, await erase_owner(services, ref, actor=named)))
         except RindleError as error:
             owner = ErasedOwner(ref.type, ref.id)
             if continue_on_error:

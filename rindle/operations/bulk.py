@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, and_, or_, select
 from sqlalchemy.orm import Session
@@ -123,7 +124,7 @@ async def resume_many(services: Services, selection: Selection, *, dry_run: bool
 
 
 async def requeue_many(
-    services: Services, selection: Selection, *, dry_run: bool = True, actor: str | None = None
+    services: Services, selection: Selection, *, dry_run: bool = True, actor: str | UUID | None = None
 ) -> BulkReport:
     """Queue the selected variants among the failed and cancelled ones.
 
@@ -168,13 +169,13 @@ def _resumable(session: Session, selection: Selection) -> list[str]:
     return sorted(found)[: selection.limit + 1]
 
 
-def _resumable_rows(selection: Selection) -> Iterable[Select[str]]:
+def _resumable_rows(selection: Selection) -> Iterable[Select[Any]]:
     now, upload, variant = utc_now(), MediaUploadSession, MediaVariant
 
     def ago(seconds: int) -> datetime:
         return now - timedelta(seconds=seconds)
 
-    def of_session(*conditions: ColumnElement[bool]) -> Select[str]:
+    def of_session(*conditions: ColumnElement[bool]) -> Select[Any]:
         rows = selection.of_rows(upload, upload.release_error_code)
         of_asset = select(MediaAsset.id).join(upload, upload.asset_id == MediaAsset.id)
         return of_asset.where(*conditions, *rows, *selection.of_assets())

@@ -482,8 +482,8 @@ def _retrying(
             rows[run_id] = (oldest, getattr(sample, "asset_id", None))
     found = []
     for run_id, (since, asset_id) in sorted(rows.items(), key=lambda row: (row[1][0], row[0])):
-        run = facts.alive.get(run_id)
-        for step in run.failing() if run is not None and since <= before else ():
+        described = facts.alive.get(run_id)
+        for step in described.failing() if described is not None and since <= before else ():
             if step.attempt >= runs.RETRIED_ATTEMPTS:
                 facts_of_step = (step.last_failure_code, step.last_failure, step.worker, step.next_attempt_at)
                 found.append((since, RetrySample(run_id, asset_id, step.type, step.attempt, *facts_of_step)))

@@ -55,9 +55,9 @@ def _row(row_id: str | UUID) -> str:
     return canonical_id(row_id) or str(row_id)
 
 
-def erasure_id(operation_id: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+def erasure_id(operation_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str:
     """Return the id of the workflow that erases the media of an owner, whom it does not name."""
-    return f"{prefix}-erasure:{operation_id}"
+    return f"{prefix}-erasure:{_row(operation_id)}"
 
 
 def row_of(workflow_id: str, *, prefix: str = DEFAULT_PREFIX) -> str | None:

@@ -24,9 +24,9 @@ from rindle.messages import Message
 from rindle.workflows import ids
 
 #: Names of parameters that stand for a row. ``owner`` and ``variant`` are given otherwise.
-_ROWS = ("asset", "asset_id", "asset_or_key", "session_id", "variant_id", "subject", "id")
+_ROWS = ("asset", "asset_id", "asset_or_key", "operation_id", "session_id", "variant_id", "subject", "id")
 #: Packages with the flows behind the methods of ``Rindle``; a flow begins with the services that it uses.
-_FLOWS = ("assets", "attachments", "delivery", "operations", "subscriptions", "uploads")
+_FLOWS = ("assets", "attachments", "delivery", "erasure", "operations", "subscriptions", "uploads")
 _SERVICES = ("services", "listener")
 
 
@@ -98,7 +98,7 @@ def test_an_actor_may_be_text_or_uuid(name: str) -> None:
 def test_a_message_takes_the_id_of_a_row_in_every_form(message: type[Message]) -> None:
     row_id, hints = uuid4(), typing.get_type_hints(message, include_extras=True)
     for field in message.model_fields:
-        if field not in ("asset_id", "session_id", "session_ids"):
+        if field not in ("asset_id", "operation_id", "session_id", "session_ids"):
             assert not field.endswith("_id") or field == "workflow_id", f"use RowId for {field}"
             continue
         for form in (row_id, str(row_id).upper(), row_id.hex):

@@ -167,6 +167,45 @@ async def test_the_database_of_a_newer_release_is_left_alone(engine: AsyncEngine
         await migrate.async_upgrade(engine)
 
 
+async def test_missing_parts_are_added_and_are_those_of_a_migration(engine: AsyncEngine) -> None:
+    await migrate.async_upgrade(engine)
+    before = await run(engine, layout)
+
+    def damage(connection: Connection) -> None:
+        connection.execute(text("DROP TABLE media_processing_runs"))
+        connection.execute(text("DROP INDEX ix_media_assets_profile"))
+        connection.execute(text("ALTER TABLE media_assets DROP COLUMN operator_reason"))
+        if connection.dialect.name == "postgresql":
+            [key] = inspect(connection).get_unique_constraints("media_variants")
+            connection.execute(text(f'ALTER TABLE media_variants DROP CONSTRAINT "{key["name"]}"'))
+
+    await run(engine, damage)
+    missing = await run(engine, migrate.missing_parts)
+    assert len(missing) == (4 if engine.dialect.name == "postgresql" else 3)
+
+    assert await run(engine, migrate.repair) == missing
+
+    after = await run(engine, layout)
+    for found in (before, after):
+        found["media_assets"]["columns"].sort()  # an added column comes last
+    assert after == before
+    assert await run(engine, migrate.repair) == []
+
+
+async def test_parts_that_rows_have_no_value_for_are_not_invented(engine: AsyncEngine) -> None:
+    await migrate.async_upgrade(engine)
+    await run(engine, lambda connection: connection.execute(text("ALTER TABLE media_outbox DROP COLUMN task_queue")))
+
+    with pytest.raises(SetupIncomplete, match=r"media_outbox\.task_queue.*restore a backup"):
+        await run(engine, migrate.repair)
+
+    await run(
+        engine, lambda connection: connection.execute(text(f"UPDATE {migrate.VERSION_TABLE} SET version_num='0002'"))
+    )
+    with pytest.raises(SetupIncomplete, match="rindle db upgrade"):
+        await run(engine, migrate.repair)
+
+
 def test_a_sync_engine_is_upgraded_in_a_transaction_of_its_own(database_url: str) -> None:
     engine = create_engine(database_url.replace("+aiosqlite", ""))
     migrate.upgrade(engine)
