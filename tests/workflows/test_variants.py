@@ -500,7 +500,8 @@ async def test_a_late_result_changes_nothing_and_has_a_key_of_its_own(stage: Sta
 
 async def _generation(stage: Stage, asset_id: str, wanted: int) -> bool:
     row = await stage.variant(asset_id, "thumb")
-    return row.generation == wanted and row.state == "processing"
+    has_removed_others = len(row.obsolete_keys or ()) == 1  # its own; it first deletes what earlier builds left
+    return row.generation == wanted and row.state == "processing" and has_removed_others
 
 
 async def test_a_late_result_nobody_wants_is_returned_for_deletion(stage: Stage, fleet: Fleet) -> None:
