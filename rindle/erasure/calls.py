@@ -73,6 +73,7 @@ class ErasureCalls:
 
         Raises:
             NotFound: no erasure of this id has removed attachments.
+            InvalidArgument: the id is neither text nor a ``UUID``.
 
         Example:
             report = await rindle.erase_owner(member)

@@ -12,9 +12,9 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from rindle.arguments import canonical_id
 from rindle.db import erasures as rows
-from rindle.db.models import MediaErasure, MediaErasureAsset
+from rindle.db.ids import id_of
+from rindle.db.models import MediaErasure, MediaErasureAsset, is_id
 from rindle.erasure.reports import Bucket, ErasedOwner, OwnerErasureReport, RetainedAsset
 from rindle.errors import NotFound
 from rindle.instants import iso_instant
@@ -95,10 +95,10 @@ class ErasureCertificate(Report):
 
 async def erasure_certificate(services: Services, operation_id: str | UUID) -> ErasureCertificate:
     """Return the certificate of an erasure; see ``Rindle.erasure_certificate``."""
+    known = id_of("operation_id", operation_id)
 
     def read(session: Session) -> ErasureCertificate:
-        known = canonical_id(operation_id)
-        erasure = None if known is None else rows.find(session, known)
+        erasure = rows.find(session, known) if is_id(known) else None
         if erasure is None or erasure.report is None or erasure.detached_at is None:
             raise NotFound("could not read the certificate: no such erasure", detail={"entity": "erasure"})
         return _certificate(erasure, rows.assets_of(session, erasure.id), erasure.detached_at)

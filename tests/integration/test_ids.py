@@ -30,10 +30,14 @@ OTHERS = {
     "owner": ("member", "1"),
     "slot": "avatar",
     "scope": "asset",
+    "reason": "a court order",
+    "actor": "legal",
 }
-#: The public methods with an id, and its parameter.
+#: The public methods with the id of an asset or an upload, and its parameter.
 METHODS = sorted(
-    (name, parameter) for name, parameter in PARAMETERS if name.startswith(("Rindle.", "SessionAttachments."))
+    (name, parameter)
+    for name, parameter in PARAMETERS
+    if name.startswith(("Rindle.", "SessionAttachments.")) and parameter != "operation_id"
 )
 
 
@@ -112,6 +116,19 @@ async def test_anything_else_is_refused_before_the_database(gallery: Gallery) ->
                 assert outcome == "invalid_argument", (name, wrong)
 
     assert statements == []
+
+
+async def test_the_id_of_an_erasure_has_every_form_too(gallery: Gallery) -> None:
+    unknown = uuid.uuid4()
+    for form in (unknown, str(unknown), str(unknown).upper(), unknown.hex):
+        with pytest.raises(NotFound):
+            await gallery.rindle.erasure_certificate(form)
+    wrong: Any
+    for wrong in (7, b"x", None):
+        with pytest.raises(InvalidArgument):
+            await gallery.rindle.erasure_certificate(wrong)
+    with pytest.raises(InvalidArgument):
+        await gallery.rindle.erase_owner(("member", "1"), operation_id="no UUID")
 
 
 async def test_operators_calls_take_rows_and_uuids_too(gallery: Gallery) -> None:
