@@ -45,11 +45,13 @@ OTHERWISE: Mapping[str, set[str]] = {
     "cancel_processing.asset": {"not_processing"},
     "ready_variants_for.asset": {"returned"},
     "timeline.asset": {"returned"},
+    "erasure_certificate.operation_id": {"not_found"},
     "picture_tag.asset": {"returned"},
     "video_tag.asset": {"returned"},
     "audio_tag.asset": {"returned"},
     # Owners and slots have codes of their own.
     "owner": {"invalid_owner"},
+    "owners": {"invalid_owner"},
     "register_owner_type.name": {"invalid_owner"},
     "register_owner_type.slots": {"unknown_profile"},
     "slot": {"invalid_slot"},
@@ -103,6 +105,8 @@ class Argument:
         """Return a value of the argument that contains ``text``."""
         if self.name == "owner":
             return ("user", text)
+        if self.name == "owners":
+            return [("user", text)]
         if re.search(r"Iterable|Collection|Sequence\[Any", self.annotation):
             return [text]
         if self.annotation.startswith("Sequence[Mapping"):
@@ -127,7 +131,7 @@ def arguments() -> list[Argument]:
             continue
         for name, parameter in inspect.signature(function).parameters.items():
             annotation = str(parameter.annotation)
-            takes_text = re.search(r"\bstr\b|OrId\b", annotation) or name in ("owner", "actor", "variants")
+            takes_text = re.search(r"\bstr\b|OrId\b", annotation) or name in ("owner", "owners", "actor", "variants")
             if takes_text and parameter.kind is not parameter.VAR_KEYWORD:
                 found.append(Argument(call, name, annotation))
     return found
@@ -143,6 +147,9 @@ def good(asset: MediaAsset, session_id: str) -> dict[str, Any]:
         "asset_or_key": asset,
         "variant": "thumb",
         "owner": ("user", "1"),
+        "owners": [("user", "1")],
+        "reason": "a court order",
+        "actor": "legal",
         "slot": "avatar",
         "source": io.BytesIO(png()),
         "filename": "photo.png",
