@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.db import migrate, transitions
-from rindle.db.models import utc_now
+from rindle.db.models import TABLES, utc_now
 from rindle.operations.explain import Diagnosis, Explanation, explain
 from rindle.states import AssetState
 from tests.patience import PATIENCE_SECONDS, until
@@ -65,7 +65,7 @@ async def test_doctor_prints_one_line_per_check_and_fails_on_errors_only(stage: 
     good = await rindle(stage, "doctor", "--only", "db.schema,libmagic,security.secrets")
     assert good.returncode == 0, good.stderr
     lines = good.stdout.splitlines()
-    assert lines[0] == "[OK] db.schema (database) 7 tables with their keys and indexes"
+    assert lines[0] == f"[OK] db.schema (database) {len(TABLES)} tables with their keys and indexes"
     assert lines[-1] == "Environment checks passed (3 checks)."
     assert "  Fix: create one with: openssl rand -hex 32" in lines
 
@@ -125,7 +125,7 @@ async def test_the_tables_are_made_upgraded_and_compared(stage: Stage) -> None:
     empty = {"APP_DATABASE_URL": f"sqlite+aiosqlite:///{stage.home}/empty.db"}
 
     assert (await rindle(stage, "db", "current", **empty)).returncode == 1
-    assert (await rindle(stage, "db", "check", **empty)).stdout.splitlines()[-1] == "7 missing."
+    assert (await rindle(stage, "db", "check", **empty)).stdout.splitlines()[-1] == f"{len(TABLES)} missing."
     made = await rindle(stage, "db", "upgrade", **empty)
     assert (made.returncode, made.stdout) == (0, f"Rindle's tables: none -> {migrate.head()}.\n"), made.stderr
     assert (await rindle(stage, "migrate", **empty)).stdout == f"Rindle's tables are at {migrate.head()}.\n"

@@ -46,10 +46,14 @@ class Ear:
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
+        self._received: list[str] = []
 
     async def take(self, count: int) -> list[str]:
-        notices = self._connection.notifies(timeout=PATIENCE_SECONDS, stop_after=count)
-        return [notice.payload async for notice in notices]
+        if (wanted := count - len(self._received)) > 0:  # more may arrive at once
+            notices = self._connection.notifies(timeout=PATIENCE_SECONDS, stop_after=wanted)
+            self._received += [notice.payload async for notice in notices]
+        taken, self._received = self._received[:count], self._received[count:]
+        return taken
 
 
 @asynccontextmanager
