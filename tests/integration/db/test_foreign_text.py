@@ -30,6 +30,8 @@ REASONS = {
         *("owner_type", "owner_id", "slot", "profile", "variant_name", "media_variants.name"),
     },
     "written by this library: vocabulary, ids, keys, digests, labels": {
+        "applied_step",
+        "outcome",
         *("state", "kind", "output_kind", "storage_key", "superseded_key", "upload_key", "filename"),
         *("recipe_digest", "checksum_sha256", "media_variants.content_type", "upload_strategy", "concat_role"),
         *(
