@@ -16,7 +16,7 @@ import pytest
 from playwright.async_api import Page, Request, expect
 
 from rindle.events import EVENT_TYPES
-from tests.patience import until
+from tests.patience import VIDEO_PATIENCE_MS, until
 from tests.servers.proxy import Proxy
 from tests.stories.conftest import Site, Visit
 
@@ -139,7 +139,7 @@ async def test_a_restarted_server_leaves_no_gap(site: Site, visit: Visit, film: 
     await until(resumed)
     # The page's own stream has come back as well.
     shown = str(await page.locator(".badge").text_content())
-    await expect(page.locator(".badge")).not_to_have_text(shown)
+    await expect(page.locator(".badge")).not_to_have_text(shown, timeout=VIDEO_PATIENCE_MS)
     await comes_to_rest(page)
 
     check_no_gap(site, asset_id, await heard(page))
@@ -154,7 +154,7 @@ async def test_everybody_sees_the_badge_move_and_nobody_else_may_follow(site: Si
     badge = emeka.locator(".badge")
     for _ in range(2):
         shown = str(await badge.text_content())
-        await expect(badge).not_to_have_text(shown)
+        await expect(badge).not_to_have_text(shown, timeout=VIDEO_PATIENCE_MS)
         await expect(badge).to_have_text(re.compile(r"Processing \d+ %"))
     assert len(streams) == 1 and "ticket=" in streams[0]  # by the ticket that the site put into the page
 
