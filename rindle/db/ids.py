@@ -51,4 +51,6 @@ def id_of(option: str, value: Any, *models: type[Base]) -> str:
     if isinstance(value, str):
         return value
     rows = "".join(f" or {'an' if model.__name__ == 'MediaAsset' else 'a'} {model.__name__}" for model in models)
-    raise InvalidArgument(f"{option} must be an id, as a string or UUID{',' if rows else ''}{rows}", detail={"option": option})
+    raise InvalidArgument(
+        f"{option} must be an id, as a string or UUID{',' if rows else ''}{rows}", detail={"option": option}
+    )
