@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, select
@@ -162,21 +163,13 @@ def _delete(session: Session, services: Services, order: _Order, seen: set[str])
         raise StateConflict("the attachments changed after the policy allowed the deletion; repeat the call")
     report = _report(order, asset.profile, attachments, purge_started=True)
     stored = session.scalars(select(MediaVariant.storage_key).where(MediaVariant.asset_id == asset.id)).all()
-    record_event(
+    _audit(
         session,
+        order,
         "asset.force_deleted",
-        scope=("asset", asset.id),
-        payload={
-            "asset_id": asset.id,
-            "reason": order.reason,
-            "reference": order.reference,
-            "attachments": [one.to_dict() for one in report.attachments],
-            "keys": 1 + sum(key is not None for key in stored),
-        },
-        asset_id=asset.id,
-        profile=asset.profile,
-        actor=order.actor,
-        audit=True,
+        asset.profile,
+        attachments=[one.to_dict() for one in report.attachments],
+        keys=1 + sum(key is not None for key in stored),
     )
     session.execute(
         delete(MediaAttachment).where(MediaAttachment.asset_id == asset.id).execution_options(synchronize_session=False)
@@ -187,16 +180,15 @@ def _delete(session: Session, services: Services, order: _Order, seen: set[str])
 
 
 def _audit_refusal(session: Session, order: _Order, profile: str, refusal: str) -> None:
+    _audit(session, order, "asset.force_delete_refused", profile, refused_by=refusal)
+
+
+def _audit(session: Session, order: _Order, event_type: str, profile: str, **facts: Any) -> None:
     record_event(
         session,
-        "asset.force_delete_refused",
+        event_type,
         scope=("asset", order.asset_id),
-        payload={
-            "asset_id": order.asset_id,
-            "reason": order.reason,
-            "reference": order.reference,
-            "refused_by": refusal,
-        },
+        payload={"asset_id": order.asset_id, "reason": order.reason, "reference": order.reference, **facts},
         asset_id=order.asset_id,
         profile=profile,
         actor=order.actor,
