@@ -9,7 +9,7 @@ them alone with :func:`include_object`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -182,12 +182,16 @@ def _missing_keys(inspector: Inspector, table: Any) -> Iterator[str]:
     indexed = {tuple(one["column_names"]) for one in inspector.get_indexes(table.name)}
     for constraint in table.constraints:
         columns = tuple(column.name for column in constraint.columns)
-        if constraint.__visit_name__ == "unique_constraint" and columns not in unique:
-            yield f"{table.name} unique({', '.join(columns)})"
+        if isinstance(constraint, UniqueConstraint) and columns not in unique:
+            yield _part(table, "unique", columns)
     for index in table.indexes:
         columns = tuple(column.name for column in index.columns)
         if columns not in indexed:
-            yield f"{table.name} index({', '.join(columns)})"
+            yield _part(table, "index", columns)
+
+
+def _part(table: Any, kind: str, columns: Iterable[str]) -> str:
+    return f"{table.name} {kind}({', '.join(columns)})"
 
 
 # --- inside --------------------------------------------------------------------------------------------------------
@@ -260,8 +264,7 @@ def _add(connection: Connection, missing: list[str]) -> None:
     from alembic.runtime.migration import MigrationContext
 
     operations = Operations(MigrationContext.configure(connection))
-    inspector = inspect(connection)
-    present = set(inspector.get_table_names())
+    present = set(inspect(connection).get_table_names())
     Base.metadata.create_all(connection)
     for table in Base.metadata.sorted_tables:
         if table.name not in present:
@@ -270,12 +273,12 @@ def _add(connection: Connection, missing: list[str]) -> None:
             if f"{table.name}.{column.name}" in missing and (column.nullable or column.server_default is not None):
                 operations.add_column(table.name, column._copy())
         for index in table.indexes:
-            if f"{table.name} index({', '.join(column.name for column in index.columns)})" in missing:
+            if _part(table, "index", [column.name for column in index.columns]) in missing:
                 index.create(connection)
         keys = [one for one in table.constraints if isinstance(one, UniqueConstraint)]
         for key in keys if connection.dialect.name == "postgresql" else ():
             columns = [column.name for column in key.columns]
-            if f"{table.name} unique({', '.join(columns)})" in missing:
+            if _part(table, "unique", columns) in missing:
                 operations.create_unique_constraint(str(key.name), table.name, columns)
 
 
