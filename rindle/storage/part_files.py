@@ -1,0 +1,220 @@
+"""Streams of ``LocalStorage``: files below ``.rindle/tus`` that grow until they take the name of their object.
+
+A file may be longer than the recorded offset, after a crash; it is cut to the offset before anything is appended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from rindle.cancellation import run_to_end
+from rindle.errors import StorageNotFound
+from rindle.protocols import Checkpoint, PartStreamState
+
+T = TypeVar("T")
+#: Bytes that are gathered before they are written; as many again are on their way to the disk.
+BUFFER_BYTES = 384 * 1024
+#: Bytes after which a stream that goes on is synced and recorded.
+CHECKPOINT_BYTES = 64 * 1024**2
+#: Seconds after which a stream that goes on is synced and recorded.
+CHECKPOINT_SECONDS = 10.0
+
+
+class Run(Protocol):
+    """Runs a function in a thread, and raises our errors for those of the file system."""
+
+    async def __call__(self, function: Callable[[], T]) -> T:
+        """Return what ``function`` returns."""
+
+
+class PartFile:
+    """The file of one stream, open or not; a lock orders its steps, since a cancelled one still runs in its thread."""
+
+    def __init__(self, path: Path, *, fsync: bool) -> None:
+        self.path = path
+        self._fsync = fsync
+        self._lock = threading.Lock()
+        self._handle: int | None = None
+        self._is_over = False
+
+    def open(self, offset: int) -> None:
+        """Open the file for writing at ``offset``, which it must have; a longer one is cut.
+
+        Raises:
+            StorageNotFound: the file is shorter, or missing although ``offset`` is not 0.
+        """
+        with self._lock:
+            if self._is_over:
+                raise ValueError("the file of the stream was closed")
+            if offset == 0:
+                self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if offset == 0 else 0)
+            try:
+                self._handle = os.open(self.path, flags, 0o640)
+            except FileNotFoundError as error:
+                raise _lost() from error
+            self._check_size(offset)
+            os.ftruncate(self._handle, offset)
+            os.lseek(self._handle, offset, os.SEEK_SET)
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Append all of ``pieces``."""
+        with self._lock:
+            handle, waiting = self._opened(), list(pieces)
+            while waiting:
+                written = os.writev(handle, waiting[:_MAX_PIECES])
+                while waiting and written >= len(waiting[0]):
+                    written -= len(waiting.pop(0))
+                if written:
+                    waiting[0] = waiting[0][written:]
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk."""
+        with self._lock:
+            if self._fsync:
+                os.fdatasync(self._opened())
+
+    def finish(self) -> os.stat_result:
+        """Bring the bytes to the disk and return the status that the object will have."""
+        with self._lock:
+            handle = self._opened()
+            # As for other objects: the ETag needs the finer clock.
+            now = time.time_ns()
+            os.utime(handle, ns=(now, now))
+            if self._fsync:
+                os.fsync(handle)
+            return os.fstat(handle)
+
+    def close(self) -> None:
+        """Close the file; it stays where it is."""
+        with self._lock:
+            self._is_over = True
+            if self._handle is not None:
+                os.close(self._handle)
+                self._handle = None
+
+    def remove(self) -> None:
+        """Remove the file; a missing one is success."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self.path.unlink()
+
+    def _check_size(self, size: int) -> None:
+        status = os.fstat(self._opened())
+        if not stat.S_ISREG(status.st_mode) or status.st_size < size:
+            raise _lost()
+
+    def _opened(self) -> int:
+        if self._handle is None:
+            raise ValueError("the file of the stream is not open")
+        return self._handle
+
+
+async def append_to(
+    file: PartFile,
+    chunks: AsyncIterator[bytes],
+    state: PartStreamState,
+    *,
+    run: Run,
+    checkpoint: Checkpoint,
+) -> PartStreamState:
+    """Append ``chunks`` to the file of a stream; see ``PartStream.append_part_stream``.
+
+    Args:
+        run: runs a function in a thread of the store.
+    """
+    recorded = state
+    await run(partial(file.open, state.offset))
+    writer = _Writer(run, file.write)
+    due_bytes, due_at = state.offset + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
+    failure: Exception | None = None
+    try:
+        while True:
+            try:
+                chunk = await anext(chunks)
+            except StopAsyncIteration:
+                break
+            except Exception as error:  # what has arrived is stored first
+                failure = error
+                break
+            await writer.put(chunk)
+            arrived = state.offset + writer.taken
+            if arrived >= due_bytes or (arrived > recorded.offset and time.monotonic() >= due_at):
+                await writer.flush()
+                await run(file.sync)
+                reached = replace(state, offset=arrived)
+                await checkpoint(reached)
+                recorded = reached
+                due_bytes, due_at = arrived + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
+        await writer.flush()
+        reached = replace(state, offset=state.offset + writer.taken)
+        if reached.offset > recorded.offset:
+            await run(file.sync)
+        await checkpoint(reached, is_last=True)
+        recorded = reached
+    finally:
+        await writer.settle()
+        await run_to_end(run(file.close))
+    if failure is not None:
+        raise failure
+    return recorded
+
+
+class _Writer:
+    """Writes gathered pieces in a thread while the next ones arrive."""
+
+    def __init__(self, run: Run, write: Callable[[Sequence[bytes]], None]) -> None:
+        self._run = run
+        self._write = write
+        self._gathered: list[bytes] = []
+        self._size = 0
+        self._writing: asyncio.Future[None] | None = None
+        #: Bytes taken so far.
+        self.taken = 0
+
+    async def put(self, piece: bytes) -> None:
+        if not piece:
+            return
+        self._gathered.append(piece)
+        self._size += len(piece)
+        self.taken += len(piece)
+        if self._size >= BUFFER_BYTES:
+            await self._start()
+
+    async def flush(self) -> None:
+        if self._gathered:
+            await self._start()
+        await self._wait()
+
+    async def settle(self) -> None:
+        """Wait for a write that is under way; its error was raised before, or is not wanted any more."""
+        if self._writing is not None:
+            with suppress(Exception):
+                await asyncio.shield(self._writing)
+
+    async def _start(self) -> None:
+        await self._wait()
+        pieces, self._gathered, self._size = self._gathered, [], 0
+        self._writing = asyncio.ensure_future(self._run(partial(self._write, pieces)))
+
+    async def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+
+#: Pieces of one ``writev`` (POSIX ``IOV_MAX`` is 1024 on Linux).
+_MAX_PIECES = 512
+
+
+def _lost() -> StorageNotFound:
+    return StorageNotFound("the file of the upload is shorter than what was recorded of it", adapter="local")
