@@ -16,6 +16,8 @@ CRASH_POINTS: tuple[str, ...] = (
     "server_upload.begun",
     "server_upload.stored",
     "relay.sent",
+    "upload.assemble.before",
+    "upload.assembled",
     "upload.aborted",
     "upload.release.before",
     "upload.release.deleted",

@@ -9,12 +9,12 @@ from pydantic import SecretStr
 
 from rindle.db.database import Database
 from rindle.db.models import MediaAsset, MediaAttachment
-from rindle.errors import Misconfigured
+from rindle.errors import Misconfigured, UnknownProfile
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import Storage
 from rindle.protocols.checked_storage import checked
-from rindle.security import actor_digest
+from rindle.security import actor_digest, key_segment
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
 
@@ -60,6 +60,18 @@ class Services:
             if storage is declared or (isinstance(declared, type) and type(storage) is declared):
                 return name
         raise Misconfigured(f"the storage of profile {self.profile(profile).name!r} is not registered")
+
+    def profile_of_key(self, key: str) -> type[Profile]:
+        """Return the profile whose objects have keys that begin as ``key`` does; for rows that name no profile.
+
+        Raises:
+            UnknownProfile: no registered profile has such keys, or several have.
+        """
+        segment = key.partition("/")[0]
+        found = [one for one in self.profiles if key_segment(one.name, fallback="profile") == segment]
+        if len(found) != 1:
+            raise UnknownProfile("no single registered profile has this key", detail={"profile": segment})
+        return found[0]
 
     def storage(self, profile: str | type[Profile]) -> Storage:
         """Return the adapter of a profile; its own exceptions arrive as ``storage_adapter_exception``."""

@@ -291,12 +291,28 @@ def abort_stream(session: Session, session_id: str, *, reason: str | None = None
     return found, True
 
 
-def expire_partial(session: Session, session_id: str) -> None:
-    """Expire a partial upload after its ``expires_at``; an extended or ended one does not change."""
+def expire_stream(session: Session, session_id: str) -> bool:
+    """Expire an upload after its ``expires_at``; returns whether this call did it.
+
+    One that was extended or has ended does not change, nor one whose bytes have all arrived, unless it is partial.
+    """
     found = lock_stream(session, session_id)
-    if found.session.state in ENDED_SESSIONS or found.session.expires_at > utc_now():
-        return
+    lives = OPEN | ({SessionState.UPLOADED} if found.session.concat_role == PARTIAL else set())
+    if found.session.state not in lives or found.session.expires_at > utc_now():
+        return False
     move_session(session, found.session, SessionState.EXPIRED, error_code="upload_session_expired")
+    return True
+
+
+def note_joined(session: Session, session_id: str) -> None:
+    """Record that the object of a final upload was made."""
+    found = lock_stream(session, session_id)
+    set_fields(session, found.session, last_known_offset=found.session.upload_length)
+
+
+def note_stream_released(session: Session, session_id: str) -> None:
+    """Record that nothing of an ended upload is left in the store."""
+    rows.note_released(session, session_id)
 
 
 def fail_stream(session: Session, session_id: str, *, code: str, reason: str) -> tuple[Stream, bool]:

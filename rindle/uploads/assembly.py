@@ -1,0 +1,131 @@
+"""The end of uploads that passed through the application: make the object, verify it, release what is left.
+
+Steps of the workflow; the requests themselves are in :mod:`rindle.uploads.tus`. All can be repeated.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from rindle import outbox
+from rindle.capabilities import unsupported
+from rindle.db import streams as rows
+from rindle.db.models import MediaUploadSession
+from rindle.db.streams import CONCATENATED, FINAL, TUS, Stream, source_ids, state_of
+from rindle.errors import CapabilityUnsupported, StorageNotFound, TusError, TusTailMissing
+from rindle.protocols import Concatenation, PartStream
+from rindle.services import Services
+from rindle.states import SessionState
+from rindle.uploads import sessions
+
+
+def stream_storage(services: Services, stream: Stream) -> PartStream:
+    """Return the storage of an upload.
+
+    Raises:
+        CapabilityUnsupported: it no longer takes such uploads.
+    """
+    storage = services.storage(
+        services.profile_of_key(stream.session.upload_key) if stream.asset is None else stream.asset.profile
+    )
+    if not isinstance(storage, PartStream):
+        raise unsupported(storage, "tus_upload")
+    return storage
+
+
+async def assemble(services: Services, session_id: str) -> None:
+    """Make the object of an upload whose bytes have all arrived, and verify it; anything else is left as it is.
+
+    Raises:
+        StorageError: the store failed; the next attempt continues.
+        RindleError: the object was refused, as by ``verify_completion``.
+    """
+    found = await services.database.read(rows.find_stream, session_id)
+    if found is None or found.session.state != SessionState.UPLOADED or found.asset is None:
+        return
+    try:
+        if found.session.concat_role == FINAL:
+            await _join(services, found)
+        else:
+            storage = stream_storage(services, found)
+            await storage.complete_part_stream(found.session.upload_key, found.session.id, state_of(found.session))
+    except (StorageNotFound, TusTailMissing) as error:
+        await services.database.write(_fail, services, session_id, error)
+        return
+    await sessions.verify(services, found.upload)
+    if found.session.concat_role == FINAL:
+        await services.database.write(_release_sources, services, session_id)
+
+
+async def _join(services: Services, final: Stream) -> None:
+    storage = stream_storage(services, final)
+    if not isinstance(storage, Concatenation):
+        raise CapabilityUnsupported("the storage no longer joins uploads", capability="concatenate")
+    sources = source_ids(final.session)
+    parts = await services.database.read(rows.find_streams, sources)
+    if any(session_id not in parts for session_id in sources):
+        raise StorageNotFound("a partial upload of this one is gone")
+    for part in parts.values():
+        await storage.complete_part_stream(part.session.upload_key, part.session.id, state_of(part.session))
+    keys = [parts[session_id].session.upload_key for session_id in sources]
+    await storage.concatenate(final.session.upload_key, keys)
+    await services.database.write(rows.note_joined, final.session.id)
+
+
+def _fail(session: Session, services: Services, session_id: str, error: StorageNotFound | TusTailMissing) -> None:
+    rows.fail_stream(session, session_id, code=error.code, reason=error.message)
+
+
+def _release_sources(session: Session, services: Services, session_id: str) -> None:
+    """Abort the partial uploads of a joined one that no other unfinished upload joins; their workflows remove them."""
+    final = rows.lock_stream(session, session_id).session
+    for partial_id in sorted(set(source_ids(final))):
+        if set(rows.open_finals(session, partial_id)) - {session_id}:
+            continue
+        found, first = rows.abort_stream(session, partial_id, reason=CONCATENATED)
+        if first:
+            outbox.wake_upload(session, services.settings, found.session, None, signal="cancel")
+
+
+async def release(services: Services, upload: MediaUploadSession) -> None:
+    """Remove what the store keeps of an upload that has ended without its object; nothing there is success.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    if upload.resumable_protocol != TUS:
+        return
+    found = await services.database.read(rows.find_stream, upload.id)
+    if found is None:
+        return
+    storage = stream_storage(services, found)
+    await storage.abort_part_stream(found.session.upload_key, found.session.id, state_of(found.session))
+
+
+async def abort_tus(services: Services, session_id: str) -> bool:
+    """Expire or release an upload whose time is over: the sweep for what its workflow has missed.
+
+    Returns:
+        whether anything was left to do.
+    """
+    found = await services.database.read(rows.find_stream, session_id)
+    if found is None or found.session.resumable_protocol != TUS:
+        raise TusError("there is no such upload", code="tus_session_not_found")
+
+    def expire(session: Session) -> bool:
+        first = rows.expire_stream(session, session_id)
+        if first:
+            stream = rows.lock_stream(session, session_id)
+            name = None if stream.asset is None else stream.asset.profile
+            outbox.wake_upload(session, services.settings, stream.session, name, signal="touch")
+        return first
+
+    expired = await services.database.write(expire)
+    upload = (await services.database.read(rows.find_stream, session_id) or found).session
+    if upload.state in (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED) and (
+        upload.backing_released_at is None
+    ):
+        await release(services, upload)
+        await services.database.write(rows.note_stream_released, session_id)
+        return True
+    return expired
