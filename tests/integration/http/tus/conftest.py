@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from rindle import MediaUploadSession, Profile, Rindle
+from rindle.db.streams import find_stream
 from rindle.http.tus import SameActor, tus_router
 from rindle.protocols import Storage
 from rindle.security.upload_token import read_upload
@@ -60,7 +61,10 @@ class Mount:
         return int(answer.headers["upload-offset"])
 
     async def row(self, url: str) -> MediaUploadSession:
-        return await self.rindle.upload_session(read_upload(url.rpartition("/")[2], [SECRET]).session_id)
+        session_id = read_upload(url.rpartition("/")[2], [SECRET]).session_id
+        found = await self.rindle.database.read(find_stream, session_id)
+        assert found is not None
+        return found.session
 
     async def assembled(self, url: str) -> MediaUploadSession:
         """Do what the workflow does when all bytes have arrived."""
