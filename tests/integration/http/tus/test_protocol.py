@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
+from rindle.errors import UploadRejected
 from rindle.http.tus import TUS_ALLOW_HEADERS, TUS_EXPOSE_HEADERS
 from tests.integration.http.tus.conftest import BYTES, MAX_BYTES, Mount, encoded
 
@@ -229,7 +230,7 @@ async def test_an_empty_upload_is_complete_at_once_and_then_refused(mount: Mount
     url = await mount.create(0)
 
     assert await mount.offset(url) == 0
-    with pytest.raises(Exception, match="empty"):
+    with pytest.raises(UploadRejected):
         await mount.assembled(url)
     row = await mount.row(url)
     assert (row.state, row.error_code) == ("failed", "empty_upload")
