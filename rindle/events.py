@@ -104,6 +104,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "asset.force_delete_refused": EventType(
         ("asset",), ("asset_id", "reason", "reference", "refused_by"), streamed=False
     ),
+    "asset.quarantine_released": EventType(("asset",), ("asset_id", "reason", "error_code"), streamed=False),
     "variants.requeued": EventType(("asset",), ("asset_id", "names"), streamed=False),
     "variants.cancelled": EventType(("asset",), ("asset_id", "names"), streamed=False),
 }

@@ -23,6 +23,7 @@ from rindle.cli.loading import report_of
 from rindle.cli.outbox import outbox
 from rindle.cli.purge import purge
 from rindle.cli.regenerate_variants import regenerate_variants
+from rindle.cli.release_quarantine import release_quarantine
 from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
 from rindle.cli.runtime_status import runtime_status
@@ -58,6 +59,7 @@ for command in (
     outbox,
     purge,
     regenerate_variants,
+    release_quarantine,
     requeue,
     resume,
     runtime_status,

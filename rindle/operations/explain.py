@@ -308,7 +308,7 @@ def _condition(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, 
             return "it is being purged; while an upload ticket is valid, its rows stay", None
         return "it is deleted, but no purge is running", _repair("purge_stuck", rows, settings)
     if state is AssetState.QUARANTINED:
-        return f"its content was rejected ({rows.asset.error_code}); upload a corrected file", _purge(rows)
+        return _quarantined(rows), _purge(rows)
     if state is AssetState.STAGED:
         return _staged(rows, is_running, settings)
     if state in UNVALIDATED:
@@ -317,6 +317,13 @@ def _condition(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, 
         name = "workflow_missing" if rows.asset.error_code is None else "stuck_promotion"
         return "its validation failed or its run was lost", _repair(name, rows, settings)
     return _deliverable(rows, is_running, settings)
+
+
+def _quarantined(rows: _Rows) -> str:
+    summary = f"its content was rejected ({rows.asset.error_code}); upload a corrected file"
+    if not any(one.state == SessionState.COMPLETED for one in rows.sessions):
+        return summary  # its object is gone: there is nothing to validate again
+    return f"{summary}, or after a false alarm: rindle release-quarantine {rows.asset.id} --reason TEXT"
 
 
 def _staged(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str | None]:
