@@ -39,7 +39,7 @@ from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.operations.health import HealthCheck, select_one
 from rindle.operations.maintenance.registry import SWEEPS
-from rindle.operations.maintenance.sweep import SweepSteps
+from rindle.operations.maintenance.steps import SweepSteps
 from rindle.process import ephemeral_runtime
 from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay

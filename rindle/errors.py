@@ -800,10 +800,11 @@ class ApplicationNotLoaded(Misconfigured):
 
 
 class MaintenanceRunning(OperationsError):
-    """The same sweep was started by hand before and still runs; ``detail`` holds its ``workflow_id``."""
+    """The same sweep, or one it must not run beside, is running; ``detail`` holds its ``workflow_id``."""
 
     code = "maintenance_running"
     http_status = 409
+    retryable = True
 
 
 class MaintenanceStopped(OperationsError):

@@ -13,7 +13,7 @@ from rindle.messages import SweepOrder, SweepPage
 
 
 class Sweeps(Protocol):
-    """The sweeps, which the composition provides (:class:`rindle.operations.maintenance.sweep.SweepSteps`)."""
+    """The sweeps, which the composition provides (:class:`rindle.operations.maintenance.steps.SweepSteps`)."""
 
     async def page(self, order: SweepOrder) -> SweepPage:
         """Do one page of a sweep."""

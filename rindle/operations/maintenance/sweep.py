@@ -7,22 +7,30 @@ Temporal.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from rindle.cancellation import cancel_and_wait
 from rindle.db.models import utc_now
-from rindle.errors import InvalidArgument
 from rindle.messages import SweepFailure as SweepFailure  # part of a page
-from rindle.messages import SweepOrder, SweepPage, SweepProgress
+from rindle.messages import SweepPage, SweepProgress
 from rindle.services import Services
+
+log = logging.getLogger(__name__)
 
 #: Items of one page.
 PAGE = 500
+#: Items of a page that are handled at the same time.
+AT_ONCE = 16
+#: Notes of one page that are kept.
+MAX_NOTES = 20
 
 
 class SweepOptions(BaseModel):
@@ -60,6 +68,8 @@ class SweepReport(BaseModel):
 
 O = TypeVar("O", bound=SweepOptions)  # noqa: E741 - options
 R = TypeVar("R", bound=SweepReport)
+I = TypeVar("I")  # noqa: E741 - item
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +89,14 @@ class Page(Generic[R]):
         report: what this page did.
         next_cursor: where the next page begins; ``None`` when this was the last one.
         failures: items that failed; the first ones of a sweep are shown.
+        notes: what was found, for the log of the process that does the page. They never leave it through Temporal, so
+            they may name keys. The first :data:`MAX_NOTES` are kept.
     """
 
     report: R
     next_cursor: str | None = None
     failures: tuple[SweepFailure, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Sweep(ABC, Generic[O, R]):
@@ -94,12 +107,14 @@ class Sweep(ABC, Generic[O, R]):
         title: heading of the report.
         options: class of its options.
         report: class of its report.
+        not_beside: names of sweeps during which it does not start.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     options: type[O]
     report: type[R]
+    not_beside: ClassVar[tuple[str, ...]] = ()
 
     def check(self, services: Services, options: O) -> None:
         """Raise an error when the sweep cannot run with these options; called before each page, and before a start."""
@@ -142,60 +157,41 @@ async def run_here(
     started_at = utc_now()
     progress = SweepProgress(started_at=started_at)
     while True:
-        page = await _one_page(SweepRun(services, options, started_at), sweep, progress.cursor)
+        page = await one_page(SweepRun(services, options, started_at), sweep, progress.cursor)
         progress = progress.after(page)
         on_page(progress)
         if page.cursor is None:
             return Outcome(sweep.report(**progress.counters), progress.failures)
 
 
-class SweepSteps:
-    """What the activity of ``MaintenanceWorkflow`` runs; the composition gives it to the activities.
+async def for_each(items: Iterable[I], work: Callable[[I], Awaitable[T]]) -> list[T]:
+    """Return ``work(item)`` for each item in their order, of which :data:`AT_ONCE` run at the same time.
 
-    Args:
-        services: the application's collaborators.
-        sweeps: the sweeps of this release.
+    The first error ends the others, and is raised when they have ended.
     """
+    slots = asyncio.Semaphore(AT_ONCE)
 
-    def __init__(self, services: Services, sweeps: Iterable[Sweep[Any, Any]]) -> None:
-        self._services = services
-        self._sweeps = {sweep.name: sweep for sweep in sweeps}
+    async def one(item: I) -> T:
+        async with slots:
+            return await work(item)
 
-    async def page(self, order: SweepOrder) -> SweepPage:
-        """Do the page that ``order`` names.
-
-        Raises:
-            InvalidArgument: no sweep has that name, or its options are not valid.
-            RindleError: the items of the page could not be read.
-        """
-        sweep = self._sweeps.get(order.verb)
-        if sweep is None:
-            known = sorted(self._sweeps)
-            raise InvalidArgument(
-                f"this worker has no sweep {order.verb!r}; it has {', '.join(known)}",
-                detail={"option": "verb", "known": known},
-            )
-        options = parsed_options(sweep, order.options)
-        return await _one_page(SweepRun(self._services, options, order.started_at), sweep, order.cursor)
+    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        await cancel_and_wait(*tasks)
 
 
-def parsed_options(sweep: Sweep[O, R], values: Mapping[str, Any]) -> O:
-    """Return the options that ``values`` name.
+async def one_page(run: SweepRun[O], sweep: Sweep[O, R], cursor: str) -> SweepPage:
+    """Do one page, log its notes, and return what the workflow needs of it.
 
     Raises:
-        InvalidArgument: the sweep has no such option, or a value is not valid; the message repeats no value.
+        RindleError: the sweep refuses the options, or the items of the page could not be read.
     """
-    try:
-        return sweep.options.model_validate(values)
-    except ValidationError as error:
-        found = error.errors(include_input=False, include_context=False, include_url=False)
-        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found]
-        raise InvalidArgument(
-            f"options of {sweep.name} are not valid: {'; '.join(problems)}", detail={"option": "options"}
-        ) from None
-
-
-async def _one_page(run: SweepRun[O], sweep: Sweep[O, R], cursor: str) -> SweepPage:
     sweep.check(run.services, run.options)
     page = await sweep.page(run, cursor)
+    for note in page.notes[:MAX_NOTES]:
+        log.info(note, extra={"action": "sweep_note", "sweep": sweep.name})
+    if len(page.notes) > MAX_NOTES:
+        log.info("%d more of this page", len(page.notes) - MAX_NOTES, extra={"action": "sweep_note"})
     return SweepPage(cursor=page.next_cursor, counters=page.report.to_dict(), failures=page.failures)
