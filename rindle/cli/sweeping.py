@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -55,6 +56,9 @@ def run_sweep(
             _show(sweep.name, progress)
 
         if local:
+            logging.getLogger(runs.__name__.rpartition(".")[0]).setLevel(
+                logging.INFO
+            )  # what a page found, with its key
             return await run_here(rindle.services, sweep, options, on_page=show)
         handle = await runs.start(rindle.services, sweep, options)
         _say(f"{handle.id} has started; cancel it with: temporal workflow cancel --workflow-id {handle.id}")

@@ -25,20 +25,16 @@ async def test_a_sweep_in_this_process_needs_no_temporal(lite_stage: Stage) -> N
 
     shown = await rindle(stage, "cleanup-orphans", "--local", **away)
     assert shown.returncode == 0, shown.stderr
-    assert (
-        shown.stdout.splitlines()
-        == [
-            "[DRY RUN] Clean up orphans",
-            "  sessions_found:    1",
-            "  sessions_deleted:  0",
-            "  objects_deleted:   0",
-            "  resumable_skipped:  0",
-            "  storage_skipped:   0",
-            "  storage_errors:    0",
-            "[DRY RUN] Done. Nothing was changed; add --execute.",
-        ]
-        or "sessions_found" in shown.stdout
-    )
+    assert shown.stdout.splitlines() == [
+        "[DRY RUN] Clean up orphans",
+        "  sessions_found:     1",
+        "  sessions_deleted:   0",
+        "  objects_deleted:    0",
+        "  resumable_skipped:  0",
+        "  storage_skipped:    0",
+        "  storage_errors:     0",
+        "[DRY RUN] Done. Nothing was changed; add --execute.",
+    ]
     assert shown.stderr == "cleanup-orphans: page 1, sessions_found 1\n"
 
     done = await rindle(stage, "cleanup-orphans", "--local", "--execute", "--format", "json", **away)
@@ -77,7 +73,7 @@ async def test_a_sweep_by_a_worker_is_followed_and_a_detached_one_is_not(lite_st
     assert await stage.keys() == set()
 
 
-async def test_failures_are_shown_and_the_command_exits_with_one(lite_stage: Stage) -> None:
+async def test_keys_of_unknown_objects_are_shown_where_they_are_found(lite_stage: Stage) -> None:
     stage = lite_stage
     stranger = f"avatar/{new_id()}/left.jpg"
     source = stage.home / "left"
