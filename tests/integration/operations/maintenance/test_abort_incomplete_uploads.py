@@ -59,6 +59,8 @@ async def test_overdue_uploads_expire_and_their_objects_are_deleted(stage: Stage
     assert (await stage.session(live.id)).state == "signed"
     assert len(await stage.events(str(late.asset_id), "upload_session_expired")) == 1
     assert await abort_incomplete_uploads(stage.rindle.services) == AbortIncompleteUploadsReport()
+    await stage.rindle.cancel_upload(live.id)
+    assert (await abort_incomplete_uploads(stage.rindle.services)).sessions_aborted == 1
     await everything_holds(stage)
 
 

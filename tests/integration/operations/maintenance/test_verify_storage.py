@@ -61,7 +61,8 @@ async def test_an_object_that_is_lost_is_found_missing_and_found_again_when_it_i
     kept = stage.home / "kept"
     thumb = key_of(asset, "thumb")
     await stage.storage.download(thumb, kept)
-    await put_foreign(stage, f"avatar/{new_id()}/left.jpg", f"avatar/{asset.id}/other.jpg")
+    strangers = (f"avatar/{new_id()}/left.jpg", f"avatar/{asset.id}/other.jpg")
+    await put_foreign(stage, *strangers)
 
     async def verify() -> VerifyStorageReport:
         return await verify_storage(stage.rindle.services, originals=True, min_age_seconds=0)
@@ -83,6 +84,8 @@ async def test_an_object_that_is_lost_is_found_missing_and_found_again_when_it_i
     assert await state_of(stage, asset.id) == {"asset": "ready", "large": "ready", "thumb": "ready"}
     moves = [event.payload["state"] for event in await stage.events(asset.id, "variant_state_changed")]
     assert moves[-1:] == ["missing"]
+    for key in strangers:
+        await stage.storage.delete(key)
     await everything_holds(stage)
 
 
