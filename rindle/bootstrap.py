@@ -22,6 +22,7 @@ from rindle.activities.builders import Builders
 from rindle.activities.erasure import ErasureActivities
 from rindle.activities.failures import FailureInterceptor
 from rindle.activities.liveness import STALE_SECONDS, sweep_scratch
+from rindle.activities.maintenance import MaintenanceActivities
 from rindle.activities.outages import Check, OutageWatch
 from rindle.activities.promotion import PromotionActivities
 from rindle.activities.purge import PurgeActivities
@@ -37,6 +38,8 @@ from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.operations.health import HealthCheck, select_one
+from rindle.operations.maintenance.registry import SWEEPS
+from rindle.operations.maintenance.steps import SweepSteps
 from rindle.process import ephemeral_runtime
 from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
@@ -52,10 +55,14 @@ log = logging.getLogger(__name__)
 
 #: Seconds that running work may take to finish after SIGTERM; longer for transcodes, which are expensive to repeat.
 GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
+#: The same for a page of a sweep, which is repeated elsewhere.
+MAINTENANCE_GRACE_SECONDS = 10.0
 #: Seconds that a run's next task waits for the worker that has cached it before other workers may take it.
 STICKY_SECONDS = 10
 #: Activities that a worker runs at once on the workflows' queue; one plug-in has at most a third (``rindle.plugins``).
 ACTIVITY_SLOTS = 100
+#: Pages of sweeps that a worker runs at once: they never compete with uploads.
+MAINTENANCE_SLOTS = 4
 #: Activities limit their heartbeats themselves (``activities.progress``); the SDK passes each one on within a second.
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 #: Seconds between attempts to reach Temporal while a worker starts.
@@ -82,7 +89,17 @@ def workflow_interceptors(settings: Settings) -> list[Interceptor]:
 
 def queues_of(settings: Settings) -> list[str]:
     """Return the task queues of this release, in a worker's order."""
-    return list(dict.fromkeys([settings.queue(), settings.image_queue, settings.av_queue]))
+    return list(dict.fromkeys([settings.queue(), settings.image_queue, settings.av_queue, settings.maintenance_queue]))
+
+
+def workflows_of(settings: Settings, queue: str, *, is_versioned: bool) -> list[type]:
+    """Return the workflows that workers of a task queue run; ``is_versioned`` for workers of a deployment."""
+    if queue == settings.maintenance_queue:
+        return list(workflows.MAINTENANCE)
+    if queue != settings.queue():
+        return []
+    known = workflows.VERSIONED if is_versioned else workflows.ALL
+    return [one for one in known if one not in workflows.MAINTENANCE]
 
 
 def deployment_of(settings: Settings) -> WorkerDeploymentConfig | None:
@@ -185,6 +202,7 @@ class WorkerParts:
         found[settings.queue()] += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all(), *erasure.all()]
         found[settings.image_queue].append(variants.render_images)
         found[settings.av_queue].append(variants.build_av)
+        found[settings.maintenance_queue] += MaintenanceActivities(SweepSteps(services, SWEEPS)).all()
         return found
 
     def _note_outage(self) -> None:
@@ -230,6 +248,8 @@ def activity_slots(settings: Settings, queue: str) -> int:
     """
     if queue == settings.queue():
         return ACTIVITY_SLOTS
+    if queue == settings.maintenance_queue:
+        return MAINTENANCE_SLOTS
     return settings.av_slots if queue == settings.av_queue else 2 * settings.render_children
 
 
@@ -239,8 +259,8 @@ class WorkerProcess:
     Args:
         rindle: the application.
         queues: task queues to poll; all of them when left out.
-        grace_seconds: time that running work may take to finish when the process stops; 300 s for audio and video and
-            60 s for other work when left out.
+        grace_seconds: time that running work may take to finish when the process stops; 300 s for audio and video, 10 s
+            for sweeps and 60 s for other work when left out.
         interceptors: further worker interceptors, innermost last.
         cached_workflows: runs kept in memory between their tasks; with 0 every task is replayed from its history.
     """
@@ -284,7 +304,11 @@ class WorkerProcess:
         """Return how many seconds running work of a queue may take to finish."""
         if self._grace_seconds is not None:
             return self._grace_seconds
-        return AV_GRACE_SECONDS if queue == self.settings.av_queue else GRACE_SECONDS
+        longer_or_shorter = {
+            self.settings.av_queue: AV_GRACE_SECONDS,
+            self.settings.maintenance_queue: MAINTENANCE_GRACE_SECONDS,
+        }
+        return longer_or_shorter.get(queue, GRACE_SECONDS)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then take no new work, and finish running work or hand it back."""
@@ -360,8 +384,8 @@ class WorkerProcess:
         workers: dict[str, Worker] = {}
         for queue in self.queues:
             options: dict[str, Any] = {"interceptors": [], "max_concurrent_activities": activity_slots(settings, queue)}
-            if queue == settings.queue():
-                options |= self._workflow_options(client)
+            if registered := workflows_of(settings, queue, is_versioned=deployment_of(settings) is not None):
+                options |= self._workflow_options(client, registered)
             options["interceptors"] = [parts.failures, *options["interceptors"], *self._interceptors]
             workers[queue] = Worker(
                 client,
@@ -375,11 +399,11 @@ class WorkerProcess:
             )
         return workers
 
-    def _workflow_options(self, client: Client) -> dict[str, Any]:
-        """Return the additional options of the worker of the workflow queue."""
+    def _workflow_options(self, client: Client, registered: Sequence[type]) -> dict[str, Any]:
+        """Return the additional options of the worker of a queue that has workflows."""
         settings = self.settings
         return {
-            "workflows": workflows.ALL if deployment_of(settings) is None else workflows.VERSIONED,
+            "workflows": registered,
             "workflow_runner": workflow_runner(client.data_converter),
             "interceptors": workflow_interceptors(settings),
             "max_cached_workflows": self._cached_workflows,

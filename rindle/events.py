@@ -39,6 +39,10 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
         ("operation", "scope", "result", "dry_run"), ("duration_us", "selected", "enqueued", "skipped", "errors")
     ),
     "rindle.repair.exception": EventContract(("operation", "scope", "result", "dry_run"), ("duration_us",)),
+    "rindle.cleanup.run": EventContract(
+        ("worker", "profile", "adapter", "dry_run"),
+        ("sessions_deleted", "objects_deleted", "sessions_aborted", "resumable_aborts"),
+    ),
     "rindle.runtime.refusal": EventContract(("surface", "reason", "mode")),
     "rindle.runtime.check.stop": EventContract(("check", "status", "component"), ("duration_us",)),
     "rindle.media.transcode.start": EventContract(_TRANSCODE),

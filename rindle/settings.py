@@ -15,7 +15,7 @@ from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationErro
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rindle.errors import Misconfigured
-from rindle.messages import AV_QUEUE, IMAGES_GROUP
+from rindle.messages import AV_QUEUE, IMAGES_GROUP, MAINTENANCE_QUEUE
 from rindle.protocols import MAX_URL_SECONDS
 
 #: Largest ``max_pixels`` of a profile; also applies when ``max_pixels`` is ``None``.
@@ -198,6 +198,11 @@ class Settings(BaseSettings):
     def av_queue(self) -> str:
         """Task queue of ffmpeg builds."""
         return self.queue(AV_QUEUE)
+
+    @property
+    def maintenance_queue(self) -> str:
+        """Task queue of sweeps."""
+        return self.queue(MAINTENANCE_QUEUE)
 
     def queue_of(self, group: str) -> str:
         """Return the task queue that builds a variant group."""

@@ -11,7 +11,9 @@ from typing import NoReturn
 
 import click
 
+from rindle.cli.abort_incomplete_uploads import abort_incomplete_uploads
 from rindle.cli.cancel import cancel
+from rindle.cli.cleanup_orphans import cleanup_orphans
 from rindle.cli.database import database, migrate
 from rindle.cli.dev import dev
 from rindle.cli.doctor import doctor
@@ -28,6 +30,7 @@ from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
 from rindle.cli.runtime_status import runtime_status
 from rindle.cli.setup import setup
+from rindle.cli.verify_storage import verify_storage
 from rindle.errors import InspectionFailed, RindleError, TemporalUnavailable
 from rindle.process import leave
 from rindle.security import RedactingFilter
@@ -47,7 +50,9 @@ def rindle() -> None:
 
 
 for command in (
+    abort_incomplete_uploads,
     cancel,
+    cleanup_orphans,
     database,
     dev,
     doctor,
@@ -64,6 +69,7 @@ for command in (
     resume,
     runtime_status,
     setup,
+    verify_storage,
 ):
     rindle.add_command(command)
 rindle.add_command(erase_owners, "batch-owner-erasure")  # its name in the original
