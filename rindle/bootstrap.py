@@ -17,11 +17,10 @@ from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from rindle import telemetry, workflows
+from rindle import run_directories, telemetry, workflows
 from rindle.activities.builders import Builders
 from rindle.activities.erasure import ErasureActivities
 from rindle.activities.failures import FailureInterceptor
-from rindle.activities.liveness import STALE_SECONDS, sweep_scratch
 from rindle.activities.maintenance import MaintenanceActivities
 from rindle.activities.outages import Check, OutageWatch
 from rindle.activities.promotion import PromotionActivities
@@ -170,6 +169,27 @@ class WorkerParts:
             await cancel_and_wait(task)
 
     @contextlib.asynccontextmanager
+    async def cleaning(self) -> AsyncIterator[None]:
+        """Remove what killed processes left on this machine, again and again inside the block.
+
+        Temporary directories are local, so that no schedule of Temporal can do it: every worker sweeps its own host.
+        """
+        task = asyncio.create_task(self._keep_clean(), name="rindle-clean-up")
+        try:
+            yield
+        finally:
+            await cancel_and_wait(task)
+
+    async def _keep_clean(self) -> None:
+        while True:
+            await asyncio.sleep(self.rindle.settings.temp_sweep_seconds)
+            try:
+                await self._clean_up()
+            except Exception as error:  # a full or broken disk: the next round tries again
+                facts = {"action": "sweep_failed", "error": type(error).__name__}
+                log.warning("leftovers could not be swept", extra=facts)
+
+    @contextlib.asynccontextmanager
     async def registering(self) -> AsyncIterator[None]:
         """Register the search attributes inside the block, unless the settings say otherwise."""
         if not self.rindle.settings.search_attributes:
@@ -211,10 +231,13 @@ class WorkerParts:
 
     async def _clean_up(self) -> None:
         """Remove files that killed processes left on this machine."""
-        swept = await in_thread(sweep_scratch, self.rindle.settings.scratch)
+        found = await in_thread(run_directories.sweep, self.rindle.settings.scratch)
+        if found.errors:
+            log.warning("leftovers could not be removed", extra={"action": "sweep_failed", "count": found.errors})
+        swept = found.deleted
         for storage in self.rindle.storages.values():
             try:
-                swept += await checked(storage).sweep(STALE_SECONDS)
+                swept += await checked(storage).sweep(run_directories.STALE_SECONDS)
             except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:
@@ -323,6 +346,7 @@ class WorkerProcess:
                 return
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(parts.watching(client))
+                await stack.enter_async_context(parts.cleaning())
                 workers = self._workers(client, parts)
                 for worker in workers.values():
                     await stack.enter_async_context(worker)

@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     av_nice: int = Field(default=10, ge=0, le=19)
     #: Threads per codec; ``None`` lets ffmpeg choose, up to 16.
     av_threads: int | None = Field(default=None, ge=1)
+    #: Pause between two sweeps of a worker for run directories that dead processes left on its host.
+    temp_sweep_seconds: float = Field(default=3_600, gt=0)
     source_cache_bytes: int = Field(default=10 << 30, ge=0)
     source_cache_age_seconds: int = Field(default=3_600, ge=0)
     #: Classified failures of one variant before it is ``failed``.

@@ -154,6 +154,7 @@ class RindlePlugin(SimplePlugin):
         stack.push_async_callback(self._parts.close)
         await self._parts.open()
         await stack.enter_async_context(self._parts.watching(own))
+        await stack.enter_async_context(self._parts.cleaning())
         if rindle.settings.search_attributes:
             await rindle.temporal.register_search_attributes()
         await stack.enter_async_context(self._parts.registering())

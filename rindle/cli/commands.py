@@ -30,6 +30,7 @@ from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
 from rindle.cli.runtime_status import runtime_status
 from rindle.cli.setup import setup
+from rindle.cli.sweep_temp_files import sweep_temp_files
 from rindle.cli.verify_storage import verify_storage
 from rindle.errors import InspectionFailed, RindleError, TemporalUnavailable
 from rindle.process import leave
@@ -69,6 +70,7 @@ for command in (
     resume,
     runtime_status,
     setup,
+    sweep_temp_files,
     verify_storage,
 ):
     rindle.add_command(command)

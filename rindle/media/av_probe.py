@@ -28,6 +28,7 @@ from rindle.media.ffmpeg import (
     validate_argv,
 )
 from rindle.protocols import ProbeResult
+from rindle.run_directories import held
 from rindle.security.filename import BIDI_MARKS
 from rindle.states import MediaKind
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from rindle import outbox, telemetry
+from rindle import outbox, run_directories, telemetry
 from rindle.arguments import MAX_FILENAME_CHARS, actor_text, check_text
 from rindle.cancellation import run_to_end
 from rindle.capabilities import capabilities_of
