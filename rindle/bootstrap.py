@@ -22,7 +22,9 @@ from rindle.activities.builders import Builders
 from rindle.activities.erasure import ErasureActivities
 from rindle.activities.failures import FailureInterceptor
 from rindle.activities.maintenance import MaintenanceActivities
+from rindle.activities.originals import OriginalReader
 from rindle.activities.outages import Check, OutageWatch
+from rindle.activities.probing import Prober
 from rindle.activities.promotion import PromotionActivities
 from rindle.activities.purge import PurgeActivities
 from rindle.activities.source_cache import SourceCache
@@ -37,7 +39,9 @@ from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.operations.health import HealthCheck, select_one
+from rindle.operations.maintenance.backfill_metadata import BackfillMetadata
 from rindle.operations.maintenance.registry import SWEEPS
+from rindle.operations.maintenance.reprobe import Reprobe
 from rindle.operations.maintenance.steps import SweepSteps
 from rindle.process import ephemeral_runtime
 from rindle.protocols.checked_storage import checked
@@ -212,9 +216,7 @@ class WorkerParts:
         builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
         variants = VariantActivities(services, sources=self._sources, builders=builders)
         uploads = UploadActivities(services, verify=partial(verify_completion, services))
-        promotion = PromotionActivities(
-            services, sources=self._sources, bundled_probe=partial(ImageProbe, pool), av_probe=av_probe
-        )
+        promotion = PromotionActivities(services, sources=self._sources, prober=self._prober(av_probe))
         erasures = ErasureSteps(services)
         purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=self._sources, erasures=erasures)
         erasure = ErasureActivities(services.database, erasures)
@@ -222,8 +224,19 @@ class WorkerParts:
         found[settings.queue()] += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all(), *erasure.all()]
         found[settings.image_queue].append(variants.render_images)
         found[settings.av_queue].append(variants.build_av)
-        found[settings.maintenance_queue] += MaintenanceActivities(SweepSteps(services, SWEEPS)).all()
+        originals = self.originals()
+        sweeps = SweepSteps(services, [*SWEEPS, BackfillMetadata(originals), Reprobe(originals)])
+        found[settings.maintenance_queue] += MaintenanceActivities(sweeps).all()
         return found
+
+    def originals(self) -> OriginalReader:
+        """Return what reads the originals of validated assets again."""
+        settings = self.rindle.settings
+        av_probe = AvProbe(FfmpegTools.of(settings), AvLimits.of(settings), settings.scratch)
+        return OriginalReader(self.rindle.services, sources=self._sources, prober=self._prober(av_probe))
+
+    def _prober(self, av_probe: AvProbe) -> Prober:
+        return Prober(self.rindle.settings, bundled_probe=partial(ImageProbe, self._pool), av_probe=av_probe)
 
     def _note_outage(self) -> None:
         if self._watch is not None:
@@ -247,6 +260,17 @@ class WorkerParts:
         """Return a check of each service whose outages activities wait for."""
         stores: dict[str, Check] = {f"store {name}": store.ping for name, store in self.rindle.storages.items()}
         return {"database": partial(self.rindle.database.read, select_one), **stores}
+
+
+@contextlib.asynccontextmanager
+async def reading_originals(rindle: Rindle) -> AsyncIterator[OriginalReader]:
+    """Yield what reads originals in this process, confined as in a worker; for sweeps that run without one."""
+    parts = WorkerParts(rindle)
+    await parts.open()
+    try:
+        yield parts.originals()
+    finally:
+        await run_to_end(parts.close())
 
 
 def warn_of_runtime(rindle: Rindle, queues: Collection[str]) -> None:

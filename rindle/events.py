@@ -36,7 +36,8 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.delivery.range_fallback": EventContract(("profile", "adapter", "reason")),
     "rindle.repair.start": EventContract(("operation", "scope", "result", "dry_run")),
     "rindle.repair.stop": EventContract(
-        ("operation", "scope", "result", "dry_run"), ("duration_us", "selected", "enqueued", "skipped", "errors")
+        ("operation", "scope", "result", "dry_run"),
+        ("duration_us", "selected", "enqueued", "skipped", "attempted", "refreshed", "errors"),
     ),
     "rindle.repair.exception": EventContract(("operation", "scope", "result", "dry_run"), ("duration_us",)),
     "rindle.cleanup.run": EventContract(
@@ -108,6 +109,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "asset.force_delete_refused": EventType(
         ("asset",), ("asset_id", "reason", "reference", "refused_by"), streamed=False
     ),
+    "asset.reprobed": EventType(("asset",), ("asset_id", "changed"), streamed=False),
     "asset.quarantine_released": EventType(("asset",), ("asset_id", "reason", "error_code"), streamed=False),
     "variants.requeued": EventType(("asset",), ("asset_id", "names"), streamed=False),
     "variants.cancelled": EventType(("asset",), ("asset_id", "names"), streamed=False),

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from rindle.cli.abort_incomplete_uploads import abort_incomplete_uploads
+from rindle.cli.backfill_metadata import backfill_metadata
 from rindle.cli.cancel import cancel
 from rindle.cli.cleanup_orphans import cleanup_orphans
 from rindle.cli.database import database, migrate
@@ -26,6 +27,7 @@ from rindle.cli.outbox import outbox
 from rindle.cli.purge import purge
 from rindle.cli.regenerate_variants import regenerate_variants
 from rindle.cli.release_quarantine import release_quarantine
+from rindle.cli.reprobe import reprobe
 from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
 from rindle.cli.runtime_status import runtime_status
@@ -52,6 +54,7 @@ def rindle() -> None:
 
 for command in (
     abort_incomplete_uploads,
+    backfill_metadata,
     cancel,
     cleanup_orphans,
     database,
@@ -66,6 +69,7 @@ for command in (
     purge,
     regenerate_variants,
     release_quarantine,
+    reprobe,
     requeue,
     resume,
     runtime_status,

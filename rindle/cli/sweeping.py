@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -38,9 +39,19 @@ def sweep_options(*, destructive: bool) -> Callable[[F], F]:
 
 
 def run_sweep(
-    sweep: Sweep[O, R], options: O, *, application: str | None, detach: bool, local: bool, output: str
+    sweep: Sweep[O, R],
+    options: O,
+    *,
+    application: str | None,
+    detach: bool,
+    local: bool,
+    output: str,
+    here: Callable[[Rindle], AbstractAsyncContextManager[Sweep[O, R]]] | None = None,
 ) -> NoReturn:
     """Run a sweep: progress on standard error, the report on standard output; exit 1 when an item failed.
+
+    Args:
+        here: gives the sweep that ``--local`` runs, if it needs programs that only workers have otherwise.
 
     Raises:
         UsageError: ``--detach`` is combined with ``--local``.
@@ -59,7 +70,8 @@ def run_sweep(
             logging.getLogger(runs.__name__.rpartition(".")[0]).setLevel(
                 logging.INFO
             )  # what a page found, with its key
-            return await run_here(rindle.services, sweep, options, on_page=show)
+            async with nullcontext(sweep) if here is None else here(rindle) as chosen:
+                return await run_here(rindle.services, chosen, options, on_page=show)
         handle = await runs.start(rindle.services, sweep, options)
         _say(f"{handle.id} has started; cancel it with: temporal workflow cancel --workflow-id {handle.id}")
         command = REMEDIES["no_worker"].surface(rindle.settings)

@@ -50,7 +50,9 @@ def start_options(services: Services, sweep: Sweep[O, R], options: O) -> dict[st
         "priority": Priority(priority_key=outbox.PRIORITY_SWEEP),
     }
     if settings.search_attributes and services.temporal.has_search_attributes is not False:
-        found["search_attributes"] = ids.attributes("maintenance", profile=getattr(options, "profile", None))
+        found["search_attributes"] = ids.attributes(
+            "maintenance", profile=getattr(options, "profile", None), asset_id=getattr(options, "asset_id", None)
+        )
     return found
 
 
@@ -59,10 +61,11 @@ def order_of(sweep: Sweep[O, R], options: O) -> MaintenanceInput:
     return MaintenanceInput(verb=sweep.name, options=options.model_dump(mode="json"))
 
 
-async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages: int = 0) -> Handle:
+async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages: int = 0, subject: str = "") -> Handle:
     """Start a sweep by hand, and return a handle on its workflow.
 
     Args:
+        subject: id of the one row that the sweep is about; runs about different rows do not exclude each other.
         max_pages: pages of one run before it continues as new; 0 leaves that to the server.
 
     Raises:
@@ -73,7 +76,8 @@ async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages
     sweep.check(services, options)
     client = await services.temporal.client()
     await check_beside(services, sweep)
-    workflow_id = ids.maintenance_id(sweep.name, prefix=services.settings.workflow_id_prefix)
+    verb = f"{sweep.name}:{subject}" if subject else sweep.name
+    workflow_id = ids.maintenance_id(verb, prefix=services.settings.workflow_id_prefix)
     order = order_of(sweep, options).model_copy(update={"max_pages": max_pages})
 
     async def start_with(arguments: dict[str, Any]) -> Handle:
