@@ -37,6 +37,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
 from rindle.arguments import canonical_id
+from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.states import AssetState, MediaKind, OutboxState, OutputKind, RunState, SessionState, VariantState
 from rindle.text import bounded, storable, storable_document
 
@@ -190,21 +191,6 @@ def _partial_index(*columns: str, where: str) -> Index:
     return Index(None, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
-#: Validated assets whose technical facts are missing or contradict each other; ``reprobe`` reads them again. WebM and
-#: Matroska files of browsers state no duration. An audio file may have the type of a video container. Queries contain
-#: the condition as it stands, so that they use its index.
-PROBE_DRIFT = (
-    "state IN ('available', 'processing', 'transcoding', 'ready', 'degraded') AND ("
-    "(kind = 'video' AND (width IS NULL OR height IS NULL OR has_video_track IS NOT TRUE)) "
-    "OR (kind = 'audio' AND has_audio_track IS NOT TRUE) "
-    "OR (kind <> 'image' AND duration_ms IS NULL AND content_type NOT IN "
-    "('audio/webm', 'audio/x-matroska', 'video/webm', 'video/x-matroska')) "
-    "OR (kind <> 'image' AND substr(content_type, 1, 6) = 'image/') "
-    "OR (kind <> 'audio' AND substr(content_type, 1, 6) = 'audio/') "
-    "OR (kind = 'image' AND substr(content_type, 1, 6) = 'video/'))"
-)
-
-
 class MediaAsset(_Timestamps, Base):
     """One original and its status."""
 
@@ -224,12 +210,7 @@ class MediaAsset(_Timestamps, Base):
         Index(None, "kind"),
         Index(None, "profile"),
         Index(None, "state", "updated_at"),
-        Index(
-            "ix_media_assets_probe_drift",
-            "updated_at",
-            postgresql_where=text(PROBE_DRIFT),
-            sqlite_where=text(PROBE_DRIFT),
-        ),
+        _partial_index("updated_at", where=PROBE_DRIFT),
     )
 
     #: UUIDv7, made by the call that opens the upload; never changes.

@@ -14,8 +14,9 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, and_, func, literal_column, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from rindle.db.models import PROBE_DRIFT, MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
+from rindle.db.models import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.db.outbox import in_state
+from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.db.variants import group_of
 from rindle.operations.remedies import FINDING_OF_VARIANT
 from rindle.operations.reports import Report

