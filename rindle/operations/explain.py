@@ -26,7 +26,7 @@ from rindle.db.models import (
 )
 from rindle.db.variants import group_of
 from rindle.errors import NotFound, TemporalUnavailable
-from rindle.operations import runs, schema
+from rindle.operations import findings, runs, schema
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
 from rindle.operations.reports import Report
 from rindle.operations.runs import PendingActivity, QueueFacts, WorkflowFacts
@@ -161,6 +161,7 @@ class _Rows:
     attachments: int
     outbox: Sequence[MediaOutbox]
     runs: tuple[str, ...]
+    is_drifted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,8 @@ def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
         .where(MediaOutbox.workflow_id.in_(runs), MediaOutbox.state != OutboxState.DISPATCHED)
         .order_by(MediaOutbox.id)
     ).all()
-    return _Rows(asset, sessions, variants, len(attached), waiting, runs)
+    drifted = session.scalar(select(MediaAsset.id).where(MediaAsset.id == asset.id, findings.is_drifted()))
+    return _Rows(asset, sessions, variants, len(attached), waiting, runs, is_drifted=drifted is not None)
 
 
 # --- Temporal ------------------------------------------------------------------------------------------------------
@@ -308,7 +310,7 @@ def _condition(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, 
             return "it is being purged; while an upload ticket is valid, its rows stay", None
         return "it is deleted, but no purge is running", _repair("purge_stuck", rows, settings)
     if state is AssetState.QUARANTINED:
-        return f"its content was rejected ({rows.asset.error_code}); upload a corrected file", _purge(rows)
+        return _quarantined(rows), _purge(rows)
     if state is AssetState.STAGED:
         return _staged(rows, is_running, settings)
     if state in UNVALIDATED:
@@ -317,6 +319,13 @@ def _condition(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, 
         name = "workflow_missing" if rows.asset.error_code is None else "stuck_promotion"
         return "its validation failed or its run was lost", _repair(name, rows, settings)
     return _deliverable(rows, is_running, settings)
+
+
+def _quarantined(rows: _Rows) -> str:
+    summary = f"its content was rejected ({rows.asset.error_code}); upload a corrected file"
+    if not any(one.state == SessionState.COMPLETED for one in rows.sessions):
+        return summary  # its object is gone: there is nothing to validate again
+    return f"{summary}, or after a false alarm: rindle release-quarantine {rows.asset.id} --reason TEXT"
 
 
 def _staged(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str | None]:
@@ -351,6 +360,8 @@ def _deliverable(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str
         if names := named(*states):
             finding = next(FINDING_OF_VARIANT[state] for state in states if named(state))
             return f"{condition}: {', '.join(names)}", _repair(finding, rows, settings)
+    if rows.is_drifted:
+        return "its technical facts are missing or contradict its type", _repair("probe_drift", rows, settings)
     return "no problem found", None
 
 

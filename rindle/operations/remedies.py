@@ -69,6 +69,12 @@ REMEDIES: Mapping[str, Remedy] = {
     "orphan_suspect": Remedy("resume", _RESUME, "builds are marked as processing, but no run works on them"),
     "outbox_parked": Remedy("drain", _DRAIN, "Temporal rejected these rows as invalid; drain retries them"),
     "outbox_stalled": Remedy("drain", _DRAIN, "no relay has sent these rows; start a worker or drain them"),
+    "probe_drift": Remedy(
+        "reprobe",
+        "rindle reprobe ASSET",
+        "technical facts of originals are missing or contradict their type",
+        is_alert=False,
+    ),
     "profile_unregistered": Remedy(
         "register",
         "rindle doctor --only profiles.unregistered",

@@ -229,7 +229,8 @@ def _is_before(moment: datetime | None, limit: datetime) -> bool:
 
 def needed_queues(settings: Settings, profiles: Iterable[type[Profile]]) -> frozenset[Queue]:
     """Return the task queues that workers have to poll for these profiles."""
-    needed = {(settings.queue(), "workflow"), (settings.queue(), "activity"), (settings.image_queue, "activity")}
+    needed = {(queue, kind) for queue in (settings.queue(), settings.maintenance_queue) for kind in _KINDS}
+    needed.add((settings.image_queue, "activity"))
     builds_av = any(
         profile.processor is None and any(is_av_work(spec) for spec in profile.variants.values())
         for profile in profiles

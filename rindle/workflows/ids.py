@@ -60,6 +60,11 @@ def erasure_id(operation_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str
     return f"{prefix}-erasure:{_row(operation_id)}"
 
 
+def maintenance_id(verb: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+    """Return the id of the workflow that runs a sweep by hand."""
+    return f"{prefix}-maintenance:{verb}"
+
+
 def row_of(workflow_id: str, *, prefix: str = DEFAULT_PREFIX) -> str | None:
     """Return the id of the row that a workflow works on: a session's or an asset's; ``None`` for any other workflow."""
     kind, separator, rest = workflow_id.removeprefix(f"{prefix}-").partition(":")

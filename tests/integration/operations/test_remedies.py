@@ -152,7 +152,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
     image = photo(stage.home / "photo.jpg", width=64, height=48)
     relay = Relay(stage.rindle.database, stage.rindle.temporal, stage.rindle.settings)
     failed, drifted, lost = [await stage.verified("avatar", image) for _ in range(3)]
-    silent, stuck, dead, refused, foreign = [await stage.verified("plain", image) for _ in range(5)]
+    silent, stuck, dead, refused, foreign, wrong = [await stage.verified("plain", image) for _ in range(6)]
     while await relay.dispatch_once():
         pass
 
@@ -163,7 +163,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
     assert [diagnosis.command] == commands_of(report, "no_worker") == ["python -m rindle.cli.worker"]
     assert (await typed("rindle runtime-status --fail-on alert"))[0] == 3
     async with started(str(diagnosis.command), stage.home / "worker.log"):
-        for asset in (failed, drifted, lost, silent, stuck, dead, refused, foreign):
+        for asset in (failed, drifted, lost, silent, stuck, dead, refused, foreign, wrong):
             await stage.settled(asset.id)
         await reported(stage)
         assert (await typed("rindle runtime-status --fail-on any"))[0] == 0
@@ -177,6 +177,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         await breaks(stage, MediaAsset, dead.id, state="deleted")
         await breaks(stage, MediaAsset, refused.id, state="deleted", error_code="storage_unauthorized")
         await breaks(stage, MediaAsset, foreign.id, profile="of_yesterday")
+        await breaks(stage, MediaAsset, wrong.id, kind="video")
         await stage.rindle.database.write(
             lambda session: session.execute(update(MediaUploadSession).values(url_expires_at=utc_now() - OLD))
         )
@@ -187,6 +188,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
             "orphan_suspect": lost.id,
             "outbox_parked": await unsent_upload(stage, state="parked", last_error="INVALID_ARGUMENT: by hand"),
             "outbox_stalled": await unsent_upload(stage),
+            "probe_drift": wrong.id,
             "profile_unregistered": foreign.id,
             "purge_stuck": dead.id,
             "queue_starved": lost.id,
