@@ -27,6 +27,8 @@ from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
 from rindle.cli.runtime_status import runtime_status
 from rindle.cli.setup import setup
+from rindle.cli.timeline import timeline
+from rindle.cli.workflows import workflows
 from rindle.errors import InspectionFailed, RindleError, TemporalUnavailable
 from rindle.process import leave
 from rindle.security import RedactingFilter
@@ -62,6 +64,8 @@ for command in (
     resume,
     runtime_status,
     setup,
+    timeline,
+    workflows,
 ):
     rindle.add_command(command)
 rindle.add_command(erase_owners, "batch-owner-erasure")  # its name in the original
