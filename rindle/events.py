@@ -111,6 +111,13 @@ EVENT_TYPES: Mapping[str, EventType] = {
 #: Types that subscribers receive; internal and audit-only types stay in the table.
 STREAMED_TYPES = frozenset(name for name, kind in EVENT_TYPES.items() if kind.streamed)
 
+#: Types of which losing one is harmless; ``progress_retention_seconds`` decides how long they are kept.
+PROGRESS_TYPES = frozenset({"variant_progress"})
+
+#: Types that report changes of state; ``event_retention_seconds`` decides how long they are kept. All types that are
+#: in neither set are audit events, which are kept for ever.
+STATE_TYPES = (STREAMED_TYPES | {name for name in EVENT_TYPES if name.endswith("_state_changed")}) - PROGRESS_TYPES
+
 #: Event type of a variant's transition to a state; other transitions write ``variant_state_changed``.
 VARIANT_EVENTS: Mapping[VariantState, str] = {
     VariantState.PROCESSING: "variant_started",

@@ -123,8 +123,11 @@ class Settings(BaseSettings):
     event_poll_seconds: float = Field(default=0.5, gt=0)
     #: Longest such pause while idle; on Postgres, which notifies, this poll is the safety net.
     event_idle_poll_seconds: float = Field(default=2.0, gt=0)
-    #: How long state changes are kept for resuming a stream: 90 days.
+    #: How long events of state changes are kept: 90 days. Until then a stream can be resumed and ``rindle timeline``
+    #: lists them. Audit events are kept for ever.
     event_retention_seconds: int = Field(default=7_776_000, ge=3_600)
+    #: How long progress events are kept: one hour.
+    progress_retention_seconds: int = Field(default=3_600, ge=60)
     #: Pause between two pings of an event stream.
     stream_ping_seconds: float = Field(default=15.0, gt=0)
     #: Longest lifetime of one connection of an event stream.

@@ -594,7 +594,7 @@ class MediaEvent(_Timestamps, Base):
     __table_args__ = (
         Index(None, "asset_id", "id"),
         Index(None, "scope_key", "scope_id", "id"),
-        Index(None, "type"),
+        Index(None, "type", "occurred_at"),
     )
 
     #: Ascending number; in the order of commits for the streamed events of one asset.
