@@ -117,10 +117,11 @@ async def test_nothing_stuck_is_an_empty_report_of_the_whole_shape(rindle: Rindl
         "upload_sessions": {"counts": {"total": 0}, "findings": []},
         "outbox": {"pending": 0, "parked": 0, "oldest_age_seconds": 0},
         "purges": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
+        "erasures": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
         "temporal": {"reachable": True, "verified": True, "truncated": False, "findings": []},
         "recommendations": [],
     }
-    assert running == {"upload": 0, "variants": 0, "purge": 0}
+    assert running == {"upload": 0, "variants": 0, "purge": 0, "erasure": 0}
 
 
 async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle) -> None:
