@@ -24,7 +24,7 @@ from rindle import (
     telemetry,
 )
 from rindle.db import migrate
-from rindle.db.models import new_id, utc_now
+from rindle.db.models import MediaErasure, new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
 from rindle.messages import VariantInput
 from rindle.operations import lost_runs
@@ -146,6 +146,8 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
         a_session(staged, "aborted", HOUR, backing_released_at=utc_now()),
         MediaOutbox(kind="start", workflow_type="t", workflow_id="w", task_queue="q", **aged(HOUR)),
         MediaOutbox(kind="start", workflow_type="t", workflow_id="x", task_queue="q", state="parked", **aged(HOUR)),
+        MediaErasure(id=new_id(), owner_type="member", owner_id="ada", **aged(HOUR)),
+        MediaErasure(id=new_id(), owner_type="member", owner_id="bob", completed_at=utc_now(), **aged(HOUR)),
     )
 
     # What SQLAlchemy's default would have set to now: the row has been due for as long as it exists.
@@ -157,6 +159,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     assert findings(report) == {
         "cancelled_work": 1,
         "deletion_failing": 1,
+        "erasure_stuck": 1,
         "failed_work": 1,
         "orphan_suspect": 1,
         "outbox_parked": 1,
