@@ -33,7 +33,9 @@ from rindle.cli.resume import resume
 from rindle.cli.runtime_status import runtime_status
 from rindle.cli.setup import setup
 from rindle.cli.sweep_temp_files import sweep_temp_files
+from rindle.cli.timeline import timeline
 from rindle.cli.verify_storage import verify_storage
+from rindle.cli.workflows import workflows
 from rindle.errors import InspectionFailed, RindleError, TemporalUnavailable
 from rindle.process import leave
 from rindle.security import RedactingFilter
@@ -75,7 +77,9 @@ for command in (
     runtime_status,
     setup,
     sweep_temp_files,
+    timeline,
     verify_storage,
+    workflows,
 ):
     rindle.add_command(command)
 rindle.add_command(erase_owners, "batch-owner-erasure")  # its name in the original

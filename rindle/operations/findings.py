@@ -149,8 +149,26 @@ class ProfileSample(Report):
     assets: int
 
 
+@dataclass(frozen=True, slots=True)
+class ErasureSample(Report):
+    """One owner erasure that has not ended; ``pending`` counts its purges."""
+
+    operation_id: str
+    pending: int
+    detached_at: datetime | None
+    updated_at: datetime
+
+
 Sample = (
-    AssetSample | VariantSample | SessionSample | OutboxSample | RunSample | QueueSample | RetrySample | ProfileSample
+    AssetSample
+    | VariantSample
+    | SessionSample
+    | OutboxSample
+    | RunSample
+    | QueueSample
+    | RetrySample
+    | ProfileSample
+    | ErasureSample
 )
 
 

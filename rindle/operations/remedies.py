@@ -57,6 +57,9 @@ REMEDIES: Mapping[str, Remedy] = {
     "deletion_failing": Remedy(
         "purge", _PURGE, "objects of deleted assets cannot be deleted; fix the cause, and the purge continues"
     ),
+    "erasure_stuck": Remedy(
+        "erase", "rindle erase-owners --retry --execute", "owner erasures have not ended, but no run works on them"
+    ),
     "failed_work": Remedy(
         "requeue", _REQUEUE, "builds failed permanently; fix the cause, then requeue", is_alert=False
     ),

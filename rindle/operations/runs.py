@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,14 +22,19 @@ from temporalio.converter import ActivitySerializationContext
 from temporalio.exceptions import FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
+from rindle.db.models import utc_now
+from rindle.errors import TemporalUnavailable
 from rindle.operations.reports import Report
 from rindle.profile import Profile
 from rindle.recipes import is_av_work
 from rindle.security import scrub
 from rindle.settings import Settings
+from rindle.temporal_client import TemporalConnection
 
 log = logging.getLogger(__name__)
 
+#: Timeout in seconds of all requests about the runs of one asset or erasure together.
+TEMPORAL_SECONDS = 5.0
 #: A poller without a poll for this many seconds is gone: a poll takes at most 60 s.
 POLLER_SECONDS = 65.0
 #: Seconds a task may wait before the pollers of its queue are looked up.
@@ -140,6 +146,31 @@ class QueueFacts:
     is_polled: bool
     waiting: int
     oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Some runs, and the queues that their tasks wait in: without workers, and with busy ones."""
+
+    workflows: tuple[WorkflowFacts, ...]
+    unpolled: tuple[QueueFacts, ...]
+    busy: tuple[QueueFacts, ...]
+
+
+async def described_runs(temporal: TemporalConnection, workflow_ids: Iterable[str]) -> Described | None:
+    """Describe the runs that exist; ``None`` when Temporal does not answer in time."""
+    now = utc_now()
+    try:
+        async with asyncio.timeout(TEMPORAL_SECONDS):
+            client = await temporal.client()
+            described = await asyncio.gather(*(describe_run(client, one) for one in workflow_ids))
+            found = tuple(one for one in described if one is not None)
+            waiting = {queue for one in found if one.is_running for queue in one.waiting(now)}
+            queues = await asyncio.gather(*(describe_queue(client, one) for one in sorted(waiting)))
+    except (TemporalUnavailable, RPCError, TimeoutError):
+        return None
+    unpolled = tuple(one for one in queues if not one.is_polled)
+    return Described(found, unpolled, busy=tuple(one for one in queues if one.is_polled))
 
 
 async def describe_run(client: Client, workflow_id: str) -> WorkflowFacts | None:
