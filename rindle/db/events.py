@@ -143,7 +143,7 @@ def delete_expired(session: Session, event_type: str, before: datetime, *, limit
     return len(session.execute(gone.execution_options(synchronize_session=False)).all())
 
 
-def _expired(event_type: str, before: datetime) -> Select[tuple[int]]:
+def _expired(event_type: str, before: datetime) -> Select[int]:
     if event_type not in STATE_TYPES | PROGRESS_TYPES:
         raise ValueError(f"{event_type!r} is a type of audit events, which are kept for ever")
     return select(MediaEvent.id).where(

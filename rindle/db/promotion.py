@@ -81,7 +81,8 @@ def release(session: Session, asset: MediaAsset, *, reason: str, actor: str | No
     The rejection is removed, and so is the note that the scanner has accepted the bytes: everything is checked again.
     """
     error_code = asset.error_code
-    move_asset(session, asset, AssetState.VALIDATING, actor=actor, scanned_etag=None, **uploads.NO_REJECTION)
+    facts: dict[str, Any] = {**uploads.NO_REJECTION, "scanned_etag": None}
+    move_asset(session, asset, AssetState.VALIDATING, actor=actor, **facts)
     record_event(
         session,
         "asset.quarantine_released",
