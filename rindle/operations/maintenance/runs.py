@@ -61,12 +61,12 @@ def order_of(sweep: Sweep[O, R], options: O) -> MaintenanceInput:
     return MaintenanceInput(verb=sweep.name, options=options.model_dump(mode="json"))
 
 
-async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages: int = 0, subject: str = "") -> Handle:
+async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages: int = 0, row_id: str = "") -> Handle:
     """Start a sweep by hand, and return a handle on its workflow.
 
     Args:
-        subject: id of the one row that the sweep is about; runs about different rows do not exclude each other.
         max_pages: pages of one run before it continues as new; 0 leaves that to the server.
+        row_id: id of the one row that the sweep is about; runs about different rows do not exclude each other.
 
     Raises:
         MaintenanceRunning: the same sweep was started by hand before and still runs, or one it must not run beside.
@@ -76,7 +76,7 @@ async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages
     sweep.check(services, options)
     client = await services.temporal.client()
     await check_beside(services, sweep)
-    verb = f"{sweep.name}:{subject}" if subject else sweep.name
+    verb = f"{sweep.name}:{row_id}" if row_id else sweep.name
     workflow_id = ids.maintenance_id(verb, prefix=services.settings.workflow_id_prefix)
     order = order_of(sweep, options).model_copy(update={"max_pages": max_pages})
 
@@ -187,7 +187,8 @@ async def follow(
     finally:
         await cancel_and_wait(result)
     on_page(ended.progress)
-    return Outcome(sweep.report(**ended.progress.counters), ended.progress.failures)
+    progress = ended.progress
+    return Outcome(sweep.report(**progress.counters), progress.failures, progress.failed)
 
 
 async def _progress(handle: Handle) -> SweepProgress | None:
