@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 
 from rindle.cancellation import cancel_and_wait
 from rindle.db.models import utc_now
-from rindle.messages import SweepFailure as SweepFailure  # part of a page
 from rindle.messages import MAX_SWEEP_FAILURES, SweepPage, SweepProgress
+from rindle.messages import SweepFailure as SweepFailure  # part of a page
 from rindle.services import Services
 
 log = logging.getLogger(__name__)
