@@ -414,6 +414,7 @@ async def _running(client: Client, settings: Settings) -> dict[str, int]:
         "variants": (messages.VARIANT_WORKFLOW, f"{settings.workflow_id_prefix}-variants:"),
         "purge": (messages.PURGE_WORKFLOW, ids.purge_id("", prefix=settings.workflow_id_prefix)),
         "erasure": (messages.OWNER_ERASURE_WORKFLOW, ids.erasure_id("", prefix=settings.workflow_id_prefix)),
+        "maintenance": (messages.MAINTENANCE_WORKFLOW, ids.maintenance_id("", prefix=settings.workflow_id_prefix)),
     }
 
     async def count(workflow_type: str, prefix: str) -> int:
