@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 PAGE = 500
 #: Items of a page that are handled at the same time.
 AT_ONCE = 16
-#: Notes of one page that a worker logs.
+#: Notes and failures of one page that a worker logs.
 MAX_NOTES = 20
 
 
@@ -186,20 +186,21 @@ async def for_each(items: Iterable[I], work: Callable[[I], Awaitable[T]]) -> lis
 async def one_page(
     run: SweepRun[O], sweep: Sweep[O, R], cursor: str, *, max_notes: int | None = MAX_NOTES
 ) -> SweepPage:
-    """Do one page, log its notes, and return what the workflow needs of it; a history keeps the first failures only.
+    """Do one page, log its notes and its failures, and return what the workflow needs of it; a history keeps the first failures only.
 
     Args:
-        max_notes: notes that are logged; all when ``None``.
+        max_notes: lines that are logged; all when ``None``.
 
     Raises:
         RindleError: the sweep refuses the options, or the items of the page could not be read.
     """
     sweep.check(run.services, run.options)
     page = await sweep.page(run, cursor)
-    for note in page.notes[:max_notes]:
+    notes = [*page.notes, *(f"{failure.item}: {failure.code}" for failure in page.failures)]
+    for note in notes[:max_notes]:
         log.info(note, extra={"action": "sweep_note", "sweep": sweep.name})
-    if max_notes is not None and len(page.notes) > max_notes:
-        log.info("%d more of this page", len(page.notes) - max_notes, extra={"action": "sweep_note"})
+    if max_notes is not None and len(notes) > max_notes:
+        log.info("%d more of this page", len(notes) - max_notes, extra={"action": "sweep_note"})
     return SweepPage(
         cursor=page.next_cursor,
         counters=page.report.to_dict(),

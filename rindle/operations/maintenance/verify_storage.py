@@ -188,12 +188,10 @@ def _page(
     for one in results:
         if one.counter:
             counters[one.counter] = counters.get(one.counter, 0) + 1
-    failures = tuple(one.failure for one in results if one.failure is not None)
     return Page(
         VerifyStorageReport(**counters),
         _next_step(run, place) if last_id is None else place._replace(after=last_id).cursor(),
-        failures,
-        tuple(f"original not found: asset {one.item}" for one in failures if one.code == StorageNotFound.code),
+        tuple(one.failure for one in results if one.failure is not None),
     )
 
 

@@ -106,7 +106,7 @@ async def test_notes_stay_in_the_log_of_the_process(caplog: pytest.LogCaptureFix
     assert "number 7" not in page.model_dump_json()
     assert [record.getMessage() for record in caplog.records] == [
         *(f"number {number}" for number in range(MAX_NOTES)),
-        "30 more of this page",
+        "55 more of this page",
     ]
 
 
@@ -118,12 +118,15 @@ async def test_a_history_keeps_the_first_failures_of_a_page_and_their_number() -
     assert SweepProgress().after(page).after(page).failed == 50
 
 
-async def test_a_sweep_in_this_process_logs_every_note(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_sweep_in_this_process_logs_every_note_and_failure(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "rindle.operations.maintenance")
 
     await run_here(NO_SERVICES, Count(), CountOptions(numbers=50, at_once=50))
 
-    assert [record.getMessage() for record in caplog.records] == [f"number {number}" for number in range(50)]
+    assert [record.getMessage() for record in caplog.records] == [
+        *(f"number {number}" for number in range(50)),
+        *(f"{number}: odd" for number in range(1, 50, 2)),
+    ]
 
 
 async def test_a_page_of_an_order_continues_at_its_cursor() -> None:
