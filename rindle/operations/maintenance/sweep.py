@@ -186,7 +186,9 @@ async def for_each(items: Iterable[I], work: Callable[[I], Awaitable[T]]) -> lis
 async def one_page(
     run: SweepRun[O], sweep: Sweep[O, R], cursor: str, *, max_notes: int | None = MAX_NOTES
 ) -> SweepPage:
-    """Do one page, log its notes and its failures, and return what the workflow needs of it; a history keeps the first failures only.
+    """Do one page, log its notes and its failures, and return what the workflow needs of it.
+
+    That has the first failures only, since it is stored in a history.
 
     Args:
         max_notes: lines that are logged; all when ``None``.
