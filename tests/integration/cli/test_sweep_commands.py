@@ -88,6 +88,8 @@ async def test_ctrl_c_ends_the_command_and_not_the_sweep(lite_stage: Stage) -> N
         cwd=REPOSITORY,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # A shell that runs the tests in the background has SIGINT ignored, and every process inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert command.stderr is not None
     async with asyncio.timeout(PATIENCE_SECONDS):
