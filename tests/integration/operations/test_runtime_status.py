@@ -24,7 +24,7 @@ from rindle import (
     telemetry,
 )
 from rindle.db import migrate
-from rindle.db.models import MediaErasure, new_id, utc_now
+from rindle.db.models import MediaErasure, MediaErasureAsset, new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
 from rindle.messages import VariantInput
 from rindle.operations import lost_runs
@@ -132,9 +132,10 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     refused = an_asset("deleted", 60, error_code="storage_unauthorized")
     ticketed = an_asset("deleted", 3 * HOUR)  # its objects are deleted once more when the ticket has expired
     staged = an_asset("staged", HOUR)
+    film = an_asset("available", HOUR, kind="video", content_type="video/mp4")  # without its length and size
     await keep(
         rindle,
-        *(home, waiting, gave_up, dead, refused, ticketed, staged),
+        *(home, waiting, gave_up, dead, refused, ticketed, staged, film),
         a_session(ticketed, "completed", HOUR, url_expires_at=utc_now() - timedelta(minutes=30)),
         a_session(staged, "aborted", 60, release_error_code="storage_permanent"),
         a_session(waiting, "completed", HOUR),
@@ -164,6 +165,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
         "orphan_suspect": 1,
         "outbox_parked": 1,
         "outbox_stalled": 1,
+        "probe_drift": 1,
         "purge_stuck": 1,
         "queue_starved": 1,
         "recipe_drift": 1,
@@ -177,8 +179,8 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     assert [one.name for one in report.recommendations] == sorted(set(REMEDIES) - OF_SURROUNDINGS)
     assert {one.name: one.surface for one in report.recommendations}["failed_work"] == "rindle requeue ASSET"
     assert report.assets.counts == {
-        **{"analyzing": 1, "degraded": 1, "deleted": 3, "staged": 1, "validating": 1},
-        "total": 7,
+        **{"analyzing": 1, "available": 1, "degraded": 1, "deleted": 3, "staged": 1, "validating": 1},
+        "total": 8,
     }
     [missing] = [one for one in report.runtime_checks.findings if one.name == "workflow_missing"]
     assert missing.oldest_age_seconds == pytest.approx(2 * HOUR, abs=60)
@@ -207,6 +209,7 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
     }
     failed = {"stuck_promotion": "scanner_unavailable", "deletion_failing": "storage_unauthorized"}
     facts = {"error_code": failed[name]} if name in failed else {}
+    facts |= {"kind": "audio"} if name == "probe_drift" else {}
     asset = an_asset(states.get(name, "degraded"), 2 * HOUR, **facts)
     ended = {"session_residue": "expired", "release_failing": "aborted"}
     released = {"release_error_code": "storage_permanent"} if name == "release_failing" else {}
@@ -224,6 +227,10 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
     if name in of_variants:
         rows.append(a_variant(asset, of_variants[name], HOUR))
     await keep(rindle, *rows)
+    if name == "erasure_stuck":
+        erasure = MediaErasure(id=new_id(), owner_type="member", owner_id="ada", **aged(HOUR))
+        await keep(rindle, erasure)
+        await keep(rindle, MediaErasureAsset(erasure_id=erasure.id, asset_id=asset.id, profile=asset.profile))
 
     [advice] = [one for one in (await rindle.runtime_status()).recommendations if one.name == name]
     diagnosis = (await explain(rindle.services, asset.id)).diagnosis
