@@ -230,6 +230,7 @@ async def test_without_a_worker_the_queues_have_no_pollers(lite_stage: Stage) ->
             "queues": [
                 *(f"{lite_stage.prefix} (activity)", f"{lite_stage.prefix} (workflow)"),
                 f"{lite_stage.prefix}-av (activity)",
+                *(f"{lite_stage.prefix}-maintenance ({kind})" for kind in ("activity", "workflow")),
             ]
         },
     )

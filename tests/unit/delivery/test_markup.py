@@ -628,9 +628,7 @@ async def test_a_denied_film_raises_or_leaves_nothing(gallery: Gallery, premiere
         await gallery.rindle.video_tag(premiere, asset, ["web_720p"], **options)
     empty = await gallery.rindle.video_tag(premiere, asset, ["web_720p"], on_denied="empty", **options)
     teaser = await gallery.rindle.video_tag(premiere, asset, ["web_720p"], fallback="none", **options)
-    alone = await gallery.rindle.video_tag(
-        premiere, asset, ["web_720p"], on_denied="empty", fallback="none", **options
-    )
+    alone = await gallery.rindle.video_tag(premiere, asset, ["web_720p"], on_denied="empty", fallback="none", **options)
 
     assert empty == alone == Markup() and isinstance(empty, Markup)
     assert sources(teaser) == [] and str(player(teaser)["poster"]).startswith(BASE_URL)
