@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -19,7 +19,7 @@ from rindle import outbox
 from rindle.db.erasures import PENDING
 from rindle.db.ids import id_of
 from rindle.db.models import MediaAsset, MediaErasure, MediaErasureAsset, MediaOutbox, is_id, utc_now
-from rindle.db.outbox import in_state
+from rindle.db.outbox import is_unsent
 from rindle.errors import NotFound
 from rindle.operations import schema
 from rindle.operations.findings import Candidate, ErasureSample, Inspection
@@ -167,14 +167,9 @@ def _read(session: Session, operation_id: str, prefix: str) -> _Rows:
     )
     workflow_id = ids.erasure_id(erasure.id, prefix=prefix)
     unsent = session.scalars(
-        select(MediaOutbox).where(MediaOutbox.workflow_id == workflow_id, unsent_rows()).order_by(MediaOutbox.id)
+        select(MediaOutbox).where(MediaOutbox.workflow_id == workflow_id, is_unsent()).order_by(MediaOutbox.id)
     ).all()
     return _Rows(erasure, tuple(WaitingAsset(*row) for row in waiting), unsent, workflow_id)
-
-
-def unsent_rows() -> ColumnElement[bool]:
-    """Return the condition that an outbox row waits or is parked."""
-    return or_(in_state(OutboxState.PENDING), in_state(OutboxState.PARKED))
 
 
 def _condition(services: Services, rows: _Rows, found: Described | None) -> tuple[str, str | None]:

@@ -77,7 +77,7 @@ async def test_a_start_that_the_server_refuses_leaves_no_request(stage: Stage) -
     """The server answers, but does not have the namespace of this process."""
     elsewhere = stage.application(TEMPORAL_NAMESPACE="nowhere")
 
-    with pytest.raises(TemporalUnavailable, match="namespace nowhere.*nothing was erased: NOT_FOUND") as refused:
+    with pytest.raises(TemporalUnavailable, match=r"namespace nowhere.*nothing was erased: NOT_FOUND") as refused:
         await elsewhere.erase_owner(ADA)
 
     assert stage.environment["TEMPORAL_ADDRESS"] in refused.value.message
