@@ -102,7 +102,7 @@ async def test_a_worker_without_ffmpeg_is_named(stage: Stage, clips: Clips, monk
     missing = str(stage.home / "bin" / "ffmpeg")
     programs = {"RINDLE_FFMPEG_PATH": missing, "RINDLE_FFPROBE_PATH": str(stage.home / "bin" / "ffprobe")}
     crippled = await stage.worker(**programs)
-    asset = await stage.verified("talk", clips.film())
+    asset = await stage.verified("talk", clips.film(), filename="talk.mp4")
 
     report = await reported(stage, "retrying")
 
