@@ -43,11 +43,11 @@ _RELAY_SECONDS = 10
 # --- finding -----------------------------------------------------------------------------------------------------
 
 
-def erasure_stuck(inspection: Inspection) -> list[Candidate]:
+def erasure_stuck(inspection: Inspection, *, seconds: int = ERASURE_SECONDS) -> list[Candidate]:
     """Erasures that have not ended and made no progress; an open run explains one: it waits for purges."""
     if inspection.filters.profile is not None:
         return []  # an erasure has no profile
-    where = [MediaErasure.completed_at.is_(None), MediaErasure.updated_at <= inspection.cutoff(ERASURE_SECONDS)]
+    where = [MediaErasure.completed_at.is_(None), MediaErasure.updated_at <= inspection.cutoff(seconds)]
     count, oldest = inspection.extent(select(func.count(), func.min(MediaErasure.updated_at)).where(*where))
     if not count:
         return []

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from rindle import MediaErasure, MediaVariant
-from rindle.errors import StorageUnauthorized
+from rindle.errors import ErasurePending, StorageUnauthorized
 from rindle.operations.erasures import explain_erasure
 from rindle.operations.explain import Explanation, explain
 from rindle.operations.findings import QueueSample, RetrySample
@@ -17,6 +17,7 @@ from rindle.operations.runtime_status import RuntimeStatus
 from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage
+from tests.faults.test_erasure_faults import Refusing
 from tests.integration.operations.played import breaks, commands_of, prepare, reported, started, typed
 from tests.media.clips import Clips
 from tests.patience import until
@@ -218,6 +219,28 @@ async def test_an_erasure_whose_run_was_terminated_by_hand_is_retried(stage: Sta
         return (await stage.rindle.erasure_certificate(operation_id)).status == "complete"
 
     await until(complete, what="the certificate to be complete")
+    await everything_is_fine(stage)
+
+
+async def test_an_erasure_whose_step_keeps_failing_is_found_at_once(stage: Stage) -> None:
+    refusing = Refusing(stage, "ada")
+    await stage.member(interceptors=[refusing])
+    asset = await stage.ready("plain")
+    await stage.rindle.attach(asset.id, ("member", "ada"), "avatar")
+    impatient = stage.application(RINDLE_ERASURE_REPORT_SECONDS="1")
+    with pytest.raises(ErasurePending) as pending:
+        await impatient.erase_owner(("member", "ada"))
+    operation_id = pending.value.detail["operation_id"]
+
+    report = await reported(stage, "retrying")
+
+    sample = retried(report)
+    run = ids.erasure_id(operation_id, prefix=stage.prefix)
+    assert (sample.workflow_id, sample.asset_id, sample.error_code) == (run, None, "storage_transient")
+    diagnosis = (await explain_erasure(stage.rindle.services, operation_id)).diagnosis
+    assert ([diagnosis.command], "storage_transient" in diagnosis.summary) == (commands_of(report, "retrying"), True)
+    refusing.owner_id = None  # the cause is repaired, and it continues by itself
+    await stage.gone(asset.id)
     await everything_is_fine(stage)
 
 
