@@ -132,13 +132,13 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     refused = an_asset("deleted", 60, error_code="storage_unauthorized")
     ticketed = an_asset("deleted", 3 * HOUR)  # its objects are deleted once more when the ticket has expired
     staged = an_asset("staged", HOUR)
-    film = an_asset("available", HOUR, kind="video", content_type="video/mp4")  # without its length and size
     await keep(
         rindle,
-        *(home, waiting, gave_up, dead, refused, ticketed, staged, film),
+        *(home, waiting, gave_up, dead, refused, ticketed, staged),
         a_session(ticketed, "completed", HOUR, url_expires_at=utc_now() - timedelta(minutes=30)),
         a_session(staged, "aborted", 60, release_error_code="storage_permanent"),
         a_session(waiting, "completed", HOUR),
+        an_asset("available", 30, kind="audio"),
         *(a_variant(home, state, 30) for state in ("failed", "cancelled", "stale", "missing")),
         a_variant(home, "queued", 400),
         a_variant(home, "processing", 1000),
@@ -206,10 +206,12 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
         **dict.fromkeys(("outbox_parked", "outbox_stalled", "session_overdue", "session_residue"), "staged"),
         **{"deletion_failing": "deleted", "release_failing": "staged"},
         **{"purge_stuck": "deleted", "stuck_promotion": "analyzing", "workflow_missing": "validating"},
+        **{"erasure_stuck": "ready", "probe_drift": "ready"},
     }
     failed = {"stuck_promotion": "scanner_unavailable", "deletion_failing": "storage_unauthorized"}
     facts = {"error_code": failed[name]} if name in failed else {}
-    facts |= {"kind": "audio"} if name == "probe_drift" else {}
+    if name == "probe_drift":
+        facts = {"kind": "video"}
     asset = an_asset(states.get(name, "degraded"), 2 * HOUR, **facts)
     ended = {"session_residue": "expired", "release_failing": "aborted"}
     released = {"release_error_code": "storage_permanent"} if name == "release_failing" else {}
@@ -226,11 +228,12 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
     of_variants |= {"queue_starved": "queued", "orphan_suspect": "processing"}
     if name in of_variants:
         rows.append(a_variant(asset, of_variants[name], HOUR))
-    await keep(rindle, *rows)
     if name == "erasure_stuck":
         erasure = MediaErasure(id=new_id(), owner_type="member", owner_id="ada", **aged(HOUR))
         await keep(rindle, erasure)
-        await keep(rindle, MediaErasureAsset(erasure_id=erasure.id, asset_id=asset.id, profile=asset.profile))
+        waits = {"erasure_id": erasure.id, "asset_id": asset.id, "profile": asset.profile, "outcome": "pending"}
+        rows.append(MediaErasureAsset(**waits))
+    await keep(rindle, *rows)
 
     [advice] = [one for one in (await rindle.runtime_status()).recommendations if one.name == name]
     diagnosis = (await explain(rindle.services, asset.id)).diagnosis
