@@ -20,7 +20,7 @@ from temporalio.client import (
 )
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from rindle import messages, outbox
 from rindle.arguments import actor_text, canonical_id
@@ -117,7 +117,7 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
             await _update_with_start(services, client, operation_id, timedelta(seconds=seconds))
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
         if not await services.temporal.healthy():
-            raise _unreachable() from error
+            raise _unreachable(services, "it does not answer") from error
         if not await services.database.read(rows.is_detached, operation_id):
             raise _pending(operation_id) from error
     except WorkflowUpdateFailedError as error:
@@ -126,21 +126,14 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
             raise error_of(cause.type or "unexpected", cause.message) from error
         raise
     except RPCError as error:
-        raise _unreachable(error.status.name) from error
+        raise _unreachable(services, error.status.name) from error
 
 
 async def _update_with_start(services: Services, client: Client, operation_id: str, limit: timedelta) -> ErasureCounts:
-    settings = services.settings
-    use_attributes = settings.search_attributes and services.temporal.has_search_attributes is not False
-    try:
-        return await _execute(services, client, operation_id, limit, use_attributes=use_attributes)
-    except RPCError as error:
-        text = str(error).lower()
-        unmapped = error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in text
-        if not (use_attributes and (unmapped or "no mapping defined" in text)):
-            raise
-        services.temporal.note_unmapped()
-        return await _execute(services, client, operation_id, limit, use_attributes=False)
+    return await services.temporal.with_search_attributes(
+        lambda are_used: _execute(services, client, operation_id, limit, use_attributes=are_used),
+        wanted=services.settings.search_attributes,
+    )
 
 
 async def _execute(
@@ -169,12 +162,9 @@ async def _execute(
     return counts
 
 
-def _unreachable(status: str = "no answer") -> TemporalUnavailable:
-    return TemporalUnavailable(
-        f"Temporal did not accept the erasure ({status}), and nothing was erased. To fix: 1. start the server or check "
-        "TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE; 2. verify with: rindle doctor; 3. repeat the call",
-        retry_after=5,
-    )
+def _unreachable(services: Services, why: str) -> TemporalUnavailable:
+    problem = "did not accept the erasure, and nothing was erased"
+    return services.temporal.unavailable(why, problem=problem, last_step="repeat the call")
 
 
 def _pending(operation_id: str) -> ErasurePending:

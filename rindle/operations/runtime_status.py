@@ -338,7 +338,7 @@ def _read_rows(session: Session, services: Services, filters: Filters, now: date
         session_candidates=found(findings.SESSIONS),
         purge_candidates=found(findings.PURGES),
         erasure_candidates=erasures.erasure_stuck(inspection),
-        under_way=findings.under_way(inspection),
+        under_way=[*findings.under_way(inspection), *erasures.erasure_stuck(inspection, seconds=0)],
     )
 
 

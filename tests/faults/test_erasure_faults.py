@@ -77,9 +77,10 @@ async def test_a_start_that_the_server_refuses_leaves_no_request(stage: Stage) -
     """The server answers, but does not have the namespace of this process."""
     elsewhere = stage.application(TEMPORAL_NAMESPACE="nowhere")
 
-    with pytest.raises(TemporalUnavailable, match="NOT_FOUND"):
+    with pytest.raises(TemporalUnavailable, match=r"namespace nowhere.*nothing was erased: NOT_FOUND") as refused:
         await elsewhere.erase_owner(ADA)
 
+    assert stage.environment["TEMPORAL_ADDRESS"] in refused.value.message
     assert await stage.read(lambda session: session.scalar(select(func.count()).select_from(MediaErasure))) == 0
 
 
