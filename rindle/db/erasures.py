@@ -239,7 +239,17 @@ def add_assets(session: Session, operation_id: str, assets: Sequence[tuple[str, 
 
 def is_pending(session: Session, asset_id: str) -> bool:
     """Whether an erasure waits for the purge of this asset."""
-    return have_tables(session) and session.scalar(_pending_of(asset_id).limit(1)) is not None
+    return bool(waiting_operations(session, asset_id))
+
+
+def waiting_operations(session: Session, asset_id: str) -> Sequence[str]:
+    """Return the ids of the erasures that wait for the purge of this asset, sorted."""
+    if not have_tables(session):
+        return []
+    pending = select(MediaErasureAsset.erasure_id).where(
+        MediaErasureAsset.asset_id == asset_id, MediaErasureAsset.outcome == PENDING
+    )
+    return session.scalars(pending.order_by(MediaErasureAsset.erasure_id)).all()
 
 
 def note_objects(
@@ -260,11 +270,9 @@ def note_objects(
 
 def decide(session: Session, asset_id: str, outcome: str, *, operation_id: str | None = None) -> list[str]:
     """Record how the purge of an asset ended; returns the operations of which it was the last one."""
-    if not have_tables(session):
-        return []
-    waiting = [operation_id] if operation_id is not None else list(session.scalars(_pending_of(asset_id)))
+    waiting = waiting_operations(session, asset_id) if operation_id is None else [operation_id]
     ended = []
-    for one in sorted(waiting):
+    for one in waiting:
         moved = session.execute(
             update(MediaErasureAsset)
             .where(
@@ -287,14 +295,6 @@ def decide(session: Session, asset_id: str, outcome: str, *, operation_id: str |
         if left == 0:
             ended.append(one)
     return ended
-
-
-def _pending_of(asset_id: str) -> Any:
-    return (
-        select(MediaErasureAsset.erasure_id)
-        .where(MediaErasureAsset.asset_id == asset_id, MediaErasureAsset.outcome == PENDING)
-        .order_by(MediaErasureAsset.erasure_id)
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ from sqlalchemy import text
 from rindle.db import migrate
 from rindle.db.models import Base
 from rindle.errors import SetupIncomplete
-from tests.integration.db.test_upgrade_paths import USABLE
+from tests.integration.db.test_upgrade_paths import USABLE_SINCE
 from tests.stage import Stage
 from tests.workflows.fleet import Fleet, at_rest
 
-#: The previous revision always, and each older one on which this release works.
-REVISIONS = sorted({migrate.revisions()[-2], *USABLE})
+#: The previous revision always, and the oldest one on which this release works.
+REVISIONS = sorted({USABLE_SINCE, migrate.revisions()[-2]})
+#: The revision that made the tables of erasures.
+ERASURES = "0006"
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -29,10 +31,17 @@ async def test_uploads_attachments_and_purges_work_before_the_migration_has_run(
         assert asset.state == "ready"
         await rindle.attach(asset, member, "avatar", uploaded_by=None)
         await rindle.attach(asset, other, "avatar", uploaded_by=None)
-        assert (await rindle.requeue_variants(asset.id, ["thumb"])).to_dict()["errors"] == 0
-        await stage.variant(asset.id, "thumb", "ready")
+        stage.tell("processor", "hold")
+        held = await stage.verified("held")
+        await stage.variant(held.id, "thumb", "processing")
+        await rindle.cancel_processing(held.id)
+        await stage.state(held.id, "degraded")
+        stage.tell("processor", "")
+        assert (await rindle.requeue_variants(held.id)).to_dict()["errors"] == 0
+        assert (await stage.settled(held.id)).state == "ready"
         report = (await rindle.runtime_status()).to_dict()
-        assert report["assets"]["counts"]["ready"] == 1
+        assert report["assets"]["counts"]["ready"] == 2
+        assert (await rindle.explain(asset.id)).diagnosis.command is None
         found = {check.id: check for check in (await rindle.doctor(only=["db.migrations"])).checks}
         assert found["db.migrations"].status == "error"
         assert found["db.migrations"].fix == "rindle db upgrade"
@@ -40,11 +49,13 @@ async def test_uploads_attachments_and_purges_work_before_the_migration_has_run(
 
         await rindle.detach(member, "avatar")
         await rindle.detach(other, "avatar")
+        await rindle.purge_asset(held.id)
         await stage.gone(asset.id)
+        await stage.gone(held.id)
         await at_rest(stage)
         assert await stage.keys() == set()
 
-        if revision < "0006":
+        if revision < ERASURES:
             kept = await stage.ready()
             await rindle.attach(kept, member, "avatar", uploaded_by=None)
             with pytest.raises(SetupIncomplete, match="rindle db upgrade"):
