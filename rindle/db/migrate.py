@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rindle import sqlite
+from rindle.db import new_indexes
 from rindle.db.models import TABLES, Base
 from rindle.errors import InvalidArgument, SetupIncomplete
 
@@ -46,6 +47,10 @@ _OTHER_TABLES = frozenset({"42P01", "42703", "42704", "42P07", "42701", "42710"}
 _FORBIDDEN = "42501"
 #: The same in the messages of SQLite, which has one code for all of them.
 _OTHER_TABLES_OF_SQLITE = re.compile("no such (table|column|index)|already exists|duplicate column name")
+#: Execution options of a transaction that belongs to a migration.
+_OWN_TRANSACTION = {sqlite.WRITE_OPTION: True}
+#: Pause between two attempts to take the lock of migrations.
+_LOCK_PAUSE_SECONDS = 0.1
 #: Key of the PostgreSQL advisory lock of migrations, so that concurrent deployments do not collide.
 _ADVISORY_LOCK = int.from_bytes(hashlib.sha256(VERSION_TABLE.encode()).digest()[:8], signed=True)
 
@@ -53,8 +58,9 @@ _ADVISORY_LOCK = int.from_bytes(hashlib.sha256(VERSION_TABLE.encode()).digest()[
 def upgrade(bind: Engine | Connection, revision: str = "head") -> None:
     """Create or upgrade Rindle's tables; does nothing when they are already at ``revision``.
 
-    It may run repeatedly, and in several processes at once. With an engine it runs and commits one transaction; with a
-    connection it joins the caller's transaction, so that an application can call it from its own migration.
+    It may run repeatedly, and in several processes at once. With an engine it runs and commits one transaction, before
+    which it builds new indexes of PostgreSQL without locking out writers. With a connection it joins the caller's
+    transaction, so that an application can call it from its own migration; then writers wait while indexes are built.
 
     Raises:
         InvalidArgument: ``bind`` is asynchronous, or neither an engine nor a connection; see :func:`async_upgrade`. The
@@ -65,8 +71,14 @@ def upgrade(bind: Engine | Connection, revision: str = "head") -> None:
             Nothing was changed.
     """
     _require_revision(revision)
+    if isinstance(bind, Engine):
+        sqlite.configure(bind)
+        with bind.execution_options(**_OWN_TRANSACTION).connect() as own:
+            _upgrade_alone(own, revision)
+        return
     with _writing("upgrade", bind) as connection:
         _require_known_tables(connection)
+        new_indexes.drop_invalid(connection)
         _run(connection, "upgrade", revision)
 
 
@@ -81,9 +93,10 @@ async def async_upgrade(bind: AsyncEngine | AsyncConnection, revision: str = "he
     if isinstance(bind, AsyncConnection):
         await bind.run_sync(upgrade, revision)
         return
+    _require_revision(revision)
     sqlite.configure(bind)
-    async with bind.execution_options(**{sqlite.WRITE_OPTION: True}).begin() as connection:
-        await connection.run_sync(upgrade, revision)
+    async with bind.execution_options(**_OWN_TRANSACTION).connect() as connection:
+        await connection.run_sync(_upgrade_alone, revision)
 
 
 def downgrade(bind: Engine | Connection, revision: str = "base") -> None:
@@ -306,9 +319,35 @@ def _writing(call: str, bind: Engine | Connection) -> Iterator[Connection]:
             yield bind
         return
     sqlite.configure(bind)
-    with _explaining(call), bind.execution_options(**{sqlite.WRITE_OPTION: True}).begin() as connection:
+    with _explaining(call), bind.execution_options(**_OWN_TRANSACTION).begin() as connection:
         _lock_migrations(connection)
         yield connection
+
+
+def _upgrade_alone(connection: Connection, revision: str) -> None:
+    """Upgrade and commit, in a transaction that belongs to the migration."""
+    with _explaining("upgrade"):
+        if connection.dialect.name == "postgresql":
+            _wait_for_migrations(connection)
+        _require_known_tables(connection)
+        if revision in ("head", head()) and current(connection) not in (None, head()):
+            new_indexes.build(connection)
+        _run(connection, "upgrade", revision)
+        connection.commit()
+
+
+def _wait_for_migrations(connection: Connection) -> None:
+    """Take the lock of migrations for a transaction.
+
+    Each attempt is a transaction of its own: a build of an index, in the process that has the lock, waits for the end
+    of every transaction that is running a statement. So a statement that waits for the lock would never end.
+    """
+    connection.execution_options(isolation_level="READ COMMITTED")
+    while not connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK}).scalar():
+        connection.rollback()
+        connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": _LOCK_PAUSE_SECONDS})
+        connection.rollback()
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
 
 
 @contextmanager

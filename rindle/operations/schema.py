@@ -101,7 +101,7 @@ def _behind(connection: Connection, found: str) -> Condition:
 
 def _ahead(connection: Connection) -> Condition:
     summary = "a newer release has migrated the database"
-    if migrate.missing_parts(connection) or migrate.unknown_requirements(connection):
+    if migrate.needed_parts(migrate.missing_parts(connection)) or migrate.unknown_requirements(connection):
         return _condition("ahead", f"{summary}: run that release here too, or restore a backup")
     return _condition("ahead", f"{summary}; the tables have everything that this release needs", is_usable=True)
 
@@ -149,9 +149,16 @@ async def upgrade(services: Services) -> tuple[str | None, str | None]:
     """Bring the tables to this release; returns the revisions before and after, ``None`` where there was none.
 
     Raises:
-        SetupIncomplete: the tables are of an unknown release, or parts are missing that no migration adds.
+        SetupIncomplete: the tables are of an unknown release, or parts are missing that no migration adds. Then the
+            revision is this release's, and ``rindle db repair`` adds the parts.
     """
-    return await _in_transaction(services, _upgrade)
+    engine = services.database.engine
+    before = await current(services)
+    if isinstance(engine, AsyncEngine):
+        await migrate.async_upgrade(engine)
+    else:
+        migrate.upgrade(engine)
+    return before, await _in_transaction(services, _usable_revision)
 
 
 async def repair(services: Services) -> list[str]:
@@ -215,11 +222,9 @@ async def downgrade(services: Services, revision: str, *, dry_run: bool = True) 
     return await _in_transaction(services, go_back)
 
 
-def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
-    before = migrate.current(connection)
-    migrate.upgrade(connection)
+def _usable_revision(connection: Connection) -> str | None:
     require_usable(connection, parts=True)
-    return before, migrate.current(connection)
+    return migrate.current(connection)
 
 
 async def _in_transaction(services: Services, fn: Callable[[Connection], T]) -> T:

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from rindle.db import migrate
 from rindle.db.models import Base
 from rindle.errors import SetupIncomplete
+from rindle.operations import explain
 from tests.integration.db.test_upgrade_paths import USABLE_SINCE
 from tests.stage import Stage
 from tests.workflows.fleet import Fleet, at_rest
@@ -41,7 +42,7 @@ async def test_uploads_attachments_and_purges_work_before_the_migration_has_run(
         assert (await stage.settled(held.id)).state == "ready"
         report = (await rindle.runtime_status()).to_dict()
         assert report["assets"]["counts"]["ready"] == 2
-        assert (await rindle.explain(asset.id)).diagnosis.command is None
+        assert (await explain.explain(rindle.services, asset.id)).diagnosis.command is None
         found = {check.id: check for check in (await rindle.doctor(only=["db.migrations"])).checks}
         assert found["db.migrations"].status == "error"
         assert found["db.migrations"].fix == "rindle db upgrade"

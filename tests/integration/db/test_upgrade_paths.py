@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from rindle.db.models import Base
 from rindle.errors import InvalidArgument, SetupIncomplete
 from rindle.operations import schema
 from tests.integration.db.test_migrate import layout
+from tests.patience import until
 from tests.stage import on_postgres
 
 EVERY_REVISION = pytest.mark.parametrize("revision", migrate.revisions())
@@ -451,3 +453,99 @@ async def test_a_table_that_stays_locked_ends_the_upgrade(engine: AsyncEngine, m
     assert found.value.retryable and found.value.detail["reason"] == "locked"
     assert await run(engine, migrate.current) == "0002"
     await migrate.async_upgrade(engine)
+
+
+# --- indexes of large tables --------------------------------------------------------------------------------------
+
+#: A revision whose successors add indexes to tables that exist.
+BEFORE_INDEXES = "0004"
+
+
+def valid_indexes(connection: Connection) -> dict[str, bool]:
+    """Return the indexes of our tables, and whether queries may use them."""
+    found = connection.execute(
+        text(
+            "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+            "WHERE relname LIKE 'ix_media_%' AND pg_table_is_visible(pg_class.oid)"
+        )
+    )
+    return {row.relname: row.indisvalid for row in found}
+
+
+@on_postgres
+async def test_rows_are_written_while_new_indexes_are_built(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build inside the migration would wait for the open transaction, and writers for the build."""
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "100ms")
+    await migrate.async_upgrade(engine, BEFORE_INDEXES)
+    columns = await run(engine, columns_of)
+    async with engine.connect() as writer:
+        await writer.run_sync(insert_rows, columns)
+        upgrade = asyncio.create_task(migrate.async_upgrade(engine))
+
+        def is_building(connection: Connection) -> bool:
+            waiting = "SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'"
+            return bool(connection.execute(text(waiting)).scalar())
+
+        async def build_waits() -> bool:
+            if upgrade.done():
+                await upgrade
+            return bool(await run(engine, is_building))
+
+        await until(build_waits, what="the build of an index to wait for the open transaction")
+        async with engine.begin() as second:
+            for name in columns:  # the lock of every statement that writes
+                await second.execute(text(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE NOWAIT"))
+        await writer.commit()
+    await upgrade
+
+    assert await run(engine, migrate.missing_parts) == []
+    assert set((await run(engine, valid_indexes)).values()) == {True}
+
+
+@on_postgres
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in-a-transaction-of-the-application"])
+async def test_an_index_whose_build_was_interrupted_is_built_again(engine: AsyncEngine, inside: bool) -> None:
+    await migrate.async_upgrade(engine, BEFORE_INDEXES)
+    name = "ix_media_events_type_occurred_at"
+
+    def interrupted(connection: Connection) -> None:
+        connection.execute(text(f"CREATE INDEX {name} ON media_events (type, occurred_at)"))
+        connection.execute(
+            text(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = CAST('{name}' AS regclass)")
+        )
+
+    await run(engine, interrupted)
+    assert (await run(engine, valid_indexes))[name] is False
+
+    if inside:
+        await run(engine, migrate.upgrade)
+    else:
+        await migrate.async_upgrade(engine)
+
+    assert set((await run(engine, valid_indexes)).values()) == {True}
+    assert await run(engine, migrate.missing_parts) == []
+
+
+@on_postgres
+async def test_a_pool_of_one_connection_builds_indexes_inside_the_migration(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_async_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    await migrate.async_upgrade(engine, BEFORE_INDEXES)
+
+    await migrate.async_upgrade(engine)
+
+    assert "index.not_concurrent" in caplog.text
+    assert await run(engine, migrate.missing_parts) == []
+    await engine.dispose()
+
+
+async def test_several_upgrades_of_one_database_at_once(engine: AsyncEngine) -> None:
+    await migrate.async_upgrade(engine, BEFORE_INDEXES)
+
+    await asyncio.gather(*(migrate.async_upgrade(engine) for _ in range(4)))
+
+    assert await run(engine, migrate.current) == migrate.head()
+    assert await run(engine, migrate.missing_parts) == []

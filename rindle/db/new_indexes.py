@@ -1,0 +1,105 @@
+"""Indexes of migrations on PostgreSQL, built before their transaction and without locking out writers.
+
+``CREATE INDEX CONCURRENTLY`` cannot run inside a transaction. So the indexes of tables that exist are built first, on a
+connection of its own, and the migration creates an index only if it is not there. Where that is not possible, in a
+transaction of the application, the migration builds it and writers wait.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import Connection, Index, bindparam, inspect, text
+from sqlalchemy.exc import DBAPIError, TimeoutError
+
+from rindle.db.models import Base
+
+log = logging.getLogger(__name__)
+
+#: SQLSTATE undefined_column, of an index on a column that the migration adds.
+_NO_COLUMN = "42703"
+_INVALID = text(
+    "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+    "WHERE NOT indisvalid AND pg_table_is_visible(pg_class.oid) AND relname IN :names ORDER BY relname"
+).bindparams(bindparam("names", expanding=True))
+
+
+def build(connection: Connection) -> None:
+    """Build the indexes that the existing tables lack, on another connection of the same engine.
+
+    ``connection`` holds the lock of migrations in a transaction that has read no table of the application: the server
+    waits for the end of every transaction that has.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    drop_invalid(connection, concurrently=True)
+    missing = _missing(connection)
+    if not missing:
+        return
+    try:
+        other = connection.engine.connect()
+    except TimeoutError:  # the pool has a single connection
+        log.warning("index.not_concurrent", extra={"indexes": [str(index.name) for _, index in missing]})
+        return
+    with other:
+        other.execution_options(isolation_level="AUTOCOMMIT")
+        for table, index in missing:
+            _create(other, table, index)
+
+
+def drop_invalid(connection: Connection, *, concurrently: bool = False) -> None:
+    """Drop indexes that an interrupted build has left behind; they have the right name, but no query uses them."""
+    if connection.dialect.name != "postgresql":
+        return
+    names = [str(index.name) for table in Base.metadata.sorted_tables for index in table.indexes]
+    found = connection.execute(_INVALID, {"names": names}).scalars().all()
+    if not found:
+        return
+    quote = connection.dialect.identifier_preparer.quote
+    if not concurrently:
+        for name in found:
+            connection.execute(text(f"DROP INDEX {quote(name)}"))
+        return
+    with connection.engine.connect() as other:
+        other.execution_options(isolation_level="AUTOCOMMIT")
+        for name in found:
+            other.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {quote(name)}"))
+
+
+def _missing(connection: Connection) -> list[tuple[str, Index]]:
+    """Return the indexes that tables lack whose columns exist, with the names of the tables."""
+    inspector = inspect(connection)
+    present = set(inspector.get_table_names())
+    missing: list[tuple[str, Index]] = []
+    for table in Base.metadata.sorted_tables:
+        if table.name not in present:
+            continue
+        names = {one["name"] for one in inspector.get_indexes(table.name)}
+        columns = {one["name"] for one in inspector.get_columns(table.name)}
+        missing += [
+            (table.name, index)
+            for index in sorted(table.indexes, key=lambda one: str(one.name))
+            if index.name not in names and {column.name for column in index.columns} <= columns
+        ]
+    return missing
+
+
+def _create(connection: Connection, table: str, index: Index) -> None:
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
+
+    operations = Operations(MigrationContext.configure(connection))
+    try:
+        operations.create_index(
+            str(index.name),
+            table,
+            [column.name for column in index.columns],
+            unique=index.unique,
+            if_not_exists=True,
+            postgresql_concurrently=True,
+            postgresql_where=index.dialect_options["postgresql"]["where"],
+        )
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)  # pgcode: psycopg2
+        if state != _NO_COLUMN:
+            raise
