@@ -32,6 +32,12 @@ async def test_uploads_move_with_the_fleet_and_builds_stay_on_their_version(lite
     }
 
 
+async def test_half_of_the_settings_of_a_version_is_a_warning(lite_stage: Stage) -> None:
+    found = await _versions(lite_stage, lite_stage.application(RINDLE_DEPLOYMENT_NAME="shop"))
+
+    assert (found.status, "without RINDLE_BUILD_ID" in found.summary) == ("warn", True)
+
+
 async def _promote(stage: Stage, build_id: str) -> None:
     """Make a version current; the server refuses that until it has heard of the version's pollers."""
 

@@ -16,6 +16,7 @@ from rindle.operations.runs import Queue, needed_queues, pollers_of
 
 #: Builds that one message lists.
 _SHOWN = 5
+_BOTH = "set RINDLE_DEPLOYMENT_NAME and RINDLE_BUILD_ID for every worker"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,6 +49,8 @@ async def worker_versions(subject: Subject) -> Result:
     settings = subject.services.settings
     queues = sorted(needed_queues(settings, subject.profiles))
     found = dict(zip(queues, await asyncio.gather(*(_builds(client, queue) for queue in queues)), strict=True))
+    if settings.deployment_name and not settings.build_id:
+        return Result("warn", "RINDLE_DEPLOYMENT_NAME is set without RINDLE_BUILD_ID: workers are unversioned", _BOTH)
     names = {build.deployment for builds in found.values() for build in builds if build.is_versioned}
     if settings.deployment_name and settings.build_id:
         names.add(settings.deployment_name)
@@ -95,7 +98,7 @@ def compare(found: Mapping[Queue, frozenset[Build]], routings: Mapping[str, Rout
             fixes.append(f"start workers with RINDLE_BUILD_ID={routing.current.build_id}")
         if Build() in polling:
             problems.append("some workers are unversioned and get no new work")
-            fixes.append("set RINDLE_DEPLOYMENT_NAME and RINDLE_BUILD_ID for every worker")
+            fixes.append(_BOTH)
     if problems:
         return Result("warn", "; ".join(problems), "; ".join(dict.fromkeys(fixes)), detail)
     return Result("ok", _summary(polling, routings), detail=detail)

@@ -387,7 +387,7 @@ async def test_the_work_of_a_removed_profile_is_refused_and_not_retried_for_ever
         ("ALTER TABLE media_assets DROP COLUMN operator_reason", "incomplete", "rindle db repair"),
         ("DELETE FROM rindle_alembic_version", "unversioned", "rindle db stamp"),
         (
-            "UPDATE rindle_alembic_version SET version_num = '9999'; ALTER TABLE media_assets DROP COLUMN operator_reason",
+            "ALTER TABLE media_assets DROP COLUMN operator_reason; UPDATE rindle_alembic_version SET version_num = 'x'",
             "ahead",
             "pip install --upgrade rindle",
         ),
