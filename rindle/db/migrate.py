@@ -327,11 +327,14 @@ def _writing(call: str, bind: Engine | Connection) -> Iterator[Connection]:
 def _upgrade_alone(connection: Connection, revision: str) -> None:
     """Upgrade and commit, in a transaction that belongs to the migration."""
     with _explaining("upgrade"):
-        if connection.dialect.name == "postgresql":
+        is_postgres = connection.dialect.name == "postgresql"
+        if is_postgres:
             _wait_for_migrations(connection)
         _require_known_tables(connection)
-        if revision in ("head", head()) and current(connection) not in (None, head()):
-            new_indexes.build(connection)
+        if is_postgres and revision in ("head", head()) and current(connection) not in (None, head()):
+            # A build waits for every transaction with a snapshot. The one of the query before ends with this statement.
+            _limit_waits(connection)
+            new_indexes.build(connection.engine)
         _run(connection, "upgrade", revision)
         connection.commit()
 
@@ -347,6 +350,10 @@ def _wait_for_migrations(connection: Connection) -> None:
         connection.rollback()
         connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": _LOCK_PAUSE_SECONDS})
         connection.rollback()
+    _limit_waits(connection)
+
+
+def _limit_waits(connection: Connection) -> None:
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
 
 
@@ -388,7 +395,7 @@ def _lock_migrations(connection: Connection) -> None:
     """Serialize migrations; on SQLite the immediate transaction does that."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        _limit_waits(connection)
 
 
 def _require_revision(revision: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from sqlalchemy import Connection, Index, bindparam, inspect, text
+from sqlalchemy import Connection, Engine, Index, bindparam, inspect, text
 from sqlalchemy.exc import DBAPIError, TimeoutError
 
 from rindle.db.models import Base
@@ -24,46 +24,31 @@ _INVALID = text(
 ).bindparams(bindparam("names", expanding=True))
 
 
-def build(connection: Connection) -> None:
-    """Build the indexes that the existing tables lack, on another connection of the same engine.
+def build(engine: Engine) -> None:
+    """Build the indexes that the existing tables of a PostgreSQL database lack, on a connection of its own.
 
-    ``connection`` holds the lock of migrations in a transaction that has read no table of the application: the server
-    waits for the end of every transaction that has.
+    The caller holds the lock of migrations, in a transaction without a snapshot: the server waits for all others.
     """
-    if connection.dialect.name != "postgresql":
-        return
-    drop_invalid(connection, concurrently=True)
-    missing = _missing(connection)
-    if not missing:
-        return
     try:
-        other = connection.engine.connect()
-    except TimeoutError:  # the pool has a single connection
-        log.warning("index.not_concurrent", extra={"indexes": [str(index.name) for _, index in missing]})
+        connection = engine.connect()
+    except TimeoutError:
+        log.warning("index.not_concurrent", extra={"reason": "the pool has a single connection"})
         return
-    with other:
-        other.execution_options(isolation_level="AUTOCOMMIT")
-        for table, index in missing:
-            _create(other, table, index)
+    with connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        drop_invalid(connection, "CONCURRENTLY")
+        for table, index in _missing(connection):
+            _create(connection, table, index)
 
 
-def drop_invalid(connection: Connection, *, concurrently: bool = False) -> None:
+def drop_invalid(connection: Connection, option: str = "") -> None:
     """Drop indexes that an interrupted build has left behind; they have the right name, but no query uses them."""
     if connection.dialect.name != "postgresql":
         return
     names = [str(index.name) for table in Base.metadata.sorted_tables for index in table.indexes]
-    found = connection.execute(_INVALID, {"names": names}).scalars().all()
-    if not found:
-        return
     quote = connection.dialect.identifier_preparer.quote
-    if not concurrently:
-        for name in found:
-            connection.execute(text(f"DROP INDEX {quote(name)}"))
-        return
-    with connection.engine.connect() as other:
-        other.execution_options(isolation_level="AUTOCOMMIT")
-        for name in found:
-            other.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {quote(name)}"))
+    for name in connection.execute(_INVALID, {"names": names}).scalars().all():
+        connection.execute(text(f"DROP INDEX {option} IF EXISTS {quote(name)}"))
 
 
 def _missing(connection: Connection) -> list[tuple[str, Index]]:
