@@ -45,7 +45,7 @@ def drop_invalid(connection: Connection, option: str = "") -> None:
     """Drop indexes that an interrupted build has left behind; they have the right name, but no query uses them."""
     if connection.dialect.name != "postgresql":
         return
-    names = [str(index.name) for table in Base.metadata.sorted_tables for index in table.indexes]
+    names = [_name(connection, index) for table in Base.metadata.sorted_tables for index in table.indexes]
     quote = connection.dialect.identifier_preparer.quote
     for name in connection.execute(_INVALID, {"names": names}).scalars().all():
         connection.execute(text(f"DROP INDEX {option} IF EXISTS {quote(name)}"))
@@ -64,9 +64,14 @@ def _missing(connection: Connection) -> list[tuple[str, Index]]:
         missing += [
             (table.name, index)
             for index in sorted(table.indexes, key=lambda one: str(one.name))
-            if index.name not in names and {column.name for column in index.columns} <= columns
+            if _name(connection, index) not in names and {column.name for column in index.columns} <= columns
         ]
     return missing
+
+
+def _name(connection: Connection, index: Index) -> str:
+    """Return the name of an index in the database; long ones are cut."""
+    return connection.dialect.identifier_preparer.format_index(index)
 
 
 def _create(connection: Connection, table: str, index: Index) -> None:
@@ -76,7 +81,7 @@ def _create(connection: Connection, table: str, index: Index) -> None:
     operations = Operations(MigrationContext.configure(connection))
     try:
         operations.create_index(
-            str(index.name),
+            _name(connection, index),
             table,
             [column.name for column in index.columns],
             unique=index.unique,
