@@ -70,9 +70,10 @@ def without_rows(session: Session, runs: Sequence[OpenRun], filters: Filters) ->
     """Return the runs that have no row as one class, or nothing when all have theirs."""
     wanted = sorted({run.row_id for run in runs})
     known: set[str] = set()
-    models = (MediaAsset, MediaUploadSession, MediaErasure)  # their ids are UUIDs and never equal
-    if not have_tables(session):
-        models = models[:2]
+    # Their ids are UUIDs and never equal.
+    models: list[type[MediaAsset | MediaUploadSession | MediaErasure]] = [MediaAsset, MediaUploadSession]
+    if have_tables(session):
+        models.append(MediaErasure)
     for start in range(0, len(wanted), _IDS_PER_QUERY):
         for model in models:
             some = wanted[start : start + _IDS_PER_QUERY]
