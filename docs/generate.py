@@ -743,6 +743,7 @@ _CHECKS = {
     "temporal.pollers": "Workers poll every task queue; `--no-workers` expects none.",
     "temporal.reachable": "The Temporal server and namespace respond, and keep histories for at least a day.",
     "temporal.search_attributes": "The namespace has the search attributes.",
+    "temporal.worker_versions": "The version of the workers that poll is the one that gets new work, where workers are versioned.",
 }
 
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
-from sqlalchemy import CursorResult, Row, delete, func, insert, select, update
+from sqlalchemy import CursorResult, Dialect, Row, delete, func, insert, inspect, select, update
 from sqlalchemy.orm import Session
 
 from rindle.db.events import record_event, record_events
 from rindle.db.models import MediaAsset, MediaAttachment, MediaErasure, MediaErasureAsset, utc_now
-from rindle.errors import StateConflict
+from rindle.errors import SetupIncomplete, StateConflict
 from rindle.protocols import OwnerRef
 from rindle.states import AssetState
 
@@ -31,6 +32,33 @@ PENDING, PURGED, ATTACHED_AGAIN, GONE = "pending", "purged", "attached_again", "
 
 #: ``(attachment id, asset id, slot)`` of an owner.
 Owned = Row[tuple[str, str, str]]
+
+
+#: Engines, by their dialect object, whose database has the tables of erasures.
+_HAVE_TABLES: WeakSet[Dialect] = WeakSet()
+
+
+def have_tables(session: Session) -> bool:
+    """Whether the database has the tables of erasures; without them no erasure can wait for anything.
+
+    They are missing while this release runs on the tables of the previous one.
+    """
+    connection = session.connection()
+    if connection.dialect in _HAVE_TABLES:
+        return True
+    found = inspect(connection).has_table(MediaErasureAsset.__tablename__)
+    if found:
+        _HAVE_TABLES.add(connection.dialect)
+    return found
+
+
+def _require_tables(session: Session) -> None:
+    if not have_tables(session):
+        raise SetupIncomplete(
+            "the tables of erasures are missing, and nothing was erased. To fix: 1. rindle db upgrade; 2. repeat the "
+            "call",
+            detail={"component": "rindle_tables", "condition": "behind"},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +191,12 @@ def has_attachments(session: Session, owner_types: Sequence[str]) -> set[str]:
 
 
 def find(session: Session, operation_id: str, *, lock: bool = False) -> MediaErasure | None:
-    """Return the row of an operation."""
+    """Return the row of an operation.
+
+    Raises:
+        SetupIncomplete: the tables of erasures are missing.
+    """
+    _require_tables(session)
     return session.get(MediaErasure, operation_id, populate_existing=True, with_for_update=True if lock else None)
 
 
@@ -206,7 +239,17 @@ def add_assets(session: Session, operation_id: str, assets: Sequence[tuple[str, 
 
 def is_pending(session: Session, asset_id: str) -> bool:
     """Whether an erasure waits for the purge of this asset."""
-    return session.scalar(_pending_of(asset_id).limit(1)) is not None
+    return bool(waiting_operations(session, asset_id))
+
+
+def waiting_operations(session: Session, asset_id: str) -> Sequence[str]:
+    """Return the ids of the erasures that wait for the purge of this asset, sorted."""
+    if not have_tables(session):
+        return []
+    pending = select(MediaErasureAsset.erasure_id).where(
+        MediaErasureAsset.asset_id == asset_id, MediaErasureAsset.outcome == PENDING
+    )
+    return session.scalars(pending.order_by(MediaErasureAsset.erasure_id)).all()
 
 
 def note_objects(
@@ -227,9 +270,9 @@ def note_objects(
 
 def decide(session: Session, asset_id: str, outcome: str, *, operation_id: str | None = None) -> list[str]:
     """Record how the purge of an asset ended; returns the operations of which it was the last one."""
-    waiting = [operation_id] if operation_id is not None else list(session.scalars(_pending_of(asset_id)))
+    waiting = waiting_operations(session, asset_id) if operation_id is None else [operation_id]
     ended = []
-    for one in sorted(waiting):
+    for one in waiting:
         moved = session.execute(
             update(MediaErasureAsset)
             .where(
@@ -252,14 +295,6 @@ def decide(session: Session, asset_id: str, outcome: str, *, operation_id: str |
         if left == 0:
             ended.append(one)
     return ended
-
-
-def _pending_of(asset_id: str) -> Any:
-    return (
-        select(MediaErasureAsset.erasure_id)
-        .where(MediaErasureAsset.asset_id == asset_id, MediaErasureAsset.outcome == PENDING)
-        .order_by(MediaErasureAsset.erasure_id)
-    )
 
 
 @dataclass(frozen=True, slots=True)

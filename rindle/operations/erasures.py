@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rindle import outbox
-from rindle.db.erasures import PENDING
+from rindle.db.erasures import PENDING, have_tables
 from rindle.db.ids import id_of
 from rindle.db.models import MediaAsset, MediaErasure, MediaErasureAsset, MediaOutbox, is_id, utc_now
 from rindle.db.outbox import is_unsent
@@ -45,7 +45,7 @@ _RELAY_SECONDS = 10
 
 def erasure_stuck(inspection: Inspection, *, seconds: int = ERASURE_SECONDS) -> list[Candidate]:
     """Erasures that have not ended and made no progress; an open run explains one: it waits for purges."""
-    if inspection.filters.profile is not None:
+    if inspection.filters.profile is not None or not have_tables(inspection.session):
         return []  # an erasure has no profile
     where = [MediaErasure.completed_at.is_(None), MediaErasure.updated_at <= inspection.cutoff(seconds)]
     count, oldest = inspection.extent(select(func.count(), func.min(MediaErasure.updated_at)).where(*where))
@@ -69,7 +69,7 @@ def erasure_stuck(inspection: Inspection, *, seconds: int = ERASURE_SECONDS) -> 
 
 def pending_erasures(inspection: Inspection) -> tuple[int, datetime | None]:
     """Return how many erasures have not ended, and the time of the oldest request among them."""
-    if inspection.filters.profile is not None:
+    if inspection.filters.profile is not None or not have_tables(inspection.session):
         return 0, None
     open_ones = MediaErasure.completed_at.is_(None)
     return inspection.extent(select(func.count(), func.min(MediaErasure.inserted_at)).where(open_ones))
@@ -155,7 +155,7 @@ async def explain_erasure(services: Services, operation_id: str | UUID) -> Erasu
 
 
 def _read(session: Session, operation_id: str, prefix: str) -> _Rows:
-    erasure = session.get(MediaErasure, operation_id) if is_id(operation_id) else None
+    erasure = session.get(MediaErasure, operation_id) if is_id(operation_id) and have_tables(session) else None
     if erasure is None:
         raise NotFound("no asset, upload session or erasure has this id", detail={"entity": "erasure"})
     waiting = session.execute(
@@ -230,6 +230,8 @@ async def retry_erasures(services: Services, *, dry_run: bool = True) -> Erasure
     while True:
 
         def page(session: Session, after: str = after) -> list[str]:
+            if not have_tables(session):
+                return []
             statement: Any = select(MediaErasure.id).where(MediaErasure.completed_at.is_(None))
             if after:
                 statement = statement.where(MediaErasure.id > after)

@@ -11,12 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rindle.db import uploads as upload_rows
-from rindle.db.erasures import PENDING
+from rindle.db.erasures import waiting_operations
 from rindle.db.ids import AssetOrId, SessionOrId, id_of
 from rindle.db.models import (
     MediaAsset,
     MediaAttachment,
-    MediaErasureAsset,
     MediaOutbox,
     MediaUploadSession,
     MediaVariant,
@@ -217,10 +216,7 @@ def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
         select(MediaOutbox).where(MediaOutbox.workflow_id.in_(runs), is_unsent()).order_by(MediaOutbox.id)
     ).all()
     drifted = session.scalar(select(MediaAsset.id).where(MediaAsset.id == asset.id, findings.is_drifted()))
-    pending = select(MediaErasureAsset.erasure_id).where(
-        MediaErasureAsset.asset_id == asset.id, MediaErasureAsset.outcome == PENDING
-    )
-    erasures = session.scalars(pending.order_by(MediaErasureAsset.erasure_id)).all()
+    erasures = waiting_operations(session, asset.id)
     return _Rows(asset, sessions, variants, len(attached), waiting, runs, drifted is not None, erasures)
 
 

@@ -122,6 +122,7 @@ async def test_everything_is_green_with_a_worker_and_migrated_tables(stage: Stag
             "temporal.reachable",
         ),
         "temporal.search_attributes",
+        "temporal.worker_versions",
     } == {check.id for check in report.checks}
 
 
@@ -292,6 +293,7 @@ async def test_with_temporal_away_only_its_rows_are_red(tmp_path: Path) -> None:
         "temporal.pollers",
         "temporal.reachable",
         "temporal.search_attributes",
+        "temporal.worker_versions",
     }
 
 
