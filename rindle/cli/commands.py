@@ -26,6 +26,7 @@ from rindle.cli.regenerate_variants import regenerate_variants
 from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
 from rindle.cli.runtime_status import runtime_status
+from rindle.cli.schedules import schedules
 from rindle.cli.setup import setup
 from rindle.cli.timeline import timeline
 from rindle.cli.workflows import workflows
@@ -63,6 +64,7 @@ for command in (
     requeue,
     resume,
     runtime_status,
+    schedules,
     setup,
     timeline,
     workflows,
