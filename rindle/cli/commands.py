@@ -31,6 +31,7 @@ from rindle.cli.reprobe import reprobe
 from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
 from rindle.cli.runtime_status import runtime_status
+from rindle.cli.schedules import schedules
 from rindle.cli.setup import setup
 from rindle.cli.sweep_temp_files import sweep_temp_files
 from rindle.cli.timeline import timeline
@@ -75,6 +76,7 @@ for command in (
     requeue,
     resume,
     runtime_status,
+    schedules,
     setup,
     sweep_temp_files,
     timeline,
