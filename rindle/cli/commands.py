@@ -30,6 +30,7 @@ from rindle.cli.release_quarantine import release_quarantine
 from rindle.cli.reprobe import reprobe
 from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
+from rindle.cli.retention import retention
 from rindle.cli.runtime_status import runtime_status
 from rindle.cli.schedules import schedules
 from rindle.cli.setup import setup
@@ -75,6 +76,7 @@ for command in (
     reprobe,
     requeue,
     resume,
+    retention,
     runtime_status,
     schedules,
     setup,

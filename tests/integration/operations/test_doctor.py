@@ -120,6 +120,7 @@ async def test_everything_is_green_with_a_worker_and_migrated_tables(stage: Stag
             "temp.dir",
             "temporal.pollers",
             "temporal.reachable",
+            "temporal.schedules",
         ),
         "temporal.search_attributes",
     } == {check.id for check in report.checks}
@@ -290,6 +291,7 @@ async def test_with_temporal_away_only_its_rows_are_red(tmp_path: Path) -> None:
     assert {check.id for check in report.checks if check.status == "error"} == {
         "temporal.pollers",
         "temporal.reachable",
+        "temporal.schedules",
         "temporal.search_attributes",
     }
 
