@@ -32,6 +32,7 @@ from temporalio.client import (
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import PayloadCodec, WithSerializationContext
 from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
 
 from rindle import MediaEvent, Rindle, TemporalConnection, messages
 from rindle.db.models import utc_now
@@ -39,6 +40,7 @@ from rindle.errors import InvalidArgument, NotFound
 from rindle.operations import schedules
 from rindle.operations.checks.report import Check
 from rindle.operations.schedules import ScheduleFacts
+from rindle.worker_plugin import RindlePlugin
 from rindle.workflows import ids
 from tests.patience import until
 from tests.servers.temporal import TemporalServer
@@ -217,6 +219,14 @@ async def test_workers_of_the_queue_of_sweeps_apply_at_their_start(stage: Stage)
     await scheduled(stage)
 
     assert (await checked(one)).status == "ok"
+
+
+async def test_a_worker_of_the_applications_own_applies_too(stage: Stage) -> None:
+    rindle = stage.application(RINDLE_SCHEDULES="true")
+    client = await rindle.temporal.client()
+
+    async with Worker(client, task_queue=rindle.settings.maintenance_queue, plugins=[RindlePlugin(rindle)]):
+        await scheduled(stage)
 
 
 async def test_no_other_worker_applies(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
