@@ -353,12 +353,10 @@ class _Target:
             return "outdated"
         if found.schedule.state.paused:
             return "paused"
-        lacks_attributes = not _attributes(found.schedule)
-        if lacks_attributes and self._services.temporal.has_search_attributes is None:
-            wanted = self._wanted(with_attributes=False)  # perhaps the namespace lacks them; this process cannot tell
-        else:
-            wanted = self._wanted()
-        return "active" if self._is_current(found.schedule, wanted) else "outdated"
+        # Whether the namespace has the search attributes is known only to processes that have registered them.
+        is_known = self._services.temporal.has_search_attributes is True
+        is_current = self._is_current(found.schedule, self._wanted(), compares_attributes=is_known)
+        return "active" if is_current else "outdated"
 
     async def _describe(self) -> ScheduleDescription | None:
         with _none_is_fine():
@@ -395,7 +393,8 @@ class _Target:
         """Update it; returns whether it differed."""
         for is_last in (False, True):
             wanted = self._wanted()
-            if self._is_current(found.schedule, wanted):
+            may_have = self._services.temporal.has_search_attributes is not False
+            if self._is_current(found.schedule, wanted, compares_attributes=may_have):
                 return False
 
             def updated(given: ScheduleUpdateInput, wanted: Schedule = wanted) -> ScheduleUpdate:
@@ -415,12 +414,11 @@ class _Target:
             raise error
         self._services.temporal.note_unmapped()
 
-    def _wanted(self, *, with_attributes: bool = True) -> Schedule:
+    def _wanted(self) -> Schedule:
         settings, sweep = self._services.settings, self._rule.sweep
         options = sweep.options(**self._rule.options(settings))
         started = start_options(self._services, sweep, options)
-        attributes = started.pop("search_attributes", None)
-        if attributes and with_attributes:
+        if attributes := started.pop("search_attributes", None):
             started["typed_search_attributes"] = attributes
         # The server appends the time to the id of the workflow. A codec that binds payloads to the id of their workflow
         # could never decode the input of such a run, so that it is not encrypted: it holds a name and flags.
@@ -438,7 +436,7 @@ class _Target:
             ),
         )
 
-    def _is_current(self, found: Schedule, wanted: Schedule) -> bool:
+    def _is_current(self, found: Schedule, wanted: Schedule, *, compares_attributes: bool) -> bool:
         action, has = wanted.action, found.action
         if not (isinstance(action, ScheduleActionStartWorkflow) and isinstance(has, ScheduleActionStartWorkflow)):
             return False
@@ -446,7 +444,8 @@ class _Target:
             *(action.workflow, action.id, action.task_queue),
             list(action.args),
         )
-        same_attributes = _attributes(found) == _attributes(wanted)
+        compares_attributes = compares_attributes or not self._services.settings.search_attributes
+        same_attributes = not compares_attributes or _attributes(found) == _attributes(wanted)
         same_policy = found.policy == wanted.policy
         return same_action and same_attributes and same_policy and _times(found.spec) == _times(wanted.spec)
 

@@ -417,6 +417,19 @@ async def test_a_scheduled_cleanup_does_not_start_while_an_abort_run_is_in_progr
 # --- namespaces and converters ---------------------------------------------------------------------------------------
 
 
+async def test_search_attributes_that_are_switched_off_are_removed(stage: Stage) -> None:
+    await schedules.apply(stage.rindle.services)
+    without = stage.application(RINDLE_SEARCH_ATTRIBUTES="false")
+    assert (await states(without))["retention"] == "outdated"
+
+    assert (await schedules.apply(without.services)).updated == named(stage, *USUAL)
+
+    assert (await states(without))["retention"] == "active"
+    action = (await (await handle(stage, "retention")).describe()).schedule.action
+    assert isinstance(action, ScheduleActionStartWorkflow)
+    assert list(action.typed_search_attributes) == []
+
+
 async def test_a_namespace_without_search_attributes(stage: Stage, temporal_server: TemporalServer) -> None:
     name = f"bare-{uuid.uuid4().hex[:8]}"
     request = RegisterNamespaceRequest(namespace=name)
