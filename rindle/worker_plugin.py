@@ -44,8 +44,9 @@ class RindlePlugin(SimplePlugin):
     task queues as they are.
 
     While its workers run, the plug-in also runs what ``python worker.py`` runs: the relay, the render children, the
-    registration of search attributes and, beside sweeps, that of their schedules. It serves the workers of one process, once; it does not close the application.
-    Set ``graceful_shutdown_timeout`` on the workers: the SDK's default of zero repeats running builds after a restart.
+    registration of search attributes and, beside sweeps, that of their schedules. It serves the workers of one process,
+    once; it does not close the application. Set ``graceful_shutdown_timeout`` on the workers: the SDK's default of zero
+    repeats running builds after a restart.
 
     Args:
         rindle: the application. Its :class:`~rindle.TemporalConnection` must lead to the namespace of the workers.

@@ -283,7 +283,7 @@ async def test_a_backlog_is_judged_by_its_age_and_by_parked_rows(
 
 
 async def test_with_temporal_away_only_its_rows_are_red(tmp_path: Path) -> None:
-    rindle = application(tmp_path)
+    rindle = application(tmp_path, settings=Settings(tmp_dir=tmp_path, temporal_connect_seconds=1, schedules=True))
     await migrate.async_upgrade(rindle.database.engine)  # type: ignore[arg-type]
 
     report = await closed(rindle)
