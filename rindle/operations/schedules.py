@@ -35,6 +35,7 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import messages
+from rindle.arguments import check_text
 from rindle.errors import InvalidArgument, NotFound, RindleError, TemporalUnavailable
 from rindle.operations.maintenance.abort_incomplete_uploads import AbortIncompleteUploads
 from rindle.operations.maintenance.cleanup_orphans import CleanupOrphans
@@ -58,8 +59,6 @@ _MEMO = Payload(metadata={"encoding": b"json/plain"}, data=b"1")
 CATCHUP_WINDOW = timedelta(hours=1)
 #: Daily runs start at a random time within this span, so that applications do not start together.
 JITTER = timedelta(minutes=10)
-#: Most characters of a note.
-MAX_NOTE = 255
 
 _RPC_SECONDS = timedelta(seconds=10)
 #: Pause in seconds of a worker before it tries again, at first and at most.
@@ -219,7 +218,7 @@ async def pause(services: Services, names: Sequence[str] = (), *, note: str | No
         note: why, for those who look at the schedule later; at most 255 characters.
 
     Raises:
-        InvalidArgument: a name is unknown, or the note is too long.
+        InvalidArgument: a name is unknown, or the note is too long or has characters that cannot be stored.
         NotFound: a named schedule does not exist; nothing was paused.
         TemporalUnavailable: Temporal did not answer.
     """
@@ -242,8 +241,7 @@ async def resume(services: Services, names: Sequence[str] = (), *, note: str | N
 
 
 def _checked(note: str | None, default: str) -> str:
-    if note is not None and len(note) > MAX_NOTE:
-        raise InvalidArgument(f"note must have at most {MAX_NOTE} characters", detail={"option": "note"})
+    check_text("note", note)
     return note or default
 
 

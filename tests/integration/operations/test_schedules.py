@@ -302,8 +302,11 @@ async def test_names_and_notes_are_checked_before_anything_is_paused(stage: Stag
 
     with pytest.raises(InvalidArgument, match="unknown schedule retentoin; choose from abort-incomplete-uploads"):
         await schedules.pause(services, ["retention", "retentoin"])
-    with pytest.raises(InvalidArgument, match="at most 255"):
-        await schedules.pause(services, note="x" * 256)
+    for unfit in ("x" * 256, "\udcff"):
+        with pytest.raises(InvalidArgument, match="note"):
+            await schedules.resume(services, note=unfit)
+        with pytest.raises(InvalidArgument, match="note"):
+            await schedules.pause(services, note=unfit)
     with pytest.raises(NotFound, match="verify-storage"):
         await schedules.pause(services, ["retention", "verify-storage"])
 
