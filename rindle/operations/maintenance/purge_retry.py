@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -16,7 +15,16 @@ from rindle import outbox
 from rindle.db.models import MediaAsset, MediaOutbox
 from rindle.db.outbox import in_state
 from rindle.errors import TemporalUnavailable
-from rindle.operations.maintenance.sweep import PAGE, Page, Sweep, SweepOptions, SweepReport, SweepRun, run_here
+from rindle.operations.maintenance.sweep import (
+    PAGE,
+    Page,
+    Sweep,
+    SweepOptions,
+    SweepReport,
+    SweepRun,
+    for_each,
+    run_here,
+)
 from rindle.operations.runs import describe_run
 from rindle.services import Services
 from rindle.states import AssetState, OutboxState
@@ -24,8 +32,6 @@ from rindle.workflows import ids
 
 #: Seconds a deleted asset may wait for its purge before the purge counts as lost.
 GRACE_SECONDS = 300
-#: Runs that are looked up in Temporal at once.
-DESCRIBED_AT_ONCE = 20
 
 #: An asset, and its profile.
 Tombstone = tuple[str, str]
@@ -104,20 +110,15 @@ async def _running(services: Services, found: Sequence[Tombstone]) -> set[str]:
         TemporalUnavailable: Temporal did not answer.
     """
     client, prefix = await services.temporal.client(), services.settings.workflow_id_prefix
-    slots = asyncio.Semaphore(DESCRIBED_AT_ONCE)
-
-    async def is_running(asset_id: str) -> bool:
-        async with slots:
-            return await _is_open(client, ids.purge_id(asset_id, prefix=prefix))
-
+    purges = [ids.purge_id(asset_id, prefix=prefix) for asset_id, _ in found]
     try:
-        answers = await asyncio.gather(*(is_running(asset_id) for asset_id, _ in found))
+        are_open = await for_each(purges, lambda purge: _is_open(client, purge))
     except RPCError as error:
         raise TemporalUnavailable(
             f"Temporal ({services.temporal.label}) did not answer: {error.status.name}; verify with: rindle doctor",
             retry_after=5,
         ) from error
-    return {asset_id for (asset_id, _), is_open in zip(found, answers, strict=True) if is_open}
+    return {asset_id for (asset_id, _), is_open in zip(found, are_open, strict=True) if is_open}
 
 
 async def _is_open(client: Client, workflow_id: str) -> bool:
