@@ -117,6 +117,13 @@ class Settings(BaseSettings):
     deployment_name: str | None = None
     build_id: str | None = None
 
+    #: Whether workers of the maintenance queue bring the schedules of the sweeps into the namespace at their start.
+    schedules: bool = True
+    #: Whether the daily ``cleanup-orphans`` deletes what it finds; otherwise it only counts.
+    schedules_cleanup_execute: bool = False
+    #: Whether ``verify-storage`` runs every week: it sends a request to the store for each object.
+    schedules_verify_storage: bool = False
+
     relay_poll_seconds: float = Field(default=1.0, gt=0)
     relay_idle_poll_seconds: float = Field(default=5.0, gt=0)
     #: How long relays keep outbox rows that were sent: 7 days. Then they delete them in small batches.

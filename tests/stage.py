@@ -126,6 +126,7 @@ class Stage:
             "RINDLE_RELAY_IDLE_POLL_SECONDS": "0.5",
             "RINDLE_EVENT_POLL_SECONDS": "0.1",
             "RINDLE_EVENT_IDLE_POLL_SECONDS": "0.5",
+            "RINDLE_SCHEDULES": "false",
             **environment,
         }
         self._workers: list[SpawnedWorker] = []
