@@ -206,9 +206,9 @@ class MediaAsset(_Timestamps, Base):
             "kind <> 'audio' OR (width IS NULL AND height IS NULL AND has_video_track IS NULL)", name="audio_fields"
         ),
         UniqueConstraint("storage_key"),
-        Index(None, "state"),
+        Index(None, "state", "id"),
         Index(None, "kind"),
-        Index(None, "profile"),
+        Index(None, "profile", "id"),
         Index(None, "state", "updated_at"),
         _partial_index("updated_at", where=PROBE_DRIFT),
     )
@@ -372,7 +372,7 @@ class MediaUploadSession(_Timestamps, Base):
         _vocabulary("state", SessionState),
         UniqueConstraint("upload_key"),
         UniqueConstraint("actor", "idempotency_key"),
-        Index(None, "state"),
+        Index(None, "state", "id"),
         Index(None, "state", "updated_at"),
         Index(None, "expires_at"),
         Index(None, "asset_id"),
