@@ -50,7 +50,7 @@ INSERT INTO media_assets (id, state, storage_key, profile, kind, content_type, b
                           has_video_track, has_audio_track, metadata, lock_version, inserted_at, updated_at,
                           recipe_digest)
 SELECT {_ASSET.format(n="n")}, {_STATE},
-       'photo/' || n || '/original.jpg',
+       'photo/' || {_ASSET.format(n="n")} || '/original.jpg',
        CASE WHEN n % 1000 = 9 THEN 'poster' WHEN {_VIDEO} THEN 'video' ELSE 'photo' END,
        CASE WHEN {_VIDEO} THEN 'video' ELSE 'image' END,
        CASE WHEN {_VIDEO} THEN 'video/mp4' ELSE 'image/jpeg' END, 3000000, 4608, 1976,
@@ -62,14 +62,14 @@ INSERT INTO media_variants (id, asset_id, name, state, recipe_digest, output_kin
                             attempts, progress, dynamic, inserted_at, updated_at)
 SELECT {_OTHER.format(kind=1, n="n * 3 + v")}, {_ASSET.format(n="n")}, (ARRAY['thumb', 'large', 'banner'])[v + 1],
        CASE WHEN n % 5000 = 0 AND v = 0 THEN 'failed' WHEN n % 50000 = 10 THEN 'queued' ELSE 'ready' END,
-       repeat('0', 64), 'image', 'photo/' || n || '/' || v || '.jpg', 60000, 1, 0, 100, false,
+       repeat('0', 64), 'image', 'photo/' || {_ASSET.format(n="n")} || '/' || v || '.jpg', 60000, 1, 0, 100, false,
        now() - (1000000 - n) * interval '1 minute', now() - (1000000 - n) * interval '1 minute'
 FROM generate_series(1, {ASSETS}) AS n, generate_series(0, 2) AS v;
 INSERT INTO media_upload_sessions (id, asset_id, state, upload_key, upload_strategy, multipart_parts, last_known_offset,
                                    expires_at, concat_role, concat_sources, lock_yield, auto_verify, inserted_at,
                                    updated_at, backing_released_at)
-SELECT {_OTHER.format(kind=2, n="n")}, {_ASSET.format(n="n")}, {_SESSION}, 'photo/' || n || '/original.jpg',
-       'presigned_put', '[]', 0,
+SELECT {_OTHER.format(kind=2, n="n")}, {_ASSET.format(n="n")}, {_SESSION},
+       'photo/' || {_ASSET.format(n="n")} || '/original.jpg', 'presigned_put', '[]', 0,
        CASE WHEN n % 50 = 1 THEN now() + interval '1 day' ELSE now() - (1000000 - n) * interval '1 minute' END,
        'none', '[]', false, false, now() - (1000000 - n) * interval '1 minute',
        now() - (1000000 - n) * interval '1 minute', CASE WHEN n % 50 = 2 THEN now() END
