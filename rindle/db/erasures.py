@@ -302,6 +302,12 @@ def pending_count(session: Session, operation_id: str) -> int:
     return session.scalar(select(MediaErasure.pending).where(MediaErasure.id == operation_id)) or 0
 
 
+def has_changed(session: Session, operation_id: str, since: datetime) -> bool:
+    """Whether the row of an operation was written after ``since``: each purge that ends writes it."""
+    changed = select(MediaErasure.id).where(MediaErasure.id == operation_id, MediaErasure.updated_at > since)
+    return session.scalar(changed) is not None
+
+
 def complete(session: Session, operation_id: str) -> bool:
     """Record that every purge has ended, once, with an audit event; ``False`` when that was done before."""
     moved = session.execute(
