@@ -272,14 +272,14 @@ class PendingAsset:
     is_attached: bool
 
 
-def pending_page(session: Session, operation_id: str, after: str, limit: int = CHUNK) -> list[PendingAsset]:
-    """Return assets of an operation whose purge has not ended, by id after ``after``."""
+def pending_page(session: Session, operation_id: str, after: str) -> list[PendingAsset]:
+    """Return up to :data:`CHUNK` assets of an operation whose purge has not ended, by id after ``after``."""
     statement = select(MediaErasureAsset.asset_id, MediaErasureAsset.profile).where(
         MediaErasureAsset.erasure_id == operation_id, MediaErasureAsset.outcome == PENDING
     )
     if after:
         statement = statement.where(MediaErasureAsset.asset_id > after)
-    page = session.execute(statement.order_by(MediaErasureAsset.asset_id).limit(limit)).all()
+    page = session.execute(statement.order_by(MediaErasureAsset.asset_id).limit(CHUNK)).all()
     asset_ids = [row.asset_id for row in page]
     present = select(MediaAsset.id, MediaAsset.state).where(MediaAsset.id.in_(asset_ids))
     states = {row.id: row.state for row in session.execute(present)}

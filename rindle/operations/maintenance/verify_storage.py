@@ -129,15 +129,17 @@ class VerifyStorage(Sweep[VerifyStorageOptions, VerifyStorageReport]):
 
     async def page(self, run: SweepRun[VerifyStorageOptions], cursor: str) -> Page[VerifyStorageReport]:
         """Look for up to 500 objects of rows, or list up to about 500 objects of a store."""
-        if not cursor:
-            places = _places(run)
-            return await self._page(run, places[0]) if places else Page(VerifyStorageReport())
-        return await self._page(run, _Place.of(cursor))
-
-    @staticmethod
-    async def _page(run: SweepRun[VerifyStorageOptions], place: _Place) -> Page[VerifyStorageReport]:
-        steps = {_VARIANTS: _check_variants, _ORIGINALS: _check_originals, _OBJECTS: _list_objects}
-        return await steps[place.step](run, place)
+        places = [_Place.of(cursor)] if cursor else _places(run)[:1]
+        if not places:
+            return Page(VerifyStorageReport())
+        place = places[0]
+        while True:
+            page = await _STEPS[place.step](run, place)
+            following = None if page.next_cursor is None else _Place.of(page.next_cursor)
+            goes_on = following is not None and following.step == place.step and not following.after
+            if following is None or not goes_on or page.report.checked or place.step == _OBJECTS:
+                return page
+            place = following  # a profile without rows is no page of its own
 
 
 async def verify_storage(
@@ -382,3 +384,6 @@ def _named_keys(session: Session, keys: Sequence[str]) -> set[str]:
         named |= {stored_keys.storage_key, stored_keys.superseded_key, *(stored_keys.obsolete_keys or ())}
     named |= set(session.scalars(select(upload.upload_key).where(upload.upload_key.in_(keys))))
     return {key for key in keys if key in named or asset_id_of(key) in deleted}
+
+
+_STEPS = {_VARIANTS: _check_variants, _ORIGINALS: _check_originals, _OBJECTS: _list_objects}
