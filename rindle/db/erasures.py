@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import CursorResult, Row, delete, func, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import CursorResult, Row, Select, delete, func, insert, select, update
+from sqlalchemy.orm import Session, aliased
 
 from rindle.db.events import record_event, record_events
 from rindle.db.models import MediaAsset, MediaAttachment, MediaErasure, MediaErasureAsset, utc_now
@@ -29,8 +29,8 @@ _LOCK_ROUNDS = 5
 
 PENDING, PURGED, ATTACHED_AGAIN, GONE = "pending", "purged", "attached_again", "gone"
 
-#: ``(attachment id, asset id, slot)`` of an owner.
-Owned = Row[tuple[str, str, str]]
+#: An attachment of an owner: id, asset, slot; profile and state of the asset, and its attachments of all owners.
+Owned = Row[str, str, str, str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def plan(session: Session, ref: OwnerRef, *, removed: Mapping[str, int] | None =
     Args:
         removed: attachments per asset that earlier owners of the same batch will have removed by then.
     """
-    return _plan(session, session.execute(_owned(ref)).all(), removed or {})
+    return _plan(session.execute(_owned(ref)).all(), removed or {})
 
 
 def locked_plan(session: Session, ref: OwnerRef) -> Plan:
@@ -93,35 +93,40 @@ def locked_plan(session: Session, ref: OwnerRef) -> Plan:
                 select(MediaAsset.id).where(MediaAsset.id.in_(chunk)).order_by(MediaAsset.id).with_for_update()
             ).all()
         locked.update(missing)
-        found = session.execute(_owned(ref).with_for_update()).all()
+        found = session.execute(_owned(ref).with_for_update(of=MediaAttachment)).all()
         if {row.asset_id for row in found} <= locked:
-            return _plan(session, found, {})
+            return _plan(found, {})
     raise StateConflict("the attachments of the owner change all the time; repeat the call")
 
 
-def _owned(ref: OwnerRef) -> Any:
+def _owned(ref: OwnerRef) -> Select[Any]:
+    """Return the query of the owner's attachments, each with facts of its asset: one statement for all of them."""
+    of_asset = aliased(MediaAttachment)
+    in_use = select(func.count()).where(of_asset.asset_id == MediaAttachment.asset_id).scalar_subquery()
     return (
-        select(MediaAttachment.id, MediaAttachment.asset_id, MediaAttachment.slot)
+        select(
+            MediaAttachment.id,
+            MediaAttachment.asset_id,
+            MediaAttachment.slot,
+            MediaAsset.profile,
+            MediaAsset.state,
+            in_use.label("in_use"),
+        )
+        .join(MediaAsset, MediaAsset.id == MediaAttachment.asset_id)
         .where(MediaAttachment.owner_type == ref.type, MediaAttachment.owner_id == ref.id)
         .order_by(MediaAttachment.slot, MediaAttachment.asset_id, MediaAttachment.id)
     )
 
 
-def _plan(session: Session, found: Sequence[Owned], removed: Mapping[str, int]) -> Plan:
+def _plan(found: Sequence[Owned], removed: Mapping[str, int]) -> Plan:
     own = Counter(row.asset_id for row in found)
-    profiles: dict[str, str] = {}
-    survivors: dict[str, int] = {}
-    deleted: set[str] = set()
-    for chunk in chunks(sorted(own)):
-        assets = select(MediaAsset.id, MediaAsset.profile, MediaAsset.state).where(MediaAsset.id.in_(chunk))
-        for asset_id, profile, state in session.execute(assets.order_by(MediaAsset.id)):
-            profiles[asset_id] = profile
-            if state == AssetState.DELETED:
-                deleted.add(asset_id)
-        counted = select(MediaAttachment.asset_id, func.count()).where(MediaAttachment.asset_id.in_(chunk))
-        for asset_id, total in session.execute(counted.group_by(MediaAttachment.asset_id)):
-            survivors[asset_id] = max(0, total - own[asset_id] - removed.get(asset_id, 0))
-    return Plan(found, profiles, survivors, frozenset(deleted))
+    assets = {row.asset_id: row for row in found}
+    return Plan(
+        found,
+        {asset_id: assets[asset_id].profile for asset_id in sorted(assets)},
+        {asset_id: max(0, row.in_use - own[asset_id] - removed.get(asset_id, 0)) for asset_id, row in assets.items()},
+        frozenset(asset_id for asset_id, row in assets.items() if row.state == AssetState.DELETED),
+    )
 
 
 def remove_attachments(session: Session, found: Plan, *, actor: str | None) -> None:
