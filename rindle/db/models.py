@@ -375,6 +375,15 @@ class MediaUploadSession(_Timestamps, Base):
         Index(None, "state", "id"),
         Index(None, "state", "updated_at"),
         Index(None, "expires_at"),
+        # The conditions are those of ``rindle.db.session_conditions``.
+        _partial_index(
+            "expires_at",
+            "id",
+            where="state IN ('initialized', 'signed', 'resuming', 'uploading', 'uploaded', 'verifying')",
+        ),
+        _partial_index(
+            "updated_at", "id", where="backing_released_at IS NULL AND state IN ('aborted', 'expired', 'failed')"
+        ),
         Index(None, "asset_id"),
         Index(None, "upload_strategy", "resumable_protocol", "state"),
         Index(

@@ -10,6 +10,8 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from rindle.db.models import utc_now
+from rindle.operations import findings
+from rindle.operations.findings import Filters, Inspection
 from rindle.operations.maintenance import abort_incomplete_uploads as abort
 from rindle.operations.maintenance import backfill_metadata as backfill
 from rindle.operations.maintenance import cleanup_orphans as cleanup
@@ -22,7 +24,7 @@ from tests.stage import Stage, on_postgres
 ASSETS, PAGE = 4_000, 20
 MOST_ROWS = 20 * PAGE
 
-#: Every asset is quarantined, its upload has failed and nothing is left of it: no sweep wants any of them.
+#: Every asset is quarantined, and its upload has failed, is still open, or completed: hardly one needs anything.
 _FILL = """
 INSERT INTO media_assets (id, state, storage_key, profile, kind, metadata, lock_version, inserted_at, updated_at)
 SELECT md5('asset' || n)::uuid, 'quarantined', 'avatar/' || n, 'avatar', 'image', '{{}}', 0, now(), now()
@@ -36,15 +38,16 @@ INSERT INTO media_upload_sessions (id, asset_id, state, upload_key, upload_strat
                                    expires_at, concat_role, concat_sources, lock_yield, auto_verify, inserted_at,
                                    updated_at, backing_released_at)
 SELECT md5('session' || n)::uuid, md5('asset' || n)::uuid, (ARRAY['failed', 'signed', 'completed'])[n % 3 + 1],
-       'avatar/' || n, 'presigned_put', '[]', 0, now() + interval '1 day', 'none', '[]', false, false, now(), now(),
-       now()
+       'avatar/' || n, 'presigned_put', '[]', 0,
+       CASE WHEN n % 3 = 1 AND n > 10 THEN now() + interval '1 day' ELSE now() - interval '1 day' END, 'none', '[]',
+       false, false, now() - interval '1 hour', now() - interval '1 hour', CASE WHEN n > 10 THEN now() END
 FROM generate_series(1, {count}) AS n;
 ANALYZE media_assets; ANALYZE media_variants; ANALYZE media_upload_sessions
 """
 
 
-def _pages(session: Session) -> Iterator[tuple[str, Callable[[str], Any]]]:
-    """Yield the query of a page of each sweep, which takes the id before the page."""
+def _pages(stage: Stage, session: Session) -> Iterator[tuple[str, Callable[[str], Any]]]:
+    """Yield the query of a page of each sweep, which takes the id before the page, and what reports ask of sessions."""
     now, profiles = utc_now(), ("avatar", "plain")
     yield "cleanup-orphans", lambda after: cleanup._residue(session, None, now, after)
     yield "cleanup-orphans of a profile", lambda after: cleanup._residue(session, "plain", now, after)
@@ -55,6 +58,10 @@ def _pages(session: Session) -> Iterator[tuple[str, Callable[[str], Any]]]:
         yield f"verify, originals of {profile}", lambda after, name=profile: verify._next_assets(session, name, after)
         yield f"regenerate {profile}", lambda after, name=profile: regenerate._read_page(session, after, name)
         yield f"backfill {profile}", lambda after, name=profile: backfill._read_page(session, after, name)
+    inspection = Inspection(session, stage.rindle.services.settings, Filters(), now)
+    yield "status, overdue sessions", lambda _: findings.session_overdue(inspection)
+    yield "status, sessions with bytes left", lambda _: findings.session_residue(inspection)
+    yield "status, refused releases", lambda _: findings.release_failing(inspection)
     yield "regenerate all", lambda after: regenerate._read_page(session, after, None)
     yield "backfill all", lambda after: backfill._read_page(session, after, None)
 
@@ -74,7 +81,7 @@ async def test_a_page_reads_few_rows_wherever_it_begins(
         # On tables this small, reading everything is cheap.
         session.execute(text("SET LOCAL enable_seqscan = off"))
         found = {}
-        for name, page in _pages(session):
+        for name, page in _pages(stage, session):
             asked: list[tuple[str, Any]] = []
 
             def note(*given: Any, asked: list[tuple[str, Any]] = asked) -> None:
