@@ -51,6 +51,8 @@ PUBLISHED_PLANS = Path(__file__).resolve().parent / "plans"
 
 #: A file of plans, a label, and what is measured.
 Case = tuple[str, str, Callable[[], Awaitable[Any]]]
+#: Starts programs, which takes longer than the budget; it reads no table.
+_WITHOUT_BUDGET = frozenset({"doctor"})
 _MIDDLE, _LAST = ASSETS // 2, ASSETS - PAGE
 _PLACES = {"first page": 0, "middle page": _MIDDLE, "last page": _LAST}
 
@@ -70,7 +72,7 @@ async def figures(rindle: Rindle) -> list[Figure]:
     found = []
     for name, label, call in _cases(rindle):
         measured = await _measured(rindle, call)
-        found.append(measured.figure(f"{name}: {label}"))
+        found.append(measured.figure(f"{name}: {label}", has_budget=name not in _WITHOUT_BUDGET))
         with (PLANS / f"{name.replace(' ', '-')}.txt").open("a") as file:
             file.write("\n".join((f"=== {label}\n", *measured.plans, "")))
     return found
@@ -187,14 +189,15 @@ class _Measured:
     plans: list[str] = field(default_factory=list)
     read_through: set[str] = field(default_factory=set)
 
-    def figure(self, what: str) -> Figure:
-        """Return the row of the table."""
+    def figure(self, what: str, *, has_budget: bool) -> Figure:
+        """Return the row of the table; its note has what Postgres needed, which a busy machine disturbs less."""
         sample = Sample.of(self.rounds)
-        found = (
-            f"reads through {', '.join(sorted(self.read_through))}" if self.read_through else "no table read through"
-        )
+        read = f"reads through {', '.join(sorted(self.read_through))}" if self.read_through else "no table read through"
+        executed = sum(float(one) for plan in self.plans for one in re.findall(r"Execution Time: ([\d.]+)", plan))
+        note = f"{len(self.plans)} statements, {executed:.1f} ms in Postgres; {read}"
+        if not has_budget:
+            return Figure(what, sample, "ms", note=note)
         is_met = sample.median < BUDGET_MS and not self.read_through
-        note = f"{len(self.plans)} statements; {found}"
         return Figure(what, sample, "ms", f"under {BUDGET_MS} ms", is_met, note=note)
 
 
