@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from rindle import outbox
 from rindle.db.erasures import PENDING, have_tables
@@ -52,7 +52,11 @@ def erasure_stuck(inspection: Inspection, *, seconds: int = ERASURE_SECONDS) -> 
     if not count:
         return []
     rows = inspection.session.scalars(
-        select(MediaErasure).where(*where).order_by(MediaErasure.updated_at, MediaErasure.id).limit(inspection.examined)
+        select(MediaErasure)
+        .options(defer(MediaErasure.report))
+        .where(*where)
+        .order_by(MediaErasure.updated_at, MediaErasure.id)
+        .limit(inspection.examined)
     ).all()
     prefix = inspection.settings.workflow_id_prefix
     return [
@@ -155,7 +159,9 @@ async def explain_erasure(services: Services, operation_id: str | UUID) -> Erasu
 
 
 def _read(session: Session, operation_id: str, prefix: str) -> _Rows:
-    erasure = session.get(MediaErasure, operation_id) if is_id(operation_id) and have_tables(session) else None
+    without_report = [defer(MediaErasure.report)]  # megabytes, for an owner of many assets
+    is_known = is_id(operation_id) and have_tables(session)
+    erasure = session.get(MediaErasure, operation_id, options=without_report) if is_known else None
     if erasure is None:
         raise NotFound("no asset, upload session or erasure has this id", detail={"entity": "erasure"})
     waiting = session.execute(

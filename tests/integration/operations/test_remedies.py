@@ -301,7 +301,7 @@ async def test_the_work_of_a_removed_profile_is_refused_and_not_retried_for_ever
 @pytest.mark.parametrize(
     ("broken", "condition", "command"),
     [
-        ("DROP INDEX ix_media_assets_profile; DROP TABLE media_processing_runs", "incomplete", "rindle db repair"),
+        ("DROP INDEX ix_media_assets_profile_id; DROP TABLE media_processing_runs", "incomplete", "rindle db repair"),
         ("ALTER TABLE media_assets DROP COLUMN operator_reason", "incomplete", "rindle db repair"),
         ("DELETE FROM rindle_alembic_version", "unversioned", "rindle db stamp"),
         (

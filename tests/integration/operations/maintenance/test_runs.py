@@ -111,7 +111,7 @@ async def test_a_cancelled_sweep_says_what_it_has_done(lite_stage: Stage) -> Non
 
         await handle.cancel()
 
-        with pytest.raises(MaintenanceStopped, match=r"cancelled after 2 pages.*checked 1") as stopped:
+        with pytest.raises(MaintenanceStopped, match=r"cancelled after 3 pages.*checked 1") as stopped:
             await following
         assert stopped.value.detail["counters"]["present"] == 1
         assert await closed(stage, handle.id) == "CANCELED"
