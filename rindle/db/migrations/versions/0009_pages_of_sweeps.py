@@ -26,11 +26,11 @@ _PARTIAL = (
 def upgrade() -> None:
     """Replace each index by one that begins with the same column; queries of the previous release use it too."""
     for table, column in _INDEXES:
-        op.create_index(op.f(f"ix_{table}_{column}_id"), table, [column, "id"])
+        op.create_index(op.f(f"ix_{table}_{column}_id"), table, [column, "id"], if_not_exists=True)
         op.drop_index(op.f(f"ix_{table}_{column}"), table)
     for column, condition in _PARTIAL:
         where, name = sa.text(condition), op.f(f"ix_{_SESSIONS}_{column}_id")
-        op.create_index(name, _SESSIONS, [column, "id"], postgresql_where=where, sqlite_where=where)
+        op.create_index(name, _SESSIONS, [column, "id"], postgresql_where=where, sqlite_where=where, if_not_exists=True)
 
 
 def downgrade() -> None:
