@@ -158,15 +158,28 @@ async def _execute(
         priority=Priority(priority_key=outbox.PRIORITY_DEFAULT),
         search_attributes=ids.attributes("erasure") if use_attributes else None,
     )
-    # A fresh id per call: the server would repeat the outcome of a known one for ever, also a failure.
-    counts: ErasureCounts = await client.execute_update_with_start_workflow(
-        "report",
-        start_workflow_operation=start,
-        id=str(uuid.uuid4()),
-        result_type=ErasureCounts,
-        rpc_timeout=limit,
-    )
+    # The operation keeps the error of a start that failed for whoever asks for its handle. Somebody has to ask: the
+    # collector logs an error that nobody has seen.
+    started = asyncio.ensure_future(start.workflow_handle())
+    started.add_done_callback(_seen)
+    try:
+        # A fresh id per call: the server would repeat the outcome of a known one for ever, also a failure.
+        counts: ErasureCounts = await client.execute_update_with_start_workflow(
+            "report",
+            start_workflow_operation=start,
+            id=str(uuid.uuid4()),
+            result_type=ErasureCounts,
+            rpc_timeout=limit,
+        )
+    finally:
+        started.cancel()
     return counts
+
+
+def _seen(started: asyncio.Future[Any]) -> None:
+    """Take the error of a start, which the call that made it has raised as well."""
+    if not started.cancelled():
+        started.exception()
 
 
 def _unreachable(status: str = "no answer") -> TemporalUnavailable:

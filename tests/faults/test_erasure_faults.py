@@ -101,6 +101,15 @@ async def test_an_erasure_without_workers_is_pending_and_a_repetition_gets_its_r
     await status(stage, operation, "complete")
 
 
+@pytest.mark.usefixtures("quiet_log")
+async def test_a_call_that_no_worker_answers_leaves_no_error_to_the_collector(lite_stage: Stage) -> None:
+    """The operation that starts the workflow has a future of its own, which fails as the call does."""
+    with pytest.raises(ErasurePending):
+        await lite_stage.application(RINDLE_ERASURE_REPORT_SECONDS="1").erase_owner(ADA)
+    with pytest.raises(TemporalUnavailable):
+        await lite_stage.application(TEMPORAL_NAMESPACE="nowhere").erase_owner(ADA)
+
+
 async def test_a_store_that_refuses_for_long_delays_the_certificate_and_loses_nothing(lite_stage: Stage) -> None:
     stage = lite_stage
     store = FlakyStorage(storage(stage.environment))
