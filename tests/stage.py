@@ -228,9 +228,9 @@ class Stage:
         return member
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
+    async def working(self, **environment: str) -> AsyncIterator[None]:
         """Run a fleet member of its own until the block is left, for what a test only prepares."""
-        await self.member(self.application())
+        await self.member(self.application(**environment))
         stop, task = self._members[-1]
         try:
             yield

@@ -218,7 +218,7 @@ async def test_a_worker_killed_at_any_point_loses_and_duplicates_nothing(crash_s
     victim = await stage.worker(wait=False, RINDLE_CRASH_AT=point, RINDLE_CRASH_LOG=str(visited))
     assert await victim.wait() == -9, victim.tail()
     assert visited.read_text() == f"{point}\n"
-    await stage.worker(wait=False)
+    await stage.member(stage.application())
 
     await check()
     await everything_holds(stage)
@@ -231,7 +231,7 @@ async def test_an_erasure_survives_a_worker_killed_in_its_purge(crash_stage: Sta
 
     victim = await stage.worker(wait=False, RINDLE_CRASH_AT=point)
     assert await victim.wait() == -9, victim.tail()
-    await stage.worker(wait=False)
+    await stage.member(stage.application())
 
     await check()
     await everything_holds(stage)
@@ -255,7 +255,7 @@ async def test_an_application_killed_during_a_server_side_upload_leaves_nothing(
     )
     assert await client.wait() == -9
     assert visited.read_text() == f"{point}\n"
-    await stage.worker()
+    await stage.member(stage.application())
 
     async def cleaned() -> bool:
         return await stage.keys() == set() and bool(await stage.read(_expired))

@@ -85,10 +85,9 @@ async def test_a_worker_that_wakes_between_decision_and_deletion_deletes_nothing
     write lock from everybody."""
     stage = s3_stage
     images = stage.environment["RINDLE_IMAGE_TASK_QUEUE"] = f"{stage.prefix}-images"
-    first = await stage.worker()
-    asset = await stage.ready()
+    async with stage.working():
+        asset = await stage.ready()
     old = await stage.variant(asset.id, "thumb")
-    await first.stop()
     stage.environment["APP_DRIFTED"] = "1"
     sleeper = await stage.worker(
         *("--queues", images),
@@ -105,7 +104,7 @@ async def test_a_worker_that_wakes_between_decision_and_deletion_deletes_nothing
     await others.stop()
     del stage.environment["APP_DRIFTED"]  # the recipe of the object that the sleeper is about to delete
     await regenerated(stage)
-    await stage.worker()
+    await stage.member(stage.application())
     await thumb_of(stage, asset.id, old.width or 0)
     os.kill(sleeper.process.pid, signal.SIGCONT)
     await sleeper.stop()

@@ -113,7 +113,7 @@ async def test_a_worker_that_its_processor_kills_costs_the_build_an_attempt_and_
     asset = await stage.verified("held")
     assert await first.wait() == -9
     stage.tell("processor", "")
-    await stage.worker()
+    await stage.member(stage.application())
     assert (await stage.settled(asset.id)).state == "ready"
     await everything_holds(stage)
 
@@ -207,7 +207,7 @@ async def test_sigterm_finishes_or_hands_back_what_is_running(stage: Stage) -> N
 
     assert await first.stop() == 0  # the build does not end within its grace: handed back
     stage.tell("processor", "")
-    await stage.worker()
+    await stage.member(stage.application())
 
     done = await stage.settled(asset.id)
     assert done.state == "ready"
