@@ -8,8 +8,9 @@ BIN := .venv/bin
 APP ?= examples.cohort.app:rindle
 # More arguments for pytest: make test ARGS="-k tus"
 ARGS ?=
-# Processes that share the test files; most tests wait more than they compute. 0: all in one, as a debugger wants it.
-JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 6 ? n + 1 : 6)))
+# Processes that share the test files, two more than there are processors: most tests wait more than they compute. Each
+# runs servers of its own, in about a gigabyte. 0: all in one, as a debugger wants it.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 2 : 6)))
 
 .DEFAULT_GOAL := help
 # What each target needs is in scripts/setup.py.
