@@ -52,6 +52,11 @@ def photo(path: Path, *, width: int = 800, height: int = 600) -> Path:
     return path
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal (state ``T`` of ``/proc``)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class SpawnedWorker:
     """A ``python worker.py`` of its own."""
 

@@ -21,7 +21,7 @@ from tests.patience import until
 from tests.servers.minio import MinioServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
-from tests.stage import NOTICES_LOST_WORKERS, SpawnedWorker, Stage, staged
+from tests.stage import NOTICES_LOST_WORKERS, Stage, is_stopped, staged
 from tests.workflows.fleet import Fleet, closed
 
 
@@ -59,11 +59,6 @@ async def s3_stage(
 # --- a deletion that was decided for an earlier build -------------------------------------------------------------
 
 
-def is_stopped(worker: SpawnedWorker) -> bool:
-    """Whether the process was stopped by a signal (state ``T`` of ``/proc``)."""
-    return Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 async def thumb_of(stage: Stage, asset_id: str, width: int) -> None:
     """Wait until the thumb is built with a width, as the recipes of ``tests.application`` differ in it."""
 
@@ -98,7 +93,9 @@ async def test_a_worker_that_wakes_between_decision_and_deletion_deletes_nothing
     )
     await regenerated(stage)
     others = await stage.worker("--queues", stage.prefix)
-    await until(lambda: is_stopped(sleeper), what="the worker to stop before it deletes the replaced object")
+    await until(
+        lambda: is_stopped(sleeper.process.pid), what="the worker to stop before it deletes the replaced object"
+    )
     await thumb_of(stage, asset.id, 64)
 
     await others.stop()
