@@ -93,9 +93,7 @@ async def test_a_worker_that_wakes_between_decision_and_deletion_deletes_nothing
     )
     await regenerated(stage)
     others = await stage.worker("--queues", stage.prefix)
-    await until(
-        lambda: is_stopped(sleeper.process.pid), what="the worker to stop before it deletes the replaced object"
-    )
+    await until(lambda: is_stopped(sleeper.process.pid), what="the worker to stop before it deletes")
     await thumb_of(stage, asset.id, 64)
 
     await others.stop()

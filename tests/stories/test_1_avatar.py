@@ -70,8 +70,8 @@ def page_of(context: BrowserContext) -> Page:
 async def choose(page: Page, photo: FilePayload, *, waits: Site | None = None) -> str:
     """Upload ``photo`` through the page's form, wait until it is ready and return the asset's id.
 
-    The worker of a site that ``waits`` stands still until the page says that the photo is being processed: a page that is slower than
-    the worker would not show it.
+    The worker of a site that ``waits`` stands still until the page says that the photo is being processed: a page that
+    is slower than the worker would not show it.
     """
     before = await asset_on(page)
     with nullcontext() if waits is None else suspended(waits):
