@@ -43,7 +43,7 @@ on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=Tru
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: For stages whose workers are killed: a lost one is noticed after so many seconds. Everywhere else a worker that was
 #: merely starved would be taken for a lost one, and its work would be done twice.
-NOTICES_LOST_WORKERS = {"RINDLE_HEARTBEAT_SECONDS": "5"}
+NOTICES_LOST_WORKERS = {"RINDLE_HEARTBEAT_SECONDS": "5", "APP_STICKY_SECONDS": "1"}
 
 
 def photo(path: Path, *, width: int = 800, height: int = 600) -> Path:
