@@ -42,6 +42,9 @@ from rindle.protocols import OwnerRef
 from rindle.services import Services
 from rindle.workflows import ids
 
+#: Timeout of the question whether the server has accepted an erasure that did not report in time.
+_LOOK = timedelta(seconds=5)
+
 
 async def preview_owner_erasure(services: Services, owner: Any) -> OwnerErasureReport:
     """Preview ``erase_owner``; see ``Rindle.preview_owner_erasure``."""
@@ -116,7 +119,7 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
         async with asyncio.timeout(seconds):
             await _update_with_start(services, client, operation_id, timedelta(seconds=seconds))
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
-        if not await services.temporal.healthy():
+        if not await _is_accepted(services, client, operation_id):
             raise _unreachable(services, "it does not answer") from error
         if not await services.database.read(rows.is_detached, operation_id):
             raise _pending(operation_id) from error
@@ -127,6 +130,16 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
         raise
     except RPCError as error:
         raise _unreachable(services, error.status.name) from error
+
+
+async def _is_accepted(services: Services, client: Client, operation_id: str) -> bool:
+    """Whether the server has the workflow of the operation: without an answer, the request may not have arrived."""
+    workflow = client.get_workflow_handle(ids.erasure_id(operation_id, prefix=services.settings.workflow_id_prefix))
+    try:
+        await workflow.describe(rpc_timeout=_LOOK)
+    except RPCError:
+        return False
+    return True
 
 
 async def _update_with_start(services: Services, client: Client, operation_id: str, limit: timedelta) -> ErasureCounts:
@@ -151,15 +164,28 @@ async def _execute(
         priority=Priority(priority_key=outbox.PRIORITY_DEFAULT),
         search_attributes=ids.attributes("erasure") if use_attributes else None,
     )
-    # A fresh id per call: the server would repeat the outcome of a known one for ever, also a failure.
-    counts: ErasureCounts = await client.execute_update_with_start_workflow(
-        "report",
-        start_workflow_operation=start,
-        id=str(uuid.uuid4()),
-        result_type=ErasureCounts,
-        rpc_timeout=limit,
-    )
+    # The operation keeps the error of a start that failed for whoever asks for its handle. Somebody has to ask: the
+    # collector logs an error that nobody has seen.
+    started = asyncio.ensure_future(start.workflow_handle())
+    started.add_done_callback(_seen)
+    try:
+        # A fresh id per call: the server would repeat the outcome of a known one for ever, also a failure.
+        counts: ErasureCounts = await client.execute_update_with_start_workflow(
+            "report",
+            start_workflow_operation=start,
+            id=str(uuid.uuid4()),
+            result_type=ErasureCounts,
+            rpc_timeout=limit,
+        )
+    finally:
+        started.cancel()
     return counts
+
+
+def _seen(started: asyncio.Future[Any]) -> None:
+    """Take the error of a start, which the call that made it has raised as well."""
+    if not started.cancelled():
+        started.exception()
 
 
 def _unreachable(services: Services, why: str) -> TemporalUnavailable:
