@@ -37,6 +37,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
 from rindle.arguments import canonical_id
+from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.states import AssetState, MediaKind, OutboxState, OutputKind, RunState, SessionState, VariantState
 from rindle.text import bounded, storable, storable_document
 
@@ -205,10 +206,11 @@ class MediaAsset(_Timestamps, Base):
             "kind <> 'audio' OR (width IS NULL AND height IS NULL AND has_video_track IS NULL)", name="audio_fields"
         ),
         UniqueConstraint("storage_key"),
-        Index(None, "state"),
+        Index(None, "state", "id"),
         Index(None, "kind"),
-        Index(None, "profile"),
+        Index(None, "profile", "id"),
         Index(None, "state", "updated_at"),
+        _partial_index("updated_at", where=PROBE_DRIFT),
     )
 
     #: UUIDv7, made by the call that opens the upload; never changes.
@@ -370,9 +372,18 @@ class MediaUploadSession(_Timestamps, Base):
         _vocabulary("state", SessionState),
         UniqueConstraint("upload_key"),
         UniqueConstraint("actor", "idempotency_key"),
-        Index(None, "state"),
+        Index(None, "state", "id"),
         Index(None, "state", "updated_at"),
         Index(None, "expires_at"),
+        # The conditions are those of ``rindle.db.session_conditions``.
+        _partial_index(
+            "expires_at",
+            "id",
+            where="state IN ('initialized', 'signed', 'resuming', 'uploading', 'uploaded', 'verifying')",
+        ),
+        _partial_index(
+            "updated_at", "id", where="backing_released_at IS NULL AND state IN ('aborted', 'expired', 'failed')"
+        ),
         Index(None, "asset_id"),
         Index(None, "upload_strategy", "resumable_protocol", "state"),
         Index(
@@ -594,7 +605,7 @@ class MediaEvent(_Timestamps, Base):
     __table_args__ = (
         Index(None, "asset_id", "id"),
         Index(None, "scope_key", "scope_id", "id"),
-        Index(None, "type"),
+        Index(None, "type", "occurred_at"),
     )
 
     #: Ascending number; in the order of commits for the streamed events of one asset.
