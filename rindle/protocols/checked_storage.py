@@ -31,6 +31,11 @@ class _Checked:
         """The adapter's name in events and error messages."""
         return self._name
 
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        """The class of the store itself: ``isinstance`` finds the abilities of the store, as on the store itself."""
+        return type(self._storage)
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._storage, name)
         return found if name == "capabilities" or not callable(found) else self._operation(name, found)
