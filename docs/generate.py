@@ -600,6 +600,7 @@ def _workflows() -> str:
         "VariantWorkflow": ids.variants_id("{asset_id}", "{group}"),
         "PurgeWorkflow": ids.purge_id("{asset_id}"),
         "OwnerErasureWorkflow": ids.erasure_id("{operation_id}"),
+        "MaintenanceWorkflow": ids.maintenance_id("{verb}"),
     }
     rows = []
     for cls in workflows.ALL:
@@ -608,13 +609,17 @@ def _workflows() -> str:
             (
                 f"`{facts.name}`",
                 f"`{made[cls.__name__]}`",
-                _names(sorted(name for name in facts.signals if name)),
+                _names(sorted(name for name in facts.signals if name)) or "–",
                 _names(sorted(name for name in facts.updates if name)) or "–",
                 _names(sorted(name for name in facts.queries if name)),
                 _first(cls),
             )
         )
-    queue = f"All of them run on the task queue `{Settings(secrets=()).queue()}`."
+    settings = Settings(secrets=())
+    queue = (
+        f"All of them run on the task queue `{settings.queue()}`, but for `MaintenanceWorkflow`: it runs on "
+        f"`{settings.maintenance_queue}`."
+    )
     return _table(("type", "id", "signals", "updates", "queries", "what it does"), rows) + f"\n\n{queue}"
 
 

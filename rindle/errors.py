@@ -25,7 +25,7 @@
     ├── ErasureError        erasure_pending · empty_batch · batch_too_large · batch_owner_failed ·
     │                       force_delete_forbidden
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured ·
-                            missing_extra · application_not_loaded
+                            missing_extra · application_not_loaded · maintenance_running · maintenance_stopped
 
 Codes are stable API, messages are not. Any client may read a message: it names profiles, limits and options, but never
 credentials, signed URLs, file contents or absolute paths.
@@ -797,6 +797,21 @@ class ApplicationNotLoaded(Misconfigured):
     """The module that ``--app`` names cannot be imported, or has no such object; the cause is the module's error."""
 
     code = "application_not_loaded"
+
+
+class MaintenanceRunning(OperationsError):
+    """The same sweep, or one it must not run beside, is running; ``detail`` holds its ``workflow_id``."""
+
+    code = "maintenance_running"
+    http_status = 409
+    retryable = True
+
+
+class MaintenanceStopped(OperationsError):
+    """A sweep was cancelled or terminated; what it has done stays done. ``detail`` holds its ``counters``."""
+
+    code = "maintenance_stopped"
+    http_status = 409
 
 
 def _classes(base: type[RindleError]) -> Iterator[type[RindleError]]:

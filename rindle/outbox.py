@@ -22,8 +22,8 @@ from rindle.workflows import ids
 
 #: Rows of one INSERT.
 _ROWS_AT_ONCE = 500
-#: Priority keys of Temporal (1 is the highest): a user waits for an upload, nobody waits for a repair.
-PRIORITY_INTERACTIVE, PRIORITY_DEFAULT, PRIORITY_REPAIR = 2, 3, 4
+#: Priority keys of Temporal (1 is the highest): a user waits for an upload, nobody waits for a repair or a sweep.
+PRIORITY_INTERACTIVE, PRIORITY_DEFAULT, PRIORITY_REPAIR, PRIORITY_SWEEP = 2, 3, 4, 5
 
 
 class LocalRelay(Protocol):

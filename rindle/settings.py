@@ -15,7 +15,7 @@ from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationErro
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rindle.errors import Misconfigured
-from rindle.messages import AV_QUEUE, IMAGES_GROUP
+from rindle.messages import AV_QUEUE, IMAGES_GROUP, MAINTENANCE_QUEUE
 from rindle.protocols import MAX_URL_SECONDS
 
 #: Largest ``max_pixels`` of a profile; also applies when ``max_pixels`` is ``None``.
@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     av_nice: int = Field(default=10, ge=0, le=19)
     #: Threads per codec; ``None`` lets ffmpeg choose, up to 16.
     av_threads: int | None = Field(default=None, ge=1)
+    #: Pause between two sweeps of a worker for run directories that dead processes left on its host.
+    temp_sweep_seconds: float = Field(default=3_600, gt=0)
     source_cache_bytes: int = Field(default=10 << 30, ge=0)
     source_cache_age_seconds: int = Field(default=3_600, ge=0)
     #: Classified failures of one variant before it is ``failed``.
@@ -123,8 +125,11 @@ class Settings(BaseSettings):
     event_poll_seconds: float = Field(default=0.5, gt=0)
     #: Longest such pause while idle; on Postgres, which notifies, this poll is the safety net.
     event_idle_poll_seconds: float = Field(default=2.0, gt=0)
-    #: How long state changes are kept for resuming a stream: 90 days.
+    #: How long events of state changes are kept: 90 days. Until then a stream can be resumed and ``rindle timeline``
+    #: lists them. Audit events are kept for ever.
     event_retention_seconds: int = Field(default=7_776_000, ge=3_600)
+    #: How long progress events are kept: one hour.
+    progress_retention_seconds: int = Field(default=3_600, ge=60)
     #: Pause between two pings of an event stream.
     stream_ping_seconds: float = Field(default=15.0, gt=0)
     #: Longest lifetime of one connection of an event stream.
@@ -198,6 +203,11 @@ class Settings(BaseSettings):
     def av_queue(self) -> str:
         """Task queue of ffmpeg builds."""
         return self.queue(AV_QUEUE)
+
+    @property
+    def maintenance_queue(self) -> str:
+        """Task queue of sweeps."""
+        return self.queue(MAINTENANCE_QUEUE)
 
     def queue_of(self, group: str) -> str:
         """Return the task queue that builds a variant group."""

@@ -37,6 +37,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
 from rindle.arguments import canonical_id
+from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.states import AssetState, MediaKind, OutboxState, OutputKind, RunState, SessionState, VariantState
 from rindle.text import bounded, storable, storable_document
 
@@ -209,6 +210,7 @@ class MediaAsset(_Timestamps, Base):
         Index(None, "kind"),
         Index(None, "profile"),
         Index(None, "state", "updated_at"),
+        _partial_index("updated_at", where=PROBE_DRIFT),
     )
 
     #: UUIDv7, made by the call that opens the upload; never changes.
@@ -594,7 +596,7 @@ class MediaEvent(_Timestamps, Base):
     __table_args__ = (
         Index(None, "asset_id", "id"),
         Index(None, "scope_key", "scope_id", "id"),
-        Index(None, "type"),
+        Index(None, "type", "occurred_at"),
     )
 
     #: Ascending number; in the order of commits for the streamed events of one asset.

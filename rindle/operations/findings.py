@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import Boolean, ColumnElement, and_, func, literal_column, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from rindle.db.models import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.db.outbox import in_state
+from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.db.variants import group_of
 from rindle.operations.remedies import FINDING_OF_VARIANT
 from rindle.operations.reports import Report
@@ -148,8 +149,26 @@ class ProfileSample(Report):
     assets: int
 
 
+@dataclass(frozen=True, slots=True)
+class ErasureSample(Report):
+    """One owner erasure that has not ended; ``pending`` counts its purges."""
+
+    operation_id: str
+    pending: int
+    detached_at: datetime | None
+    updated_at: datetime
+
+
 Sample = (
-    AssetSample | VariantSample | SessionSample | OutboxSample | RunSample | QueueSample | RetrySample | ProfileSample
+    AssetSample
+    | VariantSample
+    | SessionSample
+    | OutboxSample
+    | RunSample
+    | QueueSample
+    | RetrySample
+    | ProfileSample
+    | ErasureSample
 )
 
 
@@ -256,6 +275,16 @@ def deletion_failing(inspection: Inspection) -> list[Candidate]:
     """Tombstones whose objects could not be deleted at the last attempts."""
     failing = and_(MediaAsset.error_code.is_not(None), MediaAsset.updated_at <= inspection.cutoff())
     return _assets(inspection, "deletion_failing", [MediaAsset.state == AssetState.DELETED, failing])
+
+
+def probe_drift(inspection: Inspection) -> list[Candidate]:
+    """Assets whose technical facts are missing or contradict each other."""
+    return _assets(inspection, "probe_drift", [is_drifted(), MediaAsset.updated_at <= inspection.cutoff()])
+
+
+def is_drifted() -> ColumnElement[bool]:
+    """Return the condition of ``probe_drift``."""
+    return literal_column(f"({PROBE_DRIFT})", Boolean)
 
 
 def _assets(
@@ -586,7 +615,7 @@ def unregistered_profiles(session: Session, known: Collection[str]) -> list[Prof
 
 #: The functions by section of the report.
 Finder = Callable[[Inspection], list[Candidate]]
-RUNTIME: tuple[Finder, ...] = (stuck_promotion, workflow_missing, outbox_parked, outbox_stalled)
+RUNTIME: tuple[Finder, ...] = (stuck_promotion, workflow_missing, probe_drift, outbox_parked, outbox_stalled)
 VARIANTS: tuple[Finder, ...] = (
     cancelled_work,
     failed_work,

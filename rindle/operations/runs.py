@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,14 +22,19 @@ from temporalio.converter import ActivitySerializationContext
 from temporalio.exceptions import FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
+from rindle.db.models import utc_now
+from rindle.errors import TemporalUnavailable
 from rindle.operations.reports import Report
 from rindle.profile import Profile
 from rindle.recipes import is_av_work
 from rindle.security import scrub
 from rindle.settings import Settings
+from rindle.temporal_client import TemporalConnection
 
 log = logging.getLogger(__name__)
 
+#: Timeout in seconds of all requests about the runs of one asset or erasure together.
+TEMPORAL_SECONDS = 5.0
 #: A poller without a poll for this many seconds is gone: a poll takes at most 60 s.
 POLLER_SECONDS = 65.0
 #: Seconds a task may wait before the pollers of its queue are looked up.
@@ -142,6 +148,31 @@ class QueueFacts:
     oldest_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Some runs, and the queues that their tasks wait in: without workers, and with busy ones."""
+
+    workflows: tuple[WorkflowFacts, ...]
+    unpolled: tuple[QueueFacts, ...]
+    busy: tuple[QueueFacts, ...]
+
+
+async def described_runs(temporal: TemporalConnection, workflow_ids: Iterable[str]) -> Described | None:
+    """Describe the runs that exist; ``None`` when Temporal does not answer in time."""
+    now = utc_now()
+    try:
+        async with asyncio.timeout(TEMPORAL_SECONDS):
+            client = await temporal.client()
+            described = await asyncio.gather(*(describe_run(client, one) for one in workflow_ids))
+            found = tuple(one for one in described if one is not None)
+            waiting = {queue for one in found if one.is_running for queue in one.waiting(now)}
+            queues = await asyncio.gather(*(describe_queue(client, one) for one in sorted(waiting)))
+    except (TemporalUnavailable, RPCError, TimeoutError):
+        return None
+    unpolled = tuple(one for one in queues if not one.is_polled)
+    return Described(found, unpolled, busy=tuple(one for one in queues if one.is_polled))
+
+
 async def describe_run(client: Client, workflow_id: str) -> WorkflowFacts | None:
     """Return the newest run of a workflow id, or ``None`` when there is none.
 
@@ -229,7 +260,8 @@ def _is_before(moment: datetime | None, limit: datetime) -> bool:
 
 def needed_queues(settings: Settings, profiles: Iterable[type[Profile]]) -> frozenset[Queue]:
     """Return the task queues that workers have to poll for these profiles."""
-    needed = {(settings.queue(), "workflow"), (settings.queue(), "activity"), (settings.image_queue, "activity")}
+    needed = {(queue, kind) for queue in (settings.queue(), settings.maintenance_queue) for kind in _KINDS}
+    needed.add((settings.image_queue, "activity"))
     builds_av = any(
         profile.processor is None and any(is_av_work(spec) for spec in profile.variants.values())
         for profile in profiles

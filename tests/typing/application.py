@@ -39,7 +39,8 @@ from rindle.erasure.certificate import ErasureCertificate
 from rindle.erasure.force_delete import ForceDeleteReport
 from rindle.erasure.reports import BatchErasureReport, OwnerErasureReport
 from rindle.operations.checks.report import DoctorReport
-from rindle.operations.repair import CancelReport, RegenerateReport, RequeueReport
+from rindle.operations.maintenance.regenerate_variants import RegenerateReport
+from rindle.operations.repair import CancelReport, RequeueReport
 from rindle.operations.runtime_status import RuntimeStatus
 from rindle.owners import OwnerTypes
 from rindle.profile import ProfileRegistry

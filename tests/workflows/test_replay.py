@@ -66,6 +66,7 @@ async def test_workers_of_a_deployment_replay_the_same_histories() -> None:
         ("VariantWorkflow", "cancel_request"),
         ("PurgeWorkflow", "purged"),
         ("OwnerErasureWorkflow", "erased"),
+        ("MaintenanceWorkflow", "swept_in_parts"),
     ],
 )
 async def test_a_careless_change_of_a_workflow_makes_the_replay_fail(workflow: str, case: str) -> None:

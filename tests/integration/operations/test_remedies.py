@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, messages
 from rindle.cli.commands import execute
 from rindle.db import migrate
-from rindle.db.models import new_id, utc_now
+from rindle.db.models import MediaErasure, new_id, utc_now
 from rindle.operations import findings, lost_runs, runs
 from rindle.operations import runtime_status as status
+from rindle.operations.erasures import explain_erasure
 from rindle.operations.explain import explain
 from rindle.operations.remedies import REMEDIES
 from rindle.operations.runtime_status import RuntimeStatus
@@ -148,11 +149,19 @@ async def unsent_upload(stage: Stage, **values: Any) -> str:
     return str(upload.asset_id)
 
 
+async def lost_erasure(stage: Stage) -> str:
+    """Write an erasure that was requested, and whose request to Temporal is lost; returns its operation."""
+    operation_id, since = new_id(), utc_now() - OLD
+    row = MediaErasure(id=operation_id, owner_type="member", owner_id="ada", inserted_at=since, updated_at=since)
+    await stage.rindle.database.write(lambda session: session.add(row))
+    return operation_id
+
+
 async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_command(stage: Stage) -> None:
     image = photo(stage.home / "photo.jpg", width=64, height=48)
     relay = Relay(stage.rindle.database, stage.rindle.temporal, stage.rindle.settings)
     failed, drifted, lost = [await stage.verified("avatar", image) for _ in range(3)]
-    silent, stuck, dead, refused, foreign = [await stage.verified("plain", image) for _ in range(5)]
+    silent, stuck, dead, refused, foreign, wrong = [await stage.verified("plain", image) for _ in range(6)]
     while await relay.dispatch_once():
         pass
 
@@ -163,7 +172,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
     assert [diagnosis.command] == commands_of(report, "no_worker") == ["python -m rindle.cli.worker"]
     assert (await typed("rindle runtime-status --fail-on alert"))[0] == 3
     async with started(str(diagnosis.command), stage.home / "worker.log"):
-        for asset in (failed, drifted, lost, silent, stuck, dead, refused, foreign):
+        for asset in (failed, drifted, lost, silent, stuck, dead, refused, foreign, wrong):
             await stage.settled(asset.id)
         await reported(stage)
         assert (await typed("rindle runtime-status --fail-on any"))[0] == 0
@@ -177,6 +186,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         await breaks(stage, MediaAsset, dead.id, state="deleted")
         await breaks(stage, MediaAsset, refused.id, state="deleted", error_code="storage_unauthorized")
         await breaks(stage, MediaAsset, foreign.id, profile="of_yesterday")
+        await breaks(stage, MediaAsset, wrong.id, kind="video")
         await stage.rindle.database.write(
             lambda session: session.execute(update(MediaUploadSession).values(url_expires_at=utc_now() - OLD))
         )
@@ -187,6 +197,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
             "orphan_suspect": lost.id,
             "outbox_parked": await unsent_upload(stage, state="parked", last_error="INVALID_ARGUMENT: by hand"),
             "outbox_stalled": await unsent_upload(stage),
+            "probe_drift": wrong.id,
             "profile_unregistered": foreign.id,
             "purge_stuck": dead.id,
             "queue_starved": lost.id,
@@ -199,6 +210,8 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
             "workflow_missing": silent.id,
         }
 
+        erasure = await lost_erasure(stage)
+
         # A run without rows, and steps that are retried.
         client = await stage.client()
         nothing = messages.VariantInput(asset_id=new_id())
@@ -207,8 +220,9 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         stage.tell("scanner", "down")
         of_rows["retrying"] = (await stage.verified("scanned", image)).id
 
-        report = await reported(stage, *of_rows, "run_without_rows")
-        assert {*of_rows, "run_without_rows", "no_worker", "temporal_unreachable"} == set(REMEDIES)
+        report = await reported(stage, *of_rows, "erasure_stuck", "run_without_rows")
+        others = {"erasure_stuck", "run_without_rows", "no_worker", "temporal_unreachable"}
+        assert {*of_rows, *others} == set(REMEDIES)
         [retried] = [one for finding in report.findings if finding.name == "retrying" for one in finding.samples]
         assert isinstance(retried, findings.RetrySample)
         assert (retried.activity, retried.error_code) == ("rindle.scan", "scanner_unavailable")
@@ -223,6 +237,10 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         for command in sorted({one for name in of_rows for one in commands_of(report, name)}):
             code, printed = await typed(command)
             assert code == 0 or command.startswith("rindle doctor"), printed
+        [retry] = commands_of(report, "erasure_stuck")
+        assert (await explain_erasure(stage.rindle.services, erasure)).diagnosis.command == retry
+        assert f"Fix: {retry}" in (await typed(f"rindle explain {erasure}"))[1]
+        assert (await typed(retry))[0] == 0
         [terminate] = commands_of(report, "run_without_rows")
         await temporal(stage, *shlex.split(terminate.replace("WORKFLOW", run_id))[1:])
         # Two of the causes are outside: a profile that was removed from the code, and a scanner that is away.

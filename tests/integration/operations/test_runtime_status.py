@@ -24,7 +24,7 @@ from rindle import (
     telemetry,
 )
 from rindle.db import migrate
-from rindle.db.models import new_id, utc_now
+from rindle.db.models import MediaErasure, new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
 from rindle.messages import VariantInput
 from rindle.operations import lost_runs
@@ -117,10 +117,11 @@ async def test_nothing_stuck_is_an_empty_report_of_the_whole_shape(rindle: Rindl
         "upload_sessions": {"counts": {"total": 0}, "findings": []},
         "outbox": {"pending": 0, "parked": 0, "oldest_age_seconds": 0},
         "purges": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
+        "erasures": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
         "temporal": {"reachable": True, "verified": True, "truncated": False, "findings": []},
         "recommendations": [],
     }
-    assert running == {"upload": 0, "variants": 0, "purge": 0}
+    assert running == {"upload": 0, "variants": 0, "purge": 0, "erasure": 0}
 
 
 async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle) -> None:
@@ -145,6 +146,8 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
         a_session(staged, "aborted", HOUR, backing_released_at=utc_now()),
         MediaOutbox(kind="start", workflow_type="t", workflow_id="w", task_queue="q", **aged(HOUR)),
         MediaOutbox(kind="start", workflow_type="t", workflow_id="x", task_queue="q", state="parked", **aged(HOUR)),
+        MediaErasure(id=new_id(), owner_type="member", owner_id="ada", **aged(HOUR)),
+        MediaErasure(id=new_id(), owner_type="member", owner_id="bob", completed_at=utc_now(), **aged(HOUR)),
     )
 
     # What SQLAlchemy's default would have set to now: the row has been due for as long as it exists.
@@ -156,6 +159,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     assert findings(report) == {
         "cancelled_work": 1,
         "deletion_failing": 1,
+        "erasure_stuck": 1,
         "failed_work": 1,
         "orphan_suspect": 1,
         "outbox_parked": 1,
