@@ -14,6 +14,7 @@ from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage
 from rindle.testing.flaky import FlakyStorage
+from rindle.testing.storage_abilities import MultipartUploadsContract
 from rindle.testing.storage_contract import Answer, Send, StorageContract
 from tests.contract.serving import listening, serving
 from tests.servers.minio import MinioServer
@@ -86,7 +87,7 @@ class TestFlakyStorageWithoutFaults(TestMemoryStorage):
 
 
 @pytest.mark.external
-class TestMinio(StorageContract):
+class TestMinio(MultipartUploadsContract, StorageContract):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
         storage = S3Storage(
@@ -100,7 +101,7 @@ class TestMinio(StorageContract):
 
 
 @pytest.mark.external
-class TestMinioWithPrefix(StorageContract):
+class TestMinioWithPrefix(MultipartUploadsContract, StorageContract):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
         storage = S3Storage(
