@@ -66,9 +66,7 @@ class MultipartUploadsContract:
         upload_id = await self._begin(storage, key)
         # In any order: the numbers decide.
         parts = [
-            await self._send(
-                storage, key, upload_id, number, body[(number - 1) * PART_BYTES : number * PART_BYTES], send
-            )
+            await self._send(storage, key, upload_id, n, body[(n - 1) * PART_BYTES : n * PART_BYTES], send)
             for n in (3, 1, 2)
         ]
         with pytest.raises(StorageNotFound):

@@ -15,7 +15,7 @@ from rindle.db import uploads as rows
 from rindle.db.ids import SessionOrId
 from rindle.db.models import MediaUploadSession
 from rindle.db.uploads import Upload
-from rindle.errors import InvalidArgument, InvalidTransition
+from rindle.errors import CapabilityUnsupported, InvalidArgument, InvalidTransition
 from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, Presigned
 from rindle.security import granted_type
@@ -86,6 +86,10 @@ def _url_ttl(services: Services, expires_in: int | None) -> int:
 
 async def _sign(services: Services, upload: Upload, wanted_seconds: int) -> SignedUpload:
     session_id, state = upload.session.id, upload.session.state
+    if upload.session.upload_strategy != _STRATEGY:
+        raise CapabilityUnsupported(
+            f"this upload has no single PUT: its lane is {upload.session.upload_strategy}", capability=_STRATEGY
+        )
     if state not in (SessionState.INITIALIZED, SessionState.SIGNED, SessionState.UPLOADING):
         raise InvalidTransition(
             f"an upload in state {state} cannot be signed again; start a new one",
