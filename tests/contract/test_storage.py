@@ -101,6 +101,24 @@ class TestMinio(MultipartUploadsContract, StorageContract):
 
 
 @pytest.mark.external
+class TestFlakyMinioWithoutFaults(MultipartUploadsContract):
+    """The double around a store that has the ability."""
+
+    send, key = StorageContract.send, StorageContract.key
+
+    @pytest.fixture
+    async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[Storage]:
+        storage = S3Storage(
+            bucket,
+            endpoint_url=minio.endpoint_url,
+            access_key_id=minio.access_key,
+            secret_access_key=minio.secret_key,
+        )
+        yield FlakyStorage(storage)
+        await storage.close()
+
+
+@pytest.mark.external
 class TestMinioWithPrefix(MultipartUploadsContract, StorageContract):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
