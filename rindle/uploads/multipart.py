@@ -340,9 +340,9 @@ async def complete(services: Services, session_id: SessionOrId, parts: Sequence[
 
 async def complete_found(services: Services, found: Upload, parts: Sequence[Any] | None) -> Upload:
     """Complete an upload that was just read, as :func:`complete` does."""
+    named = None if parts is None else named_parts(parts)
     upload = found.session
     upload_id = _upload_id(upload)
-    named = None if parts is None else named_parts(parts)
     if upload.state not in OPEN:  # complete, ended, or its object exists
         return await sessions.verify(services, found)
     storage = _multipart_storage(services.storage(found.asset.profile))

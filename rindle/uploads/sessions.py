@@ -324,15 +324,17 @@ def _size_error(profile: type[Profile], upload: MediaUploadSession, head: Object
     return None
 
 
-async def reject(services: Services, session_id: str, rejection: UploadRejected) -> None:
+async def reject(services: Services, session_id: SessionOrId, rejection: UploadRejected) -> None:
     """Fail a session whose bytes the profile refuses, and have them removed.
 
     Raises:
         UploadRejected: ``rejection``, unless the session was completed meanwhile.
     """
 
+    wanted = id_of_session(session_id)
+
     def note(session: Session) -> Upload:
-        found, first = rows.reject_upload(session, session_id, rejection)
+        found, first = rows.reject_upload(session, wanted, rejection)
         if first:
             outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
         return found
