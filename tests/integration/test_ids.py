@@ -204,6 +204,6 @@ async def test_paths_take_an_id_in_upper_case(tmp_path: Path) -> None:
 async def _status(web: Site, method: str, path: str, upload: MediaUploadSession, *, upper: bool) -> int:
     assert upload.asset_id is not None
     names = {"asset_id": upload.asset_id, "session_id": upload.id}
-    given = {key: value.upper() if upper else value for key, value in names.items()}
+    given = {key: value.upper() if upper else value for key, value in names.items()} | {"part_number": "1"}
     answer = await web.call(method, path.removeprefix("/media").format(**given), actor="alice")
     return answer.status_code
