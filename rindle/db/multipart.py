@@ -97,7 +97,7 @@ def note_part_signed(session: Session, session_id: str, url_expires_at: datetime
     if upload.state not in OPEN:
         raise not_open(upload)
     known = upload.url_expires_at
-    values = {
+    values: dict[str, Any] = {
         "url_expires_at": url_expires_at if known is None else max(known, url_expires_at),
         "expires_at": slid_expiry(upload, ttl_seconds),
     }

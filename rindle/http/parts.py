@@ -8,7 +8,7 @@ from fastapi import Path, Request
 
 from rindle.http.access import Access
 from rindle.http.routes import Route
-from rindle.http.schemas import ClientText, PartGrantJson, PartJson
+from rindle.http.schemas import ClientText, PartGrantJson, PartJson, PartsAnswer
 from rindle.uploads import multipart, sessions
 from rindle.uploads.sessions import Upload
 
@@ -29,10 +29,11 @@ class Parts:
         found = await self._allowed(request, "upload.sign", session_id)
         return PartGrantJson.of((await multipart.sign(self._services, found, part_number)).presigned)
 
-    async def show(self, request: Request, session_id: _SessionId) -> list[PartJson]:
+    async def show(self, request: Request, session_id: _SessionId) -> PartsAnswer:
         """Return the parts that the store has, by their numbers: a reloaded page sends only the others."""
         found = await self._allowed(request, "upload.read", session_id)
-        return [PartJson.of(part) for part in await multipart.parts_of(self._services, found)]
+        stored = await multipart.parts_of(self._services, found)
+        return PartsAnswer([PartJson.of(part) for part in stored])
 
     async def _allowed(self, request: Request, action: str, session_id: str) -> Upload:
         actor = await self._access.actor(request)
@@ -60,7 +61,7 @@ ROUTES = (
         Parts.show,
         "list_upload_parts",
         "List the parts that have arrived",
-        list[PartJson],
+        PartsAnswer,
         errors=(
             *("not_found", "multipart_upload_not_initialized", "upload_cancelled", "upload_session_expired"),
             *("upload_unsupported", "storage_not_found", "storage_transient", "storage_adapter_exception"),

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    RootModel,
     SerializerFunctionWrapHandler,
     StrictInt,
     StringConstraints,
@@ -315,6 +316,10 @@ class PartJson(BaseModel):
     def of(cls, part: Part) -> PartJson:
         """Show a part."""
         return cls(part_number=part.part_number, etag=part.etag, size=part.size)
+
+
+class PartsAnswer(RootModel[list[PartJson]]):
+    """The parts that have arrived, in the order of their numbers."""
 
 
 #: Fields of an upload of which only that of its own lane is there.

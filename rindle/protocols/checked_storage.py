@@ -31,8 +31,8 @@ class _Checked:
         """The adapter's name in events and error messages."""
         return self._name
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """The class of the store itself: ``isinstance`` finds the abilities of the store, as on the store itself."""
         return self._storage.__class__  # a double names the class of what it wraps
 

@@ -88,8 +88,8 @@ class FlakyStorage(Storage):
         self._faults: defaultdict[str, deque[_Fault]] = defaultdict(deque)
         self._calls: Counter[str] = Counter()
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """The class of the wrapped store: ``isinstance`` finds its abilities here, too."""
         return type(self.inner)
 

@@ -20,7 +20,8 @@ from rindle.db import multipart as rows
 from rindle.db import uploads as upload_rows
 from rindle.db.ids import SessionOrId
 from rindle.db.models import MediaUploadSession
-from rindle.db.multipart import MULTIPART, OPEN, manifest_of
+from rindle.db.multipart import MULTIPART as MULTIPART  # the strategy, also of the routes
+from rindle.db.multipart import OPEN, manifest_of
 from rindle.db.uploads import Upload
 from rindle.errors import (
     CapabilityUnsupported,

@@ -110,6 +110,8 @@ class S3Multipart(MultipartUploads):
         Source: Amazon S3 API, CompleteMultipartUpload.
         """
         where = self._object(key)
+        if not parts:
+            raise InvalidMultipartParts("an object is made of at least one part")
         in_order = sorted(parts, key=lambda part: part.part_number)
         return await self._threads.run(self._complete, key, upload_id, in_order, where)
 

@@ -106,7 +106,7 @@ def store_of(stage: Stage) -> S3Storage:
 
 def large_photo(path: Path) -> bytes:
     """Return a JPEG of noise that has two parts, a little over 5 MiB, and less than 8 MB."""
-    Image.frombytes("RGB", (1800, 1400), os.urandom(1800 * 1400 * 3)).save(path, "JPEG", quality=95)
+    Image.frombytes("RGB", (2500, 1900), os.urandom(2500 * 1900 * 3)).save(path, "JPEG", quality=95)
     body = path.read_bytes()
     assert PART_BYTES < len(body) < 8_000_000
     return body
