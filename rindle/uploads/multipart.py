@@ -36,6 +36,7 @@ from rindle.errors import (
     StorageNotFound,
     StorageObjectMissing,
     StorageTransient,
+    StorageUnauthorized,
     UploadRejected,
 )
 from rindle.profile import Profile
@@ -203,7 +204,8 @@ async def _withdraw(services: Services, storage: MultipartUploads, opened: Uploa
     is none, its workflow releases it.
     """
     upload = opened.session
-    is_refused = isinstance(error, StorageError) and not error.retryable
+    # Missing permissions are retryable, because an operator may grant them, but the store has answered.
+    is_refused = isinstance(error, StorageUnauthorized) or (isinstance(error, StorageError) and not error.retryable)
     if not is_refused and upload.idempotency_key is not None:
         return
     try:
@@ -411,7 +413,7 @@ async def _assemble(services: Services, found: Upload) -> Upload:
         lost = await _lost(services, found)
         raise lost from error
     except StorageError as error:
-        if error.retryable:
+        if error.retryable and not isinstance(error, StorageUnauthorized):
             raise
         raise StorageTransient(
             "the store does not make the object now; it is tried again in the background", adapter=error.adapter

@@ -55,7 +55,7 @@ from tests.integration.uploads.conftest import (
 from tests.invariants import everything_holds
 from tests.patience import PATIENCE_SECONDS
 from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, staged
+from tests.stage import Stage, photo, staged
 
 pytestmark = pytest.mark.external
 
@@ -397,8 +397,9 @@ async def test_a_completion_that_was_interrupted_is_finished_by_the_workflow(
     url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
     store = flaky_bucket(bucket_environment)
     async with staged(tmp_path, url, temporal_server.target, environment, store=store) as stage:
+        body = photo(tmp_path / "photo.jpg").read_bytes()
         session_id = await begin(stage)
-        await send_part(stage, session_id, 1, b"only one")
+        await send_part(stage, session_id, 1, body)
         store.fail("complete_multipart_upload", StorageTransient("away"))
         with pytest.raises(StorageTransient):
             await stage.rindle.complete_multipart_upload(session_id)
@@ -406,7 +407,7 @@ async def test_a_completion_that_was_interrupted_is_finished_by_the_workflow(
         await stage.member()
 
         asset = await stage.settled(str((await stage.session(session_id)).asset_id))
-        assert (asset.state, asset.byte_size) == ("ready", len(b"only one"))
+        assert (asset.state, asset.byte_size) == ("ready", len(body))
         assert (await stage.session(session_id)).state == "completed"
 
 
@@ -417,7 +418,7 @@ async def test_an_upload_whose_parts_have_all_arrived_completes_by_itself(
     url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
     async with staged(tmp_path, url, temporal_server.target, environment) as stage:
         await stage.member()
-        body = os.urandom(PART_BYTES + 5)
+        body = large_photo(tmp_path / "photo.jpg")
         session_id = await begin(stage, len(body), auto_verify=True)
 
         await send_all(stage, session_id, cut(body))
