@@ -10,7 +10,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from playwright.async_api import Page, Request, Response, expect
+from playwright.async_api import Page, Request, Response, Route, expect
 
 from tests.browser import held
 from tests.media.clips import Clips
@@ -69,10 +69,16 @@ async def own_page(visit: Visit, site: Site) -> Page:
     return page
 
 
+async def shown_on(page: Page) -> str | None:
+    """Return the id of the lesson that the page shows."""
+    return await page.locator(".state").get_attribute("data-asset")
+
+
 async def test_a_lesson_survives_a_reload_half_way(
     bucket_site: Site, visit: Visit, long_film: Path, minio: MinioServer
 ) -> None:
     page = await own_page(visit, bucket_site)
+    before = await shown_on(page)
     arrived: list[Response] = []
     page.on("response", lambda answer: arrived.append(answer) if answer.request.method == "PUT" and answer.ok else None)
     async with held(page, re.compile(r"[?&]partNumber=(?!1&)\d"), method="PUT") as second:
@@ -91,7 +97,7 @@ async def test_a_lesson_survives_a_reload_half_way(
 
     await page.set_input_files("#lesson", long_film)
 
-    ready = page.locator('.state[data-state="ready"]')
+    ready = page.locator(f'.state[data-state="ready"]:not([data-asset="{before}"])')
     await expect(ready).to_be_visible(timeout=VIDEO_PATIENCE_MS)
     assert numbers_of(sent) == [2, 3]  # the first part was not sent again
     assert created == []
@@ -125,3 +131,31 @@ async def test_four_parts_are_sent_at_a_time_and_a_cancelled_upload_leaves_nothi
     assert len(held_parts) == 4
     assert (await (await deleted.value).json())["session"]["state"] == "aborted"
     assert await page.evaluate("Object.keys(localStorage)") == []
+
+
+async def test_a_part_that_was_refused_is_signed_and_sent_again(
+    bucket_site: Site, visit: Visit, long_film: Path, minio: MinioServer
+) -> None:
+    page = await own_page(visit, bucket_site)
+    refusals = {1: [503], 2: [403, 503]}
+    signed: list[str] = []
+    page.on("request", lambda asked: signed.append(asked.url) if "/parts/" in asked.url else None)
+
+    async def answer(route: Route) -> None:
+        [number] = numbers_of([route.request])
+        if refusals.get(number):
+            status = refusals[number].pop(0)
+            await route.fulfill(status=status, headers={"Access-Control-Allow-Origin": "*"})
+        else:
+            await route.continue_()
+
+    await page.route(re.compile(r"[?&]partNumber="), answer)
+    before = await shown_on(page)
+
+    await page.set_input_files("#lesson", long_film)
+
+    ready = page.locator(f'.state[data-state="ready"]:not([data-asset="{before}"])')
+    await expect(ready).to_be_visible(timeout=VIDEO_PATIENCE_MS)
+    assert sorted(int(re.findall(r"/parts/(\d+)/sign", url)[0]) for url in signed) == [1, 1, 2, 2, 2, 3]
+    digest, _ = await asyncio.to_thread(stored, minio, str(await ready.get_attribute("data-asset")))
+    assert digest == hashlib.sha256(long_film.read_bytes()).hexdigest()
