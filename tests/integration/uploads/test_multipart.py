@@ -34,6 +34,7 @@ from rindle.errors import (
     UploadSessionExpired,
 )
 from rindle.operations.maintenance.abort_incomplete_uploads import abort_incomplete_uploads
+from rindle.operations.maintenance.cleanup_orphans import cleanup_orphans
 from rindle.security import scrub
 from tests.integration.uploads.conftest import (
     MIB,
@@ -508,6 +509,11 @@ async def test_the_sweep_releases_what_no_workflow_did(lite_s3_stage: Stage) -> 
 
     assert (report.sessions_aborted, report.multipart_aborts, report.abort_errors) == (2, 2, 0)
     assert await open_uploads(stage, expired, cancelled) == []
+    for session_id in (expired, cancelled):
+        await stage.let_tickets_expire(session_id, hours=1)
+    cleaned = await cleanup_orphans(stage.rindle.services, dry_run=False)
+    assert (cleaned.sessions_deleted, cleaned.storage_errors) == (2, 0)
+    assert await stage.read(lambda session: session.scalar(select(func.count()).select_from(MediaUploadSession))) == 0
 
 
 @pytest.mark.parametrize("first", ["complete", "cancel"])
