@@ -86,14 +86,14 @@ def _url_ttl(services: Services, expires_in: int | None) -> int:
 
 async def _sign(services: Services, upload: Upload, wanted_seconds: int) -> SignedUpload:
     session_id, state = upload.session.id, upload.session.state
-    if upload.session.upload_strategy != _STRATEGY:
-        raise CapabilityUnsupported(
-            f"this upload has no single PUT: its lane is {upload.session.upload_strategy}", capability=_STRATEGY
-        )
     if state not in (SessionState.INITIALIZED, SessionState.SIGNED, SessionState.UPLOADING):
         raise InvalidTransition(
             f"an upload in state {state} cannot be signed again; start a new one",
             detail={"entity": "MediaUploadSession", "from": state, "to": SessionState.SIGNED.value},
+        )
+    if upload.session.upload_strategy != _STRATEGY:
+        raise CapabilityUnsupported(
+            f"this upload has no single PUT: its lane is {upload.session.upload_strategy}", capability=_STRATEGY
         )
     presigned = await _presign(services, upload, wanted_seconds)
 
