@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from rindle import outbox
 from rindle.cancellation import run_to_end
 from rindle.capabilities import unsupported
+from rindle.crash_points import crash_point
 from rindle.db import multipart as rows
 from rindle.db import uploads as upload_rows
 from rindle.db.ids import SessionOrId
@@ -185,6 +186,7 @@ async def _begin(services: Services, storage: MultipartUploads, opened: Upload) 
     except RindleError as error:
         await _withdraw(services, storage, opened, error)
         raise
+    crash_point("multipart.begun")
     try:
         recorded = await services.database.write(rows.note_begun, upload.id, begun.upload_id)
     except BaseException as error:
@@ -394,6 +396,7 @@ async def _complete(services: Services, found: Upload, parts: Sequence[Part], st
     noted = await services.database.write(note)
     if noted.session.state not in OPEN:
         return await sessions.verify(services, noted)
+    crash_point("multipart.noted")
     return await _assemble(services, noted)
 
 
@@ -418,6 +421,7 @@ async def _assemble(services: Services, found: Upload) -> Upload:
         raise StorageTransient(
             "the store does not make the object now; it is tried again in the background", adapter=error.adapter
         ) from error
+    crash_point("multipart.made")
     done, _ = await services.database.write(rows.note_assembled, upload.id)
     if done.session.state in ENDED_SESSIONS and done.session.state != SessionState.COMPLETED:
         # Cancelled or expired meanwhile; its release may have come before the object.
