@@ -166,9 +166,9 @@ class PurgeActivities:
         storage, storage_name = self._services.storage(asset.profile), self._services.storage_name(asset.profile)
         uploads_end_at = _uploads_end_at(sessions, self._services.settings.late_put_seconds)
         session_keys = [session.upload_key for session in sessions]
-        for session in sessions:
-            if session.state != SessionState.COMPLETED and session.backing_released_at is None:
-                await self._release(session)
+        for upload in sessions:
+            if upload.state != SessionState.COMPLETED:  # again each time: parts may have arrived since
+                await self._release(upload)
         deleted: dict[str, datetime] = {}
         for key in sorted(_known_keys(asset, variants, session_keys) | await _listed_keys(storage, asset)):
             await delete_object(storage, key)

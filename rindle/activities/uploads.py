@@ -111,7 +111,7 @@ class UploadActivities:
 
     @activity.defn(name=messages.RELEASE_UPLOAD)
     async def release_upload(self, order: UploadInput) -> UploadStatus:
-        """Delete the object of an ended upload; a missing object is success.
+        """Delete the object and the parts of an ended upload; nothing to delete is success.
 
         Raises:
             RindleError: it could not be deleted; the row has the cause, and no cause is final.
@@ -126,7 +126,7 @@ class UploadActivities:
                 return UploadStatus(step=UploadStep.DONE, outcome="gone")
             if found.session.state in ENDED_BADLY:
                 crash_point("upload.release.before")
-                await self._release(found.session)
+                await self._release(found.session)  # before the object, which a part could still complete
                 storage = self._services.storage(
                     self._services.profile_of_key(found.session.upload_key)
                     if found.asset is None

@@ -23,8 +23,14 @@ from rindle import outbox, telemetry
 from rindle.capabilities import require_upload, unsupported
 from rindle.db import streams as rows
 from rindle.db import uploads as upload_rows
-from rindle.db.models import MediaUploadSession, new_id, unstored_copy, utc_now
-from rindle.db.streams import FINAL, OPEN, PARTIAL, TUS, Stream, state_of
+from rindle.db.models import MediaUploadSession as MediaUploadSession  # also of the routes, like those below
+from rindle.db.models import new_id, unstored_copy, utc_now
+from rindle.db.streams import FINAL as FINAL
+from rindle.db.streams import OPEN as OPEN
+from rindle.db.streams import PARTIAL as PARTIAL
+from rindle.db.streams import TUS, state_of
+from rindle.db.streams import Stream as Stream
+from rindle.db.streams import source_ids as source_ids
 from rindle.db.uploads import Upload
 from rindle.errors import InvalidArgument, NotFound, StorageError, StorageNotFound, TusError, Unauthenticated
 from rindle.profile import Profile

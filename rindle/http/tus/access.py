@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import Request
 
-from rindle.db.streams import Stream
 from rindle.errors import Misconfigured, Unauthorized
 from rindle.http.access import ActorFromRequest, actor_name
 from rindle.plugins import authorize, call_hook
 from rindle.protocols import Authorizer, UploadSubject
+from rindle.uploads.tus import Stream
 
 
 class SameActor:

@@ -102,11 +102,12 @@ class RequestBody:
         if self._is_stopped:
             self.ended = End.STOPPED
             return b""
+        waiting = self._waiting = asyncio.timeout(IDLE_SECONDS)
         try:
-            async with asyncio.timeout(IDLE_SECONDS) as self._waiting:
+            async with waiting:
                 message = await self._receive()
         except TimeoutError:
-            if not self._waiting.expired():
+            if not waiting.expired():
                 raise
             self.ended = End.STOPPED if self._is_stopped else End.STALLED
             return b""

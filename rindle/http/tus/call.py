@@ -8,14 +8,12 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from rindle.db.models import MediaUploadSession
-from rindle.db.streams import FINAL, OPEN, PARTIAL, Stream, source_ids
 from rindle.http.access import actor_name
 from rindle.http.tus.access import TusAccess
 from rindle.http.tus.body import RequestBody
 from rindle.http.tus.headers import http_date
 from rindle.states import SessionState
-from rindle.uploads.tus import TusUploads
+from rindle.uploads.tus import FINAL, OPEN, PARTIAL, MediaUploadSession, Stream, TusUploads, source_ids
 
 
 @dataclass(slots=True)

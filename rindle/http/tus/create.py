@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 
 from fastapi import Response
 
-from rindle.db.streams import Stream
 from rindle.errors import InvalidArgument
 from rindle.http.tus.body import CheckedBody, RequestBody, checked
 from rindle.http.tus.call import TusCall, expiry
@@ -24,6 +23,7 @@ from rindle.http.tus.headers import (
 )
 from rindle.http.tus.patch import ASSEMBLY_SECONDS, append
 from rindle.uploads.sessions import UploadRequest
+from rindle.uploads.tus import Stream
 
 #: Longest wait in seconds for the join of a final upload.
 JOIN_SECONDS = 30.0

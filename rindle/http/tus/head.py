@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import Response
 
-from rindle.db.streams import FINAL
 from rindle.http.tus.call import TusCall, done, expiry
 from rindle.states import SessionState
+from rindle.uploads.tus import FINAL
 
 
 async def head(call: TusCall) -> Response:

@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 from fastapi import Response
 
 from rindle.cancellation import run_to_end
-from rindle.db.streams import Stream
 from rindle.errors import TusError, UploadStalled
 from rindle.http.tus.body import IDLE_SECONDS, CheckedBody, End, RequestBody, checked
 from rindle.http.tus.call import TusCall, done, expiry
 from rindle.http.tus.headers import read_checksum, read_declared_length, read_offset, require_bytes_type
-from rindle.uploads.tus import require_offset, require_unsent, too_large
+from rindle.uploads.tus import Stream, require_offset, require_unsent, too_large
 
 #: Longest wait in seconds for the workflow after the last byte. The response is the same: the bytes are stored.
 ASSEMBLY_SECONDS = 10.0
