@@ -23,6 +23,8 @@ IN_PROMOTION = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTIN
 ENDED_BADLY = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 #: Shortest pause in seconds before a workflow reads the rows again.
 _MIN_WAIT_SECONDS = 0.05
+#: Seconds between two looks at a partial upload that has expired while a final upload still needs it.
+_NEEDED_SECONDS = 60.0
 
 
 class UploadStatusReader:
@@ -112,8 +114,9 @@ def _of_partial(upload: MediaUploadSession) -> UploadStatus:
     if upload.state in ENDED_BADLY:
         step = UploadStep.RELEASE if upload.backing_released_at is None else UploadStep.DONE
         return UploadStatus(step=step, outcome=upload.state)
-    remaining = max(_MIN_WAIT_SECONDS, rows.live_seconds(upload))
-    return UploadStatus(step=UploadStep.WAIT, wait_seconds=remaining, outcome=upload.state)
+    remaining = rows.live_seconds(upload)
+    wait_seconds = _NEEDED_SECONDS if remaining <= 0 else max(_MIN_WAIT_SECONDS, remaining)
+    return UploadStatus(step=UploadStep.WAIT, wait_seconds=wait_seconds, outcome=upload.state)
 
 
 def _of_ended(upload: MediaUploadSession, facts: dict[str, Any], late_put_seconds: float) -> UploadStatus:

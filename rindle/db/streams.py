@@ -283,36 +283,40 @@ def set_length(session: Session, session_id: str, owner: str, length: int) -> St
 
 
 def abort_stream(session: Session, session_id: str, *, reason: str | None = None) -> tuple[Stream, bool]:
-    """Abort an upload that has not ended; returns whether this call did it."""
+    """Abort an upload that has not ended; returns whether this call did it.
+
+    Raises:
+        TusError: ``tus_locked``, a final upload is being made of this partial one.
+    """
     found = lock_stream(session, session_id)
     if found.session.state in ENDED_SESSIONS or found.session.state == SessionState.VERIFYING:
         return found, False
+    if found.session.concat_role == PARTIAL and reason != CONCATENATED and open_finals(session, session_id):
+        raise TusError("a final upload is made of this one", code="tus_locked", retryable=True, retry_after=1)
     move_session(session, found.session, SessionState.ABORTED, failure_reason=reason, **_FREE)
     return found, True
 
 
-def expire_stream(session: Session, session_id: str) -> bool:
-    """Expire an upload after its ``expires_at``; returns whether this call did it.
+def expire_stream(session: Session, session_id: str, *, now: datetime | None = None) -> tuple[Stream, bool]:
+    """Expire an upload after its ``expires_at``; returns it and whether this call did it.
 
-    One that was extended or has ended does not change, nor one whose bytes have all arrived, unless it is partial.
+    One that was extended or has ended does not change, nor one whose bytes have all arrived, unless it is partial; nor
+    a partial one that a final upload still needs.
     """
     found = lock_stream(session, session_id)
     lives = OPEN | ({SessionState.UPLOADED} if found.session.concat_role == PARTIAL else set())
-    if found.session.state not in lives or found.session.expires_at > utc_now():
-        return False
-    move_session(session, found.session, SessionState.EXPIRED, error_code="upload_session_expired")
-    return True
+    if found.session.state not in lives or found.session.expires_at > (now or utc_now()):
+        return found, False
+    if found.session.concat_role == PARTIAL and open_finals(session, session_id):
+        return found, False
+    move_session(session, found.session, SessionState.EXPIRED, error_code="upload_session_expired", **_FREE)
+    return found, True
 
 
 def note_joined(session: Session, session_id: str) -> None:
     """Record that the object of a final upload was made."""
     found = lock_stream(session, session_id)
     set_fields(session, found.session, last_known_offset=found.session.upload_length)
-
-
-def note_stream_released(session: Session, session_id: str) -> None:
-    """Record that nothing of an ended upload is left in the store."""
-    rows.note_released(session, session_id)
 
 
 def fail_stream(session: Session, session_id: str, *, code: str, reason: str) -> tuple[Stream, bool]:

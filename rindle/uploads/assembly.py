@@ -8,15 +8,16 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from rindle import outbox
+from rindle.cancellation import run_to_end
 from rindle.capabilities import unsupported
 from rindle.db import streams as rows
 from rindle.db.models import MediaUploadSession
 from rindle.db.streams import CONCATENATED, FINAL, TUS, Stream, source_ids, state_of
-from rindle.errors import CapabilityUnsupported, StorageNotFound, TusError, TusTailMissing
+from rindle.errors import CapabilityUnsupported, StorageNotFound, TusTailMissing
 from rindle.protocols import Concatenation, PartStream
 from rindle.services import Services
 from rindle.states import SessionState
-from rindle.uploads import sessions
+from rindle.uploads import multipart, sessions
 
 
 def stream_storage(services: Services, stream: Stream) -> PartStream:
@@ -88,44 +89,29 @@ def _release_sources(session: Session, services: Services, session_id: str) -> N
 
 
 async def release(services: Services, upload: MediaUploadSession) -> None:
-    """Remove what the store keeps of an upload that has ended without its object; nothing there is success.
+    """Remove what the store keeps of an upload of any lane that has ended without its object; nothing is success.
 
     Raises:
-        StorageError: the store failed.
+        StorageError: something may be left; the call can be repeated.
     """
     if upload.resumable_protocol != TUS:
+        await multipart.release(services, upload)
         return
     found = await services.database.read(rows.find_stream, upload.id)
-    if found is None:
-        return
-    storage = stream_storage(services, found)
-    await storage.abort_part_stream(found.session.upload_key, found.session.id, state_of(found.session))
+    if found is not None:
+        await release_stream(stream_storage(services, found), found.session)
 
 
-async def abort_tus(services: Services, session_id: str) -> bool:
-    """Expire or release an upload whose time is over: the sweep for what its workflow has missed.
+async def release_stream(storage: object, upload: MediaUploadSession) -> None:
+    """Remove the bytes of an ended tus upload that are not an object; nothing is success.
 
-    Returns:
-        whether anything was left to do.
+    Raises:
+        StorageError: something may be left; the call can be repeated.
     """
-    found = await services.database.read(rows.find_stream, session_id)
-    if found is None or found.session.resumable_protocol != TUS:
-        raise TusError("there is no such upload", code="tus_session_not_found")
-
-    def expire(session: Session) -> bool:
-        first = rows.expire_stream(session, session_id)
-        if first:
-            stream = rows.lock_stream(session, session_id)
-            name = None if stream.asset is None else stream.asset.profile
-            outbox.wake_upload(session, services.settings, stream.session, name, signal="touch")
-        return first
-
-    expired = await services.database.write(expire)
-    upload = (await services.database.read(rows.find_stream, session_id) or found).session
-    if upload.state in (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED) and (
-        upload.backing_released_at is None
-    ):
-        await release(services, upload)
-        await services.database.write(rows.note_stream_released, session_id)
-        return True
-    return expired
+    if not isinstance(storage, PartStream):
+        raise CapabilityUnsupported(
+            "the storage of this upload takes no tus uploads any more: its bytes cannot be removed",
+            capability="tus_upload",
+        )
+    # To its end: nobody would know whether the store executes it later.
+    await run_to_end(storage.abort_part_stream(upload.upload_key, upload.id, state_of(upload)))

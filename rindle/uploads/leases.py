@@ -89,6 +89,7 @@ class Leases:
             lease.released.set()
             if lease.stream is not None and not lease.is_over:
                 await run_to_end(self._database.write(rows.release_lease, session_id, lease.owner))
+            await self._rest()
 
     async def make_free(self, session_id: str) -> Stream:
         """Return an upload when nobody appends to it; a holder has to yield.
@@ -129,6 +130,14 @@ class Leases:
     def _watch(self) -> None:
         if self._watching is None or self._watching.done():
             self._watching = asyncio.get_running_loop().create_task(self._look(), name="rindle-leases")
+
+    async def _rest(self) -> None:
+        """End the task of :meth:`_watch` with the last lease, so that nothing queries the database afterwards."""
+        watching = self._watching
+        if watching is not None and not self._held:
+            self._watching = None
+            watching.cancel()
+            await asyncio.wait([watching])
 
     async def _look(self) -> None:
         """Renew the leases of this process and notice who needs them, until there are none."""

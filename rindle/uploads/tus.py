@@ -393,6 +393,10 @@ class TusUploads:
                 length=upload.upload_length,
                 checkpoint=checkpoint,
             )
+        except TusError as error:
+            if error.code == "tus_session_expired":  # it has ended meanwhile, and may be released already
+                await self._release(upload)
+            raise
         except StorageNotFound as error:
             await self._fail(lease, error)
             raise TusError(
@@ -447,13 +451,15 @@ class TusUploads:
     # --- termination ---------------------------------------------------------------------------------------------
 
     async def terminate(self, stream: Stream) -> None:
-        """Abort an upload and remove its bytes; when the store fails, the workflow removes them.
+        """Abort an upload and remove its bytes.
+
+        The workflow removes them when the store fails, and when all have arrived: it may be making the object just now.
 
         Raises:
             TusError: ``tus_upload_closed``, the upload is complete; ``tus_locked``.
         """
         session_id = stream.session.id
-        await self.settled_offset(stream)
+        is_open = (await self.settled_offset(stream)).session.state in OPEN
 
         def abort(session: Session) -> tuple[Stream, bool]:
             found, first = rows.abort_stream(session, session_id)
@@ -474,7 +480,8 @@ class TusUploads:
                 "rindle.upload.resumable.cancel",
                 {"profile": self.profile.name, "session_id": session_id, "protocol": TUS, "outcome": "aborted"},
             )
-            await self._release(found.session)
+            if is_open:
+                await self._release(found.session)
 
     async def _release(self, upload: MediaUploadSession) -> None:
         try:
