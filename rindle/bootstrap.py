@@ -32,6 +32,7 @@ from rindle.activities.uploads import UploadActivities
 from rindle.activities.variants import VariantActivities
 from rindle.app import Rindle
 from rindle.cancellation import cancel_and_wait, run_to_end
+from rindle.db import streams
 from rindle.erasure.steps import ErasureSteps
 from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable
 from rindle.media.av_probe import AvProbe
@@ -45,6 +46,7 @@ from rindle.operations.maintenance.reprobe import Reprobe
 from rindle.operations.maintenance.steps import SweepSteps
 from rindle.operations.schedules import keep_applying
 from rindle.process import ephemeral_runtime
+from rindle.protocols import PartStream
 from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
@@ -271,10 +273,15 @@ class WorkerParts:
         for storage in self.rindle.storages.values():
             try:
                 swept += await checked(storage).sweep(run_directories.STALE_SECONDS)
+                if isinstance(storage, PartStream):
+                    swept += await storage.sweep_part_streams(run_directories.STALE_SECONDS, self._live_uploads)
             except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:
             log.info("leftovers swept", extra={"action": "swept", "count": swept})
+
+    async def _live_uploads(self, session_ids: Collection[str]) -> Collection[str]:
+        return await self.rindle.database.read(streams.live_of, session_ids)
 
     def _outage_checks(self) -> dict[str, Check]:
         """Return a check of each service whose outages activities wait for."""

@@ -17,7 +17,7 @@ from rindle.db import streams
 from rindle.db import uploads as rows
 from rindle.db.models import MediaUploadSession
 from rindle.db.uploads import Upload
-from rindle.errors import NotFound, RindleError, StorageError, StorageObjectMissing, StorageTransient, describe
+from rindle.errors import NotFound, RindleError, StorageObjectMissing, StorageTransient, describe
 from rindle.messages import UploadInput, UploadStatus, UploadStep
 from rindle.services import Services
 
@@ -93,8 +93,8 @@ class UploadActivities:
         except StorageObjectMissing as error:
             raise StorageTransient("the object that was just made is not there yet") from error
         except RindleError as error:
-            if error.retryable or isinstance(error, StorageError):
-                error.retryable = True  # a permission or a full disk is repaired by an operator
+            if error.retryable or (await self._status.read(order.session_id)).step is UploadStep.ASSEMBLE:
+                error.retryable = True  # a permission, a full disk or a missing profile is repaired by an operator
                 raise
         crash_point("upload.assembled")
         return await self._status.read(order.session_id)

@@ -88,6 +88,12 @@ def find_streams(session: Session, session_ids: Collection[str]) -> dict[str, St
     return {upload.id: Stream(upload, asset) for upload, asset in found}
 
 
+def live_of(session: Session, session_ids: Collection[str]) -> set[str]:
+    """Return those of the upload sessions that have not ended."""
+    found = find_streams(session, session_ids)
+    return {session_id for session_id, stream in found.items() if stream.session.state not in ENDED_SESSIONS}
+
+
 def find_partial(session: Session, session_id: str) -> MediaUploadSession | None:
     """Return a partial upload, or ``None``."""
     found = find_stream(session, session_id)
@@ -236,7 +242,7 @@ def commit_state(
     Args:
         base: the offset that the holder has recorded before.
         expires_at: the new expiry of the session; ``None`` leaves it.
-        release: end the lease as well.
+        release: end the lease as well; only then is an upload complete.
 
     Raises:
         TusError: ``tus_locked``, the lease belongs to another request by now; ``tus_session_expired``, the upload has
@@ -253,7 +259,7 @@ def commit_state(
         values["expires_at"] = expires_at
     if release:
         values |= _FREE
-    is_complete = upload.upload_length == state.offset
+    is_complete = release and upload.upload_length == state.offset
     path: list[SessionState] = []
     if state.offset > 0 and upload.state != SessionState.UPLOADING:
         path.append(SessionState.UPLOADING)

@@ -9,7 +9,7 @@ does not list them itself, so that what it claims and what it implements cannot 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, Protocol
@@ -221,6 +221,10 @@ class Checkpoint(Protocol):
         """
 
 
+#: Returns those of the upload names that are of uploads which have not ended.
+LiveUploads = Callable[[Collection[str]], Awaitable[Collection[str]]]
+
+
 class PartStream(ABC):
     """Objects whose bytes pass through the application and may arrive in several requests (capability ``tus_upload``).
 
@@ -276,6 +280,13 @@ class PartStream(ABC):
     @abstractmethod
     async def abort_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> None:
         """Remove what was appended and not completed; success if nothing is left."""
+
+    async def sweep_part_streams(self, older_than_seconds: float, live: LiveUploads) -> int:
+        """Remove what uploads that are not live have left on this machine, and return how many those were.
+
+        Nothing with a write in so many seconds is removed. Stores that keep nothing here return 0.
+        """
+        return 0
 
 
 # --- concatenation -----------------------------------------------------------------------------------------------

@@ -23,12 +23,12 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import IO, TypeVar
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -45,21 +45,17 @@ from rindle.errors import (
     StorageUnauthorized,
 )
 from rindle.protocols import (
-    Checkpoint,
-    Concatenation,
     DeleteResult,
     KeyPage,
     ListedObject,
     ObjectHead,
-    PartStream,
-    PartStreamState,
     Presigned,
     ServedAs,
     Storage,
     StoredObject,
 )
 from rindle.security.signing import check_secrets
-from rindle.security.storage_key import INTERNAL_SEGMENT, key_segment, validate_key
+from rindle.security.storage_key import INTERNAL_SEGMENT, validate_key
 from rindle.storage.arguments import (
     check_header,
     check_lifetime,
@@ -73,7 +69,7 @@ from rindle.storage.bodies import DEFAULT_IDLE_SECONDS, DEFAULT_TEMPORARY_BYTES,
 from rindle.storage.disk import Draft, OpenObject, etag_of, translate
 from rindle.storage.files import PIECE_BYTES, open_source, receiving
 from rindle.storage.grant import ANONYMOUS, Grant, read_grant
-from rindle.storage.part_files import PartFile, append_to
+from rindle.storage.part_files import CompleteFile, LocalStreams
 from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
 T = TypeVar("T")
@@ -87,16 +83,7 @@ _BUFFER_BYTES = 256 * 1024
 _MAX_RACES = 100
 
 
-class _Complete(Protocol):
-    """A file that takes the name of its object."""
-
-    path: Path
-
-    def finish(self) -> os.stat_result:
-        """Bring the bytes to the disk and return the file's status."""
-
-
-class LocalStorage(Storage, PartStream, Concatenation):
+class LocalStorage(LocalStreams, Storage):
     """Keeps objects as files below ``root``.
 
     Making it touches the disk only to resolve the path; the directory is created by the first write.
@@ -244,83 +231,6 @@ class LocalStorage(Storage, PartStream, Concatenation):
     def _finish(self, draft: Draft, grant: Grant) -> StoredObject:
         with self._translated(grant.key):
             return self._publish(draft, grant.key, grant.once)
-
-    # --- streams and joined objects ------------------------------------------------------------------------------
-
-    def part_size_for(self, length: int) -> int:
-        """Return 0: a stream is one file, of any length."""
-        return 0
-
-    async def append_part_stream(
-        self,
-        key: str,
-        upload_name: str,
-        chunks: AsyncIterator[bytes],
-        state: PartStreamState,
-        *,
-        length: int | None,
-        checkpoint: Checkpoint,
-    ) -> PartStreamState:
-        """Append ``chunks`` to the file of a stream; see :meth:`rindle.protocols.PartStream.append_part_stream`.
-
-        The file is synced and recorded every 64 MiB and every 10 seconds, and at the end.
-        """
-        validate_key(key)
-        return await append_to(self._part_file(upload_name), chunks, state, run=self._run, checkpoint=checkpoint)
-
-    async def complete_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> StoredObject:
-        """Rename the file of a stream to ``key``.
-
-        Raises:
-            StorageNotFound: the file is missing or too short, and no object of its length is at ``key``.
-            StoragePermanent: ``.rindle/tus`` lies on another file system.
-        """
-        return await self._threads.settle(self._complete, validate_key(key), self._part_file(upload_name), state.offset)
-
-    def _complete(self, key: str, file: PartFile, size: int) -> StoredObject:
-        try:
-            with self._translated(key):
-                file.open(size)
-                return self._publish(file, key, if_absent=False)
-        except StorageNotFound:
-            _, status = self._find(key)  # renamed by an earlier call
-            if status.st_size != size:
-                raise
-            return StoredObject(key, size, etag_of(status))
-        finally:
-            file.close()
-
-    async def abort_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> None:
-        """Remove the file of a stream."""
-        await self._threads.settle(self._translating(self._part_file(upload_name).remove, key))
-
-    async def concatenate(self, final_key: str, source_keys: Sequence[str]) -> StoredObject:
-        """Copy the objects one after the other; the new one appears when it is whole."""
-        return await self._threads.move(self._concatenate, final_key, tuple(source_keys))
-
-    def _concatenate(self, stop: Stop, final_key: str, source_keys: Sequence[str]) -> StoredObject:
-        with self._translated(final_key), self._draft() as draft:
-            draft.open()
-            for key in source_keys:
-                source, _ = self._open(key, None)
-                with source:
-                    while piece := source.read(PIECE_BYTES):
-                        stop.check()
-                        draft.write(piece)
-            return self._publish(draft, final_key, if_absent=False)
-
-    def _part_file(self, upload_name: str) -> PartFile:
-        return PartFile(self._streams / f"{key_segment(upload_name, fallback='upload')}.part", fsync=self._fsync)
-
-    async def _run(self, function: Callable[[], T]) -> T:
-        return await self._threads.run(self._translating(function, None))
-
-    def _translating(self, function: Callable[[], T], key: str | None) -> Callable[[], T]:
-        def run() -> T:
-            with self._translated(key):
-                return function()
-
-        return run
 
     # --- objects -------------------------------------------------------------------------------------------------
 
@@ -649,7 +559,7 @@ class LocalStorage(Storage, PartStream, Concatenation):
         if if_absent and os.path.lexists(self._path(key)):
             raise _taken(key)
 
-    def _publish(self, draft: _Complete, key: str, if_absent: bool) -> StoredObject:
+    def _publish(self, draft: CompleteFile, key: str, if_absent: bool) -> StoredObject:
         path = self._path(key)
         status = draft.finish()
         for _ in range(_MAX_RACES):

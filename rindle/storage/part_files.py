@@ -10,18 +10,24 @@ import os
 import stat
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 from rindle.cancellation import run_to_end
 from rindle.errors import StorageNotFound
-from rindle.protocols import Checkpoint, PartStreamState
+from rindle.protocols import Checkpoint, Concatenation, LiveUploads, PartStream, PartStreamState, StoredObject
+from rindle.security.storage_key import key_segment, validate_key
+from rindle.storage.disk import Draft, etag_of
+from rindle.storage.files import PIECE_BYTES
+from rindle.storage.threads import Stop, Threads
 
 T = TypeVar("T")
+_SUFFIX = ".part"
 #: Bytes that are gathered before they are written; as many again are on their way to the disk.
 BUFFER_BYTES = 384 * 1024
 #: Bytes after which a stream that goes on is synced and recorded.
@@ -35,6 +41,15 @@ class Run(Protocol):
 
     async def __call__(self, function: Callable[[], T]) -> T:
         """Return what ``function`` returns."""
+
+
+class CompleteFile(Protocol):
+    """A file that takes the name of its object."""
+
+    path: Path
+
+    def finish(self) -> os.stat_result:
+        """Bring the bytes to the disk and return the file's status."""
 
 
 class PartFile:
@@ -124,12 +139,14 @@ async def append_to(
     chunks: AsyncIterator[bytes],
     state: PartStreamState,
     *,
+    length: int | None,
     run: Run,
     checkpoint: Checkpoint,
 ) -> PartStreamState:
     """Append ``chunks`` to the file of a stream; see ``PartStream.append_part_stream``.
 
     Args:
+        length: of the whole stream; it is recorded with the end of the call only, because it completes the upload.
         run: runs a function in a thread of the store.
     """
     recorded = state
@@ -148,6 +165,8 @@ async def append_to(
                 break
             await writer.put(chunk)
             arrived = state.offset + writer.taken
+            if arrived == length:
+                continue
             if arrived >= due_bytes or (arrived > recorded.offset and time.monotonic() >= due_at):
                 await writer.flush()
                 await run(file.sync)
@@ -218,3 +237,128 @@ _MAX_PIECES = 512
 
 def _lost() -> StorageNotFound:
     return StorageNotFound("the file of the upload is shorter than what was recorded of it", adapter="local")
+
+
+class LocalStreams(PartStream, Concatenation):
+    """The abilities of ``LocalStorage``, which has the attributes and the other methods."""
+
+    _threads: Threads
+    _fsync: bool
+    _streams: Path
+
+    @abstractmethod
+    def _find(self, key: str) -> tuple[Path, os.stat_result]:
+        """Return the path of an object and its status."""
+
+    @abstractmethod
+    def _open(self, key: str, if_match: str | None) -> tuple[IO[bytes], os.stat_result]:
+        """Open an object."""
+
+    @abstractmethod
+    def _draft(self) -> AbstractContextManager[Draft]:
+        """Yield a temporary file that vanishes with the block."""
+
+    @abstractmethod
+    def _publish(self, draft: CompleteFile, key: str, if_absent: bool) -> StoredObject:
+        """Give a file the name of its object."""
+
+    @abstractmethod
+    def _translated(self, key: str | None) -> AbstractContextManager[None]:
+        """Raise our errors for those of the file system."""
+
+    def part_size_for(self, length: int) -> int:
+        """Return 0: a stream is one file, of any length."""
+        return 0
+
+    async def append_part_stream(
+        self,
+        key: str,
+        upload_name: str,
+        chunks: AsyncIterator[bytes],
+        state: PartStreamState,
+        *,
+        length: int | None,
+        checkpoint: Checkpoint,
+    ) -> PartStreamState:
+        """Append ``chunks`` to the file of a stream; see :meth:`rindle.protocols.PartStream.append_part_stream`.
+
+        The file is synced and recorded every 64 MiB and every 10 seconds, and at the end.
+        """
+        validate_key(key)
+        return await append_to(
+            self._part_file(upload_name), chunks, state, length=length, run=self._run, checkpoint=checkpoint
+        )
+
+    async def complete_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> StoredObject:
+        """Rename the file of a stream to ``key``.
+
+        Raises:
+            StorageNotFound: the file is missing or too short, and no object of its length is at ``key``.
+            StoragePermanent: ``.rindle/tus`` lies on another file system.
+        """
+        return await self._threads.settle(self._complete, validate_key(key), self._part_file(upload_name), state.offset)
+
+    def _complete(self, key: str, file: PartFile, size: int) -> StoredObject:
+        try:
+            with self._translated(key):
+                file.open(size)
+                return self._publish(file, key, if_absent=False)
+        except StorageNotFound:
+            _, status = self._find(key)  # renamed by an earlier call
+            if status.st_size != size:
+                raise
+            return StoredObject(key, size, etag_of(status))
+        finally:
+            file.close()
+
+    async def abort_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> None:
+        """Remove the file of a stream."""
+        await self._threads.settle(self._translating(self._part_file(upload_name).remove, key))
+
+    async def sweep_part_streams(self, older_than_seconds: float, live: LiveUploads) -> int:
+        """Remove files of uploads that are not live, without a write for so many seconds; returns how many."""
+        stale = await self._threads.run(self._stale, older_than_seconds)
+        ended = set(stale) - set(await live(stale)) if stale else set()
+        for name in sorted(ended):
+            await self._threads.run(self._translating(self._part_file(name).remove, None))
+        return len(ended)
+
+    def _stale(self, older_than_seconds: float) -> list[str]:
+        """Return the names of the uploads whose files are older; the age of their directory says nothing."""
+        limit, found = time.time() - older_than_seconds, []
+        with self._translated(None), suppress(FileNotFoundError), os.scandir(self._streams) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    is_part = stat.S_ISREG(status.st_mode) and entry.name.endswith(_SUFFIX)
+                    if is_part and status.st_mtime < limit:
+                        found.append(entry.name.removesuffix(_SUFFIX))
+        return found
+
+    async def concatenate(self, final_key: str, source_keys: Sequence[str]) -> StoredObject:
+        """Copy the objects one after the other; the new one appears when it is whole."""
+        return await self._threads.move(self._concatenate, final_key, tuple(source_keys))
+
+    def _concatenate(self, stop: Stop, final_key: str, source_keys: Sequence[str]) -> StoredObject:
+        with self._translated(final_key), self._draft() as draft:
+            draft.open()
+            for key in source_keys:
+                source, _ = self._open(key, None)
+                with source:
+                    while piece := source.read(PIECE_BYTES):
+                        stop.check()
+                        draft.write(piece)
+            return self._publish(draft, final_key, if_absent=False)
+
+    def _part_file(self, upload_name: str) -> PartFile:
+        return PartFile(self._streams / f"{key_segment(upload_name, fallback='upload')}{_SUFFIX}", fsync=self._fsync)
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        return await self._threads.run(self._translating(function, None))
+
+    def _translating(self, function: Callable[[], T], key: str | None) -> Callable[[], T]:
+        def run() -> T:
+            with self._translated(key):
+                return function()
+
+        return run

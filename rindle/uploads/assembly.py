@@ -13,7 +13,7 @@ from rindle.capabilities import unsupported
 from rindle.db import streams as rows
 from rindle.db.models import MediaUploadSession
 from rindle.db.streams import CONCATENATED, FINAL, TUS, Stream, source_ids, state_of
-from rindle.errors import CapabilityUnsupported, StorageNotFound, TusTailMissing
+from rindle.errors import CapabilityUnsupported, InvalidMultipartParts, RindleError, StorageNotFound, TusTailMissing
 from rindle.protocols import Concatenation, PartStream
 from rindle.services import Services
 from rindle.states import SessionState
@@ -50,7 +50,7 @@ async def assemble(services: Services, session_id: str) -> None:
         else:
             storage = stream_storage(services, found)
             await storage.complete_part_stream(found.session.upload_key, found.session.id, state_of(found.session))
-    except (StorageNotFound, TusTailMissing) as error:
+    except (StorageNotFound, TusTailMissing, InvalidMultipartParts) as error:
         await services.database.write(_fail, services, session_id, error)
         return
     await sessions.verify(services, found.upload)
@@ -73,7 +73,7 @@ async def _join(services: Services, final: Stream) -> None:
     await services.database.write(rows.note_joined, final.session.id)
 
 
-def _fail(session: Session, services: Services, session_id: str, error: StorageNotFound | TusTailMissing) -> None:
+def _fail(session: Session, services: Services, session_id: str, error: RindleError) -> None:
     rows.fail_stream(session, session_id, code=error.code, reason=error.message)
 
 

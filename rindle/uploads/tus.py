@@ -71,6 +71,20 @@ class IncomingBody(Protocol):
         """Yield nothing more; a read that waits ends at once."""
 
 
+class _NoBody:
+    """The body of a request that brings no bytes."""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for piece in ():
+            yield piece
+
+    def limit_to(self, max_bytes: int) -> None:
+        """Nothing is over any limit."""
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
 @dataclass(frozen=True, slots=True)
 class TusUpload:
     """A new upload and where its bytes are sent.
@@ -317,9 +331,13 @@ class TusUploads:
         """
         upload = stream.session
         is_held = upload.lock_owner is not None and (upload.lock_expires_at or utc_now()) > utc_now()
-        if not is_held or upload.state not in OPEN:
-            return stream
-        return await self._leases.make_free(upload.id)
+        if is_held and upload.state in OPEN:
+            stream = await self._leases.make_free(upload.id)
+            upload = stream.session
+        if upload.state in OPEN and upload.upload_length == upload.last_known_offset:
+            # A process ended between the last byte and the end of its request; the client has nothing more to send.
+            stream = await self.append(stream, _NoBody(), offset=upload.last_known_offset)
+        return stream
 
     async def append(
         self, stream: Stream, body: IncomingBody, *, offset: int, declared_length: int | None = None

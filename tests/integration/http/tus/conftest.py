@@ -2,69 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
 
 from rindle import MediaUploadSession, Profile, Rindle
-from rindle.db.streams import find_stream
 from rindle.http.tus import SameActor, tus_router
 from rindle.protocols import Storage
-from rindle.security.upload_token import read_upload
 from rindle.uploads import assembly
 from tests.gallery import opened
 from tests.integration.http.site import CLOSED_PORT
+from tests.tus import SECRET, TusClient
 
-SECRET = "a secret of the tests, long enough to sign with"
-BYTES = "application/offset+octet-stream"
 MAX_BYTES = 1 << 20
 
 
-def encoded(**pairs: str | bytes) -> str:
-    values = {key: value.encode() if isinstance(value, str) else value for key, value in pairs.items()}
-    return ",".join(f"{key} {base64.b64encode(value).decode()}" for key, value in values.items())
-
-
-class Mount:
+class Mount(TusClient):
     """The mount at ``/files`` and a client without a server."""
 
     def __init__(self, rindle: Rindle, client: httpx.AsyncClient, media: Path) -> None:
-        self.rindle, self.client, self.media = rindle, client, media
-
-    async def call(self, method: str, url: str = "/files/", content: Any = None, **headers: str) -> httpx.Response:
-        """Send a request; underscores in the names of headers stand for hyphens."""
-        named = {name.replace("_", "-"): value for name, value in {"tus_resumable": "1.0.0", **headers}.items()}
-        sent = {name: value for name, value in named.items() if value}
-        return await self.client.request(method, url, headers=sent, content=content)
-
-    async def create(self, length: int | None = 10, content: Any = None, **headers: str) -> str:
-        """Create an upload and return its URL."""
-        sized = {"upload_defer_length": "1"} if length is None else {"upload_length": str(length)}
-        typed = {} if content is None else {"content_type": BYTES}
-        answer = await self.call("POST", "/files/", content, **sized, **typed, **headers)
-        assert answer.status_code == 201, answer.text
-        return answer.headers["location"]
-
-    async def patch(self, url: str, offset: int, content: Any, **headers: str) -> httpx.Response:
-        return await self.call(
-            "PATCH", url, content, **{"upload_offset": str(offset), "content_type": BYTES, **headers}
-        )
-
-    async def offset(self, url: str) -> int:
-        answer = await self.call("HEAD", url)
-        assert answer.status_code == 204
-        return int(answer.headers["upload-offset"])
-
-    async def row(self, url: str) -> MediaUploadSession:
-        session_id = read_upload(url.rpartition("/")[2], [SECRET]).session_id
-        found = await self.rindle.database.read(find_stream, session_id)
-        assert found is not None
-        return found.session
+        super().__init__(rindle, client)
+        self.media = media
 
     async def assembled(self, url: str) -> MediaUploadSession:
         """Do what the workflow does when all bytes have arrived."""

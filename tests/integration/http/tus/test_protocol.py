@@ -11,7 +11,8 @@ import pytest
 
 from rindle.errors import UploadRejected
 from rindle.http.tus import TUS_ALLOW_HEADERS, TUS_EXPOSE_HEADERS
-from tests.integration.http.tus.conftest import BYTES, MAX_BYTES, Mount, encoded
+from tests.integration.http.tus.conftest import MAX_BYTES, Mount
+from tests.tus import BYTES, encoded
 
 
 def checksum(content: bytes, algorithm: str = "sha1") -> str:
