@@ -315,7 +315,7 @@ class Rindle(MultipartCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
             TusError: ``tus_size_exceeded``.
             CapabilityUnsupported: the profile's storage takes no such uploads.
             UnknownProfile: the profile is not registered.
-            InvalidArgument: ``length`` is not a whole number of bytes.
+            InvalidArgument: ``length`` is not a whole number of bytes, or a text cannot be stored.
 
         Example:
             upload = await rindle.initiate_tus_upload("avatar", length=48_213, path="/files", filename="me.jpg")

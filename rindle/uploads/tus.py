@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
+from rindle.arguments import check_text
 from rindle.capabilities import require_upload, unsupported
 from rindle.db import streams as rows
 from rindle.db import uploads as upload_rows
@@ -570,6 +571,7 @@ async def initiate_tus_upload(
     """Open a tus upload from server code; see ``Rindle.initiate_tus_upload``."""
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 0):
         raise InvalidArgument("length must be a whole number of bytes, 0 or more", detail={"option": "length"})
+    check_text("path", path)
     uploads = TusUploads(services, profile, secrets=secrets)
     made = (await uploads.create(request, length=length)).session
     return TusUpload(made, f"{path.rstrip('/')}/{uploads.token_of(made.id, made.actor)}", made.expires_at)

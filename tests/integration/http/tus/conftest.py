@@ -23,9 +23,9 @@ MAX_BYTES = 1 << 20
 class Mount(TusClient):
     """The mount at ``/files`` and a client without a server."""
 
-    def __init__(self, rindle: Rindle, client: httpx.AsyncClient, media: Path) -> None:
+    def __init__(self, rindle: Rindle, client: httpx.AsyncClient, app: FastAPI, media: Path) -> None:
         super().__init__(rindle, client)
-        self.media = media
+        self.app, self.media = app, media
 
     async def assembled(self, url: str) -> MediaUploadSession:
         """Do what the workflow does when all bytes have arrived."""
@@ -64,7 +64,7 @@ async def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         app.mount("/files", plain)
         app.mount("/avatars", avatar)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://files.test") as client:
-            yield Mount(gallery.rindle, client, tmp_path / "objects")
+            yield Mount(gallery.rindle, client, app, tmp_path / "objects")
 
 
 def make_profiles(store: Storage) -> list[type[Profile]]:
