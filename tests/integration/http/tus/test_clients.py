@@ -1,0 +1,215 @@
+"""A client that many use sends a file over a line that breaks, to two web processes, and a worker makes the asset."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from tusclient.client import TusClient
+from tusclient.uploader import Uploader
+
+from tests.patience import PATIENCE_SECONDS, until
+from tests.servers import free_port
+from tests.servers.cutting import CuttingProxy
+from tests.servers.minio import MinioServer
+from tests.servers.temporal import TemporalServer
+from tests.stage import REPOSITORY, Stage, staged, status_of
+from tests.tus import BYTES, encoded, session_of
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture that cannot be compressed: over two parts of 8 MiB."""
+    path = tmp_path_factory.mktemp("picture") / "noise.png"
+    Image.frombytes("RGB", (2600, 2400), os.urandom(2600 * 2400 * 3)).save(path, compress_level=0)
+    return path
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.external)])
+async def tus_stage(
+    request: pytest.FixtureRequest, tmp_path: Path, temporal_server: TemporalServer
+) -> AsyncIterator[Stage]:
+    environment = {}
+    if request.param == "s3":
+        server: MinioServer = request.getfixturevalue("minio")
+        environment = {
+            "APP_STORAGE": "s3",
+            "APP_BUCKET": server.new_bucket(),
+            "APP_ENDPOINT": server.endpoint_url,
+            "APP_ACCESS_KEY": server.access_key,
+            "APP_SECRET_KEY": server.secret_key,
+        }
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, temporal_server.target, environment) as ready:
+        yield ready
+
+
+class WebProcess:
+    """A web process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process, self.port = process, port
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+    def resident_bytes(self) -> int:
+        """Return the most memory that the process has used so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+
+
+@asynccontextmanager
+async def web_process(stage: Stage) -> AsyncIterator[WebProcess]:
+    port = free_port()
+    with (stage.home / f"web-{port}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "uvicorn", "tests.tus_site:app", "--port", str(port), "--no-access-log"),
+            cwd=REPOSITORY,
+            env={**os.environ, **stage.environment},
+            stdout=log,
+            stderr=log,
+        )
+    web = WebProcess(process, port)
+    try:
+
+        async def serves() -> bool:
+            assert process.returncode is None
+            return await status_of(f"http://127.0.0.1:{port}/") == httpx.codes.OK
+
+        await until(serves, what="the web process to serve")
+        yield web
+    finally:
+        await web.kill()
+
+
+def uploader_of(port: int, path: Path, chunk_size: int) -> Uploader:
+    """Return a client that tries again whatever happens; its metadata names the file."""
+    client = TusClient(f"http://127.0.0.1:{port}/files/")
+    uploader: Uploader = client.uploader(
+        str(path), chunk_size=chunk_size, retries=400, retry_delay=0.2, metadata={"filename": path.name}
+    )
+    return uploader
+
+
+async def digest_of(stage: Stage, url: str) -> str:
+    """Wait until an upload has become a ready asset; returns the SHA-256 of its object."""
+
+    async def completed() -> bool:
+        return (await stage.session(session_of(url))).state == "completed"
+
+    await until(completed, what="the upload to be verified")
+    session = await stage.session(session_of(url))
+    assert (await stage.settled(str(session.asset_id))).state == "ready"
+    found = await stage.storage.download(session.upload_key, stage.home / "downloaded")
+    return hashlib.sha256(await asyncio.to_thread(found.read_bytes)).hexdigest()
+
+
+async def everything_else_is_gone(stage: Stage, url: str) -> bool:
+    """Whether the store has the object and nothing else of the upload."""
+    session = await stage.session(session_of(url))
+    files = [path for path in (stage.home / "media" / ".rindle" / "tus").rglob("*") if path.is_file()]
+    storage = stage.storage
+    unfinished = await storage.list_multipart_uploads(session.upload_key) if hasattr(storage, "list_parts") else []
+    tails = [key for key in await stage.keys() if key.startswith(".rindle/")]
+    return not (files or unfinished or tails)
+
+
+@pytest.mark.parametrize("chunk_size", [sys.maxsize, 3 * MIB], ids=["whole", "in pieces"])
+async def test_tuspy_sends_a_file_over_a_line_that_breaks(tus_stage: Stage, picture: Path, chunk_size: int) -> None:
+    async with AsyncExitStack() as stack:
+        webs = [await stack.enter_async_context(web_process(tus_stage)) for _ in range(2)]
+        proxy = await stack.enter_async_context(CuttingProxy([web.port for web in webs], fewest=1 * MIB, most=4 * MIB))
+        uploader = uploader_of(proxy.port, picture, min(chunk_size, picture.stat().st_size))
+
+        await asyncio.to_thread(uploader.upload)
+
+        assert proxy.cuts > 0
+        assert uploader.offset == picture.stat().st_size
+    await tus_stage.member()
+    assert await digest_of(tus_stage, str(uploader.url)) == hashlib.sha256(picture.read_bytes()).hexdigest()
+    assert await everything_else_is_gone(tus_stage, str(uploader.url))
+
+
+async def test_an_upload_outlives_the_process_that_receives_it(tus_stage: Stage, picture: Path) -> None:
+    body = picture.read_bytes()
+    async with AsyncExitStack() as stack:
+        first, second = [await stack.enter_async_context(web_process(tus_stage)) for _ in range(2)]
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False))
+        made = await client.post(
+            f"http://127.0.0.1:{first.port}/files/",
+            headers={
+                "Tus-Resumable": "1.0.0",
+                "Upload-Length": str(len(body)),
+                "Upload-Metadata": encoded(filename="noise.png"),
+            },
+        )
+        path = made.headers["location"]
+
+        async def half() -> AsyncIterator[bytes]:
+            for start in range(0, len(body) // 2, MIB):
+                yield body[start : start + MIB]
+            await first.kill()
+
+        with pytest.raises(httpx.TransportError):
+            await client.patch(
+                f"http://127.0.0.1:{first.port}{path}",
+                headers={"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": BYTES},
+                content=half(),
+            )
+        uploader = uploader_of(second.port, picture, len(body))
+        uploader.set_url(f"http://127.0.0.1:{second.port}{path}")
+
+        async def is_free() -> bool:  # the lease of the killed process has to end
+            answer = await client.head(str(uploader.url), headers={"Tus-Resumable": "1.0.0"})
+            return answer.status_code == httpx.codes.NO_CONTENT
+
+        await until(is_free, what="the second process to take the upload over")
+        uploader.offset = uploader.get_offset()
+        await asyncio.to_thread(uploader.upload)
+    await tus_stage.member()
+
+    assert await digest_of(tus_stage, path) == hashlib.sha256(body).hexdigest()
+    assert await everything_else_is_gone(tus_stage, path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
+async def test_memory_does_not_grow_with_the_file(tus_stage: Stage, tmp_path: Path) -> None:
+    size, piece = 160 * MIB, os.urandom(MIB)
+    async with web_process(tus_stage) as web, httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False) as client:
+
+        async def body(pieces: int) -> AsyncIterator[bytes]:
+            for _ in range(pieces):
+                yield piece
+
+        async def send(pieces: int) -> None:
+            made = await client.post(
+                f"http://127.0.0.1:{web.port}/files/",
+                headers={"Tus-Resumable": "1.0.0", "Upload-Length": str(size)},
+            )
+            answer = await client.patch(
+                f"http://127.0.0.1:{web.port}{made.headers['location']}",
+                headers={"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": BYTES},
+                content=body(pieces),
+            )
+            assert int(answer.headers["upload-offset"]) == pieces * MIB
+
+        await send(9)  # everything is loaded, and a part was sent
+        before = web.resident_bytes()
+        await send(150)
+
+        assert web.resident_bytes() - before < 24 * MIB
