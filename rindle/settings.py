@@ -50,7 +50,8 @@ class Settings(BaseSettings):
     purge_delay_seconds: float = Field(default=0, ge=0)
     #: How long ``erase_owner`` waits for its report before it raises ``erasure_pending``.
     erasure_report_seconds: float = Field(default=20, gt=0)
-    #: Pause after which an erasure starts purges again that have not ended; usually the last purge wakes it earlier.
+    #: Pause after which an erasure starts purges again that have not ended, unless some ended meanwhile. Usually the
+    #: last purge wakes it earlier.
     erasure_check_seconds: float = Field(default=3_600, gt=0)
     #: Owners that one batch erasure accepts.
     max_batch_erasure_owners: int = Field(default=100, ge=1)

@@ -11,18 +11,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rindle.db import uploads as upload_rows
-from rindle.db.erasures import PENDING
+from rindle.db.erasures import waiting_operations
 from rindle.db.ids import AssetOrId, SessionOrId, id_of
 from rindle.db.models import (
     MediaAsset,
     MediaAttachment,
-    MediaErasureAsset,
     MediaOutbox,
     MediaUploadSession,
     MediaVariant,
     is_id,
     utc_now,
 )
+from rindle.db.outbox import is_unsent
 from rindle.db.variants import group_of
 from rindle.errors import NotFound
 from rindle.operations import findings, runs, schema
@@ -213,15 +213,10 @@ def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
         ids.purge_id(asset.id, prefix=prefix),
     )
     waiting = session.scalars(
-        select(MediaOutbox)
-        .where(MediaOutbox.workflow_id.in_(runs), MediaOutbox.state != OutboxState.DISPATCHED)
-        .order_by(MediaOutbox.id)
+        select(MediaOutbox).where(MediaOutbox.workflow_id.in_(runs), is_unsent()).order_by(MediaOutbox.id)
     ).all()
     drifted = session.scalar(select(MediaAsset.id).where(MediaAsset.id == asset.id, findings.is_drifted()))
-    pending = select(MediaErasureAsset.erasure_id).where(
-        MediaErasureAsset.asset_id == asset.id, MediaErasureAsset.outcome == PENDING
-    )
-    erasures = session.scalars(pending.order_by(MediaErasureAsset.erasure_id)).all()
+    erasures = waiting_operations(session, asset.id)
     return _Rows(asset, sessions, variants, len(attached), waiting, runs, drifted is not None, erasures)
 
 

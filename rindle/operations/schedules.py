@@ -41,12 +41,13 @@ from rindle.operations.maintenance.abort_incomplete_uploads import AbortIncomple
 from rindle.operations.maintenance.cleanup_orphans import CleanupOrphans
 from rindle.operations.maintenance.purge_retry import PurgeRetry
 from rindle.operations.maintenance.retention import Retention
-from rindle.operations.maintenance.runs import is_unmapped, order_of, start_options
+from rindle.operations.maintenance.runs import order_of, start_options
 from rindle.operations.maintenance.sweep import Sweep, for_each
 from rindle.operations.maintenance.verify_storage import VerifyStorage
 from rindle.operations.reports import Report
 from rindle.services import Services
 from rindle.settings import Settings
+from rindle.temporal_client import is_unmapped
 from rindle.workflows import ids
 
 log = logging.getLogger(__name__)

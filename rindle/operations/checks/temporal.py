@@ -1,4 +1,4 @@
-"""Checks of Temporal: server and namespace, polling workers, schedules, search attributes."""
+"""Checks of Temporal: server, polling workers, schedules, search attributes; versions in ``worker_versions``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from rindle.errors import TemporalUnavailable
 from rindle.operations.checks.report import Planned, Result, Subject, version_of
+from rindle.operations.checks.worker_versions import worker_versions
 from rindle.operations.remedies import REMEDIES
 from rindle.operations.runs import describe_queue, needed_queues
 from rindle.operations.schedules import ScheduleFacts, list_schedules
@@ -26,12 +27,13 @@ _FIX = "start the server (rindle dev, docker compose) or check TEMPORAL_ADDRESS 
 
 def planned(subject: Subject, *, workers: bool) -> list[Planned]:
     """Return the checks of Temporal; ``workers`` requires polling workers."""
-    pollers = _temporal_pollers if workers else _no_workers
+    pollers, versions = (_temporal_pollers, worker_versions) if workers else (_no_workers, _no_workers)
     return [
         Planned("temporal.reachable", "temporal", _temporal_reachable, leaves_process=True, fix=_FIX),
         Planned("temporal.pollers", "temporal", pollers, leaves_process=True, patience=2, fix=_FIX),
         Planned("temporal.schedules", "temporal", _schedules, leaves_process=True, patience=2, fix=_FIX),
         Planned("temporal.search_attributes", "temporal", _search_attributes, leaves_process=True, fix=_FIX),
+        Planned("temporal.worker_versions", "temporal", versions, leaves_process=True, patience=2, fix=_FIX),
     ]
 
 

@@ -123,6 +123,7 @@ async def test_everything_is_green_with_a_worker_and_migrated_tables(stage: Stag
             "temporal.schedules",
         ),
         "temporal.search_attributes",
+        "temporal.worker_versions",
     } == {check.id for check in report.checks}
 
 
@@ -231,6 +232,7 @@ async def test_without_a_worker_the_queues_have_no_pollers(lite_stage: Stage) ->
             "queues": [
                 *(f"{lite_stage.prefix} (activity)", f"{lite_stage.prefix} (workflow)"),
                 f"{lite_stage.prefix}-av (activity)",
+                *(f"{lite_stage.prefix}-maintenance ({kind})" for kind in ("activity", "workflow")),
             ]
         },
     )
@@ -293,6 +295,7 @@ async def test_with_temporal_away_only_its_rows_are_red(tmp_path: Path) -> None:
         "temporal.reachable",
         "temporal.schedules",
         "temporal.search_attributes",
+        "temporal.worker_versions",
     }
 
 
