@@ -15,6 +15,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -56,13 +57,14 @@ class _Part:
     """One program, how to run it, and its current process."""
 
     name: str
-    argv: list[str]
+    argv: Callable[[], Sequence[str]]
     env: dict[str, str] = field(repr=False)  # holds the secret
     ready: Callable[[], bool] | None
     healthy: Callable[[], bool] | None
     stop_signal: signal.Signals
     stop_seconds: float
     hopeless_status: int | None = None
+    listening: socket.socket | None = None
     process: subprocess.Popen[bytes] | None = None
     started: str | None = None
     born: float = 0.0
@@ -135,7 +137,7 @@ class Supervisor:
     def start_part(
         self,
         name: str,
-        argv: Sequence[str],
+        argv: Sequence[str] | Callable[[], Sequence[str]],
         env: Mapping[str, str] | None = None,
         *,
         ready: Callable[[], bool] | None = None,
@@ -143,12 +145,13 @@ class Supervisor:
         stop_signal: signal.Signals = signal.SIGTERM,
         stop_seconds: float = STOP_SECONDS,
         hopeless_status: int | None = None,
+        listening: socket.socket | None = None,
     ) -> None:
         """Start a program and keep it running.
 
         Args:
             name: for :meth:`kill_part`, :meth:`wait_ready` and the reports.
-            argv: the program and its arguments.
+            argv: the program and its arguments, or a function that returns them for each start.
             env: variables in addition to those of this process.
             ready: returns whether the part works, including the parts it depends on; without it every running part is
                 ready. Only :meth:`wait_ready` calls it.
@@ -158,16 +161,19 @@ class Supervisor:
                 unhealthy. Without it a running part is never restarted.
             stop_signal: signal that stops it; SIGKILL follows after ``stop_seconds``.
             hopeless_status: exit status with which the first start has failed at once: a repetition would end alike.
+            listening: a socket that every process of the part inherits, under the same file descriptor. It stays open
+                while the part is restarted and is closed by :meth:`stop`.
         """
         part = _Part(
             name,
-            list(argv),
+            argv if callable(argv) else lambda: argv,
             {**os.environ, **(env or {})},
             ready,
             healthy,
             stop_signal,
             stop_seconds,
             hopeless_status,
+            listening,
         )
         with self._guard:
             self._parts[name] = part
@@ -236,6 +242,8 @@ class Supervisor:
         with self._guard:
             for part in reversed([*self._parts.values()]):
                 self._stop_part(part)
+                if part.listening is not None:
+                    part.listening.close()
             self._parts.clear()
             if self._lock >= 0:
                 (self.home / "supervisor.json").unlink(missing_ok=True)
@@ -257,8 +265,9 @@ class Supervisor:
     def _spawn(self, part: _Part) -> None:
         output = sys.stderr.fileno() if self._output is None else self._output
         part.process = subprocess.Popen(  # noqa: S603 - the caller's own program
-            part.argv,
+            part.argv(),
             env=part.env,
+            pass_fds=() if part.listening is None else (part.listening.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

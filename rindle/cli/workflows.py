@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from rindle.cli.application import application_option, format_option, run
-from rindle.cli.terminal import print_json, print_line
+from rindle.cli.terminal import print_json, print_line, runs_link
 from rindle.operations.list_filters import STATES, ListFilter, list_filters
 
 if TYPE_CHECKING:
@@ -49,5 +49,4 @@ def _uses(one: ListFilter, namespace: str, ui: str | None) -> dict[str, str]:
     command = f'temporal workflow list --namespace {namespace} --query "{one.query}"'
     if not ui:
         return {"command": command}
-    place = f"{ui.rstrip('/')}/namespaces/{quote(namespace, safe='')}"
-    return {"command": command, "link": f"{place}/workflows?query={quote(one.query, safe='')}"}
+    return {"command": command, "link": f"{runs_link(ui, namespace)}?query={quote(one.query, safe='')}"}

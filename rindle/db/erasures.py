@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
-from sqlalchemy import CursorResult, Dialect, Row, delete, func, insert, inspect, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import CursorResult, Dialect, Row, Select, delete, func, insert, inspect, select, update
+from sqlalchemy.orm import Session, aliased
 
 from rindle.db.events import record_event, record_events
 from rindle.db.models import MediaAsset, MediaAttachment, MediaErasure, MediaErasureAsset, utc_now
@@ -30,8 +30,8 @@ _LOCK_ROUNDS = 5
 
 PENDING, PURGED, ATTACHED_AGAIN, GONE = "pending", "purged", "attached_again", "gone"
 
-#: ``(attachment id, asset id, slot)`` of an owner.
-Owned = Row[tuple[str, str, str]]
+#: An attachment of an owner: id, asset, slot; profile and state of the asset, and its attachments of all owners.
+Owned = Row[str, str, str, str, str, int]
 
 
 #: Engines, by their dialect object, whose database has the tables of erasures.
@@ -100,7 +100,7 @@ def plan(session: Session, ref: OwnerRef, *, removed: Mapping[str, int] | None =
     Args:
         removed: attachments per asset that earlier owners of the same batch will have removed by then.
     """
-    return _plan(session, session.execute(_owned(ref)).all(), removed or {})
+    return _plan(session.execute(_owned(ref)).all(), removed or {})
 
 
 def locked_plan(session: Session, ref: OwnerRef) -> Plan:
@@ -121,35 +121,40 @@ def locked_plan(session: Session, ref: OwnerRef) -> Plan:
                 select(MediaAsset.id).where(MediaAsset.id.in_(chunk)).order_by(MediaAsset.id).with_for_update()
             ).all()
         locked.update(missing)
-        found = session.execute(_owned(ref).with_for_update()).all()
+        found = session.execute(_owned(ref).with_for_update(of=MediaAttachment)).all()
         if {row.asset_id for row in found} <= locked:
-            return _plan(session, found, {})
+            return _plan(found, {})
     raise StateConflict("the attachments of the owner change all the time; repeat the call")
 
 
-def _owned(ref: OwnerRef) -> Any:
+def _owned(ref: OwnerRef) -> Select[Any]:
+    """Return the query of the owner's attachments, each with facts of its asset: one statement for all of them."""
+    of_asset = aliased(MediaAttachment)
+    in_use = select(func.count()).where(of_asset.asset_id == MediaAttachment.asset_id).scalar_subquery()
     return (
-        select(MediaAttachment.id, MediaAttachment.asset_id, MediaAttachment.slot)
+        select(
+            MediaAttachment.id,
+            MediaAttachment.asset_id,
+            MediaAttachment.slot,
+            MediaAsset.profile,
+            MediaAsset.state,
+            in_use.label("in_use"),
+        )
+        .join(MediaAsset, MediaAsset.id == MediaAttachment.asset_id)
         .where(MediaAttachment.owner_type == ref.type, MediaAttachment.owner_id == ref.id)
         .order_by(MediaAttachment.slot, MediaAttachment.asset_id, MediaAttachment.id)
     )
 
 
-def _plan(session: Session, found: Sequence[Owned], removed: Mapping[str, int]) -> Plan:
+def _plan(found: Sequence[Owned], removed: Mapping[str, int]) -> Plan:
     own = Counter(row.asset_id for row in found)
-    profiles: dict[str, str] = {}
-    survivors: dict[str, int] = {}
-    deleted: set[str] = set()
-    for chunk in chunks(sorted(own)):
-        assets = select(MediaAsset.id, MediaAsset.profile, MediaAsset.state).where(MediaAsset.id.in_(chunk))
-        for asset_id, profile, state in session.execute(assets.order_by(MediaAsset.id)):
-            profiles[asset_id] = profile
-            if state == AssetState.DELETED:
-                deleted.add(asset_id)
-        counted = select(MediaAttachment.asset_id, func.count()).where(MediaAttachment.asset_id.in_(chunk))
-        for asset_id, total in session.execute(counted.group_by(MediaAttachment.asset_id)):
-            survivors[asset_id] = max(0, total - own[asset_id] - removed.get(asset_id, 0))
-    return Plan(found, profiles, survivors, frozenset(deleted))
+    assets = {row.asset_id: row for row in found}
+    return Plan(
+        found,
+        {asset_id: assets[asset_id].profile for asset_id in sorted(assets)},
+        {asset_id: max(0, row.in_use - own[asset_id] - removed.get(asset_id, 0)) for asset_id, row in assets.items()},
+        frozenset(asset_id for asset_id, row in assets.items() if row.state == AssetState.DELETED),
+    )
 
 
 def remove_attachments(session: Session, found: Plan, *, actor: str | None) -> None:
@@ -307,14 +312,14 @@ class PendingAsset:
     is_attached: bool
 
 
-def pending_page(session: Session, operation_id: str, after: str, limit: int = CHUNK) -> list[PendingAsset]:
-    """Return assets of an operation whose purge has not ended, by id after ``after``."""
+def pending_page(session: Session, operation_id: str, after: str) -> list[PendingAsset]:
+    """Return up to :data:`CHUNK` assets of an operation whose purge has not ended, by id after ``after``."""
     statement = select(MediaErasureAsset.asset_id, MediaErasureAsset.profile).where(
         MediaErasureAsset.erasure_id == operation_id, MediaErasureAsset.outcome == PENDING
     )
     if after:
         statement = statement.where(MediaErasureAsset.asset_id > after)
-    page = session.execute(statement.order_by(MediaErasureAsset.asset_id).limit(limit)).all()
+    page = session.execute(statement.order_by(MediaErasureAsset.asset_id).limit(CHUNK)).all()
     asset_ids = [row.asset_id for row in page]
     present = select(MediaAsset.id, MediaAsset.state).where(MediaAsset.id.in_(asset_ids))
     states = {row.id: row.state for row in session.execute(present)}
@@ -335,6 +340,12 @@ def pending_page(session: Session, operation_id: str, after: str, limit: int = C
 def pending_count(session: Session, operation_id: str) -> int:
     """Return how many purges of an operation have not ended; 0 for an unknown one."""
     return session.scalar(select(MediaErasure.pending).where(MediaErasure.id == operation_id)) or 0
+
+
+def has_changed(session: Session, operation_id: str, since: datetime) -> bool:
+    """Whether the row of an operation was written after ``since``: each purge that ends writes it."""
+    changed = select(MediaErasure.id).where(MediaErasure.id == operation_id, MediaErasure.updated_at > since)
+    return session.scalar(changed) is not None
 
 
 def complete(session: Session, operation_id: str) -> bool:

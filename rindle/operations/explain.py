@@ -22,6 +22,7 @@ from rindle.db.models import (
     is_id,
     utc_now,
 )
+from rindle.db.outbox import is_unsent
 from rindle.db.variants import group_of
 from rindle.errors import NotFound
 from rindle.operations import findings, runs, schema
@@ -212,9 +213,7 @@ def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
         ids.purge_id(asset.id, prefix=prefix),
     )
     waiting = session.scalars(
-        select(MediaOutbox)
-        .where(MediaOutbox.workflow_id.in_(runs), MediaOutbox.state != OutboxState.DISPATCHED)
-        .order_by(MediaOutbox.id)
+        select(MediaOutbox).where(MediaOutbox.workflow_id.in_(runs), is_unsent()).order_by(MediaOutbox.id)
     ).all()
     drifted = session.scalar(select(MediaAsset.id).where(MediaAsset.id == asset.id, findings.is_drifted()))
     erasures = waiting_operations(session, asset.id)

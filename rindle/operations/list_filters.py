@@ -26,6 +26,8 @@ from rindle.workflows import ids
 STATES = ("open", "stuck", "failed", "unusual")
 #: How far back ended runs are listed.
 ENDED_WITHIN = timedelta(days=7)
+#: Seconds after which a sweep counts as stuck: its schedule is due again.
+SWEEP_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,13 @@ def _filters(settings: Settings, now: datetime) -> Iterator[tuple[str, str, str,
             PURGE_SECONDS,
             "erasures that wait for purges for an hour",
         ),
+        (
+            "stuck-sweeps",
+            messages.MAINTENANCE_WORKFLOW,
+            "maintenance",
+            SWEEP_SECONDS,
+            "maintenance sweeps that have taken a day",
+        ),
     ):
         before = iso_instant(now - timedelta(seconds=seconds))
         of_kind = f"WorkflowType = '{workflow_type}' AND WorkflowId STARTS_WITH '{prefix}-{kind}:'"
@@ -139,6 +148,7 @@ _TYPES = (
     messages.VARIANT_WORKFLOW,
     messages.PURGE_WORKFLOW,
     messages.OWNER_ERASURE_WORKFLOW,
+    messages.MAINTENANCE_WORKFLOW,
 )
 
 
