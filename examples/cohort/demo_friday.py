@@ -40,6 +40,7 @@ from rindle.cli.dev import Stack
 from rindle.cli.supervisor import Supervisor
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
 from rindle.states import AssetState
+from rindle.workflows import ids
 
 #: Seconds that finding and repairing one thing may take.
 REPAIR_SECONDS = 120.0
@@ -47,8 +48,24 @@ REPAIR_SECONDS = 120.0
 COMMAND_LOOK_SECONDS = 2.0
 #: What a monitor looks for that pages somebody and opens tickets; the video cancelled before is no fault.
 CLASSES = "alert,failed_work,probe_drift,recipe_drift,run_without_rows"
-#: How old everything is made that is broken by SQL: beyond the patience of every finding.
-LONG_AGO = "datetime('now', '-3 hours')"
+#: What is broken by SQL; three hours are beyond the patience of every finding.
+PARKS = """UPDATE media_outbox SET state = 'parked', last_error = 'INVALID_ARGUMENT: by hand',
+    inserted_at = datetime('now', '-3 hours'), updated_at = datetime('now', '-3 hours')
+    WHERE workflow_id = :workflow"""
+DROPS_AN_INDEX = "DROP INDEX ix_media_variants_output_kind"
+FAILS = """UPDATE media_variants SET state = 'failed', error_code = 'process_timeout',
+    updated_at = datetime('now', '-3 hours') WHERE asset_id = :asset AND name = 'card'"""
+LOSES_A_BUILD = """UPDATE media_variants SET state = 'processing',
+    updated_at = datetime('now', '-3 hours') WHERE asset_id = :asset AND name = 'card'"""
+GOES_BACK = """UPDATE media_assets SET state = 'validating',
+    updated_at = datetime('now', '-3 hours') WHERE id = :asset"""
+LOSES_ITS_SIZE = "UPDATE media_assets SET width = NULL, height = NULL WHERE id = :asset"
+CHANGES_THE_RECIPE = """UPDATE media_variants SET recipe_digest = hex(zeroblob(32))
+    WHERE asset_id = :asset AND name = 'card'"""
+DELETES = """UPDATE media_assets SET state = 'deleted',
+    updated_at = datetime('now', '-3 hours') WHERE id = :asset"""
+ENDS_THE_TICKET = """UPDATE media_upload_sessions SET url_expires_at = datetime('now', '-3 hours')
+    WHERE asset_id = :asset"""
 #: What ``explain`` says of an asset that needs nothing.
 SOUND = "no problem found"
 #: The member's course.
@@ -105,7 +122,7 @@ class Terminal:
         """
         environment = {**os.environ, **self.environment}
         try:
-            return subprocess.run(  # noqa: S603
+            return subprocess.run(
                 shlex.split(command), env=environment, capture_output=True, text=True, timeout=REPAIR_SECONDS
             )
         except subprocess.TimeoutExpired:
@@ -146,17 +163,18 @@ class Operator:
         self.checks = checks
         self.friday = friday
 
-    def sql(self, statement: str, **ids: str) -> str:
+    def sql(self, statement: str, **values: str) -> str:
         """Change rows behind the library's back; returns the statement as it is shown."""
-        # SQLite stores ids without hyphens: the column's own type knows how.
-        parameters = [bindparam(name, value, type_=MediaAsset.id.type) for name, value in ids.items()]
+        # The column's own type knows how this database stores ids.
+        types = {"asset": MediaAsset.id.type}
+        parameters = [bindparam(name, value, type_=types.get(name)) for name, value in values.items()]
         with self.database.begin() as connection:
             changed = connection.execute(text(statement).bindparams(*parameters))
         if not changed.rowcount:
             raise CheckFailed(f"{statement} changes something")
-        for name, value in ids.items():
+        for name, value in values.items():
             statement = statement.replace(f":{name}", f"'…{value[-6:]}'")
-        return statement
+        return " ".join(statement.split())
 
     def findings(self) -> dict[str, dict[str, Any]]:
         """Return what ``runtime-status`` finds, by class."""
@@ -292,19 +310,15 @@ def lose_a_request(operator: Operator, asset_id: str) -> None:
     """Park the request to Temporal, as if it had been rejected."""
     with Session(operator.database) as session:
         upload = session.scalars(select(MediaUploadSession.id).where(MediaUploadSession.asset_id == asset_id)).one()
-    broken = operator.sql(
-        f"UPDATE media_outbox SET state = 'parked', last_error = 'INVALID_ARGUMENT: by hand', "
-        f"inserted_at = {LONG_AGO}, updated_at = {LONG_AGO} WHERE workflow_id LIKE '%{upload}'"
-    )
+    broken = operator.sql(PARKS, workflow=ids.upload_id(upload))
     operator.repair("A request to Temporal is stuck", broken, "outbox_parked", asset_id)
 
 
 def drop_an_index(operator: Operator) -> None:
     """Drop an index; ``doctor`` misses it."""
-    index = "ix_media_variants_output_kind"
     with operator.database.begin() as connection:
-        connection.execute(text(f"DROP INDEX {index}"))
-    title, broken = "An index is gone", f"DROP INDEX {index}"
+        connection.execute(text(DROPS_AN_INDEX))
+    title, broken = "An index is gone", DROPS_AN_INDEX
     operator.breaks(title, broken)
     began = time.monotonic()
 
@@ -352,45 +366,18 @@ def leave_a_directory(operator: Operator) -> None:
 
 def break_rows(operator: Operator, photo: str, lesson: str, old: str) -> None:
     """Break rows by SQL, one after the other, and repair each."""
-    aged = f"updated_at = {LONG_AGO}"
-    of_variant = "WHERE asset_id = :asset AND name = 'card'"
-    operator.repair(
-        "A variant failed",
-        operator.sql(
-            f"UPDATE media_variants SET state = 'failed', error_code = 'process_timeout', {aged} {of_variant}",
-            asset=photo,
-        ),
-        "failed_work",
-        photo,
-    )
-    operator.repair(
-        "A build was lost",
-        operator.sql(f"UPDATE media_variants SET state = 'processing', {aged} {of_variant}", asset=photo),
-        "orphan_suspect",
-        photo,
-    )
-    operator.repair(
-        "An upload stays in validation",
-        operator.sql(f"UPDATE media_assets SET state = 'validating', {aged} WHERE id = :asset", asset=photo),
-        "workflow_missing",
-        photo,
-    )
-    operator.repair_explained(
-        "A variant is of an older recipe",
-        operator.sql(f"UPDATE media_variants SET recipe_digest = '{'0' * 64}' {of_variant}", asset=photo).replace(
-            "0" * 64, "0…0"
-        ),
-        photo,
-    )
-    operator.repair(
-        "A video lost its size",
-        operator.sql(f"UPDATE media_assets SET width = NULL, height = NULL, {aged} WHERE id = :asset", asset=lesson),
-        "probe_drift",
-        lesson,
-    )
-    tombstone = operator.sql(f"UPDATE media_assets SET state = 'deleted', {aged} WHERE id = :asset", asset=old)
-    operator.sql(f"UPDATE media_upload_sessions SET url_expires_at = {LONG_AGO} WHERE asset_id = :asset", asset=old)
-    operator.repair("A deleted photo is still there", tombstone, "purge_stuck", old)
+    for title, statement, name, asset_id in (
+        ("A variant failed", FAILS, "failed_work", photo),
+        ("A build was lost", LOSES_A_BUILD, "orphan_suspect", photo),
+        ("An upload stays in validation", GOES_BACK, "workflow_missing", photo),
+        ("A video lost its size", LOSES_ITS_SIZE, "probe_drift", lesson),
+    ):
+        operator.repair(title, operator.sql(statement, asset=asset_id), name, asset_id)
+    broken = operator.sql(CHANGES_THE_RECIPE, asset=photo)
+    operator.repair_explained("A variant is of an older recipe", broken, photo)
+    broken = operator.sql(DELETES, asset=old)
+    operator.sql(ENDS_THE_TICKET, asset=old)
+    operator.repair("A deleted photo is still there", broken, "purge_stuck", old)
     operator.checks.that(not stored_files(old), "and its files are gone")
 
 
@@ -461,7 +448,7 @@ def keep_certificate(operator: Operator, owner: str, command: str) -> None:
     objects = [one for asset in found["assets"] for one in asset["objects"]]
     checks.that(
         found["status"] == "complete" and objects and all(one["absent_at"] for one in objects),
-        f"certificate of the {owner}: {len(objects)} objects deleted, and each one found absent by a request afterwards",
+        f"certificate of the {owner}: {len(objects)} objects deleted, each found absent by a request afterwards",
     )
     checks.that(
         not any((HOME / "media" / one["key"]).exists() for one in objects),
