@@ -1,9 +1,10 @@
 """``make demo``: a photo, three hostile files, a worker killed at work, a video and a video that is cancelled, all
-through the public API.
+through the public API. Then things are broken by SQL, rm and kill, and repaired by what the commands print, and a
+member is erased.
 
 Starts everything embedded (Temporal, worker, site, SQLite, local files), behaves like a member's browser over real
-HTTP, checks what comes back, and writes ``var/demo/report.html``. Ends with status 0, or with 1 and the check that
-failed.
+HTTP, checks what comes back, and writes ``var/demo/report.html`` with the certificates of the erasure beside it. Ends
+with status 0, or with 1 and the check that failed.
 """
 
 from __future__ import annotations
@@ -368,6 +369,7 @@ def write_report(
     environment.filters |= {
         "data_uri": data_uri,
         "place": shown,
+        "clock": lambda instant: instant[11:23],
         "since": lambda at: (at - timeline[0].at).total_seconds(),
     }
     page = environment.get_template("demo_report.html").render(
