@@ -49,8 +49,8 @@ def list_filters(
     """Return the filters for one state, or for all of them.
 
     Args:
-        state: ``all``, ``open``, ``stuck`` (open for longer than such a run usually takes), ``failed`` or ``unusual`` (ended
-            otherwise than usual, such as a quarantined upload).
+        state: ``all``, ``open``, ``stuck`` (open for longer than such a run usually takes), ``failed`` or ``unusual``
+            (ended otherwise than usual, such as a quarantined upload).
         asset: only runs of this asset.
         profile: only runs of the assets of this profile.
         now: the time from which ages count; the current time when left out.
