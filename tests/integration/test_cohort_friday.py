@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,14 +16,19 @@ from examples.cohort.demo_friday import Friday, Operator, Terminal
 from examples.cohort.demo_stage import CheckFailed, Checks
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.cli.dev import Stack
+from rindle.db import migrate
 from rindle.db.models import new_id, utc_now
 from rindle.operations.explain import explain
 from tests.stage import Stage
 
 
 @pytest.fixture
-def database(lite_stage: Stage) -> Engine:
-    return create_engine(lite_stage.environment["DATABASE_URL"].replace("+aiosqlite", ""))
+async def database(lite_stage: Stage) -> AsyncIterator[Engine]:
+    async with lite_stage.engine.begin() as connection:
+        await connection.run_sync(migrate.stamp)
+    engine = create_engine(lite_stage.environment["APP_DATABASE_URL"].replace("+aiosqlite", ""))
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -84,7 +90,7 @@ async def test_a_parked_request_is_found(lite_stage: Stage, database: Engine, op
     assert [one.name for one in (await lite_stage.rindle.runtime_status()).findings] == ["outbox_parked"]
 
 
-def test_a_statement_that_changes_nothing_ends_the_demo(operator: Operator) -> None:
+async def test_a_statement_that_changes_nothing_ends_the_demo(operator: Operator) -> None:
     with pytest.raises(CheckFailed, match="changes something"):
         operator.sql(demo_friday.FAILS, asset=new_id())
 
