@@ -73,6 +73,8 @@ async def figures(rindle: Rindle) -> list[Figure]:
     for name, label, call in _cases(rindle):
         measured = await _measured(rindle, call)
         found.append(measured.figure(f"{name}: {label}", has_budget=name not in _WITHOUT_BUDGET))
+        if not measured.plans:
+            continue
         with (PLANS / f"{name.replace(' ', '-')}.txt").open("a") as file:
             file.write("\n".join((f"=== {label}\n", *measured.plans, "")))
     return found

@@ -451,7 +451,7 @@ class _Target:
 
 @contextlib.contextmanager
 def _none_is_fine() -> Iterator[None]:
-    """Leave the block quietly when Temporal does not have what is asked for."""
+    """Leave the block quietly when Temporal does not have the schedule."""
     try:
         yield
     except RPCError as error:
