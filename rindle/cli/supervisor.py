@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -168,7 +169,7 @@ class Supervisor:
         """
         part = _Part(
             name,
-            argv if callable(argv) else lambda: argv,
+            argv if callable(argv) else partial(list, argv),
             {**os.environ, **(env or {})},
             ready,
             healthy,
