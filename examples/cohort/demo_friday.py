@@ -268,6 +268,7 @@ def spend(
     with step("9. Alice leaves, and everything of hers is erased") as status:
         browser.post(f"/lessons/{COURSE}/media", data={"asset_id": lesson.asset_id})
         erase(operator, status.update)
+        photo.end, lesson.end = f"{photo.end}, then erased", f"{lesson.end}, then erased"
     return friday
 
 
