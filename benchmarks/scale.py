@@ -73,6 +73,8 @@ async def figures(rindle: Rindle) -> list[Figure]:
     for name, label, call in _cases(rindle):
         measured = await _measured(rindle, call)
         found.append(measured.figure(f"{name}: {label}", has_budget=name not in _WITHOUT_BUDGET))
+        if not measured.plans:
+            continue
         with (PLANS / f"{name.replace(' ', '-')}.txt").open("a") as file:
             file.write("\n".join((f"=== {label}\n", *measured.plans, "")))
     return found
@@ -149,7 +151,11 @@ def _retention(rindle: Rindle) -> Iterator[Case]:
     quarter, ever = utc_now() - timedelta(days=90), utc_now() - timedelta(days=3650)
     yield "retention", "events, a batch", partial(undone, events.delete_expired, "variant_ready", quarter, limit=1000)
     yield "retention", "events, none is old", partial(undone, events.delete_expired, "variant_ready", ever, limit=1000)
-    yield "retention", "events, count", partial(rindle.database.read, events.count_expired, "variant_ready", quarter)
+    yield (
+        "retention",
+        "events, count",
+        partial(rindle.database.read, events.count_expired, "variant_ready", quarter, limit=10_000),
+    )
     batch = partial(undone, outbox.delete_dispatched, limit=outbox.DELETION_BATCH)
     yield "retention", "outbox, a batch", partial(batch, older_than_seconds=86_400 * 6)
     yield "retention", "outbox, none is old", partial(batch, older_than_seconds=86_400 * 3650)

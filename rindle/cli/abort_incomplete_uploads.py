@@ -7,10 +7,8 @@ from typing import Any
 import click
 
 from rindle.cli.sweeping import run_sweep, sweep_options
-from rindle.operations.maintenance.abort_incomplete_uploads import (
-    AbortIncompleteUploads,
-    AbortIncompleteUploadsOptions,
-)
+from rindle.operations.maintenance.abort_incomplete_uploads import AbortIncompleteUploads
+from rindle.operations.maintenance.sweep import ProfileOptions
 
 
 @click.command(name="abort-incomplete-uploads")
@@ -21,4 +19,4 @@ def abort_incomplete_uploads(profile: str | None, **how: Any) -> None:
 
     The workflow of each upload does that by itself; this is for what it missed. Exit 1 when bytes could not be removed.
     """
-    run_sweep(AbortIncompleteUploads(), AbortIncompleteUploadsOptions(profile=profile), **how)
+    run_sweep(AbortIncompleteUploads(), ProfileOptions(profile=profile), **how)

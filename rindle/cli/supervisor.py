@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -79,6 +80,8 @@ class _Part:
     unhealthy_seconds: float = 0.0
     #: When a part that was signalled to end is killed.
     kill_at: float | None = None
+    #: Whether the part is started again when it has ended.
+    restarts: bool = True
 
     @property
     def is_hopeless(self) -> bool:
@@ -166,7 +169,7 @@ class Supervisor:
         """
         part = _Part(
             name,
-            argv if callable(argv) else lambda: argv,
+            argv if callable(argv) else partial(list, argv),
             {**os.environ, **(env or {})},
             ready,
             healthy,
@@ -183,8 +186,11 @@ class Supervisor:
                 target=self._check_health, args=(part, healthy), name=f"rindle-health-{name}", daemon=True
             ).start()
 
-    def kill_part(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
-        """Signal a part, wait until that process is gone, and return its id; it is restarted like any dead part.
+    def kill_part(self, name: str, how: signal.Signals = signal.SIGKILL, *, restart: bool = True) -> int:
+        """Signal a part, wait until that process is gone, and return its id.
+
+        Args:
+            restart: whether it is restarted like any dead part; otherwise it stays dead.
 
         Raises:
             SetupIncomplete: it is not running, or did not end within its time.
@@ -194,6 +200,7 @@ class Supervisor:
             process = part.process
             if process is None or process.poll() is not None:
                 raise SetupIncomplete(f"the {name} is not running")
+            part.restarts = restart
             process.send_signal(how)
         deadline = time.monotonic() + part.stop_seconds
         while part.process is process and process.poll() is None:
@@ -334,7 +341,7 @@ class Supervisor:
         if self._ending.is_set():
             return
         if part.process is None:
-            if time.monotonic() >= part.again_at:
+            if part.restarts and time.monotonic() >= part.again_at:
                 self._spawn(part)
             return
         status = part.process.poll()
@@ -350,7 +357,8 @@ class Supervisor:
         if part.is_hopeless:
             part.again_at = math.inf
             return
-        self._report(f"the {part.name} ended with {_ending(status)}; restarting it in {pause:g} s")
+        plan = f"restarting it in {pause:g} s" if part.restarts else "it stays down"
+        self._report(f"the {part.name} ended with {_ending(status)}; {plan}")
 
     def _stop_part(self, part: _Part) -> None:
         process, part.process = part.process, None

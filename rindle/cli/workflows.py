@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def workflows(
     application: str | None, state: str | None, asset: str | None, profile: str | None, ui: str | None, output: str
 ) -> None:
-    """Print list filters for the Temporal UI and CLI: open, stuck, failed and unusual runs. Temporal is not queried."""
+    """Print list filters for the Temporal UI and CLI: all, open, stuck, failed or unusual runs. Needs no Temporal."""
 
     async def made(rindle: Rindle) -> tuple[list[ListFilter], str]:
         found = list_filters(rindle.services, state=state, asset=asset, profile=profile)

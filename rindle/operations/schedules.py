@@ -194,7 +194,7 @@ async def keep_applying(services: Services) -> None:
                 log.warning("the schedules of sweeps could not be applied; trying again", extra=facts)
             has_logged = True
         else:
-            counts = {outcome: len(schedule_ids) for outcome, schedule_ids in found.to_dict().items()}
+            counts = {f"schedules_{outcome}": len(names) for outcome, names in found.to_dict().items()}
             log.info("schedules of sweeps applied", extra={"action": "schedules_applied", **counts})
             return
         await asyncio.sleep(pause)
@@ -451,7 +451,7 @@ class _Target:
 
 @contextlib.contextmanager
 def _none_is_fine() -> Iterator[None]:
-    """Leave the block quietly when Temporal does not have what is asked for."""
+    """Leave the block quietly when Temporal does not have the schedule."""
     try:
         yield
     except RPCError as error:

@@ -20,9 +20,9 @@ from rindle.operations.maintenance.backing import lane_of, release
 from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, profile_of, session_page
 from rindle.operations.maintenance.sweep import (
     Page,
+    ProfileOptions,
     Sweep,
     SweepFailure,
-    SweepOptions,
     SweepReport,
     SweepRun,
     for_each,
@@ -49,16 +49,6 @@ _COUNTERS: Mapping[str, str] = {
     "gcs": "resumable_aborts",
     "tus": "tus_aborts",
 }
-
-
-class AbortIncompleteUploadsOptions(SweepOptions):
-    """Options of the sweep.
-
-    Attributes:
-        profile: only uploads of this profile; all registered ones when ``None``.
-    """
-
-    profile: str | None = None
 
 
 class AbortIncompleteUploadsReport(SweepReport):
@@ -94,7 +84,7 @@ class _Ended:
     failure: SweepFailure | None = None
 
 
-class AbortIncompleteUploads(Sweep[AbortIncompleteUploadsOptions, AbortIncompleteUploadsReport]):
+class AbortIncompleteUploads(Sweep[ProfileOptions, AbortIncompleteUploadsReport]):
     """Expires sessions past their expiry, and removes what stores hold for sessions that ended without an asset.
 
     The workflow of each upload does the same, at once: this sweep does what it missed. The row is moved before the
@@ -105,20 +95,9 @@ class AbortIncompleteUploads(Sweep[AbortIncompleteUploadsOptions, AbortIncomplet
 
     name = "abort-incomplete-uploads"
     title = "Abort incomplete uploads"
-    options, report = AbortIncompleteUploadsOptions, AbortIncompleteUploadsReport
+    options, report = ProfileOptions, AbortIncompleteUploadsReport
 
-    def check(self, services: Services, options: AbortIncompleteUploadsOptions) -> None:
-        """Check the name of the profile.
-
-        Raises:
-            UnknownProfile: it is not registered.
-        """
-        if options.profile is not None:
-            services.profile(options.profile)
-
-    async def page(
-        self, run: SweepRun[AbortIncompleteUploadsOptions], cursor: str
-    ) -> Page[AbortIncompleteUploadsReport]:
+    async def page(self, run: SweepRun[ProfileOptions], cursor: str) -> Page[AbortIncompleteUploadsReport]:
         """End those of the next 500 sessions that are overdue or unreleased."""
         step, _, after = (cursor or _OVERDUE).partition("|")
         profile = run.options.profile
@@ -146,7 +125,7 @@ async def abort_incomplete_uploads(services: Services, *, profile: str | None = 
     Raises:
         UnknownProfile: the profile is not registered.
     """
-    options = AbortIncompleteUploadsOptions(profile=profile)
+    options = ProfileOptions(profile=profile)
     return (await run_here(services, AbortIncompleteUploads(), options)).report
 
 
@@ -176,7 +155,7 @@ def _of_profiles(profiles: Collection[str]) -> Select[MediaUploadSession, str | 
     return of_sessions().where(of_asset | MediaUploadSession.asset_id.is_(None))
 
 
-async def _end(run: SweepRun[AbortIncompleteUploadsOptions], upload: MediaUploadSession, profile: str) -> _Ended:
+async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profile: str) -> _Ended:
     services = run.services
     try:
         if upload.state in _LIVE:

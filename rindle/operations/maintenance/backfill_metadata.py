@@ -17,9 +17,9 @@ from rindle.operations.maintenance.sweep import (
     AT_ONCE,
     PAGE,
     Page,
+    ProfileOptions,
     Sweep,
     SweepFailure,
-    SweepOptions,
     SweepReport,
     SweepRun,
     for_each,
@@ -34,7 +34,7 @@ _STATES = (AssetState.AVAILABLE, AssetState.READY, AssetState.DEGRADED)
 _PAGE_SECONDS = 30.0
 
 
-class BackfillMetadataOptions(SweepOptions):
+class BackfillMetadataOptions(ProfileOptions):
     """Options of the sweep.
 
     Attributes:
@@ -42,7 +42,6 @@ class BackfillMetadataOptions(SweepOptions):
         replace: replace what the analyzer found before, instead of merging the new result into it.
     """
 
-    profile: str | None = None
     replace: bool = False
 
 
@@ -74,11 +73,6 @@ class BackfillMetadata(Sweep[BackfillMetadataOptions, BackfillMetadataReport]):
 
     def __init__(self, originals: Originals | None = None) -> None:
         self._originals: Originals = originals or ReadElsewhere()
-
-    def check(self, services: Services, options: BackfillMetadataOptions) -> None:
-        """Refuse an unknown profile."""
-        if options.profile is not None:
-            services.profile(options.profile)
 
     async def page(self, run: SweepRun[BackfillMetadataOptions], cursor: str) -> Page[BackfillMetadataReport]:
         """Analyze the assets of the next ids, until the page has taken long enough."""
@@ -136,9 +130,7 @@ async def backfill_metadata(
     Raises:
         UnknownProfile: the profile is not registered.
     """
-    options = BackfillMetadataOptions(
-        profile=None if profile is None else services.profile(profile).name, replace=replace
-    )
+    options = BackfillMetadataOptions(profile=profile, replace=replace)
     return (await run_here(services, BackfillMetadata(originals), options)).report
 
 

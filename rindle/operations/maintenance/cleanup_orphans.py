@@ -21,9 +21,9 @@ from rindle.operations.maintenance.backing import release
 from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, profile_of, session_page
 from rindle.operations.maintenance.sweep import (
     Page,
+    ProfileOptions,
     Sweep,
     SweepFailure,
-    SweepOptions,
     SweepReport,
     SweepRun,
     for_each,
@@ -37,7 +37,7 @@ UNKNOWN_PROFILE = "unknown"
 _ENDED = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
-class CleanupOrphansOptions(SweepOptions):
+class CleanupOrphansOptions(ProfileOptions):
     """Options of the sweep.
 
     Attributes:
@@ -46,7 +46,6 @@ class CleanupOrphansOptions(SweepOptions):
         dry_run: only count; the default.
     """
 
-    profile: str | None = None
     dry_run: bool = True
 
 
@@ -94,15 +93,6 @@ class CleanupOrphans(Sweep[CleanupOrphansOptions, CleanupOrphansReport]):
     title = "Clean up orphans"
     options, report = CleanupOrphansOptions, CleanupOrphansReport
     not_beside = ("abort-incomplete-uploads",)
-
-    def check(self, services: Services, options: CleanupOrphansOptions) -> None:
-        """Check the name of the profile.
-
-        Raises:
-            UnknownProfile: it is not registered.
-        """
-        if options.profile is not None:
-            services.profile(options.profile)
 
     async def page(self, run: SweepRun[CleanupOrphansOptions], cursor: str) -> Page[CleanupOrphansReport]:
         """Clean up behind those of the next 500 ended sessions that left something; the cursor is the last id."""

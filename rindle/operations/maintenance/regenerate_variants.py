@@ -18,9 +18,9 @@ from rindle.operations.keywords import NoOthers
 from rindle.operations.maintenance.sweep import (
     PAGE,
     Page,
+    ProfileOptions,
     Sweep,
     SweepFailure,
-    SweepOptions,
     SweepReport,
     SweepRun,
     run_here,
@@ -33,16 +33,14 @@ from rindle.states import DELIVERABLE, AssetState, VariantState
 _REPAIRABLE = (VariantState.STALE, VariantState.MISSING)
 
 
-class RegenerateOptions(SweepOptions):
-    """Options of the sweep.
+class RegenerateOptions(ProfileOptions):
+    """Options of the sweep, beside the profile.
 
     Attributes:
-        profile: only assets of this profile; all registered ones when ``None``.
         variant_name: only variants of this name; all when ``None``.
         detect: first mark ready variants whose recipe changed as ``stale``.
     """
 
-    profile: str | None = None
     variant_name: str | None = None
     detect: bool = True
 

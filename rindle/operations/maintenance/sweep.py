@@ -42,6 +42,16 @@ class SweepOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ProfileOptions(SweepOptions):
+    """Base of the options of sweeps over one profile, or over all of them.
+
+    Attributes:
+        profile: name of the profile; all registered ones when ``None``.
+    """
+
+    profile: str | None = None
+
+
 class SweepReport(BaseModel):
     """Base of the reports of sweeps: counters, in the order in which they are shown.
 
@@ -117,7 +127,14 @@ class Sweep(ABC, Generic[O, R]):
     not_beside: ClassVar[tuple[str, ...]] = ()
 
     def check(self, services: Services, options: O) -> None:
-        """Raise an error when the sweep cannot run with these options; called before each page, and before a start."""
+        """Check the options; called before each page, and before a start.
+
+        Raises:
+            UnknownProfile: the profile of :class:`ProfileOptions` is not registered.
+            RindleError: the sweep cannot run with these options.
+        """
+        if isinstance(options, ProfileOptions) and options.profile is not None:
+            services.profile(options.profile)
 
     @abstractmethod
     async def page(self, run: SweepRun[O], cursor: str) -> Page[R]:

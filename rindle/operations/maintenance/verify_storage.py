@@ -17,9 +17,9 @@ from rindle.errors import RindleError, StorageNotFound
 from rindle.operations.maintenance.sweep import (
     PAGE,
     Page,
+    ProfileOptions,
     Sweep,
     SweepFailure,
-    SweepOptions,
     SweepReport,
     SweepRun,
     for_each,
@@ -37,17 +37,15 @@ _WITH_KEY = (VariantState.READY, VariantState.STALE, VariantState.MISSING, Varia
 _VARIANTS, _ORIGINALS, _OBJECTS = "1-variants", "2-originals", "3-objects"
 
 
-class VerifyStorageOptions(SweepOptions):
-    """Options of the sweep.
+class VerifyStorageOptions(ProfileOptions):
+    """Options of the sweep, beside the profile.
 
     Attributes:
-        profile: only assets and objects of this profile; all registered ones when ``None``.
         originals: look for the objects of originals, too.
         objects: list the stores, and look for objects without rows.
         min_age_seconds: objects that are younger are not counted: a row may not name them yet.
     """
 
-    profile: str | None = None
     originals: bool = False
     objects: bool = True
     min_age_seconds: int = Field(default=3_600, ge=0)
@@ -117,15 +115,6 @@ class VerifyStorage(Sweep[VerifyStorageOptions, VerifyStorageReport]):
     name = "verify-storage"
     title = "Verify storage"
     options, report = VerifyStorageOptions, VerifyStorageReport
-
-    def check(self, services: Services, options: VerifyStorageOptions) -> None:
-        """Check the name of the profile.
-
-        Raises:
-            UnknownProfile: it is not registered.
-        """
-        if options.profile is not None:
-            services.profile(options.profile)
 
     async def page(self, run: SweepRun[VerifyStorageOptions], cursor: str) -> Page[VerifyStorageReport]:
         """Look for up to 500 objects of rows, or list up to about 500 objects of a store."""

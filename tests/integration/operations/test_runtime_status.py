@@ -241,6 +241,26 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
     assert diagnosis.command == advice.surface.replace("ASSET", asset.id)
 
 
+async def test_a_variant_of_an_older_recipe_is_explained_before_a_sweep_marks_it(lite_stage: Stage) -> None:
+    rindle = lite_stage.rindle
+    async with rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
+        await connection.run_sync(migrate.stamp)
+    asset = an_asset("ready", HOUR)
+    current = rindle.services.profile("avatar").recipe_digest("thumb")
+    await keep(
+        rindle,
+        asset,
+        a_variant(asset, "ready", HOUR, name="large"),
+        a_variant(asset, "ready", HOUR, name="thumb", recipe_digest=current),
+        a_variant(asset, "ready", HOUR, name="of_yesterday"),  # no longer declared: left alone
+    )
+
+    diagnosis = (await explain(rindle.services, asset.id)).diagnosis
+
+    assert diagnosis.summary == "built from an older recipe: large"
+    assert diagnosis.command == REMEDIES["recipe_drift"].command
+
+
 async def test_what_is_merely_young_is_no_finding(rindle: Rindle) -> None:
     home = an_asset("available", 10)
     await keep(

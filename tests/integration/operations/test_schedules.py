@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -212,12 +213,21 @@ async def test_many_processes_at_once_create_each_schedule_once(stage: Stage) ->
     assert await schedules.apply(stage.rindle.services) == schedules.ApplyReport(unchanged=named(stage, *USUAL))
 
 
-async def test_workers_of_the_queue_of_sweeps_apply_at_their_start(stage: Stage) -> None:
+async def test_workers_of_the_queue_of_sweeps_apply_at_their_start(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rindle")
     one, other = (stage.application(RINDLE_SCHEDULES="true") for _ in range(2))
 
     await asyncio.gather(stage.member(one), stage.member(other))
     await scheduled(stage)
 
+    async def both() -> bool:
+        return [record.message for record in caplog.records].count("schedules of sweeps applied") == 2
+
+    await until(both, what="both workers to have applied them")
+    said = [record for record in caplog.records if record.message == "schedules of sweeps applied"]
+    assert sum(vars(record)["schedules_created"] for record in said) == len(USUAL)
     assert (await checked(one)).status == "ok"
 
 

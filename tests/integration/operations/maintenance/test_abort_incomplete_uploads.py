@@ -15,11 +15,10 @@ from rindle.operations.maintenance import abort_incomplete_uploads as module
 from rindle.operations.maintenance import session_pages
 from rindle.operations.maintenance.abort_incomplete_uploads import (
     AbortIncompleteUploads,
-    AbortIncompleteUploadsOptions,
     AbortIncompleteUploadsReport,
     abort_incomplete_uploads,
 )
-from rindle.operations.maintenance.sweep import run_here
+from rindle.operations.maintenance.sweep import ProfileOptions, run_here
 from rindle.protocols import DeleteResult
 from rindle.testing.flaky import FlakyStorage
 from tests.application import storage
@@ -94,7 +93,7 @@ async def test_a_store_that_refuses_is_noted_and_the_next_run_tries_again(stage:
     store.fail("delete", StorageTransient("no answer"))
     services = stage.application(store=store).services
 
-    outcome = await run_here(services, AbortIncompleteUploads(), AbortIncompleteUploadsOptions())
+    outcome = await run_here(services, AbortIncompleteUploads(), ProfileOptions())
 
     assert outcome.report == AbortIncompleteUploadsReport(
         sessions_found=2, sessions_aborted=1, presigned_put_aborts=1, abort_errors=1

@@ -15,6 +15,7 @@ from rindle.operations.findings import Filters, Inspection
 from rindle.operations.maintenance import abort_incomplete_uploads as abort
 from rindle.operations.maintenance import backfill_metadata as backfill
 from rindle.operations.maintenance import cleanup_orphans as cleanup
+from rindle.operations.maintenance import purge_retry as purges
 from rindle.operations.maintenance import regenerate_variants as regenerate
 from rindle.operations.maintenance import session_pages
 from rindle.operations.maintenance import verify_storage as verify
@@ -53,6 +54,7 @@ def _pages(stage: Stage, session: Session) -> Iterator[tuple[str, Callable[[str]
     yield "cleanup-orphans of a profile", lambda after: cleanup._residue(session, "plain", now, after)
     yield "abort, overdue", lambda after: abort._overdue(session, profiles, now, after)
     yield "abort, unreleased", lambda after: abort._unreleased(session, profiles, now, after)
+    yield "purge-retry", lambda after: purges._tombstones(session, after, now, profiles)
     for profile in profiles:
         yield f"verify, variants of {profile}", lambda after, name=profile: verify._variants(session, name, after)
         yield f"verify, originals of {profile}", lambda after, name=profile: verify._next_assets(session, name, after)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from rindle import MediaEvent
 from rindle.db.models import utc_now
 from rindle.events import EVENT_TYPES, PROGRESS_TYPES, STATE_TYPES
+from rindle.messages import SweepProgress
 from rindle.operations.maintenance import retention as module
 from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.retention import Retention, RetentionOptions, RetentionReport, retention
@@ -95,6 +96,30 @@ async def test_pages_are_transactions_of_their_own(stage: Stage, monkeypatch: py
     assert outcome.report == RetentionReport(events=8)
     assert [count for count in dict.fromkeys(seen) if count] == [3, 6, 7, 8]
     assert await kept(stage) == []
+
+
+async def test_a_dry_run_counts_in_pages_also_events_of_one_moment(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COUNTED", 3)
+    moment = utc_now() - 91 * DAY
+
+    def write(session: Session) -> None:
+        facts = {"type": "variant_ready", "scope_key": "asset", "scope_id": "gone", "asset_id": None, "payload": {}}
+        session.add_all(MediaEvent(occurred_at=moment, **facts) for _ in range(7))
+        session.add_all(MediaEvent(occurred_at=moment + number * HOUR, **facts) for number in range(1, 3))
+        session.add(MediaEvent(occurred_at=utc_now(), **facts))
+
+    await stage.rindle.database.write(write)
+    seen: list[int] = []
+
+    def note(progress: SweepProgress) -> None:
+        seen.append(progress.counters["events"])
+
+    outcome = await run_here(stage.rindle.services, Retention(), RetentionOptions(), on_page=note)
+
+    assert outcome.report == RetentionReport(events=9)
+    assert [count for count in dict.fromkeys(seen) if count] == [3, 6, 9]
 
 
 async def test_settings_decide_and_a_worker_does_it(stage: Stage) -> None:
