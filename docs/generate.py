@@ -747,7 +747,9 @@ _CHECKS = {
     "temp.dir": "The scratch directory is writable and has enough space.",
     "temporal.pollers": "Workers poll every task queue; `--no-workers` expects none.",
     "temporal.reachable": "The Temporal server and namespace respond, and keep histories for at least a day.",
+    "temporal.schedules": "The schedules of sweeps exist, are those of this release, are not paused, and did not fail.",
     "temporal.search_attributes": "The namespace has the search attributes.",
+    "temporal.worker_versions": "The version of the workers that poll is the one that gets new work, where workers are versioned.",
 }
 
 

@@ -43,6 +43,7 @@ from rindle.operations.maintenance.backfill_metadata import BackfillMetadata
 from rindle.operations.maintenance.registry import SWEEPS
 from rindle.operations.maintenance.reprobe import Reprobe
 from rindle.operations.maintenance.steps import SweepSteps
+from rindle.operations.schedules import keep_applying
 from rindle.process import ephemeral_runtime
 from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
@@ -202,6 +203,18 @@ class WorkerParts:
         task = asyncio.create_task(
             self.rindle.temporal.keep_registering_search_attributes(), name="rindle-search-attributes"
         )
+        try:
+            yield
+        finally:
+            await cancel_and_wait(task)
+
+    @contextlib.asynccontextmanager
+    async def scheduling(self) -> AsyncIterator[None]:
+        """Bring the schedules of the sweeps into the namespace inside the block, unless the settings say otherwise."""
+        if not self.rindle.settings.schedules:
+            yield
+            return
+        task = asyncio.create_task(keep_applying(self.rindle.services), name="rindle-schedules")
         try:
             yield
         finally:
@@ -377,6 +390,8 @@ class WorkerProcess:
                 for worker in workers.values():
                     await stack.enter_async_context(worker)
                 await stack.enter_async_context(parts.registering())
+                if self.settings.maintenance_queue in self.queues:
+                    await stack.enter_async_context(parts.scheduling())
                 await self.relay.start()
                 # Runs first, also after an error: the stack alone would stop one queue after another, and the queues
                 # that it has not reached yet would take new tasks until a long build of another queue has ended.

@@ -321,11 +321,15 @@ class SweepFailure(Message):
 
 
 class SweepPage(Message):
-    """Result of ``sweep_page``: the counters of this page, and the cursor of the next one; ``None`` after the last."""
+    """Result of ``sweep_page``: the counters of this page, and the cursor of the next one; ``None`` after the last.
+
+    ``failures`` are the first of the ``failed`` items.
+    """
 
     cursor: str | None = None
     counters: dict[str, int] = {}
     failures: tuple[SweepFailure, ...] = ()
+    failed: int = 0
 
 
 class SweepProgress(Message):
@@ -338,6 +342,7 @@ class SweepProgress(Message):
     pages: int = 0
     counters: dict[str, int] = {}
     failures: tuple[SweepFailure, ...] = ()
+    failed: int = 0
     started_at: datetime | None = None
 
     def after(self, page: SweepPage) -> Self:
@@ -351,6 +356,7 @@ class SweepProgress(Message):
                 "pages": self.pages + 1,
                 "counters": counters,
                 "failures": (*self.failures, *page.failures)[:MAX_SWEEP_FAILURES],
+                "failed": self.failed + max(page.failed, len(page.failures)),
             }
         )
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ def sweep(root: Path, *, older_than_seconds: float = STALE_SECONDS, dry_run: boo
     """Remove the stale directories directly below ``root``, with all that they contain.
 
     Stale is a real directory whose last change is older than ``older_than_seconds`` and whose lock is free. Links are
-    never followed and files are left, so that nothing outside ``root`` is removed.
+    never followed and files are left, so that nothing outside ``root`` is removed. A root that is a link, or belongs to
+    another user, is an error: on a shared temporary directory anybody may have made it.
 
     Args:
         dry_run: only count them.
@@ -58,6 +60,9 @@ def sweep(root: Path, *, older_than_seconds: float = STALE_SECONDS, dry_run: boo
     limit = time.time() - older_than_seconds
     scanned = orphans = deleted = errors = 0
     try:
+        facts = os.lstat(root)
+        if stat.S_ISLNK(facts.st_mode) or facts.st_uid != os.geteuid():
+            return Swept(errors=1)
         entries = list(os.scandir(root))
     except FileNotFoundError:
         return Swept()

@@ -50,7 +50,8 @@ class Settings(BaseSettings):
     purge_delay_seconds: float = Field(default=0, ge=0)
     #: How long ``erase_owner`` waits for its report before it raises ``erasure_pending``.
     erasure_report_seconds: float = Field(default=20, gt=0)
-    #: Pause after which an erasure starts purges again that have not ended; usually the last purge wakes it earlier.
+    #: Pause after which an erasure starts purges again that have not ended, unless some ended meanwhile. Usually the
+    #: last purge wakes it earlier.
     erasure_check_seconds: float = Field(default=3_600, gt=0)
     #: Owners that one batch erasure accepts.
     max_batch_erasure_owners: int = Field(default=100, ge=1)
@@ -116,6 +117,13 @@ class Settings(BaseSettings):
     #: the version has been made current once (``temporal worker deployment set-current-version``).
     deployment_name: str | None = None
     build_id: str | None = None
+
+    #: Whether workers of the maintenance queue bring the schedules of the sweeps into the namespace at their start.
+    schedules: bool = True
+    #: Whether the daily ``cleanup-orphans`` deletes what it finds; otherwise it only counts.
+    schedules_cleanup_execute: bool = False
+    #: Whether ``verify-storage`` runs every week: it sends a request to the store for each object.
+    schedules_verify_storage: bool = False
 
     relay_poll_seconds: float = Field(default=1.0, gt=0)
     relay_idle_poll_seconds: float = Field(default=5.0, gt=0)

@@ -43,9 +43,10 @@ class RindlePlugin(SimplePlugin):
     their own error handling and policies. On a client, the plug-in sets the data converter and leaves workers of other
     task queues as they are.
 
-    While its workers run, the plug-in also runs what ``python worker.py`` runs: the relay, the render children and the
-    registration of search attributes. It serves the workers of one process, once; it does not close the application.
-    Set ``graceful_shutdown_timeout`` on the workers: the SDK's default of zero repeats running builds after a restart.
+    While its workers run, the plug-in also runs what ``python worker.py`` runs: the relay, the render children, the
+    registration of search attributes and, beside sweeps, that of their schedules. It serves the workers of one process,
+    once; it does not close the application. Set ``graceful_shutdown_timeout`` on the workers: the SDK's default of zero
+    repeats running builds after a restart.
 
     Args:
         rindle: the application. Its :class:`~rindle.TemporalConnection` must lead to the namespace of the workers.
@@ -128,8 +129,10 @@ class RindlePlugin(SimplePlugin):
             await next(worker)
             await stopping
             raise
+        has_sweeps = worker.task_queue == self._rindle.settings.maintenance_queue
         try:
-            await next(worker)
+            async with self._parts.scheduling() if has_sweeps else contextlib.nullcontext():
+                await next(worker)
         finally:
             await run_to_end(self._leave())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -37,7 +39,27 @@ async def ping() -> None:
         print(await rindle.temporal.healthy())  # noqa: T201 - this program's answer
 
 
+def pings(times: int) -> None:
+    """Do ``ping`` in so many processes, five at once, and print how many ended with each status.
+
+    They are forked before anything runs in this one: what they spare is the imports, not their own end.
+    """
+    ends: Counter[int] = Counter()
+    for begun in range(times):
+        if begun >= 5:
+            ends[os.waitstatus_to_exitcode(os.wait()[1])] += 1
+        if os.fork() == 0:
+            asyncio.run(ping())
+            leave(0)
+    for _ in range(min(times, 5)):
+        ends[os.waitstatus_to_exitcode(os.wait()[1])] += 1
+    print(dict(ends))  # noqa: T201 - this program's answer
+
+
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
+    if command == "pings":
+        pings(int(arguments[0]))
+        leave(0)
     asyncio.run({"upload": upload, "parts": send_in_parts, "ping": ping}[command](*arguments))
     leave(0)

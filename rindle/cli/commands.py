@@ -30,7 +30,9 @@ from rindle.cli.release_quarantine import release_quarantine
 from rindle.cli.reprobe import reprobe
 from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
+from rindle.cli.retention import retention
 from rindle.cli.runtime_status import runtime_status
+from rindle.cli.schedules import schedules
 from rindle.cli.setup import setup
 from rindle.cli.sweep_temp_files import sweep_temp_files
 from rindle.cli.timeline import timeline
@@ -74,7 +76,9 @@ for command in (
     reprobe,
     requeue,
     resume,
+    retention,
     runtime_status,
+    schedules,
     setup,
     sweep_temp_files,
     timeline,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
 from rindle.cli.application import application_option, format_option, run
-from rindle.cli.terminal import print_counts, print_json, print_line
+from rindle.cli.terminal import print_counts, print_json, print_line, runs_link
 from rindle.errors import NotFound
 from rindle.operations.erasures import ErasureExplanation, explain_erasure
 from rindle.operations.explain import Explanation
@@ -39,7 +40,7 @@ def explain(subject: str, application: str | None, ui: str | None, output: str) 
     found = report.to_dict()
     for one in found["workflows"]:
         if ui:
-            one["link"] = f"{ui.rstrip('/')}/namespaces/{one['namespace']}/workflows/{one['id']}/{one['run_id']}"
+            one["link"] = f"{runs_link(ui, one['namespace'])}/{quote(one['id'], safe=':')}/{one['run_id']}"
     if output == "json":
         print_json(found)
     elif isinstance(report, ErasureExplanation):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rindle.cli.application import application_option, format_option, run
+from rindle.cli.sweeping import say_silent
 from rindle.cli.terminal import print_json, print_report
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def reprobe(asset: str, application: str | None, local: bool, output: str) -> No
     """Read type, size, duration and tracks of ASSET again and correct its row; a failed probe changes nothing."""
 
     def work(rindle: Rindle) -> Awaitable[ReprobeReport]:
-        return _here(rindle, asset) if local else rindle.reprobe(asset)
+        return _here(rindle, asset) if local else _by_a_worker(rindle, asset)
 
     report = run(application, work).to_dict()
     if output == "json":
@@ -33,6 +34,12 @@ def reprobe(asset: str, application: str | None, local: bool, output: str) -> No
     facts = {name: ", ".join(value) if isinstance(value, list) else value for name, value in report.items()}
     del facts["failures"]
     print_report(f"Reprobe of {asset}", facts, output)
+
+
+async def _by_a_worker(rindle: Rindle, asset: str) -> ReprobeReport:
+    from rindle.operations.maintenance.reprobe import reprobe as reprobe_by_a_worker
+
+    return await reprobe_by_a_worker(rindle.services, asset, on_silence=lambda: say_silent(rindle))
 
 
 async def _here(rindle: Rindle, asset: str) -> ReprobeReport:

@@ -12,7 +12,7 @@ import click
 from rindle.app import Rindle
 from rindle.cli.application import application_option, format_option, run
 from rindle.cli.terminal import print_json, print_line, print_report
-from rindle.messages import MAX_SWEEP_FAILURES, SweepProgress
+from rindle.messages import SweepProgress
 from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.sweep import Outcome, Sweep, SweepOptions, SweepReport, run_here
 from rindle.operations.remedies import REMEDIES
@@ -74,13 +74,9 @@ def run_sweep(
                 return await run_here(rindle.services, chosen, options, on_page=show)
         handle = await runs.start(rindle.services, sweep, options)
         _say(f"{handle.id} has started; cancel it with: temporal workflow cancel --workflow-id {handle.id}")
-        command = REMEDIES["no_worker"].surface(rindle.settings)
 
         def report_silence() -> None:
-            _say(
-                f"no worker polls {rindle.settings.maintenance_queue}: the sweep waits for one. To fix: start it: "
-                f"{command}; or press Ctrl-C, cancel the workflow, and repeat the command with --local"
-            )
+            say_silent(rindle)
 
         return await runs.follow(rindle.services, handle, sweep, on_page=show, on_silence=report_silence)
 
@@ -102,6 +98,15 @@ def _detach(sweep: Sweep[O, R], options: O, application: str | None, output: str
     raise click.exceptions.Exit(0)
 
 
+def say_silent(rindle: Rindle) -> None:
+    """Say on standard error that no worker polls the queue of sweeps, and what to do."""
+    command = REMEDIES["no_worker"].surface(rindle.settings)
+    _say(
+        f"no worker polls {rindle.settings.maintenance_queue}: the sweep waits for one. To fix: start it: {command}; "
+        "or press Ctrl-C, cancel the workflow, and repeat the command with --local"
+    )
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
 
@@ -121,7 +126,6 @@ def _print(sweep: Sweep[O, R], options: O, outcome: Outcome[R], output: str) -> 
         return
     for failure in outcome.failures:
         print_line(f"  {failure.item}: {failure.code}", "red")
-    failed = sum(counters[name] for name in outcome.report.error_counters)
-    if failed > len(outcome.failures) == MAX_SWEEP_FAILURES:
-        print_line(f"  ... {failed - len(outcome.failures)} more")
+    if outcome.failed > len(outcome.failures):
+        print_line(f"  ... {outcome.failed - len(outcome.failures)} more")
     print_report(sweep.title, counters, output, dry_run=dry_run)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from rindle.cli.application import application_option, format_option, run
-from rindle.cli.terminal import print_json, print_line
+from rindle.cli.terminal import print_json, print_line, runs_link
 from rindle.operations.list_filters import STATES, ListFilter, list_filters
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def workflows(
     application: str | None, state: str | None, asset: str | None, profile: str | None, ui: str | None, output: str
 ) -> None:
-    """Print list filters for the Temporal UI and CLI: open, stuck, failed and unusual runs. Temporal is not queried."""
+    """Print list filters for the Temporal UI and CLI: all, open, stuck, failed or unusual runs. Needs no Temporal."""
 
     async def made(rindle: Rindle) -> tuple[list[ListFilter], str]:
         found = list_filters(rindle.services, state=state, asset=asset, profile=profile)
@@ -49,5 +49,4 @@ def _uses(one: ListFilter, namespace: str, ui: str | None) -> dict[str, str]:
     command = f'temporal workflow list --namespace {namespace} --query "{one.query}"'
     if not ui:
         return {"command": command}
-    place = f"{ui.rstrip('/')}/namespaces/{quote(namespace, safe='')}"
-    return {"command": command, "link": f"{place}/workflows?query={quote(one.query, safe='')}"}
+    return {"command": command, "link": f"{runs_link(ui, namespace)}?query={quote(one.query, safe='')}"}

@@ -206,9 +206,9 @@ class MediaAsset(_Timestamps, Base):
             "kind <> 'audio' OR (width IS NULL AND height IS NULL AND has_video_track IS NULL)", name="audio_fields"
         ),
         UniqueConstraint("storage_key"),
-        Index(None, "state"),
+        Index(None, "state", "id"),
         Index(None, "kind"),
-        Index(None, "profile"),
+        Index(None, "profile", "id"),
         Index(None, "state", "updated_at"),
         _partial_index("updated_at", where=PROBE_DRIFT),
     )
@@ -372,9 +372,18 @@ class MediaUploadSession(_Timestamps, Base):
         _vocabulary("state", SessionState),
         UniqueConstraint("upload_key"),
         UniqueConstraint("actor", "idempotency_key"),
-        Index(None, "state"),
+        Index(None, "state", "id"),
         Index(None, "state", "updated_at"),
         Index(None, "expires_at"),
+        # The conditions are those of ``rindle.db.session_conditions``.
+        _partial_index(
+            "expires_at",
+            "id",
+            where="state IN ('initialized', 'signed', 'resuming', 'uploading', 'uploaded', 'verifying')",
+        ),
+        _partial_index(
+            "updated_at", "id", where="backing_released_at IS NULL AND state IN ('aborted', 'expired', 'failed')"
+        ),
         Index(None, "asset_id"),
         Index(None, "upload_strategy", "resumable_protocol", "state"),
         Index(

@@ -11,15 +11,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from rindle import outbox
-from rindle.db.erasures import PENDING
+from rindle.db.erasures import PENDING, have_tables
 from rindle.db.ids import id_of
 from rindle.db.models import MediaAsset, MediaErasure, MediaErasureAsset, MediaOutbox, is_id, utc_now
-from rindle.db.outbox import in_state
+from rindle.db.outbox import is_unsent
 from rindle.errors import NotFound
 from rindle.operations import schema
 from rindle.operations.findings import Candidate, ErasureSample, Inspection
@@ -43,16 +43,20 @@ _RELAY_SECONDS = 10
 # --- finding -----------------------------------------------------------------------------------------------------
 
 
-def erasure_stuck(inspection: Inspection) -> list[Candidate]:
+def erasure_stuck(inspection: Inspection, *, seconds: int = ERASURE_SECONDS) -> list[Candidate]:
     """Erasures that have not ended and made no progress; an open run explains one: it waits for purges."""
-    if inspection.filters.profile is not None:
+    if inspection.filters.profile is not None or not have_tables(inspection.session):
         return []  # an erasure has no profile
-    where = [MediaErasure.completed_at.is_(None), MediaErasure.updated_at <= inspection.cutoff(ERASURE_SECONDS)]
+    where = [MediaErasure.completed_at.is_(None), MediaErasure.updated_at <= inspection.cutoff(seconds)]
     count, oldest = inspection.extent(select(func.count(), func.min(MediaErasure.updated_at)).where(*where))
     if not count:
         return []
     rows = inspection.session.scalars(
-        select(MediaErasure).where(*where).order_by(MediaErasure.updated_at, MediaErasure.id).limit(inspection.examined)
+        select(MediaErasure)
+        .options(defer(MediaErasure.report))
+        .where(*where)
+        .order_by(MediaErasure.updated_at, MediaErasure.id)
+        .limit(inspection.examined)
     ).all()
     prefix = inspection.settings.workflow_id_prefix
     return [
@@ -69,7 +73,7 @@ def erasure_stuck(inspection: Inspection) -> list[Candidate]:
 
 def pending_erasures(inspection: Inspection) -> tuple[int, datetime | None]:
     """Return how many erasures have not ended, and the time of the oldest request among them."""
-    if inspection.filters.profile is not None:
+    if inspection.filters.profile is not None or not have_tables(inspection.session):
         return 0, None
     open_ones = MediaErasure.completed_at.is_(None)
     return inspection.extent(select(func.count(), func.min(MediaErasure.inserted_at)).where(open_ones))
@@ -155,7 +159,9 @@ async def explain_erasure(services: Services, operation_id: str | UUID) -> Erasu
 
 
 def _read(session: Session, operation_id: str, prefix: str) -> _Rows:
-    erasure = session.get(MediaErasure, operation_id) if is_id(operation_id) else None
+    without_report = [defer(MediaErasure.report)]  # megabytes, for an owner of many assets
+    is_known = is_id(operation_id) and have_tables(session)
+    erasure = session.get(MediaErasure, operation_id, options=without_report) if is_known else None
     if erasure is None:
         raise NotFound("no asset, upload session or erasure has this id", detail={"entity": "erasure"})
     waiting = session.execute(
@@ -167,14 +173,9 @@ def _read(session: Session, operation_id: str, prefix: str) -> _Rows:
     )
     workflow_id = ids.erasure_id(erasure.id, prefix=prefix)
     unsent = session.scalars(
-        select(MediaOutbox).where(MediaOutbox.workflow_id == workflow_id, unsent_rows()).order_by(MediaOutbox.id)
+        select(MediaOutbox).where(MediaOutbox.workflow_id == workflow_id, is_unsent()).order_by(MediaOutbox.id)
     ).all()
     return _Rows(erasure, tuple(WaitingAsset(*row) for row in waiting), unsent, workflow_id)
-
-
-def unsent_rows() -> ColumnElement[bool]:
-    """Return the condition that an outbox row waits or is parked."""
-    return or_(in_state(OutboxState.PENDING), in_state(OutboxState.PARKED))
 
 
 def _condition(services: Services, rows: _Rows, found: Described | None) -> tuple[str, str | None]:
@@ -235,6 +236,8 @@ async def retry_erasures(services: Services, *, dry_run: bool = True) -> Erasure
     while True:
 
         def page(session: Session, after: str = after) -> list[str]:
+            if not have_tables(session):
+                return []
             statement: Any = select(MediaErasure.id).where(MediaErasure.completed_at.is_(None))
             if after:
                 statement = statement.where(MediaErasure.id > after)

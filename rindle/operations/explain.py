@@ -11,18 +11,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rindle.db import uploads as upload_rows
-from rindle.db.erasures import PENDING
+from rindle.db.erasures import waiting_operations
 from rindle.db.ids import AssetOrId, SessionOrId, id_of
 from rindle.db.models import (
     MediaAsset,
     MediaAttachment,
-    MediaErasureAsset,
     MediaOutbox,
     MediaUploadSession,
     MediaVariant,
     is_id,
     utc_now,
 )
+from rindle.db.outbox import is_unsent
 from rindle.db.variants import group_of
 from rindle.errors import NotFound
 from rindle.operations import findings, runs, schema
@@ -149,7 +149,13 @@ class Explanation(Report):
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows of one asset; ``runs`` holds the ids of its workflows, ``erasures`` the operations that wait for it."""
+    """The rows of one asset.
+
+    Attributes:
+        runs: ids of its workflows.
+        outdated: names of its ready variants whose declared recipe is another one than they were built from.
+        erasures: operations that wait for its purge.
+    """
 
     asset: MediaAsset
     sessions: Sequence[MediaUploadSession]
@@ -158,6 +164,7 @@ class _Rows:
     outbox: Sequence[MediaOutbox]
     runs: tuple[str, ...]
     is_drifted: bool
+    outdated: Sequence[str]
     erasures: Sequence[str]
 
 
@@ -174,7 +181,7 @@ async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Expla
     """
     subject_id = id_of("subject", subject, MediaAsset, MediaUploadSession)
     try:
-        rows = await services.database.read(_read_rows, services.settings, subject_id)
+        rows = await services.database.read(_read_rows, services, subject_id)
     except SQLAlchemyError:
         await schema.explain_failure(services)
         raise
@@ -193,7 +200,7 @@ async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Expla
     )
 
 
-def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
+def _read_rows(session: Session, services: Services, subject_id: str) -> _Rows:
     asset = session.get(MediaAsset, subject_id) if is_id(subject_id) else None
     if asset is None:
         upload = upload_rows.find_upload(session, subject_id)
@@ -206,23 +213,33 @@ def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
         select(MediaVariant).where(MediaVariant.asset_id == asset.id).order_by(MediaVariant.name)
     ).all()
     attached = session.scalars(select(MediaAttachment.id).where(MediaAttachment.asset_id == asset.id)).all()
-    prefix = settings.workflow_id_prefix
+    prefix = services.settings.workflow_id_prefix
     runs = (
         *(ids.upload_id(one.id, prefix=prefix) for one in sessions),
         *sorted({ids.variants_id(asset.id, group_of(asset.kind, one), prefix=prefix) for one in variants}),
         ids.purge_id(asset.id, prefix=prefix),
     )
     waiting = session.scalars(
-        select(MediaOutbox)
-        .where(MediaOutbox.workflow_id.in_(runs), MediaOutbox.state != OutboxState.DISPATCHED)
-        .order_by(MediaOutbox.id)
+        select(MediaOutbox).where(MediaOutbox.workflow_id.in_(runs), is_unsent()).order_by(MediaOutbox.id)
     ).all()
     drifted = session.scalar(select(MediaAsset.id).where(MediaAsset.id == asset.id, findings.is_drifted()))
-    pending = select(MediaErasureAsset.erasure_id).where(
-        MediaErasureAsset.asset_id == asset.id, MediaErasureAsset.outcome == PENDING
-    )
-    erasures = session.scalars(pending.order_by(MediaErasureAsset.erasure_id)).all()
-    return _Rows(asset, sessions, variants, len(attached), waiting, runs, drifted is not None, erasures)
+    erasures = waiting_operations(session, asset.id)
+    outdated = _outdated(services, asset.profile, variants)
+    return _Rows(asset, sessions, variants, len(attached), waiting, runs, drifted is not None, outdated, erasures)
+
+
+def _outdated(services: Services, profile: str, variants: Sequence[MediaVariant]) -> list[str]:
+    """Return the names of the variants that the next ``regenerate-variants`` will mark as stale."""
+    if profile not in services.profiles:
+        return []
+    declared = services.profile(profile)
+    return [
+        one.name
+        for one in variants
+        if one.state == VariantState.READY
+        and one.name in declared.variants
+        and one.recipe_digest != declared.recipe_digest(one.name)
+    ]
 
 
 # --- diagnosis ---------------------------------------------------------------------------------------------------
@@ -336,6 +353,8 @@ def _deliverable(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str
         if names := named(*states):
             finding = next(FINDING_OF_VARIANT[state] for state in states if named(state))
             return f"{condition}: {', '.join(names)}", _repair(finding, rows, settings)
+    if rows.outdated:
+        return f"built from an older recipe: {', '.join(rows.outdated)}", _repair("recipe_drift", rows, settings)
     if rows.is_drifted:
         return "its technical facts are missing or contradict its type", _repair("probe_drift", rows, settings)
     return "no problem found", None

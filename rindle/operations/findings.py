@@ -17,12 +17,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from rindle.db.models import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.db.outbox import in_state
 from rindle.db.probe_drift import PROBE_DRIFT
+from rindle.db.session_conditions import is_live, is_unreleased
 from rindle.db.variants import group_of
 from rindle.operations.remedies import FINDING_OF_VARIANT
 from rindle.operations.reports import Report
 from rindle.settings import Settings
 from rindle.states import (
-    ENDED_SESSIONS,
     AssetState,
     OutboxState,
     OutputKind,
@@ -45,7 +45,6 @@ COUNTED_ASSETS, MAX_PROFILES = 10_000, 20
 CLASS_DESCRIBED = 10
 
 _PROMOTING = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
-_LIVE_SESSIONS = tuple(sorted(set(SessionState) - ENDED_SESSIONS))
 _RESIDUAL_SESSIONS = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
@@ -469,7 +468,7 @@ def _variant_sample(variant: MediaVariant, profile: str) -> VariantSample:
 def session_overdue(inspection: Inspection) -> list[Candidate]:
     """Live sessions that were not ended in time."""
     since = MediaUploadSession.expires_at
-    overdue = and_(MediaUploadSession.state.in_(_LIVE_SESSIONS), since <= inspection.cutoff(SESSION_SECONDS))
+    overdue = and_(is_live(), since <= inspection.cutoff(SESSION_SECONDS))
     return _sessions(inspection, "session_overdue", "open", overdue, since)
 
 
@@ -479,8 +478,8 @@ def session_residue(inspection: Inspection) -> list[Candidate]:
     found = []
     for state in _RESIDUAL_SESSIONS:
         left = and_(
+            is_unreleased(),
             MediaUploadSession.state == state,
-            MediaUploadSession.backing_released_at.is_(None),
             MediaUploadSession.release_error_code.is_(None),
             since <= inspection.cutoff(SESSION_SECONDS),
         )
@@ -494,6 +493,7 @@ def release_failing(inspection: Inspection) -> list[Candidate]:
     found = []
     for state in _RESIDUAL_SESSIONS:
         failing = and_(
+            is_unreleased(),
             MediaUploadSession.state == state,
             MediaUploadSession.release_error_code.is_not(None),
             since <= inspection.cutoff(),

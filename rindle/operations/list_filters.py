@@ -22,10 +22,12 @@ from rindle.services import Services
 from rindle.settings import Settings
 from rindle.workflows import ids
 
-#: The conditions of runs that have filters.
-STATES = ("open", "stuck", "failed", "unusual")
+#: The conditions of runs that have filters; ``all`` lists every run, in any condition.
+STATES = ("all", "open", "stuck", "failed", "unusual")
 #: How far back ended runs are listed.
 ENDED_WITHIN = timedelta(days=7)
+#: Seconds after which a sweep counts as stuck: its schedule is due again.
+SWEEP_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ def list_filters(
     """Return the filters for one state, or for all of them.
 
     Args:
-        state: ``open``, ``stuck`` (open for longer than such a run usually takes), ``failed`` or ``unusual`` (ended
-            otherwise than usual, such as a quarantined upload).
+        state: ``all``, ``open``, ``stuck`` (open for longer than such a run usually takes), ``failed`` or ``unusual``
+            (ended otherwise than usual, such as a quarantined upload).
         asset: only runs of this asset.
         profile: only runs of the assets of this profile.
         now: the time from which ages count; the current time when left out.
@@ -93,6 +95,8 @@ def _narrowed(services: Services, asset: AssetOrId | None, profile: str | None) 
 def _filters(settings: Settings, now: datetime) -> Iterator[tuple[str, str, str, str]]:
     prefix = settings.workflow_id_prefix
     ours = f"WorkflowId STARTS_WITH '{prefix}-' AND WorkflowType IN ({_listed(_TYPES)})"
+    # Sweeps too: the run that read the facts of an asset again belongs to the story of the asset.
+    yield "all", "all", "all runs, open and ended", f"WorkflowId STARTS_WITH '{prefix}-'"
     yield "open", "open", "all open runs", f"ExecutionStatus = 'Running' AND {ours}"
     for name, workflow_type, kind, seconds, summary in (
         (
@@ -117,6 +121,13 @@ def _filters(settings: Settings, now: datetime) -> Iterator[tuple[str, str, str,
             PURGE_SECONDS,
             "erasures that wait for purges for an hour",
         ),
+        (
+            "stuck-sweeps",
+            messages.MAINTENANCE_WORKFLOW,
+            "maintenance",
+            SWEEP_SECONDS,
+            "maintenance sweeps that have taken a day",
+        ),
     ):
         before = iso_instant(now - timedelta(seconds=seconds))
         of_kind = f"WorkflowType = '{workflow_type}' AND WorkflowId STARTS_WITH '{prefix}-{kind}:'"
@@ -139,6 +150,7 @@ _TYPES = (
     messages.VARIANT_WORKFLOW,
     messages.PURGE_WORKFLOW,
     messages.OWNER_ERASURE_WORKFLOW,
+    messages.MAINTENANCE_WORKFLOW,
 )
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState, TaskQueueType
 from temporalio.api.failure.v1 import Failure
-from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowExecutionDescription
@@ -286,14 +286,33 @@ async def describe_queue(client: Client, queue: Queue) -> QueueFacts:
             report_stats=True,
         )
     )
-    oldest = datetime.now(UTC) - timedelta(seconds=POLLER_SECONDS)
     return QueueFacts(
         name=name,
         kind=kind,
-        is_polled=any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in answer.pollers),
+        is_polled=bool(_present(answer.pollers)),
         waiting=answer.stats.approximate_backlog_count,
         oldest_seconds=answer.stats.approximate_backlog_age.ToTimedelta().total_seconds(),
     )
+
+
+async def pollers_of(client: Client, queue: Queue) -> list[PollerInfo]:
+    """Return the workers that poll a task queue.
+
+    Raises:
+        RPCError: Temporal did not answer.
+    """
+    name, kind = queue
+    answer = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace, task_queue=TaskQueue(name=name), task_queue_type=_KINDS[kind]
+        )
+    )
+    return _present(answer.pollers)
+
+
+def _present(pollers: Iterable[PollerInfo]) -> list[PollerInfo]:
+    oldest = datetime.now(UTC) - timedelta(seconds=POLLER_SECONDS)
+    return [poller for poller in pollers if poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest]
 
 
 def names_of(queues: Iterable[QueueFacts]) -> str:

@@ -338,7 +338,7 @@ def _read_rows(session: Session, services: Services, filters: Filters, now: date
         session_candidates=found(findings.SESSIONS),
         purge_candidates=found(findings.PURGES),
         erasure_candidates=erasures.erasure_stuck(inspection),
-        under_way=findings.under_way(inspection),
+        under_way=[*findings.under_way(inspection), *erasures.erasure_stuck(inspection, seconds=0)],
     )
 
 
@@ -414,6 +414,7 @@ async def _running(client: Client, settings: Settings) -> dict[str, int]:
         "variants": (messages.VARIANT_WORKFLOW, f"{settings.workflow_id_prefix}-variants:"),
         "purge": (messages.PURGE_WORKFLOW, ids.purge_id("", prefix=settings.workflow_id_prefix)),
         "erasure": (messages.OWNER_ERASURE_WORKFLOW, ids.erasure_id("", prefix=settings.workflow_id_prefix)),
+        "maintenance": (messages.MAINTENANCE_WORKFLOW, ids.maintenance_id("", prefix=settings.workflow_id_prefix)),
     }
 
     async def count(workflow_type: str, prefix: str) -> int:

@@ -61,12 +61,12 @@ def erasure_id(operation_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str
 
 
 def maintenance_id(verb: str, *, prefix: str = DEFAULT_PREFIX) -> str:
-    """Return the id of the workflow that runs a sweep by hand."""
+    """Return the id of the workflow that runs a sweep by hand; a schedule appends the time of the run."""
     return f"{prefix}-maintenance:{verb}"
 
 
 def schedule_id(verb: str, *, prefix: str = DEFAULT_PREFIX) -> str:
-    """Return the id of the schedule that starts a sweep by itself."""
+    """Return the id of the Temporal Schedule of a sweep; no workflow has it."""
     return f"{prefix}-{verb}"
 
 

@@ -21,7 +21,7 @@ from rindle.operations.explain import explain
 from rindle.operations.tombstones import preview_purge
 from tests.architecture.test_ids import PARAMETERS
 from tests.gallery import Gallery, opened, png
-from tests.integration.http.site import Site, make_profiles, operations, site
+from tests.integration.http.site import CLOSED_PORT, Site, make_profiles, operations, site
 
 #: What the calls need beside the id.
 OTHERS = {
@@ -43,7 +43,8 @@ METHODS = sorted(
 
 
 @pytest.fixture
-async def gallery(tmp_path: Path, database_url: str) -> AsyncIterator[Gallery]:
+async def gallery(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gallery]:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", CLOSED_PORT)  # not the server that a developer may run on the usual port
     async with opened(tmp_path, make_profiles, database_url=database_url) as made:
         yield made
 

@@ -40,6 +40,7 @@ from rindle.erasure.force_delete import ForceDeleteReport
 from rindle.erasure.reports import BatchErasureReport, OwnerErasureReport
 from rindle.operations.checks.report import DoctorReport
 from rindle.operations.maintenance.regenerate_variants import RegenerateReport
+from rindle.operations.maintenance.reprobe import ReprobeReport
 from rindle.operations.repair import CancelReport, RequeueReport
 from rindle.operations.runtime_status import RuntimeStatus
 from rindle.owners import OwnerTypes
@@ -265,6 +266,9 @@ async def operations(rindle: Rindle, asset_id: str) -> None:
     assert_type(cancelled, CancelReport)
     assert_type(cancelled.cancelled, int)
     assert_type(await rindle.regenerate_variants("avatar", "thumb"), RegenerateReport)
+    reprobed = await rindle.reprobe(asset_id, timeout=60)
+    assert_type(reprobed, ReprobeReport)
+    assert_type(reprobed.refreshed_fields, tuple[str, ...])
     await rindle.resume(asset_id)
 
     report = await rindle.doctor(

@@ -20,9 +20,8 @@ from tests.stage import staged
 from tests.workflows import broken
 from tests.workflows.branches import BRANCHES, HISTORIES, Branch
 from tests.workflows.fleet import Fleet, replayer
+from tests.workflows.freeze import EARLIER
 
-#: Histories of workflows as they were before a change that today's branches cannot bring about.
-EARLIER = HISTORIES.parent / "earlier"
 EVERY_BRANCH = pytest.mark.parametrize("branch", BRANCHES, ids=str)
 
 
@@ -41,7 +40,9 @@ async def test_a_saved_history_goes_through_its_branch_and_replays(branch: Branc
     await replayer().replay_workflow(history)
 
 
-@pytest.mark.parametrize("path", sorted(EARLIER.rglob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(EARLIER.rglob("*.json")), ids=lambda path: path.relative_to(EARLIER).with_suffix("").as_posix()
+)
 async def test_a_history_of_an_earlier_release_replays(path: Path) -> None:
     await replayer().replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text(encoding="utf-8")))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
-from sqlalchemy import Row, select
+from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
@@ -16,8 +16,8 @@ from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.errors import NotFound, RindleError
 from rindle.operations.maintenance.backing import lane_of, release
+from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, session_page
 from rindle.operations.maintenance.sweep import (
-    PAGE,
     Page,
     Sweep,
     SweepFailure,
@@ -118,14 +118,14 @@ class AbortIncompleteUploads(Sweep[AbortIncompleteUploadsOptions, AbortIncomplet
     async def page(
         self, run: SweepRun[AbortIncompleteUploadsOptions], cursor: str
     ) -> Page[AbortIncompleteUploadsReport]:
-        """End up to 500 sessions."""
+        """End those of the next 500 sessions that are overdue or unreleased."""
         step, _, after = (cursor or _OVERDUE).partition("|")
         profile = run.options.profile
         wanted = run.services.profiles.names if profile is None else [profile]
         select_page = _overdue if step == _OVERDUE else _unreleased
-        found = await run.services.database.read(select_page, wanted, run.started_at, after)
+        found, last_id = await run.services.database.read(select_page, wanted, run.started_at, after)
         ended = await for_each(found, lambda row: _end(run, *row))
-        next_cursor = f"{step}|{found[-1][0].id}" if len(found) == PAGE else None
+        next_cursor = None if last_id is None else f"{step}|{last_id}"
         if next_cursor is None and step == _OVERDUE:
             next_cursor = _UNRELEASED
         failures = tuple(one.failure for one in ended if one.failure is not None)
@@ -148,33 +148,26 @@ async def abort_incomplete_uploads(services: Services, *, profile: str | None = 
 
 def _overdue(
     session: Session, profiles: Collection[str], started_at: datetime, after: str
-) -> Sequence[Row[MediaUploadSession, str]]:
-    upload = MediaUploadSession
-    statement = (
-        select(upload, MediaAsset.profile)
-        .join(MediaAsset, MediaAsset.id == upload.asset_id)
-        .where(upload.state.in_(_LIVE), upload.expires_at < started_at)
-        .where(MediaAsset.profile.in_(profiles), MediaAsset.state != AssetState.DELETED)
-        .order_by(upload.id)
-        .limit(PAGE)
-    )
-    return session.execute(statement.where(upload.id > after) if after else statement).all()
+) -> tuple[Sequence[SessionRow], str | None]:
+    """Return live sessions past their expiry, and where the next page begins."""
+    overdue = _of_profiles(profiles).where(MediaUploadSession.expires_at < started_at)
+    return session_page(session, overdue, _LIVE, after)
 
 
 def _unreleased(
     session: Session, profiles: Collection[str], started_at: datetime, after: str
-) -> Sequence[Row[MediaUploadSession, str]]:
-    """Return ended sessions whose bytes are not removed, but for those that ended in this sweep, which were counted."""
+) -> tuple[Sequence[SessionRow], str | None]:
+    """Return ended sessions whose bytes are not removed, and where the next page begins.
+
+    Those that ended in this sweep are left out: they were counted.
+    """
     upload = MediaUploadSession
-    statement = (
-        select(upload, MediaAsset.profile)
-        .join(MediaAsset, MediaAsset.id == upload.asset_id)
-        .where(upload.state.in_(_ENDED), upload.backing_released_at.is_(None), upload.updated_at < started_at)
-        .where(MediaAsset.profile.in_(profiles), MediaAsset.state != AssetState.DELETED)
-        .order_by(upload.id)
-        .limit(PAGE)
-    )
-    return session.execute(statement.where(upload.id > after) if after else statement).all()
+    unreleased = _of_profiles(profiles).where(upload.backing_released_at.is_(None), upload.updated_at < started_at)
+    return session_page(session, unreleased, _ENDED, after)
+
+
+def _of_profiles(profiles: Collection[str]) -> Select[MediaUploadSession, str]:
+    return of_sessions().where(MediaAsset.profile.in_(profiles), MediaAsset.state != AssetState.DELETED)
 
 
 async def _end(run: SweepRun[AbortIncompleteUploadsOptions], upload: MediaUploadSession, profile: str) -> _Ended:

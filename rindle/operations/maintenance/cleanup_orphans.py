@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
 
-from sqlalchemy import Row, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from rindle import telemetry
@@ -17,8 +17,8 @@ from rindle.db.models import MediaAsset, MediaAttachment, MediaUploadSession, Me
 from rindle.db.transitions import lock_asset
 from rindle.errors import RindleError
 from rindle.operations.maintenance.backing import release
+from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, session_page
 from rindle.operations.maintenance.sweep import (
-    PAGE,
     Page,
     Sweep,
     SweepFailure,
@@ -102,13 +102,13 @@ class CleanupOrphans(Sweep[CleanupOrphansOptions, CleanupOrphansReport]):
             services.profile(options.profile)
 
     async def page(self, run: SweepRun[CleanupOrphansOptions], cursor: str) -> Page[CleanupOrphansReport]:
-        """Clean up behind up to 500 sessions; the cursor is the id of the last one."""
+        """Clean up behind those of the next 500 ended sessions that left something; the cursor is the last id."""
         until = run.started_at - timedelta(seconds=run.services.settings.late_put_seconds)
-        found = await run.services.database.read(_residue, run.options.profile, until, cursor)
+        found, next_cursor = await run.services.database.read(_residue, run.options.profile, until, cursor)
         cleaned = await for_each(found, lambda row: _clean(run, *row))
         failures = tuple(one.failure for one in cleaned if one.failure is not None)
         _emit(cleaned, dry_run=run.options.dry_run)
-        return Page(_report(cleaned), found[-1][0].id if len(found) == PAGE else None, failures)
+        return Page(_report(cleaned), next_cursor, failures)
 
 
 async def cleanup_orphans(
@@ -129,20 +129,17 @@ async def cleanup_orphans(
 
 def _residue(
     session: Session, profile: str | None, until: datetime, after: str
-) -> Sequence[Row[MediaUploadSession, str]]:
-    """Return ended sessions of staged assets whose tickets expired before ``until``."""
+) -> tuple[Sequence[SessionRow], str | None]:
+    """Return ended sessions of staged assets whose tickets expired before ``until``, and where the next page begins."""
     upload = MediaUploadSession
-    statement = (
-        select(upload, MediaAsset.profile)
-        .join(MediaAsset, MediaAsset.id == upload.asset_id)
-        .where(upload.state.in_(_ENDED), MediaAsset.state == AssetState.STAGED)
+    wanted = (
+        of_sessions()
+        .where(MediaAsset.state == AssetState.STAGED)
         .where(or_(upload.url_expires_at.is_(None), upload.url_expires_at <= until))
-        .order_by(upload.id)
-        .limit(PAGE)
     )
     if profile is not None:
-        statement = statement.where(MediaAsset.profile == profile)
-    return session.execute(statement.where(upload.id > after) if after else statement).all()
+        wanted = wanted.where(MediaAsset.profile == profile)
+    return session_page(session, wanted, _ENDED, after)
 
 
 async def _clean(run: SweepRun[CleanupOrphansOptions], upload: MediaUploadSession, profile: str) -> _Cleaned:

@@ -6,7 +6,9 @@ from typing import Any
 
 from rindle.operations.maintenance.abort_incomplete_uploads import AbortIncompleteUploads
 from rindle.operations.maintenance.cleanup_orphans import CleanupOrphans
+from rindle.operations.maintenance.purge_retry import PurgeRetry
 from rindle.operations.maintenance.regenerate_variants import RegenerateVariants
+from rindle.operations.maintenance.retention import Retention
 from rindle.operations.maintenance.sweep import Sweep
 from rindle.operations.maintenance.verify_storage import VerifyStorage
 
@@ -14,6 +16,8 @@ from rindle.operations.maintenance.verify_storage import VerifyStorage
 SWEEPS: tuple[Sweep[Any, Any], ...] = (
     AbortIncompleteUploads(),
     CleanupOrphans(),
+    PurgeRetry(),
     RegenerateVariants(),
+    Retention(),
     VerifyStorage(),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -103,12 +103,18 @@ class Reprobe(Sweep[ReprobeOptions, ReprobeCounts]):
 
 
 async def reprobe(
-    services: Services, asset: AssetOrId, *, wait_seconds: float = TIMEOUT_SECONDS, originals: Originals | None = None
+    services: Services,
+    asset: AssetOrId,
+    *,
+    wait_seconds: float = TIMEOUT_SECONDS,
+    originals: Originals | None = None,
+    on_silence: Callable[[], object] = lambda: None,
 ) -> ReprobeReport:
     """Let a worker read the technical facts of an asset again; see ``Rindle.reprobe``.
 
     Args:
         originals: reads them in this process instead, without Temporal.
+        on_silence: called once when no worker polls the queue of sweeps.
     """
     asset_id = id_of_asset(asset)
     await services.database.read(_readable, asset_id)
@@ -120,7 +126,7 @@ async def reprobe(
         if originals is not None:
             outcome = await run_here(services, Reprobe(originals), options)
         else:
-            outcome = await _by_a_worker(services, options, wait_seconds)
+            outcome = await _by_a_worker(services, options, wait_seconds, on_silence)
     except Exception:
         telemetry.emit("rindle.repair.exception", {**facts, "result": "exception"}, _took(started))
         raise
@@ -132,11 +138,13 @@ async def reprobe(
     return await services.database.read(_report, asset_id)
 
 
-async def _by_a_worker(services: Services, options: ReprobeOptions, wait_seconds: float) -> Outcome[ReprobeCounts]:
+async def _by_a_worker(
+    services: Services, options: ReprobeOptions, wait_seconds: float, on_silence: Callable[[], object]
+) -> Outcome[ReprobeCounts]:
     """Run the sweep as a workflow of its own for the asset, or follow the one that runs already."""
     sweep = Reprobe()
     try:
-        handle = await runs.start(services, sweep, options, subject=options.asset_id)
+        handle = await runs.start(services, sweep, options, row_id=options.asset_id)
     except MaintenanceRunning as running:
         client = await services.temporal.client()
         handle = client.get_workflow_handle(
@@ -144,7 +152,7 @@ async def _by_a_worker(services: Services, options: ReprobeOptions, wait_seconds
         )
     try:
         async with asyncio.timeout(wait_seconds):
-            return await runs.follow(services, handle, sweep)
+            return await runs.follow(services, handle, sweep, on_silence=on_silence)
     except TimeoutError as error:
         raise NotSettled(
             f"the asset was not read within {wait_seconds:g} seconds; it is read when a worker of the queue "

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from rindle import messages, outbox
 from rindle.cancellation import cancel_and_wait
@@ -61,12 +61,12 @@ def order_of(sweep: Sweep[O, R], options: O) -> MaintenanceInput:
     return MaintenanceInput(verb=sweep.name, options=options.model_dump(mode="json"))
 
 
-async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages: int = 0, subject: str = "") -> Handle:
+async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages: int = 0, row_id: str = "") -> Handle:
     """Start a sweep by hand, and return a handle on its workflow.
 
     Args:
-        subject: id of the one row that the sweep is about; runs about different rows do not exclude each other.
         max_pages: pages of one run before it continues as new; 0 leaves that to the server.
+        row_id: id of the one row that the sweep is about; runs about different rows do not exclude each other.
 
     Raises:
         MaintenanceRunning: the same sweep was started by hand before and still runs, or one it must not run beside.
@@ -76,11 +76,14 @@ async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages
     sweep.check(services, options)
     client = await services.temporal.client()
     await check_beside(services, sweep)
-    verb = f"{sweep.name}:{subject}" if subject else sweep.name
+    verb = f"{sweep.name}:{row_id}" if row_id else sweep.name
     workflow_id = ids.maintenance_id(verb, prefix=services.settings.workflow_id_prefix)
     order = order_of(sweep, options).model_copy(update={"max_pages": max_pages})
 
-    async def start_with(arguments: dict[str, Any]) -> Handle:
+    async def start_with(are_used: bool) -> Handle:
+        arguments = start_options(services, sweep, options)
+        if not are_used:
+            arguments.pop("search_attributes", None)
         return await client.start_workflow(
             messages.MAINTENANCE_WORKFLOW,
             order,
@@ -92,15 +95,8 @@ async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages
             **arguments,
         )
 
-    arguments = start_options(services, sweep, options)
     try:
-        try:
-            return await start_with(arguments)
-        except RPCError as error:
-            if "search_attributes" not in arguments or not is_unmapped(error):
-                raise
-            services.temporal.note_unmapped()
-            return await start_with(start_options(services, sweep, options))
+        return await services.temporal.with_search_attributes(start_with, wanted=services.settings.search_attributes)
     except WorkflowAlreadyStartedError as error:
         raise MaintenanceRunning(
             f"{sweep.name} is running already: {workflow_id}. To fix: wait for its end, or cancel it with: temporal "
@@ -137,13 +133,6 @@ async def check_beside(services: Services, sweep: Sweep[O, R]) -> None:
                 )
         except RPCError as error:
             raise _unreachable(services, error) from error
-
-
-def is_unmapped(error: RPCError) -> bool:
-    """Whether Temporal refused a start because the namespace does not know the search attributes."""
-    text = str(error).lower()
-    unmapped = error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in text
-    return unmapped or "no mapping defined" in text
 
 
 async def follow(
@@ -187,7 +176,8 @@ async def follow(
     finally:
         await cancel_and_wait(result)
     on_page(ended.progress)
-    return Outcome(sweep.report(**ended.progress.counters), ended.progress.failures)
+    progress = ended.progress
+    return Outcome(sweep.report(**progress.counters), progress.failures, progress.failed)
 
 
 async def _progress(handle: Handle) -> SweepProgress | None:
@@ -227,9 +217,5 @@ async def _failure(handle: Handle, sweep: Sweep[O, R], error: WorkflowFailureErr
 
 
 def _unreachable(services: Services, error: RPCError) -> TemporalUnavailable:
-    return TemporalUnavailable(
-        f"Temporal ({services.temporal.label}) did not answer: {error.status.name}. To fix: 1. start the server or "
-        "check its address and namespace; 2. verify with: rindle doctor; 3. repeat the command, or add --local to run "
-        "the sweep without Temporal",
-        retry_after=5,
-    )
+    repeat = "repeat the command, or add --local to run the sweep without Temporal"
+    return services.temporal.unavailable(error.status.name, problem="did not answer", last_step=repeat)

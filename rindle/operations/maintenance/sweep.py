@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 
 from rindle.cancellation import cancel_and_wait
 from rindle.db.models import utc_now
+from rindle.messages import MAX_SWEEP_FAILURES, SweepPage, SweepProgress
 from rindle.messages import SweepFailure as SweepFailure  # part of a page
-from rindle.messages import SweepPage, SweepProgress
 from rindle.services import Services
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 PAGE = 500
 #: Items of a page that are handled at the same time.
 AT_ONCE = 16
-#: Notes of one page that are kept.
+#: Notes and failures of one page that a worker logs.
 MAX_NOTES = 20
 
 
@@ -90,7 +90,7 @@ class Page(Generic[R]):
         next_cursor: where the next page begins; ``None`` when this was the last one.
         failures: items that failed; the first ones of a sweep are shown.
         notes: what was found, for the log of the process that does the page. They never leave it through Temporal, so
-            they may name keys. The first :data:`MAX_NOTES` are kept.
+            they may name keys. A worker logs the first :data:`MAX_NOTES`; :func:`run_here` logs all of them.
     """
 
     report: R
@@ -133,10 +133,11 @@ class Sweep(ABC, Generic[O, R]):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[R]):
-    """A sweep that has ended: its report, and the first items that failed."""
+    """A sweep that has ended: its report, and the first of the ``failed`` items."""
 
     report: R
     failures: tuple[SweepFailure, ...] = ()
+    failed: int = 0
 
 
 async def run_here(
@@ -157,11 +158,11 @@ async def run_here(
     started_at = utc_now()
     progress = SweepProgress(started_at=started_at)
     while True:
-        page = await one_page(SweepRun(services, options, started_at), sweep, progress.cursor)
+        page = await one_page(SweepRun(services, options, started_at), sweep, progress.cursor, max_notes=None)
         progress = progress.after(page)
         on_page(progress)
         if page.cursor is None:
-            return Outcome(sweep.report(**progress.counters), progress.failures)
+            return Outcome(sweep.report(**progress.counters), progress.failures, progress.failed)
 
 
 async def for_each(items: Iterable[I], work: Callable[[I], Awaitable[T]]) -> list[T]:
@@ -182,16 +183,29 @@ async def for_each(items: Iterable[I], work: Callable[[I], Awaitable[T]]) -> lis
         await cancel_and_wait(*tasks)
 
 
-async def one_page(run: SweepRun[O], sweep: Sweep[O, R], cursor: str) -> SweepPage:
-    """Do one page, log its notes, and return what the workflow needs of it.
+async def one_page(
+    run: SweepRun[O], sweep: Sweep[O, R], cursor: str, *, max_notes: int | None = MAX_NOTES
+) -> SweepPage:
+    """Do one page, log its notes and its failures, and return what the workflow needs of it.
+
+    That has the first failures only, since it is stored in a history.
+
+    Args:
+        max_notes: lines that are logged; all when ``None``.
 
     Raises:
         RindleError: the sweep refuses the options, or the items of the page could not be read.
     """
     sweep.check(run.services, run.options)
     page = await sweep.page(run, cursor)
-    for note in page.notes[:MAX_NOTES]:
+    notes = [*page.notes, *(f"{failure.item}: {failure.code}" for failure in page.failures)]
+    for note in notes[:max_notes]:
         log.info(note, extra={"action": "sweep_note", "sweep": sweep.name})
-    if len(page.notes) > MAX_NOTES:
-        log.info("%d more of this page", len(page.notes) - MAX_NOTES, extra={"action": "sweep_note"})
-    return SweepPage(cursor=page.next_cursor, counters=page.report.to_dict(), failures=page.failures)
+    if max_notes is not None and len(notes) > max_notes:
+        log.info("%d more of this page", len(notes) - max_notes, extra={"action": "sweep_note"})
+    return SweepPage(
+        cursor=page.next_cursor,
+        counters=page.report.to_dict(),
+        failures=page.failures[:MAX_SWEEP_FAILURES],
+        failed=len(page.failures),
+    )

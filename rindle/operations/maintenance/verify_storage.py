@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from pydantic import Field
-from sqlalchemy import Row, select
+from sqlalchemy import Row, or_, select
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
@@ -32,7 +32,8 @@ from rindle.states import DELIVERABLE, AssetState, VariantState
 
 #: States of a variant whose row names an object of a finished build.
 _WITH_KEY = (VariantState.READY, VariantState.STALE, VariantState.MISSING, VariantState.FAILED)
-#: The steps of the sweep, in their order; a cursor is ``step|profile|id``.
+#: The steps of the sweep, in their order; a cursor is ``step|profile|id``. The id is that of an asset; between two
+#: variants of one asset it is ``asset:variant``.
 _VARIANTS, _ORIGINALS, _OBJECTS = "1-variants", "2-originals", "3-objects"
 
 
@@ -74,14 +75,14 @@ class VerifyStorageReport(SweepReport):
     errors: int = 0
 
 
-#: A variant: id, asset, state, key, size, profile.
-_VariantRow = Row[str, str, str, str | None, int | None, str]
-#: An asset: id, profile, key.
+#: A variant: id, asset, state, key, size.
+_VariantRow = Row[str, str, str, str | None, int | None]
+#: An asset: id, state, key.
 _AssetRow = Row[str, str, str]
 
 
 class _Place(NamedTuple):
-    """Where a page begins: behind an asset or a variant of a step, which is done for each profile or for all."""
+    """Where a page begins: behind an asset or a variant of a step, which is done for each profile."""
 
     step: str
     profile: str = ""
@@ -128,10 +129,17 @@ class VerifyStorage(Sweep[VerifyStorageOptions, VerifyStorageReport]):
 
     async def page(self, run: SweepRun[VerifyStorageOptions], cursor: str) -> Page[VerifyStorageReport]:
         """Look for up to 500 objects of rows, or list up to about 500 objects of a store."""
-        place = _Place.of(cursor) if cursor else _Place(_VARIANTS)
-        if place.step == _OBJECTS:
-            return await _list_objects(run, place)
-        return await (_check_originals if place.step == _ORIGINALS else _check_variants)(run, place)
+        places = [_Place.of(cursor)] if cursor else _places(run)[:1]
+        if not places:
+            return Page(VerifyStorageReport())
+        place = places[0]
+        while True:
+            page = await _STEPS[place.step](run, place)
+            following = None if page.next_cursor is None else _Place.of(page.next_cursor)
+            goes_on = following is not None and following.step == place.step and not following.after
+            if following is None or not goes_on or page.report.checked or place.step == _OBJECTS:
+                return page
+            place = following  # a profile without rows is no page of its own
 
 
 async def verify_storage(
@@ -153,14 +161,20 @@ async def verify_storage(
     return (await run_here(services, VerifyStorage(), options)).report
 
 
+def _places(run: SweepRun[VerifyStorageOptions]) -> list[_Place]:
+    """Return where each step begins, in their order."""
+    names = sorted(_profiles(run))
+    places = [_Place(_VARIANTS, name) for name in names]
+    if run.options.originals:
+        places += [_Place(_ORIGINALS, name) for name in names]
+    if run.options.objects:
+        places += [_Place(_OBJECTS, name) for name in _listed_profiles(run)]
+    return places
+
+
 def _next_step(run: SweepRun[VerifyStorageOptions], done: _Place) -> str | None:
     """Return the cursor of the step after ``done``; ``None`` after the last one."""
-    steps = [_Place(_VARIANTS)]
-    if run.options.originals:
-        steps.append(_Place(_ORIGINALS))
-    if run.options.objects:
-        steps += [_Place(_OBJECTS, name) for name in _listed_profiles(run)]
-    later = [place for place in steps if place[:2] > done[:2]]
+    later = [place for place in _places(run) if place[:2] > done[:2]]
     return later[0].cursor() if later else None
 
 
@@ -180,9 +194,9 @@ def _prefix(profile: str) -> str:
 
 
 def _page(
-    run: SweepRun[VerifyStorageOptions], place: _Place, last_id: str | None, found: Iterable[_Found]
+    run: SweepRun[VerifyStorageOptions], place: _Place, after: str | None, found: Iterable[_Found]
 ) -> Page[VerifyStorageReport]:
-    """Return the page of rows with these results; ``last_id`` is ``None`` when the step is done."""
+    """Return the page of rows with these results; ``after`` is ``None`` when the step is done."""
     results = list(found)
     counters = {"checked": len(results)}
     for one in results:
@@ -190,7 +204,7 @@ def _page(
             counters[one.counter] = counters.get(one.counter, 0) + 1
     return Page(
         VerifyStorageReport(**counters),
-        _next_step(run, place) if last_id is None else place._replace(after=last_id).cursor(),
+        _next_step(run, place) if after is None else place._replace(after=after).cursor(),
         tuple(one.failure for one in results if one.failure is not None),
     )
 
@@ -199,38 +213,63 @@ def _page(
 
 
 async def _check_variants(run: SweepRun[VerifyStorageOptions], place: _Place) -> Page[VerifyStorageReport]:
-    rows = await run.services.database.read(_variants, _profiles(run), place.after)
+    rows, after = await run.services.database.read(_variants, place.profile, place.after)
 
     async def check(row: _VariantRow) -> _Found:
         try:
-            return await _check_variant(run.services, row)
+            return await _check_variant(run.services, place.profile, row)
         except RindleError as error:
             return _Found("errors", SweepFailure(item=row.asset_id, code=error.code))
 
-    return _page(run, place, rows[-1].id if len(rows) == PAGE else None, await for_each(rows, check))
+    return _page(run, place, after, await for_each(rows, check))
 
 
-def _variants(session: Session, profiles: Collection[str], after: str) -> Sequence[_VariantRow]:
+def _variants(session: Session, profile: str, after: str) -> tuple[Sequence[_VariantRow], str | None]:
+    """Return variants of the next assets of a profile, and where the next page begins.
+
+    A page examines up to 500 assets and returns up to 500 variants: one that took as many variants that have an object
+    would read all others before them.
+    """
+    asset_id, _, variant_id = after.partition(":")
+    assets, last_id = _next_assets(session, profile, asset_id, is_begun=bool(variant_id))
     row = MediaVariant
     statement = (
-        select(row.id, row.asset_id, row.state, row.storage_key, row.byte_size, MediaAsset.profile)
-        .join(MediaAsset, MediaAsset.id == row.asset_id)
+        select(row.id, row.asset_id, row.state, row.storage_key, row.byte_size)
+        .where(row.asset_id.in_([asset.id for asset in assets]))
         .where(row.state.in_(_WITH_KEY), row.storage_key.is_not(None))
-        .where(MediaAsset.profile.in_(profiles), MediaAsset.state.in_(DELIVERABLE))
-        .order_by(row.id)
+        .order_by(row.asset_id, row.id)
         .limit(PAGE)
     )
-    return session.execute(statement.where(row.id > after) if after else statement).all()
+    if variant_id:
+        statement = statement.where(or_(row.asset_id != asset_id, row.id > variant_id))
+    rows = session.execute(statement).all()
+    return rows, f"{rows[-1].asset_id}:{rows[-1].id}" if len(rows) == PAGE else last_id
 
 
-async def _check_variant(services: Services, row: _VariantRow) -> _Found:
+def _next_assets(
+    session: Session, profile: str, after: str, *, is_begun: bool = False
+) -> tuple[list[_AssetRow], str | None]:
+    """Return those of the next assets of a profile that can be delivered, and the id where the next page begins.
+
+    Args:
+        is_begun: the asset ``after`` is the first one, instead of the last one of the page before.
+    """
+    asset = MediaAsset
+    statement = select(asset.id, asset.state, asset.storage_key).where(asset.profile == profile)
+    if after:
+        statement = statement.where(asset.id >= after if is_begun else asset.id > after)
+    examined = session.execute(statement.order_by(asset.id).limit(PAGE)).all()
+    return [row for row in examined if row.state in DELIVERABLE], examined[-1].id if len(examined) == PAGE else None
+
+
+async def _check_variant(services: Services, profile: str, row: _VariantRow) -> _Found:
     """Look for the object of one variant, and move the row when its state does not say what the store says.
 
     Raises:
         RindleError: the store gave no answer, or the row could not be moved.
     """
     try:
-        size: int | None = (await services.storage(row.profile).head(row.storage_key)).size
+        size: int | None = (await services.storage(profile).head(row.storage_key)).size
     except StorageNotFound:
         size = None
     was_missing = row.state == VariantState.MISSING
@@ -265,28 +304,17 @@ async def _move(services: Services, row: _VariantRow, to: VariantState) -> bool:
 
 
 async def _check_originals(run: SweepRun[VerifyStorageOptions], place: _Place) -> Page[VerifyStorageReport]:
-    rows = await run.services.database.read(_originals, _profiles(run), place.after)
+    rows, after = await run.services.database.read(_next_assets, place.profile, place.after)
 
     async def check(row: _AssetRow) -> _Found:
         try:
-            await run.services.storage(row.profile).head(row.storage_key)
+            await run.services.storage(place.profile).head(row.storage_key)
         except RindleError as error:
             counter = "missing" if isinstance(error, StorageNotFound) else "errors"
             return _Found(counter, SweepFailure(item=row.id, code=error.code))
         return _Found("present")
 
-    return _page(run, place, rows[-1].id if len(rows) == PAGE else None, await for_each(rows, check))
-
-
-def _originals(session: Session, profiles: Collection[str], after: str) -> Sequence[_AssetRow]:
-    row = MediaAsset
-    statement = (
-        select(row.id, row.profile, row.storage_key)
-        .where(row.state.in_(DELIVERABLE), row.profile.in_(profiles))
-        .order_by(row.id)
-        .limit(PAGE)
-    )
-    return session.execute(statement.where(row.id > after) if after else statement).all()
+    return _page(run, place, after, await for_each(rows, check))
 
 
 # --- objects without rows ----------------------------------------------------------------------------------------
@@ -356,3 +384,6 @@ def _named_keys(session: Session, keys: Sequence[str]) -> set[str]:
         named |= {stored_keys.storage_key, stored_keys.superseded_key, *(stored_keys.obsolete_keys or ())}
     named |= set(session.scalars(select(upload.upload_key).where(upload.upload_key.in_(keys))))
     return {key for key in keys if key in named or asset_id_of(key) in deleted}
+
+
+_STEPS = {_VARIANTS: _check_variants, _ORIGINALS: _check_originals, _OBJECTS: _list_objects}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import sys
+
+from temporalio.client import WorkflowExecutionStatus
 
 from rindle.db.models import new_id
 from rindle.workflows import ids
 from tests.integration.cli.test_commands import rindle
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
-from tests.stage import Stage
+from tests.stage import REPOSITORY, Stage
 
 
 async def ended(stage: Stage) -> None:
@@ -71,6 +78,31 @@ async def test_a_sweep_by_a_worker_is_followed_and_a_detached_one_is_not(lite_st
     assert f"{workflow_id} has started; cancel it with: temporal workflow cancel" in followed.stderr
     assert "abort-incomplete-uploads: page 2, nothing found" in followed.stderr
     assert await stage.keys() == set()
+
+
+async def test_ctrl_c_ends_the_command_and_not_the_sweep(lite_stage: Stage) -> None:
+    stage = lite_stage
+    command = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "rindle.cli", "verify-storage"),
+        env={**os.environ, **stage.environment},
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        # A shell that runs the tests in the background has SIGINT ignored, and every process inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert command.stderr is not None
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        started = await command.stderr.readline()
+        command.send_signal(signal.SIGINT)
+        out, err = await command.communicate()
+
+    assert b"verify-storage has started" in started
+    assert (command.returncode, out) == (130, b"")
+    assert b"verify-storage goes on without this command" in err
+    workflow_id = ids.maintenance_id("verify-storage", prefix=stage.prefix)
+    handle = (await stage.client()).get_workflow_handle(workflow_id)
+    assert (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
 async def test_keys_of_unknown_objects_are_shown_where_they_are_found(lite_stage: Stage) -> None:

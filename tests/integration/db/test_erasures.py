@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from rindle import MediaAsset, MediaAttachment, MediaErasureAsset, MediaEvent
+from rindle import MediaAsset, MediaAttachment, MediaErasure, MediaErasureAsset, MediaEvent
 from rindle.db import erasures as rows
-from rindle.db.models import MediaOutbox, new_id
+from rindle.db.models import MediaOutbox, new_id, utc_now
 from rindle.erasure.steps import ErasureSteps
 from rindle.messages import ErasureCounts, SettleOrder
 from rindle.owners import OwnerRef
@@ -76,6 +77,8 @@ async def test_an_owner_with_many_assets_is_detached_at_once_and_restarted_in_pa
     # Meanwhile one asset was attached again, and one was deleted by hand.
     await write(attach, BOB, [asset_ids[0]])
     await write(lambda session: session.execute(delete(MediaAsset).where(MediaAsset.id == asset_ids[-1])))
+    long_ago = utc_now() - timedelta(days=1)  # nothing is started again while purges of the erasure end
+    await write(lambda session: session.execute(update(MediaErasure).values(updated_at=long_ago)))
     pages, after = 0, ""
     while True:
         progress = await write(steps.settle, SettleOrder(operation_id=operation, restart=True, after=after))

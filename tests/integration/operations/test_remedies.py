@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import io
 import json
 import shlex
-import sys
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,108 +12,32 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, messages
-from rindle.cli.commands import execute
-from rindle.db import migrate
 from rindle.db.models import MediaErasure, new_id, utc_now
-from rindle.operations import findings, lost_runs, runs
-from rindle.operations import runtime_status as status
+from rindle.operations import findings, runs
 from rindle.operations.erasures import explain_erasure
 from rindle.operations.explain import explain
 from rindle.operations.remedies import REMEDIES
-from rindle.operations.runtime_status import RuntimeStatus
 from rindle.relay import Relay
-from tests.patience import until
+from tests.integration.operations.played import (
+    OLD,
+    breaks,
+    commands_of,
+    prepare,
+    reported,
+    started,
+    typed,
+    variants_break,
+)
 from tests.servers import free_port
-from tests.stage import REPOSITORY, Stage, photo
+from tests.stage import Stage, photo
 from tests.workflows.fleet import temporal
-
-#: Age of everything that is broken, beyond all thresholds.
-OLD = timedelta(hours=3)
 
 
 @pytest.fixture
 async def stage(lite_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     """A migrated application whose variables are those of this process, as a shell of its operator has them."""
-    for name, value in lite_stage.environment.items():
-        monkeypatch.setenv(name, value)
-    async with lite_stage.engine.begin() as connection:
-        await connection.run_sync(migrate.stamp)
-    # Nobody waits for minutes here.
-    monkeypatch.setattr(status, "NO_WORKER_SECONDS", -1)
-    monkeypatch.setattr(runs, "WAITING_SECONDS", 0)
-    monkeypatch.setattr(lost_runs, "RUN_SECONDS", 0)
+    await prepare(lite_stage, monkeypatch)
     return lite_stage
-
-
-async def typed(command: str) -> tuple[int, str]:
-    """Type a command of ``rindle``; returns its exit code and what it prints."""
-    program, *arguments = shlex.split(command)
-    assert program == "rindle", command
-    printed = io.StringIO()
-
-    def execute_it() -> int:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            return execute(arguments)
-
-    return await asyncio.to_thread(execute_it), printed.getvalue()
-
-
-async def reported(stage: Stage, *names: str) -> RuntimeStatus:
-    """Wait until exactly these classes are reported; visibility of Temporal lags behind."""
-    seen: set[str] = set()
-
-    async def look() -> RuntimeStatus | None:
-        seen.clear()
-        report = await stage.rindle.runtime_status()
-        seen.update(one.name for one in report.findings)
-        return report if seen == set(names) else None
-
-    try:
-        return await until(look, what=f"exactly {sorted(names)} to be reported")
-    except AssertionError as late:
-        late.add_note(f"reported: {sorted(seen)}")
-        raise
-
-
-def commands_of(report: RuntimeStatus, name: str) -> list[str]:
-    """Return the printed command of one class, once for each asset concerned."""
-    [surface] = [one.surface for one in report.recommendations if one.name == name]
-    samples = [one for finding in report.findings if finding.name == name for one in finding.samples]
-    keys = sorted({str(getattr(sample, "asset_id", "")) for sample in samples})
-    return sorted({surface.replace("ASSET", key) for key in keys or [""]})
-
-
-async def breaks(stage: Stage, row: type, key: str | None, **values: Any) -> None:
-    """Change a row behind the library's back, long ago."""
-    old = {"updated_at": utc_now() - OLD}
-    await stage.rindle.database.write(
-        lambda session: session.execute(
-            update(row).where(row.id == key).values(**{**old, **values})  # type: ignore[attr-defined]
-        )
-    )
-
-
-async def variants_break(stage: Stage, asset: MediaAsset, **states: str) -> None:
-    """Change the states of an asset's variants behind the library's back."""
-    for name, state in states.items():
-        row = await stage.variant(asset.id, name)
-        await breaks(stage, MediaVariant, row.id, state=state)
-
-
-@contextlib.asynccontextmanager
-async def started(command: str, log: Path) -> AsyncIterator[None]:
-    """Type a command that runs until it is stopped."""
-    program, *arguments = shlex.split(command)
-    assert program == "python"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, cwd=REPOSITORY, stdout=output, stderr=output
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def lost_upload(stage: Stage, state: str, **values: Any) -> str:
@@ -383,10 +301,14 @@ async def test_the_work_of_a_removed_profile_is_refused_and_not_retried_for_ever
 @pytest.mark.parametrize(
     ("broken", "condition", "command"),
     [
-        ("DROP INDEX ix_media_assets_profile; DROP TABLE media_processing_runs", "incomplete", "rindle db repair"),
+        ("DROP INDEX ix_media_assets_profile_id; DROP TABLE media_processing_runs", "incomplete", "rindle db repair"),
         ("ALTER TABLE media_assets DROP COLUMN operator_reason", "incomplete", "rindle db repair"),
         ("DELETE FROM rindle_alembic_version", "unversioned", "rindle db stamp"),
-        ("UPDATE rindle_alembic_version SET version_num = '9999'", "ahead", "pip install --upgrade rindle"),
+        (
+            "ALTER TABLE media_assets DROP COLUMN operator_reason; UPDATE rindle_alembic_version SET version_num = 'x'",
+            "ahead",
+            "pip install --upgrade rindle",
+        ),
         ("UPDATE rindle_alembic_version SET version_num = '0002'", "behind", "rindle db upgrade"),
     ],
 )
@@ -403,7 +325,7 @@ async def test_each_condition_of_the_tables_has_a_command_of_its_own(
             continue
         assert (code, command in printed) == (1, True), f"{look}\n{printed}"
     found = await stage.rindle.doctor(only=["db.migrations", "db.schema"])
-    assert [one.fix for one in found.checks if one.status == "error"] == [command]
+    assert {one.fix for one in found.checks if one.status == "error"} == {command}
     if condition in ("incomplete", "unversioned"):
         code, printed = await typed(command)
         assert code == 0, printed

@@ -93,7 +93,7 @@ async def test_the_first_failures_are_named_and_all_are_counted() -> None:
     outcome = await run_here(NO_SERVICES, Count(), CountOptions(numbers=40))
 
     assert [failure.item for failure in outcome.failures] == ["1", "3", "5", "7", "9"]
-    assert outcome.report.odd == 20
+    assert outcome.report.odd == outcome.failed == 20
     assert outcome.report.has_errors
     assert not CountReport(counted=1).has_errors
 
@@ -106,7 +106,26 @@ async def test_notes_stay_in_the_log_of_the_process(caplog: pytest.LogCaptureFix
     assert "number 7" not in page.model_dump_json()
     assert [record.getMessage() for record in caplog.records] == [
         *(f"number {number}" for number in range(MAX_NOTES)),
-        "30 more of this page",
+        "55 more of this page",
+    ]
+
+
+async def test_a_history_keeps_the_first_failures_of_a_page_and_their_number() -> None:
+    page = await _steps().page(_order(options={"numbers": 50, "at_once": 50}))
+
+    assert [failure.item for failure in page.failures] == ["1", "3", "5", "7", "9"]
+    assert page.failed == 25
+    assert SweepProgress().after(page).after(page).failed == 50
+
+
+async def test_a_sweep_in_this_process_logs_every_note_and_failure(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "rindle.operations.maintenance")
+
+    await run_here(NO_SERVICES, Count(), CountOptions(numbers=50, at_once=50))
+
+    assert [record.getMessage() for record in caplog.records] == [
+        *(f"number {number}" for number in range(50)),
+        *(f"{number}: odd" for number in range(1, 50, 2)),
     ]
 
 

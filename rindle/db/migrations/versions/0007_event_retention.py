@@ -15,7 +15,7 @@ _OLD, _NEW = "ix_media_events_type", "ix_media_events_type_occurred_at"
 
 def upgrade() -> None:
     """Replace one index by one that begins with the same column; queries of the previous release use it too."""
-    op.create_index(op.f(_NEW), _TABLE, ["type", "occurred_at"])
+    op.create_index(op.f(_NEW), _TABLE, ["type", "occurred_at"], if_not_exists=True)
     op.drop_index(op.f(_OLD), _TABLE)
 
 

@@ -26,7 +26,7 @@ _CONDITION = (
 def upgrade() -> None:
     """Add the index; the previous release does not need it."""
     where = sa.text(_CONDITION)
-    op.create_index(op.f(_NAME), _TABLE, ["updated_at"], postgresql_where=where, sqlite_where=where)
+    op.create_index(op.f(_NAME), _TABLE, ["updated_at"], postgresql_where=where, sqlite_where=where, if_not_exists=True)
 
 
 def downgrade() -> None:

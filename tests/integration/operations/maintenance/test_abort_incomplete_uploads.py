@@ -12,6 +12,7 @@ from rindle import MediaUploadSession
 from rindle.db.models import utc_now
 from rindle.errors import StorageTransient, UnknownProfile
 from rindle.operations.maintenance import abort_incomplete_uploads as module
+from rindle.operations.maintenance import session_pages
 from rindle.operations.maintenance.abort_incomplete_uploads import (
     AbortIncompleteUploads,
     AbortIncompleteUploadsOptions,
@@ -148,7 +149,7 @@ async def test_pages_reach_every_session_once(lite_stage: Stage, monkeypatch: py
             await overdue(lite_stage)
         else:
             await lite_stage.rindle.cancel_upload((await lite_stage.sent()).id)
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(session_pages, "PAGE", 2)
     deleted: list[str] = []
 
     class Watched(FlakyStorage):

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from rindle import MediaAsset, MediaUploadSession, telemetry
 from rindle.db.models import utc_now
 from rindle.errors import NotFound, StorageUnauthorized, UnknownProfile
-from rindle.operations.maintenance import cleanup_orphans as module
+from rindle.operations.maintenance import session_pages
 from rindle.operations.maintenance.cleanup_orphans import (
     CleanupOrphans,
     CleanupOrphansOptions,
@@ -148,7 +148,7 @@ async def test_unknown_stores_and_open_remote_sessions_are_skipped_and_counted(
 async def test_pages_reach_every_session_once(lite_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(5):
         await ended(lite_stage)
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(session_pages, "PAGE", 2)
 
     assert (await cleanup_orphans(lite_stage.rindle.services)).sessions_found == 5
     done = await cleanup_orphans(lite_stage.rindle.services, dry_run=False)

@@ -47,7 +47,8 @@ async def test_a_sweep_is_started_followed_and_found_by_its_attributes(stage: St
     described = await handle.describe()
     assert described.task_queue == f"{stage.prefix}-maintenance"
     assert await described.static_summary() == "verify-storage"
-    assert {pair.key.name: pair.value for pair in described.typed_search_attributes} == {
+    attributes = {pair.key.name: pair.value for pair in described.typed_search_attributes}
+    assert {name: value for name, value in attributes.items() if name.startswith("Rindle")} == {
         "RindleKind": "maintenance",
         "RindleProfile": "avatar",
     }
@@ -110,7 +111,7 @@ async def test_a_cancelled_sweep_says_what_it_has_done(lite_stage: Stage) -> Non
 
         await handle.cancel()
 
-        with pytest.raises(MaintenanceStopped, match=r"cancelled after 2 pages.*checked 1") as stopped:
+        with pytest.raises(MaintenanceStopped, match=r"cancelled after 3 pages.*checked 1") as stopped:
             await following
         assert stopped.value.detail["counters"]["present"] == 1
         assert await closed(stage, handle.id) == "CANCELED"

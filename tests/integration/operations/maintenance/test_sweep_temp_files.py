@@ -57,6 +57,16 @@ def test_a_link_inside_an_old_directory_does_not_lead_out(tmp_path: Path) -> Non
     assert (kept / "file").exists()
 
 
+def test_a_root_that_is_a_link_or_of_another_user_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = old_directory(tmp_path / "elsewhere", "old")
+    (tmp_path / "root").symlink_to(tmp_path / "elsewhere")
+
+    assert sweep(tmp_path / "root") == Swept(errors=1)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert sweep(tmp_path / "elsewhere") == Swept(errors=1)
+    assert left.is_dir()
+
+
 def test_a_directory_in_use_is_left_however_old_it_is(tmp_path: Path) -> None:
     used = old_directory(tmp_path, "used")
 
