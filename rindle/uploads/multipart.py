@@ -102,22 +102,22 @@ class SignedPart:
 # --- sizes -------------------------------------------------------------------------------------------------------
 
 
-def part_size_for(asked: int | None, *, size: int | None, max_bytes: int | None = None) -> int:
+def part_size_for(wanted: int | None, *, size: int | None, max_bytes: int | None = None) -> int:
     """Return the size in bytes of the parts of a file.
 
     Args:
-        asked: the caller's choice; 8 MiB when it makes none.
+        wanted: the caller's choice; 8 MiB when it makes none.
         size: the declared size; the parts become larger, in whole MiB, where 10000 would not suffice.
         max_bytes: the largest accepted size, for a file of unknown size.
 
     Raises:
-        InvalidArgument: ``asked`` is out of 5 MiB to 5 GiB.
+        InvalidArgument: ``wanted`` is out of 5 MiB to 5 GiB.
         UploadRejected: no store keeps an object of this size.
     """
-    if asked is not None and (isinstance(asked, bool) or not MIN_PART_BYTES <= asked <= MAX_PART_BYTES):
+    if wanted is not None and (isinstance(wanted, bool) or not MIN_PART_BYTES <= wanted <= MAX_PART_BYTES):
         raise InvalidArgument(
             f"part_size must be between {MIN_PART_BYTES} and {MAX_PART_BYTES} bytes",
-            detail={"option": "part_size", "found": asked},
+            detail={"option": "part_size", "found": wanted},
         )
     if size is not None and size > MAX_OBJECT_BYTES:
         raise rejected(
@@ -129,7 +129,7 @@ def part_size_for(asked: int | None, *, size: int | None, max_bytes: int | None 
         )
     largest = min(max_bytes or 0, MAX_OBJECT_BYTES) if size is None else size
     smallest = _ceil(largest, MAX_PART_COUNT)
-    chosen = DEFAULT_PART_BYTES if asked is None else asked
+    chosen = DEFAULT_PART_BYTES if wanted is None else wanted
     return chosen if smallest <= chosen else _ceil(smallest, MIB) * MIB
 
 

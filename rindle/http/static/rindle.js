@@ -130,14 +130,14 @@ export function upload(file, { base = HERE, profile, strategy = "presigned_put",
     const missing = [...lengths.keys()].filter((n) => !loaded[n]);
     const stop = new AbortController();
     signal.addEventListener("abort", () => stop.abort());
-    const tell = (n, bytes) => {
+    const note = (n, bytes) => {
       loaded[n] = bytes;
       sent(loaded.reduce((sum, one) => sum + one, 0));
     };
     const send = async (n) => {
       const grant = await call("POST", `${path}/parts/${n + 1}/sign`);
-      await put(grant, file.slice(n * size, n * size + lengths[n]), (bytes) => tell(n, bytes), stop.signal);
-      tell(n, lengths[n]);
+      await put(grant, file.slice(n * size, n * size + lengths[n]), (bytes) => note(n, bytes), stop.signal);
+      note(n, lengths[n]);
     };
     const work = async () => {
       for (let n; (n = missing.shift()) !== undefined; ) {

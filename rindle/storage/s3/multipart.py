@@ -153,20 +153,20 @@ class S3Multipart(MultipartUploads):
         return await self._threads.run(self._list_uploads, key, self._object(key))
 
     def _list_uploads(self, key: str, where: Mapping[str, str]) -> list[str]:
-        asked = {"Bucket": where["Bucket"], "Prefix": where["Key"], "MaxUploads": _PAGE}
+        wanted = {"Bucket": where["Bucket"], "Prefix": where["Key"], "MaxUploads": _PAGE}
         found: list[str] = []
-        for page in self._pages("list_multipart_uploads", key, asked, ("KeyMarker", "UploadIdMarker")):
+        for page in self._pages("list_multipart_uploads", key, wanted, ("KeyMarker", "UploadIdMarker")):
             # The prefix also matches longer keys.
             found += [upload["UploadId"] for upload in page.get("Uploads", ()) if upload["Key"] == where["Key"]]
         return found
 
     def _pages(
-        self, operation: str, key: str, asked: Mapping[str, Any], markers: Sequence[str]
+        self, operation: str, key: str, wanted: Mapping[str, Any], markers: Sequence[str]
     ) -> Iterator[Mapping[str, Any]]:
-        """Return the pages of a list; each is asked for with the markers that the one before names."""
+        """Return the pages of a list; each is requested with the markers of the one before."""
         after: Mapping[str, Any] = {}
         while True:
-            parameters = {**asked, **after}
+            parameters = {**wanted, **after}
             page = self._client.call(key, methodcaller(operation, **parameters))
             yield page
             if not page.get("IsTruncated"):

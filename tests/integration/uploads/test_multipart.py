@@ -35,6 +35,7 @@ from rindle.errors import (
 )
 from rindle.operations.maintenance.abort_incomplete_uploads import abort_incomplete_uploads
 from rindle.operations.maintenance.cleanup_orphans import cleanup_orphans
+from rindle.protocols import StoredObject
 from rindle.security import scrub
 from tests.integration.uploads.conftest import (
     MIB,
@@ -320,6 +321,9 @@ async def test_a_list_that_does_not_match_changes_nothing(lite_s3_stage: Stage) 
     for bad in BAD_LISTS.values():
         with pytest.raises(InvalidMultipartParts):
             await stage.rindle.complete_multipart_upload(session_id, bad)
+    with pytest.raises(InvalidMultipartParts) as other:
+        await stage.rindle.complete_multipart_upload(session_id, [first, {"part_number": 2, "etag": first.etag}])
+    assert other.value.detail == {"part_number": 2}
     assert (await stage.session(session_id)).state == "uploading"
 
     done = await stage.rindle.complete_multipart_upload(
@@ -538,6 +542,35 @@ async def test_a_completion_and_a_cancel_leave_one_outcome_and_no_residue(flaky_
         await released(stage, session_id)
     assert (await stage.session(session_id)).state == "aborted"
     assert await everything_unfinished(stage) == []
+    assert await stage.keys() == set()
+
+
+async def test_an_object_that_is_made_after_the_release_is_deleted(
+    flaky_s3_stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A store needs minutes to join many parts, and an abort that arrives meanwhile does not stop it."""
+    stage, bucket = flaky_s3_stage, store_of(flaky_s3_stage)
+    begun, aborted = asyncio.Event(), asyncio.Event()
+    (tmp_path / "joined").write_bytes(b"part")
+
+    async def slowly(key: str, upload_id: str, parts: Any) -> StoredObject:
+        begun.set()
+        await aborted.wait()
+        return await bucket.store(key, tmp_path / "joined")
+
+    monkeypatch.setattr(bucket, "complete_multipart_upload", slowly)
+    session_id = await begin(stage)
+    await send_part(stage, session_id, 1, b"part")
+    completing = asyncio.ensure_future(stage.rindle.complete_multipart_upload(session_id))
+    await begun.wait()
+    await stage.rindle.cancel_upload(session_id)
+    await stage.member()
+    await released(stage, session_id)
+    aborted.set()
+
+    with pytest.raises(UploadCancelled):
+        await completing
+
     assert await stage.keys() == set()
 
 
