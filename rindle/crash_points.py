@@ -20,6 +20,7 @@ CRASH_POINTS: tuple[str, ...] = (
     "multipart.made",
     "relay.sent",
     "upload.assemble.before",
+    "upload.object_made",
     "upload.assembled",
     "upload.aborted",
     "upload.release.before",

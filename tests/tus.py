@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from fastapi import FastAPI
@@ -71,8 +72,11 @@ def session_of(url: str) -> str:
 
 @asynccontextmanager
 async def tus_client(rindle: Rindle, profile: str) -> AsyncIterator[TusClient]:
-    """Mount the routes of one profile, open to everyone, and yield a client of them."""
+    """Mount the routes of one profile, open to everyone, and yield a client of them; they wait for no workflow."""
     app = FastAPI()
     app.mount("/files", tus_router(rindle, profile=profile, secrets=[SECRET], allow_anonymous=True))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://files.test") as client:
-        yield TusClient(rindle, client)
+    async with AsyncExitStack() as stack:
+        for limit in ("patch.ASSEMBLY_SECONDS", "create.ASSEMBLY_SECONDS", "create.JOIN_SECONDS"):
+            stack.enter_context(patch(f"rindle.http.tus.{limit}", 0.0))
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://files.test")
+        yield TusClient(rindle, await stack.enter_async_context(client))

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from rindle import outbox
 from rindle.cancellation import run_to_end
 from rindle.capabilities import unsupported
+from rindle.crash_points import crash_point
 from rindle.db import streams as rows
 from rindle.db.models import MediaUploadSession
 from rindle.db.streams import CONCATENATED, FINAL, TUS, Stream, source_ids, state_of
@@ -53,6 +54,7 @@ async def assemble(services: Services, session_id: str) -> None:
     except (StorageNotFound, TusTailMissing, InvalidMultipartParts) as error:
         await services.database.write(_fail, services, session_id, error)
         return
+    crash_point("upload.object_made")
     await sessions.verify(services, found.upload)
     if found.session.concat_role == FINAL:
         await services.database.write(_release_sources, services, session_id)
