@@ -22,7 +22,7 @@ import pytest
 
 from rindle import process
 from tests.media.clips import Clips
-from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres, temporal, version_of
+from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres, temporal, tus_js, version_of
 from tests.stage import Stage, staged
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -72,6 +72,7 @@ def pytest_report_header() -> list[str]:
         # Not imported into this process: the library never does that either.
         "libvips": lambda: version_of(Path(sys.executable), "-c", libvips),
         "ffmpeg": ffmpeg.version,
+        f"tuspy {version('tuspy')}, tus-js-client": tus_js.version,
         "Chromium": lambda: version_of(chromium.program(), "--version"),
     }
 
@@ -237,6 +238,15 @@ def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[minio.Min
     """An S3 server all tests share; each takes a bucket of its own."""
     with _started(minio.running_minio(tmp_path_factory.mktemp("minio"))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tus_js_packages() -> Path:
+    """The directory of tus-js-client; see ``tests/servers/npm/send.mjs``."""
+    try:
+        return tus_js.packages()
+    except Unavailable as missing:
+        _without(missing)
 
 
 @pytest.fixture(scope="session", name="chromium")

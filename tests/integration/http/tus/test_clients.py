@@ -1,4 +1,4 @@
-"""A client that many use sends a file over a line that breaks, to two web processes, and a worker makes the asset."""
+"""Clients that many use send a file over a line that breaks, to two web processes, and a worker makes the asset."""
 
 from __future__ import annotations
 
