@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from rindle.errors import CapabilityUnsupported, InvalidArgument, StorageMisconfigured, StorageNotFound
 from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
-from rindle.security.storage_key import validate_key
+from rindle.security.storage_key import INTERNAL_SEGMENT, validate_key
 from rindle.storage.arguments import (
     DEFAULT_TYPE,
     check_header,
@@ -240,11 +240,12 @@ class S3Storage(S3Streams, Storage):
         if after:
             query["StartAfter"] = self._prefix + after
         answer = await self._threads.run(self._client.call, None, lambda s3: s3.list_objects_v2(**query))
-        found = tuple(
+        found = [
             ListedObject(entry["Key"].removeprefix(self._prefix), entry["Size"], entry.get("LastModified"))
             for entry in answer.get("Contents", ())
-        )
-        return KeyPage(found, found[-1].key if found and answer.get("IsTruncated") else None)
+        ]
+        shown = tuple(entry for entry in found if not entry.key.startswith(f"{INTERNAL_SEGMENT}/"))  # tails of streams
+        return KeyPage(shown, found[-1].key if found and answer.get("IsTruncated") else None)
 
     async def ping(self) -> None:
         """Reach the bucket with a HEAD.

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import boto3
 import httpx
 import pytest
 from PIL import Image
+from sqlalchemy import select
 from tusclient.client import TusClient
 from tusclient.uploader import Uploader
 
+from rindle import MediaUploadSession
+from rindle.protocols import MultipartUploads
 from tests.patience import PATIENCE_SECONDS, until
-from tests.servers import free_port
+from tests.servers import free_port, tus_js
 from tests.servers.cutting import CuttingProxy
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
@@ -97,6 +103,16 @@ async def web_process(stage: Stage) -> AsyncIterator[WebProcess]:
         await web.kill()
 
 
+@asynccontextmanager
+async def broken_line(stage: Stage) -> AsyncIterator[CuttingProxy]:
+    """Run two web processes behind a proxy that breaks connections, and a worker."""
+    async with AsyncExitStack() as stack:
+        await stage.member()
+        webs = [await stack.enter_async_context(web_process(stage)) for _ in range(2)]
+        ports = [web.port for web in webs]
+        yield await stack.enter_async_context(CuttingProxy(ports, fewest=1 * MIB, most=4 * MIB))
+
+
 def uploader_of(port: int, path: Path, chunk_size: int) -> Uploader:
     """Return a client that tries again whatever happens; its metadata names the file."""
     client = TusClient(f"http://127.0.0.1:{port}/files/")
@@ -120,29 +136,74 @@ async def digest_of(stage: Stage, url: str) -> str:
 
 
 async def everything_else_is_gone(stage: Stage, url: str) -> bool:
-    """Whether the store has the object and nothing else of the upload."""
-    session = await stage.session(session_of(url))
-    files = [path for path in (stage.home / "media" / ".rindle" / "tus").rglob("*") if path.is_file()]
-    storage = stage.storage
-    unfinished = await storage.list_multipart_uploads(session.upload_key) if hasattr(storage, "list_parts") else []
-    tails = [key for key in await stage.keys() if key.startswith(".rindle/")]
-    return not (files or unfinished or tails)
+    """Whether the store has the object and nothing else, neither parts nor tails."""
+    if await stage.keys() != {(await stage.session(session_of(url))).upload_key}:
+        return False
+    if "APP_BUCKET" not in stage.environment:
+        return not any(path.is_file() for path in (stage.home / "media" / ".rindle" / "tus").rglob("*"))
+    facts = stage.environment
+    client = boto3.client(
+        "s3",
+        endpoint_url=facts["APP_ENDPOINT"],
+        region_name="us-east-1",
+        aws_access_key_id=facts["APP_ACCESS_KEY"],
+        aws_secret_access_key=facts["APP_SECRET_KEY"],
+    )
+    try:
+        found = await asyncio.to_thread(client.list_objects_v2, Bucket=facts["APP_BUCKET"], Prefix=".rindle/")
+    finally:
+        client.close()
+    rows = await stage.read(lambda session: list(session.scalars(select(MediaUploadSession))))
+    assert isinstance(stage.storage, MultipartUploads)
+    unfinished = [await stage.storage.list_multipart_uploads(row.upload_key) for row in rows]
+    return found["KeyCount"] == 0 and not any(unfinished)
 
 
 @pytest.mark.parametrize("chunk_size", [sys.maxsize, 3 * MIB], ids=["whole", "in pieces"])
 async def test_tuspy_sends_a_file_over_a_line_that_breaks(tus_stage: Stage, picture: Path, chunk_size: int) -> None:
-    async with AsyncExitStack() as stack:
-        webs = [await stack.enter_async_context(web_process(tus_stage)) for _ in range(2)]
-        proxy = await stack.enter_async_context(CuttingProxy([web.port for web in webs], fewest=1 * MIB, most=4 * MIB))
+    async with broken_line(tus_stage) as proxy:
         uploader = uploader_of(proxy.port, picture, min(chunk_size, picture.stat().st_size))
 
         await asyncio.to_thread(uploader.upload)
 
         assert proxy.cuts > 0
         assert uploader.offset == picture.stat().st_size
-    await tus_stage.member()
     assert await digest_of(tus_stage, str(uploader.url)) == hashlib.sha256(picture.read_bytes()).hexdigest()
     assert await everything_else_is_gone(tus_stage, str(uploader.url))
+
+
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "whole": {},
+    "with its creation": {"uploadDataDuringCreation": True},
+    "three parts at a time": {"parallelUploads": 3},
+    "of a length that is known at the end": {"uploadLengthDeferred": True, "chunkSize": 5 * MIB},
+    "by other methods": {"overridePatchMethod": True, "chunkSize": 5 * MIB},
+}
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+async def test_tus_js_client_sends_a_file_over_a_line_that_breaks(
+    tus_stage: Stage, picture: Path, tus_js_packages: Path, options: dict[str, Any]
+) -> None:
+    async with broken_line(tus_stage) as proxy:
+        client = await asyncio.create_subprocess_exec(
+            *(tus_js.node(), tus_js.PROGRAM, tus_js_packages, f"http://127.0.0.1:{proxy.port}/files/"),
+            *(picture, json.dumps(options)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        told, wrong = await asyncio.wait_for(client.communicate(), PATIENCE_SECONDS)
+
+        assert client.returncode == 0, wrong.decode()
+        assert proxy.cuts > 0
+    url = told.decode().strip()
+    assert await digest_of(tus_stage, url) == hashlib.sha256(picture.read_bytes()).hexdigest()
+
+    async def only_the_object_is_left() -> bool:  # the parts of a joined upload are removed by their own workflows
+        return await everything_else_is_gone(tus_stage, url)
+
+    await until(only_the_object_is_left, what="the rest of the upload to be removed")
 
 
 async def test_an_upload_outlives_the_process_that_receives_it(tus_stage: Stage, picture: Path) -> None:
