@@ -33,7 +33,15 @@ from rindle.db.streams import TUS, state_of
 from rindle.db.streams import Stream as Stream
 from rindle.db.streams import source_ids as source_ids
 from rindle.db.uploads import Upload
-from rindle.errors import InvalidArgument, NotFound, StorageError, StorageNotFound, TusError, Unauthenticated
+from rindle.errors import (
+    InvalidArgument,
+    NotFound,
+    StorageAdapterException,
+    StorageError,
+    StorageNotFound,
+    TusError,
+    Unauthenticated,
+)
 from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, Concatenation, PartStream, PartStreamState
 from rindle.security import BadToken, check_secrets, original_key
@@ -399,9 +407,15 @@ class TusUploads:
 
     async def _store(self, lease: Lease, body: IncomingBody) -> None:
         upload = _leased(lease).session
+        not_recorded: Exception | None = None
 
         async def checkpoint(state: PartStreamState, *, is_last: bool = False) -> None:
-            await self._commit(lease, state, release=is_last)
+            nonlocal not_recorded
+            try:
+                await self._commit(lease, state, release=is_last)
+            except Exception as error:
+                not_recorded = error
+                raise
 
         try:
             await self._storage.append_part_stream(
@@ -415,6 +429,10 @@ class TusUploads:
         except TusError as error:
             if error.code == "tus_session_expired":  # it has ended meanwhile, and may be released already
                 await self._release(upload)
+            raise
+        except StorageAdapterException:
+            if not_recorded is not None:  # the database failed, and not the store through which it was raised
+                raise not_recorded from None
             raise
         except StorageNotFound as error:
             await self._fail(lease, error)

@@ -527,7 +527,7 @@ async def tus_upload_refused(stage: Stage, fleet: Fleet) -> str:
     return await _ended(stage, session_of(url))
 
 
-@_branch(_UPLOAD, "read_upload", "timer", "signal cancel", "read_upload", "completed", lacks=("release_upload",))
+@_branch(_UPLOAD, "read_upload", "timer", "signal cancel", "read_upload", "completed", lacks=("assemble_upload",))
 async def tus_upload_terminated(stage: Stage, fleet: Fleet) -> str:
     await fleet.start()
     async with tus_client(stage.rindle, "avatar") as client:

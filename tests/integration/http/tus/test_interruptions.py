@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from rindle import MediaUploadSession
@@ -308,3 +310,39 @@ async def test_bytes_extend_an_upload_to_seven_days_at_most(mount: Mount) -> Non
 
     left = (await mount.row(url)).expires_at - utc_now()
     assert timedelta(minutes=50) < left <= timedelta(hours=1)
+
+
+async def test_a_database_that_fails_at_the_commit_loses_nothing(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = await mount.create(10, b"he")
+    commit_state, fails = rows.commit_state, True
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if fails:
+            raise OperationalError("update", None, ConnectionError("the database is away"))
+        return commit_state(*args, **kwargs)
+
+    monkeypatch.setattr(rows, "commit_state", failing)
+    answer = await mount.patch(url, 2, b"llo")
+    assert answer.status_code == 503
+    fails = False
+
+    assert await mount.offset(url) == 2
+    assert (await mount.patch(url, 2, b"lloworld")).status_code == 204
+    assert (mount.media / (await mount.assembled(url)).upload_key).read_bytes() == b"helloworld"
+
+
+async def test_a_store_that_fails_is_told_from_a_broken_upload(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = await mount.create(10, b"hello")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rindle.storage.part_files.os.writev", fail)
+        answer = await mount.patch(url, 5, b"world")
+    assert answer.status_code >= 500
+    assert (await mount.row(url)).state == "uploading"
+
+    assert await mount.offset(url) == 5
+    assert (await mount.patch(url, 5, b"world")).status_code == 204
+    assert (mount.media / (await mount.assembled(url)).upload_key).read_bytes() == b"helloworld"
