@@ -47,8 +47,9 @@ class Webs:
     def is_held(self, session_id: str) -> bool:
         """Whether a request has the upload."""
         with closing(sqlite3.connect(self.database)) as connection:
-            query = "select lock_owner from media_upload_sessions where id = ?"
-            return connection.execute(query, (session_id,)).fetchone() != (None,)
+            query = "select lock_owner is not null from media_upload_sessions where id = ?"
+            [(is_held,)] = connection.execute(query, (session_id.replace("-", ""),))
+            return bool(is_held)
 
 
 @pytest.fixture(scope="module")
