@@ -257,6 +257,11 @@ _STORAGE_CAPABILITIES = {
     "write_once": "creating an object without ever replacing one",
     "local": "objects are files of this machine and are read in place, without a copy",
     "response_headers": "type and disposition bound into a signed URL",
+    "multipart_upload": "objects that clients send in parts (`MultipartUploads`)",
+    "resumable_upload": "sessions of the store that clients continue: to begin one (`ResumableSessions`)",
+    "resumable_upload_session": "the same: their status, and to cancel one (`ResumableSessions`)",
+    "tus_upload": "bytes that arrive in several requests, through the application (`PartStream`)",
+    "concatenate": "objects made from others in the store (`Concatenation`)",
 }
 _PROCESSOR_CAPABILITIES = {
     "image_resize": "image variants of an image",
@@ -270,7 +275,7 @@ _PROCESSOR_CAPABILITIES = {
 
 
 def _storage_capabilities() -> str:
-    from rindle.capabilities import STORAGE_CAPABILITIES
+    from rindle.capabilities import STORAGE_CAPABILITIES, capabilities_of
     from rindle.storage.local import LocalStorage
     from rindle.storage.memory import MemoryStorage
     from rindle.storage.s3 import S3Storage
@@ -285,7 +290,7 @@ def _storage_capabilities() -> str:
 
     def has(pair: tuple[Any, Any], name: str) -> str:
         plain, full = pair
-        return "yes" if name in plain.capabilities() else "by option" if name in full.capabilities() else "–"
+        return "yes" if name in capabilities_of(plain) else "by option" if name in capabilities_of(full) else "–"
 
     if set(_STORAGE_CAPABILITIES) != STORAGE_CAPABILITIES:
         raise SystemExit("docs/generate.py explains other storage capabilities than there are")

@@ -50,7 +50,7 @@ from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
 from rindle.threads import in_thread
-from rindle.uploads.sessions import verify_completion
+from rindle.uploads import multipart
 from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
 from rindle.workflows.tuning import PolicyTuning
@@ -228,10 +228,12 @@ class WorkerParts:
         probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
         builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
         variants = VariantActivities(services, sources=self._sources, builders=builders)
-        uploads = UploadActivities(services, verify=partial(verify_completion, services))
+        release = partial(multipart.release, services)
+        uploads = UploadActivities(services, verify=partial(multipart.finish, services), release=release)
         promotion = PromotionActivities(services, sources=self._sources, prober=self._prober(av_probe))
         erasures = ErasureSteps(services)
-        purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=self._sources, erasures=erasures)
+        client = self.rindle.temporal.client
+        purge = PurgeActivities(services, client=client, sources=self._sources, erasures=erasures, release=release)
         erasure = ErasureActivities(services.database, erasures)
         found: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues_of(settings)}
         found[settings.queue()] += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all(), *erasure.all()]

@@ -6,9 +6,13 @@ import asyncio
 import os
 import sys
 from collections import Counter
+from pathlib import Path
+
+import httpx
 
 from rindle.process import leave
 from tests.application import make
+from tests.patience import PATIENCE_SECONDS
 
 
 async def upload(path: str) -> None:
@@ -16,6 +20,16 @@ async def upload(path: str) -> None:
     rindle = make()
     asset = await rindle.upload("avatar", path, filename="me.jpg")
     print(asset.id)  # noqa: T201 - this program's answer
+
+
+async def send_in_parts(path: str) -> None:
+    """Send a file as the one part of a multipart upload."""
+    rindle, body = make(), Path(path).read_bytes()
+    opened = await rindle.initiate_multipart_upload("avatar", filename="me.jpg", size=len(body))
+    grant = (await rindle.sign_multipart_part(opened.session.id, 1)).presigned
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False) as browser:
+        (await browser.put(grant.url, content=body, headers=dict(grant.headers))).raise_for_status()
+    await rindle.complete_multipart_upload(opened.session.id)
 
 
 async def ping() -> None:
@@ -47,5 +61,5 @@ if __name__ == "__main__":
     if command == "pings":
         pings(int(arguments[0]))
         leave(0)
-    asyncio.run({"upload": upload, "ping": ping}[command](*arguments))
+    asyncio.run({"upload": upload, "parts": send_in_parts, "ping": ping}[command](*arguments))
     leave(0)

@@ -190,10 +190,12 @@ SCENARIOS: dict[str, Scenario] = {
 }
 #: Points that are passed in the application's process, not in a worker's.
 CLIENT_POINTS = ("server_upload.begun", "server_upload.stored")
+#: The same while a file is sent in parts; see ``test_multipart_crashes.py``.
+PART_POINTS = ("multipart.begun", "multipart.noted", "multipart.made")
 
 
 def test_every_crash_point_has_a_scenario() -> None:
-    assert {*SCENARIOS, *CLIENT_POINTS} == set(CRASH_POINTS)
+    assert {*SCENARIOS, *CLIENT_POINTS, *PART_POINTS} == set(CRASH_POINTS)
 
 
 @pytest.fixture

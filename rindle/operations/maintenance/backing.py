@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from rindle.cancellation import run_to_end
 from rindle.db.models import MediaUploadSession
 from rindle.protocols import Storage
+from rindle.uploads import multipart
 
 #: Removes what a store holds for a session, and returns how many objects that were; nothing to remove is success.
 Release = Callable[[Storage, MediaUploadSession], Awaitable[int]]
@@ -39,5 +40,14 @@ async def _delete_object(storage: Storage, upload: MediaUploadSession) -> int:
     return int(result.existed is not False)
 
 
+async def _delete_parts(storage: Storage, upload: MediaUploadSession) -> int:
+    await multipart.release_parts(storage, upload)  # before the object, which a part could still complete
+    return await _delete_object(storage, upload)
+
+
 #: How each lane is released; an upload of any other one is a single object.
-RELEASES: Mapping[str, Release] = {"presigned_put": _delete_object, "server": _delete_object}
+RELEASES: Mapping[str, Release] = {
+    "presigned_put": _delete_object,
+    "server": _delete_object,
+    "multipart": _delete_parts,
+}
