@@ -43,7 +43,11 @@ async def assemble(services: Services, session_id: str) -> None:
         RindleError: the object was refused, as by ``verify_completion``.
     """
     found = await services.database.read(rows.find_stream, session_id)
-    if found is None or found.session.state != SessionState.UPLOADED or found.asset is None:
+    if found is None or found.asset is None:
+        return
+    if found.session.state == SessionState.COMPLETED and found.session.concat_role == FINAL:
+        await services.database.write(_release_sources, services, session_id)  # an earlier call ended before that
+    if found.session.state != SessionState.UPLOADED:
         return
     try:
         if found.session.concat_role == FINAL:

@@ -346,3 +346,15 @@ async def test_a_store_that_fails_is_told_from_a_broken_upload(mount: Mount, mon
     assert await mount.offset(url) == 5
     assert (await mount.patch(url, 5, b"world")).status_code == 204
     assert (mount.media / (await mount.assembled(url)).upload_key).read_bytes() == b"helloworld"
+
+
+async def test_sources_that_a_lost_worker_did_not_release_are_released_by_the_next(mount: Mount) -> None:
+    part = await mount.create(3, b"abc", upload_concat="partial")
+    made = await mount.call("POST", upload_concat=f"final;{part}")
+    row = await mount.assembled(made.headers["location"])
+    await set_session(mount, part, state="uploaded", failure_reason=None)
+
+    await assembly.assemble(mount.rindle.services, row.id)
+
+    source = await mount.row(part)
+    assert (source.state, source.failure_reason) == ("aborted", "concatenated")
