@@ -272,9 +272,10 @@ class WorkerParts:
         swept = found.deleted
         for storage in self.rindle.storages.values():
             try:
-                swept += await checked(storage).sweep(run_directories.STALE_SECONDS)
-                if isinstance(storage, PartStream):
-                    swept += await storage.sweep_part_streams(run_directories.STALE_SECONDS, self._live_uploads)
+                store = checked(storage)
+                swept += await store.sweep(run_directories.STALE_SECONDS)
+                if isinstance(store, PartStream):
+                    swept += await store.sweep_part_streams(run_directories.STALE_SECONDS, self._live_uploads)
             except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:

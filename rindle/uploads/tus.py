@@ -41,6 +41,7 @@ from rindle.errors import (
     StorageNotFound,
     TusError,
     Unauthenticated,
+    UploadAlreadyCompleted,
 )
 from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, Concatenation, PartStream, PartStreamState
@@ -493,7 +494,8 @@ class TusUploads:
         The workflow removes them when the store fails, and when all have arrived: it may be making the object just now.
 
         Raises:
-            TusError: ``tus_upload_closed``, the upload is complete; ``tus_locked``.
+            UploadAlreadyCompleted: its object is verified, or is being verified.
+            TusError: ``tus_locked``.
         """
         session_id = stream.session.id
         is_open = (await self.settled_offset(stream)).session.state in OPEN
@@ -509,9 +511,9 @@ class TusUploads:
         except NotFound as error:
             raise TusError("there is no upload at this address", code="tus_session_not_found") from error
         if not first and found.session.state in (SessionState.COMPLETED, SessionState.VERIFYING):
-            raise TusError(
-                "this upload is complete and cannot be terminated; purge its asset instead", code="tus_upload_closed"
-            )
+            error = UploadAlreadyCompleted("this upload is complete and cannot be terminated; purge its asset instead")
+            error.http_status = 403  # 409 is a conflict of offsets, after which clients try again
+            raise error
         if first:
             telemetry.emit(
                 "rindle.upload.resumable.cancel",

@@ -11,7 +11,8 @@ async def delete(call: TusCall) -> Response:
     """Abort the upload and remove its bytes.
 
     Raises:
-        TusError: there is no such upload, it has ended or is complete, or ``tus_locked``.
+        TusError: there is no such upload, it has ended, or ``tus_locked``.
+        UploadAlreadyCompleted: it is complete.
     """
     await call.uploads.terminate(await call.stream())
     return done({})

@@ -343,7 +343,7 @@ async def test_a_complete_upload_is_not_terminated(mount: Mount) -> None:
 
     answer = await mount.call("DELETE", url)
 
-    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "tus_upload_closed")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "upload_already_completed")
     assert (await mount.row(url)).state == "completed"
 
 
