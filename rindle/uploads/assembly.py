@@ -1,4 +1,4 @@
-"""The end of uploads that passed through the application: make the object, verify it, release what is left.
+"""The end of uploads that passed through the application: make the object, verify it, remove the bytes of ended ones.
 
 Steps of the workflow; the requests themselves are in :mod:`rindle.uploads.tus`. All can be repeated.
 """
@@ -13,12 +13,12 @@ from rindle.capabilities import unsupported
 from rindle.crash_points import crash_point
 from rindle.db import streams as rows
 from rindle.db.models import MediaUploadSession
-from rindle.db.streams import CONCATENATED, FINAL, TUS, Stream, source_ids, state_of
+from rindle.db.streams import CONCATENATED, FINAL, Stream, source_ids, state_of
 from rindle.errors import CapabilityUnsupported, InvalidMultipartParts, RindleError, StorageNotFound, TusTailMissing
 from rindle.protocols import Concatenation, PartStream
 from rindle.services import Services
 from rindle.states import SessionState
-from rindle.uploads import multipart, sessions
+from rindle.uploads import sessions
 
 
 def stream_storage(services: Services, stream: Stream) -> PartStream:
@@ -27,9 +27,7 @@ def stream_storage(services: Services, stream: Stream) -> PartStream:
     Raises:
         CapabilityUnsupported: it no longer takes such uploads.
     """
-    storage = services.storage(
-        services.profile_of_key(stream.session.upload_key) if stream.asset is None else stream.asset.profile
-    )
+    storage = services.storage_of(stream.session.upload_key, stream.asset)
     if not isinstance(storage, PartStream):
         raise unsupported(storage, "tus_upload")
     return storage
@@ -92,20 +90,6 @@ def _release_sources(session: Session, services: Services, session_id: str) -> N
         found, first = rows.abort_stream(session, partial_id, reason=CONCATENATED)
         if first:
             outbox.wake_upload(session, services.settings, found.session, None, signal="cancel")
-
-
-async def release(services: Services, upload: MediaUploadSession) -> None:
-    """Remove what the store keeps of an upload of any lane that has ended without its object; nothing is success.
-
-    Raises:
-        StorageError: something may be left; the call can be repeated.
-    """
-    if upload.resumable_protocol != TUS:
-        await multipart.release(services, upload)
-        return
-    found = await services.database.read(rows.find_stream, upload.id)
-    if found is not None:
-        await release_stream(stream_storage(services, found), found.session)
 
 
 async def release_stream(storage: object, upload: MediaUploadSession) -> None:

@@ -85,7 +85,8 @@ class _NoBody:
     """The body of a request that brings no bytes."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        for piece in ():
+        nothing: tuple[bytes, ...] = ()
+        for piece in nothing:
             yield piece
 
     def limit_to(self, max_bytes: int) -> None:
@@ -511,9 +512,11 @@ class TusUploads:
         except NotFound as error:
             raise TusError("there is no upload at this address", code="tus_session_not_found") from error
         if not first and found.session.state in (SessionState.COMPLETED, SessionState.VERIFYING):
-            error = UploadAlreadyCompleted("this upload is complete and cannot be terminated; purge its asset instead")
-            error.http_status = 403  # 409 is a conflict of offsets, after which clients try again
-            raise error
+            refused = UploadAlreadyCompleted(
+                "this upload is complete and cannot be terminated; purge its asset instead"
+            )
+            refused.http_status = 403  # 409 is a conflict of offsets, after which clients try again
+            raise refused
         if first:
             telemetry.emit(
                 "rindle.upload.resumable.cancel",

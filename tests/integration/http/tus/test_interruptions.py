@@ -20,7 +20,7 @@ from rindle import MediaUploadSession
 from rindle.db import streams as rows
 from rindle.db.models import utc_now
 from rindle.http.tus import tus_router
-from rindle.uploads import assembly
+from rindle.uploads import assembly, backing
 from tests.integration.http.tus.conftest import Mount
 from tests.patience import until
 from tests.tus import BYTES, SECRET, TusClient, session_of
@@ -218,7 +218,7 @@ async def test_an_upload_that_is_cancelled_while_bytes_arrive_leaves_none(mount:
     async with sending(mount, url, b"hello") as sender:
         row = await mount.row(url)
         await mount.rindle.cancel_upload(row.id)
-        await assembly.release(mount.rindle.services, row)  # what its workflow does
+        await backing.release(mount.rindle.services, row)  # what its workflow does
         sender.send(b"world", more=False)
         await sender.task
         assert sender.status == 410
@@ -236,7 +236,7 @@ async def test_bytes_that_may_be_on_their_way_to_the_object_are_left_to_the_work
     assert (row.state, row.backing_released_at) == ("aborted", None)
     await mount.assembled(url)  # too late: the object is not made
     assert not (mount.media / row.upload_key).exists()
-    await assembly.release(mount.rindle.services, row)
+    await backing.release(mount.rindle.services, row)
 
     assert mount.files() == set()
 
