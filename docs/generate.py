@@ -370,7 +370,7 @@ _REASONS = {
     "tus_session_not_found": "There is no upload at the address, or it is the upload of another actor.",
     "tus_session_expired": "The upload has ended without its object; the client starts a new one.",
     "tus_content_type_unsupported": "The bytes come with another `Content-Type` than `application/offset+octet-stream`.",
-    "tus_offset_conflict": "The upload has another offset than the request names; the client asks for it and continues there.",
+    "tus_offset_conflict": "The upload has another offset than the request names; the client looks it up and continues there.",
     "tus_size_exceeded": "The upload has, or would get, more bytes than it may have (`detail.limit`).",
     "tus_upload_closed": "The upload takes no bytes: it is made of others, or its bytes were refused.",
     "tus_checksum_mismatch": "The bytes of the request do not have the checksum of its header; none is kept.",

@@ -12,6 +12,7 @@ from rindle.cancellation import run_to_end
 from rindle.capabilities import unsupported
 from rindle.crash_points import crash_point
 from rindle.db import streams as rows
+from rindle.db.ids import SessionOrId, id_of_session
 from rindle.db.models import MediaUploadSession
 from rindle.db.streams import CONCATENATED, FINAL, Stream, source_ids, state_of
 from rindle.errors import CapabilityUnsupported, InvalidMultipartParts, RindleError, StorageNotFound, TusTailMissing
@@ -33,18 +34,18 @@ def stream_storage(services: Services, stream: Stream) -> PartStream:
     return storage
 
 
-async def assemble(services: Services, session_id: str) -> None:
+async def assemble(services: Services, session_id: SessionOrId) -> None:
     """Make the object of an upload whose bytes have all arrived, and verify it; anything else is left as it is.
 
     Raises:
         StorageError: the store failed; the next attempt continues.
         RindleError: the object was refused, as by ``verify_completion``.
     """
-    found = await services.database.read(rows.find_stream, session_id)
+    found = await services.database.read(rows.find_stream, id_of_session(session_id))
     if found is None or found.asset is None:
         return
     if found.session.state == SessionState.COMPLETED and found.session.concat_role == FINAL:
-        await services.database.write(_release_sources, services, session_id)  # an earlier call ended before that
+        await services.database.write(_release_sources, services, found.session.id)  # an earlier call ended before that
     if found.session.state != SessionState.UPLOADED:
         return
     try:
@@ -54,12 +55,12 @@ async def assemble(services: Services, session_id: str) -> None:
             storage = stream_storage(services, found)
             await storage.complete_part_stream(found.session.upload_key, found.session.id, state_of(found.session))
     except (StorageNotFound, TusTailMissing, InvalidMultipartParts) as error:
-        await services.database.write(_fail, services, session_id, error)
+        await services.database.write(_fail, services, found.session.id, error)
         return
     crash_point("upload.object_made")
     await sessions.verify(services, found.upload)
     if found.session.concat_role == FINAL:
-        await services.database.write(_release_sources, services, session_id)
+        await services.database.write(_release_sources, services, found.session.id)
 
 
 async def _join(services: Services, final: Stream) -> None:

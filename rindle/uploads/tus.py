@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -67,7 +68,7 @@ _ASSEMBLING = frozenset({SessionState.UPLOADED, SessionState.VERIFYING})
 class IncomingBody(Protocol):
     """The bytes of one request."""
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield pieces of at most 1 MiB until the body ends, the client disconnects or :meth:`stop` was called."""
 
     def limit_to(self, max_bytes: int) -> None:
@@ -84,7 +85,7 @@ class IncomingBody(Protocol):
 class _NoBody:
     """The body of a request that brings no bytes."""
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         nothing: tuple[bytes, ...] = ()
         for piece in nothing:
             yield piece
@@ -420,14 +421,15 @@ class TusUploads:
                 raise
 
         try:
-            await self._storage.append_part_stream(
-                upload.upload_key,
-                upload.id,
-                body.chunks(),
-                state_of(upload),
-                length=upload.upload_length,
-                checkpoint=checkpoint,
-            )
+            async with aclosing(body.chunks()) as chunks:
+                await self._storage.append_part_stream(
+                    upload.upload_key,
+                    upload.id,
+                    chunks,
+                    state_of(upload),
+                    length=upload.upload_length,
+                    checkpoint=checkpoint,
+                )
         except TusError as error:
             if error.code == "tus_session_expired":  # it has ended meanwhile, and may be released already
                 await self._release(upload)

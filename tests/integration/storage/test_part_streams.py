@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import pytest
 
 from rindle.db.models import new_id
 from rindle.errors import StorageNotFound, TusTailMissing
-from rindle.protocols import PartStreamState
+from rindle.protocols import Checkpoint, PartStreamState
 from rindle.storage.local import LocalStorage
 from rindle.storage.s3 import S3Storage, streams
 from tests.servers.minio import MinioServer
@@ -104,22 +105,20 @@ class Recorded:
         self.ends.append(is_last)
 
 
-async def pieces(body: bytes, *, failing: bool = False, size: int = MIB) -> AsyncIterator[bytes]:
+async def pieces(body: bytes, *, failing: bool = False, size: int = MIB) -> AsyncGenerator[bytes, None]:
     for start in range(0, len(body), size):
         yield body[start : start + size]
     if failing:
         raise ConnectionResetError
 
 
-async def append(store: Store, row: Recorded, body: bytes, *, failing: bool = False) -> None:
-    await store.storage.append_part_stream(
-        "media/a/whole",
-        row.name,
-        pieces(body, failing=failing),
-        row.state,
-        length=row.length,
-        checkpoint=row.checkpoint,
-    )
+async def append(
+    store: Store, row: Recorded, body: bytes, *, failing: bool = False, checkpoint: Checkpoint | None = None
+) -> None:
+    async with aclosing(pieces(body, failing=failing)) as chunks:
+        await store.storage.append_part_stream(
+            "media/a/whole", row.name, chunks, row.state, length=row.length, checkpoint=checkpoint or row.checkpoint
+        )
 
 
 async def digest_of(store: Store, tmp_path: Path, key: str = "media/a/whole") -> str:
@@ -207,15 +206,12 @@ async def test_an_aborted_stream_leaves_nothing(store: Store, size: int) -> None
 async def test_what_was_not_recorded_is_not_kept(store: Store, tmp_path: Path) -> None:
     row = Recorded(store.storage)
     await append(store, row, BODY[:PART])
-    before = row.state
 
     async def refuse(state: PartStreamState, *, is_last: bool = False) -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        await store.storage.append_part_stream(
-            "media/a/whole", row.name, pieces(bytes(2 * PART)), before, length=row.length, checkpoint=refuse
-        )
+        await append(store, row, bytes(2 * PART), checkpoint=refuse)
     await append(store, row, BODY[PART:])
     await store.storage.complete_part_stream("media/a/whole", row.name, row.state)
 
