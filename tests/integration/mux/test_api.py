@@ -90,7 +90,7 @@ def test_a_film_that_is_none_ends_errored(mux: FakeMux, sdk: Sdk, film_url: Urls
     assert [event.type for event in mux.events] == ["video.asset.created", "video.asset.errored"]
 
 
-def test_a_ready_asset_can_fail_for_a_reason_of_mux(mux: FakeMux, sdk: Sdk, film_url: Urls) -> None:
+def test_an_asset_can_fail_for_a_reason_of_mux(mux: FakeMux, sdk: Sdk, film_url: Urls) -> None:
     mux.hold_ingest()
     made = sdk.assets.create_asset(settings(film_url("film.mp4"))).data
 
