@@ -22,7 +22,7 @@ import pytest
 
 from rindle import process
 from tests.media.clips import Clips
-from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres, temporal, version_of
+from tests.servers import Unavailable, chromium, ffmpeg, minio, npm, postgres, temporal, version_of
 from tests.stage import Stage, staged
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -246,6 +246,19 @@ def chromium_path() -> Path:
         return chromium.program()
     except Unavailable as missing:
         _without(missing)
+
+
+@pytest.fixture(scope="session")
+def npm_script() -> Callable[[str, str], Path]:
+    """Finds a file of an npm package, for a page to load: its arguments are the package and the path."""
+
+    def find(package: str, path: str) -> Path:
+        try:
+            return npm.script(package, path)
+        except Unavailable as missing:
+            _without(missing)
+
+    return find
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

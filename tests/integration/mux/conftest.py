@@ -31,7 +31,9 @@ def sdk(mux: FakeMux) -> Iterator[Sdk]:
     client.close()
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves the files of a directory."""
+
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing."""
 
@@ -42,7 +44,7 @@ def film_url(clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shelf = tmp_path_factory.mktemp("films")
     (shelf / "film.mp4").write_bytes(clips.film().read_bytes())
     (shelf / "garbage.mp4").write_bytes(b"not a film" * 1000)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=shelf)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=shelf)) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield lambda name: f"http://127.0.0.1:{server.server_address[1]}/{name}"

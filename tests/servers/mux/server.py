@@ -52,7 +52,14 @@ class FakeMux:
         app = Starlette(routes=routes, exception_handlers={Refusal: answer_refusal}, lifespan=self._lifespan)
         self._faults = Faults(app)
         config = uvicorn.Config(
-            self._faults, log_level="error", access_log=False, loop="asyncio", ws="none", timeout_graceful_shutdown=1
+            self._faults,
+            log_config=None,
+            access_log=False,
+            loop="asyncio",
+            ws="none",
+            timeout_graceful_shutdown=1,
+            # A client may use a connection again at any time: closing it then would look like an outage.
+            timeout_keep_alive=int(STARTUP_SECONDS),
         )
         self._server = uvicorn.Server(config)
 
