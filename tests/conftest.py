@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 
@@ -24,6 +24,9 @@ from rindle import process
 from tests.media.clips import Clips
 from tests.servers import Unavailable, chromium, ffmpeg, minio, npm, postgres, temporal, version_of
 from tests.stage import Stage, staged
+
+if TYPE_CHECKING:
+    from tests.servers.mux import FakeMux
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
@@ -236,6 +239,15 @@ def postgres_server() -> Iterator[postgres.PostgresServer]:
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[minio.MinioServer]:
     """An S3 server all tests share; each takes a bucket of its own."""
     with _started(minio.running_minio(tmp_path_factory.mktemp("minio"))) as server:
+        yield server
+
+
+@pytest.fixture
+def mux(tmp_path: Path) -> Iterator[FakeMux]:
+    """A server of this test alone that stands for Mux; it cuts films with ffmpeg."""
+    from tests.servers.mux import running_mux  # what it needs is slow to load, and few want it
+
+    with running_mux(tmp_path / "mux") as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""A server that stands for Mux, a client of it, films it can fetch, and a receiver of its webhooks."""
+"""A client of the server that stands for Mux, films it can fetch, and a receiver of its webhooks."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from tests.integration.mux.client import Sdk
 from tests.media.clips import Clips
-from tests.servers.mux import FakeMux, running_mux
-
-
-@pytest.fixture
-def mux(tmp_path: Path) -> Iterator[FakeMux]:
-    """A server of one test."""
-    with running_mux(tmp_path / "mux") as server:
-        yield server
+from tests.servers.mux import FakeMux
 
 
 @pytest.fixture

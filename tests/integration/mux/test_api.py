@@ -107,7 +107,7 @@ def test_a_deleted_asset_is_gone(mux: FakeMux, sdk: Sdk, film_url: Urls) -> None
     sdk.assets.delete_asset(made.id)
 
     for again in (sdk.assets.get_asset, sdk.assets.delete_asset):
-        with pytest.raises(mux_python.NotFoundException) as refused:
+        with pytest.raises(mux_python.exceptions.NotFoundException) as refused:
             again(made.id)
         status, kind, messages = error_of(refused.value)
         assert (status, kind) == (404, "not_found")
@@ -171,7 +171,7 @@ def test_a_wrong_access_token_is_refused(mux: FakeMux) -> None:
     token_id, secret = mux.token
     for token in ((token_id, "wrong"), ("wrong", secret), ("", "")):
         stranger = Sdk(mux, token)
-        with pytest.raises(mux_python.UnauthorizedException) as refused:
+        with pytest.raises(mux_python.exceptions.UnauthorizedException) as refused:
             stranger.assets.list_assets()
         assert error_of(refused.value)[:2] == (401, "unauthorized")
         stranger.close()
@@ -181,7 +181,7 @@ def test_a_replaced_access_token_is_refused(mux: FakeMux, sdk: Sdk) -> None:
     new = Sdk(mux, mux.rotate_token())
 
     assert new.assets.list_assets().data == []
-    with pytest.raises(mux_python.UnauthorizedException):
+    with pytest.raises(mux_python.exceptions.UnauthorizedException):
         sdk.assets.list_assets()
     new.close()
 
@@ -244,7 +244,7 @@ def test_playback_ids_come_and_go(mux: FakeMux, sdk: Sdk, film_url: Urls) -> Non
     assert (found.object.id, found.object.type, found.policy) == (made.id, "asset", "public")
 
     sdk.assets.delete_asset_playback_id(made.id, public.id)
-    with pytest.raises(mux_python.NotFoundException):
+    with pytest.raises(mux_python.exceptions.NotFoundException):
         sdk.playback_ids.get_asset_or_livestream_id(public.id)
     with pytest.raises(mux_python.ApiException) as refused:
         sdk.assets.create_asset_playback_id(made.id, {"policy": "secret"})
@@ -259,5 +259,5 @@ def test_the_private_half_of_a_key_is_told_once(sdk: Sdk) -> None:
     assert made.id in [key.id for key in sdk.keys.list_signing_keys().data]
 
     sdk.keys.delete_signing_key(made.id)
-    with pytest.raises(mux_python.NotFoundException):
+    with pytest.raises(mux_python.exceptions.NotFoundException):
         sdk.keys.get_signing_key(made.id)

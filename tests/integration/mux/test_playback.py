@@ -38,8 +38,10 @@ class Film:
 
     def get(self, path: str, token: str | None = None) -> httpx.Response:
         """Ask for an address of the film."""
-        query = {} if token is None else {"token": token}
-        return httpx.get(f"{self.mux.base_url}/{path}", params=query, trust_env=False, timeout=PATIENCE_SECONDS)
+        url = httpx.URL(f"{self.mux.base_url}/{path}")
+        if token is not None:
+            url = url.copy_set_param("token", token)
+        return httpx.get(url, trust_env=False, timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -190,7 +190,7 @@ def test_a_cancelled_upload_becomes_no_asset(mux: FakeMux, sdk: Sdk, opened: Ope
     assert browser.put(upload.url, content=b"film").status_code == 200
     assert mux.assets == []
     assert [event.type for event in mux.events] == ["video.upload.created", "video.upload.cancelled"]
-    with pytest.raises(mux_python.ForbiddenException) as refused:
+    with pytest.raises(mux_python.exceptions.ForbiddenException) as refused:
         sdk.uploads.cancel_direct_upload(upload.id)
     assert error_of(refused.value)[:2] == (403, "forbidden")
 
@@ -199,14 +199,14 @@ def test_an_upload_that_has_its_asset_is_not_cancelled(sdk: Sdk, opened: Open, b
     upload = opened()
     browser.put(upload.url, content=b"film")
 
-    with pytest.raises(mux_python.ForbiddenException):
+    with pytest.raises(mux_python.exceptions.ForbiddenException):
         sdk.uploads.cancel_direct_upload(upload.id)
     assert sdk.uploads.get_direct_upload(upload.id).data.status == "asset_created"
 
 
 def test_an_unknown_upload_is_not_there(sdk: Sdk) -> None:
     for ask in (sdk.uploads.get_direct_upload, sdk.uploads.cancel_direct_upload):
-        with pytest.raises(mux_python.NotFoundException) as refused:
+        with pytest.raises(mux_python.exceptions.NotFoundException) as refused:
             ask("unknown")
         assert error_of(refused.value)[:2] == (404, "not_found")
 
