@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -78,7 +79,12 @@ class Faults:
             await self._awake.wait()
         kind = _TYPES.get(fault.status, "server_error")
         body = {"error": {"type": kind, "messages": ["This request was made to fail."]}}
-        await JSONResponse(body, fault.status, headers=fault.headers)(scope, receive, send)
+        headers = dict(fault.headers)
+        origin = Headers(scope=scope).get("origin")
+        if origin and not scope["path"].startswith(("/video/", "/system/")):
+            # Stores and players' servers let a page read their errors too; without this a browser sees no status.
+            headers["Access-Control-Allow-Origin"] = origin
+        await JSONResponse(body, fault.status, headers=headers)(scope, receive, send)
 
 
 async def _nowhere(message: Message) -> None:
