@@ -37,4 +37,7 @@ def not_found() -> Refusal:
 def answer_refusal(request: Request, refusal: Exception) -> Response:
     """Handle a refusal for Starlette."""
     assert isinstance(refusal, Refusal)
-    return refusal.response()
+    response = refusal.response()
+    if not request.url.path.startswith(("/video/", "/system/")):
+        response.headers["Access-Control-Allow-Origin"] = "*"  # a player on a page must see why
+    return response
