@@ -135,7 +135,7 @@ async def test_a_silent_client_counts_as_disconnected(mount: Mount, monkeypatch:
     sender.send(b"hello")
     await sender.task
 
-    assert sender.status == 408
+    assert sender.status == 503
     assert await mount.offset(url) == 5
 
 
