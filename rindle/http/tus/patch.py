@@ -70,8 +70,6 @@ async def append(
             raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
         case End.STALLED:
             stalled = UploadStalled("no byte arrived for a while", detail={"limit_seconds": IDLE_SECONDS})
-            stalled.http_status = (
-                503  # clients give up after 408, and a line that was dead for a while is why they are here
-            )
+            stalled.http_status = 503  # clients give up after 408, and a line that was dead is why they are here
             raise stalled
     return found

@@ -191,19 +191,34 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
         sources = [key for key in source_keys if sizes[key]]  # a range of an empty object cannot be copied
         if not sources:
             return self._put_empty(final_key)
+        total = sum(sizes[key] for key in sources)
+        if (made := self._made(final_key, total)) is not None:
+            return made
         can_copy = not self._uniform_parts and all(sizes[key] >= MIN_PART_BYTES for key in sources[:-1])
         upload_id, where = self._begin_parts(final_key), self._object(final_key)
         try:
             if can_copy:
                 parts = list(self._copied(stop, final_key, upload_id, [(key, sizes[key]) for key in sources]))
             else:
-                size = self.part_size_for(sum(sizes[key] for key in sources))
+                size = self.part_size_for(total)
                 parts = list(self._spooled(stop, final_key, upload_id, sources, size))
-            return self._complete(final_key, upload_id, parts, where)
+            made = self._made(final_key, total)
+            if made is None:
+                return self._complete(final_key, upload_id, parts, where)
         except BaseException:
             with suppress(StorageError):  # the lifecycle rule takes what cannot be given up now
                 self._abort(final_key, {**where, "UploadId": upload_id})
             raise
+        self._abort(final_key, {**where, "UploadId": upload_id})
+        return made
+
+    def _made(self, key: str, size: int) -> StoredObject | None:
+        """Return the object if another call has made it: once it is verified it must not be replaced."""
+        try:
+            found = self._client.head(key, self._object(key))
+        except StorageNotFound:
+            return None
+        return StoredObject(key, found.size, found.etag) if found.size == size else None
 
     def _copied(self, stop: Stop, final_key: str, upload_id: str, sources: Sequence[tuple[str, int]]) -> Iterator[Part]:
         where, number = self._object(final_key), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
@@ -160,6 +161,17 @@ async def test_a_stream_that_breaks_off_is_continued(store: Store, tmp_path: Pat
     assert await store.left() == []
 
 
+async def test_an_object_that_is_made_several_times_at_once_is_one(store: Store) -> None:
+    row = Recorded(store.storage)
+    await append(store, row, BODY)
+    complete = store.storage.complete_part_stream
+
+    made = await asyncio.gather(*(complete("media/a/whole", row.name, row.state) for _ in range(4)))
+
+    assert {one.etag for one in made} == {(await store.storage.head("media/a/whole")).etag}
+    assert await store.left() == []
+
+
 async def test_the_last_byte_is_recorded_once_at_the_end(store: Store) -> None:
     row = Recorded(store.storage, length=2 * PART)
 
@@ -252,6 +264,20 @@ async def test_objects_are_joined_in_their_order(store: Store, tmp_path: Path, s
     assert made.size == sum(len(bodies[key]) for key in keys)
     assert await digest_of(store, tmp_path) == joined(*(bodies[key] for key in keys))
     assert all([(await store.storage.head(key)).size == len(body) for key, body in bodies.items()])
+
+
+async def test_a_join_that_is_repeated_leaves_the_object_alone(store: Store, tmp_path: Path) -> None:
+    """A worker that was given up may still join when another one has made the object, which is verified by then."""
+    source = tmp_path / "source"
+    source.write_bytes(BODY)
+    await store.storage.store("media/a/one", source)
+    first = await store.storage.concatenate("media/a/whole", ["media/a/one", "media/a/one"])
+    before = await store.storage.head("media/a/whole")
+
+    assert await store.storage.concatenate("media/a/whole", ["media/a/one", "media/a/one"]) == first
+
+    assert await store.storage.head("media/a/whole") == before
+    assert await store.left() == []
 
 
 async def test_a_join_without_its_source_leaves_nothing(store: Store, tmp_path: Path) -> None:
