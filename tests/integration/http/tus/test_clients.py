@@ -226,10 +226,12 @@ async def test_tus_js_client_sends_a_file_over_a_line_that_breaks(
     await until(only_the_object_is_left, what="the rest of the upload to be removed")
 
 
-async def test_an_upload_outlives_the_process_that_receives_it(tus_stage: Stage, picture: Path) -> None:
+async def test_an_upload_outlives_the_process_that_receives_it(
+    tus_stage: Stage, web_ports: list[int], picture: Path
+) -> None:
     body = picture.read_bytes()
     async with AsyncExitStack() as stack:
-        first, second = [await stack.enter_async_context(web_process(tus_stage)) for _ in range(2)]
+        first, second_port = await stack.enter_async_context(web_process(tus_stage)), web_ports[0]
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False))
         made = await client.post(
             f"http://127.0.0.1:{first.port}/files/",
@@ -252,8 +254,8 @@ async def test_an_upload_outlives_the_process_that_receives_it(tus_stage: Stage,
                 headers={"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": BYTES},
                 content=half(),
             )
-        uploader = stack.enter_context(uploader_of(second.port, picture, len(body)))
-        uploader.set_url(f"http://127.0.0.1:{second.port}{path}")
+        uploader = stack.enter_context(uploader_of(second_port, picture, len(body)))
+        uploader.set_url(f"http://127.0.0.1:{second_port}{path}")
 
         async def is_free() -> bool:  # the lease of the killed process has to end
             answer = await client.head(str(uploader.url), headers={"Tus-Resumable": "1.0.0"})
