@@ -812,7 +812,7 @@ class ProviderWebhookInvalid(StreamingError):
 
 
 class MissingConfig(StreamingError):
-    """A credential of the provider is missing or cannot be read; ``detail["key"]`` names it, its value never appears."""
+    """A credential of the provider is missing or cannot be read; ``detail["key"]`` names it and never has its value."""
 
     code = "missing_config"
     http_status = 500

@@ -242,8 +242,7 @@ class ProviderPushInput(Message):
 class ProviderStatus(Message):
     """Where an asset is at its provider. ``outcome`` is empty while there is something to wait for.
 
-    ``wait_seconds`` is the time until an unchanged asset counts as stuck; ``needs_create`` says that nothing was created
-    at the provider yet.
+    ``poll_seconds`` is the first pause between polls. With ``needs_create`` nothing was created at the provider yet.
     """
 
     asset_id: RowId
@@ -251,7 +250,7 @@ class ProviderStatus(Message):
     outcome: str = ""
     reason: str = ""
     needs_create: bool = False
-    wait_seconds: float = 0.0
+    poll_seconds: float = 30.0
 
 
 class ProviderEvents(Message):

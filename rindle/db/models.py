@@ -506,7 +506,7 @@ class MediaProviderAsset(_Timestamps, Base):
                 postgresql_where=text(f"{column} IS NOT NULL"),
                 sqlite_where=text(f"{column} IS NOT NULL"),
             )
-            for column in ("provider_asset_id", "passthrough", "provider_upload_id")
+            for column in ("provider_asset_id", "mux_passthrough", "provider_upload_id")
         ),
         Index(None, "state", "updated_at"),
     )
@@ -523,7 +523,7 @@ class MediaProviderAsset(_Timestamps, Base):
     provider_asset_id: Mapped[str | None] = mapped_column(String(255))
     #: Random id, 32 hexadecimal digits, that the provider keeps with the asset: it finds the row when a webhook arrives
     #: before the provider's id is known.
-    passthrough: Mapped[str | None] = mapped_column(String(255))
+    mux_passthrough: Mapped[str | None] = mapped_column(String(255))
     #: The provider's id of a direct upload; ``NULL`` when the asset was pushed.
     provider_upload_id: Mapped[str | None] = mapped_column(String(255))
     #: Playback ids, which players use; ``[]`` before the provider has made one.
@@ -556,7 +556,7 @@ class MediaProviderAsset(_Timestamps, Base):
         known = self.__dict__
         ids = ", ".join(
             f"{name}={redact_id(known.get(name))!r}"
-            for name in ("provider_asset_id", "passthrough", "provider_upload_id")
+            for name in ("provider_asset_id", "mux_passthrough", "provider_upload_id")
         )
         return f"{super().__repr__()[:-1]}, {ids}>"
 

@@ -189,7 +189,7 @@ class StreamingProvider(ABC):
             ProviderWebhookInvalid: a signature, the time or the body is invalid; one message for all causes.
         """
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - most providers have nothing to release
         """Release threads and connections; the provider can be used again."""
 
 
@@ -198,9 +198,9 @@ class DirectUploads(ABC):
 
     @abstractmethod
     async def create_direct_upload(
-        self, *, cors_origin: str, timeout: int, policy: str, passthrough: str
+        self, *, cors_origin: str, timeout_seconds: int, policy: str, passthrough: str
     ) -> ProviderUpload:
-        """Create an upload that accepts bytes from pages of ``cors_origin`` for ``timeout`` seconds."""
+        """Create an upload that accepts bytes from pages of ``cors_origin`` for ``timeout_seconds``."""
 
     @abstractmethod
     async def get_direct_upload(self, upload_id: str) -> ProviderUpload:

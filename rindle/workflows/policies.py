@@ -116,8 +116,8 @@ SWEEP_PAGE = ActivityConfig(
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 
-#: Creates an asset at a streaming provider, which may take its time to accept the source. A repeated attempt first looks
-#: for what an earlier one created.
+#: Creates an asset at a streaming provider, which may take its time to accept the source. A repeated attempt first
+#: looks for what an earlier one created.
 PROVIDER_CREATE = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=5),
     schedule_to_close_timeout=BUDGET,

@@ -16,7 +16,7 @@ _ID = sa.Uuid(as_uuid=False)
 _TIME = sa.DateTime(timezone=True)
 _TABLE = "media_provider_assets"
 #: Ids of the provider, each unique where it is known.
-_UNIQUE = ("provider_asset_id", "passthrough", "provider_upload_id")
+_UNIQUE = ("provider_asset_id", "mux_passthrough", "provider_upload_id")
 
 
 def upgrade() -> None:
@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.Column("profile", sa.String(255), nullable=False),
         sa.Column("provider_name", sa.String(63), nullable=False),
         sa.Column("provider_asset_id", sa.String(255)),
-        sa.Column("passthrough", sa.String(255)),
+        sa.Column("mux_passthrough", sa.String(255)),
         sa.Column("provider_upload_id", sa.String(255)),
         sa.Column("playback_ids", _DOCUMENT, nullable=False),
         sa.Column("playback_policy", sa.String(32)),
