@@ -1,7 +1,7 @@
 """SQL of assets at streaming providers: the rows, their freshness, and what providers report of them.
 
-What a provider reports is final: what it reports early moves a row through the states between, in one transaction. What it
-reports late fills in ids, and never moves a state backwards.
+What a provider reports is final: what it reports early moves a row through the states between, in one transaction.
+What it reports late fills in ids, and never moves a state backwards.
 """
 
 from __future__ import annotations
