@@ -54,7 +54,7 @@ class InMemoryProvider(StreamingProvider, DirectUploads):
     # -- scripting ------------------------------------------------------------------------------------------------
 
     def fail_next(self, method: str, error: RindleError, *, afterwards: bool = False) -> None:
-        """Make the next call of ``method`` raise ``error``: before it does anything, or with ``afterwards`` after it."""
+        """Make the next call of ``method`` raise ``error``: instead of its effect, or with ``afterwards`` after it."""
         self._failures.setdefault(method, []).append((error, afterwards))
 
     def finish(self, asset_id: str, *, state: str = "ready", error: str | None = None) -> ProviderAsset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,14 @@ _STATES: Mapping[str, str] = {
 }
 #: Statuses that a retry can change, beside all of 500 and above.
 _TRANSIENT = frozenset({408, 425})
+
+
+class _PlainClient(mux_python.ApiClient):  # type: ignore[misc] # the SDK ships no annotations
+    """The SDK's client with answers as plain data: its models refuse every status that a newer API adds."""
+
+    def deserialize(self, response: Any, response_type: Any) -> Any:
+        """Return the JSON document of an answer; ``None`` for an empty one."""
+        return json.loads(response.data) if response.data else None
 
 
 class MuxProvider(StreamingProvider, DirectUploads):
@@ -202,8 +211,7 @@ class MuxProvider(StreamingProvider, DirectUploads):
         api = method.__qualname__.partition(".")[0]
         bound = getattr(getattr(mux_python, api)(client), method.__name__)
         try:
-            # Models of the SDK drop what they do not know; plain data keeps it, and unknown states are no error.
-            return client.sanitize_for_serialization(bound(*args, _request_timeout=CALL_SECONDS, **kw))
+            return bound(*args, _request_timeout=CALL_SECONDS, **kw)
         except ApiException as error:
             raise _translated(what, error) from None
         except urllib3.exceptions.HTTPError as error:
@@ -211,6 +219,8 @@ class MuxProvider(StreamingProvider, DirectUploads):
                 f"Mux did not answer the request to {what} ({type(error).__name__})", transient=True
             ) from None
         except (OpenApiException, ValueError, TypeError, AttributeError) as error:
+            if isinstance(error.__context__, ApiException):  # the SDK cannot decode the body of every refusal
+                raise _translated(what, error.__context__) from None
             raise _unexpected(what, type(error).__name__) from None
 
     def _api_client(self, config: MuxConfig) -> mux_python.ApiClient:
@@ -218,10 +228,9 @@ class MuxProvider(StreamingProvider, DirectUploads):
         with self._lock:
             if self._client is None or self._client[0] != wanted:
                 settings = mux_python.Configuration(username=wanted[0], password=wanted[1], host=wanted[2].rstrip("/"))
-                settings.client_side_validation = False  # a status of a newer API is not an error
                 settings.retries = False  # urllib3 would repeat calls and sleep as long as Retry-After says
                 settings.connection_pool_maxsize = THREADS
-                self._client = (wanted, mux_python.ApiClient(settings))
+                self._client = (wanted, _PlainClient(settings))
             return self._client[1]
 
 
