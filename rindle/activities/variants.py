@@ -280,7 +280,8 @@ class VariantActivities:
 
         def record(session: Session) -> tuple[rows.ObsoleteKeys, GroupStatus]:
             found = rows.record_built(session, asset.id, order.group, asset.storage_key, stored, measured_ms)
-            self._on_ready(session, asset.id, profile, rows.ready_of(session, asset.id, stored))
+            if profile.delivery_policy().streaming is not None:
+                self._on_ready(session, asset.id, profile, rows.ready_of(session, asset.id, stored))
             return found
 
         unwanted, status = await self._database.write(record)
