@@ -224,7 +224,7 @@ async def at_rest(stage: Stage) -> None:
     told: set[str] = set()
     while True:
         await dispatched(stage)
-        new = {row.workflow_id for row in await stage.outbox()} - told
+        new = {row.workflow_id for row in await stage.outbox() if row.kind != "provider_webhook"} - told
         if not new:
             return
         for workflow_id in sorted(new):
