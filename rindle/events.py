@@ -83,7 +83,8 @@ class EventType:
 
 _VARIANT = ("asset_id", "variant_id", "variant_name", "state", "progress")
 _SESSION = ("session_id", "asset_id", "state", "upload_strategy", "resumable_protocol")
-_PROVIDER = ("asset_id", "provider", "state")
+_PROVIDER = ("asset_id", "playback_ids", "profile", "provider", "state")
+_PROVIDER_SCOPES = ("asset", "provider_asset")
 _SESSION_SCOPES = ("upload_session", "asset")
 _VARIANT_SCOPES = ("asset", "variant")
 
@@ -104,11 +105,11 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "upload_session_expired": EventType(_SESSION_SCOPES, (*_SESSION, "error_code")),
     "upload_session_failed": EventType(_SESSION_SCOPES, (*_SESSION, "error_code")),
     "upload_session_state_changed": EventType(_SESSION_SCOPES, (*_SESSION, "from"), streamed=False),
-    "provider_asset_created": EventType(("asset",), _PROVIDER),
-    "provider_asset_ready": EventType(("asset",), (*_PROVIDER, "playback_ids")),
-    "provider_asset_errored": EventType(("asset",), (*_PROVIDER, "error")),
-    "provider_asset_deleted": EventType(("asset",), _PROVIDER),
-    "provider_asset_state_changed": EventType(("asset",), (*_PROVIDER, "from"), streamed=False),
+    "provider_asset_created": EventType(_PROVIDER_SCOPES, _PROVIDER),
+    "provider_asset_ready": EventType(_PROVIDER_SCOPES, _PROVIDER),
+    "provider_asset_errored": EventType(_PROVIDER_SCOPES, _PROVIDER),
+    "provider_asset_deleted": EventType(_PROVIDER_SCOPES, _PROVIDER),
+    "provider_asset_state_changed": EventType(_PROVIDER_SCOPES, (*_PROVIDER, "from"), streamed=False),
     "provider_webhook": EventType(("webhook",), ("provider", "kind", "outcome"), streamed=False),
     "orphan_event": EventType(("webhook",), ("provider", "kind"), streamed=False),
     "attachment_changed": EventType(("asset",), ("asset_id", "change", "slot"), streamed=False),
@@ -136,6 +137,10 @@ STREAMED_TYPES = frozenset(name for name, kind in EVENT_TYPES.items() if kind.st
 
 #: Types of which losing one is harmless; ``progress_retention_seconds`` decides how long they are kept.
 PROGRESS_TYPES = frozenset({"variant_progress"})
+
+#: Types that note which webhooks were applied, or belong to no asset; kept for 30 days, as long as a provider may send
+#: one again.
+WEBHOOK_TYPES = frozenset({"provider_webhook", "orphan_event"})
 
 #: Types that report changes of state; ``event_retention_seconds`` decides how long they are kept. All types that are
 #: in neither set are audit events, which are kept for ever.

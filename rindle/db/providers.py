@@ -16,7 +16,7 @@ from uuid import uuid4
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from rindle.db.events import record_event
+from rindle.db.events import provider_payload, record_event
 from rindle.db.models import MediaAsset, MediaEvent, MediaOutbox, MediaProviderAsset, MediaVariant, utc_now
 from rindle.db.transitions import lock_asset, move_provider_asset, set_fields
 from rindle.profile import Profile, StreamingPolicy
@@ -326,12 +326,11 @@ def _apply_event(session: Session, row: MediaProviderAsset, event: Mapping[str, 
     before = row.provider_asset_id
     moved = _move(session, row, _TARGETS[kind], error=event.get("error"), values=values)
     if kind is WebhookKind.UPLOAD_ASSET_CREATED and row.state != P.ERRORED and asset_id and asset_id != before:
-        payload = {"asset_id": row.asset_id, "provider": row.provider_name, "state": row.state}
         record_event(
             session,
             "provider_asset_created",
-            scope=("asset", row.asset_id),
-            payload=payload,
+            scope=("provider_asset", row.asset_id),
+            payload=provider_payload(row),
             asset_id=row.asset_id,
             profile=row.profile,
         )

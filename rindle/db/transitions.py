@@ -18,7 +18,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from rindle import telemetry
 from rindle.db.after_commit import after_commit
-from rindle.db.events import asset_payload, record_event, session_payload, variant_payload
+from rindle.db.events import asset_payload, provider_payload, record_event, session_payload, variant_payload
 from rindle.db.models import MediaAsset, MediaProviderAsset, MediaUploadSession, MediaVariant, utc_now
 from rindle.errors import InvalidTransition, StateConflict
 from rindle.events import PROVIDER_EVENTS, SESSION_EVENTS, VARIANT_EVENTS
@@ -255,17 +255,13 @@ def move_provider_asset(
 
 def _provider_moved(session: Session, row: MediaProviderAsset, came_from: ProviderState, to: ProviderState) -> None:
     event_type = PROVIDER_EVENTS.get(to, "provider_asset_state_changed")
-    payload: dict[str, Any] = {"asset_id": row.asset_id, "provider": row.provider_name, "state": to.value}
-    if to is ProviderState.READY:
-        payload["playback_ids"] = list(row.playback_ids)
-    elif to is ProviderState.ERRORED:
-        payload["error"] = row.last_sync_error
-    elif event_type == "provider_asset_state_changed":
+    payload = provider_payload(row) | {"state": to.value}
+    if event_type == "provider_asset_state_changed":
         payload["from"] = came_from.value
     record_event(
         session,
         event_type,
-        scope=("asset", row.asset_id),
+        scope=("provider_asset", row.asset_id),
         payload=payload,
         asset_id=row.asset_id,
         profile=row.profile,
