@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
+from weakref import WeakSet
 
-from sqlalchemy import select
+from sqlalchemy import Dialect, inspect, select
 from sqlalchemy.orm import Session
 
 from rindle.db.events import provider_payload, record_event
@@ -28,6 +29,8 @@ from rindle.states import ProviderState as P
 MAX_RAW_BYTES = 16 << 10
 #: Beginning of ``last_sync_error`` of a row that was given up, though the provider may still finish the asset.
 GIVEN_UP = ("stuck", "timeout")
+#: Engines, by their dialect object, whose database has the table of providers.
+_HAVE_TABLE: WeakSet[Dialect] = WeakSet()
 #: The states through which a row goes on the way from one state to another.
 _WAYPOINTS: Mapping[tuple[P, P], tuple[P, ...]] = {
     (P.PENDING, P.PROCESSING): (P.UPLOADING,),
@@ -71,9 +74,26 @@ def find(session: Session, asset_id: str, profile: str, provider: str) -> MediaP
     ).one_or_none()
 
 
+def have_table(session: Session) -> bool:
+    """Whether the database has the table of providers; without it no asset can be at one.
+
+    It is missing while this release runs on the tables of the previous one.
+    """
+    connection = session.connection()
+    if connection.dialect in _HAVE_TABLE:
+        return True
+    found = inspect(connection).has_table(MediaProviderAsset.__tablename__)
+    if found:
+        _HAVE_TABLE.add(connection.dialect)
+    return found
+
+
 def all_of(session: Session, asset_id: str) -> Sequence[MediaProviderAsset]:
     """Return the rows of an asset at all providers."""
+    if not have_table(session):
+        return []
     statement = select(MediaProviderAsset).where(MediaProviderAsset.asset_id == asset_id)
+    statement = statement.execution_options(populate_existing=True)
     return session.scalars(statement.order_by(MediaProviderAsset.provider_name)).all()
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ColumnElement, Select, and_, column, func, literal, select
 from sqlalchemy.orm import Session
 
+from rindle.db import providers
 from rindle.db.events import provider_payload
-from rindle.db.models import MediaAsset, MediaEvent, MediaProviderAsset, MediaUploadSession, MediaVariant
+from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.events import STREAMED_TYPES
 from rindle.states import AssetState
 
@@ -140,13 +141,7 @@ def _status_at_provider(
     session: Session, subject: Subject, feed: Feed, newest: int, asset: MediaAsset
 ) -> SubjectStatus:
     """Return the status at the provider that changed last; an asset that was never pushed has none."""
-    row = session.scalars(
-        select(MediaProviderAsset)
-        .where(MediaProviderAsset.asset_id == asset.id)
-        .order_by(MediaProviderAsset.updated_at.desc())
-        .limit(1)
-        .execution_options(populate_existing=True)
-    ).one_or_none()
+    row = max(providers.all_of(session, asset.id), key=lambda one: one.updated_at, default=None)
     if row is None:
         snapshot: dict[str, Any] = {"asset_id": asset.id, "state": None}
         return SubjectStatus(subject, feed, newest, asset, None, None, snapshot, asset.inserted_at)
