@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from rindle import MediaOutbox, outbox
 from rindle.activities.streaming import remove_from_provider
 from rindle.db import providers as rows
 from rindle.db.models import utc_now
@@ -188,3 +190,26 @@ async def test_a_purge_finds_an_asset_whose_id_was_lost(cinema: Cinema, provider
     assert len(provider.assets) == 1
     await remove_from_provider(cinema.rindle.services, await cinema.row(asset))
     assert provider.assets == {}
+
+
+async def test_a_built_source_starts_its_push_in_the_transaction_that_records_it(cinema: Cinema) -> None:
+    asset = await cinema.film()
+    profile, settings = cinema.profile(), cinema.rindle.settings
+
+    async def pushes() -> list[tuple[str, str]]:
+        found = await cinema.rindle.database.read(
+            lambda session: session.scalars(select(MediaOutbox).where(MediaOutbox.signal == "wake")).all()
+        )
+        return [(row.workflow_type, row.workflow_id) for row in found]
+
+    def build(session: Session, ready: set[str], *, fails: bool = False) -> None:
+        outbox.push_source(session, settings, asset.id, profile, ready)
+        if fails:
+            raise RuntimeError("rolled back")
+
+    await cinema.rindle.database.write(build, {"poster"})
+    with pytest.raises(RuntimeError):
+        await cinema.rindle.database.write(build, {"web_720p"}, fails=True)
+    assert await pushes() == []
+    await cinema.rindle.database.write(build, {"poster", "web_720p"})
+    assert await pushes() == [("rindle.ProviderPushWorkflow", f"rindle-provider-push:{asset.id}:memory")]
