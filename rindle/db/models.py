@@ -511,7 +511,7 @@ class MediaProviderAsset(_Timestamps, Base):
         Index(None, "state", "updated_at"),
     )
 
-    #: UUIDv7; never changes.
+    #: UUIDv7, made when the push begins; never changes.
     id: Mapped[str] = mapped_column(_Id, primary_key=True, default=new_id)
     #: The asset; the row is deleted with it, after the provider has deleted its copy.
     asset_id: Mapped[str] = mapped_column(_Id, ForeignKey("media_assets.id", ondelete="CASCADE"))
@@ -522,7 +522,7 @@ class MediaProviderAsset(_Timestamps, Base):
     #: The provider's id of the asset; ``NULL`` before it is created there.
     provider_asset_id: Mapped[str | None] = mapped_column(String(255))
     #: Random id, 32 hexadecimal digits, that the provider keeps with the asset: it finds the row when a webhook arrives
-    #: before the provider's id is known.
+    #: before the provider's id is known. ``NULL`` does not occur in this release.
     mux_passthrough: Mapped[str | None] = mapped_column(String(255))
     #: The provider's id of a direct upload; ``NULL`` when the asset was pushed.
     provider_upload_id: Mapped[str | None] = mapped_column(String(255))
@@ -536,7 +536,7 @@ class MediaProviderAsset(_Timestamps, Base):
     state: Mapped[str] = mapped_column(String(32), default=ProviderState.PENDING.value)
     #: Id of the newest webhook that was applied; ``NULL`` before.
     last_event_id: Mapped[str | None] = mapped_column(Note(255))
-    #: When the provider wrote that webhook; older ones no longer change the state.
+    #: When the provider wrote that webhook; older ones no longer change the state. ``NULL`` before.
     last_event_at: Mapped[datetime | None]
     #: Why the asset is ``errored``, or why the last call to the provider failed; at most 4096 bytes. ``NULL`` when
     #: nothing failed.
