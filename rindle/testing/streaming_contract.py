@@ -135,7 +135,7 @@ class StreamingProviderContract:
         assert (found.event.kind, found.event.provider_asset_id) == (WebhookKind.READY, made.id)
         assert found.event.passthrough == made.passthrough and found.event.id
         assert verify(body, {name.upper(): value for name, value in headers.items()}, ["other", SECRET]) == 1
-        refused = (
+        refused: tuple[tuple[bytes, Mapping[str, str], list[str], float], ...] = (
             (body + b" ", headers, [SECRET], 0),
             (body, {}, [SECRET], 0),
             (body, headers, ["other"], 0),

@@ -13,7 +13,7 @@ from rindle.protocols import WebhookKind
 from rindle.streaming.memory import InMemoryProvider
 from tests.stage import Stage
 from tests.workflows.films import cinema_on, in_state, start, workflow_of
-from tests.workflows.fleet import Fleet, closed, handle_of
+from tests.workflows.fleet import Fleet, closed, dispatched, handle_of
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ async def fleet(lite_stage: Stage) -> AsyncIterator[Fleet]:
 
 async def result_of(stage: Stage, asset: MediaAsset) -> dict[str, str]:
     workflow_id = workflow_of(stage, asset)
+    await dispatched(stage)
     assert await closed(stage, workflow_id) == "COMPLETED"
     found: dict[str, str] = await (await handle_of(stage, workflow_id)).result()
     return found
