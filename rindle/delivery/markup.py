@@ -315,8 +315,8 @@ async def video_tag(
 
     As with :func:`picture_tag`, an object that cannot be delivered is left out and does not raise; at most one query,
     and one more of a profile with a streaming provider. With at least one source the element has no ``src``, since
-    browsers would then ignore every ``<source>``. Without ready variants ``src`` is the original, or missing while there
-    is nothing to play.
+    browsers would then ignore every ``<source>``. Without ready variants ``src`` is the original, or missing while
+    there is nothing to play.
 
     Args:
         asset: the asset or its id; ``None`` gives an element with its attributes only.
