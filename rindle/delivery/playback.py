@@ -93,7 +93,7 @@ async def stream_of(
     services: Services,
     profile: type[Profile],
     streaming: StreamingPolicy,
-    asset: LoadedAsset,
+    loaded: LoadedAsset,
     options: UrlOptions,
     *,
     strict: bool = False,
@@ -106,9 +106,9 @@ async def stream_of(
     Raises:
         ProviderAssetNotReady, ProviderSyncFailed, Unauthorized: see ``Rindle.streaming_url``.
     """
-    row = await services.database.read(rows.find, asset.row.id, profile.name, streaming.provider)
+    row = await services.database.read(rows.find, loaded.row.id, profile.name, streaming.provider)
     if row is None:
-        if strict or is_only_at_provider(asset.row):
+        if strict or is_only_at_provider(loaded.row):
             raise _not_ready(streaming.provider, None)
         return None
     _check_drift(profile, streaming, row)
@@ -117,13 +117,13 @@ async def stream_of(
     subject = DeliverySubject(
         profile.name,
         mode,
-        asset.row.storage_key,
-        asset.row.id,
+        loaded.row.storage_key,
+        loaded.row.id,
         streaming.source_variant,
         playback_id,
         "hls",
-        uploaded_by=asset.row.uploaded_by,
-        owners=asset.owners,
+        uploaded_by=loaded.row.uploaded_by,
+        owners=loaded.owners,
     )
     await authorize(profile.delivery_policy().authorizer, options.actor, "deliver", subject)
     grant = await _grant(services, profile, streaming, playback_id, options)
