@@ -22,7 +22,7 @@ import pytest
 
 from rindle import process
 from tests.media.clips import Clips
-from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres, temporal, version_of
+from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres, temporal, uppy, version_of
 from tests.stage import Stage, staged
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -72,6 +72,7 @@ def pytest_report_header() -> list[str]:
         # Not imported into this process: the library never does that either.
         "libvips": lambda: version_of(Path(sys.executable), "-c", libvips),
         "ffmpeg": ffmpeg.version,
+        "Uppy": uppy.versions,
         "Chromium": lambda: version_of(chromium.program(), "--version"),
     }
 
@@ -244,6 +245,15 @@ def chromium_path() -> Path:
     """The browser's program, for Playwright's ``executable_path``; launch it with ``chromium.ARGUMENTS``."""
     try:
         return chromium.program()
+    except Unavailable as missing:
+        _without(missing)
+
+
+@pytest.fixture(scope="session")
+def uppy_bundles() -> dict[int, Path]:
+    """The modules of Uppy, by major version."""
+    try:
+        return {major: uppy.bundle(major) for major in uppy.RELEASES}
     except Unavailable as missing:
         _without(missing)
 

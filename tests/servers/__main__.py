@@ -37,6 +37,13 @@ def ensure_minio() -> None:
         ensure_go_program("minio", minio.MODULE, purpose=purpose, takes="2 to 4 minutes", report=report)
 
 
+def ensure_uppy() -> None:
+    """Find Uppy or fetch it."""
+    from tests.servers import uppy
+
+    uppy.ensure(report)
+
+
 def find_libmagic() -> None:
     """Load libmagic, which python-magic looks for when it is imported."""
     try:
@@ -102,6 +109,7 @@ PROGRAMS: Final[Mapping[str, Callable[[], object]]] = {
     "chromium": partial(from_debian, "chromium", find_chromium, "the browser of the tests"),
     "temporal": partial(ensure_temporal_cli, report=report),
     "minio": ensure_minio,
+    "uppy": ensure_uppy,
 }
 
 
