@@ -1,4 +1,4 @@
-"""Uploads of clients that speak the S3 protocol of Uppy's Companion: what they get, and what they are told.
+"""Uploads of clients that speak the S3 protocol of Uppy's Companion: the grants, parts and answers they get.
 
 They use the lanes of :mod:`rindle.uploads.direct` and :mod:`rindle.uploads.multipart`; the id of a session takes the
 place of the store's upload id, which stays on the server.
@@ -34,7 +34,7 @@ class OpenedFile:
 
 
 async def open_file(services: Services, profile: type[Profile], request: UploadRequest) -> OpenedFile:
-    """Open an upload of one request, and have its workflow verify it: these clients do not tell when they have ended.
+    """Open an upload of one request, and have its workflow verify it: these clients do not say when they have ended.
 
     The grant is a form where the storage takes forms, because newer clients send nothing else; otherwise it is a PUT.
 
@@ -66,7 +66,7 @@ async def sign_parts(services: Services, found: Upload, part_numbers: Sequence[i
 
     Raises:
         InvalidArgument: there are more than 1000.
-        InvalidPartNumber: there is none, or one that the upload does not have.
+        InvalidPartNumber: the list is empty, or the upload does not have one of them.
     """
     wanted = list(dict.fromkeys(part_numbers))
     if len(wanted) > MAX_SIGNED_PARTS:
@@ -82,7 +82,7 @@ async def complete(services: Services, found: Upload, parts: Any) -> Upload:
     """Make the object from the client's list of parts, and verify it.
 
     Raises:
-        InvalidMultipartParts: there is no list; these clients always send one.
+        InvalidMultipartParts: the list is missing; these clients always send one.
     """
     if parts is None:
         raise InvalidMultipartParts("parts must be a list of {PartNumber, ETag}")

@@ -272,7 +272,7 @@ async def sign_several(
     """Sign the PUTs of some parts of an upload that was just read, all or none, and extend it once.
 
     Raises:
-        InvalidPartNumber: there is no number, or one that the upload does not have.
+        InvalidPartNumber: the list is empty, or the upload does not have one of them.
         RindleError: as :func:`sign_part`.
     """
     upload = found.session

@@ -81,6 +81,15 @@ async def README_3() -> None:
             print(event.type, event.payload)  # variant_progress {"variant_name": "web_720p", "progress": 43, ...}
 
 
+async def docs_browser_1() -> None:
+    from rindle.http import companion_router
+
+    app.include_router(
+        companion_router(rindle, profile="lesson", actor_from_request=actor_of, authorizer=TeamAuthorizer(...)),
+        prefix="/lesson-uploads",
+    )
+
+
 async def docs_concepts_1() -> None:
     rindle.register_owner_type("member", Member, slots={"avatar": Avatar, "lesson": [Lesson, AudioLesson]})
 
