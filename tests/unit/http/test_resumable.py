@@ -151,6 +151,8 @@ def test_the_file_name_is_read_in_both_forms(value: str | None, expected: str | 
 def test_only_a_request_with_completeness_creates() -> None:
     assert read_creation(Headers({"Content-Length": "5"})) is None
     assert read_creation(Headers({"Upload-Complete": "yes"})) is None
+    twice = [(b"upload-complete", b"?1"), (b"upload-complete", b"?1")]
+    assert read_creation(Headers(raw=twice)) is None
     assert read_creation(Headers({"Upload-Complete": "?0"})) == Transfer(is_complete=False)
     headers = {
         "Upload-Complete": "?1",
