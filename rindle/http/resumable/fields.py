@@ -9,9 +9,10 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from email.message import Message
-from typing import Final
+from typing import Any, Final
 
 from rindle.errors import InvalidArgument
 
@@ -114,19 +115,17 @@ def read_filename(disposition: str | None) -> str | None:
     message = Message()
     message["Content-Disposition"] = re.sub(r"[\r\n]", " ", disposition)
     # The extended form wins (RFC 6266), wherever it is.
-    names = [
+    names: list[Any] = [
         value
         for name, value in message.get_params(failobj=[], header="content-disposition")
         if name.lower() == "filename"
     ]
-    extended = next((name for name in names if isinstance(name, tuple)), None)
-    if extended is not None:
-        charset, _, text = extended
-        try:
-            return text.encode("latin-1").decode(charset or "ascii") or None
-        except (LookupError, UnicodeError):
-            names = [name for name in names if isinstance(name, str)]
-    return names[0] or None if names else None
+    for name in names:
+        if isinstance(name, tuple):
+            charset, _, text = name
+            with suppress(LookupError, UnicodeError):
+                return str(text).encode("latin-1").decode(charset or "ascii") or None
+    return next((name or None for name in names if isinstance(name, str)), None)
 
 
 def boolean(value: bool) -> str:
