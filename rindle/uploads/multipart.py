@@ -302,8 +302,7 @@ async def sign_several(
     last_expiry = max(part.expires_at for part in presigned)
 
     def note(session: Session) -> Upload:
-        is_first = upload_rows.lock_upload(session, upload.id).session.state == SessionState.INITIALIZED
-        signed = rows.note_part_signed(session, upload.id, last_expiry, ttl_seconds)
+        signed, is_first = rows.note_part_signed(session, upload.id, last_expiry, ttl_seconds)
         if is_first and signed.session.auto_verify:  # the workflow starts to look for the parts
             outbox.wake_upload(session, services.settings, signed.session, signed.asset.profile, signal="touch")
         return signed
