@@ -7,6 +7,7 @@ access rules are those of the upload routes.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -17,14 +18,14 @@ from pydantic import BaseModel, StringConstraints
 from rindle.app import Rindle
 from rindle.db.models import MAX_KEY_CHARS, utc_now
 from rindle.errors import InvalidArgument, NotFound, RindleError
-from rindle.http.access import Access, ActorFromRequest, CsrfCheck, actor_name
+from rindle.http.access import Access, ActorFromRequest, CsrfCheck, actor_name, unknown_profile
 from rindle.http.errors import RindleRoute, error_response
 from rindle.http.routes import Route, router_of
 from rindle.http.schemas import ClientText, Filename
 from rindle.profile import Profile
 from rindle.protocols import Authorizer, PresignedPost
 from rindle.uploads import companion, multipart
-from rindle.uploads.sessions import Upload, UploadRequest
+from rindle.uploads.sessions import Upload, UploadRequest, no_such_upload
 
 _SessionId = Annotated[ClientText, Path(max_length=64)]
 _Key = Annotated[ClientText, Query(min_length=1, max_length=MAX_KEY_CHARS)]
@@ -73,7 +74,16 @@ def companion_router(
         csrf=csrf,
     )
     access.require_authorizer()
-    return router_of(_ROUTES, _Companion(access, chosen), tag="companion")
+    return router_of(_ROUTES, _Companion(access, {None: chosen}), tag="companion")
+
+
+def companion_routes(access: Access, names: Collection[str]) -> APIRouter:
+    """Return ``/{profile}`` with the routes of :func:`companion_router`, for the profiles of these names."""
+    access.require_authorizer()
+    endpoints = _Companion(access, {name: access.profile(name) for name in names})
+    router = APIRouter()
+    router.include_router(router_of(_ROUTES, endpoints, tag="companion"), prefix="/{profile}")
+    return router
 
 
 class _CompanionRoute(RindleRoute):
@@ -103,11 +113,12 @@ class CompletedParts(BaseModel):
 
 
 class _Companion:
-    def __init__(self, access: Access, profile: type[Profile]) -> None:
+    def __init__(self, access: Access, profiles: Mapping[str | None, type[Profile]]) -> None:
+        """Serve the profile that the path names; ``None`` stands for a path that names none."""
         self._services = access.rindle.services
         self._rindle = access.rindle
         self._access = access
-        self._profile = profile
+        self._profiles = profiles
 
     async def file(
         self,
@@ -119,7 +130,7 @@ class _Companion:
         found = [(_METADATA.fullmatch(name), value) for name, value in request.query_params.multi_items()]
         metadata = {match[1]: value for match, value in found if match is not None}
         wanted = await self._wanted(request, filename, type, metadata)
-        opened = await companion.open_file(self._services, self._profile, wanted)
+        opened = await companion.open_file(self._services, self._profile(request), wanted)
         grant = opened.grant
         sent: dict[str, Any] = (
             {"method": "POST", "url": grant.url, "fields": dict(grant.fields)}
@@ -134,7 +145,7 @@ class _Companion:
         """Open an upload in parts."""
         wanted = await self._wanted(request, body.filename, body.type, body.metadata)
         # The client names neither the size nor that of its parts.
-        opened = await multipart.initiate(self._services, self._profile, wanted)
+        opened = await multipart.initiate(self._services, self._profile(request), wanted)
         return JSONResponse({"key": opened.session.upload_key, "uploadId": opened.session.id})
 
     async def parts(self, request: Request, session_id: _SessionId, key: _Key) -> Response:
@@ -196,7 +207,7 @@ class _Companion:
     ) -> UploadRequest:
         await self._check_forgery(request)
         actor = await self._access.actor(request)
-        await self._access.allow_creation(request, actor, self._profile, filename, None)
+        await self._access.allow_creation(request, actor, self._profile(request), filename, None)
         return UploadRequest(
             filename=filename,
             content_type=content_type or None,
@@ -206,8 +217,18 @@ class _Companion:
 
     async def _allowed(self, request: Request, action: str, session_id: str, key: str) -> Upload:
         actor = await self._access.actor(request)
+        profile = self._profile(request)
         found = await companion.find(self._services, session_id, key)
+        if found.asset.profile != profile.name:
+            raise no_such_upload()
         return await self._access.allow_upload(request, actor, action, found)
+
+    def _profile(self, request: Request) -> type[Profile]:
+        name = request.path_params.get("profile")
+        found = self._profiles.get(name)
+        if found is None:
+            raise unknown_profile(str(name))
+        return found
 
     async def _check_forgery(self, request: Request) -> None:
         # Browsers set this header, and no script can: newer clients send none of their own.

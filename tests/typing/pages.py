@@ -82,11 +82,17 @@ async def README_3() -> None:
 
 
 async def docs_browser_1() -> None:
-    from rindle.http import companion_router
+    from rindle.http import create_router
 
     app.include_router(
-        companion_router(rindle, profile="lesson", actor_from_request=actor_of, authorizer=TeamAuthorizer(...)),
-        prefix="/lesson-uploads",
+        create_router(
+            rindle,
+            profiles={"photo": MemberPhoto, "lesson": Lesson},
+            companion={"lesson"},  # served at /media/companion/lesson
+            actor_from_request=actor_of,
+            authorizer=TeamAuthorizer(...),
+        ),
+        prefix="/media",
     )
 
 

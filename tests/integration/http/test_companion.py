@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: S3Storage) ->
     monkeypatch.setenv("TEMPORAL_ADDRESS", CLOSED_PORT)
 
     @asynccontextmanager
-    async def open_site(*, storage: Storage = store, **rules: Any) -> AsyncIterator[Site]:
+    async def open_site(
+        *, storage: Storage = store, companion: Sequence[str] = (), **rules: Any
+    ) -> AsyncIterator[Site]:
         given = {"actor_from_request": actor_of, **rules}
         if "authorizer" not in given:
             given["allow_anonymous"] = True
@@ -56,7 +58,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: S3Storage) ->
             for prefix, profile in (("/uppy", "accounts.Avatar"), ("/banners", "banner")):
                 app.include_router(companion_router(gallery.rindle, profile=profile, **given), prefix=prefix)
 
-        async with site(tmp_path, storage=storage, prepare=include) as made:
+        async with site(tmp_path, storage=storage, prepare=include, companion=companion) as made:
             yield made
 
     return open_site
@@ -363,6 +365,28 @@ async def test_csrf_may_accept_the_page_of_another_origin(opened: Opened) -> Non
         refused = await ask(web, "GET", "/params", params=query, headers={"Origin": "https://evil.example"})
 
     assert (allowed.status_code, error_of(refused)) == (200, (403, "unauthorized"))
+
+
+async def test_create_router_serves_each_profile_that_it_is_told_to(opened: Opened, store: S3Storage) -> None:
+    async with opened(companion=["avatar", "banner"]) as web:
+
+        async def at(name: str, method: str, path: str, **sent: Any) -> httpx.Response:
+            headers = {"X-User": "alice", **SAME_ORIGIN}
+            return await web.client.request(method, f"/media/companion/{name}/s3{path}", headers=headers, **sent)
+
+        form = await at("avatar", "GET", "/params", params={"filename": "me.png"})
+        begun_there = await at("avatar", "POST", "/multipart", json={"filename": "me.png", "type": "image/png"})
+        upload = dict(begun_there.json())
+        for method, path, sent in calls_of(upload, {"key": upload["key"]}):
+            assert error_of(await at("banner", method, path, **sent)) == (404, "not_found")
+            assert error_of(await at("logo", method, path, **sent)) == (422, "unknown_profile")
+            found = await at("avatar", method, path, **sent)
+            assert found.status_code == 200 or error_of(found)[1] == "invalid_multipart_parts"
+        strange = await at("logo", "GET", "/params", params={"filename": "me.png"})
+
+        assert (form.json()["method"], error_of(strange)) == ("POST", (422, "unknown_profile"))
+        assert (await row_of(web, upload["uploadId"])).state == "aborted"
+        assert await web.rindle.services.database.read(lambda session: session.query(MediaUploadSession).count()) == 2
 
 
 async def test_open_routes_are_confirmed(web: Site) -> None:

@@ -17,7 +17,6 @@ from playwright.async_api import Page, Request
 from sqlalchemy import select
 
 from rindle import MediaUploadSession, Rindle
-from rindle.http import companion_router
 from rindle.storage.s3 import S3Storage
 from rindle.uploads.sessions import Upload
 from tests.browser import held, launched, window
@@ -32,22 +31,49 @@ pytestmark = pytest.mark.external
 
 PART_BYTES = 5 * 1024 * 1024
 
-# Makes an uploader and begins; keeps what Uppy tells.
-BEGIN = """
+# Makes an uploader that keeps its state over a reload, and what it tells.
+PREPARE = """
 async ({ major, inParts, partBytes }) => {
-  const { Uppy, AwsS3 } = await import("/uppy.mjs");
-  const where = `${location.origin}/photos`;
+  const { Uppy, AwsS3, GoldenRetriever } = await import("/uppy.mjs");
+  const where = `${location.origin}/media/companion/avatar`;
   const server = major < 6 ? { endpoint: where, headers: { "X-Rindle": "1" } } : { companionEndpoint: where };
-  window.told = { success: null, failures: 0, parts: [] };
+  window.told = { success: null, failures: 0, parts: [], restored: false };
   window.uppy = new Uppy({ meta: { caption: "schön" } }).use(AwsS3, {
     ...server, shouldUseMultipart: inParts, getChunkSize: () => partBytes, limit: 1,
   });
-  const file = document.querySelector("#file").files[0];
   uppy.on("s3-multipart:part-uploaded", (_, part) => window.told.parts.push(part.PartNumber));
   uppy.on("upload-error", () => { window.told.failures += 1; });
   uppy.on("upload-success", (_, { body, uploadURL }) => { window.told.success = { body, uploadURL }; });
+  uppy.on("restored", () => { window.told.restored = true; });
+  uppy.use(GoldenRetriever);
+}
+"""
+
+# Gives the chosen file to the uploader.
+ADD = """
+() => {
+  const file = document.querySelector("#file").files[0];
   uppy.addFile({ name: file.name, type: file.type, data: file });
-  uppy.upload();
+}
+"""
+
+# Whether the uploader has written the id of an upload to what survives a reload: Uppy 5 and 6 have different places.
+IS_KEPT = """
+async (id) => {
+  const local = localStorage.getItem("uppyState:uppy");
+  if (local !== null) return local.includes(id);
+  const done = (request) => new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+  const database = await done(indexedDB.open("uppy-blobs"));
+  try {
+    if (!database.objectStoreNames.contains("metadata")) return false;
+    const rows = await done(database.transaction("metadata").objectStore("metadata").getAll());
+    return rows.some((row) => row.metadata.includes(id));
+  } finally {
+    database.close();
+  }
 }
 """
 
@@ -63,9 +89,19 @@ class Photos:
 
     async def begin(self, file: Path, *, in_parts: bool) -> None:
         """Choose the file and begin."""
-        await self.page.set_input_files("#file", file)
+        await self.prepare(in_parts=in_parts)
+        await self.choose(file)
+        await self.page.evaluate("void uppy.upload()")
+
+    async def prepare(self, *, in_parts: bool) -> None:
+        """Make the uploader of this page."""
         given = {"major": self.major, "inParts": in_parts, "partBytes": PART_BYTES}
-        await self.page.evaluate(BEGIN, given)
+        await self.page.evaluate(PREPARE, given)
+
+    async def choose(self, file: Path) -> None:
+        """Choose the file, as a user does."""
+        await self.page.set_input_files("#file", file)
+        await self.page.evaluate(ADD)
 
     async def told(self, what: str) -> Any:
         """Wait until Uppy has told something, and return it."""
@@ -104,14 +140,11 @@ async def photos(
     )
 
     def include(gallery: Any, app: FastAPI) -> None:
-        app.include_router(
-            companion_router(gallery.rindle, profile="accounts.Avatar", allow_anonymous=True), prefix="/photos"
-        )
         app.add_api_route("/", lambda: HTMLResponse("<!doctype html><title>Photos</title><input id=file type=file>"))
         app.add_api_route("/uppy.mjs", lambda: FileResponse(uppy_bundles[request.param], media_type="text/javascript"))
 
     async with (
-        site(tmp_path, storage=store, prepare=include) as web,
+        site(tmp_path, storage=store, prepare=include, companion={"avatar"}) as web,
         served(web.app, lifespan="off") as address,
         launched(chromium) as browser,
         window(browser, base_url=address) as opened,
@@ -173,6 +206,36 @@ async def test_a_file_in_parts_continues_after_a_break(photos: Photos, tmp_path:
     assert success["uploadURL"].endswith(upload.upload_key) and "?" not in success["uploadURL"]
     done = await photos.rindle.verify_completion(upload.id)
     assert (done.session.state, done.asset.state) == ("completed", "validating")
+    assert await photos.stored_digest(done, tmp_path) == digest
+    assert await photos.store.list_multipart_uploads(upload.upload_key) == []
+
+
+async def test_a_file_in_parts_continues_after_a_reload(photos: Photos, tmp_path: Path) -> None:
+    path, digest = file_of(tmp_path, 2 * PART_BYTES)
+    sent = requests_of(photos.page)
+    async with held(photos.page, "**partNumber=2&**", method="PUT", times=1) as reached:
+        await photos.begin(path, in_parts=True)
+        await reached.wait()
+        upload = await photos.upload()
+
+        async def is_kept() -> bool:
+            return bool(await photos.page.evaluate(IS_KEPT, upload.id))
+
+        await until(is_kept, what="the state of the uploader is kept")
+        await photos.page.reload()
+
+    await photos.prepare(in_parts=True)
+    await photos.told("restored")
+    # Uppy keeps files of up to 10 MiB itself; a larger one is chosen again.
+    await photos.choose(path)
+    await photos.page.evaluate("void uppy.emit('restore-confirmed')")
+    await photos.told("success")
+
+    # Only the part that had not arrived is sent again.
+    numbers = [part for one in sent for part in re.findall(r"[?&]partNumber=(\d)&", one.url) if one.method == "PUT"]
+    assert sorted(numbers) == ["1", "2", "2", "3"]
+    done = await photos.rindle.verify_completion((await photos.upload()).id)  # still the only one
+    assert (done.session.id, done.session.state) == (upload.id, "completed")
     assert await photos.stored_digest(done, tmp_path) == digest
     assert await photos.store.list_multipart_uploads(upload.upload_key) == []
 
