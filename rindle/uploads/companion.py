@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from rindle.capabilities import capabilities_of
+from rindle.db.ids import SessionOrId
 from rindle.db.models import MediaUploadSession
 from rindle.errors import InvalidArgument, InvalidMultipartParts
 from rindle.profile import Profile
@@ -49,7 +50,7 @@ async def open_file(services: Services, profile: type[Profile], request: UploadR
     return OpenedFile(signed.session, signed.presigned)
 
 
-async def find(services: Services, session_id: str, key: str) -> Upload:
+async def find(services: Services, session_id: SessionOrId, key: str) -> Upload:
     """Return the upload of a session to exactly ``key``.
 
     Raises:
