@@ -49,7 +49,7 @@ class UploadStatusReader:
         if upload.state in ENDED_BADLY:
             return _of_ended(upload, facts, self._services.settings.late_put_seconds)
         if upload.state == SessionState.UPLOADED:
-            passed_through = upload.resumable_protocol == streams.TUS
+            passed_through = upload.resumable_protocol in streams.STREAMED
             return UploadStatus(step=UploadStep.ASSEMBLE if passed_through else UploadStep.VERIFY, **facts)
         wait_seconds, poll = self._wait(upload)
         return UploadStatus(step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, **facts)

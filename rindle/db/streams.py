@@ -22,8 +22,9 @@ from rindle.errors import TusError
 from rindle.protocols import Part, PartStreamState
 from rindle.states import ENDED_SESSIONS, SessionState
 
-#: Value of ``resumable_protocol``.
-TUS = "tus"
+#: Values of ``resumable_protocol`` of uploads that pass through the application: tus 1.0.0, and the draft of the IETF.
+TUS, IETF = "tus", "ietf"
+STREAMED = frozenset({TUS, IETF})
 #: Values of ``concat_role``.
 WHOLE, PARTIAL, FINAL = "none", "partial", "final"
 #: ``failure_reason`` of a partial upload that has become part of a verified one.
@@ -236,6 +237,7 @@ def commit_state(
     state: PartStreamState,
     expires_at: datetime | None,
     release: bool,
+    ends: bool = True,
 ) -> tuple[Stream, bool]:
     """Record what the holder of the lease has stored; returns the upload and whether its last byte has arrived.
 
@@ -243,6 +245,7 @@ def commit_state(
         base: the offset that the holder has recorded before.
         expires_at: the new expiry of the session; ``None`` leaves it.
         release: end the lease as well; only then is an upload complete.
+        ends: whether it is complete then when it has as many bytes as its length.
 
     Raises:
         TusError: ``tus_locked``, the lease belongs to another request by now; ``tus_session_expired``, the upload has
@@ -259,7 +262,7 @@ def commit_state(
         values["expires_at"] = expires_at
     if release:
         values |= _FREE
-    is_complete = release and upload.upload_length == state.offset
+    is_complete = release and ends and upload.upload_length == state.offset
     path: list[SessionState] = []
     if state.offset > 0 and upload.state != SessionState.UPLOADING:
         path.append(SessionState.UPLOADING)

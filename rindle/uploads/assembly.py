@@ -1,6 +1,6 @@
 """The end of uploads that passed through the application: make the object, verify it, remove the bytes of ended ones.
 
-Steps of the workflow; the requests themselves are in :mod:`rindle.uploads.tus`. All can be repeated.
+Steps of the workflow; the requests themselves are in :mod:`rindle.uploads.streams`. All can be repeated.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def _release_sources(session: Session, services: Services, session_id: str) -> N
 
 
 async def release_stream(storage: object, upload: MediaUploadSession) -> None:
-    """Remove the bytes of an ended tus upload that are not an object; nothing is success.
+    """Remove the bytes of an ended upload that are not an object; nothing is success.
 
     Raises:
         StorageError: something may be left; the call can be repeated.
     """
     if not isinstance(storage, PartStream):
         raise CapabilityUnsupported(
-            "the storage of this upload takes no tus uploads any more: its bytes cannot be removed",
+            "the storage of this upload takes no such uploads any more: its bytes cannot be removed",
             capability="tus_upload",
         )
     # To its end: nobody would know whether the store executes it later.

@@ -19,9 +19,9 @@ Release = Callable[[Services, Storage, MediaUploadSession], Awaitable[None]]
 
 
 def lane_of(upload: MediaUploadSession) -> str:
-    """Return the lane of a session: its strategy; ``tus`` or ``gcs`` for the protocols of the strategy ``resumable``.
+    """Return the lane of a session: its strategy, or the protocol (``tus``, ``ietf``, ``gcs``) of ``resumable``.
 
-    tus sessions are resumable, too, but their bytes are kept in another way.
+    Sessions of tus and of the IETF are resumable, too, but their bytes are kept in another way.
     """
     if upload.upload_strategy == "resumable":
         return upload.resumable_protocol or "gcs"
@@ -67,4 +67,4 @@ async def _release_stream(services: Services, storage: Storage, upload: MediaUpl
 
 
 #: The lanes that keep more than one object, and how that is removed.
-RELEASES: Mapping[str, Release] = {"multipart": _release_parts, "tus": _release_stream}
+RELEASES: Mapping[str, Release] = {"multipart": _release_parts, "tus": _release_stream, "ietf": _release_stream}

@@ -23,7 +23,7 @@ from rindle.db.ids import SessionOrId
 from rindle.db.models import MediaUploadSession
 from rindle.db.multipart import MULTIPART as MULTIPART  # the strategy, also of the routes
 from rindle.db.multipart import OPEN, manifest_of
-from rindle.db.streams import TUS
+from rindle.db.streams import STREAMED
 from rindle.db.uploads import Upload
 from rindle.errors import (
     CapabilityUnsupported,
@@ -542,13 +542,13 @@ async def finish(services: Services, session_id: SessionOrId) -> Upload:
     arrived.
 
     Raises:
-        StorageObjectMissing: also while the object of a tus upload is not made, which is a step of its own.
+        StorageObjectMissing: also while the object of a tus or IETF upload is not made, which is a step of its own.
         StorageTransient: also when an object that was made is missing, so that the step is repeated after a pause.
         RindleError: as ``verify_completion``.
     """
     found = await sessions.find_upload(services, session_id)
     upload = found.session
-    if upload.resumable_protocol == TUS and upload.state == SessionState.UPLOADED:
+    if upload.resumable_protocol in STREAMED and upload.state == SessionState.UPLOADED:
         raise StorageObjectMissing("the object of this upload is still to be made of its bytes")
     if upload.upload_strategy == MULTIPART and upload.multipart_upload_id is not None and upload.state in OPEN:
         if upload.multipart_parts:

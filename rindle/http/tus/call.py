@@ -8,12 +8,14 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from rindle.errors import Unauthorized
 from rindle.http.access import actor_name
-from rindle.http.tus.access import TusAccess
-from rindle.http.tus.body import RequestBody
+from rindle.http.streams.access import StreamAccess
+from rindle.http.streams.body import RequestBody
 from rindle.http.tus.headers import http_date
 from rindle.states import SessionState
-from rindle.uploads.tus import FINAL, OPEN, PARTIAL, MediaUploadSession, Stream, TusUploads, source_ids
+from rindle.uploads.streams import FINAL, OPEN, PARTIAL, MediaUploadSession, Stream
+from rindle.uploads.tus import TusUploads, source_ids
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class TusCall:
     mount: str
     body: RequestBody
     uploads: TusUploads
-    access: TusAccess
+    access: StreamAccess
     scratch: Path
     actor: Any = None
 
@@ -55,7 +57,11 @@ class TusCall:
         """
         found = await self.uploads.find(self.token)
         self.actor = await self.access.actor(self.request)
-        await self.access.allow_resuming(self.actor, self.uploads.profile.name, found, self.method)
+        try:
+            await self.access.allow_resuming(self.actor, self.uploads.profile.name, found, self.method)
+        except Unauthorized as error:
+            error.http_status = 401  # as the clients of the protocol expect
+            raise
         return found
 
     def location(self, upload: MediaUploadSession) -> str:

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack
 from fastapi import Response
 
 from rindle.errors import InvalidArgument
-from rindle.http.tus.body import CheckedBody, RequestBody, checked
+from rindle.http.streams.append import append
+from rindle.http.streams.body import CheckedBody, RequestBody, checked
 from rindle.http.tus.call import TusCall, expiry
 from rindle.http.tus.headers import (
     Metadata,
@@ -21,9 +22,9 @@ from rindle.http.tus.headers import (
     read_metadata,
     require_bytes_type,
 )
-from rindle.http.tus.patch import ASSEMBLY_SECONDS, append
+from rindle.http.tus.patch import ASSEMBLY_SECONDS
 from rindle.uploads.sessions import UploadRequest
-from rindle.uploads.tus import Stream
+from rindle.uploads.streams import Stream
 
 #: Longest wait in seconds for the join of a final upload.
 JOIN_SECONDS = 30.0
@@ -62,9 +63,8 @@ async def create(call: TusCall) -> Response:
             body = await stack.enter_async_context(
                 checked(call.body, checksum, max_bytes=max_bytes, scratch=call.scratch)
             )
-        made = await call.uploads.create(
-            _request(call, metadata), length=length, metadata=metadata.header, partial=partial
-        )
+        creating = call.uploads.create_partial if partial else call.uploads.create
+        made = await creating(_request(call, metadata), length=length, metadata=metadata.header)
         offset: dict[str, str] = {}
         if has_bytes:
             made = await append(call, made, body, offset=0)

@@ -6,7 +6,7 @@ from fastapi import Response
 
 from rindle.http.tus.call import TusCall, done, expiry
 from rindle.states import SessionState
-from rindle.uploads.tus import FINAL
+from rindle.uploads.streams import FINAL
 
 
 async def head(call: TusCall) -> Response:

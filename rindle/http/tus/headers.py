@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from rindle.arguments import MAX_FILENAME_CHARS, MAX_TEXT_CHARS
 from rindle.errors import InvalidArgument, TusError
+from rindle.http.streams.body import Checksum, whole_number
 from rindle.text import storable
 
 #: The version of the protocol.
@@ -22,9 +23,6 @@ BYTES_TYPE: Final = "application/offset+octet-stream"
 CHECKSUM_ALGORITHMS: Final = ("sha1", "sha256")
 #: Largest ``Upload-Metadata`` in bytes.
 MAX_METADATA_BYTES: Final = 8 * 1024
-# A length or offset of a request has at most as many digits as 2^63.
-_MAX_DIGITS = 19
-_MAX_INTEGER = 2**63 - 1
 
 #: Response headers that a CORS middleware must expose to scripts of other origins.
 TUS_EXPOSE_HEADERS: Final = (
@@ -57,14 +55,6 @@ TUS_ALLOW_HEADERS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Checksum:
-    """The checksum of one body."""
-
-    algorithm: str
-    value: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Metadata:
     """What is read of ``Upload-Metadata``: a name and a type, both as the client declares them.
 
@@ -82,14 +72,6 @@ class Source:
 
     prefix: str
     token: str
-
-
-def whole_number(value: str | None) -> int | None:
-    """Return a header of decimal digits as a number; ``None`` when it is missing or something else."""
-    if value is None or not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS:
-        return None
-    number = int(value)
-    return number if number <= _MAX_INTEGER else None
 
 
 def read_offset(value: str | None) -> int:

@@ -19,8 +19,8 @@ from rindle.errors import TusError
 from rindle.http.access import ActorFromRequest
 from rindle.http.access_log import scrub_access_logs
 from rindle.http.errors import error_response, translated
-from rindle.http.tus.access import TusAccess
-from rindle.http.tus.body import RequestBody
+from rindle.http.streams.access import StreamAccess
+from rindle.http.streams.body import RequestBody
 from rindle.http.tus.call import TusCall
 from rindle.http.tus.create import create
 from rindle.http.tus.delete import delete
@@ -30,7 +30,8 @@ from rindle.http.tus.options import options
 from rindle.http.tus.patch import patch
 from rindle.profile import Profile
 from rindle.protocols import Authorizer
-from rindle.uploads.tus import MAX_SIZE_BYTES, TusUploads
+from rindle.uploads.streams import MAX_SIZE_BYTES
+from rindle.uploads.tus import TusUploads
 
 Verb = Callable[[TusCall], Awaitable[Response]]
 
@@ -44,7 +45,7 @@ _GUARDS = {"Tus-Resumable": VERSION, "Cache-Control": "no-store", "X-Content-Typ
 class TusRouter:
     """The ASGI application that :func:`tus_router` returns."""
 
-    def __init__(self, rindle: Rindle, uploads: TusUploads, access: TusAccess, path: str | None) -> None:
+    def __init__(self, rindle: Rindle, uploads: TusUploads, access: StreamAccess, path: str | None) -> None:
         self._rindle = rindle
         self._uploads = uploads
         self._access = access
@@ -131,7 +132,7 @@ def tus_router(
 
     Source: tus resumable upload protocol 1.0.0.
     """
-    access = TusAccess(actor_from_request, authorizer, allow_anonymous=allow_anonymous)
+    access = StreamAccess("tus", actor_from_request, authorizer, allow_anonymous=allow_anonymous)
     uploads = TusUploads(rindle.services, profile, secrets=secrets, max_size=max_size)
     scrub_access_logs()
     return TusRouter(rindle, uploads, access, path)

@@ -130,7 +130,7 @@ async def test_bytes_before_the_end_of_a_server_are_kept(mount: Mount) -> None:
 
 async def test_a_silent_client_counts_as_disconnected(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     url = await mount.create(10)
-    monkeypatch.setattr("rindle.http.tus.body.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("rindle.http.streams.body.IDLE_SECONDS", 0.05)
     sender = Sender(mount.app, url, 0)
     sender.send(b"hello")
     await sender.task

@@ -12,6 +12,7 @@ import hmac
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
@@ -21,9 +22,8 @@ from starlette.types import Receive
 
 from rindle.cancellation import run_to_end
 from rindle.errors import TusError
-from rindle.http.tus.headers import Checksum, whole_number
 from rindle.threads import in_thread
-from rindle.uploads.tus import too_large
+from rindle.uploads.streams import too_large
 
 #: Longest pause within a body in seconds; after it the client counts as disconnected.
 IDLE_SECONDS = 60.0
@@ -33,6 +33,25 @@ DRAIN_BYTES, DRAIN_SECONDS = 4 * 1024**2, 2.0
 MAX_CHECKED_BYTES = 128 * 1024**2
 #: Largest piece that is passed on.
 PIECE_BYTES = 1024**2
+# A length or offset of a request has at most as many digits as 2^63.
+_MAX_DIGITS = 19
+_MAX_INTEGER = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """The checksum of one body; ``algorithm`` as ``hashlib`` names it."""
+
+    algorithm: str
+    value: bytes
+
+
+def whole_number(value: str | None) -> int | None:
+    """Return a header of decimal digits as a number; ``None`` when it is missing or something else."""
+    if value is None or not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS:
+        return None
+    number = int(value)
+    return number if number <= _MAX_INTEGER else None
 
 
 class End(StrEnum):
@@ -46,7 +65,7 @@ class End(StrEnum):
 
 
 class RequestBody:
-    """The body of one request; see :class:`rindle.uploads.tus.IncomingBody`.
+    """The body of one request; see :class:`rindle.uploads.streams.IncomingBody`.
 
     Attributes:
         announced: ``Content-Length`` in bytes; ``None`` when the client sends none.
@@ -63,6 +82,11 @@ class RequestBody:
         self._taken = 0
         self._is_stopped = False
         self._waiting: asyncio.Timeout | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the client has sent all that it announced."""
+        return self.ended is End.COMPLETE
 
     def limit_to(self, max_bytes: int) -> None:
         """Yield no more than ``max_bytes``."""
@@ -124,6 +148,8 @@ class RequestBody:
 
 class CheckedBody:
     """A body that was read to its end and has the checksum that the client sent; see ``IncomingBody``."""
+
+    is_whole = True
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file

@@ -10,11 +10,11 @@ from rindle.errors import Misconfigured, Unauthorized
 from rindle.http.access import ActorFromRequest, actor_name
 from rindle.plugins import authorize, call_hook
 from rindle.protocols import Authorizer, UploadSubject
-from rindle.uploads.tus import Stream
+from rindle.uploads.streams import Stream
 
 
 class SameActor:
-    """An authorizer for tus routes: only the actor who created an upload may continue, inspect or terminate it.
+    """An authorizer: only the actor who created an upload may continue, inspect or terminate it.
 
     Requests without an actor are refused, also to create an upload.
     """
@@ -26,16 +26,17 @@ class SameActor:
             Unauthorized: there is no actor, or it is another one.
         """
         name = actor_name(actor)
-        if name is None or (action == "tus.resume" and name != subject.token_actor):
+        if name is None or (action.endswith(".resume") and name != subject.token_actor):
             raise Unauthorized
 
 
-class TusAccess:
+class StreamAccess:
     """The access rules of one mount.
 
     Args:
+        protocol: begins the names of actions.
         actor_from_request: returns the actor; without it every actor is ``None``.
-        authorizer: decides about ``tus.create`` and ``tus.resume``.
+        authorizer: decides about ``<protocol>.create`` and ``<protocol>.resume``.
         allow_anonymous: confirms that there is no authorizer.
 
     Raises:
@@ -43,13 +44,19 @@ class TusAccess:
     """
 
     def __init__(
-        self, actor_from_request: ActorFromRequest | None, authorizer: Authorizer | None, *, allow_anonymous: bool
+        self,
+        protocol: str,
+        actor_from_request: ActorFromRequest | None,
+        authorizer: Authorizer | None,
+        *,
+        allow_anonymous: bool,
     ) -> None:
         if authorizer is None and not allow_anonymous:
             raise Misconfigured(
                 "these routes would be open to everyone: pass authorizer=SameActor() or your own, or "
                 "allow_anonymous=True to confirm it (whoever has the URL of an upload can then continue it)"
             )
+        self._protocol = protocol
         self._actor_from_request = actor_from_request
         self._authorizer = authorizer
 
@@ -64,13 +71,13 @@ class TusAccess:
             Unauthorized: the authorizer denies.
         """
         subject = UploadSubject(profile, filename=filename, size=size, method="POST")
-        await authorize(self._authorizer, actor, "tus.create", subject)
+        await authorize(self._authorizer, actor, f"{self._protocol}.create", subject)
 
     async def allow_resuming(self, actor: Any, profile: str, stream: Stream, method: str) -> None:
         """Return if ``actor`` may continue ``stream``.
 
         Raises:
-            Unauthorized: the authorizer denies; the status is 401, as the protocol's clients expect.
+            Unauthorized: the authorizer denies.
         """
         session = stream.session
         subject = UploadSubject(
@@ -87,8 +94,4 @@ class TusAccess:
             method=method,
             token_actor=session.actor,
         )
-        try:
-            await authorize(self._authorizer, actor, "tus.resume", subject)
-        except Unauthorized as error:
-            error.http_status = 401
-            raise
+        await authorize(self._authorizer, actor, f"{self._protocol}.resume", subject)

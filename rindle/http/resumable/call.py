@@ -1,0 +1,109 @@
+"""One request on its way through a verb of the protocol, and what every response says of an upload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from starlette.types import Send
+
+from rindle.db.uploads import live_seconds
+from rindle.http.access import actor_name
+from rindle.http.resumable.fields import Limits, boolean
+from rindle.http.resumable.messages import Problem, appended_headers, interim_progress, problem_of, takes_interim
+from rindle.http.schemas import SessionJson
+from rindle.http.streams.access import StreamAccess
+from rindle.http.streams.body import RequestBody
+from rindle.states import SessionState
+from rindle.uploads.ietf import IetfUploads
+from rindle.uploads.sessions import ended_error
+from rindle.uploads.streams import OPEN, MediaUploadSession, Stream
+
+#: The ASGI extension of a server that sends interim responses, and the type of their messages.
+INTERIM: Final = "rindle.http.interim"
+#: Longest wait in seconds for the workflow after the last byte. The upload is complete in any case.
+ASSEMBLY_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Call:
+    """A request, and what its verb needs.
+
+    Attributes:
+        token: what follows the mount path; empty for the mount itself.
+        mount: path of the mount on this site, without a slash at its end.
+        scratch: directory for temporary files.
+    """
+
+    request: Request
+    token: str
+    mount: str
+    body: RequestBody
+    uploads: IetfUploads
+    access: StreamAccess
+    scratch: Path
+    send: Send
+    actor: Any = None
+
+    @property
+    def actor_name(self) -> str | None:
+        """The actor as rows store it."""
+        return actor_name(self.actor)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of an upload that does not exist yet."""
+        return Limits(max_size=self.uploads.max_size)
+
+    def limits_of(self, upload: MediaUploadSession) -> Limits:
+        """Return the limits of an upload; an open one has an end."""
+        left = max(0, int(live_seconds(upload))) if upload.state in OPEN else None
+        return Limits(max_size=self.uploads.max_size, max_age=left)
+
+    def location(self, upload: MediaUploadSession) -> str:
+        """Return the path of an upload on this site."""
+        return f"{self.mount}/{self.uploads.token_of(upload.id, upload.actor)}"
+
+    async def stream(self) -> Stream:
+        """Return the upload of the URL, if it is alive and the actor may continue it.
+
+        Raises:
+            TusError: there is no such upload, or it has ended.
+            Unauthenticated, Unauthorized: the URL has expired; the authorizer denies.
+        """
+        found = await self.uploads.find(self.token)
+        self.actor = await self.access.actor(self.request)
+        await self.access.allow_resuming(self.actor, self.uploads.profile.name, found, self.request.method)
+        return found
+
+    async def inform(self, headers: Mapping[str, str]) -> None:
+        """Send an interim response with status 104, if the client understands it and the server can send it."""
+        if INTERIM in (self.request.scope.get("extensions") or {}) and takes_interim(self.request.headers):
+            lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+            await self.send({"type": INTERIM, "status": 104, "headers": lines})
+
+    async def inform_of_progress(self, offset: int) -> None:
+        """Send an interim response with the offset that is stored."""
+        await self.inform(interim_progress(offset))
+
+    async def answer(self, stream: Stream) -> Response:
+        """Return the response about the whole file, which the workflow has verified or refused by then, or will."""
+        upload = (await self.uploads.settled(stream, timeout_seconds=ASSEMBLY_SECONDS)).session
+        if upload.state in (SessionState.FAILED, SessionState.ABORTED, SessionState.EXPIRED):
+            problem = problem_of(ended_error(upload))
+            return problem_response(
+                Problem(problem.status, problem.body, {**problem.headers, "Upload-Complete": boolean(True)})
+            )
+        headers = appended_headers(offset=upload.last_known_offset, is_complete=True, found=self.limits_of(upload))
+        return JSONResponse({"session": SessionJson.of(upload).model_dump(mode="json")}, headers=headers)
+
+
+def problem_response(problem: Problem) -> Response:
+    """Return a problem as a response."""
+    return JSONResponse(
+        dict(problem.body), problem.status, dict(problem.headers), media_type="application/problem+json"
+    )
