@@ -387,7 +387,10 @@ class UploadSuperseded(UploadError):
 
 
 class TusError(UploadError):
-    """The tus routes refuse a request; ``code`` is the reason. Only ``tus_locked`` is worth the same request again."""
+    """The routes of tus and of the IETF's draft refuse a request; ``code`` is the reason.
+
+    Only ``tus_locked`` is worth the same request again.
+    """
 
     code = "tus_session_not_found"
     codes: ClassVar[Mapping[str, int]] = {

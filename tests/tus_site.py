@@ -1,15 +1,17 @@
-"""The web process of tests with real tus clients: ``uvicorn tests.tus_site:app``, everything from the environment."""
+"""The web process of tests with real clients: ``uvicorn tests.tus_site:app``, everything from the environment."""
 
 from __future__ import annotations
 
 from fastapi import FastAPI
 
+from rindle.http.resumable import resumable_router
 from rindle.http.tus import tus_router
 from tests.application import SECRET, make
 
 rindle = make()
 app = FastAPI()
 app.mount("/files", tus_router(rindle, profile="plain", secrets=[SECRET], allow_anonymous=True))
+app.mount("/resumable", resumable_router(rindle, profile="plain", secrets=[SECRET], allow_anonymous=True))
 
 
 @app.get("/")

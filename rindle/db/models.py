@@ -416,9 +416,9 @@ class MediaUploadSession(_Timestamps, Base):
     #: How the bytes arrive: ``presigned_put`` or ``multipart`` (from the client to the store, whole or in parts), or
     #: ``server`` (through the application).
     upload_strategy: Mapped[str] = mapped_column(String(32), default="presigned_put")
-    #: Reserved for resumable uploads; always ``NULL`` in this release.
+    #: ``tus`` or ``ietf`` of an upload that passes through the application and may continue; ``NULL`` in other lanes.
     resumable_protocol: Mapped[str | None] = mapped_column(String(32))
-    #: Reserved for resumable uploads; always ``NULL`` in this release.
+    #: Length in bytes that the client of such an upload declared; ``NULL`` while it is unknown, and in other lanes.
     upload_length: Mapped[int | None] = mapped_column(BigInteger)
     #: The store's name of a multipart upload; ``NULL`` before it has begun there, and in other lanes. It stays on the
     #: server.

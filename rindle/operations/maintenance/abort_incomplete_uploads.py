@@ -48,6 +48,7 @@ _COUNTERS: Mapping[str, str] = {
     "multipart": "multipart_aborts",
     "gcs": "resumable_aborts",
     "tus": "tus_aborts",
+    "ietf": "tus_aborts",  # the same bytes under another protocol
 }
 
 

@@ -193,18 +193,24 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
 }
 
 
+# Beside tus it speaks iteration 6 of the draft of the IETF, whose requests are those of iteration 8.
+WAYS = [pytest.param("files", options, id=name) for name, options in OPTIONS.items()]
+WAYS += [pytest.param("resumable", {"protocol": "ietf-draft-05", "chunkSize": 5 * MIB}, id="by the draft of the IETF")]
+
+
 @pytest.mark.external
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize(("mount", "options"), WAYS)
 async def test_tus_js_client_sends_a_file_over_a_line_that_breaks(
     tus_stage: Stage,
     proxy: CuttingProxy,
     picture: Path,
     npm_script: Callable[[str, str], Path],
+    mount: str,
     options: dict[str, Any],
 ) -> None:
     client = await asyncio.create_subprocess_exec(
         *(npm.node(), SEND, npm_script("tus-js-client", "package.json")),
-        *(f"http://127.0.0.1:{proxy.port}/files/", picture, json.dumps(options)),
+        *(f"http://127.0.0.1:{proxy.port}/{mount}/", picture, json.dumps(options)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
