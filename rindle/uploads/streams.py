@@ -482,6 +482,11 @@ class StreamUploads:
         return {"profile": self.profile.name, "session_id": session_id, "protocol": self.protocol}
 
 
+def seconds_left(upload: MediaUploadSession) -> int | None:
+    """Return how long an upload still takes bytes if none arrive, in seconds; ``None`` when it takes none any more."""
+    return max(0, int(upload_rows.live_seconds(upload))) if upload.state in OPEN else None
+
+
 def require_alive(upload: MediaUploadSession) -> None:
     """Refuse an upload that can neither be continued nor shown.
 

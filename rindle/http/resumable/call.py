@@ -11,7 +11,6 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from starlette.types import Send
 
-from rindle.db.uploads import live_seconds
 from rindle.http.access import actor_name
 from rindle.http.resumable.fields import Limits, boolean
 from rindle.http.resumable.messages import Problem, appended_headers, interim_progress, problem_of, takes_interim
@@ -21,7 +20,7 @@ from rindle.http.streams.body import RequestBody
 from rindle.states import SessionState
 from rindle.uploads.ietf import IetfUploads
 from rindle.uploads.sessions import ended_error
-from rindle.uploads.streams import OPEN, MediaUploadSession, Stream
+from rindle.uploads.streams import MediaUploadSession, Stream, seconds_left
 
 #: The ASGI extension of a server that sends interim responses, and the type of their messages.
 INTERIM: Final = "rindle.http.interim"
@@ -61,8 +60,7 @@ class Call:
 
     def limits_of(self, upload: MediaUploadSession) -> Limits:
         """Return the limits of an upload; an open one has an end."""
-        left = max(0, int(live_seconds(upload))) if upload.state in OPEN else None
-        return Limits(max_size=self.uploads.max_size, max_age=left)
+        return Limits(max_size=self.uploads.max_size, max_age=seconds_left(upload))
 
     def location(self, upload: MediaUploadSession) -> str:
         """Return the path of an upload on this site."""

@@ -61,7 +61,7 @@ class AbortIncompleteUploadsReport(SweepReport):
         resumable_aborts: those of resumable sessions of the store itself.
         multipart_aborts: those of multipart uploads.
         presigned_put_aborts: those of presigned PUT requests.
-        tus_aborts: those of tus uploads.
+        tus_aborts: those of uploads that passed through the application, by tus or the draft of the IETF.
         abort_errors: sessions whose bytes could not be removed; the row has the code, and the next run tries again.
     """
 
