@@ -65,12 +65,8 @@ async def test_a_104_says_where_to_continue_before_the_bytes_are_sent(mount: Mou
             first.send(h11.Data(b"hello"))
             await first.writer.drain()
         url = named(interim)["location"]
-
-        async def arrived() -> bool:
-            return (await mount.state(url))[0] == 5
-
-        await until(arrived, what="the first bytes to be stored")
-        answer = await mount.patch(url, 5, b" world", complete="?1")
+        offset, _, _ = await mount.state(url)  # the server drops what the routes had not read before the break
+        answer = await mount.patch(url, offset, b"hello world"[offset:], complete="?1")
 
     assert interim.status_code == 104
     assert named(interim)["upload-limit"].startswith("max-size=")
