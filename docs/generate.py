@@ -257,6 +257,11 @@ _STORAGE_CAPABILITIES = {
     "write_once": "creating an object without ever replacing one",
     "local": "objects are files of this machine and are read in place, without a copy",
     "response_headers": "type and disposition bound into a signed URL",
+    "multipart_upload": "objects that clients send in parts (`MultipartUploads`)",
+    "resumable_upload": "sessions of the store that clients continue: to begin one (`ResumableSessions`)",
+    "resumable_upload_session": "the same: their status, and to cancel one (`ResumableSessions`)",
+    "tus_upload": "bytes that arrive in several requests, through the application (`PartStream`)",
+    "concatenate": "objects made from others in the store (`Concatenation`)",
 }
 _PROCESSOR_CAPABILITIES = {
     "image_resize": "image variants of an image",
@@ -270,7 +275,7 @@ _PROCESSOR_CAPABILITIES = {
 
 
 def _storage_capabilities() -> str:
-    from rindle.capabilities import STORAGE_CAPABILITIES
+    from rindle.capabilities import STORAGE_CAPABILITIES, capabilities_of
     from rindle.storage.local import LocalStorage
     from rindle.storage.memory import MemoryStorage
     from rindle.storage.s3 import S3Storage
@@ -285,7 +290,7 @@ def _storage_capabilities() -> str:
 
     def has(pair: tuple[Any, Any], name: str) -> str:
         plain, full = pair
-        return "yes" if name in plain.capabilities() else "by option" if name in full.capabilities() else "–"
+        return "yes" if name in capabilities_of(plain) else "by option" if name in capabilities_of(full) else "–"
 
     if set(_STORAGE_CAPABILITIES) != STORAGE_CAPABILITIES:
         raise SystemExit("docs/generate.py explains other storage capabilities than there are")
@@ -600,6 +605,7 @@ def _workflows() -> str:
         "VariantWorkflow": ids.variants_id("{asset_id}", "{group}"),
         "PurgeWorkflow": ids.purge_id("{asset_id}"),
         "OwnerErasureWorkflow": ids.erasure_id("{operation_id}"),
+        "MaintenanceWorkflow": ids.maintenance_id("{verb}"),
     }
     rows = []
     for cls in workflows.ALL:
@@ -608,13 +614,17 @@ def _workflows() -> str:
             (
                 f"`{facts.name}`",
                 f"`{made[cls.__name__]}`",
-                _names(sorted(name for name in facts.signals if name)),
+                _names(sorted(name for name in facts.signals if name)) or "–",
                 _names(sorted(name for name in facts.updates if name)) or "–",
                 _names(sorted(name for name in facts.queries if name)),
                 _first(cls),
             )
         )
-    queue = f"All of them run on the task queue `{Settings(secrets=()).queue()}`."
+    settings = Settings(secrets=())
+    queue = (
+        f"All of them run on the task queue `{settings.queue()}`, but for `MaintenanceWorkflow`: it runs on "
+        f"`{settings.maintenance_queue}`."
+    )
     return _table(("type", "id", "signals", "updates", "queries", "what it does"), rows) + f"\n\n{queue}"
 
 
@@ -737,7 +747,9 @@ _CHECKS = {
     "temp.dir": "The scratch directory is writable and has enough space.",
     "temporal.pollers": "Workers poll every task queue; `--no-workers` expects none.",
     "temporal.reachable": "The Temporal server and namespace respond, and keep histories for at least a day.",
+    "temporal.schedules": "The schedules of sweeps exist, are those of this release, are not paused, and did not fail.",
     "temporal.search_attributes": "The namespace has the search attributes.",
+    "temporal.worker_versions": "The version of the workers that poll is the one that gets new work, where workers are versioned.",
 }
 
 

@@ -17,12 +17,14 @@ from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from rindle import telemetry, workflows
+from rindle import run_directories, telemetry, workflows
 from rindle.activities.builders import Builders
 from rindle.activities.erasure import ErasureActivities
 from rindle.activities.failures import FailureInterceptor
-from rindle.activities.liveness import STALE_SECONDS, sweep_scratch
+from rindle.activities.maintenance import MaintenanceActivities
+from rindle.activities.originals import OriginalReader
 from rindle.activities.outages import Check, OutageWatch
+from rindle.activities.probing import Prober
 from rindle.activities.promotion import PromotionActivities
 from rindle.activities.purge import PurgeActivities
 from rindle.activities.source_cache import SourceCache
@@ -37,13 +39,18 @@ from rindle.media.av_processor import AvProcessor
 from rindle.media.ffmpeg import AvLimits, FfmpegTools
 from rindle.media.render_pool import ImageProbe, RenderPool
 from rindle.operations.health import HealthCheck, select_one
+from rindle.operations.maintenance.backfill_metadata import BackfillMetadata
+from rindle.operations.maintenance.registry import SWEEPS
+from rindle.operations.maintenance.reprobe import Reprobe
+from rindle.operations.maintenance.steps import SweepSteps
+from rindle.operations.schedules import keep_applying
 from rindle.process import ephemeral_runtime
 from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
 from rindle.threads import in_thread
-from rindle.uploads.sessions import verify_completion
+from rindle.uploads import multipart
 from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
 from rindle.workflows.tuning import PolicyTuning
@@ -52,10 +59,14 @@ log = logging.getLogger(__name__)
 
 #: Seconds that running work may take to finish after SIGTERM; longer for transcodes, which are expensive to repeat.
 GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
+#: The same for a page of a sweep, which is repeated elsewhere.
+MAINTENANCE_GRACE_SECONDS = 10.0
 #: Seconds that a run's next task waits for the worker that has cached it before other workers may take it.
 STICKY_SECONDS = 10
 #: Activities that a worker runs at once on the workflows' queue; one plug-in has at most a third (``rindle.plugins``).
 ACTIVITY_SLOTS = 100
+#: Pages of sweeps that a worker runs at once: they never compete with uploads.
+MAINTENANCE_SLOTS = 4
 #: Activities limit their heartbeats themselves (``activities.progress``); the SDK passes each one on within a second.
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 #: Seconds between attempts to reach Temporal while a worker starts.
@@ -82,7 +93,17 @@ def workflow_interceptors(settings: Settings) -> list[Interceptor]:
 
 def queues_of(settings: Settings) -> list[str]:
     """Return the task queues of this release, in a worker's order."""
-    return list(dict.fromkeys([settings.queue(), settings.image_queue, settings.av_queue]))
+    return list(dict.fromkeys([settings.queue(), settings.image_queue, settings.av_queue, settings.maintenance_queue]))
+
+
+def workflows_of(settings: Settings, queue: str, *, is_versioned: bool) -> list[type]:
+    """Return the workflows that workers of a task queue run; ``is_versioned`` for workers of a deployment."""
+    if queue == settings.maintenance_queue:
+        return list(workflows.MAINTENANCE)
+    if queue != settings.queue():
+        return []
+    known = workflows.VERSIONED if is_versioned else workflows.ALL
+    return [one for one in known if one not in workflows.MAINTENANCE]
 
 
 def deployment_of(settings: Settings) -> WorkerDeploymentConfig | None:
@@ -153,6 +174,27 @@ class WorkerParts:
             await cancel_and_wait(task)
 
     @contextlib.asynccontextmanager
+    async def cleaning(self) -> AsyncIterator[None]:
+        """Remove what killed processes left on this machine, again and again inside the block.
+
+        Temporary directories are local, so that no schedule of Temporal can do it: every worker sweeps its own host.
+        """
+        task = asyncio.create_task(self._keep_clean(), name="rindle-clean-up")
+        try:
+            yield
+        finally:
+            await cancel_and_wait(task)
+
+    async def _keep_clean(self) -> None:
+        while True:
+            await asyncio.sleep(self.rindle.settings.temp_sweep_seconds)
+            try:
+                await self._clean_up()
+            except Exception as error:  # a full or broken disk: the next round tries again
+                facts = {"action": "sweep_failed", "error": type(error).__name__}
+                log.warning("leftovers could not be swept", extra=facts)
+
+    @contextlib.asynccontextmanager
     async def registering(self) -> AsyncIterator[None]:
         """Register the search attributes inside the block, unless the settings say otherwise."""
         if not self.rindle.settings.search_attributes:
@@ -166,6 +208,18 @@ class WorkerParts:
         finally:
             await cancel_and_wait(task)
 
+    @contextlib.asynccontextmanager
+    async def scheduling(self) -> AsyncIterator[None]:
+        """Bring the schedules of the sweeps into the namespace inside the block, unless the settings say otherwise."""
+        if not self.rindle.settings.schedules:
+            yield
+            return
+        task = asyncio.create_task(keep_applying(self.rindle.services), name="rindle-schedules")
+        try:
+            yield
+        finally:
+            await cancel_and_wait(task)
+
     def activities(self) -> dict[str, list[Callable[..., Any]]]:
         """Return the activities of each task queue of the application."""
         services, settings, pool = self.rindle.services, self.rindle.settings, self._pool
@@ -174,18 +228,30 @@ class WorkerParts:
         probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
         builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
         variants = VariantActivities(services, sources=self._sources, builders=builders)
-        uploads = UploadActivities(services, verify=partial(verify_completion, services))
-        promotion = PromotionActivities(
-            services, sources=self._sources, bundled_probe=partial(ImageProbe, pool), av_probe=av_probe
-        )
+        release = partial(multipart.release, services)
+        uploads = UploadActivities(services, verify=partial(multipart.finish, services), release=release)
+        promotion = PromotionActivities(services, sources=self._sources, prober=self._prober(av_probe))
         erasures = ErasureSteps(services)
-        purge = PurgeActivities(services, client=self.rindle.temporal.client, sources=self._sources, erasures=erasures)
+        client = self.rindle.temporal.client
+        purge = PurgeActivities(services, client=client, sources=self._sources, erasures=erasures, release=release)
         erasure = ErasureActivities(services.database, erasures)
         found: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues_of(settings)}
         found[settings.queue()] += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all(), *erasure.all()]
         found[settings.image_queue].append(variants.render_images)
         found[settings.av_queue].append(variants.build_av)
+        originals = self.originals()
+        sweeps = SweepSteps(services, [*SWEEPS, BackfillMetadata(originals), Reprobe(originals)])
+        found[settings.maintenance_queue] += MaintenanceActivities(sweeps).all()
         return found
+
+    def originals(self) -> OriginalReader:
+        """Return what reads the originals of validated assets again."""
+        settings = self.rindle.settings
+        av_probe = AvProbe(FfmpegTools.of(settings), AvLimits.of(settings), settings.scratch)
+        return OriginalReader(self.rindle.services, sources=self._sources, prober=self._prober(av_probe))
+
+    def _prober(self, av_probe: AvProbe) -> Prober:
+        return Prober(self.rindle.settings, bundled_probe=partial(ImageProbe, self._pool), av_probe=av_probe)
 
     def _note_outage(self) -> None:
         if self._watch is not None:
@@ -193,10 +259,13 @@ class WorkerParts:
 
     async def _clean_up(self) -> None:
         """Remove files that killed processes left on this machine."""
-        swept = await in_thread(sweep_scratch, self.rindle.settings.scratch)
+        found = await in_thread(run_directories.sweep, self.rindle.settings.scratch)
+        if found.errors:
+            log.warning("leftovers could not be removed", extra={"action": "sweep_failed", "count": found.errors})
+        swept = found.deleted
         for storage in self.rindle.storages.values():
             try:
-                swept += await checked(storage).sweep(STALE_SECONDS)
+                swept += await checked(storage).sweep(run_directories.STALE_SECONDS)
             except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:
@@ -206,6 +275,17 @@ class WorkerParts:
         """Return a check of each service whose outages activities wait for."""
         stores: dict[str, Check] = {f"store {name}": store.ping for name, store in self.rindle.storages.items()}
         return {"database": partial(self.rindle.database.read, select_one), **stores}
+
+
+@contextlib.asynccontextmanager
+async def reading_originals(rindle: Rindle) -> AsyncIterator[OriginalReader]:
+    """Yield what reads originals in this process, confined as in a worker; for sweeps that run without one."""
+    parts = WorkerParts(rindle)
+    await parts.open()
+    try:
+        yield parts.originals()
+    finally:
+        await run_to_end(parts.close())
 
 
 def warn_of_runtime(rindle: Rindle, queues: Collection[str]) -> None:
@@ -230,6 +310,8 @@ def activity_slots(settings: Settings, queue: str) -> int:
     """
     if queue == settings.queue():
         return ACTIVITY_SLOTS
+    if queue == settings.maintenance_queue:
+        return MAINTENANCE_SLOTS
     return settings.av_slots if queue == settings.av_queue else 2 * settings.render_children
 
 
@@ -239,8 +321,8 @@ class WorkerProcess:
     Args:
         rindle: the application.
         queues: task queues to poll; all of them when left out.
-        grace_seconds: time that running work may take to finish when the process stops; 300 s for audio and video and
-            60 s for other work when left out.
+        grace_seconds: time that running work may take to finish when the process stops; 300 s for audio and video, 10 s
+            for sweeps and 60 s for other work when left out.
         interceptors: further worker interceptors, innermost last.
         cached_workflows: runs kept in memory between their tasks; with 0 every task is replayed from its history.
     """
@@ -284,7 +366,11 @@ class WorkerProcess:
         """Return how many seconds running work of a queue may take to finish."""
         if self._grace_seconds is not None:
             return self._grace_seconds
-        return AV_GRACE_SECONDS if queue == self.settings.av_queue else GRACE_SECONDS
+        longer_or_shorter = {
+            self.settings.av_queue: AV_GRACE_SECONDS,
+            self.settings.maintenance_queue: MAINTENANCE_GRACE_SECONDS,
+        }
+        return longer_or_shorter.get(queue, GRACE_SECONDS)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then take no new work, and finish running work or hand it back."""
@@ -299,10 +385,13 @@ class WorkerProcess:
                 return
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(parts.watching(client))
+                await stack.enter_async_context(parts.cleaning())
                 workers = self._workers(client, parts)
                 for worker in workers.values():
                     await stack.enter_async_context(worker)
                 await stack.enter_async_context(parts.registering())
+                if self.settings.maintenance_queue in self.queues:
+                    await stack.enter_async_context(parts.scheduling())
                 await self.relay.start()
                 # Runs first, also after an error: the stack alone would stop one queue after another, and the queues
                 # that it has not reached yet would take new tasks until a long build of another queue has ended.
@@ -360,8 +449,8 @@ class WorkerProcess:
         workers: dict[str, Worker] = {}
         for queue in self.queues:
             options: dict[str, Any] = {"interceptors": [], "max_concurrent_activities": activity_slots(settings, queue)}
-            if queue == settings.queue():
-                options |= self._workflow_options(client)
+            if registered := workflows_of(settings, queue, is_versioned=deployment_of(settings) is not None):
+                options |= self._workflow_options(client, registered)
             options["interceptors"] = [parts.failures, *options["interceptors"], *self._interceptors]
             workers[queue] = Worker(
                 client,
@@ -375,11 +464,11 @@ class WorkerProcess:
             )
         return workers
 
-    def _workflow_options(self, client: Client) -> dict[str, Any]:
-        """Return the additional options of the worker of the workflow queue."""
+    def _workflow_options(self, client: Client, registered: Sequence[type]) -> dict[str, Any]:
+        """Return the additional options of the worker of a queue that has workflows."""
         settings = self.settings
         return {
-            "workflows": workflows.ALL if deployment_of(settings) is None else workflows.VERSIONED,
+            "workflows": registered,
             "workflow_runner": workflow_runner(client.data_converter),
             "interceptors": workflow_interceptors(settings),
             "max_cached_workflows": self._cached_workflows,

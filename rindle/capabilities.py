@@ -9,13 +9,15 @@ import logging
 from collections.abc import Iterable
 
 from rindle.errors import CapabilityUnsupported
-from rindle.protocols import Storage
+from rindle.protocols import ABILITIES, Storage
 
 log = logging.getLogger(__name__)
 
-#: All storage capabilities; unknown names that an adapter returns are dropped.
+#: All storage capabilities; unknown names that an adapter returns are dropped. Those of ``ABILITIES`` follow from the
+#: class of the adapter.
 STORAGE_CAPABILITIES = frozenset(
     {
+        *ABILITIES,
         "presigned_put",
         "signed_url",
         "public_url",
@@ -42,10 +44,15 @@ PROCESSOR_CAPABILITIES = frozenset(
 
 
 def capabilities_of(storage: Storage) -> frozenset[str]:
-    """Return the known capabilities that ``storage`` advertises.
+    """Return the known capabilities that ``storage`` advertises, and those of its abilities.
 
-    A third-party adapter whose ``capabilities`` is not callable, raises or does not return a collection has none.
+    A third-party adapter whose ``capabilities`` is not callable, raises or does not return a collection has none,
+    except those of its abilities.
     """
+    return _advertised(storage) | {name for name, ability in ABILITIES.items() if isinstance(storage, ability)}
+
+
+def _advertised(storage: Storage) -> frozenset[str]:
     try:
         claimed = storage.capabilities()
     except Exception as error:  # any failure of the adapter means "no capability"
@@ -53,7 +60,7 @@ def capabilities_of(storage: Storage) -> frozenset[str]:
         return frozenset()
     if isinstance(claimed, str) or not isinstance(claimed, Iterable):
         return frozenset()
-    return frozenset(name for name in claimed if name in STORAGE_CAPABILITIES)
+    return frozenset(name for name in claimed if name in STORAGE_CAPABILITIES and name not in ABILITIES)
 
 
 def require_upload(storage: Storage, capability: str) -> None:
@@ -68,10 +75,17 @@ def require_delivery(storage: Storage, capability: str) -> None:
 
 def _require(storage: Storage, capability: str, code: str, what: str) -> None:
     if capability not in capabilities_of(storage):
-        name = storage.adapter_name or type(storage).__name__
-        raise CapabilityUnsupported(
-            f"{name} does not offer the {what} {capability!r}; choose a storage that advertises it, or another option",
-            capability=capability,
-            code=code,
-            adapter=name,
-        )
+        raise unsupported(storage, capability, code, what)
+
+
+def unsupported(
+    storage: Storage, capability: str, code: str = "upload_unsupported", what: str = "upload lane"
+) -> CapabilityUnsupported:
+    """Return the error of a storage without ``capability``, which may be that of an ability."""
+    name = storage.adapter_name or type(storage).__name__
+    return CapabilityUnsupported(
+        f"{name} does not offer the {what} {capability!r}; choose a storage that advertises it, or another option",
+        capability=capability,
+        code=code,
+        adapter=name,
+    )

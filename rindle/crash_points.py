@@ -15,6 +15,9 @@ from pathlib import Path
 CRASH_POINTS: tuple[str, ...] = (
     "server_upload.begun",
     "server_upload.stored",
+    "multipart.begun",
+    "multipart.noted",
+    "multipart.made",
     "relay.sent",
     "upload.aborted",
     "upload.release.before",

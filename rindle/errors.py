@@ -11,7 +11,8 @@
     ├── AccessError         unauthorized · unauthenticated · too_many_streams
     ├── UploadError         UploadRejected (several codes) · scanner_unavailable · source_timeout ·
     │                       storage_object_missing · upload_session_expired · upload_cancelled ·
-    │                       upload_already_completed · upload_stalled · upload_superseded
+    │                       upload_already_completed · upload_stalled · upload_superseded ·
+    │                       invalid_multipart_parts · invalid_part_number · multipart_upload_not_initialized
     ├── StorageError        storage_not_found · storage_transient · storage_unauthorized · storage_permanent ·
     │                       storage_conflict · object_changed · invalid_key · missing_bucket · temporary_space_full ·
     │                       storage_adapter_exception · invalid_storage_response · CapabilityUnsupported (two codes)
@@ -25,7 +26,7 @@
     ├── ErasureError        erasure_pending · empty_batch · batch_too_large · batch_owner_failed ·
     │                       force_delete_forbidden
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured ·
-                            missing_extra · application_not_loaded
+                            missing_extra · application_not_loaded · maintenance_running · maintenance_stopped
 
 Codes are stable API, messages are not. Any client may read a message: it names profiles, limits and options, but never
 credentials, signed URLs, file contents or absolute paths.
@@ -379,6 +380,31 @@ class UploadSuperseded(UploadError):
 
     code = "upload_superseded"
     http_status = 409
+
+
+class InvalidMultipartParts(UploadError):
+    """The parts of a multipart upload cannot become its object; the upload did not change and can be continued.
+
+    The list is malformed or empty, names a part twice, or differs from the parts in the store; or the parts together
+    have another size than was declared.
+    """
+
+    code = "invalid_multipart_parts"
+    http_status = 400
+
+
+class InvalidPartNumber(UploadError):
+    """A multipart upload has no part with this number: it is out of 1 to 10000, or beyond the declared size."""
+
+    code = "invalid_part_number"
+    http_status = 400
+
+
+class MultipartUploadNotInitialized(UploadError):
+    """The store has not begun the upload yet, or its beginning failed; repeat the call that initiates it."""
+
+    code = "multipart_upload_not_initialized"
+    http_status = 400
 
 
 # --- storage -----------------------------------------------------------------------------------------------------
@@ -797,6 +823,21 @@ class ApplicationNotLoaded(Misconfigured):
     """The module that ``--app`` names cannot be imported, or has no such object; the cause is the module's error."""
 
     code = "application_not_loaded"
+
+
+class MaintenanceRunning(OperationsError):
+    """The same sweep, or one it must not run beside, is running; ``detail`` holds its ``workflow_id``."""
+
+    code = "maintenance_running"
+    http_status = 409
+    retryable = True
+
+
+class MaintenanceStopped(OperationsError):
+    """A sweep was cancelled or terminated; what it has done stays done. ``detail`` holds its ``counters``."""
+
+    code = "maintenance_stopped"
+    http_status = 409
 
 
 def _classes(base: type[RindleError]) -> Iterator[type[RindleError]]:

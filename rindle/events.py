@@ -36,9 +36,14 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.delivery.range_fallback": EventContract(("profile", "adapter", "reason")),
     "rindle.repair.start": EventContract(("operation", "scope", "result", "dry_run")),
     "rindle.repair.stop": EventContract(
-        ("operation", "scope", "result", "dry_run"), ("duration_us", "selected", "enqueued", "skipped", "errors")
+        ("operation", "scope", "result", "dry_run"),
+        ("duration_us", "selected", "enqueued", "skipped", "attempted", "refreshed", "errors"),
     ),
     "rindle.repair.exception": EventContract(("operation", "scope", "result", "dry_run"), ("duration_us",)),
+    "rindle.cleanup.run": EventContract(
+        ("worker", "profile", "adapter", "dry_run"),
+        ("sessions_deleted", "objects_deleted", "sessions_aborted", "resumable_aborts"),
+    ),
     "rindle.runtime.refusal": EventContract(("surface", "reason", "mode")),
     "rindle.runtime.check.stop": EventContract(("check", "status", "component"), ("duration_us",)),
     "rindle.media.transcode.start": EventContract(_TRANSCODE),
@@ -104,12 +109,21 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "asset.force_delete_refused": EventType(
         ("asset",), ("asset_id", "reason", "reference", "refused_by"), streamed=False
     ),
+    "asset.reprobed": EventType(("asset",), ("asset_id", "changed"), streamed=False),
+    "asset.quarantine_released": EventType(("asset",), ("asset_id", "reason", "error_code"), streamed=False),
     "variants.requeued": EventType(("asset",), ("asset_id", "names"), streamed=False),
     "variants.cancelled": EventType(("asset",), ("asset_id", "names"), streamed=False),
 }
 
 #: Types that subscribers receive; internal and audit-only types stay in the table.
 STREAMED_TYPES = frozenset(name for name, kind in EVENT_TYPES.items() if kind.streamed)
+
+#: Types of which losing one is harmless; ``progress_retention_seconds`` decides how long they are kept.
+PROGRESS_TYPES = frozenset({"variant_progress"})
+
+#: Types that report changes of state; ``event_retention_seconds`` decides how long they are kept. All types that are
+#: in neither set are audit events, which are kept for ever.
+STATE_TYPES = (STREAMED_TYPES | {name for name in EVENT_TYPES if name.endswith("_state_changed")}) - PROGRESS_TYPES
 
 #: Event type of a variant's transition to a state; other transitions write ``variant_state_changed``.
 VARIANT_EVENTS: Mapping[VariantState, str] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -20,6 +20,7 @@ UPLOAD_WORKFLOW = "rindle.UploadWorkflow"
 VARIANT_WORKFLOW = "rindle.VariantWorkflow"
 PURGE_WORKFLOW = "rindle.PurgeWorkflow"
 OWNER_ERASURE_WORKFLOW = "rindle.OwnerErasureWorkflow"
+MAINTENANCE_WORKFLOW = "rindle.MaintenanceWorkflow"
 
 READ_UPLOAD = "rindle.read_upload"
 ADMIT = "rindle.admit"
@@ -45,10 +46,16 @@ DELETE_ASSET = "rindle.delete_asset"
 DETACH_OWNER = "rindle.detach_owner"
 SETTLE_ERASURE = "rindle.settle_erasure"
 
+SWEEP_PAGE = "rindle.sweep_page"
+
 #: Name of the variant group that holds every image variant of an image asset.
 IMAGES_GROUP = "images"
 #: Suffix of the task queue of ffmpeg builds, behind the name of the workflows' queue and a hyphen.
 AV_QUEUE = "av"
+#: The same of the task queue of sweeps, which also has their workflow.
+MAINTENANCE_QUEUE = "maintenance"
+#: Failed items that a sweep names; all are counted.
+MAX_SWEEP_FAILURES = 5
 
 
 def is_ours(type_name: str) -> bool:
@@ -301,3 +308,84 @@ class ErasureResult(Message):
     operation_id: RowId
     outcome: str
     assets_to_purge: int = 0
+
+
+# --- maintenance -------------------------------------------------------------------------------------------------
+
+
+class SweepFailure(Message):
+    """An item that a sweep could not handle: the id of its row, and the code of the error."""
+
+    item: str
+    code: str
+
+
+class SweepPage(Message):
+    """Result of ``sweep_page``: the counters of this page, and the cursor of the next one; ``None`` after the last.
+
+    ``failures`` are the first of the ``failed`` items.
+    """
+
+    cursor: str | None = None
+    counters: dict[str, int] = {}
+    failures: tuple[SweepFailure, ...] = ()
+    failed: int = 0
+
+
+class SweepProgress(Message):
+    """How far a sweep has come, over all pages until now; result of the query ``progress``.
+
+    ``cursor`` is that of the next page. It holds ids and names of steps, never keys or addresses of objects.
+    """
+
+    cursor: str = ""
+    pages: int = 0
+    counters: dict[str, int] = {}
+    failures: tuple[SweepFailure, ...] = ()
+    failed: int = 0
+    started_at: datetime | None = None
+
+    def after(self, page: SweepPage) -> Self:
+        """Return the progress after one more page."""
+        counters = dict(self.counters)
+        for name, count in page.counters.items():
+            counters[name] = counters.get(name, 0) + count
+        return self.model_copy(
+            update={
+                "cursor": page.cursor or "",
+                "pages": self.pages + 1,
+                "counters": counters,
+                "failures": (*self.failures, *page.failures)[:MAX_SWEEP_FAILURES],
+                "failed": self.failed + max(page.failed, len(page.failures)),
+            }
+        )
+
+
+class MaintenanceInput(Message):
+    """Input of ``MaintenanceWorkflow``.
+
+    ``options`` are those of the sweep that ``verb`` names. ``progress`` is set by a run that continues as new, which it
+    does after ``max_pages`` pages, or with 0 when the server suggests it.
+    """
+
+    verb: str
+    options: dict[str, Any] = {}
+    progress: SweepProgress = SweepProgress()
+    max_pages: int = 0
+
+
+class SweepOrder(Message):
+    """Input of ``sweep_page``; ``started_at`` is the start of the whole sweep."""
+
+    verb: str
+    options: dict[str, Any] = {}
+    cursor: str = ""
+    started_at: datetime
+
+
+class MaintenanceResult(Message):
+    """Result of ``MaintenanceWorkflow``."""
+
+    verb: str
+    outcome: str = "completed"
+    progress: SweepProgress

@@ -22,8 +22,11 @@ from rindle.workflows import ids
 
 #: Rows of one INSERT.
 _ROWS_AT_ONCE = 500
-#: Priority keys of Temporal (1 is the highest): a user waits for an upload, nobody waits for a repair.
-PRIORITY_INTERACTIVE, PRIORITY_DEFAULT, PRIORITY_REPAIR = 2, 3, 4
+#: Purges of one call that become due per second. Relays send what is due for longest: an upload that is requested after
+#: 50,000 purges would otherwise wait until all of them are sent.
+PURGES_PER_SECOND = 100
+#: Priority keys of Temporal (1 is the highest): a user waits for an upload, nobody waits for a repair or a sweep.
+PRIORITY_INTERACTIVE, PRIORITY_DEFAULT, PRIORITY_REPAIR, PRIORITY_SWEEP = 2, 3, 4, 5
 
 
 class LocalRelay(Protocol):
@@ -112,8 +115,11 @@ def start_purge(session: Session, settings: Settings, asset_id: str, profile: st
 
 
 def start_purges(session: Session, settings: Settings, assets: Iterable[tuple[str, str | None]]) -> None:
-    """Purge many assets, given as ``(asset id, profile)``, as :func:`start_purge` does."""
-    available_at = utc_now() + timedelta(seconds=settings.purge_delay_seconds)
+    """Purge many assets, given as ``(asset id, profile)``, as :func:`start_purge` does.
+
+    The first :data:`PURGES_PER_SECOND` are due at once, as many each second after it.
+    """
+    first = utc_now() + timedelta(seconds=settings.purge_delay_seconds)
     found = [
         {
             "workflow_type": messages.PURGE_WORKFLOW,
@@ -121,13 +127,13 @@ def start_purges(session: Session, settings: Settings, assets: Iterable[tuple[st
             "task_queue": settings.queue(),
             "signal": "wake",  # a running purge that has found the asset attached must check again
             "priority": PRIORITY_DEFAULT,
-            "available_at": available_at,
+            "available_at": first + timedelta(seconds=number // PURGES_PER_SECOND),
             "payload": {
                 "input": messages.PurgeInput(asset_id=asset_id).model_dump(mode="json"),
                 "facts": {"kind": "purge", "profile": profile, "asset_id": asset_id},
             },
         }
-        for asset_id, profile in assets
+        for number, (asset_id, profile) in enumerate(assets)
     ]
     for start in range(0, len(found), _ROWS_AT_ONCE):
         rows.insert_all(session, found[start : start + _ROWS_AT_ONCE], has_local_relay=_has_local_relay(session))

@@ -239,18 +239,11 @@ class Relay:
         return None
 
     async def _start(self, client: Client, row: MediaOutbox, signal: str | None) -> None:
-        facts = dict(row.payload.get("facts", {}))
-        use_attributes = self._settings.search_attributes and self._temporal.has_search_attributes is not False
-        try:
-            await self._start_with(client, row, signal, self._attributes(facts) if use_attributes else None)
-        except RPCError as error:
-            # The application may start before the attributes are registered; managed clusters reject the registration.
-            unmapped = error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in str(error).lower()
-            unmapped = unmapped or "no mapping defined" in str(error).lower()
-            if not (use_attributes and unmapped):
-                raise
-            self._temporal.note_unmapped()
-            await self._start_with(client, row, signal, None)
+        attributes = self._attributes(dict(row.payload.get("facts", {})))
+        await self._temporal.with_search_attributes(
+            lambda are_used: self._start_with(client, row, signal, attributes if are_used else None),
+            wanted=self._settings.search_attributes,
+        )
 
     @staticmethod
     def _attributes(facts: dict[str, Any]) -> TypedSearchAttributes:

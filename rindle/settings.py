@@ -15,7 +15,7 @@ from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationErro
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rindle.errors import Misconfigured
-from rindle.messages import AV_QUEUE, IMAGES_GROUP
+from rindle.messages import AV_QUEUE, IMAGES_GROUP, MAINTENANCE_QUEUE
 from rindle.protocols import MAX_URL_SECONDS
 
 #: Largest ``max_pixels`` of a profile; also applies when ``max_pixels`` is ``None``.
@@ -50,7 +50,8 @@ class Settings(BaseSettings):
     purge_delay_seconds: float = Field(default=0, ge=0)
     #: How long ``erase_owner`` waits for its report before it raises ``erasure_pending``.
     erasure_report_seconds: float = Field(default=20, gt=0)
-    #: Pause after which an erasure starts purges again that have not ended; usually the last purge wakes it earlier.
+    #: Pause after which an erasure starts purges again that have not ended, unless some ended meanwhile. Usually the
+    #: last purge wakes it earlier.
     erasure_check_seconds: float = Field(default=3_600, gt=0)
     #: Owners that one batch erasure accepts.
     max_batch_erasure_owners: int = Field(default=100, ge=1)
@@ -104,6 +105,8 @@ class Settings(BaseSettings):
     av_nice: int = Field(default=10, ge=0, le=19)
     #: Threads per codec; ``None`` lets ffmpeg choose, up to 16.
     av_threads: int | None = Field(default=None, ge=1)
+    #: Pause between two sweeps of a worker for run directories that dead processes left on its host.
+    temp_sweep_seconds: float = Field(default=3_600, gt=0)
     source_cache_bytes: int = Field(default=10 << 30, ge=0)
     source_cache_age_seconds: int = Field(default=3_600, ge=0)
     #: Classified failures of one variant before it is ``failed``.
@@ -115,6 +118,13 @@ class Settings(BaseSettings):
     deployment_name: str | None = None
     build_id: str | None = None
 
+    #: Whether workers of the maintenance queue bring the schedules of the sweeps into the namespace at their start.
+    schedules: bool = True
+    #: Whether the daily ``cleanup-orphans`` deletes what it finds; otherwise it only counts.
+    schedules_cleanup_execute: bool = False
+    #: Whether ``verify-storage`` runs every week: it sends a request to the store for each object.
+    schedules_verify_storage: bool = False
+
     relay_poll_seconds: float = Field(default=1.0, gt=0)
     relay_idle_poll_seconds: float = Field(default=5.0, gt=0)
     #: How long relays keep outbox rows that were sent: 7 days. Then they delete them in small batches.
@@ -123,8 +133,11 @@ class Settings(BaseSettings):
     event_poll_seconds: float = Field(default=0.5, gt=0)
     #: Longest such pause while idle; on Postgres, which notifies, this poll is the safety net.
     event_idle_poll_seconds: float = Field(default=2.0, gt=0)
-    #: How long state changes are kept for resuming a stream: 90 days.
+    #: How long events of state changes are kept: 90 days. Until then a stream can be resumed and ``rindle timeline``
+    #: lists them. Audit events are kept for ever.
     event_retention_seconds: int = Field(default=7_776_000, ge=3_600)
+    #: How long progress events are kept: one hour.
+    progress_retention_seconds: int = Field(default=3_600, ge=60)
     #: Pause between two pings of an event stream.
     stream_ping_seconds: float = Field(default=15.0, gt=0)
     #: Longest lifetime of one connection of an event stream.
@@ -198,6 +211,11 @@ class Settings(BaseSettings):
     def av_queue(self) -> str:
         """Task queue of ffmpeg builds."""
         return self.queue(AV_QUEUE)
+
+    @property
+    def maintenance_queue(self) -> str:
+        """Task queue of sweeps."""
+        return self.queue(MAINTENANCE_QUEUE)
 
     def queue_of(self, group: str) -> str:
         """Return the task queue that builds a variant group."""

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 from temporalio.api.enums.v1 import IndexedValueType
@@ -31,6 +31,8 @@ from rindle.messages import StatusView
 from rindle.workflows import ids
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds of one attempt to connect when neither the connection nor the settings say otherwise.
 _CONNECT_SECONDS = 2.0
@@ -203,7 +205,7 @@ class TemporalConnection:
         async with self._lock:
             if self._client is None:
                 if time.monotonic() < self._closed_until:
-                    raise self._unavailable(self._last_reason)  # of a moment ago
+                    raise self.unavailable(self._last_reason)  # of a moment ago
                 try:
                     async with asyncio.timeout(self._limit_seconds):
                         connected = await self._connect()
@@ -211,7 +213,7 @@ class TemporalConnection:
                     self._closed_until = time.monotonic() + self._pause_seconds
                     self._pause_seconds = min(self._pause_seconds * 2, _MAX_PAUSE_SECONDS)
                     self._last_reason = self._reason(error)
-                    raise self._unavailable(self._last_reason) from error
+                    raise self.unavailable(self._last_reason) from error
                 self._client = client_for_messages(connected)
                 self._pause_seconds = 0.25
         return self._client
@@ -282,11 +284,11 @@ class TemporalConnection:
             async with asyncio.timeout(self._limit_seconds):
                 await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
         except TimeoutError as error:
-            raise self._unavailable("the server does not answer") from error
+            raise self.unavailable("the server does not answer") from error
         except RPCError as error:
             # Credentials may allow to start workflows, but not to read the namespace.
             if error.status in UNREACHABLE - {RPCStatusCode.PERMISSION_DENIED}:
-                raise self._unavailable("the server does not answer") from error
+                raise self.unavailable("the server does not answer") from error
 
     @property
     def has_search_attributes(self) -> bool | None:
@@ -298,6 +300,26 @@ class TemporalConnection:
         if time.monotonic() < self._unmapped_until:
             return False
         return True if self._are_registered else None
+
+    async def with_search_attributes(self, start: Callable[[bool], Awaitable[T]], *, wanted: bool) -> T:
+        """Start a workflow with Rindle's search attributes, or without where the namespace does not have them.
+
+        An application may start before its worker registers them, and managed clusters reject the registration.
+
+        Args:
+            start: makes the call; its argument says whether with search attributes. Called again without them when the
+                server does not know them.
+            wanted: ``False`` never uses them.
+        """
+        if not wanted or self.has_search_attributes is False:
+            return await start(False)
+        try:
+            return await start(True)
+        except RPCError as error:
+            if not is_unmapped(error):
+                raise
+        self.note_unmapped()
+        return await start(False)
 
     def note_unmapped(self) -> None:
         """Note that the namespace did not know the search attributes of a workflow."""
@@ -344,13 +366,24 @@ class TemporalConnection:
         self._are_registered = True
         return True
 
-    def _unavailable(self, why: str) -> TemporalUnavailable:
+    def unavailable(
+        self, why: str, *, problem: str = "cannot be reached", last_step: str | None = None
+    ) -> TemporalUnavailable:
+        """Return the error of a server that does not answer: which one, why, and what to do."""
+        then = "" if last_step is None else f"; 3. {last_step}"
         return TemporalUnavailable(
-            f"Temporal ({self.label}) cannot be reached: {why}. To fix: 1. start the server, or check the address and "
-            "the namespace (TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or the arguments of TemporalConnection); "
-            "2. verify with: rindle doctor",
+            f"Temporal ({self.label}) {problem}: {why}. To fix: 1. start the server, or check the address and the "
+            "namespace (TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or the arguments of TemporalConnection); 2. verify "
+            f"with: rindle doctor{then}",
             retry_after=5,
         )
+
+
+def is_unmapped(error: RPCError) -> bool:
+    """Whether a start was refused because the namespace does not know the search attributes."""
+    text = str(error).lower()
+    unmapped = error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in text
+    return unmapped or "no mapping defined" in text
 
 
 def client_for_messages(client: Client) -> Client:

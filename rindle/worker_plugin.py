@@ -24,6 +24,7 @@ from rindle.bootstrap import (
     queues_of,
     warn_of_runtime,
     workflow_interceptors,
+    workflows_of,
 )
 from rindle.cancellation import run_to_end
 from rindle.errors import InvalidArgument, Misconfigured
@@ -37,13 +38,15 @@ class RindlePlugin(SimplePlugin):
     """Adds Rindle's workflows and activities to Temporal workers that the application makes itself.
 
     Pass it to each ``Worker`` that polls one of the application's task queues: ``rindle.settings.queue()`` has the
-    workflows, image builds and all other activities, ``rindle.settings.av_queue`` the audio and video builds. Other
-    workflows and activities may share such a worker, and keep their own error handling and policies. On a client, the
-    plug-in sets the data converter and leaves workers of other task queues as they are.
+    workflows, image builds and most other activities, ``rindle.settings.av_queue`` the audio and video builds,
+    ``rindle.settings.maintenance_queue`` the sweeps. Other workflows and activities may share such a worker, and keep
+    their own error handling and policies. On a client, the plug-in sets the data converter and leaves workers of other
+    task queues as they are.
 
-    While its workers run, the plug-in also runs what ``python worker.py`` runs: the relay, the render children and the
-    registration of search attributes. It serves the workers of one process, once; it does not close the application.
-    Set ``graceful_shutdown_timeout`` on the workers: the SDK's default of zero repeats running builds after a restart.
+    While its workers run, the plug-in also runs what ``python worker.py`` runs: the relay, the render children, the
+    registration of search attributes and, beside sweeps, that of their schedules. It serves the workers of one process,
+    once; it does not close the application. Set ``graceful_shutdown_timeout`` on the workers: the SDK's default of zero
+    repeats running builds after a restart.
 
     Args:
         rindle: the application. Its :class:`~rindle.TemporalConnection` must lead to the namespace of the workers.
@@ -98,9 +101,8 @@ class RindlePlugin(SimplePlugin):
         config["activities"] = [*config.get("activities", ()), *self._activities[queue]]
         interceptors = [*config.get("interceptors", ()), self._parts.failures]
         deployment = config.get("deployment_config") or deployment_of(settings)
-        if queue == settings.queue():
-            is_versioned = deployment is not None and deployment.use_worker_versioning
-            added = workflows.VERSIONED if is_versioned else workflows.ALL
+        is_versioned = deployment is not None and deployment.use_worker_versioning
+        if added := workflows_of(settings, queue, is_versioned=is_versioned):
             config["workflows"] = [*config.get("workflows", ()), *added]
             config["workflow_runner"] = _with_rindle(config.get("workflow_runner"))
             interceptors += workflow_interceptors(settings)
@@ -127,8 +129,10 @@ class RindlePlugin(SimplePlugin):
             await next(worker)
             await stopping
             raise
+        has_sweeps = worker.task_queue == self._rindle.settings.maintenance_queue
         try:
-            await next(worker)
+            async with self._parts.scheduling() if has_sweeps else contextlib.nullcontext():
+                await next(worker)
         finally:
             await run_to_end(self._leave())
 
@@ -153,6 +157,7 @@ class RindlePlugin(SimplePlugin):
         stack.push_async_callback(self._parts.close)
         await self._parts.open()
         await stack.enter_async_context(self._parts.watching(own))
+        await stack.enter_async_context(self._parts.cleaning())
         if rindle.settings.search_attributes:
             await rindle.temporal.register_search_attributes()
         await stack.enter_async_context(self._parts.registering())

@@ -26,6 +26,12 @@ from tests.patience import widen_deadlock_detector
 
 widen_deadlock_detector()
 
+if "APP_STICKY_SECONDS" in os.environ:
+    # A worker that is about to be killed: nobody need wait ten seconds for what it has cached.
+    from rindle import bootstrap
+
+    bootstrap.STICKY_SECONDS = int(os.environ["APP_STICKY_SECONDS"])
+
 SECRET = "a secret of the tests, long enough to sign with"
 #: Longer than the two seconds of production, because a busy machine needs them; a server that hangs is told so late.
 CONNECT_SECONDS = 8.0

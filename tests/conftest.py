@@ -46,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
     # An event without its keys is a programming error here; in production it is only logged.
     os.environ["RINDLE_STRICT_EVENTS"] = "1"
+    # No sweep in the middle of a test when its clock strikes the hour.
+    os.environ["RINDLE_SCHEDULES"] = "false"
     # Without this boto3 looks for credentials on a cloud's metadata address, slowly.
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     # The servers are here; a proxy for the rest of the world cannot reach them.

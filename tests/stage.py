@@ -29,6 +29,7 @@ from rindle import MediaAsset, MediaEvent, MediaOutbox, MediaUploadSession, Medi
 from rindle.bootstrap import WorkerProcess
 from rindle.db.models import Base, utc_now
 from rindle.db.transitions import set_fields
+from rindle.errors import ErasurePending, TemporalUnavailable
 from rindle.protocols import Storage
 from rindle.workflows import ids
 from tests import application
@@ -42,13 +43,18 @@ on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=Tru
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: For stages whose workers are killed: a lost one is noticed after so many seconds. Everywhere else a worker that was
 #: merely starved would be taken for a lost one, and its work would be done twice.
-NOTICES_LOST_WORKERS = {"RINDLE_HEARTBEAT_SECONDS": "5"}
+NOTICES_LOST_WORKERS = {"RINDLE_HEARTBEAT_SECONDS": "5", "APP_STICKY_SECONDS": "1"}
 
 
 def photo(path: Path, *, width: int = 800, height: int = 600) -> Path:
     """Write a real photograph (scikit-image's) as JPEG."""
     Image.fromarray(skimage.data.astronaut()).resize((width, height)).save(path, quality=85)
     return path
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal (state ``T`` of ``/proc``)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 class SpawnedWorker:
@@ -126,6 +132,7 @@ class Stage:
             "RINDLE_RELAY_IDLE_POLL_SECONDS": "0.5",
             "RINDLE_EVENT_POLL_SECONDS": "0.1",
             "RINDLE_EVENT_IDLE_POLL_SECONDS": "0.5",
+            "RINDLE_SCHEDULES": "false",
             **environment,
         }
         self._workers: list[SpawnedWorker] = []
@@ -225,6 +232,34 @@ class Stage:
 
         await until(polling, what="the fleet member to poll")
         return member
+
+    @asynccontextmanager
+    async def working(self, **environment: str) -> AsyncIterator[None]:
+        """Run a fleet member of its own until the block is left, for what a test only prepares."""
+        await self.member(self.application(**environment))
+        stop, task = self._members[-1]
+        try:
+            yield
+        finally:
+            stop.set()
+            await task
+
+    async def asked_to_erase(self, owner: tuple[str, str], operation_id: str) -> ErasurePending:
+        """Ask for an erasure while no worker runs, until Temporal has accepted it; returns what the caller is told."""
+        impatient = self.application(RINDLE_ERASURE_REPORT_SECONDS="1")
+
+        async def accepted() -> ErasurePending | None:
+            try:
+                await impatient.erase_owner(owner, operation_id=operation_id)
+            except TemporalUnavailable:  # a busy server needs longer, and the request was withdrawn
+                return None
+            except ErasurePending as pending:
+                return pending
+            raise AssertionError("somebody has answered")
+
+        pending = await until(accepted, what="Temporal to accept the erasure")
+        assert pending is not None
+        return pending
 
     def tell(self, name: str, content: str) -> None:
         """Tell the plug-ins of all processes something; see ``tests/application.py``."""

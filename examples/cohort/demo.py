@@ -1,9 +1,10 @@
 """``make demo``: a photo, three hostile files, a worker killed at work, a video and a video that is cancelled, all
-through the public API.
+through the public API. Then things are broken by SQL, rm and kill, and repaired by what the commands print, and a
+member is erased.
 
 Starts everything embedded (Temporal, worker, site, SQLite, local files), behaves like a member's browser over real
-HTTP, checks what comes back, and writes ``var/demo/report.html``. Ends with status 0, or with 1 and the check that
-failed.
+HTTP, checks what comes back, and writes ``var/demo/report.html`` with the certificates of the erasure beside it. Ends
+with status 0, or with 1 and the check that failed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from rich.table import Table
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from examples.cohort import demo_files, demo_lesson
+from examples.cohort import demo_files, demo_friday, demo_lesson
+from examples.cohort.demo_friday import Friday
 from examples.cohort.demo_lesson import Lesson
 from examples.cohort.demo_stage import (
     AT_REST,
@@ -64,6 +66,8 @@ LARGE_SIDE = 6000
 KILL_ATTEMPTS = 5
 #: Seconds of silence after which Temporal counts the worker as lost; 30 in production, short here to be watched.
 HEARTBEAT_SECONDS = 3
+#: Seconds that an upload ticket is valid; an hour in production.
+TICKET_SECONDS = 60
 
 
 @dataclass
@@ -106,9 +110,10 @@ def print_addresses(stack: Stack, supervisor: Supervisor) -> None:
         second = replace(browser, database, photo, checks)
         lesson = demo_lesson.teach(browser, checks)
         timeline = moments(database, photo, killed)
+        friday = demo_friday.spend(stack, supervisor, browser, database, second, lesson.sent, checks)
         images = [photo, *hostile, second]
-        print_tables(images, lesson)
-        write_report(images, killed, lesson, timeline, checks)
+        print_tables(images, lesson, friday)
+        write_report(images, killed, lesson, timeline, friday, checks)
     finally:
         browser.close()
         database.dispose()
@@ -306,8 +311,8 @@ def described(event: MediaEvent) -> str:
             return name.replace("_", " ").replace(".", " ")
 
 
-def print_tables(images: Sequence[Sent], lesson: Lesson) -> None:
-    """Print what became of each file, and each variant."""
+def print_tables(images: Sequence[Sent], lesson: Lesson, friday: Friday) -> None:
+    """Print what became of each file and each variant, and what was repaired."""
     console.print()
     files = Table(
         "file", "what it is", "bytes", "state", "reason", "in the end", title="What was sent", box=box.SIMPLE_HEAD
@@ -340,10 +345,19 @@ def print_tables(images: Sequence[Sent], lesson: Lesson) -> None:
             str(variant["status"]),
         )
     console.print(made)
+    repaired = Table("what was broken", "found by", "printed command", "seconds", title="Friday", box=box.SIMPLE_HEAD)
+    for one in friday.repairs:
+        repaired.add_row(one.title, one.found_by, one.command, f"{one.seconds:.1f}")
+    console.print(repaired)
 
 
 def write_report(
-    everything: Sequence[Sent], killed: Killed, lesson: Lesson, timeline: Sequence[Moment], checks: Checks
+    everything: Sequence[Sent],
+    killed: Killed,
+    lesson: Lesson,
+    timeline: Sequence[Moment],
+    friday: Friday,
+    checks: Checks,
 ) -> None:
     """Write everything with its images into one HTML file."""
     environment = Environment(
@@ -355,6 +369,7 @@ def write_report(
     environment.filters |= {
         "data_uri": data_uri,
         "place": shown,
+        "clock": lambda instant: instant[11:23],
         "since": lambda at: (at - timeline[0].at).total_seconds(),
     }
     page = environment.get_template("demo_report.html").render(
@@ -363,6 +378,7 @@ def write_report(
         killed=killed,
         lesson=lesson,
         timeline=timeline,
+        friday=friday,
         checks=checks.passed,
         place=shown(everything[0].place),
         now=datetime.now(UTC),
@@ -400,6 +416,9 @@ def prepare_environment() -> None:
             del os.environ[name]
     os.environ["RINDLE_HEARTBEAT_SECONDS"] = str(HEARTBEAT_SECONDS)
     os.environ["RINDLE_TMP_DIR"] = str(HOME / "tmp")
+    # An object is certified as absent when no upload ticket can write it again; nobody waits for an hour here.
+    os.environ["RINDLE_PRESIGNED_PUT_TTL_SECONDS"] = str(TICKET_SECONDS)
+    os.environ["RINDLE_LATE_PUT_SECONDS"] = "0"
 
 
 def clear_home() -> None:
@@ -438,7 +457,7 @@ def main() -> int:
                 stack = start(supervisor, application=APPLICATION)
                 console.print(f"  site {stack.web} · Temporal UI {stack.ui} · what they print: {log}")
             print_addresses(stack, supervisor)
-            with step("7. Stopping everything"):
+            with step("10. Stopping everything"):
                 supervisor.stop()
     except CheckFailed as failure:
         console.print(f"\n[bold red]Check failed:[/] {failure}\nWhat the parts printed: {log}")

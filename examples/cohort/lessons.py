@@ -13,8 +13,12 @@ from examples.cohort.models import Course
 from examples.cohort.pages import accepted, all_media, done, media_of, our_form, page, put_in
 from examples.cohort.security import actor_of
 from rindle import MediaAsset
+from rindle.capabilities import capabilities_of
 from rindle.errors import NotFound, Unauthorized
 from rindle.http.forms import UploadForm
+
+#: How browsers send a lesson: in parts that survive a reload, where the store takes them.
+STRATEGY = "multipart" if "multipart_upload" in capabilities_of(rindle.storages["media"]) else "presigned_put"
 
 
 async def course_at(slug: str) -> Course:
@@ -118,7 +122,9 @@ async def build(request: Request, actor: Actor, lesson: Current) -> Response:
 async def _page(request: Request, template: str, course: Course) -> Response:
     profile = LESSONS[course.kind]
     asset = await media_of(course, LESSON)
-    return await page(request, template, course=course, profile=profile, asset=asset, accept=accepted(profile))
+    return await page(
+        request, template, course=course, profile=profile, asset=asset, accept=accepted(profile), strategy=STRATEGY
+    )
 
 
 def install(app: FastAPI) -> None:

@@ -46,5 +46,11 @@ async def work(rindle: Rindle, stop: asyncio.Event) -> None:
         plugins=[plugin],
         graceful_shutdown_timeout=timedelta(seconds=300),
     )
-    async with mixed, audio_and_video:
+    sweeps = Worker(
+        client,
+        task_queue=rindle.settings.maintenance_queue,
+        plugins=[plugin],
+        graceful_shutdown_timeout=timedelta(seconds=10),
+    )
+    async with mixed, audio_and_video, sweeps:
         await stop.wait()

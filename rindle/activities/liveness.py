@@ -13,6 +13,7 @@ from pathlib import Path
 
 from temporalio import activity
 
+from rindle import run_directories
 from rindle.cancellation import cancel_and_wait
 from rindle.threads import in_thread
 
@@ -20,8 +21,6 @@ from rindle.threads import in_thread
 PATIENCE = 1 / 3
 #: Seconds between two looks at whether the details have changed.
 LOOK_SECONDS = 1.0
-#: Age after which a scratch directory belongs to a process that is gone.
-STALE_SECONDS = 14_400.0
 
 
 @contextlib.asynccontextmanager
@@ -61,26 +60,8 @@ async def scratch_directory(root: Path) -> AsyncIterator[Path]:
     directory = root / uuid.uuid4().hex
     await in_thread(os.makedirs, directory, 0o700)
     try:
-        yield directory
+        with run_directories.held(directory):
+            yield directory
     finally:
         # Not in a thread: after a cancel the loop may have no time left to wait for one.
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def sweep_scratch(root: Path, *, older_than_seconds: float = STALE_SECONDS) -> int:
-    """Remove what killed processes left below ``root``; returns how many directories went.
-
-    Only real directories directly below it whose last change is older than any activity may run; links are never
-    followed.
-    """
-    if not root.is_dir():
-        return 0
-    limit = time.time() - older_than_seconds
-    stale = [
-        entry.path
-        for entry in os.scandir(root)
-        if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < limit
-    ]
-    for path in stale:
-        shutil.rmtree(path, ignore_errors=True)
-    return len(stale)

@@ -10,10 +10,10 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from temporalio import activity
 
@@ -21,6 +21,7 @@ from rindle import messages, plugins, telemetry
 from rindle.activities.attempts import FailureCounts, unforeseen
 from rindle.activities.decode_cache import DecodeCache
 from rindle.activities.liveness import heartbeating
+from rindle.activities.probing import Prober, columns_of, is_too_long, max_pixels_of
 from rindle.activities.source_cache import SourceCache
 from rindle.activities.status import IN_PROMOTION, UploadStatusReader
 from rindle.crash_points import crash_point
@@ -29,10 +30,7 @@ from rindle.db.models import MediaAsset
 from rindle.db.uploads import find_upload
 from rindle.errors import (
     ContentRejected,
-    MediaError,
     ObjectChanged,
-    ProcessTimeout,
-    RenderFailed,
     RindleError,
     StateConflict,
     StorageNotFound,
@@ -40,40 +38,14 @@ from rindle.errors import (
 )
 from rindle.messages import PromotionFailure, UploadInput, UploadStatus, UploadStep
 from rindle.profile import Profile
-from rindle.protocols import Probe, ProbeResult, ServedAs
-from rindle.recipes import ImageVariant
-from rindle.rejections import explained, rejected
+from rindle.protocols import ProbeResult, ServedAs
+from rindle.rejections import rejected
 from rindle.security import type_of_content, validate_upload
 from rindle.services import Services
-from rindle.settings import PIXEL_CEILING
-from rindle.states import AssetState, MediaKind, SessionState
+from rindle.states import AssetState, SessionState
 from rindle.threads import in_thread
 
 log = logging.getLogger(__name__)
-
-#: Attempts that may lose the process which reads the file, or time out, before the file is rejected. More than one,
-#: because the kernel also kills other processes when memory is short.
-_LOST_PROBES, _SLOW_PROBES = 5, 2
-#: Facts in the detail of an error that come from a process that died.
-_DEATHS = frozenset({"signal", "exit_code", "memory"})
-#: Kind of failure that counts the lost processes.
-_LOST = "lost_probes"
-
-
-class MeasuringProbe(Probe, Protocol):
-    """The bundled probe of audio and video, which can also measure what a header states."""
-
-    async def measure_ms(self, path: Path, *, at_most_seconds: int) -> int | None:
-        """Return how long the file really lasts; ``None`` when reading it reports an error."""
-
-
-class MakeProbe(Protocol):
-    """Makes the bundled probe of images."""
-
-    def __call__(
-        self, max_pixels: int, *, placeholder: bool, recipes: Sequence[ImageVariant], keep: Path | None
-    ) -> Probe:
-        """Return a probe with a pixel limit, which leaves pixels in the file ``keep`` for a render of ``recipes``."""
 
 
 @dataclass(slots=True)
@@ -91,20 +63,16 @@ class PromotionActivities:
     Args:
         services: the application's collaborators.
         sources: the host's cache of originals.
-        bundled_probe: makes the bundled probe of images; a profile's own probe is called first.
-        av_probe: the bundled probe of audio and video.
+        prober: reads the technical facts.
     """
 
-    def __init__(
-        self, services: Services, *, sources: SourceCache, bundled_probe: MakeProbe, av_probe: MeasuringProbe
-    ) -> None:
+    def __init__(self, services: Services, *, sources: SourceCache, prober: Prober) -> None:
         self._services = services
         self._database = services.database
         self._status = UploadStatusReader(services)
         self._sources = sources
-        self._bundled_probe = bundled_probe
+        self._prober = prober
         self._decode_cache = DecodeCache(services.settings.scratch)
-        self._av_probe = av_probe
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities to register."""
@@ -268,21 +236,8 @@ class PromotionActivities:
         self, path: Path, mime: str, asset: MediaAsset, profile: type[Profile], counts: FailureCounts
     ) -> dict[str, Any]:
         """Probe and analyze; returns the columns to write with the promotion, clearing those that no longer apply."""
-        probe = await self._probe_for(mime, asset, profile)
-        limit = plugins.FILE_SECONDS if probe is profile.probe else None
-        try:
-            result = await _probed(probe, path, counts, timeout_seconds=limit)
-        except ContentRejected as rejection:
-            raise rejection if probe is profile.probe else explained(rejection, mime) from None
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            if probe is profile.probe:
-                raise
-            # A file that a bundled probe was not written for: the same bytes raise the same exception again.
-            log.exception("a bundled probe failed", extra={"asset_id": asset.id, "error": type(error).__name__})
-            raise rejected(
-                ContentRejected, "decoder_failed", f"reading the file failed ({type(error).__name__})", format=mime
-            ) from error
-        result = await self._with_true_duration(probe, path, result, profile)
+        keep = await in_thread(self._prober.place_for_pixels, asset, profile)
+        result = await self._prober.read(path, mime, profile, counts=counts, keep=keep)
         mime = type_of_content(profile.upload_policy(), mime, result.kind)
         _check_limits(result, profile)
         metadata = {**asset.media_metadata, **result.metadata}
@@ -292,54 +247,7 @@ class PromotionActivities:
             found = await plugins.analyze(profile.analyzer, path, result, asset_id=asset.id)
             if found is not None:
                 metadata["analyzer"] = {**metadata.get("analyzer", {}), **found}
-        is_image, is_audio = result.kind is MediaKind.IMAGE, result.kind is MediaKind.AUDIO
-        return {
-            "content_type": mime or None,
-            "kind": result.kind.value,
-            "width": None if is_audio else result.width,
-            "height": None if is_audio else result.height,
-            "duration_ms": None if is_image else result.duration_ms,
-            "has_video_track": None if is_image or is_audio else result.has_video_track,
-            "has_audio_track": None if is_image else result.has_audio_track,
-            "media_metadata": metadata,
-        }
-
-    async def _with_true_duration(
-        self, probe: Probe, path: Path, result: ProbeResult, profile: type[Profile]
-    ) -> ProbeResult:
-        """Measure a duration before it refuses the file: a header may be wrong, and some containers have none."""
-        longest = profile.max_duration_seconds
-        if probe is not self._av_probe or longest is None or not _is_too_long(result, longest):
-            return result
-        measured_ms = await self._av_probe.measure_ms(path, at_most_seconds=longest)
-        if measured_ms is None or measured_ms > longest * 1000:
-            return result
-        log.info("duration corrected", extra={"stated_ms": result.duration_ms, "measured_ms": measured_ms})
-        return replace(result, duration_ms=measured_ms)
-
-    async def _probe_for(self, mime: str, asset: MediaAsset, profile: type[Profile]) -> Probe:
-        """Return the first probe that accepts ``mime``: the profile's own, then the bundled ones.
-
-        Raises:
-            ContentRejected: ``no_probe_for_mime``.
-        """
-        recipes = [spec for spec in profile.variants.values() if isinstance(spec, ImageVariant)]
-        keep = None
-        # Only where the render is likely to run on this host, in the bundled engine.
-        if recipes and profile.processor is None and self._services.settings.image_task_queue is None:
-            keep = await in_thread(self._decode_cache.place, asset)
-        bundled = self._bundled_probe(
-            _max_pixels(profile), placeholder=bool(profile.placeholder), recipes=recipes, keep=keep
-        )
-        probe = next((p for p in (profile.probe, bundled, self._av_probe) if p is not None and p.accepts(mime)), None)
-        if probe is None:
-            raise rejected(
-                ContentRejected,
-                "no_probe_for_mime",
-                f"files of type {mime} cannot be probed for profile {profile.name!r}; allow only types with a probe",
-                mime=mime,
-            )
-        return probe
+        return {**columns_of(result, mime), "media_metadata": metadata}
 
     @activity.defn(name=messages.SCAN)
     async def scan(self, order: UploadInput) -> UploadStatus:
@@ -375,31 +283,6 @@ class PromotionActivities:
         return await self._status.read_after_failure(order.session_id)
 
 
-async def _probed(probe: Probe, path: Path, counts: FailureCounts, *, timeout_seconds: float | None) -> ProbeResult:
-    """Read the facts of the file; one that repeatedly costs its reader's life is rejected, not tried for a day.
-
-    Raises:
-        ContentRejected: ``decode_failed``, when this was the last reader the file gets; ``content_too_complex``, when
-            the reader used up its CPU time.
-        RindleError: what the probe raised.
-    """
-    try:
-        return await plugins.probe(probe, path, timeout_seconds=timeout_seconds)
-    except MediaError as error:
-        if not (isinstance(error, ProcessTimeout | RenderFailed) or _DEATHS & error.detail.keys()):
-            raise
-        if isinstance(error, ProcessTimeout) and not error.retryable:  # the file costs it in every attempt
-            raise ContentRejected(error.message, code="content_too_complex", detail=error.detail) from error
-        lost = counts.add(_LOST)
-        if lost >= (_SLOW_PROBES if isinstance(error, ProcessTimeout) else _LOST_PROBES):
-            raise ContentRejected(
-                f"the file cannot be decoded: reading it failed {lost} times in a row, the last time because: "
-                f"{error.message}",
-                detail=error.detail,
-            ) from error
-        raise
-
-
 def _check_bytes(path: Path, asset: MediaAsset, profile: type[Profile]) -> str:
     size = os.stat(path).st_size
     if asset.byte_size is not None and size != asset.byte_size:
@@ -416,17 +299,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _max_pixels(profile: type[Profile]) -> int:
-    return min(profile.max_pixels or PIXEL_CEILING, PIXEL_CEILING)
-
-
-def _is_too_long(result: ProbeResult, longest_seconds: int) -> bool:
-    return result.duration_ms is not None and result.duration_ms > longest_seconds * 1000
-
-
 def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
     pixels = (result.width or 0) * (result.height or 0)
-    max_pixels = _max_pixels(profile)
+    max_pixels = max_pixels_of(profile)
     if pixels > max_pixels:
         raise rejected(
             ContentRejected,
@@ -439,7 +314,7 @@ def _check_limits(result: ProbeResult, profile: type[Profile]) -> None:
             kind=result.kind.value,
         )
     longest = profile.max_duration_seconds
-    if longest is not None and _is_too_long(result, longest):
+    if longest is not None and is_too_long(result, longest):
         raise rejected(
             ContentRejected,
             "media_too_long",

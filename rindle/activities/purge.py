@@ -36,11 +36,14 @@ from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StopOrder
 from rindle.protocols import Storage
 from rindle.security import asset_prefix
 from rindle.services import Services
+from rindle.states import SessionState
 from rindle.workflows import ids
 
 log = logging.getLogger(__name__)
 
 ClientOf = Callable[[], Awaitable[Client]]
+#: Removes what the store keeps of an upload beside its object.
+Release = Callable[[MediaUploadSession], Awaitable[None]]
 
 
 class _Evidence(NamedTuple):
@@ -62,14 +65,18 @@ class PurgeActivities:
         client: gives the Temporal client, to end running work of the asset.
         sources: the host's cache of originals, whose copy is deleted too.
         erasures: records how the purges of erasures end.
+        release: removes what the store keeps of an unfinished upload beside its object.
     """
 
-    def __init__(self, services: Services, *, client: ClientOf, sources: SourceCache, erasures: Erasures) -> None:
+    def __init__(
+        self, services: Services, *, client: ClientOf, sources: SourceCache, erasures: Erasures, release: Release
+    ) -> None:
         self._services = services
         self._database = services.database
         self._client = client
         self._sources = sources
         self._erasures = erasures
+        self._release = release
         self._decode_cache = DecodeCache(services.settings.scratch)
 
     def all(self) -> list[Callable[..., Any]]:
@@ -159,6 +166,9 @@ class PurgeActivities:
         storage, storage_name = self._services.storage(asset.profile), self._services.storage_name(asset.profile)
         uploads_end_at = _uploads_end_at(sessions, self._services.settings.late_put_seconds)
         session_keys = [session.upload_key for session in sessions]
+        for upload in sessions:
+            if upload.state != SessionState.COMPLETED:  # again each time: parts may have arrived since
+                await self._release(upload)
         deleted: dict[str, datetime] = {}
         for key in sorted(_known_keys(asset, variants, session_keys) | await _listed_keys(storage, asset)):
             await delete_object(storage, key)

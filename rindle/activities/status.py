@@ -89,9 +89,11 @@ class UploadStatusReader:
         return UploadStatus(step=UploadStep.DONE, groups=groups, **facts)
 
     def _wait(self, upload: MediaUploadSession) -> tuple[float, bool]:
-        """Return how long to wait, and whether the timer verifies the object (``auto_verify``)."""
+        """Return how long to wait, and whether the timer verifies the object."""
         remaining = max(_MIN_WAIT_SECONDS, rows.live_seconds(upload))
         settings = self._services.settings
+        if upload.multipart_parts:  # its completion was requested: finish it if the caller does not
+            return min(remaining, settings.auto_verify_grace_seconds), True
         if not upload.auto_verify or upload.url_expires_at is None:
             return remaining, False
         now = utc_now()

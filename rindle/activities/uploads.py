@@ -14,11 +14,14 @@ from rindle.activities.liveness import heartbeating
 from rindle.activities.status import ENDED_BADLY, UploadStatusReader
 from rindle.crash_points import crash_point
 from rindle.db import uploads as rows
+from rindle.db.models import MediaUploadSession
 from rindle.db.uploads import Upload
 from rindle.errors import NotFound, RindleError, StorageObjectMissing, describe
 from rindle.messages import UploadInput, UploadStatus, UploadStep
 from rindle.services import Services
 
+#: Removes what the store keeps of an upload beside its object.
+Release = Callable[[MediaUploadSession], Awaitable[None]]
 #: Verifies a session and returns it; the same code the application calls.
 Verify = Callable[[str], Awaitable[Upload]]
 
@@ -31,13 +34,15 @@ class UploadActivities:
     Args:
         services: the application's collaborators.
         verify: the verification flow.
+        release: removes what the store keeps of an ended upload beside its object.
     """
 
-    def __init__(self, services: Services, *, verify: Verify) -> None:
+    def __init__(self, services: Services, *, verify: Verify, release: Release) -> None:
         self._services = services
         self._database = services.database
         self._status = UploadStatusReader(services)
         self._verify = verify
+        self._release = release
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities to register."""
@@ -76,7 +81,7 @@ class UploadActivities:
 
     @activity.defn(name=messages.RELEASE_UPLOAD)
     async def release_upload(self, order: UploadInput) -> UploadStatus:
-        """Delete the object of an ended upload; a missing object is success.
+        """Delete the object and the parts of an ended upload; nothing to delete is success.
 
         Raises:
             RindleError: it could not be deleted; the row has the cause, and no cause is final.
@@ -91,6 +96,7 @@ class UploadActivities:
                 return UploadStatus(step=UploadStep.DONE, outcome="gone")
             if found.session.state in ENDED_BADLY:
                 crash_point("upload.release.before")
+                await self._release(found.session)  # before the object, which a part could still complete
                 storage = self._services.storage(found.asset.profile)
                 await delete_object(storage, found.session.upload_key)
                 crash_point("upload.release.deleted")

@@ -11,7 +11,10 @@ from typing import NoReturn
 
 import click
 
+from rindle.cli.abort_incomplete_uploads import abort_incomplete_uploads
+from rindle.cli.backfill_metadata import backfill_metadata
 from rindle.cli.cancel import cancel
+from rindle.cli.cleanup_orphans import cleanup_orphans
 from rindle.cli.database import database, migrate
 from rindle.cli.dev import dev
 from rindle.cli.doctor import doctor
@@ -23,10 +26,18 @@ from rindle.cli.loading import report_of
 from rindle.cli.outbox import outbox
 from rindle.cli.purge import purge
 from rindle.cli.regenerate_variants import regenerate_variants
+from rindle.cli.release_quarantine import release_quarantine
+from rindle.cli.reprobe import reprobe
 from rindle.cli.requeue import requeue
 from rindle.cli.resume import resume
+from rindle.cli.retention import retention
 from rindle.cli.runtime_status import runtime_status
+from rindle.cli.schedules import schedules
 from rindle.cli.setup import setup
+from rindle.cli.sweep_temp_files import sweep_temp_files
+from rindle.cli.timeline import timeline
+from rindle.cli.verify_storage import verify_storage
+from rindle.cli.workflows import workflows
 from rindle.errors import InspectionFailed, RindleError, TemporalUnavailable
 from rindle.process import leave
 from rindle.security import RedactingFilter
@@ -46,7 +57,10 @@ def rindle() -> None:
 
 
 for command in (
+    abort_incomplete_uploads,
+    backfill_metadata,
     cancel,
+    cleanup_orphans,
     database,
     dev,
     doctor,
@@ -58,10 +72,18 @@ for command in (
     outbox,
     purge,
     regenerate_variants,
+    release_quarantine,
+    reprobe,
     requeue,
     resume,
+    retention,
     runtime_status,
+    schedules,
     setup,
+    sweep_temp_files,
+    timeline,
+    verify_storage,
+    workflows,
 ):
     rindle.add_command(command)
 rindle.add_command(erase_owners, "batch-owner-erasure")  # its name in the original

@@ -49,7 +49,9 @@ def current(application: str | None) -> None:
 @application_option
 def check(application: str | None) -> None:
     """List the parts of this release's tables that are missing; exit 1 when any is."""
-    missing = run(application, lambda rindle: schema.missing_parts(rindle.services))
+    found, missing = run(application, lambda rindle: schema.compare(rindle.services))
+    if found.name in ("ahead", "behind"):
+        print_line(f"{found.name}: {found.summary}", "red")
     for part in missing:
         print_line(f"missing: {part}", "red")
     print_line(f"{len(missing)} missing." if missing else "All tables, columns, keys and indexes are present.")
@@ -62,6 +64,22 @@ def stamp(application: str | None) -> None:
     """Mark tables made by create_all as those of this release; refused when they differ."""
     run(application, lambda rindle: schema.stamp(rindle.services))
     print_line(f"Rindle's tables are at {schema.needed()}.")
+
+
+@database.command()
+@click.argument("revision")
+@click.option("--execute", is_flag=True, help="Change the tables; without it, only show what would be lost.")
+@application_option
+def downgrade(revision: str, execute: bool, application: str | None) -> None:
+    """Undo migrations until the tables are at REVISION (`base`: none). DESTRUCTIVE; a dry run by default."""
+    report = run(application, lambda rindle: schema.downgrade(rindle.services, revision, dry_run=not execute))
+    prefix = "[DRY RUN] " if report.dry_run else ""
+    print_line(f"{prefix}Rindle's tables: {report.before or 'none'} -> {report.after}.")
+    if report.undone:
+        print_line("WARNING: no later upgrade restores what this deletes. Make a backup first.", "red")
+    for one in report.undone:
+        print_line(f"  {one.revision}: {one.loss}")
+    print_line("Done.")
 
 
 @click.command()

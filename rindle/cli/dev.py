@@ -38,8 +38,10 @@ HOST = "127.0.0.1"
 TEMPORAL_PORT, UI_PORT, WEB_PORT = 7233, 8233, 8000
 #: Namespace of the dev server when ``TEMPORAL_NAMESPACE`` names none.
 NAMESPACE = "default"
-#: Timeout of one health check in seconds.
-_HEALTH_SECONDS = 5.0
+#: Timeout of one health check in seconds, and of one look at an application that is starting.
+_HEALTH_SECONDS, _START_LOOK_SECONDS = 5.0, 2.0
+#: Connections that wait while the application starts.
+_BACKLOG = 128
 #: Seconds that the worker's running work may take to finish after Ctrl-C.
 _GRACE_SECONDS = 5.0
 
@@ -141,21 +143,19 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
     if web is not None:
         require("http", "uvicorn")  # before anything is downloaded or started
     environment = _environment(home, application)
-    serving = None if web is None else _port(requested.web, WEB_PORT)
+    serving = None if web is None else _listening(requested.web, WEB_PORT)
     if serving is not None:
-        environment["RINDLE_WEB_URL"] = f"http://{HOST}:{serving}"
-    ui = None
+        environment["RINDLE_WEB_URL"] = "http://{}:{}".format(*serving.getsockname())
+    embedded = None
     if "TEMPORAL_ADDRESS" not in os.environ:
-        temporal, ui = _port(requested.temporal, TEMPORAL_PORT), _port(requested.ui, UI_PORT)
-        environment |= {
-            "TEMPORAL_ADDRESS": f"{HOST}:{temporal}",
-            "TEMPORAL_NAMESPACE": os.environ.get("TEMPORAL_NAMESPACE") or NAMESPACE,
-            "RINDLE_TEMPORAL_UI": f"http://{HOST}:{ui}",
-        }
-        _start_temporal(supervisor, temporal, ui, environment["TEMPORAL_NAMESPACE"])
+        environment["TEMPORAL_NAMESPACE"] = os.environ.get("TEMPORAL_NAMESPACE") or NAMESPACE
+        embedded = _Temporal(requested)
+        environment |= embedded.environment
+        _start_temporal(supervisor, embedded, environment["TEMPORAL_NAMESPACE"])
     _migrate(environment)  # while Temporal starts
-    if ui is not None:
+    if embedded is not None:
         supervisor.wait_ready("temporal")
+        environment |= embedded.keep()
     health = environment["RINDLE_HEALTH_ADDRESS"] = f"{HOST}:{_free_port()}"
     worker = ["worker.py"] if Path("worker.py").is_file() else ["-m", "rindle.cli.worker"]
     # Ctrl-C does not wait for a transcode: it is handed back and repeated after the next start.
@@ -163,16 +163,18 @@ def start(supervisor: Supervisor, *, application: str, web: str | None = None, p
     supervisor.start_part(
         "worker", command, environment, ready=_answers(health, "/readyz"), healthy=_answers(health, "/livez")
     )
-    if web is not None:
-        # It listens only after its own start, so an open port means a started application.
+    if web is not None and serving is not None:
+        address = environment["RINDLE_WEB_URL"].removeprefix("http://")
         supervisor.start_part(
             "web",
-            [sys.executable, "-m", "rindle.cli.web", web, HOST, str(serving)],
+            [sys.executable, "-m", "rindle.cli.web", web, str(serving.fileno())],
             environment,
-            ready=lambda: _is_open(int(serving or 0)),
             # Any status counts: the prefix of its router is not known here, and a 404 needs a running event loop too.
-            healthy=_answers(f"{HOST}:{serving}", "/livez", any_status=True),
+            # Nothing answers before the application has started: until then connections wait.
+            ready=_answers(address, "/livez", any_status=True, seconds=_START_LOOK_SECONDS),
+            healthy=_answers(address, "/livez", any_status=True),
             hopeless_status=NOT_LOADED,
+            listening=serving,
         )
         supervisor.wait_ready("web")
     supervisor.wait_ready("worker")
@@ -276,35 +278,67 @@ def _migrate(environment: dict[str, str]) -> None:
 # --- Temporal ------------------------------------------------------------------------------------------------------
 
 
-def _start_temporal(supervisor: Supervisor, port: int, ui_port: int, namespace: str) -> None:
+class _Temporal:
+    """The ports of the embedded server.
+
+    Whether a port is free is known for a moment only, and the server opens its ports itself. A start that fails because
+    another program was quicker is followed by one on other ports, unless they were requested.
+    """
+
+    def __init__(self, requested: Ports) -> None:
+        self._requested = requested
+        self._is_kept = False
+        self.port, self.ui = _port(requested.temporal, TEMPORAL_PORT), _port(requested.ui, UI_PORT)
+        # Of the requests that the health check makes.
+        self.api = _free_port()
+
+    def arguments(self) -> list[str]:
+        """Return the ports as arguments, for each start; other parts must know the address, so it is kept once used."""
+        if not self._is_kept:
+            self.port = self._again(self._requested.temporal, self.port)
+            self.ui = self._again(self._requested.ui, self.ui)
+            self.api = self._again(None, self.api)
+        return ["--port", str(self.port), "--ui-port", str(self.ui), "--http-port", str(self.api)]
+
+    def keep(self) -> dict[str, str]:
+        """Change no port from now on; returns the environment of the other parts."""
+        self._is_kept = True
+        return self.environment
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Address and UI as the other parts read them."""
+        return {"TEMPORAL_ADDRESS": f"{HOST}:{self.port}", "RINDLE_TEMPORAL_UI": f"http://{HOST}:{self.ui}"}
+
+    @staticmethod
+    def _again(requested: int | None, chosen: int) -> int:
+        return chosen if requested is not None or _is_free(chosen) else _free_port()
+
+
+def _start_temporal(supervisor: Supervisor, ports: _Temporal, namespace: str) -> None:
     program = ensure_temporal_cli(report=lambda line: click.echo(f"rindle dev: {line}", err=True))
     database = supervisor.home / "temporal.db"
     _check_version(program, database)
-    attributes = (part for key in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{key.name}=Keyword"))
+    attributes = [part for key in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{key.name}=Keyword")]
 
     # The request of the CLI's "operator namespace describe", without a process for each check. It reads the server's
     # database, so it also fails when only the database is broken, which gRPC's own health check does not notice.
-    api_port = _free_port()
-    is_healthy = _answers(f"{HOST}:{api_port}", f"/api/v1/namespaces/{namespace}")
-    supervisor.start_part(
-        "temporal",
-        [
-            *(str(program), "server", "start-dev", "--ip", HOST, "--port", str(port), "--ui-port", str(ui_port)),
-            *(
-                "--http-port",
-                str(api_port),
-                "--namespace",
-                namespace,
-                "--db-filename",
-                str(database),
-                "--log-level",
-                "error",
-            ),
+    def is_healthy() -> bool:
+        return _answers(f"{HOST}:{ports.api}", f"/api/v1/namespaces/{namespace}")()
+
+    def command() -> list[str]:
+        return [
+            *(str(program), "server", "start-dev", "--ip", HOST, *ports.arguments(), "--namespace", namespace),
+            *("--db-filename", str(database), "--log-level", "error"),
             *DEV_SERVER_ARGS,
             *attributes,
-        ],
+        ]
+
+    supervisor.start_part(
+        "temporal",
+        command,
         dev_server_environment(),
-        ready=lambda: is_healthy() and _is_open(port),
+        ready=lambda: is_healthy() and _is_open(ports.port),
         healthy=is_healthy,
         stop_signal=signal.SIGINT,  # other signals leave its write-ahead log and port behind
     )
@@ -332,8 +366,25 @@ def _port(requested: int | None, default: int) -> int:
     if requested is None:
         return default if _is_free(default) else _free_port()
     if not _is_free(requested):
-        raise Misconfigured(f"port {requested} is taken; leave the option out to get a free one")
+        raise _taken(requested)
     return requested
+
+
+def _listening(requested: int | None, default: int) -> socket.socket:
+    """Return a socket that listens on the requested port, or on the default one, or on any that is free.
+
+    It is open before its process starts, so nobody else can take the port meanwhile.
+    """
+    for port in [default, 0] if requested is None else [requested]:
+        try:
+            return socket.create_server((HOST, port), backlog=_BACKLOG)
+        except OSError:
+            continue
+    raise _taken(requested)
+
+
+def _taken(port: int | None) -> Misconfigured:
+    return Misconfigured(f"port {port} is taken; leave the option out to get a free one")
 
 
 def _is_free(port: int) -> bool:
@@ -362,11 +413,13 @@ def _is_open(port: int) -> bool:
         return False
 
 
-def _answers(address: str, path: str, *, any_status: bool = False) -> Callable[[], bool]:
+def _answers(
+    address: str, path: str, *, any_status: bool = False, seconds: float = _HEALTH_SECONDS
+) -> Callable[[], bool]:
     """Return a check of ``http://address/path``: true for status 200, or for any with ``any_status``."""
 
     def check() -> bool:
-        connection = HTTPConnection(address, timeout=_HEALTH_SECONDS)
+        connection = HTTPConnection(address, timeout=seconds)
         try:
             connection.request("GET", path)
             return connection.getresponse().status == 200 or any_status

@@ -14,6 +14,7 @@ from rindle.cli.terminal import print_json, print_line, print_report
 from rindle.erasure.owners import unknown_owner_types
 from rindle.erasure.reports import BatchErasureReport
 from rindle.errors import BatchOwnerFailed
+from rindle.operations.erasures import retry_erasures
 from rindle.protocols import OwnerRef
 
 _KEYS = {"owner_type", "owner_id"}
@@ -49,16 +50,16 @@ def _flaw(one: Any) -> str | None:
 
 
 @click.command(name="erase-owners")
-@click.option(
-    "--owners-file", required=True, metavar="PATH", help="JSON array of owners; - reads it from standard input."
-)
+@click.option("--owners-file", metavar="PATH", help="JSON array of owners; - reads it from standard input.")
+@click.option("--retry", is_flag=True, help="Continue the erasures that have not ended, instead of new ones.")
 @application_option
 @click.option("--execute", is_flag=True, help="Erase; without it the outcome is only shown.")
 @click.option("--max-owners", type=click.IntRange(min=1), help="Most distinct owners; the setting when left out.")
 @click.option("--continue-on-error", is_flag=True, help="Go on with the next owner after a failure.")
 @format_option
 def erase_owners(
-    owners_file: str,
+    owners_file: str | None,
+    retry: bool,
     application: str | None,
     execute: bool,
     max_owners: int | None,
@@ -69,6 +70,12 @@ def erase_owners(
 
     The file is a JSON array of {"owner_type": "...", "owner_id": "..."}. Exit 1 when an owner failed.
     """
+    if retry == (owners_file is not None):
+        raise click.UsageError("pass either --owners-file or --retry")
+    if owners_file is None:
+        retried = run(application, lambda rindle: retry_erasures(rindle.services, dry_run=not execute))
+        print_report("Erasures that have not ended", retried.to_dict(), output, dry_run=not execute)
+        return
     owners = _owners(_read(owners_file))
 
     async def work(rindle: Any) -> tuple[list[str], BatchErasureReport]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from rindle.cli.application import application_option, format_option, run
-from rindle.cli.terminal import print_report
+from rindle.cli.sweeping import run_sweep, sweep_options
+from rindle.operations.maintenance.regenerate_variants import RegenerateOptions, RegenerateVariants
 
 
 @click.command(name="regenerate-variants")
-@application_option
+@sweep_options(destructive=False)
 @click.option("--profile", help="Only this profile.")
 @click.option("--variant", "variant_name", metavar="NAME", help="Only variants of this name.")
-@format_option
-def regenerate_variants(application: str | None, profile: str | None, variant_name: str | None, output: str) -> None:
+@click.option(
+    "--detect/--no-detect",
+    default=True,
+    show_default=True,
+    help="First mark ready variants whose recipe changed as stale.",
+)
+def regenerate_variants(profile: str | None, variant_name: str | None, detect: bool, **how: Any) -> None:
     """Mark variants with a changed recipe as stale, plan newly declared ones, queue stale and missing ones."""
-    report = run(application, lambda rindle: rindle.regenerate_variants(profile, variant_name))
-    print_report("Regenerate variants", report.to_dict(), output)
-    raise click.exceptions.Exit(int(report.errors > 0))
+    run_sweep(RegenerateVariants(), RegenerateOptions(profile=profile, variant_name=variant_name, detect=detect), **how)

@@ -89,6 +89,8 @@ def _print(report: RuntimeStatus, label: str) -> None:
     print_counts(report.outbox.to_dict())
     print_line("purges")
     print_counts({"pending": report.purges.pending, "oldest_age_seconds": report.purges.oldest_age_seconds})
+    print_line("erasures")
+    print_counts({"pending": report.erasures.pending, "oldest_age_seconds": report.erasures.oldest_age_seconds})
     temporal = report.temporal
     print_line("temporal")
     print_counts({"reachable": str(temporal.reachable).lower(), "verified": str(temporal.verified).lower()})

@@ -15,12 +15,14 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,13 +58,14 @@ class _Part:
     """One program, how to run it, and its current process."""
 
     name: str
-    argv: list[str]
+    argv: Callable[[], Sequence[str]]
     env: dict[str, str] = field(repr=False)  # holds the secret
     ready: Callable[[], bool] | None
     healthy: Callable[[], bool] | None
     stop_signal: signal.Signals
     stop_seconds: float
     hopeless_status: int | None = None
+    listening: socket.socket | None = None
     process: subprocess.Popen[bytes] | None = None
     started: str | None = None
     born: float = 0.0
@@ -77,6 +80,8 @@ class _Part:
     unhealthy_seconds: float = 0.0
     #: When a part that was signalled to end is killed.
     kill_at: float | None = None
+    #: Whether the part is started again when it has ended.
+    restarts: bool = True
 
     @property
     def is_hopeless(self) -> bool:
@@ -135,7 +140,7 @@ class Supervisor:
     def start_part(
         self,
         name: str,
-        argv: Sequence[str],
+        argv: Sequence[str] | Callable[[], Sequence[str]],
         env: Mapping[str, str] | None = None,
         *,
         ready: Callable[[], bool] | None = None,
@@ -143,12 +148,13 @@ class Supervisor:
         stop_signal: signal.Signals = signal.SIGTERM,
         stop_seconds: float = STOP_SECONDS,
         hopeless_status: int | None = None,
+        listening: socket.socket | None = None,
     ) -> None:
         """Start a program and keep it running.
 
         Args:
             name: for :meth:`kill_part`, :meth:`wait_ready` and the reports.
-            argv: the program and its arguments.
+            argv: the program and its arguments, or a function that returns them for each start.
             env: variables in addition to those of this process.
             ready: returns whether the part works, including the parts it depends on; without it every running part is
                 ready. Only :meth:`wait_ready` calls it.
@@ -158,16 +164,19 @@ class Supervisor:
                 unhealthy. Without it a running part is never restarted.
             stop_signal: signal that stops it; SIGKILL follows after ``stop_seconds``.
             hopeless_status: exit status with which the first start has failed at once: a repetition would end alike.
+            listening: a socket that every process of the part inherits, under the same file descriptor. It stays open
+                while the part is restarted and is closed by :meth:`stop`.
         """
         part = _Part(
             name,
-            list(argv),
+            argv if callable(argv) else partial(list, argv),
             {**os.environ, **(env or {})},
             ready,
             healthy,
             stop_signal,
             stop_seconds,
             hopeless_status,
+            listening,
         )
         with self._guard:
             self._parts[name] = part
@@ -177,8 +186,11 @@ class Supervisor:
                 target=self._check_health, args=(part, healthy), name=f"rindle-health-{name}", daemon=True
             ).start()
 
-    def kill_part(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
-        """Signal a part, wait until that process is gone, and return its id; it is restarted like any dead part.
+    def kill_part(self, name: str, how: signal.Signals = signal.SIGKILL, *, restart: bool = True) -> int:
+        """Signal a part, wait until that process is gone, and return its id.
+
+        Args:
+            restart: whether it is restarted like any dead part; otherwise it stays dead.
 
         Raises:
             SetupIncomplete: it is not running, or did not end within its time.
@@ -188,6 +200,7 @@ class Supervisor:
             process = part.process
             if process is None or process.poll() is not None:
                 raise SetupIncomplete(f"the {name} is not running")
+            part.restarts = restart
             process.send_signal(how)
         deadline = time.monotonic() + part.stop_seconds
         while part.process is process and process.poll() is None:
@@ -236,6 +249,8 @@ class Supervisor:
         with self._guard:
             for part in reversed([*self._parts.values()]):
                 self._stop_part(part)
+                if part.listening is not None:
+                    part.listening.close()
             self._parts.clear()
             if self._lock >= 0:
                 (self.home / "supervisor.json").unlink(missing_ok=True)
@@ -257,8 +272,9 @@ class Supervisor:
     def _spawn(self, part: _Part) -> None:
         output = sys.stderr.fileno() if self._output is None else self._output
         part.process = subprocess.Popen(  # noqa: S603 - the caller's own program
-            part.argv,
+            part.argv(),
             env=part.env,
+            pass_fds=() if part.listening is None else (part.listening.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -325,7 +341,7 @@ class Supervisor:
         if self._ending.is_set():
             return
         if part.process is None:
-            if time.monotonic() >= part.again_at:
+            if part.restarts and time.monotonic() >= part.again_at:
                 self._spawn(part)
             return
         status = part.process.poll()
@@ -341,7 +357,8 @@ class Supervisor:
         if part.is_hopeless:
             part.again_at = math.inf
             return
-        self._report(f"the {part.name} ended with {_ending(status)}; restarting it in {pause:g} s")
+        plan = f"restarting it in {pause:g} s" if part.restarts else "it stays down"
+        self._report(f"the {part.name} ended with {_ending(status)}; {plan}")
 
     def _stop_part(self, part: _Part) -> None:
         process, part.process = part.process, None

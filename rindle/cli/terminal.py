@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import click
 from rich.console import Console
@@ -25,6 +26,11 @@ def print_counts(counts: Mapping[str, Any], *, indent: str = "  ") -> None:
     width = max((len(name) for name in counts), default=0) + 1
     for name, value in counts.items():
         print_line(f"{indent}{name + ':':<{width}}  {value}")
+
+
+def runs_link(ui: str, namespace: str) -> str:
+    """Return the address of a namespace's list of runs in the Temporal UI."""
+    return f"{ui.rstrip('/')}/namespaces/{quote(namespace, safe='')}/workflows"
 
 
 def print_report(heading: str, counts: Mapping[str, Any], output: str, *, dry_run: bool = False) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sys
 
 from rindle.cli.loading import load_object, report_of
@@ -13,8 +15,16 @@ from rindle.process import leave
 NOT_LOADED = 78
 
 
-def serve(reference: str, host: str, port: int) -> int:
-    """Serve the ASGI application ``package.module:name`` until SIGTERM or SIGINT; returns the exit code."""
+#: Exit code of a process whose application did not start, as uvicorn's own command has it.
+_NOT_STARTED = 3
+
+
+def serve(reference: str, listening: int) -> int:
+    """Serve the ASGI application ``package.module:name`` until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        listening: file descriptor of the listening socket, which the supervisor has opened.
+    """
     try:
         application = load_object(reference, "--web media:app")
         with requires("http"):
@@ -22,10 +32,14 @@ def serve(reference: str, host: str, port: int) -> int:
     except (ApplicationNotLoaded, MissingExtra) as error:
         sys.stderr.write(report_of(error))
         return NOT_LOADED
+    port = socket.socket(fileno=listening)
+    port.set_inheritable(False)  # no program that the application starts keeps it open
     # No access log: the health checks of the supervisor would fill it.
-    uvicorn.run(application, host=host, port=port, access_log=False)
-    return 0
+    server = uvicorn.Server(uvicorn.Config(application, access_log=False))
+    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn, after it has stopped
+        server.run(sockets=[port])
+    return 0 if server.started else _NOT_STARTED
 
 
 if __name__ == "__main__":
-    leave(serve(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    leave(serve(sys.argv[1], int(sys.argv[2])))

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from temporalio.runtime import LoggingConfig, LoggingFormat, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
-from rindle.bootstrap import AV_GRACE_SECONDS, GRACE_SECONDS, WorkerProcess
+from rindle.bootstrap import AV_GRACE_SECONDS, GRACE_SECONDS, MAINTENANCE_GRACE_SECONDS, WorkerProcess
 from rindle.errors import RindleError
 from rindle.extras import requires
 from rindle.process import leave
@@ -191,11 +191,11 @@ async def _work(app: str | None, queues: list[str] | None, grace_seconds: float 
     "grace_seconds",
     type=click.FloatRange(min=0),
     default=None,
-    help=f"Seconds running work may take after SIGTERM; {AV_GRACE_SECONDS:.0f} on the audio and video queue and "
-    f"{GRACE_SECONDS:.0f} on the others when left out.",
+    help=f"Seconds running work may take after SIGTERM; {AV_GRACE_SECONDS:.0f} on the audio and video queue, "
+    f"{MAINTENANCE_GRACE_SECONDS:.0f} on that of sweeps and {GRACE_SECONDS:.0f} on the others when left out.",
 )
 def worker(app: str | None, queues: str | None, grace_seconds: float | None) -> None:
-    """Run uploads, builds of variants and purges until SIGTERM or SIGINT."""
+    """Run uploads, builds of variants, purges and sweeps until SIGTERM or SIGINT."""
     configure_logging()
     chosen = None if queues is None else [name.strip() for name in queues.split(",") if name.strip()]
     try:

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
-from sqlalchemy import CursorResult, Row, delete, func, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import CursorResult, Dialect, Row, Select, delete, func, insert, inspect, select, update
+from sqlalchemy.orm import Session, aliased
 
 from rindle.db.events import record_event, record_events
 from rindle.db.models import MediaAsset, MediaAttachment, MediaErasure, MediaErasureAsset, utc_now
-from rindle.errors import StateConflict
+from rindle.errors import SetupIncomplete, StateConflict
 from rindle.protocols import OwnerRef
 from rindle.states import AssetState
 
@@ -29,8 +30,35 @@ _LOCK_ROUNDS = 5
 
 PENDING, PURGED, ATTACHED_AGAIN, GONE = "pending", "purged", "attached_again", "gone"
 
-#: ``(attachment id, asset id, slot)`` of an owner.
-Owned = Row[tuple[str, str, str]]
+#: An attachment of an owner: id, asset, slot; profile and state of the asset, and its attachments of all owners.
+Owned = Row[str, str, str, str, str, int]
+
+
+#: Engines, by their dialect object, whose database has the tables of erasures.
+_HAVE_TABLES: WeakSet[Dialect] = WeakSet()
+
+
+def have_tables(session: Session) -> bool:
+    """Whether the database has the tables of erasures; without them no erasure can wait for anything.
+
+    They are missing while this release runs on the tables of the previous one.
+    """
+    connection = session.connection()
+    if connection.dialect in _HAVE_TABLES:
+        return True
+    found = inspect(connection).has_table(MediaErasureAsset.__tablename__)
+    if found:
+        _HAVE_TABLES.add(connection.dialect)
+    return found
+
+
+def _require_tables(session: Session) -> None:
+    if not have_tables(session):
+        raise SetupIncomplete(
+            "the tables of erasures are missing, and nothing was erased. To fix: 1. rindle db upgrade; 2. repeat the "
+            "call",
+            detail={"component": "rindle_tables", "condition": "behind"},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +100,7 @@ def plan(session: Session, ref: OwnerRef, *, removed: Mapping[str, int] | None =
     Args:
         removed: attachments per asset that earlier owners of the same batch will have removed by then.
     """
-    return _plan(session, session.execute(_owned(ref)).all(), removed or {})
+    return _plan(session.execute(_owned(ref)).all(), removed or {})
 
 
 def locked_plan(session: Session, ref: OwnerRef) -> Plan:
@@ -93,35 +121,40 @@ def locked_plan(session: Session, ref: OwnerRef) -> Plan:
                 select(MediaAsset.id).where(MediaAsset.id.in_(chunk)).order_by(MediaAsset.id).with_for_update()
             ).all()
         locked.update(missing)
-        found = session.execute(_owned(ref).with_for_update()).all()
+        found = session.execute(_owned(ref).with_for_update(of=MediaAttachment)).all()
         if {row.asset_id for row in found} <= locked:
-            return _plan(session, found, {})
+            return _plan(found, {})
     raise StateConflict("the attachments of the owner change all the time; repeat the call")
 
 
-def _owned(ref: OwnerRef) -> Any:
+def _owned(ref: OwnerRef) -> Select[Any]:
+    """Return the query of the owner's attachments, each with facts of its asset: one statement for all of them."""
+    of_asset = aliased(MediaAttachment)
+    in_use = select(func.count()).where(of_asset.asset_id == MediaAttachment.asset_id).scalar_subquery()
     return (
-        select(MediaAttachment.id, MediaAttachment.asset_id, MediaAttachment.slot)
+        select(
+            MediaAttachment.id,
+            MediaAttachment.asset_id,
+            MediaAttachment.slot,
+            MediaAsset.profile,
+            MediaAsset.state,
+            in_use.label("in_use"),
+        )
+        .join(MediaAsset, MediaAsset.id == MediaAttachment.asset_id)
         .where(MediaAttachment.owner_type == ref.type, MediaAttachment.owner_id == ref.id)
         .order_by(MediaAttachment.slot, MediaAttachment.asset_id, MediaAttachment.id)
     )
 
 
-def _plan(session: Session, found: Sequence[Owned], removed: Mapping[str, int]) -> Plan:
+def _plan(found: Sequence[Owned], removed: Mapping[str, int]) -> Plan:
     own = Counter(row.asset_id for row in found)
-    profiles: dict[str, str] = {}
-    survivors: dict[str, int] = {}
-    deleted: set[str] = set()
-    for chunk in chunks(sorted(own)):
-        assets = select(MediaAsset.id, MediaAsset.profile, MediaAsset.state).where(MediaAsset.id.in_(chunk))
-        for asset_id, profile, state in session.execute(assets.order_by(MediaAsset.id)):
-            profiles[asset_id] = profile
-            if state == AssetState.DELETED:
-                deleted.add(asset_id)
-        counted = select(MediaAttachment.asset_id, func.count()).where(MediaAttachment.asset_id.in_(chunk))
-        for asset_id, total in session.execute(counted.group_by(MediaAttachment.asset_id)):
-            survivors[asset_id] = max(0, total - own[asset_id] - removed.get(asset_id, 0))
-    return Plan(found, profiles, survivors, frozenset(deleted))
+    assets = {row.asset_id: row for row in found}
+    return Plan(
+        found,
+        {asset_id: assets[asset_id].profile for asset_id in sorted(assets)},
+        {asset_id: max(0, row.in_use - own[asset_id] - removed.get(asset_id, 0)) for asset_id, row in assets.items()},
+        frozenset(asset_id for asset_id, row in assets.items() if row.state == AssetState.DELETED),
+    )
 
 
 def remove_attachments(session: Session, found: Plan, *, actor: str | None) -> None:
@@ -163,7 +196,12 @@ def has_attachments(session: Session, owner_types: Sequence[str]) -> set[str]:
 
 
 def find(session: Session, operation_id: str, *, lock: bool = False) -> MediaErasure | None:
-    """Return the row of an operation."""
+    """Return the row of an operation.
+
+    Raises:
+        SetupIncomplete: the tables of erasures are missing.
+    """
+    _require_tables(session)
     return session.get(MediaErasure, operation_id, populate_existing=True, with_for_update=True if lock else None)
 
 
@@ -206,7 +244,17 @@ def add_assets(session: Session, operation_id: str, assets: Sequence[tuple[str, 
 
 def is_pending(session: Session, asset_id: str) -> bool:
     """Whether an erasure waits for the purge of this asset."""
-    return session.scalar(_pending_of(asset_id).limit(1)) is not None
+    return bool(waiting_operations(session, asset_id))
+
+
+def waiting_operations(session: Session, asset_id: str) -> Sequence[str]:
+    """Return the ids of the erasures that wait for the purge of this asset, sorted."""
+    if not have_tables(session):
+        return []
+    pending = select(MediaErasureAsset.erasure_id).where(
+        MediaErasureAsset.asset_id == asset_id, MediaErasureAsset.outcome == PENDING
+    )
+    return session.scalars(pending.order_by(MediaErasureAsset.erasure_id)).all()
 
 
 def note_objects(
@@ -227,9 +275,9 @@ def note_objects(
 
 def decide(session: Session, asset_id: str, outcome: str, *, operation_id: str | None = None) -> list[str]:
     """Record how the purge of an asset ended; returns the operations of which it was the last one."""
-    waiting = [operation_id] if operation_id is not None else list(session.scalars(_pending_of(asset_id)))
+    waiting = waiting_operations(session, asset_id) if operation_id is None else [operation_id]
     ended = []
-    for one in sorted(waiting):
+    for one in waiting:
         moved = session.execute(
             update(MediaErasureAsset)
             .where(
@@ -254,14 +302,6 @@ def decide(session: Session, asset_id: str, outcome: str, *, operation_id: str |
     return ended
 
 
-def _pending_of(asset_id: str) -> Any:
-    return (
-        select(MediaErasureAsset.erasure_id)
-        .where(MediaErasureAsset.asset_id == asset_id, MediaErasureAsset.outcome == PENDING)
-        .order_by(MediaErasureAsset.erasure_id)
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class PendingAsset:
     """An asset whose purge has not ended; ``is_present`` and ``is_attached`` are its rows as they are now."""
@@ -272,14 +312,14 @@ class PendingAsset:
     is_attached: bool
 
 
-def pending_page(session: Session, operation_id: str, after: str, limit: int = CHUNK) -> list[PendingAsset]:
-    """Return assets of an operation whose purge has not ended, by id after ``after``."""
+def pending_page(session: Session, operation_id: str, after: str) -> list[PendingAsset]:
+    """Return up to :data:`CHUNK` assets of an operation whose purge has not ended, by id after ``after``."""
     statement = select(MediaErasureAsset.asset_id, MediaErasureAsset.profile).where(
         MediaErasureAsset.erasure_id == operation_id, MediaErasureAsset.outcome == PENDING
     )
     if after:
         statement = statement.where(MediaErasureAsset.asset_id > after)
-    page = session.execute(statement.order_by(MediaErasureAsset.asset_id).limit(limit)).all()
+    page = session.execute(statement.order_by(MediaErasureAsset.asset_id).limit(CHUNK)).all()
     asset_ids = [row.asset_id for row in page]
     present = select(MediaAsset.id, MediaAsset.state).where(MediaAsset.id.in_(asset_ids))
     states = {row.id: row.state for row in session.execute(present)}
@@ -300,6 +340,12 @@ def pending_page(session: Session, operation_id: str, after: str, limit: int = C
 def pending_count(session: Session, operation_id: str) -> int:
     """Return how many purges of an operation have not ended; 0 for an unknown one."""
     return session.scalar(select(MediaErasure.pending).where(MediaErasure.id == operation_id)) or 0
+
+
+def has_changed(session: Session, operation_id: str, since: datetime) -> bool:
+    """Whether the row of an operation was written after ``since``: each purge that ends writes it."""
+    changed = select(MediaErasure.id).where(MediaErasure.id == operation_id, MediaErasure.updated_at > since)
+    return session.scalar(changed) is not None
 
 
 def complete(session: Session, operation_id: str) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant, is_id
 from rindle.db.notices import notify
-from rindle.events import EVENT_TYPES
+from rindle.events import EVENT_TYPES, PROGRESS_TYPES, STATE_TYPES
 
 #: Postgres channel that wakes subscribers after a commit. The payload is ``id,asset_id`` of the newest event, without
 #: the asset when there are events of several assets.
@@ -127,3 +128,48 @@ def timeline(session: Session, asset_id: str, *, after: int = 0, limit: int = 10
         .limit(limit)
     )
     return found.all()
+
+
+def count_expired(
+    session: Session, event_type: str, before: datetime, *, limit: int, after: tuple[datetime, int] | None = None
+) -> tuple[int, tuple[datetime, int] | None]:
+    """Count up to ``limit`` events of a type of state changes or progress, older than ``before``.
+
+    Args:
+        after: time and id of the last event that was counted before.
+
+    Returns:
+        their number, and time and id of the last one; ``None`` when no more are left.
+    """
+    in_order = _expired(event_type, before).order_by(MediaEvent.occurred_at, MediaEvent.id)
+    if after is not None:
+        in_order = in_order.where(_later(after))
+    last = session.execute(
+        in_order.with_only_columns(MediaEvent.occurred_at, MediaEvent.id).offset(limit - 1).limit(1)
+    ).one_or_none()
+    if last is not None:
+        return limit, (last.occurred_at, last.id)
+    return session.scalar(select(func.count()).select_from(in_order.order_by(None).subquery())) or 0, None
+
+
+def _later(than: tuple[datetime, int]) -> ColumnElement[bool]:
+    occurred_at, event_id = than
+    same_time = and_(MediaEvent.occurred_at == occurred_at, MediaEvent.id > event_id)
+    # The first condition bounds the range of the index; without it, Postgres would read from the beginning.
+    return and_(MediaEvent.occurred_at >= occurred_at, or_(MediaEvent.occurred_at > occurred_at, same_time))
+
+
+def delete_expired(session: Session, event_type: str, before: datetime, *, limit: int) -> int:
+    """Delete up to ``limit`` events of a type of state changes or progress, older than ``before``; returns how many."""
+    first = _expired(event_type, before).order_by(MediaEvent.occurred_at).limit(limit)
+    old = first.with_for_update(skip_locked=True).cte("old")
+    gone = delete(MediaEvent).where(MediaEvent.id.in_(select(old.c.id))).returning(MediaEvent.id)
+    return len(session.execute(gone.execution_options(synchronize_session=False)).all())
+
+
+def _expired(event_type: str, before: datetime) -> Select[int]:
+    if event_type not in STATE_TYPES | PROGRESS_TYPES:
+        raise ValueError(f"{event_type!r} is a type of audit events, which are kept for ever")
+    return select(MediaEvent.id).where(
+        MediaEvent.type == event_type, MediaEvent.occurred_at < before, MediaEvent.audit.is_(False)
+    )

@@ -37,6 +37,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
 from rindle.arguments import canonical_id
+from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.states import AssetState, MediaKind, OutboxState, OutputKind, RunState, SessionState, VariantState
 from rindle.text import bounded, storable, storable_document
 
@@ -205,10 +206,11 @@ class MediaAsset(_Timestamps, Base):
             "kind <> 'audio' OR (width IS NULL AND height IS NULL AND has_video_track IS NULL)", name="audio_fields"
         ),
         UniqueConstraint("storage_key"),
-        Index(None, "state"),
+        Index(None, "state", "id"),
         Index(None, "kind"),
-        Index(None, "profile"),
+        Index(None, "profile", "id"),
         Index(None, "state", "updated_at"),
+        _partial_index("updated_at", where=PROBE_DRIFT),
     )
 
     #: UUIDv7, made by the call that opens the upload; never changes.
@@ -370,9 +372,18 @@ class MediaUploadSession(_Timestamps, Base):
         _vocabulary("state", SessionState),
         UniqueConstraint("upload_key"),
         UniqueConstraint("actor", "idempotency_key"),
-        Index(None, "state"),
+        Index(None, "state", "id"),
         Index(None, "state", "updated_at"),
         Index(None, "expires_at"),
+        # The conditions are those of ``rindle.db.session_conditions``.
+        _partial_index(
+            "expires_at",
+            "id",
+            where="state IN ('initialized', 'signed', 'resuming', 'uploading', 'uploaded', 'verifying')",
+        ),
+        _partial_index(
+            "updated_at", "id", where="backing_released_at IS NULL AND state IN ('aborted', 'expired', 'failed')"
+        ),
         Index(None, "asset_id"),
         Index(None, "upload_strategy", "resumable_protocol", "state"),
         Index(
@@ -392,26 +403,31 @@ class MediaUploadSession(_Timestamps, Base):
     state: Mapped[str] = mapped_column(String(32), default=SessionState.INITIALIZED.value)
     #: Key that the bytes are written to; unique. The ``storage_key`` of the asset.
     upload_key: Mapped[str] = mapped_column(String(MAX_KEY_CHARS))
-    #: How the bytes arrive: ``presigned_put`` (from the client to the store) or ``server`` (through the application).
+    #: How the bytes arrive: ``presigned_put`` or ``multipart`` (from the client to the store, whole or in parts), or
+    #: ``server`` (through the application).
     upload_strategy: Mapped[str] = mapped_column(String(32), default="presigned_put")
     #: Reserved for resumable uploads; always ``NULL`` in this release.
     resumable_protocol: Mapped[str | None] = mapped_column(String(32))
     #: Reserved for resumable uploads; always ``NULL`` in this release.
     upload_length: Mapped[int | None] = mapped_column(BigInteger)
-    #: Reserved for multipart uploads; always ``NULL`` in this release.
+    #: The store's name of a multipart upload; ``NULL`` before it has begun there, and in other lanes. It stays on the
+    #: server.
     multipart_upload_id: Mapped[str | None] = mapped_column(Text)
-    #: Reserved for multipart uploads; always ``[]`` in this release.
+    #: The parts from which the object of a multipart upload is made, as ``{part_number, etag, size}``; ``[]`` until its
+    #: completion is requested.
     multipart_parts: Mapped[list[Any]] = mapped_column(JsonDocument, default=list)
     #: Bearer credential of a resumable upload: never logged, cleared when the objects of the session are released.
     #: Reserved; always ``NULL`` in this release.
     session_uri: Mapped[str | None] = mapped_column(Text)
     #: Reserved for resumable uploads; always ``NULL`` in this release.
     session_uri_expires_at: Mapped[datetime | None]
-    #: Bytes known to be stored, from 0. The server lane writes the size when it is done; a presigned PUT leaves 0.
+    #: Bytes known to be stored, from 0. The server lane writes the size when it is done, a multipart upload when its
+    #: parts are listed; a presigned PUT leaves 0.
     last_known_offset: Mapped[int] = mapped_column(BigInteger, default=0)
     #: Reserved for resumable uploads; always ``NULL`` in this release.
     region_hint: Mapped[str | None] = mapped_column(String(64))
-    #: When a session that is still live expires; set when it is opened (``expires_in``, or the setting).
+    #: When a session that is still live expires; set when it is opened (``expires_in``, or the setting). Progress of a
+    #: multipart upload extends it.
     expires_at: Mapped[datetime]
     #: When the bytes were verified; ``NULL`` before, and for sessions that ended otherwise.
     verified_at: Mapped[datetime | None]
@@ -427,7 +443,7 @@ class MediaUploadSession(_Timestamps, Base):
     client_content_type: Mapped[str | None] = mapped_column(String(255))
     #: Reserved for tus uploads; always ``NULL`` in this release.
     upload_metadata: Mapped[str | None] = mapped_column(Text)
-    #: Reserved for multipart uploads; always ``NULL`` in this release.
+    #: Size in bytes of every part but the last of a multipart upload; ``NULL`` in other lanes.
     part_size: Mapped[int | None] = mapped_column(BigInteger)
     #: Reserved for concatenated tus uploads; always ``none`` in this release.
     concat_role: Mapped[str] = mapped_column(String(16), default="none")
@@ -594,7 +610,7 @@ class MediaEvent(_Timestamps, Base):
     __table_args__ = (
         Index(None, "asset_id", "id"),
         Index(None, "scope_key", "scope_id", "id"),
-        Index(None, "type"),
+        Index(None, "type", "occurred_at"),
     )
 
     #: Ascending number; in the order of commits for the streamed events of one asset.

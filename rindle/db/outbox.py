@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, literal_column, select, true, update
+from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, literal_column, or_, select, true, update
 from sqlalchemy import insert as bulk_insert
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -76,6 +76,11 @@ def in_state(state: OutboxState, column: InstrumentedAttribute[str] = MediaOutbo
     The indexes are partial. With a parameter, a prepared statement of Postgres could not use them.
     """
     return column == literal_column(f"'{state.value}'")
+
+
+def is_unsent() -> ColumnElement[bool]:
+    """Return the condition that a row waits or is parked, which the partial indexes of the few such rows serve."""
+    return or_(in_state(OutboxState.PENDING), in_state(OutboxState.PARKED))
 
 
 def has_due(session: Session) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from rindle.db import uploads, variants
+from rindle.db.events import record_event
 from rindle.db.models import MediaAsset
 from rindle.db.transitions import add_queued, lock_asset, move_asset, recompute, set_fields
 from rindle.errors import MAX_REASON_CHARS, ContentRejected, StateConflict, UploadRejected
@@ -74,6 +75,26 @@ def quarantine(
     move_asset(session, asset, AssetState.QUARANTINED, through=through, **facts)
 
 
+def release(session: Session, asset: MediaAsset, *, reason: str, actor: str | None) -> None:
+    """Move a quarantined asset, which the caller has locked, back to ``validating``, and write the audit event.
+
+    The rejection is removed, and so is the note that the scanner has accepted the bytes: everything is checked again.
+    """
+    error_code = asset.error_code
+    facts: dict[str, Any] = {**uploads.NO_REJECTION, "scanned_etag": None}
+    move_asset(session, asset, AssetState.VALIDATING, actor=actor, **facts)
+    record_event(
+        session,
+        "asset.quarantine_released",
+        scope=("asset", asset.id),
+        payload={"asset_id": asset.id, "reason": reason, "error_code": error_code},
+        asset_id=asset.id,
+        profile=asset.profile,
+        actor=actor,
+        audit=True,
+    )
+
+
 def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts: Any) -> list[str]:
     """Make a validated asset available and queue its variants, in one step; returns the groups to build.
 
@@ -121,4 +142,5 @@ __all__ = [
     "pinned",
     "promote",
     "quarantine",
+    "release",
 ]

@@ -17,6 +17,7 @@ from rindle.db.models import MediaAsset, MediaUploadSession, is_id, utc_now
 from rindle.db.transitions import lock_asset, move_asset, move_session, set_fields
 from rindle.errors import MAX_REASON_CHARS, ContentRejected, NotFound, UploadRejected
 from rindle.profile import Profile
+from rindle.protocols import MAX_URL_SECONDS
 from rindle.security import corrected_names
 from rindle.states import ENDED_SESSIONS, AssetState, MediaKind, SessionState
 from rindle.text import storable_document
@@ -239,6 +240,12 @@ def late_put_wait(url_expires_at: datetime | None, late_put_seconds: float, *, s
         return 0.0
     last = url_expires_at + timedelta(seconds=late_put_seconds)
     return max(0.0, (last - (since or utc_now())) / timedelta(seconds=1))
+
+
+def slid_expiry(upload: MediaUploadSession, ttl_seconds: float) -> datetime:
+    """Return the expiry of a session with progress: ``ttl_seconds`` from now, at most seven days after its opening."""
+    latest = upload.inserted_at + timedelta(seconds=MAX_URL_SECONDS)
+    return max(upload.expires_at, min(utc_now() + timedelta(seconds=ttl_seconds), latest))
 
 
 def live_seconds(upload: MediaUploadSession, *, now: datetime | None = None) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -77,6 +77,7 @@ class _View:
     Attributes:
         known: the asset, for its size; ``None`` when there is none, or it belongs to another profile.
         loaded: the same with its variants and owners; ``None`` while it may not be delivered.
+        denied: names of the variants that the authorizer denied so far.
     """
 
     services: Services
@@ -85,6 +86,7 @@ class _View:
     loaded: LoadedAsset | None
     options: UrlOptions
     choices: _Choices
+    denied: list[str] = field(default_factory=list)
 
     @property
     def asset(self) -> MediaAsset | None:
@@ -112,6 +114,7 @@ class _View:
             )
         except Unauthorized as error:
             log.info("a denied variant was left out", extra=_facts(error, self.loaded.row, row.name))
+            self.denied.append(row.name)
             return None
         except RindleError as error:
             _failed(error, self.loaded.row, self.choices.on_error, row.name)
@@ -135,6 +138,15 @@ class _View:
         except RindleError as error:
             _failed(error, self.loaded.row, self.choices.on_error)
             return None
+
+    def require(self, sources: Sequence[Markup], src: str | None) -> None:
+        """Return when the tag has an object to show, or nothing was denied.
+
+        Raises:
+            _NoMarkup: all that could be shown was denied, and the caller chose an empty result for that.
+        """
+        if self.denied and not sources and src is None and self.choices.on_denied == "empty":
+            raise _NoMarkup
 
 
 async def picture_tag(
@@ -181,7 +193,7 @@ async def picture_tag(
         fallback: ``"none"`` never delivers the original.
         strict: ignored; accepted so that all tags have the same options.
         on_denied: effect of a denied original: ``"raise"`` (default), or ``"empty"`` for no markup at all. A
-            denied variant is left out.
+            denied variant is left out; with ``"empty"`` there is also no markup when nothing is left to show.
         on_error: effect of an unknown id, of an asset of another profile, and of a store that cannot make a URL:
             ``"placeholder"`` (default) renders the tag without the object, ``"omit"`` renders nothing, both with a
             warning in the log; ``"raise"`` raises. So one bad row does not stop a page that lists many.
@@ -234,6 +246,7 @@ async def _picture(
     src = _placeholder(view.asset, placeholder)
     if src is None or not prefer_placeholder:
         src = await view.original() or src
+    view.require(sources, src)
     image = _tag("img", {**attributes, "src": src})
     return Markup("<picture>") + Markup().join(sources) + image + Markup("</picture>")
 
@@ -452,16 +465,16 @@ async def _player(
         if row is not None and (url := await view.variant(row)) is not None:
             kind = source.type or row.content_type or unknown_type
             sources.append(_tag("source", {"media": source.media, "type": kind, "src": url}))
-    poster = inside.poster
-    if inside.named_poster is not None and (row := servable.get(inside.named_poster)) is not None:
-        # The disposition of the video does not apply to its poster image.
-        poster = await view.variant(row, UrlOptions(view.options.actor, view.options.expires_in))
-
     src, kind = None if placeholder == "auto" else placeholder or None, None
     if src is None or not prefer_placeholder:
         original = await view.original()
         if original is not None and view.asset is not None:
             src, kind = original, view.asset.content_type or unknown_type
+    view.require(sources, src)
+    poster = inside.poster
+    if inside.named_poster is not None and (row := servable.get(inside.named_poster)) is not None:
+        # The disposition of the video does not apply to its poster image.
+        poster = await view.variant(row, UrlOptions(view.options.actor, view.options.expires_in))
     if sources and src is not None:
         # With src on the element itself, browsers ignore the sources.
         sources.append(_tag("source", {"type": kind, "src": src}))

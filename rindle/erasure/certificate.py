@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,17 @@ _OUTCOMES = {
     rows.PURGED: "deleted",
     rows.ATTACHED_AGAIN: "kept: attached again after the erasure",
     rows.GONE: "deleted without evidence",
+}
+#: How the page names the counts.
+_COUNTS = {
+    "attachments_detached": "Attachments removed",
+    rows.PURGED: "Assets deleted",
+    rows.ATTACHED_AGAIN: "Assets kept: attached again",
+    rows.GONE: "Assets deleted without evidence",
+    rows.PENDING: "Assets not deleted yet",
+    "objects": "Objects",
+    "objects_absent": "Objects found absent",
+    "retained_shared_assets": "Assets kept: used by other owners",
 }
 
 
@@ -155,10 +167,14 @@ def _is_confirmed(asset: CertifiedAsset, one: CertifiedObject) -> bool:
 
 # --- the page ----------------------------------------------------------------------------------------------------
 
+#: Characters from which an id or a key may be broken anywhere.
+_LONG = 30
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1a1a1a}"
     "table{border-collapse:collapse;width:100%;margin:1rem 0}th,td{border:1px solid #bbb;padding:.3rem .5rem;"
-    "text-align:left;vertical-align:top;overflow-wrap:anywhere}th{background:#f2f2f2}code{font-size:.85em}"
+    "text-align:left;vertical-align:top}th{background:#f2f2f2}time{white-space:nowrap;font-size:.9em}"
+    ".long{font-size:.9em;overflow-wrap:anywhere}"
     "@media print{body{margin:0;max-width:none}tr{break-inside:avoid}}"
 )
 
@@ -179,7 +195,7 @@ def _page(certificate: ErasureCertificate) -> Iterator[str]:
             ("Status", certificate.status),
             ("Attachments removed at", certificate.erased_at),
             ("Completed at", certificate.completed_at),
-            *((name.replace("_", " "), count) for name, count in certificate.counts.items()),
+            *((_COUNTS[name], count) for name, count in certificate.counts.items()),
         ],
     )
     yield "<h2>Assets</h2>"
@@ -217,8 +233,17 @@ def _table(heads: tuple[str, ...], lines: list[tuple[Any, ...]]) -> Iterator[str
     yield "<table><thead><tr>" + "".join(f'<th scope="col">{_text(head)}</th>' for head in heads) + "</tr></thead>"
     yield "<tbody>"
     for line in lines:
-        yield "<tr>" + "".join(f"<td>{_text(value)}</td>" for value in line) + "</tr>"
+        yield "<tr>" + "".join(_cell(value) for value in line) + "</tr>"
     yield "</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    """Return a cell: times stay in one line, ids and keys may be broken anywhere."""
+    shown = _text(value)
+    if _TIME.fullmatch(shown):
+        return f"<td><time>{shown}</time></td>"
+    is_name = len(shown) > _LONG and " " not in shown
+    return f'<td class="long">{shown}</td>' if is_name else f"<td>{shown}</td>"
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,7 @@ from temporalio.client import (
 )
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from rindle import messages, outbox
 from rindle.arguments import actor_text, canonical_id
@@ -41,6 +41,9 @@ from rindle.messages import ErasureCounts, ErasureInput
 from rindle.protocols import OwnerRef
 from rindle.services import Services
 from rindle.workflows import ids
+
+#: Timeout of the question whether the server has accepted an erasure that did not report in time.
+_LOOK = timedelta(seconds=5)
 
 
 async def preview_owner_erasure(services: Services, owner: Any) -> OwnerErasureReport:
@@ -116,8 +119,8 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
         async with asyncio.timeout(seconds):
             await _update_with_start(services, client, operation_id, timedelta(seconds=seconds))
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
-        if not await services.temporal.healthy():
-            raise _unreachable() from error
+        if not await _is_accepted(services, client, operation_id):
+            raise _unreachable(services, "it does not answer") from error
         if not await services.database.read(rows.is_detached, operation_id):
             raise _pending(operation_id) from error
     except WorkflowUpdateFailedError as error:
@@ -126,21 +129,24 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
             raise error_of(cause.type or "unexpected", cause.message) from error
         raise
     except RPCError as error:
-        raise _unreachable(error.status.name) from error
+        raise _unreachable(services, error.status.name) from error
+
+
+async def _is_accepted(services: Services, client: Client, operation_id: str) -> bool:
+    """Whether the server has the workflow of the operation: without an answer, the request may not have arrived."""
+    workflow = client.get_workflow_handle(ids.erasure_id(operation_id, prefix=services.settings.workflow_id_prefix))
+    try:
+        await workflow.describe(rpc_timeout=_LOOK)
+    except RPCError:
+        return False
+    return True
 
 
 async def _update_with_start(services: Services, client: Client, operation_id: str, limit: timedelta) -> ErasureCounts:
-    settings = services.settings
-    use_attributes = settings.search_attributes and services.temporal.has_search_attributes is not False
-    try:
-        return await _execute(services, client, operation_id, limit, use_attributes=use_attributes)
-    except RPCError as error:
-        text = str(error).lower()
-        unmapped = error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in text
-        if not (use_attributes and (unmapped or "no mapping defined" in text)):
-            raise
-        services.temporal.note_unmapped()
-        return await _execute(services, client, operation_id, limit, use_attributes=False)
+    return await services.temporal.with_search_attributes(
+        lambda are_used: _execute(services, client, operation_id, limit, use_attributes=are_used),
+        wanted=services.settings.search_attributes,
+    )
 
 
 async def _execute(
@@ -158,23 +164,33 @@ async def _execute(
         priority=Priority(priority_key=outbox.PRIORITY_DEFAULT),
         search_attributes=ids.attributes("erasure") if use_attributes else None,
     )
-    # A fresh id per call: the server would repeat the outcome of a known one for ever, also a failure.
-    counts: ErasureCounts = await client.execute_update_with_start_workflow(
-        "report",
-        start_workflow_operation=start,
-        id=str(uuid.uuid4()),
-        result_type=ErasureCounts,
-        rpc_timeout=limit,
-    )
+    # The operation keeps the error of a start that failed for whoever asks for its handle. Somebody has to ask: the
+    # collector logs an error that nobody has seen.
+    started = asyncio.ensure_future(start.workflow_handle())
+    started.add_done_callback(_seen)
+    try:
+        # A fresh id per call: the server would repeat the outcome of a known one for ever, also a failure.
+        counts: ErasureCounts = await client.execute_update_with_start_workflow(
+            "report",
+            start_workflow_operation=start,
+            id=str(uuid.uuid4()),
+            result_type=ErasureCounts,
+            rpc_timeout=limit,
+        )
+    finally:
+        started.cancel()
     return counts
 
 
-def _unreachable(status: str = "no answer") -> TemporalUnavailable:
-    return TemporalUnavailable(
-        f"Temporal did not accept the erasure ({status}), and nothing was erased. To fix: 1. start the server or check "
-        "TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE; 2. verify with: rindle doctor; 3. repeat the call",
-        retry_after=5,
-    )
+def _seen(started: asyncio.Future[Any]) -> None:
+    """Take the error of a start, which the call that made it has raised as well."""
+    if not started.cancelled():
+        started.exception()
+
+
+def _unreachable(services: Services, why: str) -> TemporalUnavailable:
+    problem = "did not accept the erasure, and nothing was erased"
+    return services.temporal.unavailable(why, problem=problem, last_step="repeat the call")
 
 
 def _pending(operation_id: str) -> ErasurePending:

@@ -54,23 +54,29 @@ class Bucket(Report, Generic[E]):
 
 
 @dataclass(frozen=True, slots=True)
-class OwnerErasureReport(Report):
-    """Outcome of ``preview_owner_erasure`` and ``erase_owner``.
+class ErasureBuckets(Report):
+    """What an erasure removes and keeps; for one owner ordered by slot, asset and id, for a batch by owner first.
 
     Attributes:
         mode: ``preview`` or ``execute``.
-        attachments_to_detach: ordered by slot, asset and id.
-        assets_to_purge: ordered by asset.
-        retained_shared_assets: ordered by asset.
-        purge_enqueued: purges that the operation has queued; 0 in a preview.
-        purge_already_queued: assets whose purge was queued before; 0 in a preview.
-        operation_id: names the operation and its certificate; empty in a preview.
     """
 
     mode: str
     attachments_to_detach: Bucket[DetachedAttachment]
     assets_to_purge: Bucket[PurgedAsset]
     retained_shared_assets: Bucket[RetainedAsset]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerErasureReport(ErasureBuckets):
+    """Outcome of ``preview_owner_erasure`` and ``erase_owner``.
+
+    Attributes:
+        purge_enqueued: purges that the operation has queued; 0 in a preview.
+        purge_already_queued: assets whose purge was queued before; 0 in a preview.
+        operation_id: names the operation and its certificate; empty in a preview.
+    """
+
     purge_enqueued: int = 0
     purge_already_queued: int = 0
     operation_id: str = field(default="", metadata={"optional": True})
@@ -128,7 +134,7 @@ class OwnerFailure(Report):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchErasureReport(Report):
+class BatchErasureReport(ErasureBuckets):
     """Outcome of ``preview_batch_owner_erasure`` and ``erase_owners``: the entries of all owners, in their order.
 
     Attributes:
@@ -138,10 +144,6 @@ class BatchErasureReport(Report):
         failures: owners that failed, with ``continue_on_error``.
     """
 
-    mode: str
-    attachments_to_detach: Bucket[DetachedAttachment]
-    assets_to_purge: Bucket[PurgedAsset]
-    retained_shared_assets: Bucket[RetainedAsset]
     net_assets_to_purge: int
     net_retained_assets: int
     owners: tuple[OwnerOfBatch, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -85,10 +85,11 @@ class ErasureSteps:
     def settle(self, session: Session, order: SettleOrder) -> ErasureProgress:
         """Count the purges that have not ended, and complete the operation when all have.
 
-        With ``restart`` one page of them is started again; those that cannot end any more get their outcome.
+        With ``restart`` one page of them is started again; those that cannot end any more get their outcome. None is
+        while others end: the purges of a large erasure take longer than one pause, and nothing is lost.
         """
         after = ""
-        if order.restart:
+        if order.restart and (order.after or not self._is_moving(session, order.operation_id)):
             page = rows.pending_page(session, order.operation_id, order.after)
             after = page[-1].asset_id if len(page) == rows.CHUNK else ""
             for one in page:
@@ -110,6 +111,11 @@ class ErasureSteps:
             after=after,
             wait_seconds=self._settings.erasure_check_seconds,
         )
+
+    def _is_moving(self, session: Session, operation_id: str) -> bool:
+        """Whether a purge of the operation has ended since the last pause began."""
+        since = utc_now() - timedelta(seconds=self._settings.erasure_check_seconds)
+        return rows.has_changed(session, operation_id, since)
 
     def kept(self, session: Session, asset_id: str) -> None:
         """Record that the purge of an asset found it attached; in the transaction that holds the lock of its row."""

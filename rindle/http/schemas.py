@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    RootModel,
     SerializerFunctionWrapHandler,
     StrictInt,
     StringConstraints,
@@ -26,9 +27,10 @@ from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
 from rindle.delivery.urls import IssuedUrl, state_of_variant
 from rindle.operations.repair import RequeueReport
 from rindle.profile import Profile
-from rindle.protocols import Presigned
+from rindle.protocols import Part, Presigned, PresignedPart
 from rindle.states import AssetState, MediaKind, SessionState, VariantState
 from rindle.text import is_storable
+from rindle.uploads.multipart import MultipartGrant
 
 #: Largest value of a size column.
 _MAX_SIZE = 2**63 - 1
@@ -79,7 +81,12 @@ class NewUpload(_Body):
     )
     strategy: Literal["presigned_put", "multipart", "resumable", "tus"] = Field(
         "presigned_put",
-        description="Upload lane; only `presigned_put` works, the others answer `upload_unsupported`.",
+        description="Upload lane; `resumable`, `tus` and lanes that the storage lacks answer `upload_unsupported`.",
+    )
+    part_size: StrictInt | None = Field(
+        None,
+        description="Only for `multipart`: bytes of each part but the last, 5 MiB to 5 GiB; 8 MiB by default. It is "
+        "raised where 10000 parts would not suffice.",
     )
     expires_in: StrictInt | None = Field(
         None, description="Lifetime of the session in seconds, 60 to 604800; 86400 by default."
@@ -89,7 +96,11 @@ class NewUpload(_Body):
 class CompleteUpload(_Body):
     """The client's notice that all bytes were sent."""
 
-    parts: list[Any] | None = Field(None, max_length=10_000, description="Only for multipart uploads.")
+    parts: list[Any] | None = Field(
+        None,
+        description="Only for multipart uploads: `{part_number, etag}` or `{PartNumber, ETag}` of each part, in any "
+        "order; the parts that the store has when left out.",
+    )
 
 
 class VerifyByKey(_Body):
@@ -259,6 +270,72 @@ class GrantJson(BaseModel):
             headers=dict(presigned.headers),
             expires_at=presigned.expires_at,
         )
+
+
+class MultipartJson(BaseModel):
+    """How to cut a file into parts. Sign each part, and send it to its URL."""
+
+    part_size: int = Field(description="Bytes of each part but the last.")
+    part_count: int | None = Field(description="`null` when no size was declared.")
+
+    @classmethod
+    def of(cls, grant: MultipartGrant) -> MultipartJson:
+        """Show what a client needs of a grant; the store's upload id stays here."""
+        return cls(part_size=grant.part_size, part_count=grant.part_count)
+
+
+class PartGrantJson(BaseModel):
+    """Permission for the PUT of one part; send ``headers`` exactly as they are. The URL is a credential."""
+
+    url: str
+    method: str
+    headers: dict[str, str]
+    part_number: int
+    expires_at: datetime
+
+    @classmethod
+    def of(cls, presigned: PresignedPart) -> PartGrantJson:
+        """Show a grant."""
+        return cls(
+            url=presigned.url,
+            method=presigned.method,
+            headers=dict(presigned.headers),
+            part_number=presigned.part_number,
+            expires_at=presigned.expires_at,
+        )
+
+
+class PartJson(BaseModel):
+    """A part that has arrived; sizes in bytes."""
+
+    part_number: int
+    etag: str
+    size: int
+
+    @classmethod
+    def of(cls, part: Part) -> PartJson:
+        """Show a part."""
+        return cls(part_number=part.part_number, etag=part.etag, size=part.size)
+
+
+class PartsAnswer(RootModel[list[PartJson]]):
+    """The parts that have arrived, in the order of their numbers."""
+
+
+#: Fields of an upload of which only that of its own lane is there.
+_LANES = frozenset({"upload", "multipart"})
+
+
+class OpenedUpload(BaseModel):
+    """An upload session, and how to send its bytes in its lane. The fields of other lanes are left out."""
+
+    session: SessionJson
+    upload: GrantJson | None = Field(default=None, description="Of `presigned_put`: one PUT.")
+    multipart: MultipartJson | None = Field(default=None, description="Of `multipart`.")
+
+    @model_serializer(mode="wrap")
+    def _shown(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]  # noqa: ANN202 - see above
+        return {name: value for name, value in serialize(self).items() if value is not None or name not in _LANES}
 
 
 class SessionAnswer(BaseModel):

@@ -1,6 +1,7 @@
 """Routes of uploads: tickets for direct uploads, and verification that the bytes arrived.
 
-Uploads through the application are in :mod:`rindle.http.inline`.
+Uploads through the application are in :mod:`rindle.http.inline`, the lanes of new uploads in :mod:`rindle.http.lanes`,
+the parts of multipart uploads in :mod:`rindle.http.parts`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from typing import Annotated, Unpack
 from fastapi import APIRouter, Path, Request
 
 from rindle.app import Rindle
-from rindle.errors import CapabilityUnsupported, InvalidArgument
+from rindle.errors import InvalidArgument
+from rindle.http import lanes, parts
 from rindle.http.access import Access, ChangingRules, actor_name
+from rindle.http.errors import RindleRoute
 from rindle.http.inline import MAX_INLINE_BYTES, inline_routes
 from rindle.http.routes import Route, router_of
 from rindle.http.schemas import (
@@ -22,16 +25,15 @@ from rindle.http.schemas import (
     GrantJson,
     IdempotencyKey,
     NewUpload,
+    OpenedUpload,
     SessionAnswer,
     SessionJson,
     SignedAnswer,
     VerifyByKey,
 )
-from rindle.uploads import direct, sessions
+from rindle.uploads import direct, multipart, sessions
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.sessions import Upload, UploadRequest
-
-_LANES = {"multipart": "multipart_upload", "resumable": "resumable_upload", "tus": "tus_upload"}
 
 _SessionId = Annotated[ClientText, Path(max_length=64, description="Id of an upload session.")]
 
@@ -82,8 +84,15 @@ def upload_routes(access: Access, *, max_inline_bytes: int) -> APIRouter:
     access.require_authorizer()
     router = APIRouter()
     router.include_router(router_of(_ROUTES, _Uploads(access), tag="uploads"))
+    router.include_router(router_of(parts.ROUTES, parts.Parts(access), tag="uploads"))
     router.include_router(inline_routes(access, max_bytes=max_inline_bytes))
     return router
+
+
+class _CompletionRoute(RindleRoute):
+    """Takes a list of 10000 parts."""
+
+    max_body_bytes = 1024 * 1024
 
 
 class _Uploads:
@@ -91,16 +100,16 @@ class _Uploads:
         self._rindle = access.rindle
         self._access = access
 
-    async def create(self, request: Request, body: NewUpload, idempotency_key: IdempotencyKey = None) -> SignedAnswer:
-        """Open an upload session with its asset and sign the PUT of its bytes. Send the headers unchanged."""
+    async def create(self, request: Request, body: NewUpload, idempotency_key: IdempotencyKey = None) -> OpenedUpload:
+        """Open an upload session with its asset, in one lane.
+
+        `presigned_put` also signs the PUT of the bytes; send its headers unchanged. `multipart` says how to cut the
+        file; sign each part.
+        """
         await self._access.check_forgery(request)
         actor = await self._access.actor(request)
         profile = self._access.profile(body.profile)
         await self._access.allow_creation(request, actor, profile, body.filename, body.size)
-        if body.strategy != "presigned_put":
-            raise CapabilityUnsupported(
-                f"uploads by {body.strategy} are not supported; use presigned_put", capability=_LANES[body.strategy]
-            )
         wanted = UploadRequest(
             filename=body.filename,
             size=body.size,
@@ -109,7 +118,7 @@ class _Uploads:
             actor=actor_name(actor),
             idempotency_key=idempotency_key,
         )
-        return _signed_answer(await direct.initiate_and_sign(self._rindle.services, profile, wanted))
+        return await lanes.opened(self._rindle.services, profile, wanted, body, request)
 
     async def sign(self, request: Request, session_id: _SessionId) -> SignedAnswer:
         """Return a new URL for an upload that is still live; earlier ones stay valid until they expire."""
@@ -117,18 +126,22 @@ class _Uploads:
         found = await self._allowed(request, "upload.sign", session_id)
         return _signed_answer(await direct.sign(self._rindle.services, found))
 
-    async def show(self, request: Request, session_id: _SessionId) -> SessionAnswer:
-        """Return the state of the upload."""
-        found = await self._allowed(request, "upload.read", session_id)
-        return SessionAnswer(session=SessionJson.of(found.session))
+    async def show(self, request: Request, session_id: _SessionId) -> OpenedUpload:
+        """Return the state of the upload, and what a reloaded page needs to continue it."""
+        return lanes.continued(await self._allowed(request, "upload.read", session_id))
 
     async def complete(
         self, request: Request, session_id: _SessionId, body: CompleteUpload | None = None
     ) -> CompletedAnswer:
-        """Same as verify: a presigned PUT has no parts to assemble."""
-        if body is not None and body.parts:
+        """Make the object of a multipart upload from its parts, and verify it; any other upload is only verified."""
+        await self._access.check_forgery(request)
+        found = await self._allowed(request, "upload.verify", session_id)
+        named = None if body is None else body.parts
+        if found.session.upload_strategy == multipart.MULTIPART:
+            return self._completed(await multipart.complete_found(self._rindle.services, found, named))
+        if named:
             raise InvalidArgument("this upload has no parts", detail={"option": "parts"})
-        return await self.verify(request, session_id)
+        return await self._verified(found)
 
     async def verify(self, request: Request, session_id: _SessionId) -> CompletedAnswer:
         """Find the object, check its size and start the validation of the asset; repeating it is safe."""
@@ -155,7 +168,9 @@ class _Uploads:
         return await self._access.allow_upload(request, actor, action, upload)
 
     async def _verified(self, upload: Upload) -> CompletedAnswer:
-        done = await sessions.verify(self._rindle.services, upload)
+        return self._completed(await sessions.verify(self._rindle.services, upload))
+
+    def _completed(self, done: Upload) -> CompletedAnswer:
         asset = AssetJson.of(done.asset, self._access.name_of(done.asset.profile))
         return CompletedAnswer(session=SessionJson.of(done.session), asset=asset)
 
@@ -170,8 +185,8 @@ _ROUTES = (
         "/uploads",
         _Uploads.create,
         "create_upload",
-        "Open an upload and sign its PUT",
-        SignedAnswer,
+        "Open an upload in one lane",
+        OpenedUpload,
         status=201,
         errors=("unknown_profile", "extension_not_allowed", "missing_extension", "max_bytes_exceeded", *_NOT_LIVE),
     ),
@@ -189,8 +204,8 @@ _ROUTES = (
         "/uploads/{session_id}",
         _Uploads.show,
         "get_upload",
-        "Show an upload session",
-        SessionAnswer,
+        "Show an upload session, and how to continue it",
+        OpenedUpload,
         errors=("not_found",),
     ),
     Route(
@@ -218,7 +233,8 @@ _ROUTES = (
         "complete_upload",
         "Complete an upload; same as verify for a presigned PUT",
         CompletedAnswer,
-        errors=_VERIFY,
+        errors=("invalid_multipart_parts", "multipart_upload_not_initialized", *_VERIFY),
+        options={"route_class_override": _CompletionRoute},
     ),
     Route(
         "POST",

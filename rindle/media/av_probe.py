@@ -28,6 +28,7 @@ from rindle.media.ffmpeg import (
     validate_argv,
 )
 from rindle.protocols import ProbeResult
+from rindle.run_directories import held
 from rindle.security.filename import BIDI_MARKS
 from rindle.states import MediaKind
 
@@ -261,8 +262,10 @@ class AvProbe:
         try:
             if self._scratch is not None:
                 self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="rindle-probe-", dir=self._scratch) as directory:
-                yield Path(directory)
+            with tempfile.TemporaryDirectory(prefix="rindle-probe-", dir=self._scratch) as name:
+                directory = Path(name)
+                with held(directory):
+                    yield directory
         except OSError as error:
             raise disk_error(error, self._scratch or Path(tempfile.gettempdir()), "the probe cannot work") from error
 

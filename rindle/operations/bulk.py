@@ -17,12 +17,13 @@ from sqlalchemy import ColumnElement, Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant, utc_now
+from rindle.db.session_conditions import is_live, is_unreleased
 from rindle.errors import InvalidArgument, RindleError
 from rindle.operations import findings
 from rindle.operations.repair import requeue_variants
 from rindle.operations.reports import Report
 from rindle.services import Services
-from rindle.states import ENDED_SESSIONS, AssetState, OutputKind, SessionState, VariantState
+from rindle.states import AssetState, OutputKind, VariantState
 from rindle.uploads.sessions import resume
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ DEFAULT_LIMIT, MAX_LIMIT = 1_000, 100_000
 MAX_FAILURES = 5
 
 _PROMOTING = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
-_RESIDUAL = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,18 +180,16 @@ def _resumable_rows(selection: Selection) -> Iterable[Select[Any]]:
         of_asset = select(MediaAsset.id).join(upload, upload.asset_id == MediaAsset.id)
         return of_asset.where(*conditions, *rows, *selection.of_assets())
 
-    ended = and_(upload.state.in_(_RESIDUAL), upload.backing_released_at.is_(None))
     of_asset = [*selection.of_rows(MediaAsset, MediaAsset.error_code), *selection.of_assets()]
     promoting = MediaAsset.state.in_(_PROMOTING)
     yield select(MediaAsset.id).where(promoting, MediaAsset.error_code.is_not(None), *of_asset)
-    yield of_session(ended, upload.release_error_code.is_not(None))
+    yield of_session(is_unreleased(), upload.release_error_code.is_not(None))
     if selection.code is not None:
         return  # the other rows have no code
     silent = MediaAsset.updated_at <= ago(findings.PROMOTION_SECONDS)
     yield select(MediaAsset.id).where(promoting, MediaAsset.error_code.is_(None), silent, *of_asset)
-    live = tuple(sorted(set(SessionState) - ENDED_SESSIONS))
-    yield of_session(upload.state.in_(live), upload.expires_at <= ago(findings.SESSION_SECONDS))
-    yield of_session(ended, upload.updated_at <= ago(findings.SESSION_SECONDS))
+    yield of_session(is_live(), upload.expires_at <= ago(findings.SESSION_SECONDS))
+    yield of_session(is_unreleased(), upload.updated_at <= ago(findings.SESSION_SECONDS))
     is_image = variant.output_kind == OutputKind.IMAGE
     late = or_(
         and_(variant.state == VariantState.QUEUED, variant.updated_at <= ago(findings.QUEUED_SECONDS)),

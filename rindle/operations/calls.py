@@ -15,7 +15,10 @@ from rindle.operations.checks.report import DoctorReport
 from rindle.operations.doctor import TIMEOUT_SECONDS, doctor
 from rindle.operations.findings import DEFAULT_LIMIT
 from rindle.operations.keywords import NoOthers
-from rindle.operations.repair import CancelReport, RegenerateReport, RequeueReport
+from rindle.operations.maintenance.regenerate_variants import RegenerateReport, regenerate_variants
+from rindle.operations.maintenance.reprobe import TIMEOUT_SECONDS as TIMEOUT_OF_REPROBE
+from rindle.operations.maintenance.reprobe import ReprobeReport, reprobe
+from rindle.operations.repair import CancelReport, RequeueReport
 from rindle.operations.runtime_status import RuntimeStatus, runtime_status
 from rindle.profile import Profile
 from rindle.services import Services
@@ -55,6 +58,32 @@ class OperationsCalls:
         """
         return await repair.requeue_variants(self.services, asset, variant_names, actor=actor, **others)
 
+    async def reprobe(self, asset: AssetOrId, *, timeout: float = TIMEOUT_OF_REPROBE) -> ReprobeReport:  # noqa: ASYNC109 - public name
+        """Read the technical facts of an original again and correct the row: type, kind, size, duration, tracks.
+
+        A worker reads it, confined as at promotion. Nothing else changes: state, errors, metadata, variants and
+        uploads stay. A probe that fails changes nothing. Calls for one asset at the same time share one run.
+
+        Args:
+            timeout: longest wait in seconds for a worker; the run continues after it.
+
+        Returns:
+            A report: which columns have a value now (``refreshed_fields``) and which have none (``cleared_fields``).
+
+        Raises:
+            ProbeFailed: the original could not be read; ``detail["reason"]`` is the code of the cause.
+            Quarantined: the content was rejected, so that it is not read again.
+            InvalidTransition: the validation of the asset has not ended.
+            NotFound: no such asset.
+            NotSettled: no worker has read it in time.
+            TemporalUnavailable: Temporal did not accept the run; nothing was started.
+
+        Example:
+            report = await rindle.reprobe(asset)
+            print(report.kind, report.content_type, report.refreshed_fields)
+        """
+        return await reprobe(self.services, asset, wait_seconds=timeout)
+
     async def cancel_processing(self, asset: AssetOrId, *, actor: str | UUID | None = None) -> CancelReport:
         """Stop all open builds of an asset: rows are ``cancelled`` when this returns, processes end within 3 s.
 
@@ -74,26 +103,38 @@ class OperationsCalls:
         return await repair.cancel_processing(self.services, asset, actor=actor)
 
     async def regenerate_variants(
-        self, profile: str | None = None, variant_name: str | None = None, **others: Unpack[NoOthers]
+        self,
+        profile: str | None = None,
+        variant_name: str | None = None,
+        *,
+        detect: bool = True,
+        **others: Unpack[NoOthers],
     ) -> RegenerateReport:
         """Mark ready variants whose recipe changed as stale, plan newly declared ones, and build both.
+
+        It pages over all assets in this process; ``rindle regenerate-variants`` lets workers do it.
 
         Args:
             profile: name of the profile whose assets are examined; all profiles when left out.
             variant_name: only variants of this name; all when left out.
+            detect: whether to look for changed recipes first; without it only variants that are marked already are
+                built.
 
         Returns:
             A report: how many variants were queued, how many assets needed nothing, how many failed.
 
         Raises:
             UnknownProfile: no profile has that name.
+            UnknownVariant: the profile, or no profile at all, declares a variant of that name.
             UnknownFilters: another keyword was given; ignoring it would rebuild everything.
 
         Example:
             report = await rindle.regenerate_variants("avatar", "thumb")
             print(f"{report.enqueued} variants queued, {report.skipped} assets up to date")
         """
-        return await repair.regenerate_variants(self.services, profile=profile, variant_name=variant_name, **others)
+        return await regenerate_variants(
+            self.services, profile=profile, variant_name=variant_name, detect=detect, **others
+        )
 
     async def resume(self, asset: AssetOrId) -> None:
         """Continue a promotion that failed because the scanner or the store was unavailable for too long.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from temporalio.service import RPCError
 
 from rindle.db import uploads as upload_rows
+from rindle.db.erasures import waiting_operations
 from rindle.db.ids import AssetOrId, SessionOrId, id_of
 from rindle.db.models import (
     MediaAsset,
@@ -24,22 +22,18 @@ from rindle.db.models import (
     is_id,
     utc_now,
 )
+from rindle.db.outbox import is_unsent
 from rindle.db.variants import group_of
-from rindle.errors import NotFound, TemporalUnavailable
-from rindle.operations import runs, schema
+from rindle.errors import NotFound
+from rindle.operations import findings, runs, schema
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
 from rindle.operations.reports import Report
-from rindle.operations.runs import PendingActivity, QueueFacts, WorkflowFacts
+from rindle.operations.runs import Described, PendingActivity, WorkflowFacts, described_runs
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import UNVALIDATED, AssetState, OutboxState, SessionState, VariantState
-from rindle.temporal_client import TemporalConnection
 from rindle.workflows import ids
 
-log = logging.getLogger(__name__)
-
-#: Timeout in seconds of all requests to Temporal together.
-TEMPORAL_SECONDS = 5.0
 #: Seconds a relay may take to send a row that is due.
 RELAY_SECONDS = 10
 
@@ -137,6 +131,7 @@ class Explanation(Report):
 
     Attributes:
         attachments: number of slots that hold the asset.
+        erasures: operations of owner erasures that wait until the asset is purged; ``explain`` also takes their ids.
         workflows: empty when ``temporal.reachable`` is false.
     """
 
@@ -149,11 +144,18 @@ class Explanation(Report):
     workflows: tuple[WorkflowFacts, ...]
     temporal: Reachability
     diagnosis: Diagnosis
+    erasures: tuple[str, ...] = field(default=(), metadata={"optional": True})
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows of one asset; ``runs`` holds the ids of its workflows."""
+    """The rows of one asset.
+
+    Attributes:
+        runs: ids of its workflows.
+        outdated: names of its ready variants whose declared recipe is another one than they were built from.
+        erasures: operations that wait for its purge.
+    """
 
     asset: MediaAsset
     sessions: Sequence[MediaUploadSession]
@@ -161,15 +163,9 @@ class _Rows:
     attachments: int
     outbox: Sequence[MediaOutbox]
     runs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Runs:
-    """The runs of one asset, and the queues that their tasks wait in: without workers, and with busy ones."""
-
-    workflows: tuple[WorkflowFacts, ...]
-    unpolled: tuple[QueueFacts, ...]
-    busy: tuple[QueueFacts, ...]
+    is_drifted: bool
+    outdated: Sequence[str]
+    erasures: Sequence[str]
 
 
 async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Explanation:
@@ -185,11 +181,11 @@ async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Expla
     """
     subject_id = id_of("subject", subject, MediaAsset, MediaUploadSession)
     try:
-        rows = await services.database.read(_read_rows, services.settings, subject_id)
+        rows = await services.database.read(_read_rows, services, subject_id)
     except SQLAlchemyError:
         await schema.explain_failure(services)
         raise
-    found = await _described(services.temporal, rows.runs)
+    found = await described_runs(services.temporal, rows.runs)
     return Explanation(
         generated_at=utc_now(),
         asset=AssetFacts.of(rows.asset),
@@ -200,10 +196,11 @@ async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Expla
         workflows=() if found is None else found.workflows,
         temporal=Reachability(found is not None),
         diagnosis=_diagnose(services, rows, found),
+        erasures=tuple(rows.erasures),
     )
 
 
-def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
+def _read_rows(session: Session, services: Services, subject_id: str) -> _Rows:
     asset = session.get(MediaAsset, subject_id) if is_id(subject_id) else None
     if asset is None:
         upload = upload_rows.find_upload(session, subject_id)
@@ -216,43 +213,39 @@ def _read_rows(session: Session, settings: Settings, subject_id: str) -> _Rows:
         select(MediaVariant).where(MediaVariant.asset_id == asset.id).order_by(MediaVariant.name)
     ).all()
     attached = session.scalars(select(MediaAttachment.id).where(MediaAttachment.asset_id == asset.id)).all()
-    prefix = settings.workflow_id_prefix
+    prefix = services.settings.workflow_id_prefix
     runs = (
         *(ids.upload_id(one.id, prefix=prefix) for one in sessions),
         *sorted({ids.variants_id(asset.id, group_of(asset.kind, one), prefix=prefix) for one in variants}),
         ids.purge_id(asset.id, prefix=prefix),
     )
     waiting = session.scalars(
-        select(MediaOutbox)
-        .where(MediaOutbox.workflow_id.in_(runs), MediaOutbox.state != OutboxState.DISPATCHED)
-        .order_by(MediaOutbox.id)
+        select(MediaOutbox).where(MediaOutbox.workflow_id.in_(runs), is_unsent()).order_by(MediaOutbox.id)
     ).all()
-    return _Rows(asset, sessions, variants, len(attached), waiting, runs)
+    drifted = session.scalar(select(MediaAsset.id).where(MediaAsset.id == asset.id, findings.is_drifted()))
+    erasures = waiting_operations(session, asset.id)
+    outdated = _outdated(services, asset.profile, variants)
+    return _Rows(asset, sessions, variants, len(attached), waiting, runs, drifted is not None, outdated, erasures)
 
 
-# --- Temporal ------------------------------------------------------------------------------------------------------
-
-
-async def _described(temporal: TemporalConnection, run_ids: Iterable[str]) -> _Runs | None:
-    """Describe the runs that exist; ``None`` when Temporal does not answer in time."""
-    now = utc_now()
-    try:
-        async with asyncio.timeout(TEMPORAL_SECONDS):
-            client = await temporal.client()
-            described = await asyncio.gather(*(runs.describe_run(client, one) for one in run_ids))
-            found = tuple(one for one in described if one is not None)
-            waiting = {queue for one in found if one.is_running for queue in one.waiting(now)}
-            queues = await asyncio.gather(*(runs.describe_queue(client, one) for one in sorted(waiting)))
-    except (TemporalUnavailable, RPCError, TimeoutError):
-        return None
-    unpolled = tuple(one for one in queues if not one.is_polled)
-    return _Runs(found, unpolled, busy=tuple(one for one in queues if one.is_polled))
+def _outdated(services: Services, profile: str, variants: Sequence[MediaVariant]) -> list[str]:
+    """Return the names of the variants that the next ``regenerate-variants`` will mark as stale."""
+    if profile not in services.profiles:
+        return []
+    declared = services.profile(profile)
+    return [
+        one.name
+        for one in variants
+        if one.state == VariantState.READY
+        and one.name in declared.variants
+        and one.recipe_digest != declared.recipe_digest(one.name)
+    ]
 
 
 # --- diagnosis ---------------------------------------------------------------------------------------------------
 
 
-def _diagnose(services: Services, rows: _Rows, found: _Runs | None) -> Diagnosis:
+def _diagnose(services: Services, rows: _Rows, found: Described | None) -> Diagnosis:
     """Describe the condition in one sentence, and name the command that repairs it."""
     running = [one for one in (() if found is None else found.workflows) if one.is_running]
     failing = [step for one in running for step in one.failing()]
@@ -265,7 +258,7 @@ def _diagnose(services: Services, rows: _Rows, found: _Runs | None) -> Diagnosis
 
 
 def _obstacle(
-    services: Services, rows: _Rows, found: _Runs | None, failing: Sequence[PendingActivity]
+    services: Services, rows: _Rows, found: Described | None, failing: Sequence[PendingActivity]
 ) -> tuple[str | None, str | None]:
     """Return what prevents all work on the asset, and the class of finding; ``None`` when nothing does."""
     if rows.asset.profile not in services.profiles.names:
@@ -300,6 +293,8 @@ def _obstacle(
 def _condition(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str | None]:
     """Return the condition that the rows show, and the command that repairs it."""
     state = AssetState(rows.asset.state)
+    if rows.erasures and state is not AssetState.DELETED and not rows.attachments and not rows.outbox:
+        return "an erasure waits until it is purged, but no purge is running", _repair("erasure_stuck", rows, settings)
     if state is AssetState.DELETED:
         if rows.asset.error_code is not None:
             summary = f"its objects cannot be deleted ({rows.asset.error_code}); fix the cause, and the purge continues"
@@ -308,7 +303,7 @@ def _condition(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, 
             return "it is being purged; while an upload ticket is valid, its rows stay", None
         return "it is deleted, but no purge is running", _repair("purge_stuck", rows, settings)
     if state is AssetState.QUARANTINED:
-        return f"its content was rejected ({rows.asset.error_code}); upload a corrected file", _purge(rows)
+        return _quarantined(rows), _purge(rows)
     if state is AssetState.STAGED:
         return _staged(rows, is_running, settings)
     if state in UNVALIDATED:
@@ -317,6 +312,13 @@ def _condition(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, 
         name = "workflow_missing" if rows.asset.error_code is None else "stuck_promotion"
         return "its validation failed or its run was lost", _repair(name, rows, settings)
     return _deliverable(rows, is_running, settings)
+
+
+def _quarantined(rows: _Rows) -> str:
+    summary = f"its content was rejected ({rows.asset.error_code}); upload a corrected file"
+    if not any(one.state == SessionState.COMPLETED for one in rows.sessions):
+        return summary  # its object is gone: there is nothing to validate again
+    return f"{summary}, or after a false alarm: rindle release-quarantine {rows.asset.id} --reason TEXT"
 
 
 def _staged(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str | None]:
@@ -351,6 +353,10 @@ def _deliverable(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str
         if names := named(*states):
             finding = next(FINDING_OF_VARIANT[state] for state in states if named(state))
             return f"{condition}: {', '.join(names)}", _repair(finding, rows, settings)
+    if rows.outdated:
+        return f"built from an older recipe: {', '.join(rows.outdated)}", _repair("recipe_drift", rows, settings)
+    if rows.is_drifted:
+        return "its technical facts are missing or contradict its type", _repair("probe_drift", rows, settings)
     return "no problem found", None
 
 

@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import Boolean, ColumnElement, and_, func, literal_column, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from rindle.db.models import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.db.outbox import in_state
+from rindle.db.probe_drift import PROBE_DRIFT
+from rindle.db.session_conditions import is_live, is_unreleased
 from rindle.db.variants import group_of
 from rindle.operations.remedies import FINDING_OF_VARIANT
 from rindle.operations.reports import Report
 from rindle.settings import Settings
 from rindle.states import (
-    ENDED_SESSIONS,
     AssetState,
     OutboxState,
     OutputKind,
@@ -44,7 +45,6 @@ COUNTED_ASSETS, MAX_PROFILES = 10_000, 20
 CLASS_DESCRIBED = 10
 
 _PROMOTING = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
-_LIVE_SESSIONS = tuple(sorted(set(SessionState) - ENDED_SESSIONS))
 _RESIDUAL_SESSIONS = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
@@ -148,8 +148,26 @@ class ProfileSample(Report):
     assets: int
 
 
+@dataclass(frozen=True, slots=True)
+class ErasureSample(Report):
+    """One owner erasure that has not ended; ``pending`` counts its purges."""
+
+    operation_id: str
+    pending: int
+    detached_at: datetime | None
+    updated_at: datetime
+
+
 Sample = (
-    AssetSample | VariantSample | SessionSample | OutboxSample | RunSample | QueueSample | RetrySample | ProfileSample
+    AssetSample
+    | VariantSample
+    | SessionSample
+    | OutboxSample
+    | RunSample
+    | QueueSample
+    | RetrySample
+    | ProfileSample
+    | ErasureSample
 )
 
 
@@ -256,6 +274,16 @@ def deletion_failing(inspection: Inspection) -> list[Candidate]:
     """Tombstones whose objects could not be deleted at the last attempts."""
     failing = and_(MediaAsset.error_code.is_not(None), MediaAsset.updated_at <= inspection.cutoff())
     return _assets(inspection, "deletion_failing", [MediaAsset.state == AssetState.DELETED, failing])
+
+
+def probe_drift(inspection: Inspection) -> list[Candidate]:
+    """Assets whose technical facts are missing or contradict each other."""
+    return _assets(inspection, "probe_drift", [is_drifted(), MediaAsset.updated_at <= inspection.cutoff()])
+
+
+def is_drifted() -> ColumnElement[bool]:
+    """Return the condition of ``probe_drift``."""
+    return literal_column(f"({PROBE_DRIFT})", Boolean)
 
 
 def _assets(
@@ -440,7 +468,7 @@ def _variant_sample(variant: MediaVariant, profile: str) -> VariantSample:
 def session_overdue(inspection: Inspection) -> list[Candidate]:
     """Live sessions that were not ended in time."""
     since = MediaUploadSession.expires_at
-    overdue = and_(MediaUploadSession.state.in_(_LIVE_SESSIONS), since <= inspection.cutoff(SESSION_SECONDS))
+    overdue = and_(is_live(), since <= inspection.cutoff(SESSION_SECONDS))
     return _sessions(inspection, "session_overdue", "open", overdue, since)
 
 
@@ -450,8 +478,8 @@ def session_residue(inspection: Inspection) -> list[Candidate]:
     found = []
     for state in _RESIDUAL_SESSIONS:
         left = and_(
+            is_unreleased(),
             MediaUploadSession.state == state,
-            MediaUploadSession.backing_released_at.is_(None),
             MediaUploadSession.release_error_code.is_(None),
             since <= inspection.cutoff(SESSION_SECONDS),
         )
@@ -465,6 +493,7 @@ def release_failing(inspection: Inspection) -> list[Candidate]:
     found = []
     for state in _RESIDUAL_SESSIONS:
         failing = and_(
+            is_unreleased(),
             MediaUploadSession.state == state,
             MediaUploadSession.release_error_code.is_not(None),
             since <= inspection.cutoff(),
@@ -586,7 +615,7 @@ def unregistered_profiles(session: Session, known: Collection[str]) -> list[Prof
 
 #: The functions by section of the report.
 Finder = Callable[[Inspection], list[Candidate]]
-RUNTIME: tuple[Finder, ...] = (stuck_promotion, workflow_missing, outbox_parked, outbox_stalled)
+RUNTIME: tuple[Finder, ...] = (stuck_promotion, workflow_missing, probe_drift, outbox_parked, outbox_stalled)
 VARIANTS: tuple[Finder, ...] = (
     cancelled_work,
     failed_work,

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from temporalio.client import Client
 
 from rindle import messages
-from rindle.db.models import MediaAsset, MediaUploadSession
+from rindle.db.erasures import have_tables
+from rindle.db.models import MediaAsset, MediaErasure, MediaUploadSession
 from rindle.operations.findings import Candidate, Filters, RunSample
 from rindle.settings import Settings
 from rindle.workflows import ids
@@ -23,12 +24,17 @@ MAX_LISTED = 5_000
 #: Ids per query: old releases of SQLite allow 999 parameters.
 _IDS_PER_QUERY = 500
 
-_TYPES = (messages.UPLOAD_WORKFLOW, messages.VARIANT_WORKFLOW, messages.PURGE_WORKFLOW)
+_TYPES = (
+    messages.UPLOAD_WORKFLOW,
+    messages.VARIANT_WORKFLOW,
+    messages.PURGE_WORKFLOW,
+    messages.OWNER_ERASURE_WORKFLOW,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run, and the id of the session or asset that it works on."""
+    """A run, and the id of the session, asset or erasure that it works on."""
 
     sample: RunSample
     row_id: str
@@ -64,8 +70,12 @@ def without_rows(session: Session, runs: Sequence[OpenRun], filters: Filters) ->
     """Return the runs that have no row as one class, or nothing when all have theirs."""
     wanted = sorted({run.row_id for run in runs})
     known: set[str] = set()
+    # Their ids are UUIDs and never equal.
+    models: list[type[MediaAsset | MediaUploadSession | MediaErasure]] = [MediaAsset, MediaUploadSession]
+    if have_tables(session):
+        models.append(MediaErasure)
     for start in range(0, len(wanted), _IDS_PER_QUERY):
-        for model in (MediaAsset, MediaUploadSession):  # their ids are UUIDs and never equal
+        for model in models:
             some = wanted[start : start + _IDS_PER_QUERY]
             known |= set(session.scalars(select(model.id).where(model.id.in_(some))))
     lost = [run.sample for run in runs if run.row_id not in known]

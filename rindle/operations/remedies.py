@@ -57,6 +57,9 @@ REMEDIES: Mapping[str, Remedy] = {
     "deletion_failing": Remedy(
         "purge", _PURGE, "objects of deleted assets cannot be deleted; fix the cause, and the purge continues"
     ),
+    "erasure_stuck": Remedy(
+        "erase", "rindle erase-owners --retry --execute", "owner erasures have not ended, but no run works on them"
+    ),
     "failed_work": Remedy(
         "requeue", _REQUEUE, "builds failed permanently; fix the cause, then requeue", is_alert=False
     ),
@@ -69,6 +72,12 @@ REMEDIES: Mapping[str, Remedy] = {
     "orphan_suspect": Remedy("resume", _RESUME, "builds are marked as processing, but no run works on them"),
     "outbox_parked": Remedy("drain", _DRAIN, "Temporal rejected these rows as invalid; drain retries them"),
     "outbox_stalled": Remedy("drain", _DRAIN, "no relay has sent these rows; start a worker or drain them"),
+    "probe_drift": Remedy(
+        "reprobe",
+        "rindle reprobe ASSET",
+        "technical facts of originals are missing or contradict their type",
+        is_alert=False,
+    ),
     "profile_unregistered": Remedy(
         "register",
         "rindle doctor --only profiles.unregistered",

@@ -1,4 +1,4 @@
-"""Repair variants: requeue, cancel, rebuild after drift; purge one asset.
+"""Repair the variants of one asset: requeue, cancel; purge one asset.
 
 One transaction changes the rows and wakes the workflow. Rows, events and audit records are the same as when an
 operator signals the workflow with the Temporal CLI.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Unpack
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
@@ -23,12 +22,10 @@ from rindle.db import variants as rows
 from rindle.db.assets import no_such_asset
 from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaVariant, is_id
-from rindle.db.transitions import lock_asset, recompute
+from rindle.db.transitions import lock_asset
 from rindle.errors import (
     NotProcessing,
-    RindleError,
     StillAttached,
-    UnknownFilters,
     UnknownOptions,
     UnknownVariantNames,
 )
@@ -63,15 +60,6 @@ class CancelReport(Report):
 
     asset_id: str
     cancelled: int
-
-
-@dataclass(frozen=True, slots=True)
-class RegenerateReport(Report):
-    """Outcome of ``regenerate_variants``: variants queued, assets with nothing to rebuild, assets that failed."""
-
-    enqueued: int = 0
-    skipped: int = 0
-    errors: int = 0
 
 
 async def requeue_variants(
@@ -193,76 +181,6 @@ async def cancel_processing(services: Services, asset: AssetOrId, *, actor: str 
         return len(active)
 
     return CancelReport(asset_id=asset_id, cancelled=await services.database.write(cancel))
-
-
-async def regenerate_variants(
-    services: Services,
-    *,
-    profile: str | None = None,
-    variant_name: str | None = None,
-    **others: Unpack[NoOthers],
-) -> RegenerateReport:
-    """Detect drift, plan missing declarations, queue stale and missing variants; see ``Rindle.regenerate_variants``."""
-    if others:
-        raise UnknownFilters(
-            f"regenerate_variants has no filter {', '.join(sorted(others))}", detail={"filters": sorted(others)}
-        )
-    wanted = [services.profile(profile)] if profile is not None else list(services.profiles)
-    enqueued = skipped = errors = 0
-    for chosen in wanted:
-        if variant_name is not None and profile is not None:
-            chosen.spec(variant_name)
-        after = ""
-        while page := await services.database.read(_page, chosen.name, after):
-            after = page[-1]
-            for asset_id in page:
-                try:
-                    due = await _regenerate_one(services, asset_id, variant_name)
-                except RindleError as error:
-                    # One asset that cannot be repaired must not block the others.
-                    log.warning("variants not regenerated", extra={"asset_id": asset_id, "code": error.code})
-                    errors += 1
-                else:
-                    enqueued += due
-                    skipped += due == 0
-    return RegenerateReport(enqueued=enqueued, skipped=skipped, errors=errors)
-
-
-async def _regenerate_one(services: Services, asset_id: str, variant_name: str | None) -> int:
-    """Queue what one asset needs; returns how many variants.
-
-    Raises:
-        RindleError: the asset cannot be repaired.
-    """
-
-    def regenerate(session: Session) -> int:
-        asset = lock_asset(session, asset_id)
-        if asset is None or AssetState(asset.state) not in DELIVERABLE:
-            return 0
-        profile = services.profile(asset.profile)
-        rows.detect_drift(session, asset, profile)
-        planned = rows.plan_variants(session, asset, profile, only=variant_name)
-        repairable = (VariantState.STALE, VariantState.MISSING)
-        wanted = [
-            row
-            for row in rows.variants_of(session, asset_id)
-            if row.state in repairable and row.name in profile.variants and variant_name in (None, row.name)
-        ]
-        rows.requeue_rows(session, asset, wanted, profile)
-        recompute(session, asset_id)
-        due = [*planned, *wanted]
-        for group in sorted({rows.group_of(asset.kind, row) for row in due}):
-            outbox.wake_group(session, services.settings, asset, group)
-        return len(due)
-
-    return await services.database.write(regenerate)
-
-
-def _page(session: Session, profile: str, after: str, limit: int = 500) -> Sequence[str]:
-    statement = select(MediaAsset.id).where(MediaAsset.profile == profile).order_by(MediaAsset.id).limit(limit)
-    if after:
-        statement = statement.where(MediaAsset.id > after)
-    return session.scalars(statement).all()
 
 
 async def purge_asset(services: Services, asset: AssetOrId) -> None:

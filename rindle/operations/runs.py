@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState, TaskQueueType
 from temporalio.api.failure.v1 import Failure
-from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowExecutionDescription
@@ -21,14 +22,19 @@ from temporalio.converter import ActivitySerializationContext
 from temporalio.exceptions import FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
+from rindle.db.models import utc_now
+from rindle.errors import TemporalUnavailable
 from rindle.operations.reports import Report
 from rindle.profile import Profile
 from rindle.recipes import is_av_work
 from rindle.security import scrub
 from rindle.settings import Settings
+from rindle.temporal_client import TemporalConnection
 
 log = logging.getLogger(__name__)
 
+#: Timeout in seconds of all requests about the runs of one asset or erasure together.
+TEMPORAL_SECONDS = 5.0
 #: A poller without a poll for this many seconds is gone: a poll takes at most 60 s.
 POLLER_SECONDS = 65.0
 #: Seconds a task may wait before the pollers of its queue are looked up.
@@ -142,6 +148,31 @@ class QueueFacts:
     oldest_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Some runs, and the queues that their tasks wait in: without workers, and with busy ones."""
+
+    workflows: tuple[WorkflowFacts, ...]
+    unpolled: tuple[QueueFacts, ...]
+    busy: tuple[QueueFacts, ...]
+
+
+async def described_runs(temporal: TemporalConnection, workflow_ids: Iterable[str]) -> Described | None:
+    """Describe the runs that exist; ``None`` when Temporal does not answer in time."""
+    now = utc_now()
+    try:
+        async with asyncio.timeout(TEMPORAL_SECONDS):
+            client = await temporal.client()
+            described = await asyncio.gather(*(describe_run(client, one) for one in workflow_ids))
+            found = tuple(one for one in described if one is not None)
+            waiting = {queue for one in found if one.is_running for queue in one.waiting(now)}
+            queues = await asyncio.gather(*(describe_queue(client, one) for one in sorted(waiting)))
+    except (TemporalUnavailable, RPCError, TimeoutError):
+        return None
+    unpolled = tuple(one for one in queues if not one.is_polled)
+    return Described(found, unpolled, busy=tuple(one for one in queues if one.is_polled))
+
+
 async def describe_run(client: Client, workflow_id: str) -> WorkflowFacts | None:
     """Return the newest run of a workflow id, or ``None`` when there is none.
 
@@ -229,7 +260,8 @@ def _is_before(moment: datetime | None, limit: datetime) -> bool:
 
 def needed_queues(settings: Settings, profiles: Iterable[type[Profile]]) -> frozenset[Queue]:
     """Return the task queues that workers have to poll for these profiles."""
-    needed = {(settings.queue(), "workflow"), (settings.queue(), "activity"), (settings.image_queue, "activity")}
+    needed = {(queue, kind) for queue in (settings.queue(), settings.maintenance_queue) for kind in _KINDS}
+    needed.add((settings.image_queue, "activity"))
     builds_av = any(
         profile.processor is None and any(is_av_work(spec) for spec in profile.variants.values())
         for profile in profiles
@@ -254,14 +286,33 @@ async def describe_queue(client: Client, queue: Queue) -> QueueFacts:
             report_stats=True,
         )
     )
-    oldest = datetime.now(UTC) - timedelta(seconds=POLLER_SECONDS)
     return QueueFacts(
         name=name,
         kind=kind,
-        is_polled=any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in answer.pollers),
+        is_polled=bool(_present(answer.pollers)),
         waiting=answer.stats.approximate_backlog_count,
         oldest_seconds=answer.stats.approximate_backlog_age.ToTimedelta().total_seconds(),
     )
+
+
+async def pollers_of(client: Client, queue: Queue) -> list[PollerInfo]:
+    """Return the workers that poll a task queue.
+
+    Raises:
+        RPCError: Temporal did not answer.
+    """
+    name, kind = queue
+    answer = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace, task_queue=TaskQueue(name=name), task_queue_type=_KINDS[kind]
+        )
+    )
+    return _present(answer.pollers)
+
+
+def _present(pollers: Iterable[PollerInfo]) -> list[PollerInfo]:
+    oldest = datetime.now(UTC) - timedelta(seconds=POLLER_SECONDS)
+    return [poller for poller in pollers if poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest]
 
 
 def names_of(queues: Iterable[QueueFacts]) -> str:

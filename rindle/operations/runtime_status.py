@@ -31,7 +31,7 @@ from rindle.errors import (
     TemporalUnavailable,
     UnknownFilters,
 )
-from rindle.operations import findings, lost_runs, runs, schema
+from rindle.operations import erasures, findings, lost_runs, runs, schema
 from rindle.operations.findings import (
     DEFAULT_LIMIT,
     Candidate,
@@ -118,6 +118,15 @@ class PurgeStatus(Report):
 
 
 @dataclass(frozen=True, slots=True)
+class ErasureStatus(Report):
+    """Owner erasures that have not ended."""
+
+    pending: int
+    oldest_age_seconds: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TemporalStatus(Report):
     """What Temporal answered.
 
@@ -157,13 +166,15 @@ class RuntimeStatus(Report):
     upload_sessions: RowCountsAndFindings
     outbox: OutboxStatus
     purges: PurgeStatus
+    erasures: ErasureStatus
     temporal: TemporalStatus
     recommendations: tuple[Recommendation, ...]
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All findings, section by section."""
-        sections = (self.runtime_checks, self.variants, self.upload_sessions, self.purges, self.temporal)
+        of_rows = (self.runtime_checks, self.variants, self.upload_sessions, self.purges, self.erasures)
+        sections = (*of_rows, self.temporal)
         return tuple(finding for section in sections for finding in section.findings)
 
 
@@ -176,15 +187,18 @@ class _Rows:
     sessions: RowCounts
     backlog: outbox_rows.OutboxBacklog
     purges: tuple[int, datetime | None]
+    erasures: tuple[int, datetime | None]
     runtime: list[Candidate]
     variant_candidates: list[Candidate]
     session_candidates: list[Candidate]
     purge_candidates: list[Candidate]
+    erasure_candidates: list[Candidate]
     under_way: list[Candidate]
 
     def suspects(self) -> list[Candidate]:
         """Return the candidates that a running workflow would explain."""
-        listed = (*self.runtime, *self.variant_candidates, *self.session_candidates, *self.purge_candidates)
+        of_assets = (*self.runtime, *self.variant_candidates, *self.session_candidates, *self.purge_candidates)
+        listed = (*of_assets, *self.erasure_candidates)
         return [candidate for candidate in listed if candidate.runs]
 
 
@@ -318,11 +332,13 @@ def _read_rows(session: Session, services: Services, filters: Filters, now: date
         sessions=_counts(session, SessionState, MediaUploadSession.state, filters),
         backlog=outbox_rows.backlog(session),
         purges=inspection.extent(select(func.count(), func.min(MediaAsset.updated_at)).where(*deleted)),
+        erasures=erasures.pending_erasures(inspection),
         runtime=[*found(findings.RUNTIME), *findings.profile_unregistered(inspection, services.profiles.names)],
         variant_candidates=found(findings.VARIANTS),
         session_candidates=found(findings.SESSIONS),
         purge_candidates=found(findings.PURGES),
-        under_way=findings.under_way(inspection),
+        erasure_candidates=erasures.erasure_stuck(inspection),
+        under_way=[*findings.under_way(inspection), *erasures.erasure_stuck(inspection, seconds=0)],
     )
 
 
@@ -397,6 +413,8 @@ async def _running(client: Client, settings: Settings) -> dict[str, int]:
         "upload": (messages.UPLOAD_WORKFLOW, ids.upload_id("", prefix=settings.workflow_id_prefix)),
         "variants": (messages.VARIANT_WORKFLOW, f"{settings.workflow_id_prefix}-variants:"),
         "purge": (messages.PURGE_WORKFLOW, ids.purge_id("", prefix=settings.workflow_id_prefix)),
+        "erasure": (messages.OWNER_ERASURE_WORKFLOW, ids.erasure_id("", prefix=settings.workflow_id_prefix)),
+        "maintenance": (messages.MAINTENANCE_WORKFLOW, ids.maintenance_id("", prefix=settings.workflow_id_prefix)),
     }
 
     async def count(workflow_type: str, prefix: str) -> int:
@@ -507,9 +525,12 @@ def _report(
 
     runtime, variants = listed(rows.runtime), listed(rows.variant_candidates)
     sessions, purges = listed(rows.session_candidates), listed(rows.purge_candidates)
+    of_erasures = listed(rows.erasure_candidates)
     of_temporal = listed(_of_temporal(rows, facts, lost, filters, now))
-    names = sorted({finding.name for finding in (*runtime, *variants, *sessions, *purges, *of_temporal)})
+    found = (*runtime, *variants, *sessions, *purges, *of_erasures, *of_temporal)
+    names = sorted({finding.name for finding in found})
     pending, oldest = rows.purges
+    erasing, requested = rows.erasures
     return RuntimeStatus(
         generated_at=now,
         filters=filters,
@@ -519,6 +540,7 @@ def _report(
         upload_sessions=RowCountsAndFindings(rows.sessions.counts, rows.sessions.estimated, sessions),
         outbox=OutboxStatus(rows.backlog.pending, rows.backlog.parked, int(rows.backlog.oldest_age_seconds)),
         purges=PurgeStatus(pending, _age(now, oldest), purges),
+        erasures=ErasureStatus(erasing, _age(now, requested), of_erasures),
         temporal=TemporalStatus(facts.reachable, facts.running, facts.verified, facts.truncated, of_temporal),
         recommendations=tuple(_recommendation(name, settings, is_reachable=facts.reachable) for name in names),
     )

@@ -1,4 +1,4 @@
-"""The protocols of plug-ins: stores, scanners, probes, analyzers, processors, authorizers.
+"""The protocols of plug-ins: stores and their abilities, scanners, probes, analyzers, processors, authorizers.
 
 One module per subject; import the names from this package.
 """
@@ -6,6 +6,20 @@ One module per subject; import the names from this package.
 from __future__ import annotations
 
 from rindle.errors import ContentRejected
+from rindle.protocols.abilities import (
+    ABILITIES,
+    Checkpoint,
+    Concatenation,
+    MultipartUpload,
+    MultipartUploads,
+    Part,
+    PartStream,
+    PartStreamState,
+    PresignedPart,
+    ResumableSessions,
+    ResumableStatus,
+    ResumableUpload,
+)
 from rindle.protocols.access import AssetSubject, Authorizer, DeliverySubject, OwnerRef, UploadSubject
 from rindle.protocols.media import Analyzer, Probe, ProbeResult, Processor, Quarantine, Scanner
 from rindle.protocols.storage import (
@@ -23,24 +37,36 @@ from rindle.protocols.storage import (
 )
 
 __all__ = [
+    "ABILITIES",
     "MAX_RANGE_BYTES",
     "MAX_URL_SECONDS",
     "Analyzer",
     "AssetSubject",
     "Authorizer",
     "ByteStream",
+    "Checkpoint",
+    "Concatenation",
     "ContentRejected",
     "DeleteResult",
     "DeliverySubject",
     "KeyPage",
     "ListedObject",
+    "MultipartUpload",
+    "MultipartUploads",
     "ObjectHead",
     "OwnerRef",
+    "Part",
+    "PartStream",
+    "PartStreamState",
     "Presigned",
+    "PresignedPart",
     "Probe",
     "ProbeResult",
     "Processor",
     "Quarantine",
+    "ResumableSessions",
+    "ResumableStatus",
+    "ResumableUpload",
     "Scanner",
     "ServedAs",
     "Storage",

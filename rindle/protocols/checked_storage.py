@@ -31,6 +31,11 @@ class _Checked:
         """The adapter's name in events and error messages."""
         return self._name
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The class of the store itself: ``isinstance`` finds the abilities of the store, as on the store itself."""
+        return self._storage.__class__  # a double names the class of what it wraps
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._storage, name)
         return found if name == "capabilities" or not callable(found) else self._operation(name, found)

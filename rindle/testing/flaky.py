@@ -19,15 +19,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from rindle.errors import StorageTransient
-from rindle.protocols import DeleteResult, KeyPage, ObjectHead, Presigned, ServedAs, Storage, StoredObject
+from rindle.protocols import ABILITIES, DeleteResult, KeyPage, ObjectHead, Presigned, ServedAs, Storage, StoredObject
 
 T = TypeVar("T")
 
+#: Names of the calls of optional abilities, which a store has when it is made around one that has them.
+ABILITY_OPERATIONS: Final = frozenset(
+    name for ability in ABILITIES.values() for name in getattr(ability, "__abstractmethods__", ())
+)
 #: Names of the calls that can be broken.
-OPERATIONS: Final = frozenset(
+OPERATIONS: Final = ABILITY_OPERATIONS | frozenset(
     {
         "delete",
         "download",
@@ -83,6 +87,21 @@ class FlakyStorage(Storage):
         self.adapter_name = inner.adapter_name
         self._faults: defaultdict[str, deque[_Fault]] = defaultdict(deque)
         self._calls: Counter[str] = Counter()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The class of the wrapped store: ``isinstance`` finds its abilities here, too."""
+        return type(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ABILITY_OPERATIONS:
+            raise AttributeError(name)
+        call = getattr(self.inner, name)
+
+        async def played(*args: Any, **kwargs: Any) -> Any:
+            return await self._play(name, lambda: call(*args, **kwargs))
+
+        return played
 
     # --- the script ----------------------------------------------------------------------------------------------
 

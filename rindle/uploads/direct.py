@@ -15,7 +15,7 @@ from rindle.db import uploads as rows
 from rindle.db.ids import SessionOrId
 from rindle.db.models import MediaUploadSession
 from rindle.db.uploads import Upload
-from rindle.errors import InvalidArgument, InvalidTransition
+from rindle.errors import CapabilityUnsupported, InvalidArgument, InvalidTransition
 from rindle.profile import Profile
 from rindle.protocols import MAX_URL_SECONDS, Presigned
 from rindle.security import granted_type
@@ -90,6 +90,10 @@ async def _sign(services: Services, upload: Upload, wanted_seconds: int) -> Sign
         raise InvalidTransition(
             f"an upload in state {state} cannot be signed again; start a new one",
             detail={"entity": "MediaUploadSession", "from": state, "to": SessionState.SIGNED.value},
+        )
+    if upload.session.upload_strategy != _STRATEGY:
+        raise CapabilityUnsupported(
+            f"this upload has no single PUT: its lane is {upload.session.upload_strategy}", capability=_STRATEGY
         )
     presigned = await _presign(services, upload, wanted_seconds)
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from rindle import outbox, telemetry
+from rindle import outbox, run_directories, telemetry
 from rindle.arguments import MAX_FILENAME_CHARS, actor_text, check_text
 from rindle.cancellation import run_to_end
 from rindle.capabilities import capabilities_of
@@ -78,13 +78,14 @@ async def upload(
         return known.asset
     spool = await in_thread(_spool_directory, services.settings.scratch)
     try:
-        path = spool / "source"
-        size, checksum = await _spool(source, path, chosen.name, policy.max_bytes)
-        mime = await in_thread(validate_upload, path, filename, policy)
-        if chosen.scanner is not None:
-            timeout = services.settings.scanner_timeout_seconds
-            await scan(chosen.scanner, path, asset=None, timeout_seconds=timeout)
-        return await _store(services, chosen, new, _File(path, mime, size, checksum))
+        with run_directories.held(spool):
+            path = spool / "source"
+            size, checksum = await _spool(source, path, chosen.name, policy.max_bytes)
+            mime = await in_thread(validate_upload, path, filename, policy)
+            if chosen.scanner is not None:
+                timeout = services.settings.scanner_timeout_seconds
+                await scan(chosen.scanner, path, asset=None, timeout_seconds=timeout)
+            return await _store(services, chosen, new, _File(path, mime, size, checksum))
     finally:
         await run_to_end(in_thread(shutil.rmtree, spool, ignore_errors=True))
 

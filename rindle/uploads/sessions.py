@@ -291,7 +291,7 @@ async def verify(services: Services, found: Upload) -> Upload:
         ) from error
     rejection = _size_error(chosen, upload, head)
     if rejection is not None:
-        await _reject(services, session_id, rejection)
+        await reject(services, session_id, rejection)
     done, first = await services.database.write(_complete_and_wake, services.settings, session_id, head)
     if done.session.state in ENDED_SESSIONS and done.session.state != SessionState.COMPLETED:
         raise ended_error(done.session)
@@ -324,14 +324,22 @@ def _size_error(profile: type[Profile], upload: MediaUploadSession, head: Object
     return None
 
 
-async def _reject(services: Services, session_id: str, rejection: UploadRejected) -> None:
-    def reject(session: Session) -> Upload:
-        found, first = rows.reject_upload(session, session_id, rejection)
+async def reject(services: Services, session_id: SessionOrId, rejection: UploadRejected) -> None:
+    """Fail a session whose bytes the profile refuses, and have them removed.
+
+    Raises:
+        UploadRejected: ``rejection``, unless the session was completed meanwhile.
+    """
+
+    wanted = id_of_session(session_id)
+
+    def note(session: Session) -> Upload:
+        found, first = rows.reject_upload(session, wanted, rejection)
         if first:
             outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
         return found
 
-    found = await services.database.write(reject)
+    found = await services.database.write(note)
     if found.session.state != SessionState.COMPLETED:
         raise rejection
 

@@ -1,16 +1,29 @@
 """Durable workflows: deterministic code only.
 
-Workers and replayers register ``ALL``, workers of a deployment ``VERSIONED``.
+Replayers register ``ALL``, and workers what belongs to their task queue; workers of a deployment take it from
+``VERSIONED``.
 """
 
 from __future__ import annotations
 
 from rindle.workflows.erasure import OwnerErasureWorkflow
+from rindle.workflows.maintenance import MaintenanceWorkflow
 from rindle.workflows.purge import PurgeWorkflow
 from rindle.workflows.uploads import MovingUploadWorkflow, UploadWorkflow
 from rindle.workflows.variants import VariantWorkflow
 
-ALL = (UploadWorkflow, VariantWorkflow, PurgeWorkflow, OwnerErasureWorkflow)
-VERSIONED = (MovingUploadWorkflow, VariantWorkflow, PurgeWorkflow, OwnerErasureWorkflow)
+#: Workflows of the maintenance queue; all others run on the application's main queue.
+MAINTENANCE = (MaintenanceWorkflow,)
+ALL = (UploadWorkflow, VariantWorkflow, PurgeWorkflow, OwnerErasureWorkflow, *MAINTENANCE)
+VERSIONED = (MovingUploadWorkflow, VariantWorkflow, PurgeWorkflow, OwnerErasureWorkflow, *MAINTENANCE)
 
-__all__ = ["ALL", "VERSIONED", "OwnerErasureWorkflow", "PurgeWorkflow", "UploadWorkflow", "VariantWorkflow"]
+__all__ = [
+    "ALL",
+    "MAINTENANCE",
+    "VERSIONED",
+    "MaintenanceWorkflow",
+    "OwnerErasureWorkflow",
+    "PurgeWorkflow",
+    "UploadWorkflow",
+    "VariantWorkflow",
+]

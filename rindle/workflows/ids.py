@@ -60,10 +60,20 @@ def erasure_id(operation_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str
     return f"{prefix}-erasure:{_row(operation_id)}"
 
 
+def maintenance_id(verb: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+    """Return the id of the workflow that runs a sweep by hand; a schedule appends the time of the run."""
+    return f"{prefix}-maintenance:{verb}"
+
+
+def schedule_id(verb: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+    """Return the id of the Temporal Schedule of a sweep; no workflow has it."""
+    return f"{prefix}-{verb}"
+
+
 def row_of(workflow_id: str, *, prefix: str = DEFAULT_PREFIX) -> str | None:
-    """Return the id of the row that a workflow works on: a session's or an asset's; ``None`` for any other workflow."""
+    """Return the id of the session, asset or erasure that a workflow works on; ``None`` for any other workflow."""
     kind, separator, rest = workflow_id.removeprefix(f"{prefix}-").partition(":")
-    ours = separator and workflow_id.startswith(f"{prefix}-") and kind in ("upload", "variants", "purge")
+    ours = separator and workflow_id.startswith(f"{prefix}-") and kind in ("upload", "variants", "purge", "erasure")
     return rest.partition(":")[0] if ours else None
 
 

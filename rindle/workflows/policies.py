@@ -23,13 +23,14 @@ HEARTBEAT = timedelta(seconds=30)
 OUTAGE_PAUSE_SECONDS = 30.0
 
 
-def _retry(initial_seconds: float, max_seconds: float) -> RetryPolicy:
-    # No attempt limit: a rolling deployment costs attempts too (WorkerShutdown). So time limits the work, and the rows
-    # count its own failures.
+def _retry(initial_seconds: float, max_seconds: float, *, attempts: int = 0) -> RetryPolicy:
+    # Usually without an attempt limit: a rolling deployment costs attempts too (WorkerShutdown). So time limits the
+    # work, and the rows count its own failures.
     return RetryPolicy(
         initial_interval=timedelta(seconds=initial_seconds),
         maximum_interval=timedelta(seconds=max_seconds),
         backoff_coefficient=2.0,
+        maximum_attempts=attempts,
     )
 
 
@@ -102,5 +103,15 @@ BUILD_AV = ActivityConfig(
     heartbeat_timeout=HEARTBEAT,
     schedule_to_close_timeout=BUDGET,
     retry_policy=_retry(10, OUTAGE_PAUSE_SECONDS),
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+)
+
+#: One page of a sweep. It gives up soon: an operator waits for the report, a schedule starts the next run, and a
+#: repeated run does what is left.
+SWEEP_PAGE = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=5),
+    heartbeat_timeout=HEARTBEAT,
+    schedule_to_close_timeout=timedelta(hours=1),
+    retry_policy=_retry(5, 300, attempts=3),
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )

@@ -36,7 +36,10 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::[-?](?P<rest>[^}]*))?\}")
 PLUGIN_AND_SPARE_SECONDS = 60 + 30
 ONE_SHOTS = ("temporal-schema", "temporal-bootstrap", "rindle-bucket", "rindle-migrate")
 #: Worker service, the queue it polls, and the seconds its work may take to finish.
-WORKERS = {"rindle-worker": ("rindle", GRACE_SECONDS), "rindle-worker-av": ("rindle-av", AV_GRACE_SECONDS)}
+WORKERS = {
+    "rindle-worker": ("rindle,rindle-maintenance", GRACE_SECONDS),
+    "rindle-worker-av": ("rindle-av", AV_GRACE_SECONDS),
+}
 SERVERS = ("postgresql", "temporal", "minio")
 
 
@@ -173,16 +176,16 @@ def test_dynamic_configuration_holds_what_rindle_relies_on() -> None:
 
 @pytest.mark.parametrize("name", WORKERS)
 def test_workers_may_finish_what_they_run_before_they_are_killed(name: str) -> None:
-    worker, (queue, grace_seconds) = SERVICES[name], WORKERS[name]
+    worker, (queues, grace_seconds) = SERVICES[name], WORKERS[name]
 
     assert seconds(worker["stop_grace_period"]) >= grace_seconds + PLUGIN_AND_SPARE_SECONDS
     assert worker["init"] is True, "SIGTERM must reach Python"
-    assert worker["command"] == ["python", "worker.py", "--queues", queue]
+    assert worker["command"] == ["python", "worker.py", "--queues", queues]
     assert worker["healthcheck"]["test"]
 
 
 def test_between_them_the_workers_poll_every_queue() -> None:
-    assert {queue for queue, _ in WORKERS.values()} == set(queues_of(Settings()))
+    assert {queue for queues, _ in WORKERS.values() for queue in queues.split(",")} == set(queues_of(Settings()))
 
 
 @pytest.mark.parametrize("name", WORKERS)

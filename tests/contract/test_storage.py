@@ -14,6 +14,7 @@ from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage
 from rindle.testing.flaky import FlakyStorage
+from rindle.testing.storage_abilities import MultipartUploadsContract
 from rindle.testing.storage_contract import Answer, Send, StorageContract
 from tests.contract.serving import listening, serving
 from tests.servers.minio import MinioServer
@@ -86,7 +87,7 @@ class TestFlakyStorageWithoutFaults(TestMemoryStorage):
 
 
 @pytest.mark.external
-class TestMinio(StorageContract):
+class TestMinio(MultipartUploadsContract, StorageContract):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
         storage = S3Storage(
@@ -100,7 +101,25 @@ class TestMinio(StorageContract):
 
 
 @pytest.mark.external
-class TestMinioWithPrefix(StorageContract):
+class TestFlakyMinioWithoutFaults(MultipartUploadsContract):
+    """The double around a store that has the ability."""
+
+    send, key = StorageContract.send, StorageContract.key
+
+    @pytest.fixture
+    async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[Storage]:
+        storage = S3Storage(
+            bucket,
+            endpoint_url=minio.endpoint_url,
+            access_key_id=minio.access_key,
+            secret_access_key=minio.secret_key,
+        )
+        yield FlakyStorage(storage)
+        await storage.close()
+
+
+@pytest.mark.external
+class TestMinioWithPrefix(MultipartUploadsContract, StorageContract):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
         storage = S3Storage(

@@ -15,7 +15,7 @@ import pytest
 
 from rindle.crash_points import CRASH_POINTS
 from rindle.db.models import new_id
-from rindle.errors import ErasurePending, NotFound
+from rindle.errors import NotFound
 from tests.invariants import everything_holds
 from tests.patience import until
 from tests.servers.postgres import PostgresServer
@@ -70,9 +70,7 @@ async def _erasure(stage: Stage) -> Callable[[], Awaitable[None]]:
     asset = await _ready_by_a_worker_of_its_own(stage)
     await stage.rindle.attach(asset, ("User", "1"), "avatar")
     operation = new_id()
-    erasing = stage.application(RINDLE_ERASURE_REPORT_SECONDS="2")
-    with pytest.raises(ErasurePending):  # no worker runs
-        await erasing.erase_owner(("User", "1"), operation_id=operation)
+    await stage.asked_to_erase(("User", "1"), operation)
 
     async def check() -> None:
         async def complete() -> bool:
@@ -154,21 +152,17 @@ async def _cancel_request_of_an_upload(stage: Stage) -> Callable[[], Awaitable[N
 
 async def _ready_by_a_worker_of_its_own(stage: Stage, *, cancelled: bool = False) -> str:
     """Return the id of an asset that is ready (or whose variants are cancelled), with no worker left running."""
-    profile = "held" if cancelled else "avatar"
-    if cancelled:
+    async with stage.working():
+        if not cancelled:
+            return (await stage.ready()).id
         stage.tell("processor", "hold")
-    worker = await stage.worker()
-    asset = await stage.verified(profile)
-    if cancelled:
+        asset = await stage.verified("held")
         await stage.variant(asset.id, "thumb", "processing")
         await stage.rindle.cancel_processing(asset.id)
         stage.tell("processor", "")
         client = await stage.client()
         await stage.state(asset.id, "degraded")
         await client.get_workflow_handle(stage.variants_workflow(asset.id)).result()
-    else:
-        await stage.settled(asset.id)
-    await worker.kill()
     return asset.id
 
 
@@ -196,10 +190,12 @@ SCENARIOS: dict[str, Scenario] = {
 }
 #: Points that are passed in the application's process, not in a worker's.
 CLIENT_POINTS = ("server_upload.begun", "server_upload.stored")
+#: The same while a file is sent in parts; see ``test_multipart_crashes.py``.
+PART_POINTS = ("multipart.begun", "multipart.noted", "multipart.made")
 
 
 def test_every_crash_point_has_a_scenario() -> None:
-    assert {*SCENARIOS, *CLIENT_POINTS} == set(CRASH_POINTS)
+    assert {*SCENARIOS, *CLIENT_POINTS, *PART_POINTS} == set(CRASH_POINTS)
 
 
 @pytest.fixture
@@ -224,7 +220,7 @@ async def test_a_worker_killed_at_any_point_loses_and_duplicates_nothing(crash_s
     victim = await stage.worker(wait=False, RINDLE_CRASH_AT=point, RINDLE_CRASH_LOG=str(visited))
     assert await victim.wait() == -9, victim.tail()
     assert visited.read_text() == f"{point}\n"
-    await stage.worker(wait=False)
+    await stage.member(stage.application())
 
     await check()
     await everything_holds(stage)
@@ -237,7 +233,7 @@ async def test_an_erasure_survives_a_worker_killed_in_its_purge(crash_stage: Sta
 
     victim = await stage.worker(wait=False, RINDLE_CRASH_AT=point)
     assert await victim.wait() == -9, victim.tail()
-    await stage.worker(wait=False)
+    await stage.member(stage.application())
 
     await check()
     await everything_holds(stage)
@@ -261,7 +257,7 @@ async def test_an_application_killed_during_a_server_side_upload_leaves_nothing(
     )
     assert await client.wait() == -9
     assert visited.read_text() == f"{point}\n"
-    await stage.worker()
+    await stage.member(stage.application())
 
     async def cleaned() -> bool:
         return await stage.keys() == set() and bool(await stage.read(_expired))

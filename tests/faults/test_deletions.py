@@ -21,7 +21,7 @@ from tests.patience import until
 from tests.servers.minio import MinioServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
-from tests.stage import NOTICES_LOST_WORKERS, SpawnedWorker, Stage, staged
+from tests.stage import NOTICES_LOST_WORKERS, Stage, is_stopped, staged
 from tests.workflows.fleet import Fleet, closed
 
 
@@ -59,11 +59,6 @@ async def s3_stage(
 # --- a deletion that was decided for an earlier build -------------------------------------------------------------
 
 
-def is_stopped(worker: SpawnedWorker) -> bool:
-    """Whether the process was stopped by a signal (state ``T`` of ``/proc``)."""
-    return Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 async def thumb_of(stage: Stage, asset_id: str, width: int) -> None:
     """Wait until the thumb is built with a width, as the recipes of ``tests.application`` differ in it."""
 
@@ -74,21 +69,37 @@ async def thumb_of(stage: Stage, asset_id: str, width: int) -> None:
     await until(look, what=f"a thumb of {width} pixels")
 
 
+async def regenerated(stage: Stage) -> None:
+    """Queue the variants whose recipe has changed."""
+    report = await stage.application().regenerate_variants()
+    assert (report.enqueued, report.errors) == (1, 0)
+
+
 async def test_a_worker_that_wakes_between_decision_and_deletion_deletes_nothing_newer(s3_stage: Stage) -> None:
+    """The process that is stopped renders and does nothing else: stopped inside a transaction, it would keep SQLite's
+    write lock from everybody."""
     stage = s3_stage
-    first = await stage.worker()
-    asset = await stage.ready()
+    images = stage.environment["RINDLE_IMAGE_TASK_QUEUE"] = f"{stage.prefix}-images"
+    async with stage.working():
+        asset = await stage.ready()
     old = await stage.variant(asset.id, "thumb")
-    await first.stop()
     stage.environment["APP_DRIFTED"] = "1"
-    await stage.application().regenerate_variants()
-    sleeper = await stage.worker(wait=False, RINDLE_CRASH_AT="render.recorded", RINDLE_CRASH_SIGNAL="SIGSTOP")
-    await until(lambda: is_stopped(sleeper), what="the worker to stop before it deletes the replaced object")
+    sleeper = await stage.worker(
+        *("--queues", images),
+        RINDLE_CRASH_AT="render.recorded",
+        RINDLE_CRASH_SIGNAL="SIGSTOP",
+        RINDLE_RELAY_POLL_SECONDS="3600",
+        RINDLE_RELAY_IDLE_POLL_SECONDS="3600",
+    )
+    await regenerated(stage)
+    others = await stage.worker("--queues", stage.prefix)
+    await until(lambda: is_stopped(sleeper.process.pid), what="the worker to stop before it deletes")
     await thumb_of(stage, asset.id, 64)
 
+    await others.stop()
     del stage.environment["APP_DRIFTED"]  # the recipe of the object that the sleeper is about to delete
-    await stage.application().regenerate_variants()
-    await stage.worker()
+    await regenerated(stage)
+    await stage.member(stage.application())
     await thumb_of(stage, asset.id, old.width or 0)
     os.kill(sleeper.process.pid, signal.SIGCONT)
     await sleeper.stop()

@@ -23,17 +23,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from docs.generate import example_of
-from rindle import MediaAsset, Rindle
+from rindle import MediaAsset, MediaUploadSession, Rindle
 from rindle.db import migrate
 from rindle.errors import StateConflict
 from tests.application import Avatar, Lesson, Talk
 from tests.gallery import Gallery
-from tests.stage import Stage, photo
+from tests.integration.uploads.conftest import bucket_environment, send_part
+from tests.servers.temporal import TemporalServer
+from tests.stage import Stage, photo, staged
+
+__all__ = ["bucket_environment"]  # the fixture
 
 #: ``Rindle`` itself (its constructor), then every public method and property, also those of its parts.
 PUBLIC = ["Rindle", *sorted(name for name in dir(Rindle) if not name.startswith("_"))]
 #: Examples that show the recipe of a caller's own transaction, which is longer.
 RECIPES = ("attach", "attachments")
+#: Examples of uploads in parts, which local storage does not take.
+IN_PARTS = ("initiate_multipart_upload", "sign_multipart_part", "list_parts", "complete_multipart_upload")
 #: Bytes that are of the type video/mp4 or audio/wav, and no more than that: nothing decodes them here.
 MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom\0\0\0\x08free"
 WAV = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x44\xac\0\0\x88\x58\x01\0\x02\0\x10\0data\0\0\0\0"
@@ -74,10 +80,33 @@ async def _built(gallery: Gallery, actor: str = "ada") -> MediaAsset:
 async def _asset(stage: Stage, gallery: Gallery, name: str, code: str) -> MediaAsset:
     if "settled(" in code:
         return await stage.verified("avatar", actor="ada")
+    if "reprobe(" in code:
+        return await stage.ready("avatar", actor="ada")  # with an original that a worker can read
     asset = await _built(gallery)
     if name == "cancel_processing":
         await stage.rindle.requeue_variants(asset)
     return asset
+
+
+async def _session(stage: Stage, name: str) -> MediaUploadSession:
+    """Return an upload whose bytes were sent: whole, or as the one part of a multipart upload."""
+    if name not in IN_PARTS:
+        return await stage.sent("avatar", actor="ada")
+    body = photo(stage.home / "photo.jpg").read_bytes()
+    opened = await stage.rindle.initiate_multipart_upload("avatar", filename="me.jpg", size=len(body), actor="ada")
+    await send_part(stage, opened.session.id, 1, body)
+    return opened.session
+
+
+@pytest.fixture
+async def example_stage(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, temporal_server: TemporalServer
+) -> AsyncIterator[Stage]:
+    """The application on SQLite, with local storage unless the example needs a bucket."""
+    environment = request.getfixturevalue("bucket_environment") if name in IN_PARTS else {}
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, temporal_server.target, environment) as ready:
+        yield ready
 
 
 @asynccontextmanager
@@ -97,12 +126,12 @@ async def names(stage: Stage, name: str, code: str) -> AsyncIterator[dict[str, A
         await stage.member()
     else:
         await rindle.attach(await _built(gallery, "bob"), member, "avatar")
-    if "erase_owner" in code:
+    if "erase_owner" in code or "reprobe(" in code:
         await stage.member()
     rindle.services = replace(rindle.services, force_delete_policy=lambda *facts: None)
     wanted: dict[str, Callable[[], Any]] = {
         "asset": lambda: _asset(stage, gallery, name, code),
-        "session": lambda: stage.sent("avatar", actor="ada"),
+        "session": lambda: _session(stage, name),
         "video": lambda: gallery.available(Lesson, data=MP4, filename="lesson.mp4", facts=VIDEO),
         "audio": lambda: gallery.available(Talk, data=WAV, filename="talk.wav", facts=AUDIO),
     }
@@ -141,15 +170,15 @@ def test_every_public_name_has_a_short_example(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 async def test_the_example_runs(
-    name: str, lite_stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, example_stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = example_of(documented(name))
     folder = tmp_path / "application"
     folder.mkdir()
     shutil.copy(photo(tmp_path / "me.jpg"), folder)
-    for variable, value in lite_stage.environment.items():
+    for variable, value in example_stage.environment.items():
         monkeypatch.setenv(variable, value)
-    async with names(lite_stage, name, code) as prepared:
+    async with names(example_stage, name, code) as prepared:
         monkeypatch.chdir(folder)
 
         await run(code, prepared)

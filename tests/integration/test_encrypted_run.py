@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rindle.messages import StatusView, VerifyAnswer
 from rindle.operations.explain import explain
 from rindle.workflows import ids
 from tests import encrypted
+from tests.encrypted import encodable, parts
 from tests.patience import until
 from tests.servers import free_port
 from tests.servers.temporal import TemporalServer
@@ -36,20 +37,6 @@ async def sealed_stage(tmp_path: Path, temporal_server: TemporalServer) -> Async
     async with staged(tmp_path, url, temporal_server.target, {"RINDLE_APP": "tests.encrypted:make"}) as stage:
         stage.rindle.temporal = encrypted.connection(stage.environment)
         yield stage
-
-
-def parts(message: Message) -> Iterator[Message]:
-    """Yield a protobuf message and all messages inside it, without search attributes, which cannot be encrypted."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is None or field.name in ("search_attributes", "indexed_fields"):
-            continue
-        if field.message_type.GetOptions().map_entry:
-            values = [one for one in value.values() if isinstance(one, Message)]
-        else:
-            values = list(value) if field.is_repeated else [value]
-        for one in values:
-            yield from parts(one)
 
 
 def assert_sealed(message: Message) -> int:
@@ -77,11 +64,7 @@ async def history_is_sealed(stage: Stage, workflow_id: str) -> int:
     """Check the history, the description and the live details of a run."""
     client = await stage.client()
     handle = client.get_workflow_handle(workflow_id)
-    events = (await handle.fetch_history()).events
-    # The SDK's core writes the names of patches past every converter.
-    found = sum(
-        [assert_sealed(event) for event in events if event.marker_recorded_event_attributes.marker_name != "core_patch"]
-    )
+    found = sum([assert_sealed(event) for event in encodable(await handle.fetch_history())])
     assert_sealed((await handle.describe()).raw_description)
     for query in ("status", "__temporal_workflow_metadata"):
         answer = await client.workflow_service.query_workflow(
@@ -99,9 +82,14 @@ async def test_a_run_from_the_ticket_to_the_purge_leaves_only_ciphertext(sealed_
     stage = sealed_stage
     metrics = f"127.0.0.1:{free_port()}"
     worker = await stage.worker(APP_CONNECT="1", RINDLE_METRICS_ADDRESS=metrics)
-    # The worker's runtime serves also a connection that the application makes.
-    served = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://{metrics}/metrics").read())
-    assert b"temporal_num_pollers" in served
+
+    async def counts_pollers() -> bool:
+        # The worker's runtime serves also a connection that the application makes.
+        served = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://{metrics}/metrics").read())
+        return b"temporal_num_pollers" in served
+
+    # They are counted a moment after the worker reports ready.
+    await until(counts_pollers, what="the worker's pollers to be in its metrics")
     async with stage.rindle:
         session = await stage.sent("scanned")
         upload_id = stage.upload_workflow(session.id)

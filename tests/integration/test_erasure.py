@@ -136,6 +136,8 @@ async def test_neither_temporal_nor_the_certificate_holds_what_it_must_not(worke
     assert "signature" not in document.lower()
     page = certificate.to_html()
     assert certificate.assets[0].objects[0].key in page
+    assert f"<time>{certificate.assets[0].objects[0].absent_at}</time>" in page
+    assert "<td>Objects found absent</td>" in page
     assert "<script" not in page
 
 

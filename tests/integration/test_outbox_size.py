@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import String, bindparam, event, text
 from sqlalchemy.orm import Session
 
-from rindle import MediaOutbox
+from rindle import MediaOutbox, outbox
 from rindle.db import outbox as rows
-from rindle.db.models import utc_now
+from rindle.db.models import new_id, utc_now
 from tests.patience import until
 from tests.stage import Stage
 
@@ -124,3 +124,17 @@ async def test_relays_delete_rows_that_were_sent_long_ago_in_small_batches(
             return [row.workflow_id for row in await stage.outbox()] == ["sent", "parked", "waits"]
 
         await until(deleted, what="the old rows to be deleted")
+
+
+async def test_an_upload_does_not_wait_until_thousands_of_purges_are_sent(stage: Stage) -> None:
+    """What is due for longest is sent first, so a request of the same moment has few purges before it."""
+    settings, database = stage.rindle.services.settings, stage.rindle.database
+    assets = [(new_id(), "plain") for _ in range(1_000)]
+
+    await database.write(outbox.start_purges, settings, assets)
+
+    due = sorted(row.available_at for row in await stage.outbox())
+    assert len(due) == 1_000
+    before_an_upload = [at for at in due if at < due[0] + timedelta(seconds=1)]
+    assert len(before_an_upload) == rows.BATCH
+    assert due[-1] - due[0] == timedelta(seconds=9)

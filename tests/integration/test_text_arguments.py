@@ -55,6 +55,7 @@ OTHERWISE: Mapping[str, set[str]] = {
     "register_owner_type.name": {"invalid_owner"},
     "register_owner_type.slots": {"unknown_profile"},
     "slot": {"invalid_slot"},
+    "complete_multipart_upload.parts": {"invalid_multipart_parts"},
     # Compared with the names of variants that were read.
     "variant": {"returned", "unknown_variant"},
     "variants": {"returned", "unknown_variant"},
@@ -153,6 +154,7 @@ def good(asset: MediaAsset, session_id: str) -> dict[str, Any]:
         "slot": "avatar",
         "source": io.BytesIO(png()),
         "filename": "photo.png",
+        "part_number": 1,
         "scope": "asset",
         "id": asset.id,
         "name": "member",
@@ -294,7 +296,7 @@ async def test_a_route_refuses_text_that_cannot_be_stored(
     monkeypatch.setenv("TEMPORAL_ADDRESS", CLOSED_PORT)
     async with site(tmp_path, database_url=database_url) as web:
         asset = await web.gallery.ready(web.avatar, actor="alice")
-        ids = {"asset_id": asset.id, "session_id": (await web.gallery.session_of(asset)).id}
+        ids = {"asset_id": asset.id, "session_id": (await web.gallery.session_of(asset)).id, "part_number": "1"}
         found = fields(web)
         for field in found:
             if flaw == "surrogate" and field.place != "body":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 import re
 import secrets
@@ -19,14 +18,15 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
+from temporalio.api.common.v1 import Payload
 
 from tests.browser import launched, window
 from tests.copied import process
 from tests.distributions import GUARD, modules_without
+from tests.encrypted import encodable, parts
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 from tests.servers.minio import MinioServer
@@ -133,19 +133,6 @@ async def shot(page: Page, name: str) -> None:
         await page.screenshot(path=Path(SHOTS, f"{name}.png"), full_page=True)
 
 
-def encodings(document: Any) -> Iterator[str]:
-    """Yield the encoding of every payload of a history; search attributes are never encrypted."""
-    if isinstance(document, list):
-        for entry in document:
-            yield from encodings(entry)
-    elif isinstance(document, dict):
-        if "encoding" in document.get("metadata", {}):
-            yield base64.b64decode(document["metadata"]["encoding"]).decode()
-        for key, entry in document.items():
-            if key != "searchAttributes":
-                yield from encodings(entry)
-
-
 @pytest.mark.external
 async def test_the_walk_through_ends_with_a_site_on_postgres_and_s3(
     home: Path, environment: dict[str, str], browser: Browser, temporal_server: TemporalServer
@@ -214,10 +201,12 @@ async def test_the_walk_through_ends_with_a_site_on_postgres_and_s3(
     # Temporal has only ciphertext.
     prefix = environment["RINDLE_WORKFLOW_ID_PREFIX"]
     found = [
-        encoding
+        part.metadata["encoding"].decode()
         async for started in temporal_server.client.list_workflows(f"WorkflowId STARTS_WITH '{prefix}'")
         for history in [await temporal_server.client.get_workflow_handle(started.id).fetch_history()]
-        for encoding in encodings(json.loads(history.to_json()))
+        for event in encodable(history)
+        for part in parts(event)
+        if isinstance(part, Payload)
     ]
     assert len(found) > 10
     assert set(found) == {"binary/encrypted"}

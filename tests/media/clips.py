@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -43,9 +44,11 @@ class Clips:
         self._directory = directory
 
     def made(self, name: str, *arguments: str | Path) -> Path:
-        """Return the clip of a name, made with these arguments."""
-        path = self._directory / name
+        """Return the clip of a name, made with these arguments; clips of one name and other arguments are others."""
+        shelf = self._directory / hashlib.sha256("\0".join(map(str, arguments)).encode()).hexdigest()[:12]
+        path = shelf / name
         if not path.exists():
+            shelf.mkdir(exist_ok=True)
             ffmpeg(*arguments, path)
         return path
 

@@ -131,8 +131,9 @@ async def running_site(temporal: TemporalServer, home: Path, **settings: str) ->
 @pytest.fixture(scope="session")
 async def site(temporal_server: TemporalServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     """The example application with its worker, its media in local files."""
-    # One thread makes films slowly enough to be watched on any machine.
-    async with running_site(temporal_server, tmp_path_factory.mktemp("cohort"), RINDLE_AV_THREADS="1") as running:
+    # One thread makes films slowly enough to be watched on any machine; the second worker makes what need not wait.
+    settings = {"RINDLE_AV_THREADS": "1", "RINDLE_AV_WORKERS": "2"}
+    async with running_site(temporal_server, tmp_path_factory.mktemp("cohort"), **settings) as running:
         yield running
 
 

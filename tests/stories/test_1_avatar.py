@@ -7,8 +7,10 @@ import io
 import os
 import re
 import signal
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,7 +19,8 @@ from skimage import data
 
 from tests.browser import held
 from tests.contract.serving import send_raw
-from tests.patience import PATIENCE_SECONDS, until
+from tests.patience import PATIENCE_SECONDS, until, until_blocking
+from tests.stage import is_stopped
 from tests.stories.conftest import Site, Visit
 
 pytestmark = pytest.mark.external
@@ -64,16 +67,16 @@ def page_of(context: BrowserContext) -> Page:
     return context.pages[0]
 
 
-async def choose(page: Page, photo: FilePayload, *, worker: int | None = None) -> str:
+async def choose(page: Page, photo: FilePayload, *, waits: Site | None = None) -> str:
     """Upload ``photo`` through the page's form, wait until it is ready and return the asset's id.
 
-    A ``worker`` process stands still until the page says that the photo is being processed: a page that is slower than
-    the worker would not show it.
+    The worker of a site that ``waits`` stands still until the page says that the photo is being processed: a page that
+    is slower than the worker would not show it.
     """
     before = await asset_on(page)
-    with nullcontext() if worker is None else suspended(worker):
+    with nullcontext() if waits is None else suspended(waits):
         await page.set_input_files("#photo", photo)
-        if worker is not None:
+        if waits is not None:
             await expect(page.locator(".badge")).to_have_text("Processing")
     ready = page.locator(f'.portrait[data-state="ready"]:not([data-asset="{before}"])')
     await expect(ready).to_be_visible()
@@ -98,13 +101,33 @@ async def form_token(page: Page) -> str:
 
 
 @contextmanager
-def suspended(pid: int) -> Iterator[None]:
-    """Let a process stand still for the block."""
-    os.kill(pid, signal.SIGSTOP)
+def suspended(site: Site) -> Iterator[None]:
+    """Let the worker stand still for the block.
+
+    It is stopped again until that was outside a transaction: SQLite's write lock would be kept from the page.
+    """
+    pid = site.worker.pid
     try:
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            until_blocking(lambda: is_stopped(pid), what="the worker to stop")
+            if can_be_written(site.media.parent / "rindle.db"):
+                break
+            os.kill(pid, signal.SIGCONT)
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def can_be_written(database: Path) -> bool:
+    """Say whether nobody holds the write lock of an SQLite file."""
+    with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
 
 
 def purged(site: Site, context: BrowserContext, asset_id: str) -> Callable[[], Awaitable[bool]]:
@@ -132,7 +155,7 @@ async def test_a_chosen_photo_goes_straight_to_the_store_and_appears_when_it_is_
     page.on("console", lambda message: violations.append(message.text) if message.type == "error" else None)
     photo = picture("astronaut")
 
-    asset_id = await choose(page, photo, worker=site.worker.pid)
+    asset_id = await choose(page, photo, waits=site)
 
     seen = await page.evaluate("window.seen")
     assert [text for text in seen["badge"] if text in ("Processing", "Ready")] == ["Processing", "Ready"]

@@ -377,3 +377,25 @@ async def test_another_choice_ends_the_upload_before_it(page: Page) -> None:
             return sorted(await page.evaluate("window.codes")) == ["complete", "upload_cancelled"]
 
         await until(both)
+
+
+async def test_a_store_that_takes_no_parts_is_not_sent_the_whole_file_instead(page: Page) -> None:
+    asked = requests_of(page)
+    await page.evaluate(
+        """async () => {
+          document.body.innerHTML =
+            '<input id="auto" type="file" data-rindle-profile="avatar" data-rindle-strategy="multipart">';
+          window.codes = [];
+          document.addEventListener("rindle:error", (event) => window.codes.push(event.detail.code));
+          await import("/media/rindle.js");
+        }"""
+    )
+    await page.set_input_files("#auto", PHOTO)
+
+    async def refused() -> bool:
+        return bool(await page.evaluate("window.codes.length"))
+
+    await until(refused)
+    assert await page.evaluate("window.codes") == ["upload_unsupported"]
+    assert "PUT" not in {one.method for one in asked}
+    assert await page.evaluate("localStorage.length") == 0

@@ -39,14 +39,17 @@ from rindle.erasure.certificate import ErasureCertificate
 from rindle.erasure.force_delete import ForceDeleteReport
 from rindle.erasure.reports import BatchErasureReport, OwnerErasureReport
 from rindle.operations.checks.report import DoctorReport
-from rindle.operations.repair import CancelReport, RegenerateReport, RequeueReport
+from rindle.operations.maintenance.regenerate_variants import RegenerateReport
+from rindle.operations.maintenance.reprobe import ReprobeReport
+from rindle.operations.repair import CancelReport, RequeueReport
 from rindle.operations.runtime_status import RuntimeStatus
 from rindle.owners import OwnerTypes
 from rindle.profile import ProfileRegistry
-from rindle.protocols import Storage
+from rindle.protocols import Part, Storage
 from rindle.storage.local import LocalStorage
 from rindle.subscriptions import Subscription
 from rindle.uploads.direct import SignedUpload
+from rindle.uploads.multipart import OpenedMultipart, SignedPart
 from rindle.worker_plugin import RindlePlugin
 
 
@@ -127,6 +130,21 @@ async def uploads(rindle: Rindle, path: str) -> MediaAsset:
     assert_type(await rindle.cancel_upload(session.id), MediaUploadSession)
     await rindle.initiate_upload("avatar", file_name="me.jpg")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     return assert_type(await rindle.upload("avatar", path, filename="me.jpg", actor="ada"), MediaAsset)
+
+
+async def uploads_in_parts(rindle: Rindle, session_id: str) -> None:
+    """A large file, sent directly to the store in parts."""
+    opened = await rindle.initiate_multipart_upload(
+        "lesson", filename="lesson.mp4", size=4_000_000_000, part_size=16 * 1024 * 1024, actor="ada", auto_verify=True
+    )
+    assert_type(opened, OpenedMultipart)
+    assert_type(opened.multipart.part_count, int | None)
+    assert_type(await rindle.sign_multipart_part(session_id, 1), SignedPart)
+    parts = await rindle.list_parts(opened.session)
+    assert_type(parts, list[Part])
+    assert_type(await rindle.complete_multipart_upload(session_id), Upload)
+    assert_type(await rindle.complete_multipart_upload(session_id, parts), Upload)
+    await rindle.complete_multipart_upload(session_id, [{"part_number": 1, "etag": "0" * 32}])
 
 
 async def assets(rindle: Rindle, asset_id: str) -> None:
@@ -248,6 +266,9 @@ async def operations(rindle: Rindle, asset_id: str) -> None:
     assert_type(cancelled, CancelReport)
     assert_type(cancelled.cancelled, int)
     assert_type(await rindle.regenerate_variants("avatar", "thumb"), RegenerateReport)
+    reprobed = await rindle.reprobe(asset_id, timeout=60)
+    assert_type(reprobed, ReprobeReport)
+    assert_type(reprobed.refreshed_fields, tuple[str, ...])
     await rindle.resume(asset_id)
 
     report = await rindle.doctor(

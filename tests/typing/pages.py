@@ -248,6 +248,13 @@ async def docs_profiles_1() -> None:
         }
 
 
+async def docs_resumable_1() -> None:
+    opened = await rindle.initiate_multipart_upload("lesson", filename="lesson.mp4", size=4_000_000_000, actor="alice")
+    first = await rindle.sign_multipart_part(opened.session.id, 1)  # the client sends the first part to first.presigned.url
+    there = await rindle.list_parts(opened.session.id)  # after a break: these need not be sent again
+    upload = await rindle.complete_multipart_upload(opened.session.id)
+
+
 async def docs_storage_1() -> None:
     from rindle.storage.local import LocalStorage
     from rindle.storage.s3 import S3Storage

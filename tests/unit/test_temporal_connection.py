@@ -18,7 +18,7 @@ from temporalio.converter import (
     PayloadCodec,
 )
 from temporalio.plugin import SimplePlugin
-from temporalio.service import TLSConfig
+from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from examples.temporal.cluster import cluster
 from examples.temporal.own_client import own_client
@@ -230,3 +230,50 @@ def test_nothing_shows_the_key(caplog: pytest.LogCaptureFixture) -> None:
     connection = TemporalConnection(api_key=API_KEY, environment={})
 
     assert API_KEY not in f"{connection!r} {connection.label} {caplog.text}"
+
+
+# --- search attributes -----------------------------------------------------------------------------------------------
+
+
+def refused_start(status: RPCStatusCode, message: str) -> RPCError:
+    """Return the error of a start."""
+    return RPCError(message, status, b"")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refused_start(
+            RPCStatusCode.INVALID_ARGUMENT, "Namespace default has no mapping defined for search attribute X"
+        ),
+        refused_start(RPCStatusCode.INTERNAL, "no mapping defined for field X"),
+    ],
+)
+async def test_a_namespace_without_search_attributes_starts_workflows_without_them(error: RPCError) -> None:
+    connection = TemporalConnection(environment={})
+    calls: list[bool] = []
+
+    async def start(are_used: bool) -> str:
+        calls.append(are_used)
+        if are_used:
+            raise error
+        return "started"
+
+    assert await connection.with_search_attributes(start, wanted=True) == "started"
+    assert await connection.with_search_attributes(start, wanted=True) == "started"
+    assert calls == [True, False, False]  # the second call knows
+
+
+async def test_another_refusal_of_a_start_is_raised_and_unwanted_attributes_are_never_sent() -> None:
+    connection = TemporalConnection(environment={})
+    calls: list[bool] = []
+
+    async def start(are_used: bool) -> None:
+        calls.append(are_used)
+        raise refused_start(RPCStatusCode.INVALID_ARGUMENT, "the task queue has no name")
+
+    for wanted in (True, False):
+        with pytest.raises(RPCError, match="task queue"):
+            await connection.with_search_attributes(start, wanted=wanted)
+    assert calls == [True, False]
+    assert connection.has_search_attributes is None

@@ -20,7 +20,9 @@ from rindle import messages
 from rindle.activities import claim_watch, liveness
 from rindle.db.models import MediaAsset, new_id
 from rindle.errors import StoragePermanent, StorageUnauthorized
-from rindle.messages import ErasureInput, PurgeInput, VariantInput
+from rindle.messages import ErasureInput, MaintenanceInput, PurgeInput, VariantInput
+from rindle.operations.maintenance import runs
+from rindle.operations.maintenance.verify_storage import VerifyStorage, VerifyStorageOptions
 from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage
@@ -962,6 +964,66 @@ async def cancel_request_of_an_erasure(stage: Stage, fleet: Fleet) -> str:
 )
 async def purges_took_long(stage: Stage, fleet: Fleet) -> str:
     workflow_id = await _erased(stage, fleet)
+    await closed(stage, workflow_id)
+    return workflow_id
+
+
+# --- maintenance ----------------------------------------------------------------------------------------------------
+
+_MAINTENANCE = "MaintenanceWorkflow"
+
+
+async def _swept(stage: Stage, options: VerifyStorageOptions, *, max_pages: int = 0) -> str:
+    handle = await runs.start(stage.rindle.services, VerifyStorage(), options, max_pages=max_pages)
+    await closed(stage, handle.id)
+    return handle.id
+
+
+@_branch(_MAINTENANCE, "sweep_page", "completed", lacks=("continued as new",))
+async def swept(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    return await _swept(stage, VerifyStorageOptions(objects=False))
+
+
+@_branch(_MAINTENANCE, "sweep_page", "sweep_page", "continued as new", lacks=("completed",))
+async def swept_in_parts(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    return await _swept(stage, VerifyStorageOptions(originals=True), max_pages=2)
+
+
+@_branch(_MAINTENANCE, "sweep_page", "sweep_page", "completed")
+async def swept_with_errors(stage: Stage, fleet: Fleet) -> str:
+    """A store that does not list is counted and named, and the sweep goes on."""
+    store = FlakyStorage(storage(stage.environment))
+    store.fail("list_keys", StorageUnauthorized("not for you"), times=100)
+    await fleet.start(stage.application(store=store))
+    return await _swept(stage, VerifyStorageOptions(profile="plain"))
+
+
+@_branch(_MAINTENANCE, "sweep_page", "cancel requested", "sweep_page canceled", "canceled")
+async def cancel_request_of_a_sweep(stage: Stage, fleet: Fleet) -> str:
+    store = FlakyStorage(storage(stage.environment))
+    held = store.hang("list_keys")
+    await fleet.start(stage.application(store=store))
+    handle = await runs.start(stage.rindle.services, VerifyStorage(), VerifyStorageOptions())
+    await held.reached.wait()
+    await handle.cancel()
+    await closed(stage, handle.id)
+    held.release()
+    return handle.id
+
+
+@_branch(_MAINTENANCE, "sweep_page", "sweep_page failed", "failed", lacks=("completed",))
+async def sweep_of_another_release(stage: Stage, fleet: Fleet) -> str:
+    """The worker does not know the sweep that it is to run."""
+    await fleet.start()
+    workflow_id = ids.maintenance_id("sweep-the-floor", prefix=stage.prefix)
+    await (await stage.client()).start_workflow(
+        messages.MAINTENANCE_WORKFLOW,
+        MaintenanceInput(verb="sweep-the-floor"),
+        id=workflow_id,
+        task_queue=stage.rindle.settings.maintenance_queue,
+    )
     await closed(stage, workflow_id)
     return workflow_id
 

@@ -10,6 +10,8 @@ with workflow.unsafe.imports_passed_through():
         ErasureInput,
         ErasureResult,
         GroupStatus,
+        MaintenanceInput,
+        MaintenanceResult,
         PurgeInput,
         PurgeResult,
         UploadInput,
@@ -17,7 +19,14 @@ with workflow.unsafe.imports_passed_through():
         UploadStatus,
         VariantInput,
     )
-    from rindle.workflows import OwnerErasureWorkflow, PurgeWorkflow, UploadWorkflow, VariantWorkflow, policies
+    from rindle.workflows import (
+        MaintenanceWorkflow,
+        OwnerErasureWorkflow,
+        PurgeWorkflow,
+        UploadWorkflow,
+        VariantWorkflow,
+        policies,
+    )
     from rindle.workflows.steps import start_step
 
 
@@ -86,4 +95,18 @@ class ErasureWithoutCertificate(OwnerErasureWorkflow):
         return
 
 
-ALL = (UploadWithoutTimer, VariantsReadFirst, PurgeWithoutStop, ErasureWithoutCertificate)
+@workflow.defn(name=messages.MAINTENANCE_WORKFLOW)
+class MaintenanceInOneRun(MaintenanceWorkflow):
+    """Never continues as new."""
+
+    @workflow.init
+    def __init__(self, order: MaintenanceInput) -> None:
+        super().__init__(order)
+
+    @workflow.run
+    async def run(self, order: MaintenanceInput) -> MaintenanceResult:
+        """Run the inherited loop without its limit."""
+        return await super().run(order.model_copy(update={"max_pages": 0}))
+
+
+ALL = (UploadWithoutTimer, VariantsReadFirst, PurgeWithoutStop, ErasureWithoutCertificate, MaintenanceInOneRun)

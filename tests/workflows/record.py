@@ -1,7 +1,8 @@
 """Record the history of every branch anew: ``python -m tests.workflows.record [case ...]``.
 
-Needed when a workflow changes on purpose. Keep the old files of branches that older workers may still have open: the
-new code must replay both, or the change needs ``workflow.patched``.
+Needed when a workflow changes on purpose. Move the old files of branches that older workers may still have open to
+``earlier/unreleased`` first: the new code must replay both, or the change needs ``workflow.patched``. A release keeps
+its histories with ``python -m tests.workflows.freeze VERSION``.
 """
 
 from __future__ import annotations

@@ -20,9 +20,8 @@ from tests.stage import staged
 from tests.workflows import broken
 from tests.workflows.branches import BRANCHES, HISTORIES, Branch
 from tests.workflows.fleet import Fleet, replayer
+from tests.workflows.freeze import EARLIER
 
-#: Histories of workflows as they were before a change that today's branches cannot bring about.
-EARLIER = HISTORIES.parent / "earlier"
 EVERY_BRANCH = pytest.mark.parametrize("branch", BRANCHES, ids=str)
 
 
@@ -41,7 +40,9 @@ async def test_a_saved_history_goes_through_its_branch_and_replays(branch: Branc
     await replayer().replay_workflow(history)
 
 
-@pytest.mark.parametrize("path", sorted(EARLIER.rglob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(EARLIER.rglob("*.json")), ids=lambda path: path.relative_to(EARLIER).with_suffix("").as_posix()
+)
 async def test_a_history_of_an_earlier_release_replays(path: Path) -> None:
     await replayer().replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text(encoding="utf-8")))
 
@@ -66,6 +67,7 @@ async def test_workers_of_a_deployment_replay_the_same_histories() -> None:
         ("VariantWorkflow", "cancel_request"),
         ("PurgeWorkflow", "purged"),
         ("OwnerErasureWorkflow", "erased"),
+        ("MaintenanceWorkflow", "swept_in_parts"),
     ],
 )
 async def test_a_careless_change_of_a_workflow_makes_the_replay_fail(workflow: str, case: str) -> None:

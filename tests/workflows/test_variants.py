@@ -435,7 +435,7 @@ async def test_a_lost_worker_costs_no_attempt_and_its_run_is_closed(lite_stage: 
     asset = await stage.verified("held")
     await first.wait()
     stage.tell("processor", "")
-    await stage.worker()
+    await stage.member(stage.application())
 
     assert (await stage.settled(asset.id)).state == "ready"
     assert await runs(stage, asset.id, "thumb") == [("failed", "interrupted"), ("succeeded", None)]

@@ -51,7 +51,8 @@ async function send(file) {
   onProgress({ percent: 0 });
   if (file.type.startsWith("image/")) preview.src = URL.createObjectURL(file);
   preview.onerror = () => preview.removeAttribute("src"); // HEIC, which most browsers cannot show
-  const up = upload(file, { base: "/media", profile: form.dataset.profile, onProgress, onState });
+  const { profile, strategy } = form.dataset;
+  const up = upload(file, { base: "/media", profile, strategy, onProgress, onState });
   cancel.onclick = up.abort;
   cancel.hidden = false;
   const { assetId } = await up.done;

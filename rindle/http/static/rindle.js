@@ -2,6 +2,7 @@
 
 const HERE = new URL(".", import.meta.url).href.slice(0, -1);
 const PAUSES_MS = [1000, 2000, 4000];
+const PARALLEL_PARTS = 4;
 const TERMINAL = {
   asset: ["ready", "degraded", "quarantined", "deleted"],
   upload_session: ["completed", "aborted", "expired", "failed"],
@@ -45,14 +46,22 @@ async function insist(signal, work, fix) {
     try {
       return await work();
     } catch (error) {
-      const fixing = !fixed && (fixed = fix(error));
+      const fixing = !fixed && (fixed = fix?.(error));
       if (!fixing && (tries === PAUSES_MS.length || !isTransient(error.status))) throw error;
       await (fixing || new Promise((wake) => setTimeout(wake, PAUSES_MS[tries++])));
     }
   }
 }
 
-/** Send the file with exactly the signed headers. */
+/** Read, write or (`null`) forget an unfinished upload; pages without storage cannot continue one. */
+function memo(key, id) {
+  try {
+    if (id === undefined) return localStorage.getItem(key);
+    id ? localStorage.setItem(key, id) : localStorage.removeItem(key);
+  } catch {}
+}
+
+/** Send a file or a part of it with exactly the signed headers. */
 const put = ({ method, url, headers }, file, onSent, signal) =>
   new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch reports no upload progress
@@ -71,16 +80,24 @@ const put = ({ method, url, headers }, file, onSent, signal) =>
     request.send(file.slice()); // without its type, which would be an unsigned header
   });
 
-/** Upload a file to the store. Returns `done`, a promise of `{assetId, sessionId, asset}`, and `abort()`. */
-export function upload(file, { base = HERE, profile, onProgress, onState } = {}) {
+/**
+ * Upload a file to the store. Returns `done`, a promise of `{assetId, sessionId, asset}`, and `abort()`. The strategy
+ * `multipart` sends parts, and continues the unfinished upload of the same file, also after a reload.
+ */
+export function upload(file, { base = HERE, profile, strategy = "presigned_put", onProgress, onState } = {}) {
   const control = new AbortController();
   const { signal } = control;
   const total = file.size;
-  let session, grant, path;
+  const inParts = strategy === "multipart";
+  const key = ["rindle", base, profile, file.name, total, file.lastModified].join("|");
+  let session, grant, path, multipart;
   const emit = (state) => onState?.({ state, sessionId: session?.id, assetId: session?.asset_id });
   const show = (loaded, percent) => onProgress?.({ loaded, total, percent });
   const sent = (loaded) => show(loaded, Math.min(99, Math.floor((100 * loaded) / total) || 0));
-  const cancel = () => path && call("DELETE", path).catch(() => {}); // an upload that is not cancelled expires
+  const cancel = () => {
+    memo(key, null);
+    return path && call("DELETE", path).catch(() => {}); // an upload that is not cancelled expires
+  };
 
   const renew = async () => (grant = (await call("POST", `${path}/sign`)).upload);
   const ended = (reason) =>
@@ -90,22 +107,68 @@ export function upload(file, { base = HERE, profile, onProgress, onState } = {})
       signal.addEventListener("abort", subscribe("upload_session", session.id, next, { base, until: "terminal" }));
     });
 
+  const unfinished = async () => {
+    const id = inParts && memo(key);
+    const look = () => call("GET", `${base}/uploads/${id}`);
+    const found = id && (await insist(signal, look).catch((error) => {
+      if (isTransient(error.status)) throw error;
+    }));
+    return found && !["aborted", "expired", "failed"].includes(found.session.state) && found;
+  };
+
+  const sendWhole = () =>
+    // 403: the URL has expired.
+    insist(signal, () => put(grant, file, sent, signal), ({ status }) => status === 403 && renew());
+
+  const sendParts = async () => {
+    const size = multipart.part_size;
+    const lengths = Array.from({ length: Math.ceil(total / size) || 1 }, (_, n) => Math.min(size, total - n * size));
+    const loaded = lengths.map(() => 0);
+    for (const part of await insist(signal, () => call("GET", `${path}/parts`))) {
+      if (part.size === lengths[part.part_number - 1]) loaded[part.part_number - 1] = part.size;
+    }
+    const missing = [...lengths.keys()].filter((n) => !loaded[n]);
+    const stop = new AbortController();
+    signal.addEventListener("abort", () => stop.abort());
+    const note = (n, bytes) => {
+      loaded[n] = bytes;
+      sent(loaded.reduce((sum, one) => sum + one, 0));
+    };
+    const send = async (n) => {
+      const grant = await call("POST", `${path}/parts/${n + 1}/sign`);
+      await put(grant, file.slice(n * size, n * size + lengths[n]), (bytes) => note(n, bytes), stop.signal);
+      note(n, lengths[n]);
+    };
+    const work = async () => {
+      for (let n; (n = missing.shift()) !== undefined; ) {
+        await insist(stop.signal, () => send(n), ({ status }) => status === 403 && Promise.resolve());
+      }
+    };
+    await Promise.all(Array.from({ length: PARALLEL_PARTS }, work)).finally(() => stop.abort());
+  };
+
   const run = async () => {
-    const wanted = { profile, filename: file.name, size: total, content_type: file.type || null };
-    ({ session, upload: grant } = await call("POST", `${base}/uploads`, wanted));
+    const wanted = { profile, filename: file.name, size: total, content_type: file.type || null, strategy };
+    const opened = (await unfinished()) || (await call("POST", `${base}/uploads`, wanted));
+    ({ session, upload: grant, multipart } = opened);
     path = `${base}/uploads/${session.id}`;
     if (signal.aborted) return cancel();
+    if (inParts) memo(key, session.id);
     emit("uploading");
-    const send = () => put(grant, file, sent, signal);
-    // 403: the URL has expired.
-    await insist(signal, send, ({ status }) => status === 403 && renew()).catch((error) => {
-      cancel();
+    const give = (error) => {
+      if (!inParts || !isTransient(error.status)) cancel(); // parts that were sent are not lost with the connection
       throw error;
-    });
+    };
+    if (inParts ? multipart : grant) await (inParts ? sendParts : sendWhole)().catch(give);
     emit("verifying");
     // If the store does not answer, the server continues by itself.
     const wait = (error) => error.code === "storage_transient" && ended(error);
-    const { asset } = await insist(signal, () => call("POST", `${path}/verify`), wait);
+    const finish = () => call("POST", `${path}/${inParts ? "complete" : "verify"}`);
+    const { asset } = await insist(signal, finish, wait).catch((error) => {
+      if (!isTransient(error.status)) memo(key, null);
+      throw error;
+    });
+    memo(key, null);
     path = null;
     show(total, 100);
     return { assetId: asset.id, sessionId: session.id, asset };
@@ -159,7 +222,8 @@ export function subscribe(scope, id, handler, { base = HERE, until, ticket } = {
 }
 
 document.addEventListener("change", ({ target: input }) => {
-  const { rindleBase: base, rindleProfile: profile, rindleProgress, rindleTarget } = input.dataset;
+  const { rindleBase: base, rindleProfile: profile, rindleStrategy: strategy } = input.dataset;
+  const { rindleProgress, rindleTarget } = input.dataset;
   if (!profile || !input.files?.length) return;
   const set = (selector, values) => selector && Object.assign(document.querySelector(selector), values);
   const fire = (name, detail) => input.dispatchEvent(new CustomEvent(`rindle:${name}`, { bubbles: true, detail }));
@@ -175,7 +239,7 @@ document.addEventListener("change", ({ target: input }) => {
   };
   input.rindleUpload?.abort();
   set(rindleTarget, { value: "" });
-  input.rindleUpload = upload(input.files[0], { base, profile, onProgress });
+  input.rindleUpload = upload(input.files[0], { base, profile, strategy, onProgress });
   input.rindleUpload.done.then(complete, (error) => fire("error", error));
 });
 

@@ -64,8 +64,10 @@ async def _db_migrations(subject: Subject) -> Result:
         connection = session.connection()
         found = schema.condition(connection, parts=False)
         detail = {"found": migrate.current(connection), "needed": migrate.head(), "condition": found.name}
-        if found.is_usable or found.name == "incomplete":  # which is for db.schema to report
+        if found.name in ("current", "incomplete"):  # the second is for db.schema to report
             return Result("ok", f"at {migrate.head()}", detail=detail)
+        if found.name == "ahead" and found.is_usable:
+            return Result("warn", f"ahead: {found.summary}", "deploy the newer release here too", detail)
         return Result("error", f"{found.name}: {found.summary}", found.command, detail)
 
     return await subject.read(check)

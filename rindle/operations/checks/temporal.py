@@ -1,4 +1,4 @@
-"""Checks of Temporal: server and namespace, polling workers, search attributes."""
+"""Checks of Temporal: server, polling workers, schedules, search attributes; versions in ``worker_versions``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from rindle.errors import TemporalUnavailable
 from rindle.operations.checks.report import Planned, Result, Subject, version_of
+from rindle.operations.checks.worker_versions import worker_versions
 from rindle.operations.remedies import REMEDIES
 from rindle.operations.runs import describe_queue, needed_queues
+from rindle.operations.schedules import ScheduleFacts, list_schedules
 from rindle.workflows import ids
 
 #: Oldest supported Temporal server.
@@ -25,11 +27,13 @@ _FIX = "start the server (rindle dev, docker compose) or check TEMPORAL_ADDRESS 
 
 def planned(subject: Subject, *, workers: bool) -> list[Planned]:
     """Return the checks of Temporal; ``workers`` requires polling workers."""
-    pollers = _temporal_pollers if workers else _no_workers
+    pollers, versions = (_temporal_pollers, worker_versions) if workers else (_no_workers, _no_workers)
     return [
         Planned("temporal.reachable", "temporal", _temporal_reachable, leaves_process=True, fix=_FIX),
         Planned("temporal.pollers", "temporal", pollers, leaves_process=True, patience=2, fix=_FIX),
+        Planned("temporal.schedules", "temporal", _schedules, leaves_process=True, patience=2, fix=_FIX),
         Planned("temporal.search_attributes", "temporal", _search_attributes, leaves_process=True, fix=_FIX),
+        Planned("temporal.worker_versions", "temporal", versions, leaves_process=True, patience=2, fix=_FIX),
     ]
 
 
@@ -81,6 +85,36 @@ async def _temporal_pollers(subject: Subject) -> Result:
             {"queues": unpolled},
         )
     return Result("ok", f"polled: {', '.join(sorted({queue.name for queue in queues}))}")
+
+
+async def _schedules(subject: Subject) -> Result:
+    if not subject.services.settings.schedules:
+        return Result("ok", "switched off")
+    found = await list_schedules(subject.services)
+    problems = {one.id: problem for one in found if (problem := _problem_of(one)) is not None}
+    if not problems:
+        wanted = [one for one in found if one.state != "off"]
+        return Result("ok", f"{len(wanted)} schedules are active")
+    listed = ", ".join(f"{schedule_id} {problem}" for schedule_id, (problem, _) in sorted(problems.items()))
+    fixes = dict.fromkeys(fix for _, fix in problems.values())
+    return Result("warn", listed, "; ".join(fixes), {"schedules": {one: text for one, (text, _) in problems.items()}})
+
+
+def _problem_of(one: ScheduleFacts) -> tuple[str, str] | None:
+    """Return what is wrong with a schedule, and what to do; ``None`` when nothing is."""
+    apply = "rindle schedules apply (a worker of the maintenance queue does the same at its start)"
+    if one.state == "missing":
+        return "is missing", apply
+    if one.state == "outdated":
+        return "differs from this release and its settings", apply
+    if one.state == "foreign":
+        return "was made by another program", f"delete it, then apply: temporal schedule delete --schedule-id {one.id}"
+    if one.state == "paused":
+        return "is paused" + (f" ({one.note})" if one.note else ""), f"rindle schedules resume {one.verb}"
+    if one.last_run is not None and one.last_run.status in ("failed", "timed_out", "terminated"):
+        run = one.last_run.workflow_id
+        return f"ended its last run as {one.last_run.status}", f"temporal workflow show --workflow-id {run}"
+    return None
 
 
 async def _search_attributes(subject: Subject) -> Result:

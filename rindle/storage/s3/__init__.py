@@ -1,12 +1,14 @@
 """Objects in an S3 bucket: Amazon S3, MinIO, Cloudflare R2 and others that speak the same API.
 
-**Permissions.** ``s3:GetObject``, ``s3:PutObject``, ``s3:DeleteObject`` and ``s3:AbortMultipartUpload`` on the objects,
-``s3:ListBucket`` on the bucket. Without the last one S3 answers 403 for a missing object, and Rindle cannot
-distinguish a missing upload from a refused one.
+**Permissions.** ``s3:GetObject``, ``s3:PutObject``, ``s3:DeleteObject``, ``s3:AbortMultipartUpload`` and
+``s3:ListMultipartUploadParts`` on the objects, ``s3:ListBucket`` and ``s3:ListBucketMultipartUploads`` on the bucket.
+Without ``s3:ListBucket`` S3 answers 403 for a missing object, and Rindle cannot distinguish a missing upload from a
+refused one. The two that list parts and uploads serve multipart uploads of clients.
 
 **What is written.** One object per key, below ``key_prefix`` when given. Files over 64 MiB go up in parts; a process
 that is killed meanwhile leaves an unfinished multipart upload, which the bucket's lifecycle rule
-``AbortIncompleteMultipartUpload`` (8 days) removes.
+``AbortIncompleteMultipartUpload`` (8 days) removes. Multipart uploads of clients are aborted by the workflow of the
+upload when they end otherwise.
 
 **Browsers** need the bucket's CORS rules to allow ``PUT GET HEAD`` with the headers ``content-type`` and
 ``if-none-match``, and to expose ``ETag``.
@@ -21,7 +23,7 @@ other          ``write_once=False`` for servers that do not know ``If-None-Match
 =============  ====================================================================================================
 
 ``storage`` holds the verbs, ``client`` the calls to the SDK, signing and errors, ``parts`` the files on their way up,
-whole or in parts. Not here: upload lanes beyond the single presigned PUT.
+whole or in parts, ``multipart`` the parts that clients send themselves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""``S3Storage``: the verbs of a store on one bucket. Calls and errors: ``client``; uploads of files: ``parts``."""
+"""``S3Storage``: the verbs of a store on one bucket.
+
+Calls and errors: ``client``; uploads of files: ``parts``; multipart uploads of clients: ``multipart``.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from rindle.storage.arguments import (
 from rindle.storage.files import receiving
 from rindle.storage.s3.client import PastTheEnd, S3Client, matching
 from rindle.storage.s3.headers import copy_onto_itself, parameters_of
+from rindle.storage.s3.multipart import S3Multipart
 from rindle.storage.s3.parts import PART_THREADS, send_file
 from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
@@ -34,7 +38,7 @@ from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 _PIECE_BYTES = 256 * 1024
 
 
-class S3Storage(Storage):
+class S3Storage(S3Multipart, Storage):
     """Keeps objects in one bucket.
 
     Making it touches neither the network nor the credentials chain; clients are made at the first call.

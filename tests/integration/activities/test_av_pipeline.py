@@ -74,8 +74,8 @@ async def at_work(stage: Stage, asset_id: str, name: str = "web_720p", percent: 
 
 @pytest.fixture(scope="session")
 def long_film(clips: Clips) -> Path:
-    """Twelve seconds of 1080p: long enough to be caught at work."""
-    return clips.film("1920x1080", 12)
+    """Eight seconds of 1080p: long enough to be caught at work."""
+    return clips.film("1920x1080", 8)
 
 
 def rows(asset: MediaAsset) -> dict[str, MediaVariant]:
@@ -230,7 +230,7 @@ async def test_progress_rises_and_is_told_in_events(lite_stage: Stage, long_film
 
 
 async def test_a_cancel_frees_the_processor_and_leaves_nothing(lite_stage: Stage, long_film: Path) -> None:
-    await lite_stage.worker()
+    await lite_stage.member()
     asset = await lite_stage.verified("lesson", long_film, filename="f.mp4")
     await at_work(lite_stage, asset.id)
     assert ffmpegs(lite_stage)
@@ -245,7 +245,7 @@ async def test_a_cancel_frees_the_processor_and_leaves_nothing(lite_stage: Stage
 
 
 async def test_the_temporal_cli_alone_cancels_and_requeues(lite_stage: Stage, long_film: Path) -> None:
-    await lite_stage.worker()
+    await lite_stage.member()
     asset = await lite_stage.verified("lesson", long_film, filename="f.mp4")
     await at_work(lite_stage, asset.id)
     workflow_id = lite_stage.variants_workflow(asset.id, "web_720p")
@@ -285,7 +285,7 @@ async def test_a_worker_that_goes_in_the_middle_is_replaced_by_another(
     await (first.kill() if end == "SIGKILL" else first.stop())
 
     await gone(lite_stage)
-    await lite_stage.worker()
+    await lite_stage.member()
     await lite_stage.variant(asset.id, "web_720p", "ready")
     done = await lite_stage.settled(asset.id)
     assert done.state == "ready"
@@ -306,7 +306,7 @@ async def gone(stage: Stage) -> None:
 
 
 async def test_a_build_whose_row_was_queued_again_stops_and_makes_room(lite_stage: Stage, long_film: Path) -> None:
-    await lite_stage.worker()
+    await lite_stage.member()
     asset = await lite_stage.verified("lesson", long_film, filename="f.mp4")
     first = await at_work(lite_stage, asset.id)
 
@@ -385,35 +385,35 @@ async def test_bad_input_gets_a_verdict_or_a_code_and_leaves_nothing(
     await invariants.everything_holds(lite_stage)
 
 
-async def test_without_ffmpeg_the_work_waits_and_no_attempt_is_counted(lite_stage: Stage, clips: Clips) -> None:
-    lame = await lite_stage.worker(RINDLE_FFMPEG_PATH="/nonexistent/ffmpeg")
-    asset = await lite_stage.verified("lesson", clips.film(), filename="f.mp4")
+async def test_without_ffmpeg_the_work_waits_and_no_attempt_is_counted(
+    lite_stage: Stage, clips: Clips, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lite_stage.working(RINDLE_FFMPEG_PATH="/nonexistent/ffmpeg"):
+        asset = await lite_stage.verified("lesson", clips.film(), filename="f.mp4")
+        await until(lambda: told(caplog, "ffmpeg_not_found"), what="the video to be read")
+        waiting = await lite_stage.rindle.asset(asset.id)
+        assert waiting.state in UNVALIDATED and waiting.error_code is None
+        assert all(row.attempts == 0 for row in waiting.variants)
 
-    async def tried() -> bool:
-        return "ffmpeg_not_found" in lame.log.read_text()
-
-    await until(tried, what="the video to be read")
-    waiting = await lite_stage.rindle.asset(asset.id)
-    assert waiting.state in UNVALIDATED and waiting.error_code is None
-    assert all(row.attempts == 0 for row in waiting.variants)
-    await lame.stop()
-    await lite_stage.worker()
+    await lite_stage.member()
     assert (await lite_stage.settled(asset.id)).state == "ready"
 
 
-async def test_without_room_on_the_disk_the_work_waits(lite_stage: Stage, clips: Clips) -> None:
-    settings: Mapping[str, str] = {"RINDLE_AV_MAX_OUTPUT_BYTES": str(1 << 60)}
-    full = await lite_stage.worker(**settings)
-    asset = await lite_stage.verified("lesson", clips.film(), filename="f.mp4")
+async def test_without_room_on_the_disk_the_work_waits(
+    lite_stage: Stage, clips: Clips, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lite_stage.working(RINDLE_AV_MAX_OUTPUT_BYTES=str(1 << 60)):
+        asset = await lite_stage.verified("lesson", clips.film(), filename="f.mp4")
+        await until(lambda: told(caplog, "insufficient_disk_headroom"), what="the build to be tried")
+        assert (await lite_stage.variant(asset.id, "web_720p")).attempts == 0
 
-    async def tried() -> bool:
-        return "insufficient_disk_headroom" in full.log.read_text()
-
-    await until(tried, what="the build to be tried")
-    assert (await lite_stage.variant(asset.id, "web_720p")).attempts == 0
-    await full.stop()
-    await lite_stage.worker()
+    await lite_stage.member()
     assert (await lite_stage.settled(asset.id)).state == "ready"
+
+
+def told(caplog: pytest.LogCaptureFixture, code: str) -> bool:
+    """Whether a worker has logged an error with this code."""
+    return any(code in str(vars(record)) for record in caplog.records)
 
 
 async def test_a_film_that_is_too_long_is_quarantined(lite_stage: Stage, clips: Clips) -> None:

@@ -11,9 +11,8 @@ import pytest
 import skimage.data
 from PIL import Image, ImageCms
 
-from rindle import MediaAsset
+from rindle import MediaAsset, run_directories
 from rindle.activities.decode_cache import MAX_AGE_SECONDS, DecodeCache
-from rindle.activities.liveness import sweep_scratch
 from rindle.errors import ContentRejected
 from rindle.media.render_pool import RenderOrder, RenderPool
 from rindle.recipes import ImageVariant
@@ -226,7 +225,7 @@ def test_the_sweep_of_scratch_space_takes_them(tmp_path: Path) -> None:
     place.parent.mkdir()
     place.touch()
     os.utime(place.parent, (1, 1))
-    assert sweep_scratch(tmp_path) == 1
+    assert run_directories.sweep(tmp_path).deleted == 1
     assert not place.exists()
 
 

@@ -132,6 +132,23 @@ async def test_the_tables_are_made_upgraded_and_compared(stage: Stage) -> None:
     assert (await rindle(stage, "db", "check", **empty)).returncode == 0
     assert (await rindle(stage, "db", "current", **empty)).returncode == 0
 
+    preview = await rindle(stage, "db", "downgrade", "0005", **empty)
+    assert preview.stdout.splitlines() == [
+        f"[DRY RUN] Rindle's tables: {migrate.head()} -> 0005.",
+        "WARNING: no later upgrade restores what this deletes. Make a backup first.",
+        *(f"  {revision}: {loss}" for revision, loss in migrate.undone(migrate.head(), "0005")),
+        "Done.",
+    ]
+    assert (await rindle(stage, "db", "current", **empty)).returncode == 0
+    assert (await rindle(stage, "db", "downgrade", "0005", "--execute", **empty)).returncode == 0
+    behind = await rindle(stage, "db", "check", **empty)
+    assert behind.returncode == 1
+    assert behind.stdout.startswith(
+        f"behind: the tables are at 0005; this release needs {migrate.head()}, but works without: media_"
+    )
+    unknown = await rindle(stage, "db", "downgrade", "0042", **empty)
+    assert (unknown.returncode, "has no revision '0042'" in unknown.stderr) == (1, True)
+
 
 # --- explaining ----------------------------------------------------------------------------------------------------
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
 import httpx
 import pytest
 
-from rindle.activities.liveness import sweep_scratch
 from rindle.bootstrap import WorkerProcess
 from rindle.cli.temporal_server import find_temporal_cli
 from rindle.errors import InvalidArgument
@@ -124,19 +122,3 @@ async def test_a_versioned_worker_serves_once_its_version_is_current(lite_stage:
     client = await lite_stage.client()
     described = await client.get_workflow_handle(lite_stage.variants_workflow(asset.id)).describe()
     assert described.raw_description.workflow_execution_info.versioning_info.version.endswith("b1")
-
-
-def test_only_old_directories_of_killed_processes_are_swept(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    root = tmp_path / "root"
-    for directory in (outside, root / "old", root / "new"):
-        directory.mkdir(parents=True)
-    (root / "link").symlink_to(outside)
-    os.utime(root / "old", (0, 0))
-    os.utime(root / "link", (0, 0), follow_symlinks=False)
-
-    assert sweep_scratch(root) == 1
-
-    assert sorted(entry.name for entry in root.iterdir()) == ["link", "new"]
-    assert outside.is_dir()
-    assert sweep_scratch(tmp_path / "missing") == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -38,11 +38,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def stranger(database_url: str) -> Any:
-    """An engine of another program, which waits for no lock."""
-    if database_url.startswith("sqlite"):
-        return create_engine(database_url.replace("+aiosqlite", ""), poolclass=NullPool, connect_args={"timeout": 0})
-    return create_engine(database_url, poolclass=NullPool)
+def stranger(database_url: str) -> Iterator[Engine]:
+    """An engine of another program, which waits for no lock. It keeps its connection: a new one each round costs more
+    than the round."""
+    no_wait = {"timeout": 0} if database_url.startswith("sqlite") else {}
+    engine = create_engine(database_url.replace("+aiosqlite", ""), pool_size=1, connect_args=no_wait)
+    yield engine
+    engine.dispose()
 
 
 def raise_both(session: Session) -> None:

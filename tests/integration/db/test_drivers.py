@@ -18,6 +18,7 @@ from rindle.db import outbox as rows
 from rindle.db.database import Database, outage_of
 from rindle.db.listening import can_listen, listening
 from rindle.errors import InspectionFailed
+from rindle.operations import schema
 from rindle.operations.checks.report import Check
 from rindle.storage.memory import MemoryStorage
 from tests.live import SECRET, Clip, Newsroom
@@ -178,3 +179,19 @@ async def test_a_connection_that_dies_in_a_transaction_is_the_same_outage_with_e
     await database.dispose()
 
     assert isinstance(outage_of(lost.value), InspectionFailed)
+
+
+@pytest.mark.parametrize("driver", ENGINES)
+async def test_tables_are_upgraded_with_every_driver(postgres_server: PostgresServer, driver: str) -> None:
+    """New indexes are built beside an open transaction of the same driver, which must not have a snapshot."""
+    url = postgres_server.new_database()
+    async with application(ENGINES[driver](url)) as rindle:
+        engine = rindle.database.engine
+        if isinstance(engine, AsyncEngine):
+            await migrate.async_upgrade(engine, "0004")
+        else:
+            migrate.upgrade(engine, "0004")
+
+        assert await schema.upgrade(rindle.services) == ("0004", migrate.head())
+        assert (await schema.compare(rindle.services))[1] == []
+    postgres_server.drop_database(url)

@@ -45,9 +45,10 @@ REASONS = {
         ),
         *("scope_key", "scope_id", "type", "release_error_code"),
     },
+    "a name that the store gives and reads again; XML has no NUL": {"multipart_upload_id"},
     "compared with the store's own; the contract of stores limits it": {"stored_etag", "scanned_etag", "verified_etag"},
     "reserved": {
-        *("resumable_protocol", "multipart_upload_id", "session_uri", "region_hint", "upload_metadata", "lock_owner"),
+        *("resumable_protocol", "session_uri", "region_hint", "upload_metadata", "lock_owner"),
         *("dedupe_key", "traceparent", "request_id"),
     },
 }

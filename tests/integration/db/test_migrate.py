@@ -173,7 +173,7 @@ async def test_missing_parts_are_added_and_are_those_of_a_migration(engine: Asyn
 
     def damage(connection: Connection) -> None:
         connection.execute(text("DROP TABLE media_processing_runs"))
-        connection.execute(text("DROP INDEX ix_media_assets_profile"))
+        connection.execute(text("DROP INDEX ix_media_assets_profile_id"))
         connection.execute(text("ALTER TABLE media_assets DROP COLUMN operator_reason"))
         if connection.dialect.name == "postgresql":
             [key] = inspect(connection).get_unique_constraints("media_variants")

@@ -164,7 +164,8 @@ async def test_closing_sends_the_last_notification_and_leaves_no_thread_and_no_c
         notifier.close(engine)
         assert [thread for thread in threading.enumerate() if thread.name == "rindle-notify"] == []
         assert await ear.take(1) == [f"1,{asset_id}"]
-        with engine.connect() as connection:
+        # Within a transaction the first look at pg_stat_activity is repeated for ever.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             count = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
             await until(lambda: connection.scalar(count) == 2, what="the notifier's connection to end")
         commit(engine, asset_id)  # opens another one

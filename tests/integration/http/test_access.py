@@ -22,6 +22,8 @@ from tests.integration.http.site import ORIGIN, Ruling, Site, actor_of, count_of
 OWNED: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/uploads/{session}", {}),
     ("POST", "/uploads/{session}/sign", {}),
+    ("POST", "/uploads/{session}/parts/{part_number}/sign", {}),
+    ("GET", "/uploads/{session}/parts", {}),
     ("POST", "/uploads/{session}/complete", {}),
     ("POST", "/uploads/{session}/verify", {}),
     ("DELETE", "/uploads/{session}", {}),
@@ -34,6 +36,8 @@ OWNED: list[tuple[str, str, dict[str, Any]]] = [
 ACTIONS = {
     "GET /uploads/{session}": "upload.read",
     "POST /uploads/{session}/sign": "upload.sign",
+    "POST /uploads/{session}/parts/{part_number}/sign": "upload.sign",
+    "GET /uploads/{session}/parts": "upload.read",
     "POST /uploads/{session}/complete": "upload.verify",
     "POST /uploads/{session}/verify": "upload.verify",
     "DELETE /uploads/{session}": "upload.cancel",
@@ -53,7 +57,7 @@ owned_routes = pytest.mark.parametrize(
 async def ask(web: Site, upload: MediaUploadSession, route: tuple[str, str, Any], actor: str | None) -> httpx.Response:
     """Ask one of :data:`OWNED` about an upload and its asset."""
     method, path, body = route
-    filled = path.format(session=upload.id, asset=upload.asset_id)
+    filled = path.format(session=upload.id, asset=upload.asset_id, part_number=1)
     if "json" in body:
         body = {"json": {name: value.format(key=upload.upload_key) for name, value in body["json"].items()}}
     return await web.call(method, filled, actor=actor, **body)
@@ -218,7 +222,7 @@ async def test_every_state_changing_route_refuses_a_forged_request(web: Site) ->
     for path, method, _ in operations(web.app):
         if method == "GET":
             continue
-        filled = path.format(session_id=upload.id, asset_id=asset.id)
+        filled = path.format(session_id=upload.id, asset_id=asset.id, part_number=1)
         body = bodies.get(path.removeprefix("/media"))
         for sent in ({}, {"X-Rindle": "0"}, {"X-Rindle": ""}):
             answer = await web.client.request(method, filled, headers={"X-User": "alice", **sent}, json=body)

@@ -120,8 +120,10 @@ async def test_everything_is_green_with_a_worker_and_migrated_tables(stage: Stag
             "temp.dir",
             "temporal.pollers",
             "temporal.reachable",
+            "temporal.schedules",
         ),
         "temporal.search_attributes",
+        "temporal.worker_versions",
     } == {check.id for check in report.checks}
 
 
@@ -230,6 +232,7 @@ async def test_without_a_worker_the_queues_have_no_pollers(lite_stage: Stage) ->
             "queues": [
                 *(f"{lite_stage.prefix} (activity)", f"{lite_stage.prefix} (workflow)"),
                 f"{lite_stage.prefix}-av (activity)",
+                *(f"{lite_stage.prefix}-maintenance ({kind})" for kind in ("activity", "workflow")),
             ]
         },
     )
@@ -282,7 +285,7 @@ async def test_a_backlog_is_judged_by_its_age_and_by_parked_rows(
 
 
 async def test_with_temporal_away_only_its_rows_are_red(tmp_path: Path) -> None:
-    rindle = application(tmp_path)
+    rindle = application(tmp_path, settings=Settings(tmp_dir=tmp_path, temporal_connect_seconds=1, schedules=True))
     await migrate.async_upgrade(rindle.database.engine)  # type: ignore[arg-type]
 
     report = await closed(rindle)
@@ -290,7 +293,9 @@ async def test_with_temporal_away_only_its_rows_are_red(tmp_path: Path) -> None:
     assert {check.id for check in report.checks if check.status == "error"} == {
         "temporal.pollers",
         "temporal.reachable",
+        "temporal.schedules",
         "temporal.search_attributes",
+        "temporal.worker_versions",
     }
 
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import io
 import json
 import shlex
-import sys
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,107 +12,32 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant, messages
-from rindle.cli.commands import execute
-from rindle.db import migrate
-from rindle.db.models import new_id, utc_now
-from rindle.operations import findings, lost_runs, runs
-from rindle.operations import runtime_status as status
+from rindle.db.models import MediaErasure, new_id, utc_now
+from rindle.operations import findings, runs
+from rindle.operations.erasures import explain_erasure
 from rindle.operations.explain import explain
 from rindle.operations.remedies import REMEDIES
-from rindle.operations.runtime_status import RuntimeStatus
 from rindle.relay import Relay
-from tests.patience import until
+from tests.integration.operations.played import (
+    OLD,
+    breaks,
+    commands_of,
+    prepare,
+    reported,
+    started,
+    typed,
+    variants_break,
+)
 from tests.servers import free_port
-from tests.stage import REPOSITORY, Stage, photo
+from tests.stage import Stage, photo
 from tests.workflows.fleet import temporal
-
-#: Age of everything that is broken, beyond all thresholds.
-OLD = timedelta(hours=3)
 
 
 @pytest.fixture
 async def stage(lite_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     """A migrated application whose variables are those of this process, as a shell of its operator has them."""
-    for name, value in lite_stage.environment.items():
-        monkeypatch.setenv(name, value)
-    async with lite_stage.engine.begin() as connection:
-        await connection.run_sync(migrate.stamp)
-    # Nobody waits for minutes here.
-    monkeypatch.setattr(status, "NO_WORKER_SECONDS", -1)
-    monkeypatch.setattr(runs, "WAITING_SECONDS", 0)
-    monkeypatch.setattr(lost_runs, "RUN_SECONDS", 0)
+    await prepare(lite_stage, monkeypatch)
     return lite_stage
-
-
-async def typed(command: str) -> tuple[int, str]:
-    """Type a command of ``rindle``; returns its exit code and what it prints."""
-    program, *arguments = shlex.split(command)
-    assert program == "rindle", command
-    printed = io.StringIO()
-
-    def execute_it() -> int:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            return execute(arguments)
-
-    return await asyncio.to_thread(execute_it), printed.getvalue()
-
-
-async def reported(stage: Stage, *names: str) -> RuntimeStatus:
-    """Wait until exactly these classes are reported; visibility of Temporal lags behind."""
-    seen: set[str] = set()
-
-    async def look() -> RuntimeStatus | None:
-        seen.clear()
-        report = await stage.rindle.runtime_status()
-        seen.update(one.name for one in report.findings)
-        return report if seen == set(names) else None
-
-    try:
-        return await until(look, what=f"exactly {sorted(names)} to be reported")
-    except AssertionError as late:
-        late.add_note(f"reported: {sorted(seen)}")
-        raise
-
-
-def commands_of(report: RuntimeStatus, name: str) -> list[str]:
-    """Return the printed command of one class, once for each asset concerned."""
-    [surface] = [one.surface for one in report.recommendations if one.name == name]
-    samples = [one for finding in report.findings if finding.name == name for one in finding.samples]
-    keys = sorted({str(getattr(sample, "asset_id", "")) for sample in samples})
-    return sorted({surface.replace("ASSET", key) for key in keys or [""]})
-
-
-async def breaks(stage: Stage, row: type, key: str | None, **values: Any) -> None:
-    """Change a row behind the library's back, long ago."""
-    old = {"updated_at": utc_now() - OLD}
-    await stage.rindle.database.write(
-        lambda session: session.execute(
-            update(row).where(row.id == key).values(**{**old, **values})  # type: ignore[attr-defined]
-        )
-    )
-
-
-async def variants_break(stage: Stage, asset: MediaAsset, **states: str) -> None:
-    """Change the states of an asset's variants behind the library's back."""
-    for name, state in states.items():
-        row = await stage.variant(asset.id, name)
-        await breaks(stage, MediaVariant, row.id, state=state)
-
-
-@contextlib.asynccontextmanager
-async def started(command: str, log: Path) -> AsyncIterator[None]:
-    """Type a command that runs until it is stopped."""
-    program, *arguments = shlex.split(command)
-    assert program == "python"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, cwd=REPOSITORY, stdout=output, stderr=output
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def lost_upload(stage: Stage, state: str, **values: Any) -> str:
@@ -148,11 +67,19 @@ async def unsent_upload(stage: Stage, **values: Any) -> str:
     return str(upload.asset_id)
 
 
+async def lost_erasure(stage: Stage) -> str:
+    """Write an erasure that was requested, and whose request to Temporal is lost; returns its operation."""
+    operation_id, since = new_id(), utc_now() - OLD
+    row = MediaErasure(id=operation_id, owner_type="member", owner_id="ada", inserted_at=since, updated_at=since)
+    await stage.rindle.database.write(lambda session: session.add(row))
+    return operation_id
+
+
 async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_command(stage: Stage) -> None:
     image = photo(stage.home / "photo.jpg", width=64, height=48)
     relay = Relay(stage.rindle.database, stage.rindle.temporal, stage.rindle.settings)
     failed, drifted, lost = [await stage.verified("avatar", image) for _ in range(3)]
-    silent, stuck, dead, refused, foreign = [await stage.verified("plain", image) for _ in range(5)]
+    silent, stuck, dead, refused, foreign, wrong = [await stage.verified("plain", image) for _ in range(6)]
     while await relay.dispatch_once():
         pass
 
@@ -163,7 +90,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
     assert [diagnosis.command] == commands_of(report, "no_worker") == ["python -m rindle.cli.worker"]
     assert (await typed("rindle runtime-status --fail-on alert"))[0] == 3
     async with started(str(diagnosis.command), stage.home / "worker.log"):
-        for asset in (failed, drifted, lost, silent, stuck, dead, refused, foreign):
+        for asset in (failed, drifted, lost, silent, stuck, dead, refused, foreign, wrong):
             await stage.settled(asset.id)
         await reported(stage)
         assert (await typed("rindle runtime-status --fail-on any"))[0] == 0
@@ -177,6 +104,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         await breaks(stage, MediaAsset, dead.id, state="deleted")
         await breaks(stage, MediaAsset, refused.id, state="deleted", error_code="storage_unauthorized")
         await breaks(stage, MediaAsset, foreign.id, profile="of_yesterday")
+        await breaks(stage, MediaAsset, wrong.id, kind="video")
         await stage.rindle.database.write(
             lambda session: session.execute(update(MediaUploadSession).values(url_expires_at=utc_now() - OLD))
         )
@@ -187,6 +115,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
             "orphan_suspect": lost.id,
             "outbox_parked": await unsent_upload(stage, state="parked", last_error="INVALID_ARGUMENT: by hand"),
             "outbox_stalled": await unsent_upload(stage),
+            "probe_drift": wrong.id,
             "profile_unregistered": foreign.id,
             "purge_stuck": dead.id,
             "queue_starved": lost.id,
@@ -199,6 +128,8 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
             "workflow_missing": silent.id,
         }
 
+        erasure = await lost_erasure(stage)
+
         # A run without rows, and steps that are retried.
         client = await stage.client()
         nothing = messages.VariantInput(asset_id=new_id())
@@ -207,8 +138,9 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         stage.tell("scanner", "down")
         of_rows["retrying"] = (await stage.verified("scanned", image)).id
 
-        report = await reported(stage, *of_rows, "run_without_rows")
-        assert {*of_rows, "run_without_rows", "no_worker", "temporal_unreachable"} == set(REMEDIES)
+        report = await reported(stage, *of_rows, "erasure_stuck", "run_without_rows")
+        others = {"erasure_stuck", "run_without_rows", "no_worker", "temporal_unreachable"}
+        assert {*of_rows, *others} == set(REMEDIES)
         [retried] = [one for finding in report.findings if finding.name == "retrying" for one in finding.samples]
         assert isinstance(retried, findings.RetrySample)
         assert (retried.activity, retried.error_code) == ("rindle.scan", "scanner_unavailable")
@@ -223,6 +155,10 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         for command in sorted({one for name in of_rows for one in commands_of(report, name)}):
             code, printed = await typed(command)
             assert code == 0 or command.startswith("rindle doctor"), printed
+        [retry] = commands_of(report, "erasure_stuck")
+        assert (await explain_erasure(stage.rindle.services, erasure)).diagnosis.command == retry
+        assert f"Fix: {retry}" in (await typed(f"rindle explain {erasure}"))[1]
+        assert (await typed(retry))[0] == 0
         [terminate] = commands_of(report, "run_without_rows")
         await temporal(stage, *shlex.split(terminate.replace("WORKFLOW", run_id))[1:])
         # Two of the causes are outside: a profile that was removed from the code, and a scanner that is away.
@@ -365,10 +301,14 @@ async def test_the_work_of_a_removed_profile_is_refused_and_not_retried_for_ever
 @pytest.mark.parametrize(
     ("broken", "condition", "command"),
     [
-        ("DROP INDEX ix_media_assets_profile; DROP TABLE media_processing_runs", "incomplete", "rindle db repair"),
+        ("DROP INDEX ix_media_assets_profile_id; DROP TABLE media_processing_runs", "incomplete", "rindle db repair"),
         ("ALTER TABLE media_assets DROP COLUMN operator_reason", "incomplete", "rindle db repair"),
         ("DELETE FROM rindle_alembic_version", "unversioned", "rindle db stamp"),
-        ("UPDATE rindle_alembic_version SET version_num = '9999'", "ahead", "pip install --upgrade rindle"),
+        (
+            "ALTER TABLE media_assets DROP COLUMN operator_reason; UPDATE rindle_alembic_version SET version_num = 'x'",
+            "ahead",
+            "pip install --upgrade rindle",
+        ),
         ("UPDATE rindle_alembic_version SET version_num = '0002'", "behind", "rindle db upgrade"),
     ],
 )
@@ -385,7 +325,7 @@ async def test_each_condition_of_the_tables_has_a_command_of_its_own(
             continue
         assert (code, command in printed) == (1, True), f"{look}\n{printed}"
     found = await stage.rindle.doctor(only=["db.migrations", "db.schema"])
-    assert [one.fix for one in found.checks if one.status == "error"] == [command]
+    assert {one.fix for one in found.checks if one.status == "error"} == {command}
     if condition in ("incomplete", "unversioned"):
         code, printed = await typed(command)
         assert code == 0, printed

@@ -24,7 +24,7 @@ from rindle import (
     telemetry,
 )
 from rindle.db import migrate
-from rindle.db.models import new_id, utc_now
+from rindle.db.models import MediaErasure, MediaErasureAsset, new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
 from rindle.messages import VariantInput
 from rindle.operations import lost_runs
@@ -117,10 +117,11 @@ async def test_nothing_stuck_is_an_empty_report_of_the_whole_shape(rindle: Rindl
         "upload_sessions": {"counts": {"total": 0}, "findings": []},
         "outbox": {"pending": 0, "parked": 0, "oldest_age_seconds": 0},
         "purges": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
+        "erasures": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
         "temporal": {"reachable": True, "verified": True, "truncated": False, "findings": []},
         "recommendations": [],
     }
-    assert running == {"upload": 0, "variants": 0, "purge": 0}
+    assert running == {"upload": 0, "variants": 0, "purge": 0, "erasure": 0, "maintenance": 0}
 
 
 async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle) -> None:
@@ -137,6 +138,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
         a_session(ticketed, "completed", HOUR, url_expires_at=utc_now() - timedelta(minutes=30)),
         a_session(staged, "aborted", 60, release_error_code="storage_permanent"),
         a_session(waiting, "completed", HOUR),
+        an_asset("available", 30, kind="audio"),
         *(a_variant(home, state, 30) for state in ("failed", "cancelled", "stale", "missing")),
         a_variant(home, "queued", 400),
         a_variant(home, "processing", 1000),
@@ -145,6 +147,8 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
         a_session(staged, "aborted", HOUR, backing_released_at=utc_now()),
         MediaOutbox(kind="start", workflow_type="t", workflow_id="w", task_queue="q", **aged(HOUR)),
         MediaOutbox(kind="start", workflow_type="t", workflow_id="x", task_queue="q", state="parked", **aged(HOUR)),
+        MediaErasure(id=new_id(), owner_type="member", owner_id="ada", **aged(HOUR)),
+        MediaErasure(id=new_id(), owner_type="member", owner_id="bob", completed_at=utc_now(), **aged(HOUR)),
     )
 
     # What SQLAlchemy's default would have set to now: the row has been due for as long as it exists.
@@ -156,10 +160,12 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     assert findings(report) == {
         "cancelled_work": 1,
         "deletion_failing": 1,
+        "erasure_stuck": 1,
         "failed_work": 1,
         "orphan_suspect": 1,
         "outbox_parked": 1,
         "outbox_stalled": 1,
+        "probe_drift": 1,
         "purge_stuck": 1,
         "queue_starved": 1,
         "recipe_drift": 1,
@@ -173,8 +179,8 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
     assert [one.name for one in report.recommendations] == sorted(set(REMEDIES) - OF_SURROUNDINGS)
     assert {one.name: one.surface for one in report.recommendations}["failed_work"] == "rindle requeue ASSET"
     assert report.assets.counts == {
-        **{"analyzing": 1, "degraded": 1, "deleted": 3, "staged": 1, "validating": 1},
-        "total": 7,
+        **{"analyzing": 1, "available": 1, "degraded": 1, "deleted": 3, "staged": 1, "validating": 1},
+        "total": 8,
     }
     [missing] = [one for one in report.runtime_checks.findings if one.name == "workflow_missing"]
     assert missing.oldest_age_seconds == pytest.approx(2 * HOUR, abs=60)
@@ -200,9 +206,12 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
         **dict.fromkeys(("outbox_parked", "outbox_stalled", "session_overdue", "session_residue"), "staged"),
         **{"deletion_failing": "deleted", "release_failing": "staged"},
         **{"purge_stuck": "deleted", "stuck_promotion": "analyzing", "workflow_missing": "validating"},
+        **{"erasure_stuck": "ready", "probe_drift": "ready"},
     }
     failed = {"stuck_promotion": "scanner_unavailable", "deletion_failing": "storage_unauthorized"}
     facts = {"error_code": failed[name]} if name in failed else {}
+    if name == "probe_drift":
+        facts = {"kind": "video"}
     asset = an_asset(states.get(name, "degraded"), 2 * HOUR, **facts)
     ended = {"session_residue": "expired", "release_failing": "aborted"}
     released = {"release_error_code": "storage_permanent"} if name == "release_failing" else {}
@@ -219,12 +228,37 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
     of_variants |= {"queue_starved": "queued", "orphan_suspect": "processing"}
     if name in of_variants:
         rows.append(a_variant(asset, of_variants[name], HOUR))
+    if name == "erasure_stuck":
+        erasure = MediaErasure(id=new_id(), owner_type="member", owner_id="ada", **aged(HOUR))
+        await keep(rindle, erasure)
+        waits = {"erasure_id": erasure.id, "asset_id": asset.id, "profile": asset.profile, "outcome": "pending"}
+        rows.append(MediaErasureAsset(**waits))
     await keep(rindle, *rows)
 
     [advice] = [one for one in (await rindle.runtime_status()).recommendations if one.name == name]
     diagnosis = (await explain(rindle.services, asset.id)).diagnosis
 
     assert diagnosis.command == advice.surface.replace("ASSET", asset.id)
+
+
+async def test_a_variant_of_an_older_recipe_is_explained_before_a_sweep_marks_it(lite_stage: Stage) -> None:
+    rindle = lite_stage.rindle
+    async with rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
+        await connection.run_sync(migrate.stamp)
+    asset = an_asset("ready", HOUR)
+    current = rindle.services.profile("avatar").recipe_digest("thumb")
+    await keep(
+        rindle,
+        asset,
+        a_variant(asset, "ready", HOUR, name="large"),
+        a_variant(asset, "ready", HOUR, name="thumb", recipe_digest=current),
+        a_variant(asset, "ready", HOUR, name="of_yesterday"),  # no longer declared: left alone
+    )
+
+    diagnosis = (await explain(rindle.services, asset.id)).diagnosis
+
+    assert diagnosis.summary == "built from an older recipe: large"
+    assert diagnosis.command == REMEDIES["recipe_drift"].command
 
 
 async def test_what_is_merely_young_is_no_finding(rindle: Rindle) -> None:
@@ -455,6 +489,7 @@ async def test_it_changes_nothing_and_asks_as_often_for_many_rows_as_for_none(ri
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
     home = an_asset("degraded", HOUR)
     await keep(rindle, home, *(a_variant(home, "failed", 100) for _ in range(3)))
+    await rindle.runtime_status()  # the first one looks up which tables there are
     statements.clear()
     await rindle.runtime_status()
     few = len(statements)

@@ -142,7 +142,9 @@ async def test_a_worker_lost_after_the_etag_changed_loses_no_upload(bucket_stage
     assert await victim.wait() == -9, victim.tail()
     assert (await stage.storage.head(asset.storage_key)).etag != asset.stored_etag
 
-    await stage.worker(wait=False, RINDLE_TMP_DIR=str(stage.home / "other-host"))  # without the cached original
+    other_host = stage.home / "other-host"  # without the cached original
+    other_host.mkdir()
+    await stage.member(stage.application(RINDLE_TMP_DIR=str(other_host)))
 
     done = await stage.settled(asset.id)
     assert (done.state, done.stored_etag) == ("ready", (await stage.storage.head(asset.storage_key)).etag)

@@ -177,8 +177,8 @@ def test_a_syntax_error_is_shown_with_its_line(tmp_path: Path, capsys: pytest.Ca
 def test_the_web_process_shows_the_same_and_is_not_started_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert serve("shop_without_variable:app", "127.0.0.1", 1) == NOT_LOADED
-    assert serve("shop_of_a_test:aap", "127.0.0.1", 1) == NOT_LOADED
+    assert serve("shop_without_variable:app", 1) == NOT_LOADED
+    assert serve("shop_of_a_test:aap", 1) == NOT_LOADED
 
     shown = capsys.readouterr().err
     assert f'  File "{tmp_path}/shop_without_variable.py", line 3, in <module>\n' in shown

@@ -132,6 +132,27 @@ def test_a_part_that_is_killed_comes_back_as_another_process(
     assert "the worker ended with SIGKILL; restarting it in 0.5 s" in reports
 
 
+def test_a_part_that_is_killed_for_good_stays_dead_until_it_is_started(
+    supervisor: Supervisor, tmp_path: Path, reports: list[str]
+) -> None:
+    start(supervisor, "worker", tmp_path)
+    start(supervisor, "web", tmp_path)
+
+    killed = supervisor.kill_part("worker", restart=False)
+
+    # Another part that died later is back: the pause of the first one would have passed before.
+    (tmp_path / "web.pid").unlink()
+    supervisor.kill_part("web")
+    supervisor.wait_ready("web")
+    assert gone(killed)
+    assert supervisor.pid("worker") is None
+    assert "the worker ended with SIGKILL; it stays down" in reports
+
+    start(supervisor, "worker", tmp_path)
+
+    assert supervisor.pid("worker") not in (None, killed)
+
+
 def test_a_part_that_stays_unhealthy_is_told_to_end_and_the_new_one_gets_time_to_start(
     watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
 ) -> None:

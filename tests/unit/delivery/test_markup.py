@@ -336,6 +336,23 @@ async def test_a_denied_original_raises_or_leaves_nothing(gallery: Gallery, guar
     assert empty == Markup() and isinstance(empty, Markup)
 
 
+async def test_a_picture_of_denied_variants_alone_is_empty_and_never_a_bare_element(
+    gallery: Gallery, guarded: type[Profile]
+) -> None:
+    asset = await gallery.ready(guarded)
+    options: dict[str, Any] = {"actor": "stranger", "fallback": "none"}
+
+    empty = await gallery.rindle.picture_tag(guarded, asset, ["large"], on_denied="empty", **options)
+    some = await gallery.rindle.picture_tag(guarded, asset, ["thumb", "large"], on_denied="empty", **options)
+    stand_in = await gallery.rindle.picture_tag(
+        guarded, asset, ["large"], on_denied="empty", placeholder="/none.svg", **options
+    )
+
+    assert empty == Markup() and isinstance(empty, Markup)
+    assert len(sources(some)) == 1
+    assert image(stand_in)["src"] == "/none.svg"
+
+
 # --- sizes -------------------------------------------------------------------------------------------------------
 
 
@@ -611,8 +628,9 @@ async def test_a_denied_film_raises_or_leaves_nothing(gallery: Gallery, premiere
         await gallery.rindle.video_tag(premiere, asset, ["web_720p"], **options)
     empty = await gallery.rindle.video_tag(premiere, asset, ["web_720p"], on_denied="empty", **options)
     teaser = await gallery.rindle.video_tag(premiere, asset, ["web_720p"], fallback="none", **options)
+    alone = await gallery.rindle.video_tag(premiere, asset, ["web_720p"], on_denied="empty", fallback="none", **options)
 
-    assert empty == Markup() and isinstance(empty, Markup)
+    assert empty == alone == Markup() and isinstance(empty, Markup)
     assert sources(teaser) == [] and str(player(teaser)["poster"]).startswith(BASE_URL)
 
 

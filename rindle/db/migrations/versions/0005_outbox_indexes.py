@@ -27,7 +27,9 @@ def upgrade() -> None:
     """Replace one index; queries of the previous release use the new ones or read the table."""
     for columns, condition in _INDEXES:
         where = sa.text(condition)
-        op.create_index(_name(columns), _TABLE, list(columns), postgresql_where=where, sqlite_where=where)
+        op.create_index(
+            _name(columns), _TABLE, list(columns), postgresql_where=where, sqlite_where=where, if_not_exists=True
+        )
     op.drop_index(_name(("state", "available_at")), _TABLE)
 
 

@@ -1,0 +1,194 @@
+"""End uploads that nobody ended: those past their expiry, and those whose bytes are still in the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from sqlalchemy import Select
+from sqlalchemy.orm import Session
+
+from rindle import outbox, telemetry
+from rindle.db import uploads as rows
+from rindle.db.models import MediaAsset, MediaUploadSession
+from rindle.errors import NotFound, RindleError
+from rindle.operations.maintenance.backing import lane_of, release
+from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, session_page
+from rindle.operations.maintenance.sweep import (
+    Page,
+    ProfileOptions,
+    Sweep,
+    SweepFailure,
+    SweepReport,
+    SweepRun,
+    for_each,
+    run_here,
+)
+from rindle.services import Services
+from rindle.states import AssetState, SessionState
+
+#: Session states that end at the expiry; a verification that has begun decides by itself.
+_LIVE = (
+    SessionState.INITIALIZED,
+    SessionState.SIGNED,
+    SessionState.RESUMING,
+    SessionState.UPLOADING,
+    SessionState.UPLOADED,
+)
+_ENDED = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
+#: The steps of the sweep, in their order; a cursor is ``step|id`` of the last session.
+_OVERDUE, _UNRELEASED = "1-overdue", "2-unreleased"
+#: The counter of each lane; uploads through the application have none of their own.
+_COUNTERS: Mapping[str, str] = {
+    "presigned_put": "presigned_put_aborts",
+    "multipart": "multipart_aborts",
+    "gcs": "resumable_aborts",
+    "tus": "tus_aborts",
+}
+
+
+class AbortIncompleteUploadsReport(SweepReport):
+    """Numbers of upload sessions.
+
+    Attributes:
+        sessions_found: sessions past their expiry, and ended ones whose bytes were not removed yet.
+        sessions_aborted: those of them that have ended now, without anything left in the store.
+        resumable_aborts: those of resumable sessions of the store itself.
+        multipart_aborts: those of multipart uploads.
+        presigned_put_aborts: those of presigned PUT requests.
+        tus_aborts: those of tus uploads.
+        abort_errors: sessions whose bytes could not be removed; the row has the code, and the next run tries again.
+    """
+
+    sessions_found: int = 0
+    sessions_aborted: int = 0
+    resumable_aborts: int = 0
+    multipart_aborts: int = 0
+    presigned_put_aborts: int = 0
+    tus_aborts: int = 0
+    abort_errors: int = 0
+    error_counters: ClassVar[tuple[str, ...]] = ("abort_errors",)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What became of one session; without a counter when somebody else ended it meanwhile."""
+
+    profile: str
+    lane: str = ""
+    is_aborted: bool = False
+    failure: SweepFailure | None = None
+
+
+class AbortIncompleteUploads(Sweep[ProfileOptions, AbortIncompleteUploadsReport]):
+    """Expires sessions past their expiry, and removes what stores hold for sessions that ended without an asset.
+
+    The workflow of each upload does the same, at once: this sweep does what it missed. The row is moved before the
+    store is called, so that a verification which comes at the same time either has won or finds the upload expired.
+    While a ticket may still be redeemed, the workflow of the upload is started: it deletes the object once more when
+    no ticket is valid any more.
+    """
+
+    name = "abort-incomplete-uploads"
+    title = "Abort incomplete uploads"
+    options, report = ProfileOptions, AbortIncompleteUploadsReport
+
+    async def page(self, run: SweepRun[ProfileOptions], cursor: str) -> Page[AbortIncompleteUploadsReport]:
+        """End those of the next 500 sessions that are overdue or unreleased."""
+        step, _, after = (cursor or _OVERDUE).partition("|")
+        profile = run.options.profile
+        wanted = run.services.profiles.names if profile is None else [profile]
+        select_page = _overdue if step == _OVERDUE else _unreleased
+        found, last_id = await run.services.database.read(select_page, wanted, run.started_at, after)
+        ended = await for_each(found, lambda row: _end(run, *row))
+        next_cursor = None if last_id is None else f"{step}|{last_id}"
+        if next_cursor is None and step == _OVERDUE:
+            next_cursor = _UNRELEASED
+        failures = tuple(one.failure for one in ended if one.failure is not None)
+        _emit(ended)
+        return Page(_report(ended), next_cursor, failures)
+
+
+async def abort_incomplete_uploads(services: Services, *, profile: str | None = None) -> AbortIncompleteUploadsReport:
+    """End incomplete uploads in this process; see :class:`AbortIncompleteUploads`.
+
+    Args:
+        profile: only uploads of this profile; all registered ones when left out.
+
+    Raises:
+        UnknownProfile: the profile is not registered.
+    """
+    options = ProfileOptions(profile=profile)
+    return (await run_here(services, AbortIncompleteUploads(), options)).report
+
+
+def _overdue(
+    session: Session, profiles: Collection[str], started_at: datetime, after: str
+) -> tuple[Sequence[SessionRow], str | None]:
+    """Return live sessions past their expiry, and where the next page begins."""
+    overdue = _of_profiles(profiles).where(MediaUploadSession.expires_at < started_at)
+    return session_page(session, overdue, _LIVE, after)
+
+
+def _unreleased(
+    session: Session, profiles: Collection[str], started_at: datetime, after: str
+) -> tuple[Sequence[SessionRow], str | None]:
+    """Return ended sessions whose bytes are not removed, and where the next page begins.
+
+    Those that ended in this sweep are left out: they were counted.
+    """
+    upload = MediaUploadSession
+    unreleased = _of_profiles(profiles).where(upload.backing_released_at.is_(None), upload.updated_at < started_at)
+    return session_page(session, unreleased, _ENDED, after)
+
+
+def _of_profiles(profiles: Collection[str]) -> Select[MediaUploadSession, str]:
+    return of_sessions().where(MediaAsset.profile.in_(profiles), MediaAsset.state != AssetState.DELETED)
+
+
+async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profile: str) -> _Ended:
+    services = run.services
+    try:
+        if upload.state in _LIVE:
+            found, _ = await services.database.write(rows.expire_upload, upload.id, now=run.started_at)
+            upload = found.session
+        if upload.state not in _ENDED:  # verified or extended meanwhile
+            return _Ended(profile)
+        await release(services.storage(profile), upload)
+        await services.database.write(_note_released, services, upload.id)
+    except NotFound:  # purged meanwhile
+        return _Ended(profile)
+    except RindleError as error:
+        await services.database.write(rows.note_not_released, upload.id, error.code)
+        return _Ended(profile, failure=SweepFailure(item=upload.id, code=error.code))
+    return _Ended(profile, lane_of(upload), is_aborted=True)
+
+
+def _note_released(session: Session, services: Services, session_id: str) -> None:
+    found = rows.lock_upload(session, session_id)
+    rows.note_released(session, session_id)
+    if rows.late_put_wait(found.session.url_expires_at, services.settings.late_put_seconds) > 0:
+        outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
+
+
+def _report(ended: Sequence[_Ended]) -> AbortIncompleteUploadsReport:
+    lanes = Counter(_COUNTERS[one.lane] for one in ended if one.lane in _COUNTERS)
+    return AbortIncompleteUploadsReport(
+        sessions_found=len(ended),
+        sessions_aborted=sum(one.is_aborted for one in ended),
+        abort_errors=sum(one.failure is not None for one in ended),
+        **lanes,
+    )
+
+
+def _emit(ended: Sequence[_Ended]) -> None:
+    for profile in sorted({one.profile for one in ended}):
+        report = _report([one for one in ended if one.profile == profile])
+        telemetry.emit(
+            "rindle.cleanup.run",
+            {"worker": AbortIncompleteUploads.name, "profile": profile, "dry_run": False},
+            {"sessions_aborted": report.sessions_aborted, "resumable_aborts": report.resumable_aborts},
+        )

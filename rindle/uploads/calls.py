@@ -1,0 +1,139 @@
+"""The calls of ``Rindle`` for multipart uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from rindle.arguments import actor_text
+from rindle.db.ids import SessionOrId
+from rindle.profile import Profile
+from rindle.protocols import Part
+from rindle.services import Services
+from rindle.uploads import multipart
+from rindle.uploads.multipart import OpenedMultipart, SignedPart
+from rindle.uploads.sessions import Upload, UploadRequest
+
+
+class MultipartCalls:
+    """Uploads of gigabytes in parts, directly to the store."""
+
+    services: Services
+
+    async def initiate_multipart_upload(
+        self,
+        profile: str | type[Profile],
+        *,
+        filename: str = "unknown",
+        size: int | None = None,
+        content_type: str | None = None,
+        part_size: int | None = None,
+        actor: str | UUID | None = None,
+        idempotency_key: str | None = None,
+        auto_verify: bool = False,
+    ) -> OpenedMultipart:
+        """Open an upload session whose object is sent in parts; returns the session and how to cut the file.
+
+        The session expires after the setting ``upload_session_ttl_seconds`` (86400). Each signed part, and each list of
+        parts that has grown, extends it to the same time from then, up to seven days after the session was opened.
+
+        Args:
+            filename: the client's name for the file; only its cleaned extension reaches the storage key.
+            size: the size in bytes that the client declares. The size of each part is then signed, and the parts must
+                have this size together.
+            content_type: the type that the client declares; it is recorded and has no effect.
+            part_size: bytes of each part but the last, 5 MiB to 5 GiB; 8 MiB when left out. It is raised, in whole MiB,
+                where 10000 parts would not suffice.
+            actor: who uploads, as for :meth:`initiate_upload`.
+            idempotency_key: a repeated call of the same actor with this key returns the first session and its upload.
+            auto_verify: let the workflow complete the upload when parts of the declared ``size`` have arrived, also
+                when the browser is closed.
+
+        Raises:
+            UploadRejected: the profile does not allow the extension or the declared size; no row was written.
+            CapabilityUnsupported: the profile's storage takes no multipart uploads; no row was written.
+            UnknownProfile: the profile is not registered.
+            InvalidArgument: ``part_size`` is out of range, or the idempotency key cannot be used.
+            StorageError: the store refused to begin the upload; no row is left.
+
+        Example:
+            opened = await rindle.initiate_multipart_upload("lesson", filename="lesson.mp4", size=4_000_000_000)
+            for_the_browser = {"session_id": opened.session.id, "part_size": opened.multipart.part_size}
+        """
+        request = UploadRequest(
+            filename=filename,
+            size=size,
+            content_type=content_type,
+            actor=actor_text("actor", actor),
+            idempotency_key=idempotency_key,
+            auto_verify=auto_verify,
+        )
+        return await multipart.initiate(self.services, profile, request, part_size=part_size)
+
+    async def sign_multipart_part(self, session_id: SessionOrId, part_number: int) -> SignedPart:
+        """Sign the PUT of one part; signing again returns a fresh URL, and sending a part again replaces it.
+
+        The URL lives for the setting ``presigned_put_ttl_seconds`` (3600), but not longer than the session.
+
+        Args:
+            part_number: from 1; at most 10000, or the number of parts of the declared size.
+
+        Raises:
+            InvalidPartNumber: the upload has no such part.
+            CapabilityUnsupported: the upload is not sent in parts.
+            MultipartUploadNotInitialized: the store has not begun it.
+            InvalidTransition: the session has ended.
+            UploadSessionExpired: the session has expired.
+            NotFound: no such session.
+
+        Example:
+            grant = (await rindle.sign_multipart_part(session.id, 1)).presigned
+            for_the_browser = {"method": grant.method, "url": grant.url, "headers": dict(grant.headers)}
+        """
+        return await multipart.sign_part(self.services, session_id, part_number)
+
+    async def list_parts(self, session_id: SessionOrId) -> list[Part]:
+        """Return the parts that the store has, in the order of their numbers: a client sends only the others again.
+
+        Raises:
+            CapabilityUnsupported: the upload is not sent in parts.
+            UploadCancelled: the session was cancelled.
+            UploadSessionExpired: the session has expired.
+            StorageNotFound: the store has no such upload any more; start a new one.
+            StorageTransient: the store did not answer.
+            NotFound: no such session.
+
+        Example:
+            there = {part.part_number for part in await rindle.list_parts(session.id)}
+            missing = [number for number in range(1, 479) if number not in there]
+        """
+        return await multipart.list_parts(self.services, session_id)
+
+    async def complete_multipart_upload(
+        self, session_id: SessionOrId, parts: Sequence[Part | Mapping[str, Any]] | None = None
+    ) -> Upload:
+        """Make the object from its parts and verify it, as :meth:`verify_completion` does.
+
+        Idempotent: a second call, also a concurrent one, returns the same. If the process ends meanwhile, the workflow
+        of the upload completes it.
+
+        Args:
+            parts: the parts in any order, as ``{"part_number": 1, "etag": "..."}`` or with the names ``PartNumber`` and
+                ``ETag``; the store's own list when left out. Parts that are not listed are lost.
+
+        Raises:
+            InvalidMultipartParts: the list is malformed or differs from the parts in the store, or the parts do not
+                have the declared size. The upload did not change and can be continued.
+            UploadRejected: the parts are larger than the profile allows; the session is ``failed``.
+            UploadSessionExpired: the session expired.
+            UploadCancelled: the session was cancelled.
+            StorageTransient: the store did not answer. Call again; once the parts were accepted, completion also
+                continues in the background.
+            NotFound: no such session.
+
+        Example:
+            upload = await rindle.complete_multipart_upload(session.id)
+            asset = await rindle.settled(upload.asset.id)
+        """
+        return await multipart.complete(self.services, session_id, parts)
