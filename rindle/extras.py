@@ -7,7 +7,7 @@ Modules that need an extra import its packages inside ``with requires("http"):``
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -17,6 +17,7 @@ from rindle.errors import MissingExtra
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "av": ("ffmpeg",),
     "cli": ("click", "rich"),
+    "gcs": ("cryptography", "google.auth", "google.cloud", "google_crc32c", "requests"),
     "http": ("fastapi", "jinja2", "python_multipart", "sse_starlette", "starlette", "uvicorn"),
     "images": ("pebble", "pi_heif", "pyvips"),
     "otel": ("opentelemetry",),
@@ -33,8 +34,8 @@ def install_command(extra: str) -> str:
 
 def extra_of(package: str | None) -> str | None:
     """Return the extra that installs a package or module, or ``None``: ``boto3.session`` belongs to ``s3``."""
-    name = (package or "").partition(".")[0]
-    return next((extra for extra, packages in EXTRAS.items() if name in packages), None)
+    names = tuple(_names(package or ""))
+    return next((extra for extra, packages in EXTRAS.items() if any(name in packages for name in names)), None)
 
 
 def missing_extra(error: ImportError) -> MissingExtra | None:
@@ -63,6 +64,13 @@ def require(extra: str, *packages: str) -> None:
     for package in packages or EXTRAS[extra]:
         if importlib.util.find_spec(package) is None:
             raise _missing(extra, package)
+
+
+def _names(module: str) -> Iterator[str]:
+    """Yield the name of a module and those of the packages that it is in."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
 
 
 def _missing(extra: str, module: str) -> MissingExtra:

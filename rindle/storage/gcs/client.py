@@ -16,7 +16,7 @@ import requests
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials, Credentials, with_scopes_if_required
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
-from google.auth.transport.requests import AuthorizedSession
+from google.auth.transport.requests import AuthorizedSession, Request
 from google.cloud.storage import Bucket, Client
 from google.cloud.storage.exceptions import DataCorruption
 from google.oauth2 import service_account
@@ -54,6 +54,7 @@ class GCSClient:
     Args:
         bucket: name of the bucket.
         endpoint: address of the API, without a path.
+        public_endpoint: address of the same store for browsers, without a path.
         is_emulator: whether an emulator answers there, which knows no credentials.
         project: that pays for requests; ``None`` is the bucket's.
         credentials: of the SDK, a parsed service-account file, or ``None`` for the default chain.
@@ -68,6 +69,7 @@ class GCSClient:
         bucket: str,
         *,
         endpoint: str,
+        public_endpoint: str,
         is_emulator: bool,
         project: str | None,
         credentials: Credentials | Mapping[str, Any] | None,
@@ -78,6 +80,7 @@ class GCSClient:
     ) -> None:
         self.bucket = bucket
         self.endpoint = endpoint
+        self.public_endpoint = public_endpoint
         self.is_emulator = is_emulator
         #: For every request: seconds to connect, and seconds without a byte.
         self.timeout = (connect_timeout, read_timeout)
@@ -114,6 +117,7 @@ class GCSClient:
         key: str | None = None,
         authorized: bool = True,
         accept: Callable[[int], bool] = lambda status: 200 <= status < 300,
+        pinned: bool = False,
         **options: Any,
     ) -> requests.Response:
         """Send one plain HTTP request, without a retry.
@@ -124,6 +128,7 @@ class GCSClient:
             key: storage key, for errors.
             authorized: whether the request has the bearer token of the credentials.
             accept: whether a status is an answer and no error.
+            pinned: whether the request has the generation of an object as a condition.
             options: of ``requests``.
 
         Raises:
@@ -137,8 +142,13 @@ class GCSClient:
 
         response = self._translated(key, request)
         if not accept(response.status_code):
-            raise of_status(response.status_code, _message(response), response.headers, key)
+            with response:
+                raise of_status(response.status_code, _message(response), response.headers, key, pinned=pinned)
         return response
+
+    def read(self, key: str, response: requests.Response, size: int) -> bytes:
+        """Read up to ``size`` stored bytes of a response body; a cut or stalled connection is transient."""
+        return self._translated(key, lambda: bytes(response.raw.read(size, decode_content=False)))
 
     def attempt(self, once: Callable[[], T]) -> T:
         """Return ``once()``, called up to ``max_attempts`` times while it raises :class:`StorageTransient`."""
@@ -173,6 +183,15 @@ class GCSClient:
         """
         with self._lock:
             return self._found_credentials()
+
+    def account(self) -> str | None:
+        """Return the service account of the credentials, or ``None``; those of a machine ask its metadata server."""
+        found = self.credentials
+        email = getattr(found, "service_account_email", None)
+        if email == "default":
+            self.attempt(lambda: self._translated(None, lambda: found.refresh(Request())))  # type: ignore[no-untyped-call]
+            email = getattr(found, "service_account_email", None)
+        return email if isinstance(email, str) and "@" in email else None
 
     @property
     def authorized(self) -> requests.Session:
@@ -266,7 +285,7 @@ def translate(error: Exception, key: str | None, *, pinned: bool = False) -> Sto
 
     =====================================================  ========================================================
     404                                                    ``storage_not_found``, of the bucket ``missing_bucket``
-    408, 425, 429, 5xx, a wrong checksum                   ``storage_transient``
+    408, 425, 429, 5xx, bytes with another checksum        ``storage_transient``
     no answer: DNS, connect or read timeout, reset         ``storage_transient``
     401, 403, credentials refused                          ``storage_unauthorized``
     no credentials                                         ``gcs_unconfigured``
@@ -306,7 +325,7 @@ def of_status(
         if "may not exist" in message:
             facts["action"] = "allow storage.objects.list: without it a missing object is answered with 403 too"
         return StorageUnauthorized("the store refused the credentials", **facts)
-    if status in _TRANSIENT_STATUS or status >= 500:
+    if status in _TRANSIENT_STATUS or status >= 500 or (status == 400 and "match calculated" in message):
         return StorageTransient("the store requested a later retry", retry_after=_retry_after(headers), **facts)
     if status == 412:
         if pinned:
