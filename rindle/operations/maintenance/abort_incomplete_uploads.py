@@ -157,7 +157,7 @@ async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profil
             upload = found.session
         if upload.state not in _ENDED:  # verified or extended meanwhile
             return _Ended(profile)
-        await release(services.storage(profile), upload)
+        await release(services.settings, services.storage(profile), upload)
         await services.database.write(_note_released, services, upload.id)
     except NotFound:  # purged meanwhile
         return _Ended(profile)

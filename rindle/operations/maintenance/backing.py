@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from rindle.cancellation import run_to_end
 from rindle.db.models import MediaUploadSession
 from rindle.protocols import Storage
-from rindle.uploads import multipart
+from rindle.settings import Settings
+from rindle.uploads import multipart, resumable
 
 #: Removes what a store holds for a session, and returns how many objects that were; nothing to remove is success.
 Release = Callable[[Storage, MediaUploadSession], Awaitable[int]]
@@ -23,7 +24,7 @@ def lane_of(upload: MediaUploadSession) -> str:
     return upload.upload_strategy
 
 
-async def release(storage: Storage, upload: MediaUploadSession) -> int:
+async def release(settings: Settings, storage: Storage, upload: MediaUploadSession) -> int:
     """Remove what the store holds for an ended session; returns the number of deleted objects.
 
     Stores that do not say whether an object existed (S3) count as if it had.
@@ -31,6 +32,8 @@ async def release(storage: Storage, upload: MediaUploadSession) -> int:
     Raises:
         StorageError: something may be left; the call can be repeated.
     """
+    # Before the object, which the store could still make of the session.
+    await resumable.cancel_session(settings, storage, upload)
     return await RELEASES.get(lane_of(upload), _delete_object)(storage, upload)
 
 
@@ -50,4 +53,5 @@ RELEASES: Mapping[str, Release] = {
     "presigned_put": _delete_object,
     "server": _delete_object,
     "multipart": _delete_parts,
+    "gcs": _delete_object,
 }

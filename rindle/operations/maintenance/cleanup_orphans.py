@@ -141,7 +141,7 @@ async def _clean(run: SweepRun[CleanupOrphansOptions], upload: MediaUploadSessio
     if run.options.dry_run:
         return _Cleaned(profile)
     try:
-        objects = await release(services.storage(profile), upload)
+        objects = await release(services.settings, services.storage(profile), upload)
         is_deleted = await services.database.write(_delete_rows, upload.id, str(upload.asset_id), objects)
     except RindleError as error:
         return _Cleaned(profile, "storage_errors", failure=SweepFailure(item=upload.id, code=error.code))
