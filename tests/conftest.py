@@ -32,6 +32,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 KEPT_VARIABLES = (
     *("RINDLE_CORPUS", "RINDLE_TEMPORAL_CLI", minio.PROGRAM_VARIABLE, gcs.PROGRAM_VARIABLE, chromium.PROGRAM_VARIABLE),
 )
+HIDDEN_PREFIXES = ("RINDLE_", "TEMPORAL_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR_")
 
 _session = pytest.StashKey[pytest.Session]()
 Server = TypeVar("Server")
@@ -44,10 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the run independent of the shell it is started from."""
     _note_collected()
     for name in [*os.environ]:
-        if (
-            name.startswith(("RINDLE_", "TEMPORAL_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR_"))
-            and name not in KEPT_VARIABLES
-        ):
+        if name.startswith(HIDDEN_PREFIXES) and name not in KEPT_VARIABLES:
             del os.environ[name]
     # An event without its keys is a programming error here; in production it is only logged.
     os.environ["RINDLE_STRICT_EVENTS"] = "1"
