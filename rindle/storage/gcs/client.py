@@ -158,8 +158,12 @@ class GCSClient:
             except StorageTransient as error:
                 if error.detail.get("reason") is not None:  # ours: a full disk, a transfer that was cut
                     raise
-                time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
+                self.pause(attempt)
         return once()
+
+    def pause(self, failures: int) -> None:
+        """Wait before the next attempt, after so many failed ones."""
+        time.sleep(FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
 
     @property
     def options(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,7 +19,7 @@ from rindle.errors import SessionUriExpired, SessionUriUnknown, StorageError, St
 from rindle.protocols import StoredObject
 from rindle.storage.files import PIECE_BYTES, Slice, open_source
 from rindle.storage.gcs import sessions
-from rindle.storage.gcs.client import FIRST_PAUSE_SECONDS, GCSClient
+from rindle.storage.gcs.client import GCSClient
 from rindle.storage.threads import Stop
 
 #: Largest file that goes up in one request, which holds it in memory.
@@ -126,7 +125,7 @@ def _send_in_session(
             if failures >= client.max_attempts:
                 raise broken
             stop.check()
-            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
+            client.pause(failures)
     except BaseException:
         with suppress(StorageError):  # the store forgets what cannot be given up now within a week
             sessions.cancel(client, key, uri)
