@@ -276,6 +276,7 @@ _PROCESSOR_CAPABILITIES = {
 
 def _storage_capabilities() -> str:
     from rindle.capabilities import STORAGE_CAPABILITIES, capabilities_of
+    from rindle.storage.gcs import GCSStorage
     from rindle.storage.local import LocalStorage
     from rindle.storage.memory import MemoryStorage
     from rindle.storage.s3 import S3Storage
@@ -286,6 +287,7 @@ def _storage_capabilities() -> str:
         LocalStorage("media", base_url="https://example.com/m", secrets=[secret], public_base_url="https://e.com/p"),
     )
     s3 = (S3Storage("bucket", write_once=False), S3Storage("bucket", public_base_url="https://cdn.example.com"))
+    gcs = (GCSStorage("bucket"), GCSStorage("bucket", public_base_url="https://cdn.example.com"))
     memory = (MemoryStorage(), MemoryStorage())
 
     def has(pair: tuple[Any, Any], name: str) -> str:
@@ -295,9 +297,9 @@ def _storage_capabilities() -> str:
     if set(_STORAGE_CAPABILITIES) != STORAGE_CAPABILITIES:
         raise SystemExit("docs/generate.py explains other storage capabilities than there are")
     return _table(
-        ("capability", "meaning", "LocalStorage", "S3Storage", "MemoryStorage"),
+        ("capability", "meaning", "LocalStorage", "S3Storage", "GCSStorage", "MemoryStorage"),
         (
-            (f"`{name}`", meaning, *(has(pair, name) for pair in (local, s3, memory)))
+            (f"`{name}`", meaning, *(has(pair, name) for pair in (local, s3, gcs, memory)))
             for name, meaning in _STORAGE_CAPABILITIES.items()
         ),
     )

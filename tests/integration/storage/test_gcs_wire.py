@@ -357,7 +357,7 @@ async def test_an_answer_without_a_signature_is_an_error(
     google.script(reply)
     storage._signatures._signer = IamSigner("app@project.iam.gserviceaccount.com", storage._client, google.address)
 
-    with pytest.raises(Exception, match="IAM|refused") as caught:
+    with pytest.raises(Exception, match=r"IAM|refused") as caught:
         await storage.url(KEY)
     assert "canary" not in str(caught.value)
 

@@ -300,7 +300,7 @@ async def test_a_session_that_the_store_has_forgotten_is_unknown(status_stage: S
 
 
 async def test_an_upload_completes_by_itself(lite_gcs_stage: Stage, tmp_path: Path) -> None:
-    stage, body = lite_gcs_stage, photo()
+    stage, body = lite_gcs_stage, photo(tmp_path / "me.jpg").read_bytes()
     await stage.member()
     opened = await stage.rindle.initiate_resumable_session(
         "avatar", filename="me.jpg", size=len(body), auto_verify=True
