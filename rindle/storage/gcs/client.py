@@ -221,7 +221,7 @@ class GCSClient:
         with self._lock:
             if self._bare is None:
                 self._bare = requests.Session()
-                self._bare.trust_env = False  # no .netrc: the URI alone is the credential
+                self._bare.auth = _without_credentials  # also none of a .netrc: the URI alone is the credential
                 self._pool(self._bare)
             return self._bare
 
@@ -340,6 +340,10 @@ def of_status(
     if status == 416:
         return PastTheEnd("the range begins behind the end of the object", **facts)
     return StoragePermanent(f"the store refused the request ({status})", **facts)
+
+
+def _without_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _message(response: requests.Response) -> str:
