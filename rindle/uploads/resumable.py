@@ -90,9 +90,9 @@ async def initiate(
     services: Services, profile: str | type[Profile], request: UploadRequest, *, origin: str | None = None
 ) -> OpenedResumable:
     """Open a session of the store and its rows; see ``Rindle.initiate_resumable_session``."""
+    check_text("origin", origin)
     chosen = services.profile(profile)
     storage = _resumable_storage(services.storage(chosen))
-    check_text("origin", origin)
     new = sessions.requested_upload(services.settings, chosen, request, strategy=RESUMABLE)
     new.session.resumable_protocol = GCS
     known = await sessions.known_upload(services, new)
