@@ -106,29 +106,29 @@ def _send_in_session(
     failures, offset = 0, 0
     try:
         while True:
+            broken = StorageTransient("the store took only a part of the file", key=key, adapter="gcs")
             try:
-                # Where a break left it; the first request begins at 0 without a question.
-                there = sessions.probe(client, key, uri) if failures else sessions.Probe(0, None, None)
-                if there.resource is None:
-                    there = _send_rest(
-                        client, key, uri, Slice(file, there.committed, size - there.committed, stop), generation
-                    )
-                if there.resource is not None:
-                    return there.resource
-                broken = StorageTransient("the store took a part of the file only", key=key, adapter="gcs")
-            except (SessionUriUnknown, SessionUriExpired) as lost:
-                raise StorageTransient("the store lost the session of a transfer", key=key, adapter="gcs") from lost
+                sent = _send_rest(client, key, uri, Slice(file, offset, size - offset, stop), generation)
+                if sent.resource is not None:
+                    return sent.resource
             except StorageTransient as error:
-                broken, there = error, sessions.Probe(offset, None, None)
-            failures = 1 if there.committed > offset else failures + 1
-            offset = max(offset, there.committed)
+                broken = error
+            failures += 1
             if failures >= client.max_attempts:
                 raise broken
             stop.check()
             client.pause(failures)
-    except BaseException:
+            there = sessions.probe(client, key, uri)
+            if there.resource is not None:  # only the answer was lost
+                return there.resource
+            if there.committed > offset:
+                failures = 0
+            offset = there.committed
+    except BaseException as error:
         with suppress(StorageError):  # the store forgets what cannot be given up now within a week
             sessions.cancel(client, key, uri)
+        if isinstance(error, SessionUriUnknown | SessionUriExpired):
+            raise StorageTransient("the store lost the session of a transfer", key=key, adapter="gcs") from error
         raise
 
 
