@@ -239,6 +239,9 @@ class GCSClient:
                     client_options={"api_endpoint": self.endpoint},
                     _http=self._authorized_session(),
                 )
+                # Otherwise the SDK asks for the bucket itself beside our calls, for labels of its traces, which needs
+                # one more permission.
+                self._sdk._bucket_metadata_cache = None
             return self._sdk.bucket(self.bucket)
 
     def forget(self) -> None:

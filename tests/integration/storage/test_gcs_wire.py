@@ -365,3 +365,16 @@ async def test_an_answer_without_a_signature_is_an_error(
 async def test_no_source_is_no_object(storage: GCSStorage) -> None:
     with pytest.raises(InvalidArgument):
         await storage.concatenate(KEY, [])
+
+
+async def test_the_sdk_requests_nothing_of_its_own(google: ScriptedServer, storage: GCSStorage) -> None:
+    """Since 3.17 it reads the bucket for labels of its traces, which needs a permission of its own."""
+    google.script(resource(b"hello"), Reply(204), Reply(404, JSON, b"{}"), Reply(200, JSON, b'{"items": []}'))
+
+    await storage.head(KEY)
+    assert (await storage.delete(KEY)).existed is True
+    assert (await storage.delete(KEY)).existed is False
+    await storage.ping()
+    await storage.close()
+
+    assert [asked.method for asked in google.asked] == ["GET", "DELETE", "DELETE", "GET"]
