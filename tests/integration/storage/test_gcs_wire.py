@@ -31,6 +31,7 @@ from tests.scripted_server import Reply, ScriptedServer, scripted_server
 
 KEY = "a/b/c d.mp4"
 MIB = 1024 * 1024
+JSON = {"Content-Type": "application/json"}
 PATH = "/upload/storage/v1/b/media/o"
 
 
