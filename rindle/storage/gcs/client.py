@@ -263,8 +263,8 @@ def _credentials_of(given: Credentials | Mapping[str, Any] | None, is_emulator: 
             return found
         if isinstance(given, Mapping):
             info = dict(given)
-            return service_account.Credentials.from_service_account_info(info, scopes=SCOPES)  # type: ignore[no-untyped-call]
-        return with_scopes_if_required(given, SCOPES)  # type: ignore[no-untyped-call]
+            return service_account.Credentials.from_service_account_info(info, scopes=SCOPES)  # type: ignore[no-untyped-call,no-any-return]
+        return with_scopes_if_required(given, SCOPES)  # type: ignore[no-untyped-call,no-any-return]
     except (GoogleAuthError, ValueError) as error:
         # Not chained: the SDK's messages may quote paths and what it could not parse.
         raise _unconfigured(error) from None

@@ -52,7 +52,11 @@ def compose(stop: Stop, client: GCSClient, key: str, final: str, sources: Sequen
     finally:
         for name in made:
             with suppress(StorageError):
-                client.call(key, lambda bucket, name=name: bucket.blob(name).delete(**client.options))
+                _delete(client, key, name)
+
+
+def _delete(client: GCSClient, key: str, name: str) -> None:
+    client.call(key, lambda bucket: bucket.blob(name).delete(**client.options))
 
 
 def _request(client: GCSClient, key: str, name: str, sources: Sequence[str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ IAM_ENDPOINT = "https://iamcredentials.googleapis.com"
 EMULATOR_ACCOUNT = "emulator@localhost"
 
 
-class Signer(google_credentials.Signing):  # type: ignore[misc]
+class Signer(google_credentials.Signing):
     """Signs as one account; the SDK calls it."""
 
     def __init__(self, email: str) -> None:
@@ -104,7 +104,7 @@ class Signatures:
         self._endpoint = endpoint
         self._email = email
         self._iam_endpoint = iam_endpoint
-        self._signer = None if key is None else _signer_of_key(key, email)
+        self._signer: Signer | None = None if key is None else _signer_of_key(key, email)
         self._blobs = Client(
             project=None,
             credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
@@ -139,8 +139,9 @@ class Signatures:
         if self._client.is_emulator:
             return Signer(EMULATOR_ACCOUNT)
         found = self._client.credentials
-        if isinstance(getattr(found, "signer", None), crypt.RSASigner) and hasattr(found, "signer_email"):
-            return KeySigner(str(found.signer_email), found.signer)
+        signer, email = getattr(found, "signer", None), getattr(found, "signer_email", None)
+        if isinstance(signer, crypt.RSASigner) and email is not None:
+            return KeySigner(str(email), signer)
         # The credentials of a machine or workload have an account, but no key; a user's own have neither.
         email = self._client.account()
         if email is None:
@@ -153,7 +154,7 @@ class Signatures:
 
 
 def _signer_of_key(key: Mapping[str, Any] | SecretStr | str, email: str | None) -> KeySigner:
-    text = key.get_secret_value() if isinstance(key, SecretStr) else key
+    text: Any = key.get_secret_value() if isinstance(key, SecretStr) else key
     if isinstance(text, str) and not text.lstrip().startswith("-----BEGIN "):
         try:
             text = json.loads(text)

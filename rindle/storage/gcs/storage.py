@@ -198,14 +198,15 @@ class GCSStorage(GCSAbilities, Storage):
     ) -> Path:
         answer = self._client.attempt(lambda: self._get(key, name, if_match, {}))
         size = int(answer.headers.get("x-goog-stored-content-length", answer.headers.get("content-length", -1)))
-        checksum = google_crc32c.Checksum()
+        checksum = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
         with answer, receiving(dest, size, max_bytes, key) as file:
             while piece := self._client.read(key, answer, _PIECE_BYTES):
                 stop.check()
-                checksum.update(piece)
+                checksum.update(piece)  # type: ignore[no-untyped-call]
                 file.write(piece)
             expected = _stored_crc32c(answer.headers.get("x-goog-hash", ""))
-            if expected is not None and base64.b64encode(checksum.digest()).decode() != expected:
+            found = base64.b64encode(checksum.digest()).decode()  # type: ignore[no-untyped-call]
+            if expected is not None and found != expected:
                 raise StorageTransient(
                     "the bytes that arrived have another checksum than the stored ones",
                     key=key,
