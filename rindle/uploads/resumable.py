@@ -254,20 +254,22 @@ async def release(services: Services, upload: MediaUploadSession) -> None:
         await multipart.release(services, upload)
         return
     found = await services.database.read(upload_rows.find_upload, upload.id)
-    if found is not None:
-        await cancel_session(services.settings, services.storage(found.asset.profile), found.session)
+    if found is None:
+        return
+    known = await cancel_session(services.settings, services.storage(found.asset.profile), found.session)
+    if known is not None:
+        facts = {"profile": found.asset.profile, "session_id": upload.id, "protocol": GCS}
+        telemetry.emit("rindle.upload.resumable.cancel", {**facts, "outcome": "cancelled" if known else "unknown"})
 
 
-async def cancel_session(settings: Settings, storage: Storage, upload: MediaUploadSession) -> None:
-    """Cancel the store's session of an ended upload; one that the store does not know any more is success.
+async def cancel_session(settings: Settings, storage: Storage, upload: MediaUploadSession) -> bool | None:
+    """Cancel the store's session of an ended upload; returns whether the store knew it, ``None`` if there is none.
 
     Raises:
         StorageError: the session may still take bytes; the call can be repeated.
     """
     if upload.resumable_protocol != GCS or upload.session_uri is None:
-        return
+        return None
     uri = opened(settings, upload.session_uri)
     # To its end: nobody would know whether the store executes it later.
-    known = await run_to_end(_resumable_storage(storage).cancel_resumable_upload(upload.upload_key, uri))
-    outcome = "cancelled" if known else "unknown"
-    telemetry.emit("rindle.upload.resumable.cancel", {"session_id": upload.id, "protocol": GCS, "outcome": outcome})
+    return await run_to_end(_resumable_storage(storage).cancel_resumable_upload(upload.upload_key, uri))
