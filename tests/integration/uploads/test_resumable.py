@@ -35,7 +35,7 @@ from rindle.testing.flaky import FlakyStorage
 from tests.application import storage
 from tests.integration.uploads.conftest import change, large_photo, let_expire, released, wake
 from tests.invariants import everything_holds
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.gcs import GCSServer
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, photo, staged
@@ -259,6 +259,11 @@ async def test_an_expired_upload_is_released(gcs_stage: Stage) -> None:
     await stage.member()
     session_id, _ = await begin(stage, 5)
     await let_expire(stage, session_id, in_seconds=2)
+
+    async def is_started() -> bool:
+        return all(row.dispatched_at is not None for row in await stage.outbox())
+
+    await until(is_started, what="the workflow to be started")
     await wake(stage, session_id)
 
     await released(stage, session_id)
