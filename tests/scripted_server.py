@@ -62,7 +62,9 @@ def scripted_server() -> Iterator[ScriptedServer]:
             self.close_connection = reply.breaks_after is not None
             if self.close_connection:
                 return
-            self.send_response(reply.status)
+            self.send_response_only(reply.status)
+            if "Date" not in reply.headers:
+                self.send_header("Date", self.date_time_string())
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(reply.body)))

@@ -160,10 +160,10 @@ class ResumableCalls:
     ) -> OpenedResumable:
         """Open an upload session whose bytes the client sends to a session URI of the store.
 
-        The client PUTs the whole file, or pieces of a multiple of 256 KiB with ``Content-Range``; after a break it asks
-        :meth:`resumable_session_status` where to continue. When all bytes are sent, call :meth:`verify_completion`. The
-        session expires after ``expires_in``, and each status with progress extends it, up to seven days after it was
-        opened; then the store forgets the session URI.
+        The client PUTs the whole file, or pieces of a multiple of 256 KiB with ``Content-Range``; after a break
+        :meth:`resumable_session_status` returns where to continue. When all bytes are sent, call
+        :meth:`verify_completion`. The session expires after ``expires_in``, and each status with progress extends it,
+        up to seven days after it was opened; then the store forgets the session URI.
 
         Args:
             filename: the client's name for the file; only its cleaned extension reaches the storage key.
@@ -206,7 +206,7 @@ class ResumableCalls:
     async def resumable_session_status(
         self, session_id: SessionOrId, *, client_offset: int | None = None, resume: bool = False
     ) -> ResumableProgress:
-        """Ask the store how many bytes of an upload it has, and record it; verifies nothing.
+        """Return how many bytes of an upload the store has, and record it; verifies nothing.
 
         Args:
             client_offset: where the client would continue.

@@ -42,7 +42,6 @@ from tests.typing.site import (
     report,
     require_member,
     rindle,
-    session_id,
     settings,
     storages,
     token,
@@ -267,11 +266,8 @@ async def docs_resumable_2() -> None:
         "lesson", filename="lesson.mp4", size=4_000_000_000, actor="alice", origin="https://example.com"
     )
     answer = {"session_id": opened.session.id, "session_uri": opened.resumable.session_uri.get_secret_value()}
-
-
-async def docs_resumable_3() -> None:
-    progress = await rindle.resumable_session_status(session_id, resume=True)  # continue at progress.committed_bytes
-    upload = await rindle.verify_completion(session_id)  # when all bytes are sent
+    progress = await rindle.resumable_session_status(opened.session.id, resume=True)  # continue at progress.committed_bytes
+    upload = await rindle.verify_completion(opened.session.id)  # when all bytes are sent
 
 
 async def docs_storage_1() -> None:

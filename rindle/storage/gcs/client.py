@@ -6,6 +6,7 @@ All of it blocks and runs in the threads of the storage. Which call serves which
 from __future__ import annotations
 
 import http.client
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -33,9 +34,13 @@ from rindle.errors import (
     StorageTransient,
     StorageUnauthorized,
 )
+from rindle.security.redaction import RedactingFilter
 
 T = TypeVar("T")
 
+#: Logger of the transport, which writes the path and query of each request at the level ``DEBUG``; those of a session
+#: URI are a credential.
+REQUEST_LOGGER = "urllib3.connectionpool"
 #: Google's own address of the API.
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
 #: One scope for the objects and for signatures by IAM; what is allowed is decided by the roles of the account.
@@ -78,6 +83,7 @@ class GCSClient:
         max_attempts: int,
         connections: int,
     ) -> None:
+        _scrub_request_log()
         self.bucket = bucket
         self.endpoint = endpoint
         self.public_endpoint = public_endpoint
@@ -189,7 +195,7 @@ class GCSClient:
             return self._found_credentials()
 
     def account(self) -> str | None:
-        """Return the service account of the credentials, or ``None``; those of a machine ask its metadata server."""
+        """Return the service account of the credentials, or ``None``; a machine's is read from its metadata server."""
         found = self.credentials
         email = getattr(found, "service_account_email", None)
         if email == "default":
@@ -214,6 +220,8 @@ class GCSClient:
                 self._authorized = requests.Session()
             else:
                 self._authorized = AuthorizedSession(self._found_credentials())  # type: ignore[no-untyped-call]
+            if self._project is not None:
+                self._authorized.headers["x-goog-user-project"] = self._project
             self._pool(self._authorized)
         return self._authorized
 
@@ -252,6 +260,12 @@ class GCSClient:
         for session in sessions:
             if session is not None:
                 session.close()
+
+
+def _scrub_request_log() -> None:
+    logger = logging.getLogger(REQUEST_LOGGER)
+    if not any(isinstance(present, RedactingFilter) for present in logger.filters):
+        logger.addFilter(RedactingFilter())
 
 
 def _credentials_of(given: Credentials | Mapping[str, Any] | None, is_emulator: bool) -> Credentials:

@@ -27,7 +27,18 @@ from rindle.errors import (
     StorageNotFound,
     StorageTransient,
 )
-from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
+from rindle.protocols import (
+    DeleteResult,
+    KeyPage,
+    ListedObject,
+    ObjectHead,
+    Presigned,
+    ServedAs,
+    SetupCheck,
+    SetupFinding,
+    Storage,
+    StoredObject,
+)
 from rindle.security.storage_key import validate_key
 from rindle.storage.arguments import (
     MAX_PAGE,
@@ -40,6 +51,7 @@ from rindle.storage.arguments import (
     check_size,
 )
 from rindle.storage.files import receiving
+from rindle.storage.gcs import setup
 from rindle.storage.gcs.abilities import GCSAbilities
 from rindle.storage.gcs.client import DEFAULT_ENDPOINT, GCSClient, PastTheEnd
 from rindle.storage.gcs.sending import send_file
@@ -60,7 +72,7 @@ _KEPT = {
 _METADATA = "x-goog-meta-"
 
 
-class GCSStorage(GCSAbilities, Storage):
+class GCSStorage(GCSAbilities, SetupCheck, Storage):
     """Keeps objects in one bucket of Google Cloud Storage.
 
     The ETag of an object is its generation, a number that the store gives to each write. Making a ``GCSStorage``
@@ -321,6 +333,21 @@ class GCSStorage(GCSAbilities, Storage):
         """
         try:
             await self._threads.run(self._list_keys, "", None, 1)
+        except StorageNotFound as error:
+            raise StorageMisconfigured("the bucket does not exist", adapter=self.adapter_name) from error
+
+    async def check(self) -> list[SetupFinding]:
+        """Return what ``rindle doctor`` shows of the bucket: signing, clock, CORS and lifecycle rules.
+
+        To read the rules, the credentials need ``storage.buckets.get``.
+
+        Raises:
+            StorageMisconfigured: there is no such bucket, or there are no credentials.
+            StorageUnauthorized: Google refused the credentials.
+            StorageTransient: no answer.
+        """
+        try:
+            return await self._threads.run(setup.check, self._client, self._signatures, self._prefix)
         except StorageNotFound as error:
             raise StorageMisconfigured("the bucket does not exist", adapter=self.adapter_name) from error
 

@@ -62,6 +62,18 @@ def crc32c(body: bytes) -> str:
     return base64.b64encode(google_crc32c.Checksum(body).digest()).decode()
 
 
+async def test_a_named_project_pays_for_requests(google: ScriptedServer) -> None:
+    storage = GCSStorage(
+        "media", api_endpoint=google.address, credentials=AnonymousCredentials(), project="payer", max_attempts=1
+    )
+    google.script(resource(b"x"))
+
+    await storage.head(KEY)
+    await storage.close()
+
+    assert google.asked[0].headers["x-goog-user-project"] == "payer"
+
+
 # --- sessions of clients -----------------------------------------------------------------------------------------
 
 
