@@ -67,7 +67,10 @@ TARGETS: Final[Mapping[str, Needs]] = {
     "dev": Needs(DEMO, ("libmagic", "ffmpeg", "temporal"), required=True),
     "check": Needs(ALL),
     "bench": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "temporal")),
-    "test": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "fake-gcs-server")),
+    "test": Needs(
+        ALL,
+        ("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "scripts", "fake-gcs-server"),
+    ),
 }
 
 

@@ -79,6 +79,13 @@ def find_chromium() -> None:
     chromium.program()
 
 
+def ensure_scripts() -> None:
+    """Find the npm packages or install them."""
+    from tests.servers import npm
+
+    npm.ensure(report)
+
+
 def from_debian(package: str, find: Callable[[], None], why: str | None = None) -> None:
     """Run ``find``; when it finds nothing and we may, install ``package`` with apt and run it again.
 
@@ -114,6 +121,7 @@ PROGRAMS: Final[Mapping[str, Callable[[], object]]] = {
     "temporal": partial(ensure_temporal_cli, report=report),
     "minio": ensure_minio,
     "fake-gcs-server": ensure_fake_gcs,
+    "scripts": ensure_scripts,
 }
 
 

@@ -146,7 +146,12 @@ class GCSClient:
             # Redirects are not followed: they would take a session URI to another host.
             return session.request(method, url, timeout=self.timeout, allow_redirects=False, **options)
 
-        response = self._translated(key, request)
+        try:
+            response = self._translated(key, request)
+        except StorageError as error:
+            if authorized:
+                raise
+            raise error from None  # the message of the transport quotes the URL, which is a credential here
         if not accept(response.status_code):
             with response:
                 raise of_status(response.status_code, _message(response), response.headers, key, pinned=pinned)
