@@ -34,9 +34,8 @@ def install_command(extra: str) -> str:
 
 
 def extra_of(package: str | None) -> str | None:
-    """Return the extra that installs a package or module, or ``None``: ``boto3.session`` belongs to ``s3``."""
-    names = tuple(_names(package or ""))
-    return next((extra for extra, packages in EXTRAS.items() if any(name in packages for name in names)), None)
+    """Return an extra that installs a package or module, or ``None``: ``boto3.session`` belongs to ``s3``."""
+    return next((extra for extra in EXTRAS if _installs(extra, package)), None)
 
 
 def missing_extra(error: ImportError) -> MissingExtra | None:
@@ -67,6 +66,10 @@ def require(extra: str, *packages: str) -> None:
             raise _missing(extra, package)
 
 
+def _installs(extra: str, module: str | None) -> bool:
+    return any(name in EXTRAS[extra] for name in _names(module or ""))
+
+
 def _names(module: str) -> Iterator[str]:
     """Yield the name of a module and those of the packages that it is in."""
     while module:
@@ -93,6 +96,5 @@ class _Requires(AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, ModuleNotFoundError) and extra_of(error.name) == self._extra:
-            assert error.name is not None  # noqa: S101 - it has an extra
+        if isinstance(error, ModuleNotFoundError) and error.name and _installs(self._extra, error.name):
             raise _missing(self._extra, error.name) from None
