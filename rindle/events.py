@@ -31,6 +31,9 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.upload.stop": EventContract(("profile", "adapter", "session_id", "asset_id")),
     "rindle.upload.resumable.start": EventContract(("profile", "adapter", "session_id", "state", "protocol")),
     "rindle.upload.resumable.status": EventContract(("profile", "adapter", "session_id", "state", "protocol")),
+    "rindle.upload.resumable.patch": EventContract(
+        ("profile", "adapter", "session_id", "state", "protocol"), ("offset", "bytes", "duration_us")
+    ),
     "rindle.upload.resumable.cancel": EventContract(("profile", "adapter", "session_id", "protocol", "outcome")),
     "rindle.asset.state_change": EventContract(("profile", "adapter", "from", "to")),
     "rindle.variant.state_change": EventContract(("profile", "adapter", "from", "to")),

@@ -13,7 +13,7 @@ class SetupFinding:
     """One fact about the setup of a store.
 
     Attributes:
-        level: ``skipped`` when the store may not or cannot tell.
+        level: ``skipped`` when it could not be checked.
         summary: a sentence without credentials and URLs.
         fix: how to resolve a warning or an error.
     """

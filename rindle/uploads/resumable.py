@@ -40,7 +40,7 @@ from rindle.security import granted_type
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import ENDED_SESSIONS, SessionState
-from rindle.uploads import multipart, sessions
+from rindle.uploads import sessions
 from rindle.uploads.session_uris import opened, sealed
 from rindle.uploads.sessions import UploadRequest
 
@@ -244,32 +244,18 @@ async def _seen(storage: Storage, upload: MediaUploadSession, uri: SecretStr) ->
 # --- the workflow's side -----------------------------------------------------------------------------------------
 
 
-async def release(services: Services, upload: MediaUploadSession) -> None:
-    """Remove what the store keeps of an ended upload beside its object; nothing to remove is success.
-
-    Raises:
-        StorageError: something may be left; the call can be repeated.
-    """
-    if upload.resumable_protocol != GCS:
-        await multipart.release(services, upload)
-        return
-    found = await services.database.read(upload_rows.find_upload, upload.id)
-    if found is None:
-        return
-    known = await cancel_session(services.settings, services.storage(found.asset.profile), found.session)
-    if known is not None:
-        facts = {"profile": found.asset.profile, "session_id": upload.id, "protocol": GCS}
-        telemetry.emit("rindle.upload.resumable.cancel", {**facts, "outcome": "cancelled" if known else "unknown"})
-
-
-async def cancel_session(settings: Settings, storage: Storage, upload: MediaUploadSession) -> bool | None:
-    """Cancel the store's session of an ended upload; returns whether the store knew it, ``None`` if there is none.
+async def cancel_session(services: Services, storage: Storage, upload: MediaUploadSession) -> None:
+    """Cancel the store's session of an ended upload; one that it does not know any more is success.
 
     Raises:
         StorageError: the session may still take bytes; the call can be repeated.
     """
-    if upload.resumable_protocol != GCS or upload.session_uri is None:
-        return None
-    uri = opened(settings, upload.session_uri)
+    if upload.session_uri is None:
+        return
+    uri = opened(services.settings, upload.session_uri)
     # To its end: nobody would know whether the store executes it later.
-    return await run_to_end(_resumable_storage(storage).cancel_resumable_upload(upload.upload_key, uri))
+    known = await run_to_end(_resumable_storage(storage).cancel_resumable_upload(upload.upload_key, uri))
+    found = await services.database.read(upload_rows.find_upload, upload.id)
+    if found is not None:
+        facts = {"profile": found.asset.profile, "session_id": upload.id, "protocol": GCS}
+        telemetry.emit("rindle.upload.resumable.cancel", {**facts, "outcome": "cancelled" if known else "unknown"})

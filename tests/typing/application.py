@@ -53,6 +53,7 @@ from rindle.subscriptions import Subscription
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.multipart import OpenedMultipart, SignedPart
 from rindle.uploads.resumable import OpenedResumable, ResumableProgress
+from rindle.uploads.tus import TusUpload
 from rindle.worker_plugin import RindlePlugin
 
 
@@ -160,6 +161,16 @@ async def uploads_to_a_session(rindle: Rindle, session_id: str) -> None:
     progress = await rindle.resumable_session_status(session_id, client_offset=262_144, resume=True)
     assert_type(progress, ResumableProgress)
     assert_type(progress.committed_bytes, int)
+
+
+async def uploads_by_tus(rindle: Rindle) -> None:
+    """A large file from a client that speaks tus, opened by the server."""
+    opened = await rindle.initiate_tus_upload(
+        "lesson", length=4_000_000_000, path="/files", filename="lesson.mp4", content_type="video/mp4", actor="ada"
+    )
+    assert_type(opened, TusUpload)
+    assert_type(opened.upload_url, str)
+    await rindle.initiate_tus_upload(Avatar, length=None, path="/files")
 
 
 async def assets(rindle: Rindle, asset_id: str) -> None:

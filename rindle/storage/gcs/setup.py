@@ -66,7 +66,7 @@ def _clock(date: str | None) -> SetupFinding:
     try:
         there = parsedate_to_datetime(date or "")
     except ValueError:
-        return SetupFinding("skipped", "the store told no time")
+        return SetupFinding("skipped", "the answer of the store has no time")
     # A date without a zone is UTC in HTTP.
     difference = datetime.now(UTC) - (there if there.tzinfo is not None else there.replace(tzinfo=UTC))
     if abs(difference) <= MAX_SKEW:
