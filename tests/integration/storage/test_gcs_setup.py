@@ -127,11 +127,11 @@ async def test_a_lifecycle_rule_is_compared_with_the_key_prefix(
     await storage.close()
 
 
-@pytest.mark.parametrize(("minutes", "word"), [(6, "behind"), (-6, "ahead of")])
+@pytest.mark.parametrize(("hours", "word"), [(1, "behind"), (-1, "ahead of")])
 async def test_a_wrong_clock_is_an_error(
-    google: ScriptedServer, storage: GCSStorage, monkeypatch: pytest.MonkeyPatch, minutes: int, word: str
+    google: ScriptedServer, storage: GCSStorage, monkeypatch: pytest.MonkeyPatch, hours: int, word: str
 ) -> None:
-    answer = bucket(ahead=timedelta(minutes=minutes), cors=[CORS])
+    answer = bucket(ahead=timedelta(hours=hours), cors=[CORS])
 
     [(level, summary)] = wrong(await findings(google, storage, monkeypatch, answer))
 
