@@ -69,7 +69,10 @@ TARGETS: Final[Mapping[str, Needs]] = {
     "bench": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "temporal")),
     "test": Needs(
         ALL,
-        ("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "scripts", "fake-gcs-server"),
+        (
+            *("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "fake-gcs-server"),
+            *("scripts", "uppy"),
+        ),
     ),
 }
 

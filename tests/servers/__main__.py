@@ -48,6 +48,13 @@ def ensure_fake_gcs() -> None:
         ensure_go_program("fake-gcs-server", gcs.MODULE, purpose=purpose, takes="1 to 2 minutes", report=report)
 
 
+def ensure_uppy() -> None:
+    """Find Uppy or fetch it."""
+    from tests.servers import uppy
+
+    uppy.ensure(report)
+
+
 def find_libmagic() -> None:
     """Load libmagic, which python-magic looks for when it is imported."""
     try:
@@ -122,6 +129,7 @@ PROGRAMS: Final[Mapping[str, Callable[[], object]]] = {
     "minio": ensure_minio,
     "fake-gcs-server": ensure_fake_gcs,
     "scripts": ensure_scripts,
+    "uppy": ensure_uppy,
 }
 
 

@@ -81,6 +81,21 @@ async def README_3() -> None:
             print(event.type, event.payload)  # variant_progress {"variant_name": "web_720p", "progress": 43, ...}
 
 
+async def docs_browser_1() -> None:
+    from rindle.http import create_router
+
+    app.include_router(
+        create_router(
+            rindle,
+            profiles={"photo": MemberPhoto, "lesson": Lesson},
+            companion={"lesson"},  # served at /media/companion/lesson
+            actor_from_request=actor_of,
+            authorizer=TeamAuthorizer(...),
+        ),
+        prefix="/media",
+    )
+
+
 async def docs_concepts_1() -> None:
     rindle.register_owner_type("member", Member, slots={"avatar": Avatar, "lesson": [Lesson, AudioLesson]})
 
