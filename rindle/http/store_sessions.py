@@ -22,7 +22,7 @@ _ClientOffset = Annotated[
 ]
 
 
-class ResumableStatus:
+class StoreSessions:
     """The endpoint, by the access rules of the upload routes."""
 
     def __init__(self, access: Access) -> None:
@@ -43,7 +43,7 @@ ROUTES = (
     Route(
         "GET",
         "/uploads/{session_id}/resumable",
-        ResumableStatus.show,
+        StoreSessions.show,
         "get_resumable_status",
         "Show how far a resumable upload is",
         ResumableAnswer,
