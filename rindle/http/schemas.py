@@ -291,7 +291,7 @@ class ResumableJson(BaseModel):
     The URI is a credential.
     """
 
-    session_uri: str
+    session_uri: str = Field(repr=False)
     expires_at: datetime = Field(description="When the store forgets the session URI.")
 
     @classmethod
