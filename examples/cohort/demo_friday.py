@@ -213,8 +213,7 @@ class Operator:
         """
         self.breaks(title, broken)
         began = time.monotonic()
-        if not self.found(name, asset_id):
-            raise CheckFailed(f"rindle runtime-status finds {name} for the asset")
+        eventually(lambda: self.found(name, asset_id), f"rindle runtime-status finds {name} for the asset")
         said, command = self.diagnosed(asset_id)
         self.terminal.repairs(command)
         eventually(lambda: not self.found(name, asset_id), f"{name} is gone after {command}")
@@ -228,6 +227,19 @@ class Operator:
         self.terminal.repairs(command)
         eventually(lambda: self.explained(asset_id)["summary"] == SOUND, f"{SOUND} after {command}")
         self.repaired(title, broken, "rindle explain", said, command, time.monotonic() - began)
+
+    def rest(self, asset_id: str) -> None:
+        """Wait until no run of an asset is open: it would explain what is broken next, or repair it.
+
+        Raises:
+            CheckFailed: one is still open after two minutes.
+        """
+
+        def is_resting() -> bool:
+            runs = self.terminal.report(f"rindle explain {asset_id}")["workflows"]
+            return all(run["status"] != "running" for run in runs)
+
+        eventually(is_resting, "every run of the asset ends")
 
     def breaks(self, title: str, broken: str) -> None:
         """Show what was broken."""
@@ -373,9 +385,12 @@ def break_rows(operator: Operator, photo: str, lesson: str, old: str) -> None:
         ("An upload stays in validation", GOES_BACK, "workflow_missing", photo),
         ("A video lost its size", LOSES_ITS_SIZE, "probe_drift", lesson),
     ):
+        operator.rest(asset_id)
         operator.repair(title, operator.sql(statement, asset=asset_id), name, asset_id)
+    operator.rest(photo)
     broken = operator.sql(CHANGES_THE_RECIPE, asset=photo)
     operator.repair_explained("A variant is of an older recipe", broken, photo)
+    operator.rest(old)
     broken = operator.sql(DELETES, asset=old)
     operator.sql(ENDS_THE_TICKET, asset=old)
     operator.repair("A deleted photo is still there", broken, "purge_stuck", old)
@@ -384,6 +399,7 @@ def break_rows(operator: Operator, photo: str, lesson: str, old: str) -> None:
 
 def remove_a_file(operator: Operator, photo: str) -> None:
     """Remove the object of a variant behind the library's back."""
+    operator.rest(photo)
     with Session(operator.database) as session:
         key = session.scalars(
             select(MediaVariant.storage_key).where(MediaVariant.asset_id == photo, MediaVariant.name == "thumb")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -83,8 +83,10 @@ def abandon(session: Session, session_id: str) -> tuple[Upload, bool]:
     return found, True
 
 
-def note_part_signed(session: Session, session_id: str, url_expires_at: datetime, ttl_seconds: float) -> Upload:
-    """Record the expiry of a part's grant, and extend the session.
+def note_part_signed(
+    session: Session, session_id: str, url_expires_at: datetime, ttl_seconds: float
+) -> tuple[Upload, bool]:
+    """Record the expiry of a part's grant, and extend the session; returns whether it was the first grant.
 
     Raises:
         NotFound: the asset is being purged: no new grant may outlive it.
@@ -101,11 +103,12 @@ def note_part_signed(session: Session, session_id: str, url_expires_at: datetime
         "url_expires_at": url_expires_at if known is None else max(known, url_expires_at),
         "expires_at": slid_expiry(upload, ttl_seconds),
     }
-    if upload.state == SessionState.INITIALIZED:
+    is_first = upload.state == SessionState.INITIALIZED
+    if is_first:
         move_session(session, upload, SessionState.SIGNED, **values)
     else:
         set_fields(session, upload, **values)
-    return found
+    return found, is_first
 
 
 def not_open(upload: MediaUploadSession) -> InvalidTransition:
@@ -126,11 +129,7 @@ def note_progress(session: Session, session_id: str, parts: Sequence[Part], ttl_
     values: dict[str, Any] = {"last_known_offset": size}
     if size > upload.last_known_offset:
         values["expires_at"] = slid_expiry(upload, ttl_seconds)
-    if upload.state == SessionState.UPLOADING:
-        set_fields(session, upload, **values)
-    else:
-        through = [SessionState.SIGNED] if upload.state == SessionState.INITIALIZED else []
-        move_session(session, upload, SessionState.UPLOADING, through=through, **values)
+    _set_while_uploading(session, upload, values)
     return found
 
 
@@ -145,12 +144,17 @@ def note_manifest(session: Session, session_id: str, parts: Sequence[Part], ttl_
         "last_known_offset": sum(part.size for part in parts),
         "expires_at": slid_expiry(upload, ttl_seconds),
     }
+    _set_while_uploading(session, upload, values)
+    return found
+
+
+def _set_while_uploading(session: Session, upload: MediaUploadSession, values: Mapping[str, Any]) -> None:
+    """Set columns of an open session whose parts arrive, and move it to ``uploading`` unless it is there."""
     if upload.state == SessionState.UPLOADING:
         set_fields(session, upload, **values)
     else:
         through = [SessionState.SIGNED] if upload.state == SessionState.INITIALIZED else []
         move_session(session, upload, SessionState.UPLOADING, through=through, **values)
-    return found
 
 
 def drop_manifest(session: Session, session_id: str) -> None:

@@ -473,12 +473,16 @@ def requeue_rows(
     return names
 
 
+def is_outdated(profile: type[Profile], name: str, state: str, digest: str | None) -> bool:
+    """Whether a variant is ready, but was built from an older recipe; an undeclared one has no other recipe."""
+    return name in profile.variants and state == VariantState.READY and digest != profile.recipe_digest(name)
+
+
 def detect_drift(session: Session, asset: MediaAsset, profile: type[Profile]) -> list[str]:
     """Move ready rows whose recipe changed to ``stale``; returns the names. Undeclared rows do not change."""
     names = []
     for row in variants_of(session, asset.id):
-        declared = row.name in profile.variants
-        if declared and row.state == VariantState.READY and row.recipe_digest != profile.recipe_digest(row.name):
+        if is_outdated(profile, row.name, row.state, row.recipe_digest):
             move_variant(session, row, VariantState.STALE)
             names.append(row.name)
     if names:
@@ -590,6 +594,7 @@ __all__ = [
     "forget_keys",
     "group_of",
     "groups_to_build",
+    "is_outdated",
     "missing_variants",
     "obsolete_keys",
     "obsolete_of_group",

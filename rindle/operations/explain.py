@@ -23,7 +23,7 @@ from rindle.db.models import (
     utc_now,
 )
 from rindle.db.outbox import is_unsent
-from rindle.db.variants import group_of
+from rindle.db.variants import group_of, is_outdated
 from rindle.errors import NotFound
 from rindle.operations import findings, runs, schema
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
@@ -233,13 +233,7 @@ def _outdated(services: Services, profile: str, variants: Sequence[MediaVariant]
     if profile not in services.profiles:
         return []
     declared = services.profile(profile)
-    return [
-        one.name
-        for one in variants
-        if one.state == VariantState.READY
-        and one.name in declared.variants
-        and one.recipe_digest != declared.recipe_digest(one.name)
-    ]
+    return [one.name for one in variants if is_outdated(declared, one.name, one.state, one.recipe_digest)]
 
 
 # --- diagnosis ---------------------------------------------------------------------------------------------------

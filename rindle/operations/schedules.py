@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,7 +47,6 @@ from rindle.operations.maintenance.verify_storage import VerifyStorage
 from rindle.operations.reports import Report
 from rindle.services import Services
 from rindle.settings import Settings
-from rindle.temporal_client import is_unmapped
 from rindle.workflows import ids
 
 log = logging.getLogger(__name__)
@@ -354,7 +353,8 @@ class _Target:
             return "paused"
         # Whether the namespace has the search attributes is known only to processes that have registered them.
         is_known = self._services.temporal.has_search_attributes is True
-        is_current = self._is_current(found.schedule, self._wanted(), compares_attributes=is_known)
+        wanted = self._wanted(with_attributes=is_known and self._services.settings.search_attributes)
+        is_current = self._is_current(found.schedule, wanted, compares_attributes=is_known)
         return "active" if is_current else "outdated"
 
     async def _describe(self) -> ScheduleDescription | None:
@@ -375,48 +375,41 @@ class _Target:
 
     async def _create(self) -> bool:
         """Create it; returns whether it did not exist."""
-        for is_last in (False, True):
-            try:
-                await self._client.create_schedule(
-                    self.id, self._wanted(), memo={MEMO_KEY: _MEMO}, rpc_timeout=_RPC_SECONDS
-                )
-            except ScheduleAlreadyRunningError:
-                return False
-            except RPCError as error:
-                self._note_unmapped(error, is_last=is_last)
-            else:
-                return True
-        raise AssertionError("the last attempt returns or raises")
+
+        async def create(are_used: bool) -> bool:
+            wanted = self._wanted(with_attributes=are_used)
+            await self._client.create_schedule(self.id, wanted, memo={MEMO_KEY: _MEMO}, rpc_timeout=_RPC_SECONDS)
+            return True
+
+        try:
+            return await self._with_attributes(create)
+        except ScheduleAlreadyRunningError:
+            return False
 
     async def _update(self, found: ScheduleDescription) -> bool:
         """Update it; returns whether it differed."""
-        for is_last in (False, True):
-            wanted = self._wanted()
-            may_have = self._services.temporal.has_search_attributes is not False
-            if self._is_current(found.schedule, wanted, compares_attributes=may_have):
+
+        async def update(are_used: bool) -> bool:
+            wanted = self._wanted(with_attributes=are_used)
+            if self._is_current(found.schedule, wanted, compares_attributes=are_used):
                 return False
 
-            def updated(given: ScheduleUpdateInput, wanted: Schedule = wanted) -> ScheduleUpdate:
+            def updated(given: ScheduleUpdateInput) -> ScheduleUpdate:
                 return ScheduleUpdate(replace(wanted, state=given.description.schedule.state))
 
-            try:
-                await self.handle.update(updated, rpc_timeout=_RPC_SECONDS)
-            except RPCError as error:
-                self._note_unmapped(error, is_last=is_last)
-            else:
-                return True
-        raise AssertionError("the last attempt returns or raises")
+            await self.handle.update(updated, rpc_timeout=_RPC_SECONDS)
+            return True
 
-    def _note_unmapped(self, error: RPCError, *, is_last: bool) -> None:
-        """Note that the namespace lacks the search attributes, so that the next attempt leaves them out."""
-        if is_last or not is_unmapped(error):
-            raise error
-        self._services.temporal.note_unmapped()
+        return await self._with_attributes(update)
 
-    def _wanted(self) -> Schedule:
+    async def _with_attributes(self, call: Callable[[bool], Awaitable[bool]]) -> bool:
+        wanted = self._services.settings.search_attributes
+        return await self._services.temporal.with_search_attributes(call, wanted=wanted)
+
+    def _wanted(self, *, with_attributes: bool) -> Schedule:
         settings, sweep = self._services.settings, self._rule.sweep
         options = sweep.options(**self._rule.options(settings))
-        started = start_options(self._services, sweep, options)
+        started = start_options(self._services, sweep, options, with_attributes=with_attributes)
         if attributes := started.pop("search_attributes", None):
             started["typed_search_attributes"] = attributes
         # The server appends the time to the id of the workflow. A codec that binds payloads to the id of their workflow

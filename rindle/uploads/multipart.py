@@ -281,8 +281,7 @@ async def sign(services: Services, found: Upload, part_number: int) -> SignedPar
     )
 
     def note(session: Session) -> Upload:
-        is_first = upload_rows.lock_upload(session, upload.id).session.state == SessionState.INITIALIZED
-        signed = rows.note_part_signed(session, upload.id, presigned.expires_at, ttl_seconds)
+        signed, is_first = rows.note_part_signed(session, upload.id, presigned.expires_at, ttl_seconds)
         if is_first and signed.session.auto_verify:  # the workflow starts to look for the parts
             outbox.wake_upload(session, services.settings, signed.session, signed.asset.profile, signal="touch")
         return signed

@@ -18,6 +18,7 @@ from rindle.errors import RindleError, StoragePermanent
 from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.backfill_metadata import BackfillMetadata
 from rindle.operations.maintenance.registry import SWEEPS
+from rindle.operations.maintenance.verify_storage import verify_storage
 from rindle.testing.flaky import FlakyStorage
 from tests.application import storage
 from tests.invariants import everything_holds
@@ -91,6 +92,7 @@ async def test_every_activity_may_run_twice(stage: Stage, registered: set[str], 
 
     await _uploads_end_in_every_way(stage, store)
     await _builds_end_in_every_way(stage, store)
+    await _old_objects_are_deleted_later(stage, store, twice)
     purged = await stage.ready("scanned")
     await stage.rindle.purge_asset(purged.id)
     await stage.gone(purged.id)
@@ -179,6 +181,23 @@ async def _builds_end_in_every_way(stage: Stage, store: Refusing) -> None:
 
     film = await stage.ready("held_film", Clips(stage.home).film(), filename="film.mp4")
     assert film.state == "ready"
+
+
+async def _old_objects_are_deleted_later(stage: Stage, store: Refusing, twice: Twice) -> None:
+    """A variant that was lost is built again while the store deletes nothing."""
+    asset = await stage.ready()
+    lost = await stage.variant(asset.id, "thumb")
+    assert lost.storage_key is not None
+    await stage.storage.delete(lost.storage_key)
+    assert (await verify_storage(stage.rindle.services)).missing == 1
+    store.refused = "delete"
+    twice.ran.discard("remove_obsolete")  # a build that was cancelled at the right moment has been here
+    await stage.rindle.regenerate_variants()
+    await until(lambda: "remove_obsolete" in twice.ran, what="the workflow to try the deletion")
+    store.refused = ""
+    client = await stage.client()
+    await client.get_workflow_handle(stage.variants_workflow(asset.id)).result()
+    assert (await stage.variant(asset.id, "thumb")).state == "ready"
 
 
 async def _an_erasure_is_completed(stage: Stage) -> None:

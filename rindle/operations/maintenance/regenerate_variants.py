@@ -175,7 +175,7 @@ def _is_due(
             continue
         if variant_state in _REPAIRABLE and options.variant_name in (None, name):
             return True
-        if options.detect and variant_state == VariantState.READY and recipe_digest != profile.recipe_digest(name):
+        if options.detect and rows.is_outdated(profile, name, variant_state, recipe_digest):
             return True
     return False
 

@@ -37,19 +37,19 @@ _LOOK_SECONDS = 1.0
 _SILENCE_SECONDS = 10.0
 
 
-def start_options(services: Services, sweep: Sweep[O, R], options: O) -> dict[str, Any]:
+def start_options(services: Services, sweep: Sweep[O, R], options: O, *, with_attributes: bool) -> dict[str, Any]:
     """Return how the workflow of a sweep is started, by hand and by a schedule: queue, summary, priority, attributes.
 
-    Search attributes are left out where the namespace does not have them.
+    Args:
+        with_attributes: with search attributes; see ``TemporalConnection.with_search_attributes``.
     """
-    settings = services.settings
     mode = ", dry run" if getattr(options, "dry_run", False) else ""
     found: dict[str, Any] = {
-        "task_queue": settings.maintenance_queue,
+        "task_queue": services.settings.maintenance_queue,
         "static_summary": ids.summary(f"{sweep.name}{mode}"),
         "priority": Priority(priority_key=outbox.PRIORITY_SWEEP),
     }
-    if settings.search_attributes and services.temporal.has_search_attributes is not False:
+    if with_attributes:
         found["search_attributes"] = ids.attributes(
             "maintenance", profile=getattr(options, "profile", None), asset_id=getattr(options, "asset_id", None)
         )
@@ -81,9 +81,6 @@ async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages
     order = order_of(sweep, options).model_copy(update={"max_pages": max_pages})
 
     async def start_with(are_used: bool) -> Handle:
-        arguments = start_options(services, sweep, options)
-        if not are_used:
-            arguments.pop("search_attributes", None)
         return await client.start_workflow(
             messages.MAINTENANCE_WORKFLOW,
             order,
@@ -92,7 +89,7 @@ async def start(services: Services, sweep: Sweep[O, R], options: O, *, max_pages
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             result_type=MaintenanceResult,
             rpc_timeout=_RPC_SECONDS,
-            **arguments,
+            **start_options(services, sweep, options, with_attributes=are_used),
         )
 
     try:

@@ -11,15 +11,13 @@ from rindle.errors import InvalidArgument, MaintenanceRunning, MaintenanceStoppe
 from rindle.messages import MaintenanceInput, StatusView, SweepProgress
 from rindle.operations.checks.report import DoctorReport
 from rindle.operations.maintenance import runs
-from rindle.operations.maintenance.abort_incomplete_uploads import (
-    AbortIncompleteUploads,
-    AbortIncompleteUploadsOptions,
-)
+from rindle.operations.maintenance.abort_incomplete_uploads import AbortIncompleteUploads
 from rindle.operations.maintenance.cleanup_orphans import (
     CleanupOrphans,
     CleanupOrphansOptions,
     CleanupOrphansReport,
 )
+from rindle.operations.maintenance.sweep import ProfileOptions
 from rindle.operations.maintenance.verify_storage import (
     VerifyStorage,
     VerifyStorageOptions,
@@ -152,7 +150,7 @@ async def test_a_run_without_a_worker_is_reported_and_begins_with_one(
 async def test_a_cleanup_does_not_start_beside_an_abort_run(lite_stage: Stage) -> None:
     stage = lite_stage
     services = stage.rindle.services
-    abort = await runs.start(services, AbortIncompleteUploads(), AbortIncompleteUploadsOptions())
+    abort = await runs.start(services, AbortIncompleteUploads(), ProfileOptions())
 
     async def refused() -> bool:
         try:
