@@ -68,6 +68,13 @@ def find_chromium() -> None:
     chromium.program()
 
 
+def ensure_scripts() -> None:
+    """Find the npm packages or install them."""
+    from tests.servers import npm
+
+    npm.ensure(report)
+
+
 def from_debian(package: str, find: Callable[[], None], why: str | None = None) -> None:
     """Run ``find``; when it finds nothing and we may, install ``package`` with apt and run it again.
 
@@ -102,6 +109,7 @@ PROGRAMS: Final[Mapping[str, Callable[[], object]]] = {
     "chromium": partial(from_debian, "chromium", find_chromium, "the browser of the tests"),
     "temporal": partial(ensure_temporal_cli, report=report),
     "minio": ensure_minio,
+    "scripts": ensure_scripts,
 }
 
 
