@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rindle import messages, outbox, telemetry
 from rindle.db import outbox as rows
 from rindle.db import providers
 from rindle.db.models import MediaOutbox, utc_now
-from rindle.errors import ProviderWebhookInvalid
+from rindle.errors import ProviderWebhookInvalid, StateConflict
 from rindle.instants import iso_instant
 from rindle.protocols import ProviderEvent
 from rindle.services import Services
@@ -27,6 +27,8 @@ from rindle.workflows import ids
 
 #: Pauses in seconds until the asset of a webhook is looked for again; after the last one nobody knows it.
 PAUSES = (5.0, 15.0, 45.0, 90.0)
+#: Errors of :func:`ingest_webhook` that mean that the database has not stored a webhook, and may store it later.
+NOT_STORED = (SQLAlchemyError, StateConflict)
 #: Longest id of a webhook that is used as it is; a longer one is hashed, so that keys fit their columns.
 _MAX_ID_CHARS = 128
 
