@@ -1,7 +1,7 @@
 """``Rindle``, the object that an application works with: every public call, in the order of the guide.
 
-Each call hands its arguments to one flow. The calls with many options stand beside their flows: multipart uploads in
-:mod:`rindle.uploads.calls`, URLs and markup in :mod:`rindle.delivery.calls`, erasure in :mod:`rindle.erasure.calls`,
+Each call hands its arguments to one flow. The calls with many options stand beside their flows: uploads in parts and to
+providers in :mod:`rindle.uploads.calls`, URLs and markup in :mod:`rindle.delivery.calls`, erasure in :mod:`rindle.erasure.calls`,
 repair and checks in :mod:`rindle.operations.calls`.
 """
 
@@ -42,12 +42,12 @@ from rindle.settings import Settings
 from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
 from rindle.uploads import direct, server_side, sessions
-from rindle.uploads.calls import MultipartCalls
+from rindle.uploads.calls import DirectUploadCalls, MultipartCalls
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.sessions import Upload, UploadRequest
 
 
-class Rindle(MultipartCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
+class Rindle(MultipartCalls, DirectUploadCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
     """Everything after the upload button, on the application's own database.
 
     Args:

@@ -20,6 +20,7 @@ from rindle.db import providers
 from rindle.db.models import MediaOutbox, utc_now
 from rindle.errors import ProviderWebhookInvalid, StateConflict
 from rindle.instants import iso_instant
+from rindle.profile import DIRECT_CREATOR_UPLOAD
 from rindle.protocols import ProviderEvent
 from rindle.services import Services
 from rindle.settings import Settings
@@ -125,8 +126,8 @@ def _store(session: Session, settings: Settings, event: Mapping[str, Any]) -> No
 class Routed:
     """Claimed webhooks, by the number of their row."""
 
-    #: The asset, profile and provider of those whose asset is known.
-    known: dict[int, tuple[str, str, str]]
+    #: The asset, profile, provider and mode of ingest of those whose asset is known.
+    known: dict[int, tuple[str, str, str, str | None]]
     #: Seconds after which the others are looked at again.
     waiting: dict[int, float]
     #: Those whose asset nobody knows.
@@ -140,7 +141,7 @@ def route(session: Session, claimed: Iterable[MediaOutbox]) -> Routed:
         event = row.payload["event"]
         found = providers.of_event(session, event)
         if found is not None:
-            routed.known[row.id] = found.asset_id, found.profile, found.provider_name
+            routed.known[row.id] = found.asset_id, found.profile, found.provider_name, found.ingest_mode
         elif row.attempts < len(PAUSES):
             routed.waiting[row.id] = PAUSES[row.attempts]
         else:
@@ -149,8 +150,14 @@ def route(session: Session, claimed: Iterable[MediaOutbox]) -> Routed:
     return routed
 
 
-def address(settings: Settings, row: MediaOutbox, asset_id: str, profile: str, provider: str) -> None:
+def address(
+    settings: Settings, row: MediaOutbox, asset_id: str, profile: str, provider: str, ingest_mode: str | None
+) -> None:
     """Give a claimed webhook the workflow of its asset, on the detached row alone."""
+    prefix, kind = settings.workflow_id_prefix, "provider push"
     row.workflow_type, row.task_queue = messages.PROVIDER_PUSH_WORKFLOW, settings.queue()
-    row.workflow_id = ids.provider_push_id(asset_id, provider, prefix=settings.workflow_id_prefix)
-    row.payload, row.signal = outbox.push_start(settings, asset_id, profile, provider), "provider_event"
+    row.workflow_id = ids.provider_push_id(asset_id, provider, prefix=prefix)
+    if ingest_mode == DIRECT_CREATOR_UPLOAD:
+        row.workflow_type, kind = messages.PROVIDER_UPLOAD_WORKFLOW, "provider upload"
+        row.workflow_id = ids.provider_upload_id(asset_id, prefix=prefix)
+    row.payload, row.signal = outbox.push_start(settings, asset_id, profile, provider, kind=kind), "provider_event"
