@@ -1,8 +1,8 @@
 """``Rindle``, the object that an application works with: every public call, in the order of the guide.
 
 Each call hands its arguments to one flow. The calls with many options stand beside their flows: uploads in parts and to
-providers in :mod:`rindle.uploads.calls`, URLs and markup in :mod:`rindle.delivery.calls`, erasure in :mod:`rindle.erasure.calls`,
-repair and checks in :mod:`rindle.operations.calls`.
+providers in :mod:`rindle.uploads.calls`, URLs and markup in :mod:`rindle.delivery.calls`, erasure in
+:mod:`rindle.erasure.calls`, repair and checks in :mod:`rindle.operations.calls`.
 """
 
 from __future__ import annotations

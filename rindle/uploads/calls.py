@@ -151,7 +151,7 @@ class DirectUploadCalls:
         *,
         cors_origin: str,
         filename: str | None = None,
-        timeout: int = 3600,
+        timeout: int = 3600,  # noqa: ASYNC109 - the lifetime of what is opened, not of this call
         actor: str | UUID | None = None,
     ) -> DirectUpload:
         """Open an upload at the profile's streaming provider, to which a browser sends the bytes of a video.
