@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
 from rindle import MediaAsset, MediaOutbox, Profile
 from rindle.activities.provider_uploads import ProviderUploadActivities
 from rindle.db import direct_uploads as rows
@@ -59,8 +62,9 @@ class Studio(Cinema):
 
     async def sent(self, upload: DirectUpload) -> ProviderAsset:
         """Send the bytes: the provider makes an asset of them."""
-        row = await self.row_of(upload)
-        return self.provider.receive(row.provider_upload_id or "", passthrough=row.mux_passthrough or "")
+        made = self.provider.receive((await self.at_provider(upload)).id)
+        assert made is not None
+        return made
 
     async def told(self, kind: WebhookKind, upload: DirectUpload, made: ProviderAsset | None, **options: Any) -> bool:
         """Let the application receive a webhook about the upload, or about the asset that was made of it."""
@@ -72,10 +76,16 @@ class Studio(Cinema):
         """Apply all webhooks, as the workflow does."""
         await self.apply(await self.asset_of(upload))
 
+    async def gone(self, asset_id: str) -> None:
+        """Delete the rows, as the purge does at its end."""
+        await self.rindle.database.write(
+            lambda session: session.execute(delete(MediaAsset).where(MediaAsset.id == asset_id))
+        )
+
     async def wakings(self) -> list[MediaOutbox]:
         """Return the rows that start or signal workflows of uploads."""
         return [row for row in await self.rindle.database.read(_outbox) if "provider-upload" in row.workflow_id]
 
 
-def _outbox(session: Any) -> list[MediaOutbox]:
-    return list(session.query(MediaOutbox).order_by(MediaOutbox.id))
+def _outbox(session: Session) -> list[MediaOutbox]:
+    return list(session.scalars(select(MediaOutbox).order_by(MediaOutbox.id)))
