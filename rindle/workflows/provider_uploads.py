@@ -83,6 +83,8 @@ class ProviderUploadWorkflow(ProviderPushWorkflow):
         return await self._step(messages.READ_PROVIDER_UPLOAD, policies.DB_STEP, "read the row")
 
     async def _wait(self, seconds: float) -> None:
+        if seconds <= 0:  # no timer
+            return
         try:
             await workflow.wait_condition(
                 lambda: bool(self._events) or self._woken or self._cancel_asked,
