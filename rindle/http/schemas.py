@@ -98,7 +98,7 @@ class NewDirectUpload(_Body):
 
     profile: ProfileName = Field(description="The router's name of a profile.")
     filename: Filename | None = Field(None, description="The client's name of the file; its extension is checked.")
-    cors_origin: ClientText | None = Field(
+    cors_origin: Annotated[ClientText, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(
         None, description="Origin of the page that sends the bytes; the header `Origin` when left out."
     )
 

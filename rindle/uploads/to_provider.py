@@ -282,12 +282,13 @@ def _unexpected(provider: str, found: str) -> ProviderSyncFailed:
     return ProviderSyncFailed(f"the streaming provider {provider!r} returned an unexpected result")
 
 
-async def direct_asset(services: Services, asset_id: str) -> MediaAsset:
+async def direct_asset(services: Services, asset: AssetOrId) -> MediaAsset:
     """Return an asset that was uploaded to a provider itself.
 
     Raises:
         NotFound: there is no such asset, or it was not uploaded in this way.
     """
+    asset_id = id_of_asset(asset)
     row = await services.database.read(rows.find, asset_id)
     found = None if row is None else await services.database.read(Session.get, MediaAsset, asset_id)
     if found is None:
