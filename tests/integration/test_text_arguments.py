@@ -159,6 +159,8 @@ def good(asset: MediaAsset, session_id: str) -> dict[str, Any]:
         "filename": "photo.png",
         "part_number": 1,
         "cors_origin": "https://example.com",
+        "length": 3,
+        "path": "/files",
         "scope": "asset",
         "id": asset.id,
         "name": "member",
