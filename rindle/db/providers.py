@@ -219,6 +219,8 @@ def _move(session: Session, row: MediaProviderAsset, to: P, *, error: str | None
     if came_from is not to:
         values.pop("last_sync_error", None)
     if any(getattr(row, name) != value for name, value in values.items()):
+        if came_from is P.ERRORED:  # its age is that of its failure
+            values["updated_at"] = row.updated_at
         set_fields(session, row, **values)
     return False
 
@@ -247,6 +249,30 @@ def give_up(session: Session, asset_id: str, profile: str, provider: str, error:
     row = locked(session, asset_id, profile, provider)
     if row is not None and P(row.state) in OPEN_PROVIDER_STATES:
         move_provider_asset(session, row, P.ERRORED, last_sync_error=error)
+
+
+def restart(session: Session, row: MediaProviderAsset, *, passthrough: str | None) -> bool:
+    """Move an ``errored`` row back to ``processing``, as one of which the provider has nothing.
+
+    It gets a new passthrough: webhooks and searches of the first attempt no longer find it.
+
+    Returns:
+        whether it has moved; not if it is in another state, or another passthrough than ``passthrough`` by now.
+    """
+    if row.state != P.ERRORED or row.mux_passthrough != passthrough:
+        return False
+    return move_provider_asset(
+        session,
+        row,
+        P.PROCESSING,
+        mux_passthrough=new_passthrough(),
+        provider_asset_id=None,
+        playback_ids=[],
+        last_sync_error=None,
+        last_event_id=None,
+        last_event_at=None,
+        raw_provider_metadata={},
+    )
 
 
 def is_stuck(row: MediaProviderAsset, *, after_seconds: float) -> bool:
