@@ -313,10 +313,18 @@ def is_applied(session: Session, event: Mapping[str, Any]) -> bool:
 
 
 def note_orphan(session: Session, event: Mapping[str, Any]) -> None:
-    """Record that no row belongs to a webhook; it is not looked at again."""
-    if not is_applied(session, event):
-        payload = {"provider": event["provider"], "kind": event["kind"]}
-        record_event(session, "orphan_event", scope=_scope(event), payload=payload, asset_id=None)
+    """Record that no row belongs to a webhook; it is not looked at again.
+
+    What is reported of an asset after its purge is no orphan: the purge itself has caused it.
+    """
+    if is_applied(session, event):
+        return
+    payload = {"provider": event["provider"], "kind": event["kind"]}
+    if WebhookKind(event["kind"]) in _OF_THE_END:
+        payload["outcome"] = "unknown"
+        record_event(session, "provider_webhook", scope=_scope(event), payload=payload, asset_id=None)
+        return
+    record_event(session, "orphan_event", scope=_scope(event), payload=payload, asset_id=None)
 
 
 def apply_event(session: Session, outbox_id: int) -> tuple[Mapping[str, Any], str, str | None] | None:
@@ -385,6 +393,8 @@ def _apply_event(session: Session, row: MediaProviderAsset, event: Mapping[str, 
     return ("applied" if moved else "unchanged"), None
 
 
+#: Kinds that also come after a row is gone.
+_OF_THE_END = frozenset({WebhookKind.DELETED, WebhookKind.UPLOAD_CANCELLED})
 #: Kinds that name the asset that was made of an upload.
 _LINKS = frozenset({WebhookKind.UPLOAD_ASSET_CREATED})
 #: The state that a webhook reports.

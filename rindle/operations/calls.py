@@ -182,6 +182,7 @@ class OperationsCalls:
         older_than: int | None = None,
         limit: int = DEFAULT_LIMIT,
         format: str | None = None,
+        provider_stuck: bool = False,
         **others: Unpack[NoOthers],
     ) -> RuntimeStatus:
         """Report stuck or degraded work; see :func:`rindle.operations.runtime_status.runtime_status`.
@@ -196,5 +197,6 @@ class OperationsCalls:
             older_than=older_than,
             limit=limit,
             format=format,
+            provider_stuck=provider_stuck,
             **others,
         )
