@@ -6,6 +6,7 @@ Workflows and sweeps make the same calls. Ids of providers never leave this proc
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import timedelta
 
 from rindle.db import providers as rows
@@ -19,6 +20,18 @@ log = logging.getLogger(__name__)
 
 #: How long before the row was made or moved an asset may have been created, by the provider's clock.
 CLOCK_SKEW = timedelta(seconds=60)
+
+
+def fetched_by(offered: Collection[str], *, is_public: bool) -> str | None:
+    """Return the capability by which a provider fetches from a storage that offers these; ``None`` for none.
+
+    Args:
+        is_public: whether the profile delivers without signatures.
+    """
+    has_address = "local" not in offered or "public_url" in offered  # else it may be this machine's own
+    if has_address and "signed_url" in offered and not is_public:
+        return "signed_url"
+    return "public_url" if "public_url" in offered else None
 
 
 async def poll(services: Services, row: MediaProviderAsset) -> RindleError | None:

@@ -26,7 +26,7 @@ from rindle.errors import (
 from rindle.messages import ProviderEvents, ProviderFailure, ProviderPushInput, ProviderStatus
 from rindle.profile import Profile, StreamingPolicy
 from rindle.protocols import StreamingProvider
-from rindle.providers import CLOCK_SKEW, give_up_if_stuck, poll, remove_from_provider
+from rindle.providers import CLOCK_SKEW, fetched_by, give_up_if_stuck, poll, remove_from_provider
 from rindle.services import Services
 from rindle.states import OPEN_PROVIDER_STATES, ProviderState
 
@@ -181,12 +181,11 @@ class StreamingActivities:
             SourceNotPublic: the storage makes none, or one that leads to this machine.
         """
         storage, settings = self._services.storage(profile), self._services.settings
-        capabilities = capabilities_of(storage)
+        way = fetched_by(capabilities_of(storage), is_public=profile.delivery_policy().public)
         url = ""
-        has_address = "local" not in capabilities or "public_url" in capabilities  # else it may be this machine's own
-        if has_address and "signed_url" in capabilities and not profile.delivery_policy().public:
+        if way == "signed_url":
             url = await storage.url(key, expires_in=settings.provider_source_seconds)
-        elif "public_url" in capabilities:
+        elif way == "public_url":
             url = await storage.url(key, public=True)
         if not urlsplit(url).scheme:
             raise SourceNotPublic(

@@ -37,6 +37,8 @@ from rindle.protocols.storage import (
 )
 from rindle.protocols.streaming import (
     STREAMING_CAPABILITIES,
+    ConfigurationChecks,
+    ConfigurationFlaw,
     DirectUploads,
     PlaybackGrant,
     ProviderAsset,
@@ -58,6 +60,8 @@ __all__ = [
     "ByteStream",
     "Checkpoint",
     "Concatenation",
+    "ConfigurationChecks",
+    "ConfigurationFlaw",
     "ContentRejected",
     "DeleteResult",
     "DeliverySubject",
