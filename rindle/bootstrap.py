@@ -34,6 +34,7 @@ from rindle.activities.uploads import UploadActivities
 from rindle.activities.variants import VariantActivities
 from rindle.app import Rindle
 from rindle.cancellation import cancel_and_wait, run_to_end
+from rindle.db import streams
 from rindle.erasure.steps import ErasureSteps
 from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable
 from rindle.media.av_probe import AvProbe
@@ -48,12 +49,13 @@ from rindle.operations.maintenance.steps import SweepSteps
 from rindle.operations.schedules import keep_applying
 from rindle.process import ephemeral_runtime
 from rindle.profile import Profile
+from rindle.protocols import PartStream
 from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
 from rindle.threads import in_thread
-from rindle.uploads import multipart
+from rindle.uploads import assembly, backing, multipart
 from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
 from rindle.workflows.tuning import PolicyTuning
@@ -248,8 +250,13 @@ class WorkerParts:
             services, sources=self._sources, builders=builders, on_ready=partial(_start_push, settings)
         )
         streaming = StreamingActivities(services)
-        release = partial(multipart.release, services)
-        uploads = UploadActivities(services, verify=partial(multipart.finish, services), release=release)
+        release = partial(backing.release, services)
+        uploads = UploadActivities(
+            services,
+            verify=partial(multipart.finish, services),
+            assemble=partial(assembly.assemble, services),
+            release=release,
+        )
         promotion = PromotionActivities(services, sources=self._sources, prober=self._prober(av_probe))
         erasures = ErasureSteps(services)
         client = self.rindle.temporal.client
@@ -293,11 +300,17 @@ class WorkerParts:
         swept = found.deleted
         for storage in self.rindle.storages.values():
             try:
-                swept += await checked(storage).sweep(run_directories.STALE_SECONDS)
+                store = checked(storage)
+                swept += await store.sweep(run_directories.STALE_SECONDS)
+                if isinstance(store, PartStream):
+                    swept += await store.sweep_part_streams(run_directories.STALE_SECONDS, self._live_uploads)
             except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:
             log.info("leftovers swept", extra={"action": "swept", "count": swept})
+
+    async def _live_uploads(self, session_ids: Collection[str]) -> Collection[str]:
+        return await self.rindle.database.read(streams.live_of, session_ids)
 
     def _outage_checks(self) -> dict[str, Check]:
         """Return a check of each service whose outages activities wait for."""

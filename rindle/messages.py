@@ -27,6 +27,7 @@ READ_UPLOAD = "rindle.read_upload"
 ADMIT = "rindle.admit"
 SCAN = "rindle.scan"
 VERIFY_UPLOAD = "rindle.verify_upload"
+ASSEMBLE_UPLOAD = "rindle.assemble_upload"
 EXPIRE_UPLOAD = "rindle.expire_upload"
 RELEASE_UPLOAD = "rindle.release_upload"
 ABORT_UPLOAD = "rindle.abort_upload"
@@ -118,6 +119,7 @@ class UploadStep(StrEnum):
 
     WAIT = "wait"  #: wait for the timer or a signal
     VERIFY = "verify"  #: check whether the object exists
+    ASSEMBLE = "assemble"  #: all bytes were sent through the application: make the object from them
     PROMOTE = "promote"  #: the bytes have arrived: validate them
     SCAN = "scan"  #: the byte gate passed: scan the file before any decoder opens it
     RELEASE = "release"  #: the upload ended without an asset: delete its object from the store

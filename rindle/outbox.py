@@ -60,7 +60,7 @@ def wake_relays() -> None:
 
 
 def wake_upload(
-    session: Session, settings: Settings, upload: MediaUploadSession, profile: str, *, signal: str | None = None
+    session: Session, settings: Settings, upload: MediaUploadSession, profile: str | None, *, signal: str | None = None
 ) -> None:
     """Start or signal the workflow of ``upload`` once this transaction has committed.
 

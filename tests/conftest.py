@@ -75,6 +75,7 @@ def pytest_report_header() -> list[str]:
         # Not imported into this process: the library never does that either.
         "libvips": lambda: version_of(Path(sys.executable), "-c", libvips),
         "ffmpeg": ffmpeg.version,
+        f"tuspy {version('tuspy')}, tus-js-client": lambda: npm.packages()["tus-js-client"],
         "Chromium": lambda: version_of(chromium.program(), "--version"),
     }
 

@@ -106,7 +106,7 @@ class RindleRoute(APIRoute):
                     request = limited(request, self.max_body_bytes)
                 response = await handle(request)
             except Exception as error:
-                found = _translated(error)
+                found = translated(error)
                 if found is None:
                     raise
                 return error_response(found)
@@ -147,7 +147,7 @@ def _check_length(found: int, max_bytes: int) -> None:
         )
 
 
-def _translated(error: Exception) -> RindleError | None:
+def translated(error: Exception) -> RindleError | None:
     """Return the error of the response, or ``None`` when it is the application's own."""
     if isinstance(error, RindleError):
         return error

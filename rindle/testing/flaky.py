@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,7 +29,10 @@ T = TypeVar("T")
 
 #: Names of the calls of optional abilities, which a store has when it is made around one that has them.
 ABILITY_OPERATIONS: Final = frozenset(
-    name for ability in ABILITIES.values() for name in getattr(ability, "__abstractmethods__", ())
+    name
+    for ability in ABILITIES.values()
+    for name, member in vars(ability).items()
+    if callable(member) and not name.startswith("_")
 )
 #: Names of the calls that can be broken.
 OPERATIONS: Final = ABILITY_OPERATIONS | frozenset(
@@ -97,6 +101,8 @@ class FlakyStorage(Storage):
         if name not in ABILITY_OPERATIONS:
             raise AttributeError(name)
         call = getattr(self.inner, name)
+        if not inspect.iscoroutinefunction(call):
+            return call
 
         async def played(*args: Any, **kwargs: Any) -> Any:
             return await self._play(name, lambda: call(*args, **kwargs))

@@ -23,6 +23,7 @@ from rindle.db.ids import SessionOrId
 from rindle.db.models import MediaUploadSession
 from rindle.db.multipart import MULTIPART as MULTIPART  # the strategy, also of the routes
 from rindle.db.multipart import OPEN, manifest_of
+from rindle.db.streams import TUS
 from rindle.db.uploads import Upload
 from rindle.errors import (
     CapabilityUnsupported,
@@ -520,11 +521,14 @@ async def finish(services: Services, session_id: SessionOrId) -> Upload:
     arrived.
 
     Raises:
+        StorageObjectMissing: also while the object of a tus upload is not made, which is a step of its own.
         StorageTransient: also when an object that was made is missing, so that the step is repeated after a pause.
         RindleError: as ``verify_completion``.
     """
     found = await sessions.find_upload(services, session_id)
     upload = found.session
+    if upload.resumable_protocol == TUS and upload.state == SessionState.UPLOADED:
+        raise StorageObjectMissing("the object of this upload is still to be made of its bytes")
     if upload.upload_strategy == MULTIPART and upload.multipart_upload_id is not None and upload.state in OPEN:
         if upload.multipart_parts:
             return await _assemble(services, found)
@@ -538,19 +542,6 @@ async def finish(services: Services, session_id: SessionOrId) -> Upload:
         if upload.state == SessionState.UPLOADED:
             raise StorageTransient("the object that was made of this upload is missing") from error
         raise
-
-
-async def release(services: Services, upload: MediaUploadSession) -> None:
-    """Remove the parts of an ended upload; nothing to remove, and an upload of another lane, are success.
-
-    Raises:
-        StorageError: something may be left; the call can be repeated.
-    """
-    if upload.upload_strategy != MULTIPART:
-        return
-    found = await services.database.read(upload_rows.find_upload, upload.id)
-    if found is not None:
-        await release_parts(services.storage(found.asset.profile), upload)
 
 
 async def release_parts(storage: object, upload: MediaUploadSession) -> None:

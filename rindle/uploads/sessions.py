@@ -273,7 +273,7 @@ async def verify(services: Services, found: Upload) -> Upload:
     try:
         head = await services.storage(chosen).head(upload.upload_key)
     except StorageNotFound as error:
-        if rows.live_seconds(upload) <= 0:
+        if upload.state != SessionState.UPLOADED and rows.live_seconds(upload) <= 0:
             expired, _ = await services.database.write(_expire_and_wake, services.settings, session_id)
             if expired.session.state == SessionState.COMPLETED:
                 return expired

@@ -33,7 +33,10 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, photo, staged
+from tests.tus import encoded, tus_client
 from tests.workflows.fleet import dispatched, handle_of
+
+JPEG = encoded(filename="me.jpg")
 
 
 class Twice(Interceptor):
@@ -122,6 +125,15 @@ async def _uploads_end_in_every_way(stage: Stage, store: Refusing) -> None:
     await dispatched(stage)
     await (await handle_of(stage, stage.upload_workflow(sent.id))).signal("complete")
     assert (await stage.settled(str(sent.asset_id))).state == "ready"
+
+    body = photo(stage.home / "photo.jpg").read_bytes()
+    async with tus_client(stage.rindle, "avatar") as client:
+        parts = [
+            await client.create(len(piece), piece, upload_concat="partial") for piece in (body[:1000], body[1000:])
+        ]
+        joined = await client.call("POST", upload_concat=f"final;{' '.join(parts)}", upload_metadata=JPEG)
+        made = await client.row(joined.headers["location"])
+    assert (await stage.settled(str(made.asset_id))).state == "ready"
 
     store.refused = "local_path"
     stuck = await stage.sent()

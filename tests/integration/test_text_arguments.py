@@ -156,6 +156,8 @@ def good(asset: MediaAsset, session_id: str) -> dict[str, Any]:
         "source": io.BytesIO(png()),
         "filename": "photo.png",
         "part_number": 1,
+        "length": 3,
+        "path": "/files",
         "scope": "asset",
         "id": asset.id,
         "name": "member",

@@ -1,6 +1,7 @@
 """``S3Storage``: the verbs of a store on one bucket.
 
-Calls and errors: ``client``; uploads of files: ``parts``; multipart uploads of clients: ``multipart``.
+Calls and errors: ``client``; uploads of files: ``parts``; multipart uploads of clients: ``multipart``; uploads through
+the application, in several requests: ``streams``.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
 
 from rindle.errors import CapabilityUnsupported, InvalidArgument, StorageMisconfigured, StorageNotFound
 from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
-from rindle.security.storage_key import validate_key
+from rindle.security.storage_key import INTERNAL_SEGMENT, validate_key
 from rindle.storage.arguments import (
     DEFAULT_TYPE,
     check_header,
@@ -30,15 +31,15 @@ from rindle.storage.arguments import (
 from rindle.storage.files import receiving
 from rindle.storage.s3.client import PastTheEnd, S3Client, matching
 from rindle.storage.s3.headers import copy_onto_itself, parameters_of
-from rindle.storage.s3.multipart import S3Multipart
 from rindle.storage.s3.parts import PART_THREADS, send_file
+from rindle.storage.s3.streams import S3Streams
 from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
 #: Piece in which a body is read; small, so that a cancelled transfer ends soon.
 _PIECE_BYTES = 256 * 1024
 
 
-class S3Storage(S3Multipart, Storage):
+class S3Storage(S3Streams, Storage):
     """Keeps objects in one bucket.
 
     Making it touches neither the network nor the credentials chain; clients are made at the first call.
@@ -55,6 +56,7 @@ class S3Storage(S3Multipart, Storage):
         addressing_style: ``path`` or ``virtual``; default ``path`` with an ``endpoint_url``, else ``virtual``.
         key_prefix: put before every key, ``/`` added; callers never see it.
         write_once: sign ``If-None-Match: *`` into upload grants; off for stores that do not know it.
+        uniform_parts: the store wants all parts but the last of one size; default: whether the endpoint is R2's.
         sse: ``AES256`` or ``aws:kms`` for every object written; also signed into upload grants. Default: the bucket's.
         threads: most calls under way at once.
         connect_timeout: seconds to connect.
@@ -81,6 +83,7 @@ class S3Storage(S3Multipart, Storage):
         addressing_style: Literal["path", "virtual"] | None = None,
         key_prefix: str = "",
         write_once: bool = True,
+        uniform_parts: bool | None = None,
         sse: str | None = None,
         threads: int = DEFAULT_THREADS,
         connect_timeout: float = 5.0,
@@ -105,6 +108,8 @@ class S3Storage(S3Multipart, Storage):
         self._public_base_url = None if public_base_url is None else public_base_url.rstrip("/")
         self._prefix = f"{validate_key(key_prefix.rstrip('/'))}/" if key_prefix else ""
         self._write_once = write_once
+        is_r2 = (urlsplit(endpoint_url or "").hostname or "").endswith(".r2.cloudflarestorage.com")
+        self._uniform_parts = is_r2 if uniform_parts is None else uniform_parts
         self._sse: dict[str, str] = {} if sse is None else {"ServerSideEncryption": sse}
         self._threads = Threads(self.adapter_name, threads)
 
@@ -235,11 +240,12 @@ class S3Storage(S3Multipart, Storage):
         if after:
             query["StartAfter"] = self._prefix + after
         answer = await self._threads.run(self._client.call, None, lambda s3: s3.list_objects_v2(**query))
-        found = tuple(
+        found = [
             ListedObject(entry["Key"].removeprefix(self._prefix), entry["Size"], entry.get("LastModified"))
             for entry in answer.get("Contents", ())
-        )
-        return KeyPage(found, found[-1].key if found and answer.get("IsTruncated") else None)
+        ]
+        shown = tuple(entry for entry in found if not entry.key.startswith(f"{INTERNAL_SEGMENT}/"))  # tails of streams
+        return KeyPage(shown, found[-1].key if found and answer.get("IsTruncated") else None)
 
     async def ping(self) -> None:
         """Reach the bucket with a HEAD.
