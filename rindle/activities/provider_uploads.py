@@ -18,9 +18,9 @@ from rindle.db.models import MediaProviderAsset, utc_now
 from rindle.errors import ProviderNotFound, StreamingNotConfigured
 from rindle.messages import ProviderPushInput, ProviderStatus
 from rindle.protocols import DirectUploads
+from rindle.providers import remove_from_provider
 from rindle.services import Services
 from rindle.states import OPEN_PROVIDER_STATES, ProviderState
-from rindle.uploads import to_provider
 
 
 class ProviderUploadActivities:
@@ -79,7 +79,7 @@ class ProviderUploadActivities:
         """
         row = await self._read(order)
         if row is not None and self._status(order, row).needs_release:
-            await to_provider.release(self._services, row)
+            await remove_from_provider(self._services, row)
             row = await self._read(order)
         return self._status(order, row)
 
