@@ -208,6 +208,8 @@ async def _followed(services: Services, found: Sequence[MediaProviderAsset]) -> 
 
         async def running(row: MediaProviderAsset) -> bool:
             run_id = ids.provider_push_id(row.asset_id, row.provider_name, prefix=prefix)
+            if row.ingest_mode == DIRECT_CREATOR_UPLOAD:
+                run_id = ids.provider_upload_id(row.asset_id, prefix=prefix)
             described = await describe_run(client, run_id)
             return described is not None and described.is_running
 
@@ -225,8 +227,10 @@ async def _sync(services: Services, row: MediaProviderAsset) -> _Outcome:
         if (failure := await poll(services, row)) is not None:
             await _give_up(services, row)
             raise failure
-    elif _is_upload(row):
-        return _Outcome.UNCHANGED  # its workflow waits until the time for the bytes is over
+    elif _is_upload(row):  # its workflow waits until the time for the bytes is over
+        named = (row.asset_id, row.profile, row.provider_name)
+        await services.database.write(outbox.wake_provider_upload, services.settings, *named)
+        return _Outcome.UNCHANGED
     if await _give_up(services, row):
         return _Outcome.STUCK
     now = await services.database.read(rows.find, row.asset_id, row.profile, row.provider_name)
