@@ -247,7 +247,7 @@ def _read_rows(session: Session, services: Services, subject_id: str) -> _Rows:
     runs = (
         *(ids.upload_id(one.id, prefix=prefix) for one in sessions),
         *sorted({ids.variants_id(asset.id, group_of(asset.kind, one), prefix=prefix) for one in variants}),
-        *(ids.provider_push_id(asset.id, one.provider_name, prefix=prefix) for one in at_providers),
+        *(ids.provider_run_id(asset.id, one.provider_name, one.ingest_mode, prefix=prefix) for one in at_providers),
         ids.purge_id(asset.id, prefix=prefix),
     )
     waiting = session.scalars(

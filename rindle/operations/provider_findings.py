@@ -120,7 +120,9 @@ def pushes(inspection: Inspection) -> list[Candidate]:
             len(found),
             min(one.updated_at for one in found),
             samples=tuple(_sample(one, "") for one in found),
-            runs=tuple(ids.provider_push_id(one.asset_id, one.provider_name, prefix=prefix) for one in found),
+            runs=tuple(
+                ids.provider_run_id(one.asset_id, one.provider_name, one.ingest_mode, prefix=prefix) for one in found
+            ),
             since=tuple(one.updated_at for one in found),
         )
     ]

@@ -472,6 +472,10 @@ async def _running(client: Client, settings: Settings) -> dict[str, int]:
             messages.PROVIDER_PUSH_WORKFLOW,
             ids.provider_push_id("", "", prefix=settings.workflow_id_prefix).rstrip(":") + ":",
         ),
+        "provider_upload": (
+            messages.PROVIDER_UPLOAD_WORKFLOW,
+            ids.provider_upload_id("", prefix=settings.workflow_id_prefix),
+        ),
         "purge": (messages.PURGE_WORKFLOW, ids.purge_id("", prefix=settings.workflow_id_prefix)),
         "erasure": (messages.OWNER_ERASURE_WORKFLOW, ids.erasure_id("", prefix=settings.workflow_id_prefix)),
         "maintenance": (messages.MAINTENANCE_WORKFLOW, ids.maintenance_id("", prefix=settings.workflow_id_prefix)),

@@ -207,9 +207,7 @@ async def _followed(services: Services, found: Sequence[MediaProviderAsset]) -> 
         client = await services.temporal.client()
 
         async def running(row: MediaProviderAsset) -> bool:
-            run_id = ids.provider_push_id(row.asset_id, row.provider_name, prefix=prefix)
-            if row.ingest_mode == DIRECT_CREATOR_UPLOAD:
-                run_id = ids.provider_upload_id(row.asset_id, prefix=prefix)
+            run_id = ids.provider_run_id(row.asset_id, row.provider_name, row.ingest_mode, prefix=prefix)
             described = await describe_run(client, run_id)
             return described is not None and described.is_running
 
