@@ -126,7 +126,15 @@ async def test_nothing_stuck_is_an_empty_report_of_the_whole_shape(rindle: Rindl
         "temporal": {"reachable": True, "verified": True, "truncated": False, "findings": []},
         "recommendations": [],
     }
-    assert running == {"upload": 0, "variants": 0, "provider_push": 0, "purge": 0, "erasure": 0, "maintenance": 0}
+    assert running == {
+        "upload": 0,
+        "variants": 0,
+        "provider_push": 0,
+        "provider_upload": 0,
+        "purge": 0,
+        "erasure": 0,
+        "maintenance": 0,
+    }
 
 
 async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle) -> None:
