@@ -45,7 +45,7 @@ class ProviderUploadActivities:
 
     @activity.defn(name=messages.CHECK_PROVIDER_UPLOAD)
     async def check_provider_upload(self, order: ProviderPushInput) -> ProviderStatus:
-        """Ask the provider what became of an upload whose time is over; before that nothing happens.
+        """Query the provider for an upload whose time is over; before that nothing happens.
 
         Raises:
             ProviderSyncFailed, ProviderQuotaExceeded: the provider did not answer; retried if that can help.
@@ -92,7 +92,7 @@ class ProviderUploadActivities:
             return ProviderStatus(asset_id=order.asset_id, outcome="skipped", reason="not_found")
         is_open = ProviderState(row.state) in OPEN_PROVIDER_STATES
         awaits = is_open and row.provider_asset_id is None
-        due = rows.asked_at(row, grace_seconds=settings.provider_upload_grace_seconds)
+        due = rows.queried_at(row, grace_seconds=settings.provider_upload_grace_seconds)
         return ProviderStatus(
             asset_id=order.asset_id,
             state=row.state,

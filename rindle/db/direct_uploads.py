@@ -109,8 +109,8 @@ def begin_cancel(session: Session, asset_id: str) -> MediaProviderAsset | None:
     return row
 
 
-def asked_at(row: MediaProviderAsset, *, grace_seconds: float) -> datetime:
-    """Return when the provider is asked what became of an upload, if no webhook has told before.
+def queried_at(row: MediaProviderAsset, *, grace_seconds: float) -> datetime:
+    """Return when the provider is queried for an upload that no webhook has reported.
 
     A row that stays ``pending`` has no upload that anybody could use.
     """
