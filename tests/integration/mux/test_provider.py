@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -176,6 +176,17 @@ class Seen:
 
 
 @pytest.fixture
+def seen(caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
+    """What is seen during a test, logs and telemetry included."""
+    found = Seen(caplog)
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "rindle")
+    remove = telemetry.add_handler(lambda *facts: found.note(*map(str, facts)))
+    yield found
+    remove()
+
+
+@pytest.fixture
 def application(lite_stage: Stage, mux: FakeMux, film_url: Urls) -> Rindle:
     """An application whose films are pushed to the server that stands for Mux."""
     store = Shelf()
@@ -206,14 +217,11 @@ async def history(client: Client, stage: Stage, workflow_id: str) -> str:
 
 
 async def test_no_id_url_or_token_of_the_provider_is_seen_anywhere(
-    lite_stage: Stage, mux: FakeMux, application: Rindle, caplog: pytest.LogCaptureFixture
+    lite_stage: Stage, mux: FakeMux, application: Rindle, seen: Seen
 ) -> None:
-    stage, rindle, seen = lite_stage, application, Seen(caplog)
+    stage, rindle = lite_stage, application
     async with stage.engine.begin() as connection:
         await connection.run_sync(migrate.stamp)
-    caplog.set_level(logging.INFO)
-    caplog.set_level(logging.DEBUG, "rindle")
-    remove = telemetry.add_handler(lambda *facts: seen.note(*map(str, facts)))
     lesson = rindle.profiles.get("lesson")
     film = await Gallery(rindle).ready(lesson, facts=FACTS)
 
@@ -259,6 +267,12 @@ async def test_no_id_url_or_token_of_the_provider_is_seen_anywhere(
         seen.note(str(forged.value), repr(forged.value))
         assert await ingest_webhook(rindle.services, "mux", body, headers, [WEBHOOK_SECRET])
         await in_state("ready")
+
+        async def applied() -> bool:
+            events = await rindle.timeline(film.id)
+            return any(one.type == "provider_webhook" for one in events)
+
+        await until(applied, what="the webhook to be applied")
         found = await rindle.streaming_url("lesson", film.id)
         token = found.url.partition("?token=")[2]
         seen.note(repr(found), rindle.services.provider("mux"), config(mux), await rindle.asset(film.id))
@@ -280,7 +294,6 @@ async def test_no_id_url_or_token_of_the_provider_is_seen_anywhere(
             ids.purge_id(film.id, prefix=stage.prefix),
         ):
             seen.note(await history(client, stage, workflow_id))
-    remove()
     assert mux.assets == []
     events = await stage.read(lambda session: list(session.scalars(select(MediaEvent))))
     seen.note(*(f"{one.type} {one.scope_key} {one.scope_id} {one.payload}" for one in events))
