@@ -102,7 +102,7 @@ async def test_the_filters_are_obeyed(stage: Stage) -> None:
     hours = int(OLD.total_seconds())
     old = await rindle.runtime_status(provider_stuck=True, older_than=hours + 600)
     assert (old.findings, old.provider_assets.threshold_seconds) == ((), hours + 600)
-    assert set(await found(rindle, provider_stuck=True, older_than=60)) == OF_PROVIDERS - {"orphan_event"}
+    assert set(await found(rindle, provider_stuck=True, older_than=3_600)) == OF_PROVIDERS - {"orphan_event"}
     assert await found(rindle, provider_stuck=True, profile="plain") == {}
     assert set(await found(rindle, provider_stuck=True, profile="streamed")) == OF_PROVIDERS - {"orphan_event"}
     with pytest.raises(InvalidFilter) as refused:

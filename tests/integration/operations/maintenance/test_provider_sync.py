@@ -34,7 +34,8 @@ def provider() -> InMemoryProvider:
 
 @pytest.fixture
 async def cinema(lite_stage: Stage, provider: InMemoryProvider) -> AsyncIterator[Cinema]:
-    yield cinema_on(lite_stage, provider)
+    """Films whose workflows do not poll while a test looks at them."""
+    yield cinema_on(lite_stage, provider, RINDLE_PROVIDER_POLL_SECONDS="3600")
 
 
 async def aged(cinema: Cinema, state: str = "processing", *, seconds: float = 60, **values: Any) -> MediaAsset:
@@ -65,7 +66,7 @@ async def test_each_row_becomes_what_the_provider_has(cinema: Cinema, provider: 
         provider.finish((await cinema.row(asset)).provider_asset_id or "")
     provider.finish((await cinema.row(broken)).provider_asset_id or "", state="errored", error="no video")
     del provider.assets[(await cinema.row(gone)).provider_asset_id or ""]
-    await cinema.change(fresh, updated_at=utc_now())
+    await cinema.change(fresh, updated_at=utc_now() + timedelta(hours=1))
     seen: list[tuple[str, bool, bool]] = []
     remove = telemetry.add_handler(
         lambda name, facts, numbers: (
