@@ -829,6 +829,30 @@ class SourceNotPublic(StreamingError):
     http_status = 422
 
 
+class InvalidCorsOrigin(StreamingError):
+    """A direct upload needs the origin of the page that sends the bytes: scheme, host and port, without a path."""
+
+    code = "invalid_cors_origin"
+    http_status = 422
+
+
+class NotCancellable(StreamingError):
+    """The direct upload can no longer be cancelled.
+
+    Args:
+        reason: ``state``, or ``missing_upload_id`` when the provider's id of the upload is not known.
+        state: state of the asset at its provider.
+    """
+
+    code = "not_cancellable"
+
+    def __init__(self, message: str, *, reason: str, state: str, **facts: Any) -> None:
+        facts["detail"] = {"reason": reason, "state": state, **(facts.get("detail") or {})}
+        super().__init__(message, **facts)
+        self.reason = reason
+        self.state = state
+
+
 class StreamingRequiresAsset(StreamingError):
     """The profile streams through a provider, which knows assets only, and the call has a storage key."""
 

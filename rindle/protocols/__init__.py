@@ -40,6 +40,8 @@ from rindle.protocols.storage import (
 )
 from rindle.protocols.streaming import (
     STREAMING_CAPABILITIES,
+    ConfigurationChecks,
+    ConfigurationFlaw,
     DirectUploads,
     PlaybackGrant,
     ProviderAsset,
@@ -61,6 +63,8 @@ __all__ = [
     "ByteStream",
     "Checkpoint",
     "Concatenation",
+    "ConfigurationChecks",
+    "ConfigurationFlaw",
     "ContentRejected",
     "DeleteResult",
     "DeliverySubject",
