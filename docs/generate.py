@@ -603,6 +603,7 @@ def _workflows() -> str:
     made = {
         "UploadWorkflow": ids.upload_id("{session_id}"),
         "VariantWorkflow": ids.variants_id("{asset_id}", "{group}"),
+        "ProviderPushWorkflow": ids.provider_push_id("{asset_id}", "{provider}"),
         "PurgeWorkflow": ids.purge_id("{asset_id}"),
         "OwnerErasureWorkflow": ids.erasure_id("{operation_id}"),
         "MaintenanceWorkflow": ids.maintenance_id("{verb}"),

@@ -1,4 +1,4 @@
-"""The protocols of plug-ins: stores and their abilities, scanners, probes, analyzers, processors, authorizers.
+"""The protocols of plug-ins: stores, scanners, probes, analyzers, processors, authorizers, streaming providers.
 
 One module per subject; import the names from this package.
 """
@@ -35,11 +35,23 @@ from rindle.protocols.storage import (
     Storage,
     StoredObject,
 )
+from rindle.protocols.streaming import (
+    STREAMING_CAPABILITIES,
+    DirectUploads,
+    PlaybackGrant,
+    ProviderAsset,
+    ProviderEvent,
+    ProviderUpload,
+    StreamingProvider,
+    VerifiedWebhook,
+    WebhookKind,
+)
 
 __all__ = [
     "ABILITIES",
     "MAX_RANGE_BYTES",
     "MAX_URL_SECONDS",
+    "STREAMING_CAPABILITIES",
     "Analyzer",
     "AssetSubject",
     "Authorizer",
@@ -49,6 +61,7 @@ __all__ = [
     "ContentRejected",
     "DeleteResult",
     "DeliverySubject",
+    "DirectUploads",
     "KeyPage",
     "ListedObject",
     "MultipartUpload",
@@ -58,11 +71,15 @@ __all__ = [
     "Part",
     "PartStream",
     "PartStreamState",
+    "PlaybackGrant",
     "Presigned",
     "PresignedPart",
     "Probe",
     "ProbeResult",
     "Processor",
+    "ProviderAsset",
+    "ProviderEvent",
+    "ProviderUpload",
     "Quarantine",
     "ResumableSessions",
     "ResumableStatus",
@@ -71,5 +88,8 @@ __all__ = [
     "ServedAs",
     "Storage",
     "StoredObject",
+    "StreamingProvider",
     "UploadSubject",
+    "VerifiedWebhook",
+    "WebhookKind",
 ]

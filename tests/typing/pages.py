@@ -269,6 +269,16 @@ async def docs_storage_1() -> None:
     )
 
 
+async def docs_streaming_1() -> None:
+    from rindle.presets import MuxWeb
+
+
+    class Lesson(MuxWeb):
+        name = "lesson"
+        storage = "media"
+        allow_mime = ["video/*"]
+
+
 async def docs_video_1() -> None:
     from rindle import AudioVariant, Profile, WaveformVariant
     from rindle.presets import Web
