@@ -51,6 +51,10 @@ class Faults:
         """Let the next requests that fit meet ``fault``; faults that fit the same request come one after another."""
         self._due.append(fault)
 
+    def forget(self) -> None:
+        """Let no further request fail."""
+        self._due.clear()
+
     def answer_the_silent(self) -> None:
         """Answer all requests that wait for their silent fault to end."""
         self._awake.set()
