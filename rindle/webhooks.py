@@ -23,12 +23,15 @@ from rindle.instants import iso_instant
 from rindle.protocols import ProviderEvent
 from rindle.services import Services
 from rindle.settings import Settings
+from rindle.text import is_storable
 from rindle.workflows import ids
 
 #: Pauses in seconds until the asset of a webhook is looked for again; after the last one nobody knows it.
 PAUSES = (5.0, 15.0, 45.0, 90.0)
 #: Longest id of a webhook that is used as it is; a longer one is hashed, so that keys fit their columns.
 _MAX_ID_CHARS = 128
+#: Longest id in a webhook that a row may have.
+_MAX_NAME_CHARS = 255
 
 
 async def ingest_webhook(
@@ -77,20 +80,25 @@ async def ingest_webhook(
 def _document(provider: str, event: ProviderEvent) -> dict[str, Any]:
     """Return a webhook as the outbox holds it."""
     event_id = event.id
-    if len(event_id) > _MAX_ID_CHARS:
-        event_id = hashlib.sha256(event_id.encode()).hexdigest()
+    if len(event_id) > _MAX_ID_CHARS or not event_id.isascii() or not event_id.isprintable():
+        event_id = hashlib.sha256(event_id.encode(errors="surrogatepass")).hexdigest()
     return {
         "id": event_id,
         "provider": provider,
         "kind": event.kind.value,
-        "provider_asset_id": event.provider_asset_id,
-        "upload_id": event.upload_id,
-        "passthrough": event.passthrough,
-        "playback_ids": list(event.playback_ids),
+        "provider_asset_id": _usable(event.provider_asset_id),
+        "upload_id": _usable(event.upload_id),
+        "passthrough": _usable(event.passthrough),
+        "playback_ids": [one for one in event.playback_ids if _usable(one)],
         "occurred_at": None if event.occurred_at is None else iso_instant(event.occurred_at),
         "error": None if event.error is None else event.error[:4096],
         "raw": providers.bounded_raw(event.raw),
     }
+
+
+def _usable(name: str | None) -> str | None:
+    """Return an id that a row can have; other ones belong to no asset of this application."""
+    return name if name and len(name) <= _MAX_NAME_CHARS and is_storable(name) else None
 
 
 def _dedupe_key(event: Mapping[str, Any]) -> str:

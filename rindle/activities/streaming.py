@@ -99,7 +99,8 @@ class StreamingActivities:
         drift = await self._database.write(rows.created, order.asset_id, profile, policy, source, made, passthrough)
         if drift is not None:
             await _discard(provider, made.id)
-            return self._stale(order, drift)
+            if drift != rows.CREATED_BEFORE:
+                return self._stale(order, drift)
         return self._status(order, await self._read(order))
 
     @activity.defn(name=messages.POLL_PROVIDER_ASSET)

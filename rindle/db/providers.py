@@ -29,6 +29,8 @@ from rindle.states import ProviderState as P
 MAX_RAW_BYTES = 16 << 10
 #: Beginning of ``last_sync_error`` of a row that was given up, though the provider may still finish the asset.
 GIVEN_UP = ("stuck", "timeout")
+#: Why a new asset is not recorded: another attempt, which was taken for lost, has created one.
+CREATED_BEFORE = "created_before"
 #: Engines, by their dialect object, whose database has the table of providers.
 _HAVE_TABLE: WeakSet[Dialect] = WeakSet()
 #: The states through which a row goes on the way from one state to another.
@@ -173,14 +175,14 @@ def created(
     """Record the asset that was created at the provider, unless the source has changed meanwhile.
 
     Returns:
-        why the asset must be deleted at the provider again: ``asset_changed`` or ``recipe_changed``; ``None`` when it
-        was recorded.
+        why the asset must be deleted at the provider again: ``asset_changed``, ``recipe_changed`` or
+        :data:`CREATED_BEFORE`; ``None`` when it was recorded.
     """
     row = locked(session, asset_id, profile.name, policy.provider)
     if row is None or row.state == P.DELETED or row.mux_passthrough != passthrough:
         return "asset_changed"
     if row.provider_asset_id is not None and row.provider_asset_id != made.id:
-        return "asset_changed"
+        return CREATED_BEFORE
     found = push_source(session, asset_id, profile, policy.source_variant)
     if found != source:
         # The next push must not find the asset that is deleted now.

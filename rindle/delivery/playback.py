@@ -85,29 +85,51 @@ async def streaming_url(
     loaded = await load(services, chosen, asset, unvalidated=True)
     # An asset that was uploaded to the provider itself is validated there: its row at the provider decides.
     check_deliverable(chosen, loaded.row, allow_unvalidated=is_only_at_provider(loaded.row))
-    row = await services.database.read(rows.find, loaded.row.id, chosen.name, streaming.provider)
+    found = await stream_of(services, chosen, streaming, loaded, options, strict=strict)
+    return found or await _progressive(services, chosen, loaded, options, mime)
+
+
+async def stream_of(
+    services: Services,
+    profile: type[Profile],
+    streaming: StreamingPolicy,
+    loaded: LoadedAsset,
+    options: UrlOptions,
+    *,
+    strict: bool = False,
+) -> PlaybackURL | None:
+    """Return the address of the playlist of a deliverable asset; ``None`` for one that its provider was never given.
+
+    Args:
+        strict: raise also for that one.
+
+    Raises:
+        ProviderAssetNotReady, ProviderSyncFailed, Unauthorized: see ``Rindle.streaming_url``.
+    """
+    row = await services.database.read(rows.find, loaded.row.id, profile.name, streaming.provider)
     if row is None:
         if strict or is_only_at_provider(loaded.row):
             raise _not_ready(streaming.provider, None)
-        return await _progressive(services, chosen, loaded, options, mime)
-    _check_drift(chosen, streaming, row)
+        return None
+    _check_drift(profile, streaming, row)
     playback_id = _playback_id(streaming, row)
     mode: Literal["public", "private"] = "public" if streaming.playback_policy == "public" else "private"
     subject = DeliverySubject(
-        chosen.name,
+        profile.name,
         mode,
         loaded.row.storage_key,
         loaded.row.id,
         streaming.source_variant,
+        playback_id,
+        "hls",
         uploaded_by=loaded.row.uploaded_by,
         owners=loaded.owners,
     )
-    await authorize(chosen.delivery_policy().authorizer, options.actor, "deliver", subject)
-    grant = await _grant(services, chosen, streaming, playback_id, options)
-    found = PlaybackURL(grant.url, "hls", HLS_MIME, grant.expires_at)
-    facts = {"profile": chosen.name, "adapter": streaming.provider, "mode": mode, "kind": "hls", "mime": HLS_MIME}
+    await authorize(profile.delivery_policy().authorizer, options.actor, "deliver", subject)
+    grant = await _grant(services, profile, streaming, playback_id, options)
+    facts = {"profile": profile.name, "adapter": streaming.provider, "mode": mode, "kind": "hls", "mime": HLS_MIME}
     telemetry.emit("rindle.delivery.streaming.resolved", facts)
-    return found
+    return PlaybackURL(grant.url, "hls", HLS_MIME, grant.expires_at)
 
 
 async def _progressive(

@@ -15,10 +15,10 @@ from rindle.errors import (
     StreamingRequiresAsset,
     Unauthorized,
 )
-from rindle.protocols import PlaybackGrant
+from rindle.protocols import DeliverySubject, PlaybackGrant
 from rindle.states import AssetState
 from rindle.streaming.memory import InMemoryProvider
-from tests.unit.streaming.cinema import Cinema
+from tests.unit.streaming.cinema import Cinema, Members
 
 
 async def test_a_ready_film_plays_its_playlist_with_a_token(cinema: Cinema, provider: InMemoryProvider) -> None:
@@ -131,6 +131,17 @@ async def test_the_authorizer_decides_before_the_provider_signs(cinema: Cinema, 
     with pytest.raises(Unauthorized):
         await cinema.rindle.streaming_url("premiere", asset, actor="anybody")
     assert provider.calls == []
+
+
+async def test_the_authorizer_is_told_what_is_played(cinema: Cinema, monkeypatch: pytest.MonkeyPatch) -> None:
+    asset = await cinema.pushed("premiere")
+    subjects: list[DeliverySubject] = []
+    monkeypatch.setattr(Members, "authorize", lambda self, actor, action, subject: subjects.append(subject))
+    await cinema.rindle.streaming_url("premiere", asset)
+    [playback_id] = (await cinema.row(asset)).playback_ids
+    assert [(one.kind, one.playback_id, one.asset_id, one.mode) for one in subjects] == [
+        ("hls", playback_id, asset.id, "private")
+    ]
 
 
 async def test_a_quarantined_film_is_not_played(cinema: Cinema) -> None:

@@ -213,3 +213,21 @@ async def test_a_built_source_starts_its_push_in_the_transaction_that_records_it
     assert await pushes() == []
     await cinema.rindle.database.write(build, {"poster", "web_720p"})
     assert await pushes() == [("rindle.ProviderPushWorkflow", f"rindle-provider-push:{asset.id}:memory")]
+
+
+async def test_two_attempts_at_once_leave_one_asset_and_both_follow_it(
+    cinema: Cinema, provider: InMemoryProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that was taken for lost may still run beside the one that replaced it."""
+    asset = await cinema.film()
+    create, late = provider.create_asset, []
+
+    async def slowly(*args: str, **kwargs: str) -> object:
+        monkeypatch.setattr(provider, "create_asset", create)
+        late.append(await cinema.activities.create_provider_asset(cinema.order(asset)))
+        return await create(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(provider, "create_asset", slowly)
+    statuses = [await cinema.push(asset), *late]
+    assert [(status.state, status.outcome) for status in statuses] == [("processing", "")] * 2
+    assert list(provider.assets) == [(await cinema.row(asset)).provider_asset_id]

@@ -51,7 +51,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "state IN ('pending', 'uploading', 'processing', 'ready', 'errored', 'deleted')",
-            name="ck_media_provider_assets_state_known",
+            name="state_known",
         ),
     )
     for column in _UNIQUE:
