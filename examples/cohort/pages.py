@@ -33,7 +33,7 @@ from rindle import (
 )
 from rindle.contrib.jinja import install_jinja
 from rindle.delivery.urls import is_servable
-from rindle.errors import ProviderAssetNotReady, Unauthorized, UnknownProfile, UploadRejected, VariantNotReady
+from rindle.errors import Unauthorized, UnknownProfile, UploadRejected, VariantNotReady
 from rindle.http.forms import UploadForm, reading_form
 from rindle.http.inline import MAX_INLINE_BYTES
 
@@ -112,19 +112,6 @@ async def stream_state(asset: MediaAsset) -> ProviderState | None:
     return ProviderState.PENDING if state is None else ProviderState(state)
 
 
-async def stream(asset: MediaAsset) -> str | None:
-    """Return the address of a lesson's HLS playlist; without one its variants play."""
-    if _streaming_of(asset) is None:
-        return None
-    try:
-        return (await rindle.streaming_url(asset.profile, asset, strict=True)).url
-    except ProviderAssetNotReady:
-        return None
-    except RindleError as error:
-        log.warning("a lesson cannot be streamed", extra={"asset_id": asset.id, "code": error.code})
-        return None
-
-
 def _streaming_of(asset: MediaAsset) -> StreamingPolicy | None:
     try:
         return rindle.profiles.get(asset.profile).delivery_policy().streaming
@@ -184,7 +171,6 @@ templates.globals.update(
     progress=progress,
     ready=ready,
     still=still,
-    stream=stream,
     ticket=rindle.subscription_ticket,
 )
 templates.filters.update(clock=clock, size=size)

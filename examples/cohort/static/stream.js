@@ -15,7 +15,9 @@ async function attach(video, url) {
     complain({ code: "stream_ended" });
   });
   player.loadSource(url);
+  const isPlaying = !video.paused; // somebody was quicker than the script
   player.attachMedia(video);
+  if (isPlaying) video.play().catch(() => {});
 }
 
 function attachAll() {

@@ -174,7 +174,7 @@ class FakeMux:
         method: str,
         path: str,
         *,
-        status: int = 500,
+        status: int | None = 500,
         times: int = 1,
         retry_after: int | str | None = None,
         is_done_first: bool = False,
@@ -185,7 +185,7 @@ class FakeMux:
         Args:
             method: ``GET``, ``POST`` and so on.
             path: of the API; ``*`` stands for anything.
-            status: of the answer.
+            status: of the answer; None for the real one, which then only comes late.
             times: how many requests.
             retry_after: the header of that name.
             is_done_first: the request has its effect, and only the answer is lost.
