@@ -1,8 +1,8 @@
 """``Rindle``, the object that an application works with: every public call, in the order of the guide.
 
-Each call hands its arguments to one flow. The calls with many options stand beside their flows: multipart uploads in
-:mod:`rindle.uploads.calls`, URLs and markup in :mod:`rindle.delivery.calls`, erasure in :mod:`rindle.erasure.calls`,
-repair and checks in :mod:`rindle.operations.calls`.
+Each call hands its arguments to one flow. The calls with many options stand beside their flows: uploads in parts and to
+providers in :mod:`rindle.uploads.calls`, URLs and markup in :mod:`rindle.delivery.calls`, erasure in
+:mod:`rindle.erasure.calls`, repair and checks in :mod:`rindle.operations.calls`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ from rindle.services import ForceDeletePolicy, Services, collect_providers, coll
 from rindle.settings import Settings
 from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
-from rindle.uploads import direct, server_side, sessions
-from rindle.uploads.calls import MultipartCalls
+from rindle.uploads import direct, server_side, sessions, tus
+from rindle.uploads.calls import DirectUploadCalls, MultipartCalls
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.sessions import Upload, UploadRequest
+from rindle.uploads.tus import TusUpload
 
 
-class Rindle(MultipartCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
+class Rindle(MultipartCalls, DirectUploadCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
     """Everything after the upload button, on the application's own database.
 
     Args:
@@ -291,6 +292,45 @@ class Rindle(MultipartCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
             assert session.state == "aborted"
         """
         return await sessions.cancel_upload(self.services, session_id)
+
+    async def initiate_tus_upload(
+        self,
+        profile: str | type[Profile],
+        *,
+        length: int | None,
+        path: str,
+        filename: str = "unknown",
+        content_type: str | None = None,
+        actor: str | UUID | None = None,
+    ) -> TusUpload:
+        """Open an upload that clients send and continue by the tus protocol, as their own ``POST`` would.
+
+        The routes are those of :func:`rindle.http.tus.tus_router`, with the secrets of this ``Rindle``.
+
+        Args:
+            length: of the file in bytes; ``None`` when it is not known yet.
+            path: path at which the routes of this profile are mounted, such as ``/files``.
+            filename: the client's name for the file; only its cleaned extension reaches the storage key.
+            content_type: the type that the client declares; it is recorded and has no effect.
+            actor: who uploads; recorded in ``uploaded_by``.
+
+        Returns:
+            the session, the path of the upload and its expiry. Whoever has the path can send bytes, unless the
+            authorizer of the routes denies it: give it to the client that uploads, and keep it out of logs.
+
+        Raises:
+            UploadRejected: the profile does not allow the extension.
+            TusError: ``tus_size_exceeded``.
+            CapabilityUnsupported: the profile's storage takes no such uploads.
+            UnknownProfile: the profile is not registered.
+            InvalidArgument: ``length`` is not a whole number of bytes, or a text cannot be stored.
+
+        Example:
+            upload = await rindle.initiate_tus_upload("avatar", length=48_213, path="/files", filename="me.jpg")
+            for_the_browser = {"uploadUrl": upload.upload_url}
+        """
+        request = UploadRequest(filename=filename, content_type=content_type, actor=actor_text("actor", actor))
+        return await tus.initiate_tus_upload(self.services, profile, request, length=length, path=path)
 
     async def upload(
         self,

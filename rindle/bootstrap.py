@@ -27,6 +27,7 @@ from rindle.activities.originals import OriginalReader
 from rindle.activities.outages import Check, OutageWatch
 from rindle.activities.probing import Prober
 from rindle.activities.promotion import PromotionActivities
+from rindle.activities.provider_uploads import ProviderUploadActivities
 from rindle.activities.purge import PurgeActivities
 from rindle.activities.source_cache import SourceCache
 from rindle.activities.streaming import StreamingActivities
@@ -34,6 +35,7 @@ from rindle.activities.uploads import UploadActivities
 from rindle.activities.variants import VariantActivities
 from rindle.app import Rindle
 from rindle.cancellation import cancel_and_wait, run_to_end
+from rindle.db import streams
 from rindle.erasure.steps import ErasureSteps
 from rindle.errors import InvalidArgument, RindleError, TemporalUnavailable
 from rindle.media.av_probe import AvProbe
@@ -48,12 +50,13 @@ from rindle.operations.maintenance.steps import SweepSteps
 from rindle.operations.schedules import keep_applying
 from rindle.process import ephemeral_runtime
 from rindle.profile import Profile
+from rindle.protocols import PartStream
 from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
 from rindle.threads import in_thread
-from rindle.uploads import multipart
+from rindle.uploads import assembly, backing, multipart
 from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
 from rindle.workflows.tuning import PolicyTuning
@@ -248,8 +251,14 @@ class WorkerParts:
             services, sources=self._sources, builders=builders, on_ready=partial(_start_push, settings)
         )
         streaming = StreamingActivities(services)
-        release = partial(multipart.release, services)
-        uploads = UploadActivities(services, verify=partial(multipart.finish, services), release=release)
+        provider_uploads = ProviderUploadActivities(services)
+        release = partial(backing.release, services)
+        uploads = UploadActivities(
+            services,
+            verify=partial(multipart.finish, services),
+            assemble=partial(assembly.assemble, services),
+            release=release,
+        )
         promotion = PromotionActivities(services, sources=self._sources, prober=self._prober(av_probe))
         erasures = ErasureSteps(services)
         client = self.rindle.temporal.client
@@ -263,10 +272,11 @@ class WorkerParts:
             *purge.all(),
             *erasure.all(),
             *streaming.steps(),
+            *provider_uploads.steps(),
         ]
         found[settings.image_queue].append(variants.render_images)
         found[settings.av_queue].append(variants.build_av)
-        found[settings.provider_queue] += streaming.calls()
+        found[settings.provider_queue] += [*streaming.calls(), *provider_uploads.calls()]
         originals = self.originals()
         sweeps = SweepSteps(services, [*SWEEPS, BackfillMetadata(originals), Reprobe(originals)])
         found[settings.maintenance_queue] += MaintenanceActivities(sweeps).all()
@@ -293,11 +303,17 @@ class WorkerParts:
         swept = found.deleted
         for storage in self.rindle.storages.values():
             try:
-                swept += await checked(storage).sweep(run_directories.STALE_SECONDS)
+                store = checked(storage)
+                swept += await store.sweep(run_directories.STALE_SECONDS)
+                if isinstance(store, PartStream):
+                    swept += await store.sweep_part_streams(run_directories.STALE_SECONDS, self._live_uploads)
             except RindleError as error:  # an unreachable store must not block the start of a worker
                 log.warning("leftovers could not be swept", extra={"action": "sweep_failed", "code": error.code})
         if swept:
             log.info("leftovers swept", extra={"action": "swept", "count": swept})
+
+    async def _live_uploads(self, session_ids: Collection[str]) -> Collection[str]:
+        return await self.rindle.database.read(streams.live_of, session_ids)
 
     def _outage_checks(self) -> dict[str, Check]:
         """Return a check of each service whose outages activities wait for."""

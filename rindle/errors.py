@@ -11,11 +11,12 @@
     ├── AccessError         unauthorized · unauthenticated · too_many_streams
     ├── UploadError         UploadRejected (several codes) · scanner_unavailable · source_timeout ·
     │                       storage_object_missing · upload_session_expired · upload_cancelled ·
-    │                       upload_already_completed · upload_stalled · upload_superseded ·
+    │                       upload_already_completed · upload_stalled · upload_superseded · TusError (several codes) ·
     │                       invalid_multipart_parts · invalid_part_number · multipart_upload_not_initialized
     ├── StorageError        storage_not_found · storage_transient · storage_unauthorized · storage_permanent ·
     │                       storage_conflict · object_changed · invalid_key · missing_bucket · temporary_space_full ·
-    │                       storage_adapter_exception · invalid_storage_response · CapabilityUnsupported (two codes)
+    │                       storage_adapter_exception · invalid_storage_response · tus_tail_missing ·
+    │                       CapabilityUnsupported (two codes)
     ├── MediaError          probe_failed · processor_capability_missing · variant_source_not_found · stale_source ·
     │                       variant_processing_cancelled · not_processing · process_timeout · render_failed ·
     │                       ffmpeg_not_found · ffmpeg_failed · unsupported_codec · missing_audio_track ·
@@ -385,6 +386,25 @@ class UploadSuperseded(UploadError):
     http_status = 409
 
 
+class TusError(UploadError):
+    """The tus routes refuse a request; ``code`` is the reason. Only ``tus_locked`` is worth the same request again."""
+
+    code = "tus_session_not_found"
+    codes: ClassVar[Mapping[str, int]] = {
+        "tus_version_unsupported": 412,
+        "tus_method_not_allowed": 405,
+        "tus_url_signature_invalid": 404,
+        "tus_session_not_found": 404,
+        "tus_session_expired": 410,
+        "tus_content_type_unsupported": 415,
+        "tus_offset_conflict": 409,
+        "tus_size_exceeded": 413,
+        "tus_upload_closed": 403,
+        "tus_checksum_mismatch": 460,
+        "tus_locked": 423,
+    }
+
+
 class InvalidMultipartParts(UploadError):
     """The parts of a multipart upload cannot become its object; the upload did not change and can be continued.
 
@@ -503,6 +523,13 @@ class InvalidStorageResponse(StorageError):
     """A third-party adapter broke its contract (adapter and operation in ``detail``)."""
 
     code = "invalid_storage_response"
+
+
+class TusTailMissing(StorageError):
+    """Stored bytes of a resumable upload are not where they were kept; nothing was stored in their place."""
+
+    code = "tus_tail_missing"
+    http_status = 500
 
 
 class CapabilityUnsupported(StorageError):
@@ -754,6 +781,30 @@ class SourceNotPublic(StreamingError):
 
     code = "source_not_public"
     http_status = 422
+
+
+class InvalidCorsOrigin(StreamingError):
+    """A direct upload needs the origin of the page that sends the bytes: scheme, host and port, without a path."""
+
+    code = "invalid_cors_origin"
+    http_status = 422
+
+
+class NotCancellable(StreamingError):
+    """The direct upload can no longer be cancelled.
+
+    Args:
+        reason: ``state``, or ``missing_upload_id`` when the provider's id of the upload is not known.
+        state: state of the asset at its provider.
+    """
+
+    code = "not_cancellable"
+
+    def __init__(self, message: str, *, reason: str, state: str, **facts: Any) -> None:
+        facts["detail"] = {"reason": reason, "state": state, **(facts.get("detail") or {})}
+        super().__init__(message, **facts)
+        self.reason = reason
+        self.state = state
 
 
 class StreamingRequiresAsset(StreamingError):

@@ -29,6 +29,11 @@ _TRANSCODE = ("profile", "asset_id", "variant_id", "variant_name", "preset", "ou
 PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.upload.start": EventContract(("profile", "adapter", "session_id")),
     "rindle.upload.stop": EventContract(("profile", "adapter", "session_id", "asset_id")),
+    "rindle.upload.resumable.start": EventContract(("profile", "adapter", "session_id", "state", "protocol")),
+    "rindle.upload.resumable.patch": EventContract(
+        ("profile", "adapter", "session_id", "state", "protocol"), ("offset", "bytes", "duration_us")
+    ),
+    "rindle.upload.resumable.cancel": EventContract(("profile", "adapter", "session_id", "protocol", "outcome")),
     "rindle.asset.state_change": EventContract(("profile", "adapter", "from", "to")),
     "rindle.variant.state_change": EventContract(("profile", "adapter", "from", "to")),
     "rindle.delivery.signed": EventContract(("profile", "adapter", "mode")),

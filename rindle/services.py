@@ -9,12 +9,12 @@ from pydantic import SecretStr
 
 from rindle.db.database import Database
 from rindle.db.models import MediaAsset, MediaAttachment
-from rindle.errors import Misconfigured
+from rindle.errors import Misconfigured, UnknownProfile
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
 from rindle.protocols import Storage, StreamingProvider
 from rindle.protocols.checked_storage import checked
-from rindle.security import actor_digest
+from rindle.security import actor_digest, key_segment
 from rindle.settings import Settings
 from rindle.temporal_client import TemporalConnection
 
@@ -63,6 +63,18 @@ class Services:
                 return name
         raise Misconfigured(f"the storage of profile {self.profile(profile).name!r} is not registered")
 
+    def profile_of_key(self, key: str) -> type[Profile]:
+        """Return the profile whose objects have keys that begin as ``key`` does; for rows that name no profile.
+
+        Raises:
+            UnknownProfile: no registered profile has such keys, or several have.
+        """
+        segment = key.partition("/")[0]
+        found = [one for one in self.profiles if key_segment(one.name, fallback="profile") == segment]
+        if len(found) != 1:
+            raise UnknownProfile("no single registered profile has this key", detail={"profile": segment})
+        return found[0]
+
     def storage(self, profile: str | type[Profile]) -> Storage:
         """Return the adapter of a profile; its own exceptions arrive as ``storage_adapter_exception``."""
         name = self.storage_name(profile)
@@ -86,6 +98,14 @@ class Services:
                 "Rindle(providers=[...])"
             )
         return found
+
+    def storage_of(self, key: str, asset: MediaAsset | None) -> Storage:
+        """Return the adapter of the object at ``key``; its profile is that of the asset, or of its key without one.
+
+        Raises:
+            UnknownProfile: the profile is not registered.
+        """
+        return self.storage(self.profile_of_key(key) if asset is None else asset.profile)
 
     def fairness_key(self, profile: str | None, actor: str | None) -> str | None:
         """Return under which key Temporal shares its workers fairly: the profile, or the uploader where it says so.

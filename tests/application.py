@@ -168,6 +168,9 @@ class HeldFilm(Profile):
     processor = ControlledFilmer()
 
 
+STREAMING = {"provider": "memory", "playback_policy": "signed", "source_variant": "web"}
+
+
 class Streamed(Profile):
     """The same film, which is pushed to a provider in memory; only in applications that have one."""
 
@@ -175,14 +178,17 @@ class Streamed(Profile):
     storage = "media"
     variants = HeldFilm.variants
     processor = ControlledFilmer()
-    delivery = {
-        "streaming": {
-            "provider": "memory",
-            "playback_policy": "signed",
-            "ingest_mode": "server_push",
-            "source_variant": "web",
-        }
-    }
+    delivery = {"streaming": {**STREAMING, "ingest_mode": "server_push"}}
+
+
+class Reel(Profile):
+    """A film that browsers send to the provider in memory; only in applications that have one."""
+
+    name = "reel"
+    storage = "media"
+    variants = HeldFilm.variants
+    processor = ControlledFilmer()
+    delivery = {"streaming": {**STREAMING, "ingest_mode": "direct_creator_upload"}}
 
 
 class Lesson(Web):
@@ -264,7 +270,7 @@ def make(
     return Rindle(
         engine=create_async_engine(environment["APP_DATABASE_URL"]),
         storages={"media": store or storage(environment)},
-        profiles=[*profiles(drifted=bool(environment.get("APP_DRIFTED"))), *([Streamed] if providers else [])],
+        profiles=[*profiles(drifted=bool(environment.get("APP_DRIFTED"))), *([Streamed, Reel] if providers else [])],
         providers=providers,
         secrets=[SECRET],
         settings=Settings(**tuning),

@@ -120,6 +120,7 @@ class PurgeActivities:
             *(ids.variants_id(asset_id, group, prefix=prefix) for group in groups),
             *(ids.upload_id(session_id, prefix=prefix) for session_id in session_ids),
             *(ids.provider_push_id(asset_id, provider, prefix=prefix) for provider in providers),
+            *([ids.provider_upload_id(asset_id, prefix=prefix)] if providers else []),
         ]
         return [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rindle.db import streams
 from rindle.db import uploads as rows
 from rindle.db import variants as variant_rows
 from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
@@ -21,6 +22,8 @@ from rindle.workflows import ids
 ENDED_BADLY = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 #: Shortest pause in seconds before a workflow reads the rows again.
 _MIN_WAIT_SECONDS = 0.05
+#: Seconds between two looks at a partial upload that has expired while a final upload still needs it.
+_NEEDED_SECONDS = 60.0
 
 
 class UploadStatusReader:
@@ -34,7 +37,8 @@ class UploadStatusReader:
         """Return the next step of an upload, from its rows."""
         found = await self._database.read(rows.find_upload, session_id)
         if found is None:
-            return UploadStatus(step=UploadStep.DONE, outcome="gone")
+            partial = await self._database.read(streams.find_partial, session_id)
+            return UploadStatus(step=UploadStep.DONE, outcome="gone") if partial is None else _of_partial(partial)
         upload, asset = found.session, found.asset
         facts: dict[str, Any] = {"asset_id": asset.id, "profile": asset.profile}
         if asset.state == AssetState.DELETED:  # its purge deletes the objects, also once more after the last ticket
@@ -45,7 +49,8 @@ class UploadStatusReader:
         if upload.state in ENDED_BADLY:
             return _of_ended(upload, facts, self._services.settings.late_put_seconds)
         if upload.state == SessionState.UPLOADED:
-            return UploadStatus(step=UploadStep.VERIFY, **facts)
+            passed_through = upload.resumable_protocol == streams.TUS
+            return UploadStatus(step=UploadStep.ASSEMBLE if passed_through else UploadStep.VERIFY, **facts)
         wait_seconds, poll = self._wait(upload)
         return UploadStatus(step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, **facts)
 
@@ -103,6 +108,16 @@ class UploadStatusReader:
         # Doubling pauses, derived from the row's age so that no attempt counter has to be kept.
         age = max(settings.auto_verify_initial_seconds, (now - upload.inserted_at).total_seconds())
         return min(remaining, age, settings.auto_verify_max_seconds), True
+
+
+def _of_partial(upload: MediaUploadSession) -> UploadStatus:
+    """A partial upload waits to be joined, until it expires; it is released when it has ended."""
+    if upload.state in ENDED_BADLY:
+        step = UploadStep.RELEASE if upload.backing_released_at is None else UploadStep.DONE
+        return UploadStatus(step=step, outcome=upload.state)
+    remaining = rows.live_seconds(upload)
+    wait_seconds = _NEEDED_SECONDS if remaining <= 0 else max(_MIN_WAIT_SECONDS, remaining)
+    return UploadStatus(step=UploadStep.WAIT, wait_seconds=wait_seconds, outcome=upload.state)
 
 
 def _of_ended(upload: MediaUploadSession, facts: dict[str, Any], late_put_seconds: float) -> UploadStatus:

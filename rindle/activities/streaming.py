@@ -28,10 +28,11 @@ from rindle.errors import (
     UnknownProfile,
 )
 from rindle.messages import ProviderEvents, ProviderFailure, ProviderPushInput, ProviderStatus
-from rindle.profile import Profile, StreamingPolicy
-from rindle.protocols import DirectUploads, StreamingProvider
+from rindle.profile import DIRECT_CREATOR_UPLOAD, Profile, StreamingPolicy
+from rindle.protocols import StreamingProvider
 from rindle.services import Services
 from rindle.states import OPEN_PROVIDER_STATES, ProviderState
+from rindle.uploads import to_provider
 
 log = logging.getLogger(__name__)
 
@@ -220,13 +221,14 @@ async def remove_from_provider(services: Services, row: MediaProviderAsset) -> N
         ProviderSyncFailed, ProviderQuotaExceeded: it could not be deleted; the next attempt continues.
         Misconfigured: the provider is not registered any more.
     """
+    if row.ingest_mode == DIRECT_CREATOR_UPLOAD:
+        await to_provider.release(services, row)
+        return
     provider = services.provider(row.provider_name)
     if row.provider_asset_id is None and row.state != ProviderState.PENDING and row.mux_passthrough:
         found = await provider.find_by_passthrough(row.mux_passthrough, since=row.inserted_at - _CLOCK_SKEW)
         if found is not None:
             await provider.delete_asset(found.id)
-        if row.provider_upload_id is not None and isinstance(provider, DirectUploads):
-            await provider.cancel_direct_upload(row.provider_upload_id)
     elif row.provider_asset_id is not None:
         await provider.delete_asset(row.provider_asset_id)
     await services.database.write(rows.note_removed, row.id)

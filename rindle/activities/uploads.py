@@ -13,13 +13,16 @@ from rindle.activities.deletion import delete_object, never_final
 from rindle.activities.liveness import heartbeating
 from rindle.activities.status import ENDED_BADLY, UploadStatusReader
 from rindle.crash_points import crash_point
+from rindle.db import streams
 from rindle.db import uploads as rows
 from rindle.db.models import MediaUploadSession
 from rindle.db.uploads import Upload
-from rindle.errors import NotFound, RindleError, StorageObjectMissing, describe
+from rindle.errors import NotFound, RindleError, StorageObjectMissing, StorageTransient, describe
 from rindle.messages import UploadInput, UploadStatus, UploadStep
 from rindle.services import Services
 
+#: Does a step for a session.
+Step = Callable[[str], Awaitable[None]]
 #: Removes what the store keeps of an upload beside its object.
 Release = Callable[[MediaUploadSession], Awaitable[None]]
 #: Verifies a session and returns it; the same code the application calls.
@@ -34,19 +37,24 @@ class UploadActivities:
     Args:
         services: the application's collaborators.
         verify: the verification flow.
+        assemble: makes the object of an upload that passed through the application.
         release: removes what the store keeps of an ended upload beside its object.
     """
 
-    def __init__(self, services: Services, *, verify: Verify, release: Release) -> None:
+    def __init__(self, services: Services, *, verify: Verify, assemble: Step, release: Release) -> None:
         self._services = services
         self._database = services.database
         self._status = UploadStatusReader(services)
         self._verify = verify
+        self._assemble = assemble
         self._release = release
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities to register."""
-        return [self.read_upload, self.verify_upload, self.expire_upload, self.release_upload, self.abort_upload]
+        return [
+            *(self.read_upload, self.verify_upload, self.assemble_upload),
+            *(self.expire_upload, self.release_upload, self.abort_upload),
+        ]
 
     @activity.defn(name=messages.READ_UPLOAD)
     async def read_upload(self, order: UploadInput) -> UploadStatus:
@@ -72,11 +80,33 @@ class UploadActivities:
             return status.model_copy(update={"failure": messages.Failure(code=code, message=reason)})
         return await self._status.read(order.session_id)
 
+    @activity.defn(name=messages.ASSEMBLE_UPLOAD)
+    async def assemble_upload(self, order: UploadInput) -> UploadStatus:
+        """Make the object of an upload whose bytes have all arrived, and verify it.
+
+        A refused upload and lost bytes are results. Only errors that a retry can fix are raised.
+        """
+        crash_point("upload.assemble.before")
+        try:
+            async with heartbeating():
+                await self._assemble(order.session_id)
+        except StorageObjectMissing as error:
+            raise StorageTransient("the object that was just made is not there yet") from error
+        except RindleError as error:
+            if error.retryable or (await self._status.read(order.session_id)).step is UploadStep.ASSEMBLE:
+                error.retryable = True  # a permission, a full disk or a missing profile is repaired by an operator
+                raise
+        crash_point("upload.assembled")
+        return await self._status.read(order.session_id)
+
     @activity.defn(name=messages.EXPIRE_UPLOAD)
     async def expire_upload(self, order: UploadInput) -> UploadStatus:
         """Expire the session if its row is past ``expires_at``."""
         with contextlib.suppress(NotFound):  # purged meanwhile
-            await self._database.write(rows.expire_upload, order.session_id)
+            if await self._database.read(streams.find_partial, order.session_id) is not None:
+                await self._database.write(streams.expire_stream, order.session_id)
+            else:
+                await self._database.write(rows.expire_upload, order.session_id)
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.RELEASE_UPLOAD)
@@ -91,13 +121,13 @@ class UploadActivities:
             await self._database.write(rows.note_not_released, order.session_id, code)
 
         async with heartbeating(), never_final(note):
-            found = await self._database.read(rows.find_upload, order.session_id)
+            found = await self._database.read(streams.find_stream, order.session_id)
             if found is None:
                 return UploadStatus(step=UploadStep.DONE, outcome="gone")
             if found.session.state in ENDED_BADLY:
                 crash_point("upload.release.before")
                 await self._release(found.session)  # before the object, which a part could still complete
-                storage = self._services.storage(found.asset.profile)
+                storage = self._services.storage_of(found.session.upload_key, found.asset)
                 await delete_object(storage, found.session.upload_key)
                 crash_point("upload.release.deleted")
                 await self._database.write(rows.note_released, order.session_id)
@@ -113,6 +143,9 @@ class UploadActivities:
         if status.step is UploadStep.DONE:
             return status
         with contextlib.suppress(NotFound):  # purged meanwhile
-            await self._database.write(rows.abort_upload, order.session_id)
+            if await self._database.read(streams.find_partial, order.session_id) is not None:
+                await self._database.write(streams.abort_stream, order.session_id)
+            else:
+                await self._database.write(rows.abort_upload, order.session_id)
         crash_point("upload.aborted")
         return await self._status.read(order.session_id)

@@ -451,7 +451,7 @@ class MediaUploadSession(_Timestamps, Base):
     expected_size: Mapped[int | None] = mapped_column(BigInteger)
     #: Media type that the client declared, never trusted; ``NULL`` when it declared none.
     client_content_type: Mapped[str | None] = mapped_column(String(255))
-    #: Reserved for tus uploads; always ``NULL`` in this release.
+    #: What the client's protocol sent along: of Companion's clients a JSON object, never trusted; ``NULL`` otherwise.
     upload_metadata: Mapped[str | None] = mapped_column(Text)
     #: Size in bytes of every part but the last of a multipart upload; ``NULL`` in other lanes.
     part_size: Mapped[int | None] = mapped_column(BigInteger)

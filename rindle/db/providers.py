@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from rindle.db.events import provider_payload, record_event
 from rindle.db.models import MediaAsset, MediaEvent, MediaOutbox, MediaProviderAsset, MediaVariant, utc_now
-from rindle.db.transitions import lock_asset, move_provider_asset, set_fields
-from rindle.profile import Profile, StreamingPolicy
+from rindle.db.transitions import follow_provider, lock_asset, move_provider_asset, set_fields
+from rindle.profile import DIRECT_CREATOR_UPLOAD, Profile, StreamingPolicy
 from rindle.protocols import ProviderAsset, WebhookKind
 from rindle.states import DELIVERABLE, OPEN_PROVIDER_STATES, PROVIDER_MOVES, AssetState, VariantState
 from rindle.states import ProviderState as P
@@ -215,7 +215,11 @@ def _move(session: Session, row: MediaProviderAsset, to: P, *, error: str | None
     else:
         can_move = bool(waypoints) or to in PROVIDER_MOVES[came_from]
     if can_move:
-        return move_provider_asset(session, row, to, through=waypoints, **values)
+        has_moved = move_provider_asset(session, row, to, through=waypoints, **values)
+        asset = lock_asset(session, row.asset_id)
+        if to is P.READY and row.ingest_mode == DIRECT_CREATOR_UPLOAD and asset is not None:
+            follow_provider(session, asset)
+        return has_moved
     if came_from is not to:
         values.pop("last_sync_error", None)
     if any(getattr(row, name) != value for name, value in values.items()):
@@ -348,15 +352,20 @@ def _apply_event(session: Session, row: MediaProviderAsset, event: Mapping[str, 
     before = row.provider_asset_id
     moved = _move(session, row, _TARGETS[kind], error=event.get("error"), values=values)
     if kind is WebhookKind.UPLOAD_ASSET_CREATED and row.state != P.ERRORED and asset_id and asset_id != before:
-        record_event(
-            session,
-            "provider_asset_created",
-            scope=("provider_asset", row.asset_id),
-            payload=provider_payload(row),
-            asset_id=row.asset_id,
-            profile=row.profile,
-        )
+        note_linked(session, row)
     return ("applied" if moved else "unchanged"), None
+
+
+def note_linked(session: Session, row: MediaProviderAsset) -> None:
+    """Record that the provider has made an asset of a direct upload."""
+    record_event(
+        session,
+        "provider_asset_created",
+        scope=("provider_asset", row.asset_id),
+        payload=provider_payload(row),
+        asset_id=row.asset_id,
+        profile=row.profile,
+    )
 
 
 #: Kinds that name the asset that was made of an upload.

@@ -77,14 +77,17 @@ def documented(*codes: str, common: Collection[str] = COMMON_CODES) -> dict[int 
     return found
 
 
-def error_response(error: RindleError) -> Response:
-    """Return the response to an error: its status, code, message and detail, never its cause."""
+def error_response(error: RindleError, **beside: Any) -> Response:
+    """Return the response to an error: its status, code, message and detail, never its cause.
+
+    ``beside`` are further fields of the body.
+    """
     status = int(error.http_status)
     headers = dict(NO_STORE)
     if error.retry_after is not None or (error.retryable and status in (429, 503)):
         wait = RETRY_SECONDS if error.retry_after is None else error.retry_after
         headers["Retry-After"] = str(max(1, math.ceil(wait)))
-    return JSONResponse({"error": error.to_dict()}, status, headers)
+    return JSONResponse({"error": error.to_dict(), **beside}, status, headers)
 
 
 class RindleRoute(APIRoute):
@@ -106,14 +109,18 @@ class RindleRoute(APIRoute):
                     request = limited(request, self.max_body_bytes)
                 response = await handle(request)
             except Exception as error:
-                found = _translated(error)
+                found = translated(error)
                 if found is None:
                     raise
-                return error_response(found)
+                return self.refusal(found)
             response.headers.setdefault("Cache-Control", "no-store")
             return response
 
         return answer
+
+    def refusal(self, error: RindleError) -> Response:
+        """Return the response to an error."""
+        return error_response(error)
 
 
 def limited(request: Request, max_bytes: int) -> Request:
@@ -147,7 +154,7 @@ def _check_length(found: int, max_bytes: int) -> None:
         )
 
 
-def _translated(error: Exception) -> RindleError | None:
+def translated(error: Exception) -> RindleError | None:
     """Return the error of the response, or ``None`` when it is the application's own."""
     if isinstance(error, RindleError):
         return error

@@ -16,6 +16,7 @@ from rindle.delivery import urls
 from rindle.errors import Misconfigured
 from rindle.http.access import Access, ActorFromRequest, CsrfCheck
 from rindle.http.assets import asset_routes
+from rindle.http.companion import companion_routes
 from rindle.http.events import event_routes
 from rindle.http.health import health_router
 from rindle.http.inline import MAX_INLINE_BYTES
@@ -30,6 +31,8 @@ from rindle.storage.local import LocalStorage
 
 #: The parts of a router.
 PARTS = frozenset({"uploads", "assets", "events", "webhooks", "local", "script", "health"})
+#: First segments of the routes, which no local storage may have.
+_OWN_SEGMENTS = frozenset({"uploads", "assets", "events", "companion", "webhooks", "rindle.js", "livez", "readyz"})
 # Parts with access rules.
 _GUARDED_PARTS = frozenset({"uploads", "assets", "events"})
 
@@ -45,6 +48,7 @@ def create_router(
     max_inline_bytes: int = MAX_INLINE_BYTES,
     webhooks: Mapping[str, WebhookSecrets] | None = None,
     include: Collection[str] | None = None,
+    companion: Collection[str] = (),
 ) -> APIRouter:
     """Return every route of Rindle; ``app.include_router(create_router(...), prefix="/media")``.
 
@@ -68,16 +72,22 @@ def create_router(
             :func:`rindle.http.webhooks.provider_webhook_router`. Without it there is no route for them.
         include: which of ``uploads``, ``assets``, ``events``, ``webhooks``, ``local``, ``script`` and ``health``; all
             when left out. ``health`` is open to everyone; see :func:`rindle.http.health.health_router`.
+        companion: names of ``profiles`` to which ``@uppy/aws-s3`` may upload, each at ``/companion/{name}``; none when
+            left out. See :func:`rindle.http.companion.companion_router`.
 
     Raises:
         Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; ``include`` names an unknown
-            part; ``webhooks`` names an unknown provider or has no secrets; or a ``base_url`` has no unique path.
+            part; ``webhooks`` names an unknown provider or has no secrets; ``companion`` names a profile that is not in
+            ``profiles``; or a ``base_url`` has no unique path.
         UnknownProfile: a profile is not registered with ``rindle``.
     """
     parts = PARTS if include is None else frozenset(include)
     if parts - PARTS:
         unknown, known = ", ".join(sorted(parts - PARTS)), ", ".join(sorted(PARTS))
         raise Misconfigured(f"unknown part {unknown} in include; choose from {known}")
+    if set(companion) - profiles.keys():
+        unknown, known = ", ".join(sorted(set(companion) - profiles.keys())), ", ".join(sorted(profiles))
+        raise Misconfigured(f"unknown profile {unknown} in companion; choose from {known}")
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
@@ -85,7 +95,7 @@ def create_router(
             yield
 
     router = APIRouter(lifespan=lifespan)
-    if parts & _GUARDED_PARTS:
+    if parts & _GUARDED_PARTS or companion:
         access = Access(
             rindle,
             profiles=profiles,
@@ -100,6 +110,8 @@ def create_router(
             router.include_router(asset_routes(access))
         if "events" in parts:
             router.include_router(event_routes(access))
+        if companion:
+            router.include_router(companion_routes(access, companion), prefix="/companion")
     if "webhooks" in parts:
         for provider, secrets in (webhooks or {}).items():
             router.include_router(provider_webhook_router(rindle, provider, secrets))
@@ -139,7 +151,7 @@ def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> di
         if not isinstance(storage, LocalStorage) or storage.base_url is None:
             continue
         segment = urlsplit(storage.base_url).path.rstrip("/").rpartition("/")[2]
-        if not segment or segment in ("uploads", "assets", "events", "webhooks", "rindle.js", "livez", "readyz"):
+        if not segment or segment in _OWN_SEGMENTS:
             raise Misconfigured(
                 f"the base_url of the local storage of profile {profile.name!r} must end in a unique path segment "
                 "below the prefix of this router: for example LocalStorage(base_url='https://example.com/media/local')"

@@ -93,6 +93,16 @@ class NewUpload(_Body):
     )
 
 
+class NewDirectUpload(_Body):
+    """An upload to the streaming provider of a profile."""
+
+    profile: ProfileName = Field(description="The router's name of a profile.")
+    filename: Filename | None = Field(None, description="The client's name of the file; its extension is checked.")
+    cors_origin: Annotated[ClientText, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(
+        None, description="Origin of the page that sends the bytes; the header `Origin` when left out."
+    )
+
+
 class CompleteUpload(_Body):
     """The client's notice that all bytes were sent."""
 
@@ -336,6 +346,13 @@ class OpenedUpload(BaseModel):
     @model_serializer(mode="wrap")
     def _shown(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]  # noqa: ANN202 - see above
         return {name: value for name, value in serialize(self).items() if value is not None or name not in _LANES}
+
+
+class DirectUploadAnswer(BaseModel):
+    """An upload to a streaming provider."""
+
+    upload_url: str = Field(description="Address to which the browser sends the bytes in chunks; a credential.")
+    asset_id: str = Field(description="The asset; it is `ready` when the provider can play it.")
 
 
 class SessionAnswer(BaseModel):

@@ -14,13 +14,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
-from sqlalchemy.exc import SQLAlchemyError
 
 from rindle.app import Rindle
-from rindle.errors import Misconfigured, StateConflict
+from rindle.errors import Misconfigured
 from rindle.http.errors import RindleRoute, documented
 from rindle.plugins import call_hook
-from rindle.webhooks import ingest_webhook
+from rindle.webhooks import NOT_STORED, ingest_webhook
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class _Webhooks:
         accepted = await self._accepted()
         try:
             is_stored = await ingest_webhook(self._services, self._provider, body, request.headers, accepted)
-        except (SQLAlchemyError, StateConflict) as error:
+        except NOT_STORED as error:
             log.warning(
                 "a webhook was not stored; its provider sends it again",
                 extra={"action": "webhook_refused", "provider": self._provider, "error": type(error).__name__},

@@ -9,10 +9,10 @@ does not list them itself, so that what it claims and what it implements cannot 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import SecretStr
 
@@ -179,13 +179,14 @@ class ResumableSessions(ABC):
 
 @dataclass(frozen=True, slots=True)
 class PartStreamState:
-    """Where a stream stands; rows keep it between requests.
+    """What has arrived of a stream, and where the store keeps it; rows keep it between requests.
 
     Attributes:
-        offset: bytes durably stored, from 0.
-        part_size: size in bytes of a part; every part except the last has it.
-        upload_id: the store's name of the upload, where it has one.
-        parts: the stored parts, in the order of their numbers.
+        offset: bytes stored, from 0.
+        part_size: size in bytes of every part except the last; 0 in a store that keeps no parts.
+        upload_id: the store's name of the unfinished upload; ``None`` before there is one.
+        parts: the stored parts, in the order of their numbers. One without an ETag stands for a number that is not used
+            again, because a request with it may still be under way.
     """
 
     offset: int = 0
@@ -193,16 +194,52 @@ class PartStreamState:
     upload_id: str | None = field(default=None, repr=False)
     parts: tuple[Part, ...] = ()
 
+    @property
+    def part_bytes(self) -> int:
+        """Bytes in the parts together; the rest up to ``offset`` is the tail, which is kept elsewhere."""
+        return sum(part.size for part in self.parts)
 
-#: Records a state as soon as its bytes are durable; raising an exception ends the stream.
-Checkpoint = Callable[[PartStreamState], Awaitable[None]]
+    @property
+    def next_part_number(self) -> int:
+        """A number that no part and no unfinished request has."""
+        return self.parts[-1].part_number + 1 if self.parts else 1
+
+    def without_next_number(self) -> PartStreamState:
+        """Return the state after a request with the next number whose end is not known."""
+        return replace(self, parts=(*self.parts, Part(self.next_part_number, "", 0)))
+
+
+class Checkpoint(Protocol):
+    """Records a state whose bytes are stored."""
+
+    async def __call__(self, state: PartStreamState, *, is_last: bool = False) -> None:
+        """Record ``state``; with ``is_last`` this call of ``append_part_stream`` stores nothing more.
+
+        Raises:
+            Exception: it was not recorded, because another request appends by now. The store does not keep what came
+                after the last recorded state, and raises the exception again.
+        """
+
+
+#: Returns those of the upload names that are of uploads which have not ended.
+LiveUploads = Callable[[Collection[str]], Awaitable[Collection[str]]]
 
 
 class PartStream(ABC):
     """Objects whose bytes pass through the application and may arrive in several requests (capability ``tus_upload``).
 
     The upload is named by ``upload_name`` (the id of its session); any process that reaches the store can continue it.
+    Nothing is visible at the key before :meth:`complete_part_stream`. A session that has ended without its object is
+    released with :meth:`abort_part_stream`.
     """
+
+    @abstractmethod
+    def part_size_for(self, length: int) -> int:
+        """Return the part size of a stream of at most ``length`` bytes; 0 in a store that keeps no parts.
+
+        Raises:
+            StoragePermanent: the store has no objects of this length.
+        """
 
     @abstractmethod
     async def append_part_stream(
@@ -212,20 +249,44 @@ class PartStream(ABC):
         chunks: AsyncIterator[bytes],
         state: PartStreamState,
         *,
+        length: int | None,
         checkpoint: Checkpoint,
     ) -> PartStreamState:
-        """Append ``chunks`` at ``state.offset``; calls ``checkpoint`` after each durable step.
+        """Append ``chunks`` at ``state.offset`` and return the new state, which ``checkpoint`` has recorded.
 
-        When the source breaks off, what has arrived is kept and returned.
+        What ``chunks`` yields is stored, also when it then ends early; an exception of ``chunks`` is raised after that.
+        Memory does not grow with the stream. A store that sends parts needs disk space for one.
+
+        Args:
+            chunks: pieces of at most 1 MiB.
+            state: as it was recorded; what the store has beyond it is dropped.
+            length: of the whole stream in bytes; ``None`` while it is unknown. The stream ends there.
+            checkpoint: called after each durable step, and once with ``is_last`` at the end.
+
+        Raises:
+            TusTailMissing: recorded bytes are not where they were kept; nothing was changed.
+            StorageNotFound: the store has lost the unfinished upload.
+            StorageError: what came after the last recorded state is not kept.
         """
 
     @abstractmethod
     async def complete_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> StoredObject:
-        """Make the object at ``key`` from everything appended; success if the object exists already."""
+        """Make the object at ``key`` from everything appended; success if an earlier call has made it.
+
+        Raises:
+            StorageNotFound: neither the unfinished upload nor the object exists.
+        """
 
     @abstractmethod
     async def abort_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> None:
-        """Remove what was appended; success if nothing is left."""
+        """Remove what was appended and not completed; success if nothing is left."""
+
+    async def sweep_part_streams(self, older_than_seconds: float, live: LiveUploads) -> int:
+        """Remove what uploads that are not live have left on this machine, and return how many those were.
+
+        Nothing with a write in so many seconds is removed. Stores that keep nothing here return 0.
+        """
+        return 0
 
 
 # --- concatenation -----------------------------------------------------------------------------------------------
@@ -238,7 +299,11 @@ class Concatenation(ABC):
     async def concatenate(self, final_key: str, source_keys: Sequence[str]) -> StoredObject:
         """Make ``final_key`` from the objects ``source_keys`` in this order; one may appear repeatedly.
 
-        The sources stay. After a failure no partial object and no unfinished upload is left.
+        The sources stay. After a failure no partial object and no unfinished upload is left. An object that an earlier
+        call has made is not replaced: it may be verified by now.
+
+        Raises:
+            StorageNotFound: a source is missing.
         """
 
 

@@ -1,7 +1,8 @@
 """Objects as files below one directory: the embedded default.
 
-**Layout.** A key is a path below the root; ``<root>/.rindle/tmp`` holds files being written. Nothing else belongs into
-the root, above all not the database. The application and all workers must see the same file system.
+**Layout.** A key is a path below the root; ``<root>/.rindle/tmp`` holds files being written, ``<root>/.rindle/tus`` the
+bytes of unfinished resumable uploads. Nothing else belongs into the root, above all not the database. The application
+and all workers must see the same file system.
 
 **Writes** go to a temporary file, are synced, and appear under their key at once by rename (or by hard link when they
 may only create), so a reader sees the old object or the new one and never half of one. A process that is killed leaves
@@ -27,7 +28,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -43,7 +44,16 @@ from rindle.errors import (
     StorageTransient,
     StorageUnauthorized,
 )
-from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
+from rindle.protocols import (
+    DeleteResult,
+    KeyPage,
+    ListedObject,
+    ObjectHead,
+    Presigned,
+    ServedAs,
+    Storage,
+    StoredObject,
+)
 from rindle.security.signing import check_secrets
 from rindle.security.storage_key import INTERNAL_SEGMENT, validate_key
 from rindle.storage.arguments import (
@@ -59,8 +69,10 @@ from rindle.storage.bodies import DEFAULT_IDLE_SECONDS, DEFAULT_TEMPORARY_BYTES,
 from rindle.storage.disk import Draft, OpenObject, etag_of, translate
 from rindle.storage.files import PIECE_BYTES, open_source, receiving
 from rindle.storage.grant import ANONYMOUS, Grant, read_grant
+from rindle.storage.part_files import CompleteFile, LocalStreams
 from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
+T = TypeVar("T")
 #: Purpose of our tokens; a token for another purpose (tus) is worthless here.
 URL_LABEL = "rindle:local:url"
 #: Largest body of an upload in bytes, also where nothing limits it (as the S3 API, PutObject).
@@ -71,7 +83,7 @@ _BUFFER_BYTES = 256 * 1024
 _MAX_RACES = 100
 
 
-class LocalStorage(Storage):
+class LocalStorage(LocalStreams, Storage):
     """Keeps objects as files below ``root``.
 
     Making it touches the disk only to resolve the path; the directory is created by the first write.
@@ -110,6 +122,7 @@ class LocalStorage(Storage):
             check_secrets(secrets)
         self.root = Path(root).resolve()
         self._tmp = self.root / INTERNAL_SEGMENT / "tmp"
+        self._streams = self.root / INTERNAL_SEGMENT / "tus"
         self._base_url = None if base_url is None else base_url.rstrip("/")
         self._secrets = tuple(SecretStr(one) if isinstance(one, str) else one for one in secrets)
         self._public_base_url = None if public_base_url is None else public_base_url.rstrip("/")
@@ -218,6 +231,8 @@ class LocalStorage(Storage):
     def _finish(self, draft: Draft, grant: Grant) -> StoredObject:
         with self._translated(grant.key):
             return self._publish(draft, grant.key, grant.once)
+
+    # --- objects -------------------------------------------------------------------------------------------------
 
     async def download(
         self, key: str, dest: Path, *, max_bytes: int | None = None, if_match: str | None = None
@@ -544,7 +559,7 @@ class LocalStorage(Storage):
         if if_absent and os.path.lexists(self._path(key)):
             raise _taken(key)
 
-    def _publish(self, draft: Draft, key: str, if_absent: bool) -> StoredObject:
+    def _publish(self, draft: CompleteFile, key: str, if_absent: bool) -> StoredObject:
         path = self._path(key)
         status = draft.finish()
         for _ in range(_MAX_RACES):

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,13 +23,26 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from rindle.errors import StorageTransient
-from rindle.protocols import ABILITIES, DeleteResult, KeyPage, ObjectHead, Presigned, ServedAs, Storage, StoredObject
+from rindle.protocols import (
+    ABILITIES,
+    DeleteResult,
+    KeyPage,
+    ObjectHead,
+    Presigned,
+    PresignedPost,
+    ServedAs,
+    Storage,
+    StoredObject,
+)
 
 T = TypeVar("T")
 
 #: Names of the calls of optional abilities, which a store has when it is made around one that has them.
 ABILITY_OPERATIONS: Final = frozenset(
-    name for ability in ABILITIES.values() for name in getattr(ability, "__abstractmethods__", ())
+    name
+    for ability in ABILITIES.values()
+    for name, member in vars(ability).items()
+    if callable(member) and not name.startswith("_")
 )
 #: Names of the calls that can be broken.
 OPERATIONS: Final = ABILITY_OPERATIONS | frozenset(
@@ -39,6 +53,7 @@ OPERATIONS: Final = ABILITY_OPERATIONS | frozenset(
         "list_keys",
         "local_path",
         "ping",
+        "presigned_post",
         "presigned_put",
         "read_range",
         "replace_headers",
@@ -97,6 +112,8 @@ class FlakyStorage(Storage):
         if name not in ABILITY_OPERATIONS:
             raise AttributeError(name)
         call = getattr(self.inner, name)
+        if not inspect.iscoroutinefunction(call):
+            return call
 
         async def played(*args: Any, **kwargs: Any) -> Any:
             return await self._play(name, lambda: call(*args, **kwargs))
@@ -274,6 +291,14 @@ class FlakyStorage(Storage):
                 max_bytes=max_bytes,
                 write_once=write_once,
             ),
+        )
+
+    async def presigned_post(
+        self, key: str, expires_in: int, *, content_type: str | None = None, max_bytes: int | None = None
+    ) -> PresignedPost:
+        return await self._play(
+            "presigned_post",
+            lambda: self.inner.presigned_post(key, expires_in, content_type=content_type, max_bytes=max_bytes),
         )
 
     async def list_keys(self, prefix: str, *, after: str | None = None, limit: int = 1000) -> KeyPage:

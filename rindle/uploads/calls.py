@@ -1,4 +1,4 @@
-"""The calls of ``Rindle`` for multipart uploads."""
+"""The calls of ``Rindle`` for multipart uploads, and for uploads to streaming providers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from rindle.arguments import actor_text
-from rindle.db.ids import SessionOrId
+from rindle.db.ids import AssetOrId, SessionOrId
 from rindle.profile import Profile
 from rindle.protocols import Part
 from rindle.services import Services
-from rindle.uploads import multipart
+from rindle.uploads import multipart, to_provider
 from rindle.uploads.multipart import OpenedMultipart, SignedPart
 from rindle.uploads.sessions import Upload, UploadRequest
+from rindle.uploads.to_provider import DirectUpload, DirectUploadRequest
 
 
 class MultipartCalls:
@@ -137,3 +138,67 @@ class MultipartCalls:
             asset = await rindle.settled(upload.asset.id)
         """
         return await multipart.complete(self.services, session_id, parts)
+
+
+class DirectUploadCalls:
+    """Uploads of browsers to a streaming provider itself."""
+
+    services: Services
+
+    async def create_direct_upload(
+        self,
+        profile: str | type[Profile],
+        *,
+        cors_origin: str,
+        filename: str | None = None,
+        timeout: int = 3600,  # noqa: ASYNC109 - the lifetime of what is opened, not of this call
+        actor: str | UUID | None = None,
+    ) -> DirectUpload:
+        """Open an upload at the profile's streaming provider, to which a browser sends the bytes of a video.
+
+        The asset is ``staged``, and becomes ``ready`` when the provider can play the video. The storage never has its
+        bytes, and Rindle validates nothing of them. Each attempt to upload needs a call of its own.
+
+        Args:
+            cors_origin: origin of the page that sends the bytes, such as ``https://example.com``.
+            filename: the client's name for the file, checked against the profile's extensions when it is given.
+            timeout: lifetime of the upload in seconds, 60 to 604800.
+            actor: who uploads, as for :meth:`initiate_upload`.
+
+        Returns:
+            ``upload_url`` and ``asset_id``. The URL is a bearer credential: give it to the browser alone.
+
+        Raises:
+            StreamingNotConfigured: the profile does not stream from direct uploads.
+            InvalidCorsOrigin: ``cors_origin`` has a path, is ``*`` or is not ``http(s)``.
+            InvalidArgument: ``timeout`` is out of range.
+            UploadRejected: the profile does not allow the extension.
+            ProviderSyncFailed, ProviderQuotaExceeded, MissingConfig: the provider opened no upload; the asset stays as
+                failed for a day.
+            UploadCancelled: the upload was cancelled meanwhile.
+
+        Example:
+            upload = await rindle.create_direct_upload("talk", cors_origin="https://example.com", filename="talk.mp4")
+            for_the_browser = {"endpoint": upload.upload_url, "asset_id": upload.asset_id}
+        """
+        request = DirectUploadRequest(
+            cors_origin=cors_origin, filename=filename, timeout=timeout, actor=actor_text("actor", actor)
+        )
+        return await to_provider.create_direct_upload(self.services, profile, request)
+
+    async def cancel_direct_upload(self, asset_id: AssetOrId) -> None:
+        """Cancel an upload to a streaming provider, before its bytes have arrived; repeating the call is safe.
+
+        The provider is called after the row is ``deleted``. When that call fails it is repeated in the background; an
+        asset that the provider made meanwhile is deleted there. The asset itself is purged after a day.
+
+        Raises:
+            NotFound: no asset of a direct upload has this id.
+            NotCancellable: the bytes have arrived or the upload has failed; purge the asset instead.
+            StreamingNotConfigured: the profile is gone, or does not stream any more.
+            ProviderSyncFailed, ProviderQuotaExceeded: the provider did not cancel it yet.
+
+        Example:
+            await rindle.cancel_direct_upload(upload.asset_id)
+        """
+        await to_provider.cancel_direct_upload(self.services, asset_id)

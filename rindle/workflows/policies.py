@@ -48,6 +48,14 @@ STORAGE_HEAD = ActivityConfig(
     retry_policy=_retry(1, OUTAGE_PAUSE_SECONDS),
 )
 
+#: Make the object of an upload from its parts or from other uploads, and verify it: a copy of gigabytes at most.
+ASSEMBLE = ActivityConfig(
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=HEARTBEAT,
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(1, OUTAGE_PAUSE_SECONDS),
+)
+
 #: Deletions have no budget, and no error of theirs is final: they are reported as stuck, but never abandoned. The pause
 #: grows to an hour, because the cause may be a permission or a profile that an operator has to restore.
 DELETION = ActivityConfig(

@@ -40,6 +40,8 @@ T = TypeVar("T")
 CANCEL_RELEASES = "cancel-request-releases"
 #: Patch: a step counts for the signals that arrived before it.
 STEPS_COUNT = "steps-count-for-earlier-signals"
+#: Steps that are activities of their own.
+_WORK = (UploadStep.PROMOTE, UploadStep.VERIFY, UploadStep.ASSEMBLE, UploadStep.SCAN, UploadStep.RELEASE)
 #: Session states in which the Update's validator rejects a verification.
 _ENDED = frozenset({"aborted", "expired"})
 #: Usual outcomes: the upload passed validation, now or before.
@@ -154,7 +156,7 @@ class UploadWorkflow:
         while True:
             self._woken = False
             status = await self._read_status()
-            while status.step in (UploadStep.PROMOTE, UploadStep.VERIFY, UploadStep.SCAN, UploadStep.RELEASE):
+            while status.step in _WORK:
                 self._count_for_signals()
                 status = await self._do(status.step)
             self._status = status
@@ -224,6 +226,7 @@ class UploadWorkflow:
             UploadStep.PROMOTE: (messages.ADMIT, "validate the bytes", policies.ADMIT),
             UploadStep.SCAN: (messages.SCAN, "call the scanner", policies.SCAN),
             UploadStep.VERIFY: (messages.VERIFY_UPLOAD, "check the object", policies.STORAGE_HEAD),
+            UploadStep.ASSEMBLE: (messages.ASSEMBLE_UPLOAD, "make the object from its bytes", policies.ASSEMBLE),
             UploadStep.RELEASE: (messages.RELEASE_UPLOAD, "delete the object", policies.DELETION),
         }[step]
         workflow.set_current_details(f"**{step.value}**: {summary}")

@@ -21,6 +21,7 @@ from tests.patience import until
 from tests.servers.postgres import PostgresServer
 from tests.servers.temporal import TemporalServer
 from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, staged
+from tests.tus import encoded, tus_client
 
 #: Prepares, then returns what must be true in the end.
 Scenario = Callable[[Stage], Awaitable[Callable[[], Awaitable[None]]]]
@@ -39,6 +40,21 @@ async def _upload(stage: Stage, profile: str = "avatar") -> Callable[[], Awaitab
 
 async def _scanned_upload(stage: Stage) -> Callable[[], Awaitable[None]]:
     return await _upload(stage, "scanned")
+
+
+async def _tus_upload(stage: Stage) -> Callable[[], Awaitable[None]]:
+    body = photo(stage.home / "photo.jpg").read_bytes()
+    async with tus_client(stage.rindle, "avatar") as client:
+        url = await client.create(len(body), body, upload_metadata=encoded(filename="me.jpg"))
+        row = await client.row(url)
+    assert row.state == "uploaded"
+
+    async def check() -> None:
+        assert (await stage.settled(str(row.asset_id))).state == "ready"
+        assert (await stage.storage.head(row.upload_key)).size == len(body)
+        assert list((stage.home / "media" / ".rindle" / "tus").iterdir()) == []
+
+    return check
 
 
 async def _cancelled_upload(stage: Stage) -> Callable[[], Awaitable[None]]:
@@ -183,6 +199,7 @@ SCENARIOS: dict[str, Scenario] = {
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("upload.release")], _cancelled_upload),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("purge")], _purge),
     **dict.fromkeys([point for point in CRASH_POINTS if point.startswith("erasure")], _erasure),
+    **dict.fromkeys(["upload.assemble.before", "upload.object_made", "upload.assembled"], _tus_upload),
     "upload.aborted": _cancel_request_of_an_upload,
     "render.superseded_deleted": _rebuild,
     "requeue.moved": _requeue_by_signal,

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 from temporalio.client import Client
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
-from rindle import MediaAsset, Rindle
-from rindle.db import providers
+from rindle import MediaAsset, Rindle, outbox
+from rindle.db import direct_uploads, providers
 from rindle.errors import ProviderSyncFailed, RindleError, StoragePermanent
 from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.backfill_metadata import BackfillMetadata
@@ -33,7 +34,10 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, photo, staged
+from tests.tus import encoded, tus_client
 from tests.workflows.fleet import dispatched, handle_of
+
+JPEG = encoded(filename="me.jpg")
 
 
 class Twice(Interceptor):
@@ -100,6 +104,7 @@ async def test_every_activity_may_run_twice(stage: Stage, registered: set[str], 
     await _uploads_end_in_every_way(stage, store)
     await _builds_end_in_every_way(stage, store)
     await _films_are_streamed(stage, rindle, provider, twice)
+    await _reels_are_uploaded(rindle, provider)
     await _old_objects_are_deleted_later(stage, store, twice)
     purged = await stage.ready("scanned")
     await stage.rindle.purge_asset(purged.id)
@@ -122,6 +127,15 @@ async def _uploads_end_in_every_way(stage: Stage, store: Refusing) -> None:
     await dispatched(stage)
     await (await handle_of(stage, stage.upload_workflow(sent.id))).signal("complete")
     assert (await stage.settled(str(sent.asset_id))).state == "ready"
+
+    body = photo(stage.home / "photo.jpg").read_bytes()
+    async with tus_client(stage.rindle, "avatar") as client:
+        parts = [
+            await client.create(len(piece), piece, upload_concat="partial") for piece in (body[:1000], body[1000:])
+        ]
+        joined = await client.call("POST", upload_concat=f"final;{' '.join(parts)}", upload_metadata=JPEG)
+        made = await client.row(joined.headers["location"])
+    assert (await stage.settled(str(made.asset_id))).state == "ready"
 
     store.refused = "local_path"
     stuck = await stage.sent()
@@ -218,6 +232,36 @@ async def _films_are_streamed(stage: Stage, rindle: Rindle, provider: InMemoryPr
         provider.fail_next("create_asset", ProviderSyncFailed("status 401", status=401))
     refused = await rindle.upload("streamed", clip, filename="film.mp4")
     await in_state(refused, "errored")
+
+
+async def _reels_are_uploaded(rindle: Rindle, provider: InMemoryProvider) -> None:
+    """Never sent; cancelled, which the provider confirms later."""
+
+    async def opened() -> str:
+        return (await rindle.create_direct_upload("reel", cors_origin="https://cohort.example")).asset_id
+
+    async def is_so(asset_id: str, state: str) -> None:
+        async def look() -> bool:
+            row = await rindle.database.read(direct_uploads.find, asset_id)
+            return row is not None and row.state == state and not row.cleanup_pending
+
+        await until(look, what=f"the reel to be {state} at its provider")
+
+    def age(session: Session) -> None:
+        row = direct_uploads.find(session, late)
+        assert row is not None
+        row.inserted_at = row.inserted_at.replace(year=2020)
+
+    late, unwanted = await opened(), await opened()
+    provider.fail_next("cancel_direct_upload", ProviderSyncFailed("no answer", transient=True))
+    with pytest.raises(ProviderSyncFailed):
+        await rindle.cancel_direct_upload(unwanted)
+    await is_so(unwanted, "deleted")
+    await rindle.database.write(age)
+    await rindle.database.write(
+        lambda session: outbox.wake_provider_upload(session, rindle.settings, late, "reel", "memory", signal="wake")
+    )
+    await is_so(late, "errored")
 
 
 async def _old_objects_are_deleted_later(stage: Stage, store: Refusing, twice: Twice) -> None:

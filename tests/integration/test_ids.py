@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant, Rindle, RindleError
 from rindle.attachments import SessionAttachments
+from rindle.db.models import MediaProviderAsset
 from rindle.errors import InvalidArgument, NotFound, NotProcessing
 from rindle.operations.explain import explain
 from rindle.operations.tombstones import preview_purge
@@ -88,6 +89,10 @@ async def test_every_call_takes_every_form_of_an_id(gallery: Gallery) -> None:
     asset = await gallery.ready(gallery.rindle.profiles.get("accounts.Avatar"), actor="alice")
     upload = await gallery.session_of(asset)
     await gallery.rindle.attach(asset, OTHERS["owner"], "avatar")
+    at_provider = MediaProviderAsset(
+        asset_id=asset.id, profile=asset.profile, provider_name="gone", ingest_mode="direct_creator_upload"
+    )
+    await gallery.rindle.database.write(lambda session: session.add(at_provider))
     for name, parameter in METHODS:
         row: Any = upload if parameter == "session_id" else asset
         expected = await outcome_of(gallery.rindle, name, parameter, row.id)

@@ -42,6 +42,7 @@ OTHERWISE: Mapping[str, set[str]] = {
     # Only UUIDs are ids.
     "session_id": {"not_found"},
     "asset": {"not_found"},
+    "cancel_direct_upload.asset_id": {"not_found"},
     "cancel_processing.asset": {"not_processing"},
     "ready_variants_for.asset": {"returned"},
     "timeline.asset": {"returned"},
@@ -56,6 +57,7 @@ OTHERWISE: Mapping[str, set[str]] = {
     "register_owner_type.slots": {"unknown_profile"},
     "slot": {"invalid_slot"},
     "complete_multipart_upload.parts": {"invalid_multipart_parts"},
+    "create_direct_upload.cors_origin": {"invalid_cors_origin"},
     # Compared with the names of variants that were read.
     "variant": {"returned", "unknown_variant"},
     "variants": {"returned", "unknown_variant"},
@@ -156,6 +158,9 @@ def good(asset: MediaAsset, session_id: str) -> dict[str, Any]:
         "source": io.BytesIO(png()),
         "filename": "photo.png",
         "part_number": 1,
+        "cors_origin": "https://example.com",
+        "length": 3,
+        "path": "/files",
         "scope": "asset",
         "id": asset.id,
         "name": "member",

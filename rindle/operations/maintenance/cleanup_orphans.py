@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 from rindle import telemetry
 from rindle.db import erasures, purge
 from rindle.db.models import MediaAsset, MediaAttachment, MediaUploadSession, MediaVariant
+from rindle.db.streams import lock_stream
 from rindle.db.transitions import lock_asset
-from rindle.errors import RindleError
-from rindle.operations.maintenance.backing import release
-from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, session_page
+from rindle.errors import NotFound, RindleError
+from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, profile_of, session_page
 from rindle.operations.maintenance.sweep import (
     Page,
     ProfileOptions,
@@ -30,7 +30,10 @@ from rindle.operations.maintenance.sweep import (
 )
 from rindle.services import Services
 from rindle.states import AssetState, SessionState
+from rindle.uploads.backing import remove
 
+#: The profile of a session in events whose own is not known.
+UNKNOWN_PROFILE = "unknown"
 _ENDED = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
@@ -95,7 +98,9 @@ class CleanupOrphans(Sweep[CleanupOrphansOptions, CleanupOrphansReport]):
         """Clean up behind those of the next 500 ended sessions that left something; the cursor is the last id."""
         until = run.started_at - timedelta(seconds=run.services.settings.late_put_seconds)
         found, next_cursor = await run.services.database.read(_residue, run.options.profile, until, cursor)
-        cleaned = await for_each(found, lambda row: _clean(run, *row))
+        named = [(upload, profile_of(run.services, upload, name)) for upload, name in found]
+        wanted = [row for row in named if run.options.profile in (None, row[1])]
+        cleaned = await for_each(wanted, lambda row: _clean(run, row[0], row[1] or UNKNOWN_PROFILE))
         failures = tuple(one.failure for one in cleaned if one.failure is not None)
         _emit(cleaned, dry_run=run.options.dry_run)
         return Page(_report(cleaned), next_cursor, failures)
@@ -124,11 +129,11 @@ def _residue(
     upload = MediaUploadSession
     wanted = (
         of_sessions()
-        .where(MediaAsset.state == AssetState.STAGED)
+        .where(or_(MediaAsset.state == AssetState.STAGED, upload.asset_id.is_(None)))
         .where(or_(upload.url_expires_at.is_(None), upload.url_expires_at <= until))
     )
     if profile is not None:
-        wanted = wanted.where(MediaAsset.profile == profile)
+        wanted = wanted.where(or_(MediaAsset.profile == profile, upload.asset_id.is_(None)))
     return session_page(session, wanted, _ENDED, after)
 
 
@@ -141,8 +146,11 @@ async def _clean(run: SweepRun[CleanupOrphansOptions], upload: MediaUploadSessio
     if run.options.dry_run:
         return _Cleaned(profile)
     try:
-        objects = await release(services.storage(profile), upload)
-        is_deleted = await services.database.write(_delete_rows, upload.id, str(upload.asset_id), objects)
+        objects = await remove(services, services.storage(profile), upload)
+        if upload.asset_id is None:
+            is_deleted = await services.database.write(_delete_partial, upload.id)
+        else:
+            is_deleted = await services.database.write(_delete_rows, upload.id, upload.asset_id, objects)
     except RindleError as error:
         return _Cleaned(profile, "storage_errors", failure=SweepFailure(item=upload.id, code=error.code))
     return _Cleaned(profile, objects=objects, is_deleted=is_deleted)
@@ -164,6 +172,18 @@ def _delete_rows(session: Session, session_id: str, asset_id: str, objects: int)
         session.delete(upload)
         return True
     purge.finish(session, asset_id, objects=objects, variants=0, late_put_seconds=None)
+    return True
+
+
+def _delete_partial(session: Session, session_id: str) -> bool:
+    """Delete a partial upload, which has no asset; returns whether this call did it."""
+    try:
+        upload = lock_stream(session, session_id).session
+    except NotFound:
+        return False
+    if upload.state not in _ENDED:
+        return False
+    session.delete(upload)
     return True
 
 

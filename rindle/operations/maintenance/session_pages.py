@@ -8,15 +8,17 @@ from sqlalchemy import Row, Select, select, union_all
 from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaUploadSession
+from rindle.errors import UnknownProfile
 from rindle.operations.maintenance.sweep import PAGE
+from rindle.services import Services
 from rindle.states import SessionState
 
-#: A session, and the profile of its asset.
-SessionRow = Row[MediaUploadSession, str]
+#: A session, and the profile of its asset; ``None`` for a partial upload, which has no asset.
+SessionRow = Row[MediaUploadSession, str | None]
 
 
 def session_page(
-    session: Session, wanted: Select[MediaUploadSession, str], states: Sequence[SessionState], after: str
+    session: Session, wanted: Select[MediaUploadSession, str | None], states: Sequence[SessionState], after: str
 ) -> tuple[Sequence[SessionRow], str | None]:
     """Return the wanted ones of the next sessions in ``states`` by id, and the id behind which the next page begins.
 
@@ -34,9 +36,21 @@ def session_page(
     return found, examined[-1] if len(examined) == PAGE else None
 
 
-def of_sessions() -> Select[MediaUploadSession, str]:
-    """Return the query of sessions with the profiles of their assets."""
-    return select(MediaUploadSession, MediaAsset.profile).join(MediaAsset, MediaAsset.id == MediaUploadSession.asset_id)
+def of_sessions() -> Select[MediaUploadSession, str | None]:
+    """Return the query of sessions with the profiles of their assets, also of those without an asset."""
+    return select(MediaUploadSession, MediaAsset.profile).outerjoin(
+        MediaAsset, MediaAsset.id == MediaUploadSession.asset_id
+    )
+
+
+def profile_of(services: Services, upload: MediaUploadSession, profile: str | None) -> str | None:
+    """Return the profile of a row; that of a partial upload is found by its key, ``None`` when it is not registered."""
+    if profile is not None or upload.asset_id is not None:
+        return profile
+    try:
+        return services.profile_of_key(upload.upload_key).name
+    except UnknownProfile:
+        return None
 
 
 def _next(states: Sequence[SessionState], after: str) -> Select[str]:

@@ -1,6 +1,7 @@
 """``S3Storage``: the verbs of a store on one bucket.
 
-Calls and errors: ``client``; uploads of files: ``parts``; multipart uploads of clients: ``multipart``.
+Calls and errors: ``client``; uploads of files: ``parts``; multipart uploads of clients: ``multipart``; uploads through
+the application, in several requests: ``streams``.
 """
 
 from __future__ import annotations
@@ -10,13 +11,23 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
 
 from rindle.errors import CapabilityUnsupported, InvalidArgument, StorageMisconfigured, StorageNotFound
-from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
-from rindle.security.storage_key import validate_key
+from rindle.protocols import (
+    DeleteResult,
+    KeyPage,
+    ListedObject,
+    ObjectHead,
+    Presigned,
+    PresignedPost,
+    ServedAs,
+    Storage,
+    StoredObject,
+)
+from rindle.security.storage_key import INTERNAL_SEGMENT, validate_key
 from rindle.storage.arguments import (
     DEFAULT_TYPE,
     check_header,
@@ -30,15 +41,19 @@ from rindle.storage.arguments import (
 from rindle.storage.files import receiving
 from rindle.storage.s3.client import PastTheEnd, S3Client, matching
 from rindle.storage.s3.headers import copy_onto_itself, parameters_of
-from rindle.storage.s3.multipart import S3Multipart
 from rindle.storage.s3.parts import PART_THREADS, send_file
+from rindle.storage.s3.streams import S3Streams
 from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
 #: Piece in which a body is read; small, so that a cancelled transfer ends soon.
 _PIECE_BYTES = 256 * 1024
+#: Largest object in bytes that one form carries (Amazon S3 API, POST Object).
+_MAX_FORM_BYTES = 5 * 1024**3
+#: Hosts of Cloudflare R2, which takes no forms and wants parts of one size, but answers otherwise as S3 does.
+_R2 = ".r2.cloudflarestorage.com"
 
 
-class S3Storage(S3Multipart, Storage):
+class S3Storage(S3Streams, Storage):
     """Keeps objects in one bucket.
 
     Making it touches neither the network nor the credentials chain; clients are made at the first call.
@@ -55,7 +70,9 @@ class S3Storage(S3Multipart, Storage):
         addressing_style: ``path`` or ``virtual``; default ``path`` with an ``endpoint_url``, else ``virtual``.
         key_prefix: put before every key, ``/`` added; callers never see it.
         write_once: sign ``If-None-Match: *`` into upload grants; off for stores that do not know it.
+        uniform_parts: the store wants all parts but the last of one size; default: whether the endpoint is R2's.
         sse: ``AES256`` or ``aws:kms`` for every object written; also signed into upload grants. Default: the bucket's.
+        presigned_post: sign forms; default: unless the endpoint is R2's, which takes none.
         threads: most calls under way at once.
         connect_timeout: seconds to connect.
         read_timeout: seconds without a byte from the store.
@@ -81,7 +98,9 @@ class S3Storage(S3Multipart, Storage):
         addressing_style: Literal["path", "virtual"] | None = None,
         key_prefix: str = "",
         write_once: bool = True,
+        uniform_parts: bool | None = None,
         sse: str | None = None,
+        presigned_post: bool | None = None,
         threads: int = DEFAULT_THREADS,
         connect_timeout: float = 5.0,
         read_timeout: float = 60.0,
@@ -105,8 +124,11 @@ class S3Storage(S3Multipart, Storage):
         self._public_base_url = None if public_base_url is None else public_base_url.rstrip("/")
         self._prefix = f"{validate_key(key_prefix.rstrip('/'))}/" if key_prefix else ""
         self._write_once = write_once
+        is_r2 = (urlsplit(endpoint_url or "").hostname or "").endswith(_R2)
+        self._uniform_parts = is_r2 if uniform_parts is None else uniform_parts
         self._sse: dict[str, str] = {} if sse is None else {"ServerSideEncryption": sse}
         self._threads = Threads(self.adapter_name, threads)
+        self._takes_forms = not is_r2 if presigned_post is None else presigned_post
 
     def __repr__(self) -> str:
         return f"S3Storage(bucket={self.bucket!r})"
@@ -115,6 +137,8 @@ class S3Storage(S3Multipart, Storage):
         offered = {"head", "read_range", "signed_url", "presigned_put", "response_headers"}
         if self._write_once:
             offered.add("write_once")
+        if self._takes_forms:
+            offered.add("presigned_post")
         if self._public_base_url is not None:
             offered.add("public_url")
         return frozenset(offered)
@@ -235,11 +259,12 @@ class S3Storage(S3Multipart, Storage):
         if after:
             query["StartAfter"] = self._prefix + after
         answer = await self._threads.run(self._client.call, None, lambda s3: s3.list_objects_v2(**query))
-        found = tuple(
+        found = [
             ListedObject(entry["Key"].removeprefix(self._prefix), entry["Size"], entry.get("LastModified"))
             for entry in answer.get("Contents", ())
-        )
-        return KeyPage(found, found[-1].key if found and answer.get("IsTruncated") else None)
+        ]
+        shown = tuple(entry for entry in found if not entry.key.startswith(f"{INTERNAL_SEGMENT}/"))  # tails of streams
+        return KeyPage(shown, found[-1].key if found and answer.get("IsTruncated") else None)
 
     async def ping(self) -> None:
         """Reach the bucket with a HEAD.
@@ -353,6 +378,30 @@ class S3Storage(S3Multipart, Storage):
         expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
         url = await self._threads.run(self._client.sign, key, "put_object", params, seconds)
         return Presigned(url, "PUT", headers, expires_at)
+
+    async def presigned_post(
+        self, key: str, expires_in: int, *, content_type: str | None = None, max_bytes: int | None = None
+    ) -> PresignedPost:
+        """Return a grant to send one object at ``key`` as a form, for ``expires_in`` seconds.
+
+        Key, type, size (1 byte to ``max_bytes``, at most 5 GiB) and encryption are conditions of the signed policy. S3
+        knows no ``If-None-Match`` for forms: a form can be sent again while it lives. Callers pin the ETag.
+
+        Raises:
+            CapabilityUnsupported: the store takes no forms.
+        """
+        if not self._takes_forms:
+            raise self._lacks("presigned_post")
+        where, seconds = self._object(key), check_lifetime(expires_in)
+        fields = {"success_action_status": "201"}
+        if content_type is not None:
+            fields["content-type"] = check_header("content_type", content_type) or ""
+        if self._sse:
+            fields["x-amz-server-side-encryption"] = self._sse["ServerSideEncryption"]
+        limit = min(check_size("max_bytes", max_bytes) or _MAX_FORM_BYTES, _MAX_FORM_BYTES)
+        expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        url, signed = await self._threads.run(self._client.sign_form, where, fields, limit, seconds)
+        return PresignedPost(url, signed, expires_at)
 
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._prefix + validate_key(key)}

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from rindle.db.models import new_id
 from rindle.errors import (
     CODES,
     CapabilityUnsupported,
@@ -492,6 +493,28 @@ async def test_leftovers_are_swept_when_they_are_old(storage: LocalStorage, sour
 
     assert await storage.sweep(3600) == 1
     assert tree(storage.root) == {"a/b", ".rindle/tmp/young"}
+
+
+async def test_bytes_of_uploads_are_swept_one_by_one_when_they_are_old_and_their_upload_has_ended(
+    storage: LocalStorage,
+) -> None:
+    names = [new_id() for _ in range(3)]
+    asked: list[Collection[str]] = []
+
+    async def live(found: Collection[str]) -> Collection[str]:
+        asked.append(set(found))
+        return {names[0]}
+
+    assert await storage.sweep_part_streams(3600, live) == 0
+    for name, age in zip(names, (7200, 7200, 60), strict=True):
+        path = storage.root / ".rindle" / "tus" / f"{name}.part"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+
+    assert await storage.sweep_part_streams(3600, live) == 1
+    assert asked == [set(names[:2])]
+    assert tree(storage.root) == {f".rindle/tus/{name}.part" for name in (names[0], names[2])}
 
 
 async def test_making_a_storage_creates_nothing(tmp_path: Path) -> None:

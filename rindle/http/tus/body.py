@@ -1,0 +1,182 @@
+"""The body of a request of a resumable upload, read piece by piece.
+
+It ends early when the client disconnects, when nothing arrives for a while, at the limit, and when another request
+continues the upload; :attr:`RequestBody.ended` says which. What was read until then counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import IO
+
+from starlette.datastructures import Headers
+from starlette.types import Receive
+
+from rindle.cancellation import run_to_end
+from rindle.errors import TusError
+from rindle.http.tus.headers import Checksum, whole_number
+from rindle.threads import in_thread
+from rindle.uploads.tus import too_large
+
+#: Longest pause within a body in seconds; after it the client counts as disconnected.
+IDLE_SECONDS = 60.0
+#: What is read of a body after a refusal, so that the client sees the response instead of a reset connection.
+DRAIN_BYTES, DRAIN_SECONDS = 4 * 1024**2, 2.0
+#: Largest body with a checksum, which is kept on disk until the checksum is known to be right.
+MAX_CHECKED_BYTES = 128 * 1024**2
+#: Largest piece that is passed on.
+PIECE_BYTES = 1024**2
+
+
+class End(StrEnum):
+    """How a body ended."""
+
+    COMPLETE = "complete"
+    DISCONNECTED = "disconnected"
+    STALLED = "stalled"
+    STOPPED = "stopped"
+    OVERRAN = "overran"
+
+
+class RequestBody:
+    """The body of one request; see :class:`rindle.uploads.tus.IncomingBody`.
+
+    Attributes:
+        announced: ``Content-Length`` in bytes; ``None`` when the client sends none.
+        ended: how the body ended; ``None`` while it has not.
+    """
+
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self._receive = receive
+        self.announced = whole_number(headers.get("content-length"))
+        self.is_announced = bool(self.announced) or "transfer-encoding" in headers
+        self.ended: End | None = None
+        self._waits_for_continue = headers.get("expect", "").lower() == "100-continue"
+        self._max_bytes: int | None = None
+        self._taken = 0
+        self._is_stopped = False
+        self._waiting: asyncio.Timeout | None = None
+
+    def limit_to(self, max_bytes: int) -> None:
+        """Yield no more than ``max_bytes``."""
+        if self.announced is not None and self.announced > max_bytes:
+            raise too_large(max_bytes, self.announced)
+        self._max_bytes = max_bytes
+
+    def stop(self) -> None:
+        """Yield nothing more; a read that waits ends at once."""
+        self._is_stopped = True
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(asyncio.get_running_loop().time())
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield pieces of at most 1 MiB until the body ends in one of the ways of :class:`End`."""
+        while self.ended is None:
+            piece = await self._next()
+            if self._max_bytes is not None and self._taken + len(piece) > self._max_bytes:
+                piece, self.ended = piece[: self._max_bytes - self._taken], End.OVERRAN
+            self._taken += len(piece)
+            for start in range(0, len(piece), PIECE_BYTES):
+                yield piece if len(piece) <= PIECE_BYTES else piece[start : start + PIECE_BYTES]
+
+    async def drain(self) -> None:
+        """Read the rest of a body that was refused, up to a limit."""
+        if self._waits_for_continue and self._taken == 0:
+            return  # the client sends nothing before it is invited
+        drained = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                if self.ended in (End.OVERRAN, End.STOPPED):
+                    self.ended, self._is_stopped = None, False
+                while self.ended is None and drained < DRAIN_BYTES:
+                    drained += len(await self._next())
+
+    async def _next(self) -> bytes:
+        if self._is_stopped:
+            self.ended = End.STOPPED
+            return b""
+        waiting = self._waiting = asyncio.timeout(IDLE_SECONDS)
+        try:
+            async with waiting:
+                message = await self._receive()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            self.ended = End.STOPPED if self._is_stopped else End.STALLED
+            return b""
+        finally:
+            self._waiting = None
+        if message["type"] == "http.disconnect":
+            self.ended = End.DISCONNECTED
+            return b""
+        if not message.get("more_body", False):
+            self.ended = End.COMPLETE
+        body: bytes = message.get("body", b"")
+        return body
+
+
+class CheckedBody:
+    """A body that was read to its end and has the checksum that the client sent; see ``IncomingBody``."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file = file
+        self._size = size
+        self._is_stopped = False
+
+    def limit_to(self, max_bytes: int) -> None:
+        """Yield no more than ``max_bytes``."""
+        if self._size > max_bytes:
+            raise too_large(max_bytes, self._size)
+
+    def stop(self) -> None:
+        """Go on: everything is here already, and a part of it would not have the checksum."""
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the whole body."""
+        await in_thread(self._file.seek, 0)
+        while piece := await in_thread(self._file.read, PIECE_BYTES // 2):
+            yield piece
+
+
+@asynccontextmanager
+async def checked(
+    body: RequestBody, checksum: Checksum, *, max_bytes: int, scratch: Path
+) -> AsyncIterator[CheckedBody]:
+    """Read a body into a temporary file and yield it when it has the checksum.
+
+    Raises:
+        TusError: ``tus_checksum_mismatch``; ``tus_size_exceeded`` for a body of over ``max_bytes`` or 128 MiB; a body
+            that ends early counts as a mismatch. Nothing of it is kept.
+    """
+    body.limit_to(min(max_bytes, MAX_CHECKED_BYTES))
+    digest, size = hashlib.new(checksum.algorithm, usedforsecurity=False), 0
+    file = await in_thread(_temporary, scratch)
+
+    def add(piece: bytes) -> None:
+        digest.update(piece)
+        file.write(piece)
+
+    try:
+        async with aclosing(body.chunks()) as chunks:
+            async for piece in chunks:
+                await in_thread(add, piece)
+                size += len(piece)
+        if body.ended is End.OVERRAN:
+            raise too_large(min(max_bytes, MAX_CHECKED_BYTES))
+        if body.ended is not End.COMPLETE or not hmac.compare_digest(digest.digest(), checksum.value):
+            raise TusError("the bytes do not have the checksum; send them again", code="tus_checksum_mismatch")
+        yield CheckedBody(file, size)
+    finally:
+        await run_to_end(in_thread(file.close))
+
+
+def _temporary(scratch: Path) -> IO[bytes]:
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return tempfile.TemporaryFile(dir=scratch)

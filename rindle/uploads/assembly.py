@@ -1,0 +1,108 @@
+"""The end of uploads that passed through the application: make the object, verify it, remove the bytes of ended ones.
+
+Steps of the workflow; the requests themselves are in :mod:`rindle.uploads.tus`. All can be repeated.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from rindle import outbox
+from rindle.cancellation import run_to_end
+from rindle.capabilities import unsupported
+from rindle.crash_points import crash_point
+from rindle.db import streams as rows
+from rindle.db.ids import SessionOrId, id_of_session
+from rindle.db.models import MediaUploadSession
+from rindle.db.streams import CONCATENATED, FINAL, Stream, source_ids, state_of
+from rindle.errors import CapabilityUnsupported, InvalidMultipartParts, RindleError, StorageNotFound, TusTailMissing
+from rindle.protocols import Concatenation, PartStream
+from rindle.services import Services
+from rindle.states import SessionState
+from rindle.uploads import sessions
+
+
+def stream_storage(services: Services, stream: Stream) -> PartStream:
+    """Return the storage of an upload.
+
+    Raises:
+        CapabilityUnsupported: it no longer takes such uploads.
+    """
+    storage = services.storage_of(stream.session.upload_key, stream.asset)
+    if not isinstance(storage, PartStream):
+        raise unsupported(storage, "tus_upload")
+    return storage
+
+
+async def assemble(services: Services, session_id: SessionOrId) -> None:
+    """Make the object of an upload whose bytes have all arrived, and verify it; anything else is left as it is.
+
+    Raises:
+        StorageError: the store failed; the next attempt continues.
+        RindleError: the object was refused, as by ``verify_completion``.
+    """
+    found = await services.database.read(rows.find_stream, id_of_session(session_id))
+    if found is None or found.asset is None:
+        return
+    if found.session.state == SessionState.COMPLETED and found.session.concat_role == FINAL:
+        await services.database.write(_release_sources, services, found.session.id)  # an earlier call ended before that
+    if found.session.state != SessionState.UPLOADED:
+        return
+    try:
+        if found.session.concat_role == FINAL:
+            await _join(services, found)
+        else:
+            storage = stream_storage(services, found)
+            await storage.complete_part_stream(found.session.upload_key, found.session.id, state_of(found.session))
+    except (StorageNotFound, TusTailMissing, InvalidMultipartParts) as error:
+        await services.database.write(_fail, services, found.session.id, error)
+        return
+    crash_point("upload.object_made")
+    await sessions.verify(services, found.upload)
+    if found.session.concat_role == FINAL:
+        await services.database.write(_release_sources, services, found.session.id)
+
+
+async def _join(services: Services, final: Stream) -> None:
+    storage = stream_storage(services, final)
+    if not isinstance(storage, Concatenation):
+        raise CapabilityUnsupported("the storage no longer joins uploads", capability="concatenate")
+    sources = source_ids(final.session)
+    parts = await services.database.read(rows.find_streams, sources)
+    if any(session_id not in parts for session_id in sources):
+        raise StorageNotFound("a partial upload of this one is gone")
+    for part in parts.values():
+        await storage.complete_part_stream(part.session.upload_key, part.session.id, state_of(part.session))
+    keys = [parts[session_id].session.upload_key for session_id in sources]
+    await storage.concatenate(final.session.upload_key, keys)
+    await services.database.write(rows.note_joined, final.session.id)
+
+
+def _fail(session: Session, services: Services, session_id: str, error: RindleError) -> None:
+    rows.fail_stream(session, session_id, code=error.code, reason=error.message)
+
+
+def _release_sources(session: Session, services: Services, session_id: str) -> None:
+    """Abort the partial uploads of a joined one that no other unfinished upload joins; their workflows remove them."""
+    final = rows.lock_stream(session, session_id).session
+    for partial_id in sorted(set(source_ids(final))):
+        if set(rows.open_finals(session, partial_id)) - {session_id}:
+            continue
+        found, first = rows.abort_stream(session, partial_id, reason=CONCATENATED)
+        if first:
+            outbox.wake_upload(session, services.settings, found.session, None, signal="cancel")
+
+
+async def release_stream(storage: object, upload: MediaUploadSession) -> None:
+    """Remove the bytes of an ended tus upload that are not an object; nothing is success.
+
+    Raises:
+        StorageError: something may be left; the call can be repeated.
+    """
+    if not isinstance(storage, PartStream):
+        raise CapabilityUnsupported(
+            "the storage of this upload takes no tus uploads any more: its bytes cannot be removed",
+            capability="tus_upload",
+        )
+    # To its end: nobody would know whether the store executes it later.
+    await run_to_end(storage.abort_part_stream(upload.upload_key, upload.id, state_of(upload)))

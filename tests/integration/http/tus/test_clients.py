@@ -1,0 +1,299 @@
+"""Clients that many use send a file over a line that breaks, to two web processes, and a worker makes the asset."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from PIL import Image
+from sqlalchemy import select
+from tusclient.client import TusClient
+from tusclient.uploader import Uploader
+
+from rindle import MediaUploadSession
+from rindle.protocols import MultipartUploads
+from tests.patience import PATIENCE_SECONDS, until
+from tests.servers import free_port, npm
+from tests.servers.cutting import CuttingProxy
+from tests.servers.minio import MinioServer
+from tests.servers.temporal import TemporalServer
+from tests.stage import REPOSITORY, Stage, staged, status_of
+from tests.tus import BYTES, encoded, session_of
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture that cannot be compressed: over two parts of 8 MiB."""
+    path = tmp_path_factory.mktemp("picture") / "noise.png"
+    Image.frombytes("RGB", (2600, 2400), os.urandom(2600 * 2400 * 3)).save(path, compress_level=0)
+    return path
+
+
+@pytest.fixture(scope="module", params=["local", pytest.param("s3", marks=pytest.mark.external)])
+async def tus_stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, temporal_server: TemporalServer
+) -> AsyncIterator[Stage]:
+    """A stage whose worker runs, on each store in turn; every upload of a test ends before the next test."""
+    environment, home = {}, tmp_path_factory.mktemp("tus")
+    if request.param == "s3":
+        server: MinioServer = request.getfixturevalue("minio")
+        environment = {
+            "APP_STORAGE": "s3",
+            "APP_BUCKET": server.new_bucket(),
+            "APP_ENDPOINT": server.endpoint_url,
+            "APP_ACCESS_KEY": server.access_key,
+            "APP_SECRET_KEY": server.secret_key,
+        }
+    url = f"sqlite+aiosqlite:///{home}/stage.db"
+    async with staged(home, url, temporal_server.target, environment) as ready:
+        await ready.member()
+        yield ready
+
+
+class WebProcess:
+    """A web process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process, self.port = process, port
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+    def resident_bytes(self) -> int:
+        """Return the most memory that the process has used so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+
+
+@asynccontextmanager
+async def web_process(stage: Stage) -> AsyncIterator[WebProcess]:
+    port = free_port()
+    with (stage.home / f"web-{port}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "uvicorn", "tests.tus_site:app", "--port", str(port), "--no-access-log"),
+            cwd=REPOSITORY,
+            env={**os.environ, **stage.environment},
+            stdout=log,
+            stderr=log,
+        )
+    web = WebProcess(process, port)
+    try:
+
+        async def serves() -> bool:
+            assert process.returncode is None
+            return await status_of(f"http://127.0.0.1:{port}/") == httpx.codes.OK
+
+        await until(serves, what="the web process to serve")
+        yield web
+    finally:
+        await web.kill()
+
+
+@pytest.fixture(scope="module")
+async def web_ports(tus_stage: Stage) -> AsyncIterator[list[int]]:
+    """The ports of two web processes."""
+    async with AsyncExitStack() as stack:
+        webs = [await stack.enter_async_context(web_process(tus_stage)) for _ in range(2)]
+        yield [web.port for web in webs]
+
+
+@pytest.fixture
+async def proxy(web_ports: list[int]) -> AsyncIterator[CuttingProxy]:
+    """Breaks every connection to the web processes after 1 to 4 MiB."""
+    async with CuttingProxy(web_ports, fewest=1 * MIB, most=4 * MIB) as running:
+        yield running
+
+
+@contextmanager
+def uploader_of(port: int, path: Path, chunk_size: int) -> Iterator[Uploader]:
+    """Yield a client that tries again whatever happens; its metadata names the file."""
+    client = TusClient(f"http://127.0.0.1:{port}/files/")
+    with path.open("rb") as file:  # by a path, it would open the file for every request and close none
+        yield client.uploader(
+            file_stream=file, chunk_size=chunk_size, retries=400, retry_delay=0.2, metadata={"filename": path.name}
+        )
+
+
+async def digest_of(stage: Stage, url: str) -> str:
+    """Wait until an upload has become a ready asset; returns the SHA-256 of its object."""
+
+    async def completed() -> bool:
+        return (await stage.session(session_of(url))).state == "completed"
+
+    await until(completed, what="the upload to be verified")
+    session = await stage.session(session_of(url))
+    assert (await stage.settled(str(session.asset_id))).state == "ready"
+    found = await stage.storage.download(session.upload_key, stage.home / "downloaded")
+    return hashlib.sha256(await asyncio.to_thread(found.read_bytes)).hexdigest()
+
+
+async def everything_else_is_gone(stage: Stage, url: str) -> bool:
+    """Whether the store has the objects of this and earlier uploads and nothing else, neither parts nor tails."""
+    rows = await stage.read(lambda session: list(session.scalars(select(MediaUploadSession))))
+    made = {row.id: row.upload_key for row in rows if row.state == "completed"}
+    if session_of(url) not in made or await stage.keys() != set(made.values()):
+        return False
+    if "APP_BUCKET" not in stage.environment:
+        return not any(path.is_file() for path in (stage.home / "media" / ".rindle" / "tus").rglob("*"))
+    facts = stage.environment
+    client = boto3.client(
+        "s3",
+        endpoint_url=facts["APP_ENDPOINT"],
+        region_name="us-east-1",
+        aws_access_key_id=facts["APP_ACCESS_KEY"],
+        aws_secret_access_key=facts["APP_SECRET_KEY"],
+    )
+    try:
+        found = await asyncio.to_thread(client.list_objects_v2, Bucket=facts["APP_BUCKET"], Prefix=".rindle/")
+    finally:
+        client.close()
+    assert isinstance(stage.storage, MultipartUploads)
+    unfinished = [await stage.storage.list_multipart_uploads(row.upload_key) for row in rows]
+    return found["KeyCount"] == 0 and not any(unfinished)
+
+
+@pytest.mark.parametrize("chunk_size", [sys.maxsize, 3 * MIB], ids=["whole", "in pieces"])
+async def test_tuspy_sends_a_file_over_a_line_that_breaks(
+    tus_stage: Stage, proxy: CuttingProxy, picture: Path, chunk_size: int
+) -> None:
+    with uploader_of(proxy.port, picture, min(chunk_size, picture.stat().st_size)) as uploader:
+        await asyncio.to_thread(uploader.upload)
+
+    assert proxy.cuts > 0
+    assert uploader.offset == picture.stat().st_size
+    assert await digest_of(tus_stage, str(uploader.url)) == hashlib.sha256(picture.read_bytes()).hexdigest()
+    assert await everything_else_is_gone(tus_stage, str(uploader.url))
+
+
+#: Sends a file with tus-js-client.
+SEND = Path(__file__).with_name("send.mjs")
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "whole": {},
+    # A creation that breaks is repeated as another upload: its bytes have to fit before the first break.
+    "with its creation": {"uploadDataDuringCreation": True, "chunkSize": MIB // 2},
+    "three parts at a time": {"parallelUploads": 3},
+    "of a length that is known at the end": {"uploadLengthDeferred": True, "chunkSize": 5 * MIB},
+    "by other methods": {"overridePatchMethod": True, "chunkSize": 5 * MIB},
+}
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+async def test_tus_js_client_sends_a_file_over_a_line_that_breaks(
+    tus_stage: Stage,
+    proxy: CuttingProxy,
+    picture: Path,
+    npm_script: Callable[[str, str], Path],
+    options: dict[str, Any],
+) -> None:
+    client = await asyncio.create_subprocess_exec(
+        *(npm.node(), SEND, npm_script("tus-js-client", "package.json")),
+        *(f"http://127.0.0.1:{proxy.port}/files/", picture, json.dumps(options)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        told, wrong = await asyncio.wait_for(client.communicate(), PATIENCE_SECONDS)
+    finally:
+        if client.returncode is None:
+            client.kill()
+            await client.wait()
+
+    assert client.returncode == 0, wrong.decode()
+    assert proxy.cuts > 0
+    url = told.decode().strip()
+    assert await digest_of(tus_stage, url) == hashlib.sha256(picture.read_bytes()).hexdigest()
+
+    async def only_the_object_is_left() -> bool:  # the parts of a joined upload are removed by their own workflows
+        return await everything_else_is_gone(tus_stage, url)
+
+    await until(only_the_object_is_left, what="the rest of the upload to be removed")
+
+
+async def test_an_upload_outlives_the_process_that_receives_it(
+    tus_stage: Stage, web_ports: list[int], picture: Path
+) -> None:
+    body = picture.read_bytes()
+    async with AsyncExitStack() as stack:
+        first, second_port = await stack.enter_async_context(web_process(tus_stage)), web_ports[0]
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False))
+        made = await client.post(
+            f"http://127.0.0.1:{first.port}/files/",
+            headers={
+                "Tus-Resumable": "1.0.0",
+                "Upload-Length": str(len(body)),
+                "Upload-Metadata": encoded(filename="noise.png"),
+            },
+        )
+        path = made.headers["location"]
+
+        async def half() -> AsyncIterator[bytes]:
+            for start in range(0, len(body) // 2, MIB):
+                yield body[start : start + MIB]
+            await first.kill()
+
+        with pytest.raises(httpx.TransportError):
+            await client.patch(
+                f"http://127.0.0.1:{first.port}{path}",
+                headers={"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": BYTES},
+                content=half(),
+            )
+        uploader = stack.enter_context(uploader_of(second_port, picture, len(body)))
+        uploader.set_url(f"http://127.0.0.1:{second_port}{path}")
+
+        async def is_free() -> bool:  # the lease of the killed process has to end
+            answer = await client.head(str(uploader.url), headers={"Tus-Resumable": "1.0.0"})
+            return answer.status_code == httpx.codes.NO_CONTENT
+
+        await until(is_free, what="the second process to take the upload over")
+        uploader.offset = uploader.get_offset()
+        await asyncio.to_thread(uploader.upload)
+
+    assert await digest_of(tus_stage, path) == hashlib.sha256(body).hexdigest()
+    assert await everything_else_is_gone(tus_stage, path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
+async def test_memory_does_not_grow_with_the_file(tus_stage: Stage) -> None:
+    size, piece = 160 * MIB, os.urandom(MIB)
+    async with web_process(tus_stage) as web, httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False) as client:
+
+        async def body(pieces: int) -> AsyncIterator[bytes]:
+            for _ in range(pieces):
+                yield piece
+
+        async def send(pieces: int) -> None:
+            made = await client.post(
+                f"http://127.0.0.1:{web.port}/files/",
+                headers={"Tus-Resumable": "1.0.0", "Upload-Length": str(size)},
+            )
+            answer = await client.patch(
+                f"http://127.0.0.1:{web.port}{made.headers['location']}",
+                headers={"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": BYTES},
+                content=body(pieces),
+            )
+            assert int(answer.headers["upload-offset"]) == pieces * MIB
+            ended = await client.delete(str(answer.url), headers={"Tus-Resumable": "1.0.0"})
+            assert ended.status_code == httpx.codes.NO_CONTENT
+
+        await send(9)  # everything is loaded, and a part was sent
+        before = web.resident_bytes()
+        await send(150)
+
+        assert web.resident_bytes() - before < 24 * MIB

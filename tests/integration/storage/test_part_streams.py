@@ -1,0 +1,315 @@
+"""Streams that arrive in several requests, and objects that are joined: on disk and on MinIO."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Protocol
+
+import boto3
+import pytest
+
+from rindle.db.models import new_id
+from rindle.errors import StorageNotFound, TusTailMissing
+from rindle.protocols import Checkpoint, PartStreamState
+from rindle.storage.local import LocalStorage
+from rindle.storage.s3 import S3Storage, streams
+from tests.servers.minio import MinioServer
+
+MIB = 1024 * 1024
+PART = 5 * MIB
+BODY = os.urandom(2 * PART + 70_000)
+ON_MINIO = pytest.param("s3", marks=pytest.mark.external)
+
+
+class Store(Protocol):
+    """A store with the abilities, and a look at what it keeps beside its objects."""
+
+    storage: Any
+
+    async def left(self) -> list[str]: ...
+
+
+class OnDisk:
+    def __init__(self, directory: Path) -> None:
+        self.storage = LocalStorage(directory, fsync=False)
+        self._streams = directory / ".rindle" / "tus"
+
+    async def left(self) -> list[str]:
+        return sorted(path.name for path in self._streams.glob("*"))
+
+
+class OnMinio:
+    def __init__(self, server: MinioServer, bucket: str, **options: Any) -> None:
+        self.bucket = bucket
+        access = {"endpoint_url": server.endpoint_url}
+        self.storage = S3Storage(
+            bucket,
+            access_key_id=server.access_key,
+            secret_access_key=server.secret_key,
+            key_prefix="pre/fix",
+            **access,
+            **options,
+        )
+        self.client = boto3.client(
+            "s3",
+            region_name=server.region,
+            aws_access_key_id=server.access_key,
+            aws_secret_access_key=server.secret_key,
+            **access,
+        )
+
+    async def left(self) -> list[str]:
+        """Return the tails and the unfinished uploads."""
+        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix="pre/fix/.rindle/").get("Contents", ())
+        tails = [one["Key"].rpartition("/")[2] for one in found]
+        for key in ("media/a/whole", "media/a/one", "media/a/two"):
+            uploads = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=f"pre/fix/{key}")
+            tails += [one["Key"] for one in uploads.get("Uploads", ())]
+        return sorted(tails)
+
+
+@pytest.fixture
+def bucket(minio: MinioServer) -> str:
+    return minio.new_bucket()
+
+
+@pytest.fixture(params=["local", ON_MINIO])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Store]:
+    monkeypatch.setattr(streams, "PART_BYTES", PART)
+    if request.param == "local":
+        found: OnDisk | OnMinio = OnDisk(tmp_path / "objects")
+    else:
+        found = OnMinio(request.getfixturevalue("minio"), request.getfixturevalue("bucket"))
+    yield found
+    await found.storage.close()
+
+
+class Recorded:
+    """A row that keeps the newest state."""
+
+    def __init__(self, storage: Any, length: int | None = len(BODY)) -> None:
+        self.state = PartStreamState(part_size=storage.part_size_for(length or 3 * PART))
+        self.length = length
+        self.name = new_id()
+        self.ends: list[bool] = []
+
+    async def checkpoint(self, state: PartStreamState, *, is_last: bool = False) -> None:
+        assert state.offset >= self.state.offset
+        self.state = state
+        self.ends.append(is_last)
+
+
+async def pieces(body: bytes, *, failing: bool = False, size: int = MIB) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+    if failing:
+        raise ConnectionResetError
+
+
+async def append(
+    store: Store, row: Recorded, body: bytes, *, failing: bool = False, checkpoint: Checkpoint | None = None
+) -> None:
+    async with aclosing(pieces(body, failing=failing)) as chunks:
+        await store.storage.append_part_stream(
+            "media/a/whole", row.name, chunks, row.state, length=row.length, checkpoint=checkpoint or row.checkpoint
+        )
+
+
+async def digest_of(store: Store, tmp_path: Path, key: str = "media/a/whole") -> str:
+    path = await store.storage.download(key, tmp_path / "downloaded")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def joined(*bodies: bytes) -> str:
+    return hashlib.sha256(b"".join(bodies)).hexdigest()
+
+
+CUTS = {
+    "once": (),
+    "in the first part": (1, 100_000),
+    "at the end of a part": (PART, 2 * PART),
+    "around the end of a part": (PART - 1, PART, PART + 1),
+    "in the last part": (2 * PART + 1, len(BODY) - 1),
+}
+
+
+@pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS.keys())
+async def test_a_stream_that_breaks_off_is_continued(store: Store, tmp_path: Path, cuts: Iterable[int]) -> None:
+    row = Recorded(store.storage)
+    for end in cuts:
+        with pytest.raises(ConnectionResetError):
+            await append(store, row, BODY[row.state.offset : end], failing=True)
+        assert row.state.offset == end
+    await append(store, row, BODY[row.state.offset :])
+    assert row.state.offset == len(BODY)
+    assert row.ends[-1]
+    with pytest.raises(StorageNotFound):
+        await store.storage.head("media/a/whole")
+
+    for _ in range(2):  # the second call finds the object that the first has made
+        made = await store.storage.complete_part_stream("media/a/whole", row.name, row.state)
+        assert made.size == len(BODY)
+
+    assert await digest_of(store, tmp_path) == joined(BODY)
+    assert await store.left() == []
+
+
+async def test_an_object_that_is_made_several_times_at_once_is_one(store: Store) -> None:
+    row = Recorded(store.storage)
+    await append(store, row, BODY)
+    complete = store.storage.complete_part_stream
+
+    made = await asyncio.gather(*(complete("media/a/whole", row.name, row.state) for _ in range(4)))
+
+    assert {one.etag for one in made} == {(await store.storage.head("media/a/whole")).etag}
+    assert await store.left() == []
+
+
+async def test_the_last_byte_is_recorded_once_at_the_end(store: Store) -> None:
+    row = Recorded(store.storage, length=2 * PART)
+
+    await append(store, row, BODY[: 2 * PART])
+
+    assert row.state.offset == 2 * PART
+    assert row.ends.count(True) == 1
+    assert row.ends[-1]
+
+
+async def test_a_length_that_is_known_late_ends_the_stream_without_a_byte(store: Store, tmp_path: Path) -> None:
+    row = Recorded(store.storage, length=None)
+    await append(store, row, BODY[:100])
+    row.length = 100
+
+    await append(store, row, b"")
+    await store.storage.complete_part_stream("media/a/whole", row.name, row.state)
+
+    assert await digest_of(store, tmp_path) == joined(BODY[:100])
+    assert await store.left() == []
+
+
+async def test_an_empty_stream_becomes_an_empty_object(store: Store, tmp_path: Path) -> None:
+    row = Recorded(store.storage, length=0)
+
+    await append(store, row, b"")
+    made = await store.storage.complete_part_stream("media/a/whole", row.name, row.state)
+
+    assert made.size == 0
+    assert await digest_of(store, tmp_path) == joined(b"")
+
+
+@pytest.mark.parametrize("size", [0, 100, PART + 100])
+async def test_an_aborted_stream_leaves_nothing(store: Store, size: int) -> None:
+    row = Recorded(store.storage)
+    await append(store, row, BODY[:size])
+
+    for _ in range(2):
+        await store.storage.abort_part_stream("media/a/whole", row.name, row.state)
+
+    assert await store.left() == []
+
+
+async def test_what_was_not_recorded_is_not_kept(store: Store, tmp_path: Path) -> None:
+    row = Recorded(store.storage)
+    await append(store, row, BODY[:PART])
+
+    async def refuse(state: PartStreamState, *, is_last: bool = False) -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await append(store, row, bytes(2 * PART), checkpoint=refuse)
+    await append(store, row, BODY[PART:])
+    await store.storage.complete_part_stream("media/a/whole", row.name, row.state)
+
+    assert await digest_of(store, tmp_path) == joined(BODY)
+    assert await store.left() == []
+
+
+async def test_lost_bytes_are_never_replaced_by_nothing(store: Store) -> None:
+    row = Recorded(store.storage)
+    await append(store, row, BODY[:100])
+    await store.storage.abort_part_stream("media/a/whole", row.name, row.state)
+
+    with pytest.raises((StorageNotFound, TusTailMissing)):
+        await append(store, row, BODY[100:])
+
+    assert row.state.offset == 100
+
+
+SIZES = {
+    "small": (100, 200),
+    "large": (PART, PART + 1, 7),
+    "small and large": (3, PART + 1, 0, 7),
+    "empty": (0, 0),
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+async def test_objects_are_joined_in_their_order(store: Store, tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    bodies = {f"media/a/{number}": os.urandom(size) for number, size in enumerate(sizes)}
+    for key, body in bodies.items():
+        source = tmp_path / "source"
+        source.write_bytes(body)
+        await store.storage.store(key, source)
+    keys = [*bodies, next(iter(bodies))]
+
+    made = await store.storage.concatenate("media/a/whole", keys)
+
+    assert made.size == sum(len(bodies[key]) for key in keys)
+    assert await digest_of(store, tmp_path) == joined(*(bodies[key] for key in keys))
+    assert all([(await store.storage.head(key)).size == len(body) for key, body in bodies.items()])
+
+
+async def test_a_join_that_is_repeated_leaves_the_object_alone(store: Store, tmp_path: Path) -> None:
+    """A worker that was given up may still join when another one has made the object, which is verified by then."""
+    source = tmp_path / "source"
+    source.write_bytes(BODY)
+    await store.storage.store("media/a/one", source)
+    first = await store.storage.concatenate("media/a/whole", ["media/a/one", "media/a/one"])
+    before = await store.storage.head("media/a/whole")
+
+    assert await store.storage.concatenate("media/a/whole", ["media/a/one", "media/a/one"]) == first
+
+    assert await store.storage.head("media/a/whole") == before
+    assert await store.left() == []
+
+
+async def test_a_join_without_its_source_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"abc")
+    await store.storage.store("media/a/one", source)
+
+    with pytest.raises(StorageNotFound):
+        await store.storage.concatenate("media/a/whole", ["media/a/one", "media/a/two"])
+
+    with pytest.raises(StorageNotFound):
+        await store.storage.head("media/a/whole")
+    assert await store.left() == []
+
+
+@pytest.mark.external
+async def test_a_store_that_wants_parts_of_one_size_gets_them(
+    minio: MinioServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "PART_BYTES", PART)
+    found = OnMinio(minio, bucket, uniform_parts=True)
+    source = tmp_path / "source"
+    source.write_bytes(BODY)
+    await found.storage.store("media/a/one", source)
+
+    await found.storage.concatenate("media/a/whole", ["media/a/one", "media/a/one"])
+
+    whole = found.client.head_object(Bucket=bucket, Key="pre/fix/media/a/whole")
+    parts = [
+        found.client.head_object(Bucket=bucket, Key="pre/fix/media/a/whole", PartNumber=number)["ContentLength"]
+        for number in range(1, int(whole["ETag"].strip('"').rpartition("-")[2]) + 1)
+    ]
+    assert parts == [PART] * (2 * len(BODY) // PART) + [2 * len(BODY) % PART]
+    assert await digest_of(found, tmp_path) == joined(BODY, BODY)
+    await found.storage.close()
