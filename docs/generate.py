@@ -721,6 +721,7 @@ def _example_application() -> Any:
 
     from rindle import Profile, Rindle, Settings
     from rindle.storage.local import LocalStorage
+    from rindle.streaming.memory import InMemoryProvider
 
     secret = "a secret that signs nothing: this page only"
     store = LocalStorage("media", base_url="https://example.com/media/local", secrets=[secret])
@@ -733,7 +734,12 @@ def _example_application() -> Any:
     settings = Settings(secrets=(), tmp_dir=Path(tempfile.gettempdir()))
     engine = create_async_engine("sqlite+aiosqlite://")
     return Rindle(
-        engine=engine, profiles=[Photo], storages={"media": store}, settings=settings, secrets=[secret]
+        engine=engine,
+        profiles=[Photo],
+        providers=[InMemoryProvider()],
+        storages={"media": store},
+        settings=settings,
+        secrets=[secret],
     ), Photo
 
 
@@ -744,6 +750,7 @@ _CHECKS = {
     "db.notifications": "Notifications of Postgres arrive: the driver can LISTEN, and no pooler drops them.",
     "db.schema": "All tables, columns, keys and indexes exist.",
     "delivery.local_endpoint": "Local storage has an address and secrets; `--live` also requests the address.",
+    "delivery.playback_ttl": "With a streaming provider: no video is longer than the lifetime of its playback token.",
     "delivery.support": "Every profile's storage can deliver as the profile requires, privately or publicly.",
     "libmagic": "The library that detects types from bytes works.",
     "ffmpeg.version": "ffmpeg and ffprobe are installed, new enough and without known holes; an error only if a profile needs them.",
@@ -758,6 +765,11 @@ _CHECKS = {
     "security.secrets": "Signing secrets are set and long enough.",
     "storage.media.reachable": "The storage named `media` answers; one check per storage.",
     "storage.media.round_trip": "With `--live`: a small object is written, read, fetched by URL and deleted.",
+    "streaming.credentials": "With a streaming provider: its credentials are set.",
+    "streaming.orphans": "With a streaming provider: no deletion there has been waiting for more than an hour.",
+    "streaming.signing_key": "With a streaming provider: the signing key is RSA with 2048 bits or more, signs and verifies.",
+    "streaming.smoke_ping": "With `--streaming`: each streaming provider accepts a request that changes nothing.",
+    "streaming.webhook_secrets": "With a streaming provider: there are secrets of webhooks, and none is short.",
     "temp.dir": "The scratch directory is writable and has enough space.",
     "temporal.pollers": "Workers poll every task queue; `--no-workers` expects none.",
     "temporal.reachable": "The Temporal server and namespace respond, and keep histories for at least a day.",

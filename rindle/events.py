@@ -62,6 +62,10 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.provider.webhook.ignored": EventContract(("provider", "type")),
     "rindle.provider.webhook.processed": EventContract(("provider", "kind", "outcome")),
     "rindle.provider.webhook.secret_used": EventContract(("provider", "index")),
+    "rindle.provider.sync.resolved": EventContract(
+        ("profile", "provider", "asset_id", "state", "no_change"), ("age_ms",)
+    ),
+    "rindle.provider.sync.stuck": EventContract(("profile", "provider", "asset_id", "state"), ("age_ms",)),
     "rindle.asset.purged": EventContract(("profile",), ("objects", "variants")),
     "rindle.owner.erased": EventContract(
         (), ("attachments", "assets_to_purge", "retained_shared_assets", "purge_enqueued", "purge_already_queued")

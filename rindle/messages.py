@@ -250,8 +250,8 @@ class ProviderStatus(Message):
 
     ``poll_seconds`` is the first pause between polls. With ``needs_create`` nothing was created at the provider yet.
 
-    Of a direct upload: with ``awaits_upload`` its bytes are awaited, and after ``wait_seconds`` the provider is asked
-    what became of it; with ``needs_release`` it was cancelled, and the provider does not know that yet.
+    Of a direct upload: with ``awaits_upload`` its bytes are awaited, and after ``wait_seconds`` the provider is
+    queried for them; with ``needs_release`` it was cancelled, and the provider does not know that yet.
     """
 
     asset_id: RowId

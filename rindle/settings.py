@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     webhook_tolerance_seconds: int = Field(default=300, ge=1)
     #: First pause between two polls of an asset at a streaming provider; doubles once, then it is 5 minutes.
     provider_poll_seconds: float = Field(default=30, gt=0)
-    #: How long after the end of a direct upload to a streaming provider the provider is asked what became of it.
+    #: How long after the end of a direct upload to a streaming provider the provider is queried for it.
     provider_upload_grace_seconds: int = Field(default=600, ge=0)
     #: How long an asset may stay unchanged at a streaming provider before it counts as stuck.
     provider_stuck_seconds: int = Field(default=7_200, ge=1)

@@ -154,10 +154,9 @@ def address(
     settings: Settings, row: MediaOutbox, asset_id: str, profile: str, provider: str, ingest_mode: str | None
 ) -> None:
     """Give a claimed webhook the workflow of its asset, on the detached row alone."""
-    prefix, kind = settings.workflow_id_prefix, "provider push"
-    row.workflow_type, row.task_queue = messages.PROVIDER_PUSH_WORKFLOW, settings.queue()
-    row.workflow_id = ids.provider_push_id(asset_id, provider, prefix=prefix)
+    row.workflow_type, kind = messages.PROVIDER_PUSH_WORKFLOW, "provider push"
     if ingest_mode == DIRECT_CREATOR_UPLOAD:
         row.workflow_type, kind = messages.PROVIDER_UPLOAD_WORKFLOW, "provider upload"
-        row.workflow_id = ids.provider_upload_id(asset_id, prefix=prefix)
+    row.workflow_id = ids.provider_run_id(asset_id, provider, ingest_mode, prefix=settings.workflow_id_prefix)
+    row.task_queue = settings.queue()
     row.payload, row.signal = outbox.push_start(settings, asset_id, profile, provider, kind=kind), "provider_event"

@@ -22,6 +22,7 @@ from rindle.recipes import AudioVariant, VariantSpec, VideoVariant, WaveformVari
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage, headers
+from rindle.streaming.memory import InMemoryProvider
 from tests.patience import widen_deadlock_detector
 
 widen_deadlock_detector()
@@ -262,6 +263,7 @@ def make(
     providers: Sequence[StreamingProvider] = (),
 ) -> Rindle:
     """Build the application from an environment; a test may hand in its own storage and streaming providers."""
+    providers = providers or ([InMemoryProvider()] if environment.get("APP_PROVIDER") == "memory" else ())
     tuning: dict[str, Any] = {
         name.removeprefix("RINDLE_").lower(): value
         for name, value in environment.items()

@@ -18,9 +18,9 @@ from rindle.db.models import MediaProviderAsset, utc_now
 from rindle.errors import ProviderNotFound, StreamingNotConfigured
 from rindle.messages import ProviderPushInput, ProviderStatus
 from rindle.protocols import DirectUploads
+from rindle.providers import remove_from_provider
 from rindle.services import Services
 from rindle.states import OPEN_PROVIDER_STATES, ProviderState
-from rindle.uploads import to_provider
 
 
 class ProviderUploadActivities:
@@ -45,7 +45,7 @@ class ProviderUploadActivities:
 
     @activity.defn(name=messages.CHECK_PROVIDER_UPLOAD)
     async def check_provider_upload(self, order: ProviderPushInput) -> ProviderStatus:
-        """Ask the provider what became of an upload whose time is over; before that nothing happens.
+        """Query the provider for an upload whose time is over; before that nothing happens.
 
         Raises:
             ProviderSyncFailed, ProviderQuotaExceeded: the provider did not answer; retried if that can help.
@@ -79,7 +79,7 @@ class ProviderUploadActivities:
         """
         row = await self._read(order)
         if row is not None and self._status(order, row).needs_release:
-            await to_provider.release(self._services, row)
+            await remove_from_provider(self._services, row)
             row = await self._read(order)
         return self._status(order, row)
 
@@ -92,7 +92,7 @@ class ProviderUploadActivities:
             return ProviderStatus(asset_id=order.asset_id, outcome="skipped", reason="not_found")
         is_open = ProviderState(row.state) in OPEN_PROVIDER_STATES
         awaits = is_open and row.provider_asset_id is None
-        due = rows.asked_at(row, grace_seconds=settings.provider_upload_grace_seconds)
+        due = rows.queried_at(row, grace_seconds=settings.provider_upload_grace_seconds)
         return ProviderStatus(
             asset_id=order.asset_id,
             state=row.state,

@@ -6,13 +6,14 @@ provider has opened the upload, ``uploading`` until it has made an asset of the 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from rindle.db.models import MediaAsset, MediaProviderAsset, is_id
-from rindle.db.providers import note_linked
+from rindle.db.models import MediaAsset, MediaAttachment, MediaProviderAsset, is_id
+from rindle.db.providers import have_table, note_linked
 from rindle.db.transitions import lock_asset, move_provider_asset, set_fields
 from rindle.errors import NotCancellable
 from rindle.profile import DIRECT_CREATOR_UPLOAD
@@ -22,6 +23,11 @@ from rindle.states import ProviderState as P
 
 #: Longest lifetime in seconds of an upload.
 MAX_TIMEOUT_SECONDS = 604_800
+
+
+def is_stored() -> ColumnElement[bool]:
+    """Return the condition that the original of an asset is in the storage, not at a provider alone."""
+    return MediaAsset.storage_key.not_like("streaming/%/direct\\_upload/%", escape="\\")
 
 
 def insert(session: Session, asset: MediaAsset, row: MediaProviderAsset, *, timeout_seconds: int) -> None:
@@ -103,8 +109,8 @@ def begin_cancel(session: Session, asset_id: str) -> MediaProviderAsset | None:
     return row
 
 
-def asked_at(row: MediaProviderAsset, *, grace_seconds: float) -> datetime:
-    """Return when the provider is asked what became of an upload, if no webhook has told before.
+def queried_at(row: MediaProviderAsset, *, grace_seconds: float) -> datetime:
+    """Return when the provider is queried for an upload that no webhook has reported.
 
     A row that stays ``pending`` has no upload that anybody could use.
     """
@@ -135,3 +141,29 @@ def released(session: Session, asset_id: str) -> None:
     found = _locked(session, asset_id)
     if found is not None and found[1].cleanup_pending:
         set_fields(session, found[1], cleanup_pending=False)
+
+
+def failed(
+    session: Session, profiles: Collection[str], before: datetime, after: str, *, limit: int
+) -> tuple[Sequence[tuple[str, str]], str | None]:
+    """Return staged assets, with their profiles, of uploads that were cancelled or have failed before a time.
+
+    Attached ones are left out.
+
+    Returns:
+        the assets, and the id after which the next page begins; ``None`` after the last page.
+    """
+    if not have_table(session):
+        return [], None
+    asset, row = MediaAsset, MediaProviderAsset
+    attached = select(MediaAttachment.id).where(MediaAttachment.asset_id == asset.id).exists()
+    statement = (
+        select(asset.id, asset.profile)
+        .join(row, row.asset_id == asset.id)
+        .where(row.ingest_mode == DIRECT_CREATOR_UPLOAD, row.state.in_((P.DELETED.value, P.ERRORED.value)))
+        .where(row.updated_at < before, asset.state == AssetState.STAGED, asset.profile.in_(profiles), ~attached)
+    )
+    if after:
+        statement = statement.where(asset.id > after)
+    found = [(asset_id, profile) for asset_id, profile in session.execute(statement.order_by(asset.id).limit(limit))]
+    return found, found[-1][0] if len(found) == limit else None

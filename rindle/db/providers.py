@@ -223,6 +223,8 @@ def _move(session: Session, row: MediaProviderAsset, to: P, *, error: str | None
     if came_from is not to:
         values.pop("last_sync_error", None)
     if any(getattr(row, name) != value for name, value in values.items()):
+        if came_from is P.ERRORED:  # its age is that of its failure
+            values["updated_at"] = row.updated_at
         set_fields(session, row, **values)
     return False
 
@@ -251,6 +253,30 @@ def give_up(session: Session, asset_id: str, profile: str, provider: str, error:
     row = locked(session, asset_id, profile, provider)
     if row is not None and P(row.state) in OPEN_PROVIDER_STATES:
         move_provider_asset(session, row, P.ERRORED, last_sync_error=error)
+
+
+def restart(session: Session, row: MediaProviderAsset, *, passthrough: str | None) -> bool:
+    """Move an ``errored`` row back to ``processing``, as one of which the provider has nothing.
+
+    It gets a new passthrough: webhooks and searches of the first attempt no longer find it.
+
+    Returns:
+        whether it has moved; not if it is in another state, or another passthrough than ``passthrough`` by now.
+    """
+    if row.state != P.ERRORED or row.mux_passthrough != passthrough:
+        return False
+    return move_provider_asset(
+        session,
+        row,
+        P.PROCESSING,
+        mux_passthrough=new_passthrough(),
+        provider_asset_id=None,
+        playback_ids=[],
+        last_sync_error=None,
+        last_event_id=None,
+        last_event_at=None,
+        raw_provider_metadata={},
+    )
 
 
 def is_stuck(row: MediaProviderAsset, *, after_seconds: float) -> bool:
@@ -291,10 +317,18 @@ def is_applied(session: Session, event: Mapping[str, Any]) -> bool:
 
 
 def note_orphan(session: Session, event: Mapping[str, Any]) -> None:
-    """Record that no row belongs to a webhook; it is not looked at again."""
-    if not is_applied(session, event):
-        payload = {"provider": event["provider"], "kind": event["kind"]}
-        record_event(session, "orphan_event", scope=_scope(event), payload=payload, asset_id=None)
+    """Record that no row belongs to a webhook; it is not looked at again.
+
+    What is reported of an asset after its purge is no orphan: the purge itself has caused it.
+    """
+    if is_applied(session, event):
+        return
+    payload = {"provider": event["provider"], "kind": event["kind"]}
+    if WebhookKind(event["kind"]) in _OF_THE_END:
+        payload["outcome"] = "unknown"
+        record_event(session, "provider_webhook", scope=_scope(event), payload=payload, asset_id=None)
+        return
+    record_event(session, "orphan_event", scope=_scope(event), payload=payload, asset_id=None)
 
 
 def apply_event(session: Session, outbox_id: int) -> tuple[Mapping[str, Any], str, str | None] | None:
@@ -368,6 +402,8 @@ def note_linked(session: Session, row: MediaProviderAsset) -> None:
     )
 
 
+#: Kinds that also come after a row is gone.
+_OF_THE_END = frozenset({WebhookKind.DELETED, WebhookKind.UPLOAD_CANCELLED})
 #: Kinds that name the asset that was made of an upload.
 _LINKS = frozenset({WebhookKind.UPLOAD_ASSET_CREATED})
 #: The state that a webhook reports.

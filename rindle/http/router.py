@@ -68,7 +68,7 @@ def create_router(
         allow_anonymous: confirms that there is no authorizer.
         csrf: accepts state-changing requests that lack the header ``X-Rindle: 1``.
         max_inline_bytes: largest file that may pass through the application, 64 MiB by default.
-        webhooks: secrets of webhooks by streaming provider, for example ``{"mux": "RINDLE_MUX_WEBHOOK_SECRETS"}``; see
+        webhooks: secrets of webhooks by streaming provider, for example ``{"mux": [secret]}``; see
             :func:`rindle.http.webhooks.provider_webhook_router`. Without it there is no route for them.
         include: which of ``uploads``, ``assets``, ``events``, ``webhooks``, ``local``, ``script`` and ``health``; all
             when left out. ``health`` is open to everyone; see :func:`rindle.http.health.health_router`.

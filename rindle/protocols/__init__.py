@@ -39,6 +39,8 @@ from rindle.protocols.storage import (
 )
 from rindle.protocols.streaming import (
     STREAMING_CAPABILITIES,
+    ConfigurationChecks,
+    ConfigurationFlaw,
     DirectUploads,
     PlaybackGrant,
     ProviderAsset,
@@ -60,6 +62,8 @@ __all__ = [
     "ByteStream",
     "Checkpoint",
     "Concatenation",
+    "ConfigurationChecks",
+    "ConfigurationFlaw",
     "ContentRejected",
     "DeleteResult",
     "DeliverySubject",

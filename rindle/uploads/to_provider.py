@@ -6,7 +6,6 @@ address of the upload is a bearer credential. It is returned to the caller once,
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ from rindle.delivery.playback import direct_key
 from rindle.errors import (
     InvalidArgument,
     InvalidCorsOrigin,
-    ProviderNotFound,
     ProviderSyncFailed,
     RindleError,
     StreamingNotConfigured,
@@ -35,6 +33,7 @@ from rindle.errors import (
 )
 from rindle.profile import DIRECT_CREATOR_UPLOAD, Profile, StreamingPolicy
 from rindle.protocols import DirectUploads, ProviderUpload
+from rindle.providers import remove_from_provider
 from rindle.security import check_declared, display_name, sanitize_filename
 from rindle.services import Services
 from rindle.states import MediaKind
@@ -209,7 +208,7 @@ async def cancel_direct_upload(services: Services, asset: AssetOrId) -> None:
     if row.provider_upload_id is None:
         return
     try:
-        await release(services, row)
+        await remove_from_provider(services, row)
     except RindleError:
         raise
     except Exception as error:
@@ -222,24 +221,6 @@ def _begin_cancel(session: Session, services: Services, asset_id: str) -> MediaP
         named = (asset_id, row.profile, row.provider_name)
         outbox.wake_provider_upload(session, services.settings, *named, signal="wake")
     return row
-
-
-async def release(services: Services, row: MediaProviderAsset) -> None:
-    """Cancel an upload at its provider, delete the asset that was made of it, and record that nothing is left.
-
-    Raises:
-        ProviderSyncFailed, ProviderQuotaExceeded: the provider has not done it; the next attempt continues.
-    """
-    provider = services.provider(row.provider_name)
-    asset_ids = {row.provider_asset_id}
-    if row.provider_upload_id is not None and isinstance(provider, DirectUploads):
-        await provider.cancel_direct_upload(row.provider_upload_id)
-        with contextlib.suppress(ProviderNotFound):  # the last chunk may have been faster than the cancellation
-            asset_ids.add((await provider.get_direct_upload(row.provider_upload_id)).asset_id)
-    for asset_id in asset_ids:
-        if asset_id is not None:
-            await provider.delete_asset(asset_id)
-    await services.database.write(providers.note_removed, row.id)
 
 
 def _require_streaming(services: Services, row: MediaProviderAsset) -> None:

@@ -63,6 +63,15 @@ def provider_upload_id(asset_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) ->
     return f"{prefix}-provider-upload:{_row(asset_id)}"
 
 
+def provider_run_id(
+    asset_id: str | UUID, provider: str, ingest_mode: str | None, *, prefix: str = DEFAULT_PREFIX
+) -> str:
+    """Return the id of the workflow that follows an asset at a streaming provider, whichever way it came there."""
+    if ingest_mode == "direct_creator_upload":
+        return provider_upload_id(asset_id, prefix=prefix)
+    return provider_push_id(asset_id, provider, prefix=prefix)
+
+
 def _row(row_id: str | UUID) -> str:
     return canonical_id(row_id) or str(row_id)
 

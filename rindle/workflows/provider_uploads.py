@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
 class ProviderUploadWorkflow(ProviderPushWorkflow):
     """Waits until the provider has made an asset of an upload, then until the asset has settled there.
 
-    A webhook wakes it. Without one it asks the provider what became of the upload when its time is over; of the asset
+    A webhook wakes it. Without one it queries the provider for the upload when its time is over; of the asset
     it polls the state. An upload that was cancelled is cancelled at the provider too, with an asset that the provider
     made of it meanwhile. It may be started again at any time: the row says what is left to do.
 
@@ -69,7 +69,7 @@ class ProviderUploadWorkflow(ProviderPushWorkflow):
                 status = await self._read()
             elif waits_for_bytes:
                 status = await self._provider_step(
-                    messages.CHECK_PROVIDER_UPLOAD, policies.PROVIDER_CALL, "ask what became of the upload"
+                    messages.CHECK_PROVIDER_UPLOAD, policies.PROVIDER_CALL, "query the upload"
                 )
             else:
                 self._polls += 1
@@ -89,7 +89,7 @@ class ProviderUploadWorkflow(ProviderPushWorkflow):
             await workflow.wait_condition(
                 lambda: bool(self._events) or self._woken or self._cancel_asked,
                 timeout=timedelta(seconds=seconds),
-                timeout_summary="until the provider is asked",
+                timeout_summary="until the provider is queried",
             )
         except TimeoutError:
             return

@@ -51,6 +51,7 @@ from rindle.storage.local import LocalStorage
 from rindle.subscriptions import Subscription
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.multipart import OpenedMultipart, SignedPart
+from rindle.uploads.to_provider import DirectUpload
 from rindle.uploads.tus import TusUpload
 from rindle.worker_plugin import RindlePlugin
 
@@ -229,6 +230,17 @@ async def erasure(rindle: Rindle, member: Member, asset: MediaAsset) -> None:
     forced = await rindle.force_delete_asset(asset, "why", actor="ada", reference="1", dry_run=True)
     assert_type(forced, ForceDeleteReport)
     await rindle.force_delete_asset(asset, "why")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def uploads_to_a_provider(rindle: Rindle) -> None:
+    """A film that a browser sends to the streaming provider."""
+    upload = await rindle.create_direct_upload(
+        "avatar", cors_origin="https://example.com", filename="film.mp4", timeout=600, actor="ada"
+    )
+    assert_type(upload, DirectUpload)
+    assert_type(upload.upload_url, str)
+    await rindle.cancel_direct_upload(upload.asset_id)
+    await rindle.create_direct_upload("avatar")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def delivery(rindle: Rindle, asset: MediaAsset) -> None:

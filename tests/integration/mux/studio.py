@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,9 +16,10 @@ from rindle.db import direct_uploads
 from rindle.db.models import MediaProviderAsset
 from rindle.http import create_router
 from rindle.presets import MuxDirectUploadWeb
+from rindle.process import leave
 from rindle.storage.memory import MemoryStorage
 from rindle.streaming.mux import MuxConfig, MuxProvider
-from tests.application import SECRET
+from tests.application import SECRET, make
 from tests.live import served
 from tests.servers.mux import FakeMux
 from tests.stage import Stage
@@ -91,25 +93,46 @@ class MuxStudio:
         return found
 
 
+def mux_environment(mux: FakeMux) -> dict[str, str]:
+    """Return the same as variables of a process."""
+    token_id, token_secret = mux.token
+    return {
+        "RINDLE_MUX_TOKEN_ID": token_id,
+        "RINDLE_MUX_TOKEN_SECRET": token_secret,
+        "RINDLE_MUX_BASE_URL": mux.base_url,
+    }
+
+
+class Talk(MuxDirectUploadWeb):
+    """Films that browsers send to Mux."""
+
+    name = "talk"
+    storage = "media"
+
+
+def creators(made: Rindle, provider: MuxProvider) -> Rindle:
+    """Return an application with one profile, on the database and the queues of another one."""
+    return Rindle(
+        engine=made.database.engine,
+        storages={"media": MemoryStorage()},
+        profiles=[Talk],
+        secrets=[SECRET],
+        settings=made.settings,
+        temporal=made.temporal,
+        providers=[provider],
+    )
+
+
 def application(stage: Stage, mux: FakeMux, **environment: str) -> Rindle:
     """Return the stage's application with one profile, whose films browsers send to Mux."""
+    return stage.adopt(creators(stage.application(**environment), MuxProvider(lambda: config_of(mux))))
 
-    class Talk(MuxDirectUploadWeb):
-        name = "talk"
-        storage = "media"
 
-    made = stage.application(**environment)
-    return stage.adopt(
-        Rindle(
-            engine=made.database.engine,
-            storages={"media": MemoryStorage()},
-            profiles=[Talk],
-            secrets=[SECRET],
-            settings=made.settings,
-            temporal=made.temporal,
-            providers=[MuxProvider(lambda: config_of(mux))],
-        )
-    )
+async def open_and_cancel() -> None:
+    """Open an upload and cancel it, in an application of the environment."""
+    rindle = creators(make(), MuxProvider())
+    upload = await rindle.create_direct_upload("talk", cors_origin="https://cohort.example")
+    await rindle.cancel_direct_upload(upload.asset_id)
 
 
 @asynccontextmanager
@@ -139,3 +162,8 @@ async def a_studio(
     async with served(app) as url:
         mux.add_webhook(f"{url}/media/webhooks/rindle/mux", WEBHOOK_SECRET)
         yield MuxStudio(rindle, mux, url)
+
+
+if __name__ == "__main__":
+    asyncio.run(open_and_cancel())
+    leave(0)

@@ -86,6 +86,10 @@ class Studio(Cinema):
         """Return the rows that start or signal workflows of uploads."""
         return [row for row in await self.rindle.database.read(_outbox) if "provider-upload" in row.workflow_id]
 
+    async def purges(self) -> list[MediaOutbox]:
+        """Return the rows that request purges."""
+        return [row for row in await self.rindle.database.read(_outbox) if "purge" in row.workflow_id]
+
 
 def _outbox(session: Session) -> list[MediaOutbox]:
     return list(session.scalars(select(MediaOutbox).order_by(MediaOutbox.id)))
