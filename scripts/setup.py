@@ -59,7 +59,7 @@ class Needs:
     required: bool = False
 
 
-DEMO: Final = Packages("demo", ("av", "cli", "example", "http", "images", "sqlite"), ("demo",), "about 1 minute")
+DEMO: Final = Packages("demo", ("av", "cli", "example", "http", "images", "mux", "sqlite"), ("demo",), "about 1 minute")
 ALL: Final = Packages("all", ("all",), ("dev", "docs", "bench"), "1 to 3 minutes")
 
 TARGETS: Final[Mapping[str, Needs]] = {

@@ -21,6 +21,8 @@ from examples.cohort import demo_files
 DEMO = Path("var/demo").resolve()
 HOME = DEMO / "home"
 MEMBER = "alice"
+#: The member's course.
+COURSE = "sea-floor"
 #: Seconds after which the demo gives up waiting for something.
 PATIENCE_SECONDS = 60.0
 #: Seconds between two looks at a state, and between those that must not miss a short one.
@@ -120,13 +122,16 @@ class Browser:
         asset: dict[str, Any] = self.get(f"/media/assets/{asset_id}").json()["asset"]
         return asset
 
-    def events(self, asset_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def events(self, asset_id: str, scope: str = "asset") -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield type and payload of an asset's events as they come, its state first (``snapshot``).
+
+        Args:
+            scope: ``asset``, or ``provider_asset`` for what happens at its streaming provider.
 
         Raises:
             CheckFailed: the site refuses the stream.
         """
-        query = {"scope": "asset", "id": asset_id, "snapshot": "1", "until": "terminal"}
+        query = {"scope": scope, "id": asset_id, "snapshot": "1", "until": "terminal"}
         with self._http.stream("GET", "/media/events", params=query, timeout=PATIENCE_SECONDS) as answer:
             if answer.is_error:
                 raise CheckFailed(f"the site sends the events of an asset (it answered {answer.status_code})")

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from examples.cohort.media import LESSON, LESSONS, reading, rindle, writing
 from examples.cohort.models import Course
-from examples.cohort.pages import accepted, all_media, done, media_of, our_form, page, put_in
+from examples.cohort.pages import accepted, all_media, done, media_of, our_form, page, put_in, stream_state
 from examples.cohort.security import actor_of
 from rindle import MediaAsset
 from rindle.capabilities import capabilities_of
@@ -123,7 +123,14 @@ async def _page(request: Request, template: str, course: Course) -> Response:
     profile = LESSONS[course.kind]
     asset = await media_of(course, LESSON)
     return await page(
-        request, template, course=course, profile=profile, asset=asset, accept=accepted(profile), strategy=STRATEGY
+        request,
+        template,
+        course=course,
+        profile=profile,
+        asset=asset,
+        streaming=await stream_state(asset) if asset else None,
+        accept=accepted(profile),
+        strategy=STRATEGY,
     )
 
 
