@@ -25,6 +25,7 @@ from benchmarks import (
     reads,
     rendering,
     report,
+    resumable,
     scale,
     throughput,
 )
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "imports": imports.measure,
     "av": av.measure,
     "cancel": cancel.measure,
+    "resumable": resumable.measure,
     "memory": memory.measure,
     "live": live.measure,
     "commits": commits.measure,
