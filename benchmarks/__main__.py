@@ -12,6 +12,7 @@ import click
 
 from benchmarks import (
     av,
+    bucket,
     cancel,
     commits,
     erasure,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "av": av.measure,
     "cancel": cancel.measure,
     "resumable": resumable.measure,
+    "bucket": bucket.measure,
     "memory": memory.measure,
     "live": live.measure,
     "commits": commits.measure,

@@ -100,9 +100,9 @@ async def measure(stack: Stack, web: int) -> list[Figure]:
     where = urlsplit(stack.base_url)
     url = f"http://{where.hostname}:{where.port}/tus/archive/"
     body = os.urandom(SIZE_BYTES)
-    made = {"host": str(where.hostname), "port": int(where.port or 0), "path": "/tus/archive/", "body": body}
+    at = str(where.hostname), int(where.port or 0), "/tus/archive/", body
     for count in (20, UPLOADS):  # a small crowd first: what is imported and pooled once is not growth
-        crowd = Crowd(**made, half_sent=asyncio.Barrier(count + 1), go_on=asyncio.Event())
+        crowd = Crowd(*at, half_sent=asyncio.Barrier(count + 1), go_on=asyncio.Event())
         began, used = time.perf_counter(), machine.cpu_seconds([web])
         with machine.watching(web=web) as watch:
             sending = [asyncio.create_task(crowd.upload()) for _ in range(count)]

@@ -73,7 +73,7 @@ async def measure() -> list[Figure]:
 
 
 def _start_ours(stack: Stack, servers: ExitStack) -> list[Contender]:
-    kinds = (
+    kinds: tuple[tuple[str, str, dict[str, str], str], ...] = (
         ("granian", "granian", {}, "synced to the disk every 64 MiB and at the end"),
         ("granian, fsync=False", "granian", {"BENCH_FSYNC": "0"}, "what tusd does: nothing waits for the disk"),
         ("uvicorn", "uvicorn", {}, "synced to the disk every 64 MiB and at the end"),
