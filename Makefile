@@ -65,5 +65,5 @@ docs: setup-check ## build the documentation into var/site; a broken link fails
 	$(BIN)/mkdocs build --strict --site-dir var/site
 
 clean: ## remove the files of make; the data of `make dev` stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist var/reports var/site var/setup.lock
+	rm -rf .venv node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist var/reports var/site var/setup.lock
 	find rindle tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

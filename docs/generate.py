@@ -364,6 +364,17 @@ _REASONS = {
     "invalid_older_than": "The filter `older_than` has a wrong value.",
     "invalid_limit": "The filter `limit` has a wrong value.",
     "invalid_format": "The filter `format` has a wrong value.",
+    "tus_version_unsupported": "The request names another version of tus than 1.0.0, or none.",
+    "tus_method_not_allowed": "The address has no requests of this method.",
+    "tus_url_signature_invalid": "The address is not signed by this site: it was changed or cut.",
+    "tus_session_not_found": "There is no upload at the address, or it is the upload of another actor.",
+    "tus_session_expired": "The upload has ended without its object; the client starts a new one.",
+    "tus_content_type_unsupported": "The bytes come with another `Content-Type` than `application/offset+octet-stream`.",
+    "tus_offset_conflict": "The upload has another offset than the request names; the client looks it up and continues there.",
+    "tus_size_exceeded": "The upload has, or would get, more bytes than it may have (`detail.limit`).",
+    "tus_upload_closed": "The upload takes no bytes: it is made of others, or its bytes were refused.",
+    "tus_checksum_mismatch": "The bytes of the request do not have the checksum of its header; none is kept.",
+    "tus_locked": "Another request continues the upload; the same request succeeds after it.",
 }
 
 

@@ -52,7 +52,7 @@ from rindle.relay import Relay
 from rindle.settings import PIXEL_CEILING, Settings
 from rindle.states import OutputKind
 from rindle.threads import in_thread
-from rindle.uploads import assembly, multipart
+from rindle.uploads import assembly, backing, multipart
 from rindle.workflows.sandbox import ContextFreeSandbox, needs_contexts
 from rindle.workflows.signals import SignalGuard
 from rindle.workflows.tuning import PolicyTuning
@@ -230,7 +230,7 @@ class WorkerParts:
         probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
         builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
         variants = VariantActivities(services, sources=self._sources, builders=builders)
-        release = partial(assembly.release, services)
+        release = partial(backing.release, services)
         uploads = UploadActivities(
             services,
             verify=partial(multipart.finish, services),

@@ -83,6 +83,14 @@ class Services:
             )
         return checked(self.storages[name])
 
+    def storage_of(self, key: str, asset: MediaAsset | None) -> Storage:
+        """Return the adapter of the object at ``key``; its profile is that of the asset, or of its key without one.
+
+        Raises:
+            UnknownProfile: the profile is not registered.
+        """
+        return self.storage(self.profile_of_key(key) if asset is None else asset.profile)
+
     def fairness_key(self, profile: str | None, actor: str | None) -> str | None:
         """Return under which key Temporal shares its workers fairly: the profile, or the uploader where it says so.
 

@@ -140,6 +140,10 @@ DELIVERABLE = frozenset({_A.AVAILABLE, _A.PROCESSING, _A.TRANSCODING, _A.READY, 
 #: Asset states before the end of validation: a page shows its placeholder.
 UNVALIDATED = frozenset({_A.STAGED, _A.VALIDATING, _A.ANALYZING, _A.PROMOTING})
 
+#: Asset states whose bytes are verified and whose validation has not ended. An error code on such an asset says that
+#: its validation gave up; only ``resume`` removes it.
+IN_PROMOTION = (_A.VALIDATING, _A.ANALYZING, _A.PROMOTING)
+
 #: Asset states that the aggregate rule computes from the variants.
 AGGREGATED = DELIVERABLE
 

@@ -16,14 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 
 from rindle import process
 from tests.media.clips import Clips
-from tests.servers import Unavailable, chromium, ffmpeg, minio, postgres, temporal, tus_js, version_of
+from tests.servers import Unavailable, chromium, ffmpeg, minio, npm, postgres, temporal, version_of
 from tests.stage import Stage, staged
+
+if TYPE_CHECKING:
+    from tests.servers.mux import FakeMux
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
@@ -72,7 +75,7 @@ def pytest_report_header() -> list[str]:
         # Not imported into this process: the library never does that either.
         "libvips": lambda: version_of(Path(sys.executable), "-c", libvips),
         "ffmpeg": ffmpeg.version,
-        f"tuspy {version('tuspy')}, tus-js-client": tus_js.version,
+        f"tuspy {version('tuspy')}, tus-js-client": lambda: npm.packages()["tus-js-client"],
         "Chromium": lambda: version_of(chromium.program(), "--version"),
     }
 
@@ -240,13 +243,13 @@ def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[minio.Min
         yield server
 
 
-@pytest.fixture(scope="session")
-def tus_js_packages() -> Path:
-    """The directory of tus-js-client; see ``tests/servers/npm/send.mjs``."""
-    try:
-        return tus_js.packages()
-    except Unavailable as missing:
-        _without(missing)
+@pytest.fixture
+def mux(tmp_path: Path) -> Iterator[FakeMux]:
+    """A server of this test alone that stands for Mux; it cuts films with ffmpeg."""
+    from tests.servers.mux import running_mux  # what it needs is slow to load, and few want it
+
+    with running_mux(tmp_path / "mux") as server:
+        yield server
 
 
 @pytest.fixture(scope="session", name="chromium")
@@ -256,6 +259,19 @@ def chromium_path() -> Path:
         return chromium.program()
     except Unavailable as missing:
         _without(missing)
+
+
+@pytest.fixture(scope="session")
+def npm_script() -> Callable[[str, str], Path]:
+    """Finds a file of an npm package, for a page to load: its arguments are the package and the path."""
+
+    def find(package: str, path: str) -> Path:
+        try:
+            return npm.script(package, path)
+        except Unavailable as missing:
+            _without(missing)
+
+    return find
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -23,7 +23,7 @@ from rindle.activities.decode_cache import DecodeCache
 from rindle.activities.liveness import heartbeating
 from rindle.activities.probing import Prober, columns_of, is_too_long, max_pixels_of
 from rindle.activities.source_cache import SourceCache
-from rindle.activities.status import IN_PROMOTION, UploadStatusReader
+from rindle.activities.status import UploadStatusReader
 from rindle.crash_points import crash_point
 from rindle.db import promotion as rows
 from rindle.db.models import MediaAsset
@@ -42,7 +42,7 @@ from rindle.protocols import ProbeResult, ServedAs
 from rindle.rejections import rejected
 from rindle.security import type_of_content, validate_upload
 from rindle.services import Services
-from rindle.states import AssetState, SessionState
+from rindle.states import IN_PROMOTION, AssetState, SessionState
 from rindle.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class PromotionActivities:
         if found is None or found.session.state != SessionState.COMPLETED:
             return await self._status.read(order.session_id)
         asset = found.asset
-        if asset.state not in IN_PROMOTION:
+        if asset.state not in IN_PROMOTION or rows.gave_up(asset):  # a late signal does not repeat it
             return await self._status.read(order.session_id)
         profile = self._services.profile(asset.profile)
         gate = _Gate(asset.content_type if asset.state == AssetState.ANALYZING else None)

@@ -12,13 +12,12 @@ from rindle.db import streams
 from rindle.db import uploads as rows
 from rindle.db import variants as variant_rows
 from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
+from rindle.db.promotion import gave_up
 from rindle.messages import GroupStart, UploadStatus, UploadStep
 from rindle.services import Services
-from rindle.states import DELIVERABLE, AssetState, SessionState
+from rindle.states import DELIVERABLE, IN_PROMOTION, AssetState, SessionState
 from rindle.workflows import ids
 
-#: States of an asset whose bytes are verified and whose promotion has not ended.
-IN_PROMOTION = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
 #: States in which a session ended without an asset to promote.
 ENDED_BADLY = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 #: Shortest pause in seconds before a workflow reads the rows again.
@@ -86,6 +85,8 @@ class UploadStatusReader:
     async def _of_asset(self, asset: MediaAsset, facts: dict[str, Any]) -> UploadStatus:
         facts["outcome"] = asset.state
         if asset.state in IN_PROMOTION:
+            if gave_up(asset):
+                return UploadStatus(step=UploadStep.DONE, **{**facts, "outcome": "failed"})
             return UploadStatus(step=UploadStep.PROMOTE, **facts)
         groups: tuple[GroupStart, ...] = ()
         if AssetState(asset.state) in DELIVERABLE:

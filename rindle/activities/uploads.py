@@ -127,11 +127,7 @@ class UploadActivities:
             if found.session.state in ENDED_BADLY:
                 crash_point("upload.release.before")
                 await self._release(found.session)  # before the object, which a part could still complete
-                storage = self._services.storage(
-                    self._services.profile_of_key(found.session.upload_key)
-                    if found.asset is None
-                    else found.asset.profile
-                )
+                storage = self._services.storage_of(found.session.upload_key, found.asset)
                 await delete_object(storage, found.session.upload_key)
                 crash_point("upload.release.deleted")
                 await self._database.write(rows.note_released, order.session_id)

@@ -16,7 +16,7 @@ from rindle.db.transitions import add_queued, lock_asset, move_asset, recompute,
 from rindle.errors import MAX_REASON_CHARS, ContentRejected, StateConflict, UploadRejected
 from rindle.profile import Profile
 from rindle.rejections import type_of
-from rindle.states import DELIVERABLE, AssetState
+from rindle.states import DELIVERABLE, IN_PROMOTION, AssetState
 
 
 def pass_gate(session: Session, asset_id: str, profile: type[Profile], mime: str) -> None:
@@ -119,6 +119,18 @@ def promote(session: Session, /, asset_id: str, profile: type[Profile], **facts:
     rows += planned
     recompute(session, asset_id, rows)
     return variants.groups_to_build(asset, rows)
+
+
+def gave_up(asset: MediaAsset) -> bool:
+    """Whether the promotion of the asset ended with an error, which only ``resume`` removes."""
+    return asset.state in IN_PROMOTION and asset.error_code is not None
+
+
+def forget_failure(session: Session, asset_id: str) -> None:
+    """Remove the note of :func:`note_failure`, so that the promotion can be continued."""
+    asset = lock_asset(session, asset_id)
+    if asset is not None and gave_up(asset):
+        set_fields(session, asset, **uploads.NO_REJECTION)
 
 
 def note_failure(session: Session, session_id: str, code: str, reason: str) -> None:

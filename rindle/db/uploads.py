@@ -146,7 +146,8 @@ def complete_upload(
         verified_etag=etag,
         failure_reason=None,
     )
-    move_asset(session, found.asset, AssetState.VALIDATING, byte_size=size, stored_etag=etag, content_type=content_type)
+    facts: dict[str, Any] = {**NO_REJECTION, "byte_size": size, "stored_etag": etag, "content_type": content_type}
+    move_asset(session, found.asset, AssetState.VALIDATING, **facts)
     return found, True
 
 

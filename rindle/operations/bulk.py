@@ -23,7 +23,7 @@ from rindle.operations import findings
 from rindle.operations.repair import requeue_variants
 from rindle.operations.reports import Report
 from rindle.services import Services
-from rindle.states import AssetState, OutputKind, VariantState
+from rindle.states import IN_PROMOTION, OutputKind, VariantState
 from rindle.uploads.sessions import resume
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 DEFAULT_LIMIT, MAX_LIMIT = 1_000, 100_000
 #: Failures listed in a report.
 MAX_FAILURES = 5
-
-_PROMOTING = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +179,7 @@ def _resumable_rows(selection: Selection) -> Iterable[Select[Any]]:
         return of_asset.where(*conditions, *rows, *selection.of_assets())
 
     of_asset = [*selection.of_rows(MediaAsset, MediaAsset.error_code), *selection.of_assets()]
-    promoting = MediaAsset.state.in_(_PROMOTING)
+    promoting = MediaAsset.state.in_(IN_PROMOTION)
     yield select(MediaAsset.id).where(promoting, MediaAsset.error_code.is_not(None), *of_asset)
     yield of_session(is_unreleased(), upload.release_error_code.is_not(None))
     if selection.code is not None:

@@ -23,6 +23,7 @@ from rindle.operations.remedies import FINDING_OF_VARIANT
 from rindle.operations.reports import Report
 from rindle.settings import Settings
 from rindle.states import (
+    IN_PROMOTION,
     AssetState,
     OutboxState,
     OutputKind,
@@ -44,7 +45,6 @@ COUNTED_ASSETS, MAX_PROFILES = 10_000, 20
 #: Runs of one class that are described one by one, unless more samples are requested.
 CLASS_DESCRIBED = 10
 
-_PROMOTING = (AssetState.VALIDATING, AssetState.ANALYZING, AssetState.PROMOTING)
 _RESIDUAL_SESSIONS = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
@@ -246,13 +246,13 @@ class Inspection:
 def stuck_promotion(inspection: Inspection) -> list[Candidate]:
     """Uploads whose validation failed."""
     gave_up = and_(MediaAsset.error_code.is_not(None), MediaAsset.updated_at <= inspection.cutoff())
-    return _assets(inspection, "stuck_promotion", [MediaAsset.state.in_(_PROMOTING), gave_up])
+    return _assets(inspection, "stuck_promotion", [MediaAsset.state.in_(IN_PROMOTION), gave_up])
 
 
 def workflow_missing(inspection: Inspection) -> list[Candidate]:
     """Uploads in validation that have not changed for a while."""
     silent = and_(MediaAsset.error_code.is_(None), MediaAsset.updated_at <= inspection.cutoff(PROMOTION_SECONDS))
-    return _assets(inspection, "workflow_missing", [MediaAsset.state.in_(_PROMOTING), silent], is_suspect=True)
+    return _assets(inspection, "workflow_missing", [MediaAsset.state.in_(IN_PROMOTION), silent], is_suspect=True)
 
 
 def purge_stuck(inspection: Inspection) -> list[Candidate]:
@@ -551,7 +551,7 @@ def under_way(inspection: Inspection) -> list[Candidate]:
     """
     prefix, limit = inspection.settings.workflow_id_prefix, inspection.examined
     found: list[tuple[str, datetime, Sample]] = []
-    for promoting in _PROMOTING:
+    for promoting in IN_PROMOTION:
         pairs = inspection.session.execute(
             select(MediaAsset, MediaUploadSession.id)
             .join(MediaUploadSession, MediaUploadSession.asset_id == MediaAsset.id)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, cast
 
 from sqlalchemy import Select, func, literal, select, text, union_all
 from sqlalchemy.exc import SQLAlchemyError
@@ -346,26 +346,47 @@ def _counts(session: Session, states: type[StrEnum], state: InstrumentedAttribut
     """Count rows by state.
 
     Counting a million finished rows takes longer than the rest of the report and gives an operator no information, so
-    Postgres counts at most :data:`EXACT_ROWS` per state through the index. SQLite has no estimates and counts all rows.
+    Postgres counts the rows of a state only up to :data:`EXACT_ROWS` and estimates larger counts. The rows of a profile
+    without more assets than that are all counted. SQLite has no estimates and counts all rows.
     """
 
-    def rows_in(value: str) -> Select[Any]:
-        of_state = select(literal(1)).select_from(state.class_).where(state == value)
+    def of_profile(statement: Select[Any]) -> Select[Any]:
         if filters.profile is None:
-            return of_state
+            return statement
         if state.class_ is not MediaAsset:
-            of_state = of_state.join(MediaAsset, MediaAsset.id == state.class_.asset_id)
-        return of_state.where(MediaAsset.profile == filters.profile)
+            statement = statement.join(MediaAsset, MediaAsset.id == state.class_.asset_id)
+        return statement.where(MediaAsset.profile == filters.profile)
 
-    limit = EXACT_ROWS + 1 if session.get_bind().dialect.name == "postgresql" else None
-    counted = union_all(
-        *(select(literal(one.value), func.count()).select_from(rows_in(one).limit(limit).subquery()) for one in states)
+    large: list[str] = []
+    if session.get_bind().dialect.name == "postgresql" and not _is_small(session, filters.profile):
+        large = _large_states(session, states, state)
+    others = [one.value for one in states if one not in large]
+    rows = cast("Select[Any]", select(state, func.count())).select_from(state.class_)
+    counted = session.execute(of_profile(rows.where(state.in_(others)).group_by(state)))
+    found: dict[str, int] = {row[0]: row[1] for row in counted}
+    least = EXACT_ROWS + 1 if filters.profile is None else 0
+    for value in large:
+        estimate = _estimate(session, of_profile(rows.with_only_columns(literal(1)).where(state == value)))
+        found[value] = max(least, estimate)
+    return RowCounts({**dict(sorted(found.items())), "total": sum(found.values())}, tuple(large))
+
+
+def _is_small(session: Session, profile: str | None) -> bool:
+    """Whether a profile has at most :data:`EXACT_ROWS` assets."""
+    if profile is None:
+        return False
+    assets = select(literal(1)).select_from(MediaAsset).where(MediaAsset.profile == profile).limit(EXACT_ROWS + 1)
+    return bool((session.scalar(select(func.count()).select_from(assets.subquery())) or 0) <= EXACT_ROWS)
+
+
+def _large_states(session: Session, states: type[StrEnum], state: InstrumentedAttribute[str]) -> list[str]:
+    """Return the states with more than :data:`EXACT_ROWS` rows, in alphabetical order."""
+    rows = (
+        (one.value, select(literal(1)).select_from(state.class_).where(state == one).limit(EXACT_ROWS + 1))
+        for one in states
     )
-    found = {value: count for value, count in session.execute(counted) if count}
-    estimated = sorted(value for value, count in found.items() if limit is not None and count >= limit)
-    for value in estimated:
-        found[value] = max(found[value], _estimate(session, rows_in(value)))
-    return RowCounts({**dict(sorted(found.items())), "total": sum(found.values())}, tuple(estimated))
+    sizes = union_all(*(select(literal(value), func.count()).select_from(read.subquery()) for value, read in rows))
+    return sorted(value for value, size in session.execute(sizes) if size > EXACT_ROWS)
 
 
 def _estimate(session: Session, statement: Select[Any]) -> int:

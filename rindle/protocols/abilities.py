@@ -299,7 +299,8 @@ class Concatenation(ABC):
     async def concatenate(self, final_key: str, source_keys: Sequence[str]) -> StoredObject:
         """Make ``final_key`` from the objects ``source_keys`` in this order; one may appear repeatedly.
 
-        The sources stay. After a failure no partial object and no unfinished upload is left; repeating it is harmless.
+        The sources stay. After a failure no partial object and no unfinished upload is left. An object that an earlier
+        call has made is not replaced: it may be verified by now.
 
         Raises:
             StorageNotFound: a source is missing.

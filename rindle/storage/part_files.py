@@ -6,6 +6,7 @@ A file may be longer than the recorded offset, after a crash; it is cut to the o
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import stat
 import threading
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
 from rindle.cancellation import run_to_end
-from rindle.errors import StorageNotFound
+from rindle.errors import StorageConflict, StorageNotFound
 from rindle.protocols import Checkpoint, Concatenation, LiveUploads, PartStream, PartStreamState, StoredObject
 from rindle.security.storage_key import key_segment, validate_key
 from rindle.storage.disk import Draft, etag_of
@@ -62,11 +63,15 @@ class PartFile:
         self._handle: int | None = None
         self._is_over = False
 
-    def open(self, offset: int) -> None:
+    def open(self, offset: int, *, alone: bool = False) -> None:
         """Open the file for writing at ``offset``, which it must have; a longer one is cut.
 
+        Args:
+            alone: wait until nobody else has it open alone. It is then changed only if it still has its name: the
+                object that another caller has made of it may be verified already.
+
         Raises:
-            StorageNotFound: the file is shorter, or missing although ``offset`` is not 0.
+            StorageNotFound: the file is shorter, was renamed, or is missing although ``offset`` is not 0.
         """
         with self._lock:
             if self._is_over:
@@ -78,6 +83,9 @@ class PartFile:
                 self._handle = os.open(self.path, flags, 0o640)
             except FileNotFoundError as error:
                 raise _lost() from error
+            if alone:
+                fcntl.flock(self._handle, fcntl.LOCK_EX)  # released with the handle
+                self._check_name()
             self._check_size(offset)
             os.ftruncate(self._handle, offset)
             os.lseek(self._handle, offset, os.SEEK_SET)
@@ -122,6 +130,14 @@ class PartFile:
         """Remove the file; a missing one is success."""
         with suppress(FileNotFoundError, NotADirectoryError):
             self.path.unlink()
+
+    def _check_name(self) -> None:
+        try:
+            named = os.lstat(self.path)
+        except FileNotFoundError as error:
+            raise _lost() from error
+        if not os.path.samestat(named, os.fstat(self._opened())):
+            raise _lost()
 
     def _check_size(self, size: int) -> None:
         status = os.fstat(self._opened())
@@ -301,7 +317,7 @@ class LocalStreams(PartStream, Concatenation):
     def _complete(self, key: str, file: PartFile, size: int) -> StoredObject:
         try:
             with self._translated(key):
-                file.open(size)
+                file.open(size, alone=True)
                 return self._publish(file, key, if_absent=False)
         except StorageNotFound:
             _, status = self._find(key)  # renamed by an earlier call
@@ -336,19 +352,27 @@ class LocalStreams(PartStream, Concatenation):
         return found
 
     async def concatenate(self, final_key: str, source_keys: Sequence[str]) -> StoredObject:
-        """Copy the objects one after the other; the new one appears when it is whole."""
+        """Copy the objects one after the other; the new one appears when it is whole, and only once."""
         return await self._threads.move(self._concatenate, final_key, tuple(source_keys))
 
     def _concatenate(self, stop: Stop, final_key: str, source_keys: Sequence[str]) -> StoredObject:
         with self._translated(final_key), self._draft() as draft:
             draft.open()
+            size = 0
             for key in source_keys:
                 source, _ = self._open(key, None)
                 with source:
                     while piece := source.read(PIECE_BYTES):
                         stop.check()
                         draft.write(piece)
-            return self._publish(draft, final_key, if_absent=False)
+                        size += len(piece)
+            try:
+                return self._publish(draft, final_key, if_absent=True)
+            except StorageConflict:  # another call has made it
+                _, status = self._find(final_key)
+                if status.st_size != size:
+                    raise
+                return StoredObject(final_key, status.st_size, etag_of(status))
 
     def _part_file(self, upload_name: str) -> PartFile:
         return PartFile(self._streams / f"{key_segment(upload_name, fallback='upload')}{_SUFFIX}", fsync=self._fsync)

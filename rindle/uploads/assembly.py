@@ -1,4 +1,4 @@
-"""The end of uploads that passed through the application: make the object, verify it, release what is left.
+"""The end of uploads that passed through the application: make the object, verify it, remove the bytes of ended ones.
 
 Steps of the workflow; the requests themselves are in :mod:`rindle.uploads.tus`. All can be repeated.
 """
@@ -12,13 +12,14 @@ from rindle.cancellation import run_to_end
 from rindle.capabilities import unsupported
 from rindle.crash_points import crash_point
 from rindle.db import streams as rows
+from rindle.db.ids import SessionOrId, id_of_session
 from rindle.db.models import MediaUploadSession
-from rindle.db.streams import CONCATENATED, FINAL, TUS, Stream, source_ids, state_of
+from rindle.db.streams import CONCATENATED, FINAL, Stream, source_ids, state_of
 from rindle.errors import CapabilityUnsupported, InvalidMultipartParts, RindleError, StorageNotFound, TusTailMissing
 from rindle.protocols import Concatenation, PartStream
 from rindle.services import Services
 from rindle.states import SessionState
-from rindle.uploads import multipart, sessions
+from rindle.uploads import sessions
 
 
 def stream_storage(services: Services, stream: Stream) -> PartStream:
@@ -27,26 +28,24 @@ def stream_storage(services: Services, stream: Stream) -> PartStream:
     Raises:
         CapabilityUnsupported: it no longer takes such uploads.
     """
-    storage = services.storage(
-        services.profile_of_key(stream.session.upload_key) if stream.asset is None else stream.asset.profile
-    )
+    storage = services.storage_of(stream.session.upload_key, stream.asset)
     if not isinstance(storage, PartStream):
         raise unsupported(storage, "tus_upload")
     return storage
 
 
-async def assemble(services: Services, session_id: str) -> None:
+async def assemble(services: Services, session_id: SessionOrId) -> None:
     """Make the object of an upload whose bytes have all arrived, and verify it; anything else is left as it is.
 
     Raises:
         StorageError: the store failed; the next attempt continues.
         RindleError: the object was refused, as by ``verify_completion``.
     """
-    found = await services.database.read(rows.find_stream, session_id)
+    found = await services.database.read(rows.find_stream, id_of_session(session_id))
     if found is None or found.asset is None:
         return
     if found.session.state == SessionState.COMPLETED and found.session.concat_role == FINAL:
-        await services.database.write(_release_sources, services, session_id)  # an earlier call ended before that
+        await services.database.write(_release_sources, services, found.session.id)  # an earlier call ended before that
     if found.session.state != SessionState.UPLOADED:
         return
     try:
@@ -56,12 +55,12 @@ async def assemble(services: Services, session_id: str) -> None:
             storage = stream_storage(services, found)
             await storage.complete_part_stream(found.session.upload_key, found.session.id, state_of(found.session))
     except (StorageNotFound, TusTailMissing, InvalidMultipartParts) as error:
-        await services.database.write(_fail, services, session_id, error)
+        await services.database.write(_fail, services, found.session.id, error)
         return
     crash_point("upload.object_made")
     await sessions.verify(services, found.upload)
     if found.session.concat_role == FINAL:
-        await services.database.write(_release_sources, services, session_id)
+        await services.database.write(_release_sources, services, found.session.id)
 
 
 async def _join(services: Services, final: Stream) -> None:
@@ -92,20 +91,6 @@ def _release_sources(session: Session, services: Services, session_id: str) -> N
         found, first = rows.abort_stream(session, partial_id, reason=CONCATENATED)
         if first:
             outbox.wake_upload(session, services.settings, found.session, None, signal="cancel")
-
-
-async def release(services: Services, upload: MediaUploadSession) -> None:
-    """Remove what the store keeps of an upload of any lane that has ended without its object; nothing is success.
-
-    Raises:
-        StorageError: something may be left; the call can be repeated.
-    """
-    if upload.resumable_protocol != TUS:
-        await multipart.release(services, upload)
-        return
-    found = await services.database.read(rows.find_stream, upload.id)
-    if found is not None:
-        await release_stream(stream_storage(services, found), found.session)
 
 
 async def release_stream(storage: object, upload: MediaUploadSession) -> None:

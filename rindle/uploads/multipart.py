@@ -544,19 +544,6 @@ async def finish(services: Services, session_id: SessionOrId) -> Upload:
         raise
 
 
-async def release(services: Services, upload: MediaUploadSession) -> None:
-    """Remove the parts of an ended upload; nothing to remove, and an upload of another lane, are success.
-
-    Raises:
-        StorageError: something may be left; the call can be repeated.
-    """
-    if upload.upload_strategy != MULTIPART:
-        return
-    found = await services.database.read(upload_rows.find_upload, upload.id)
-    if found is not None:
-        await release_parts(services.storage(found.asset.profile), upload)
-
-
 async def release_parts(storage: object, upload: MediaUploadSession) -> None:
     """Abort every upload of the store to the key of an ended session, until none is left.
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
 from rindle.arguments import MAX_FILENAME_CHARS, check_text
+from rindle.db import promotion
 from rindle.db import uploads as rows
 from rindle.db.ids import AssetOrId, SessionOrId, id_of_asset, id_of_session
 from rindle.db.models import MAX_KEY_CHARS, MediaAsset, MediaUploadSession, new_id, unstored_copy, utc_now
@@ -397,6 +398,7 @@ async def resume(services: Services, asset: AssetOrId) -> None:
         if found is None:
             raise NotFound("no upload of an asset with this id", detail={"entity": "asset"})
         services.profile(found.asset.profile)  # no step can run without it
+        promotion.forget_failure(session, asset_id)
         outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="verified")
 
     await services.database.write(wake)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -67,7 +68,7 @@ _ASSEMBLING = frozenset({SessionState.UPLOADED, SessionState.VERIFYING})
 class IncomingBody(Protocol):
     """The bytes of one request."""
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield pieces of at most 1 MiB until the body ends, the client disconnects or :meth:`stop` was called."""
 
     def limit_to(self, max_bytes: int) -> None:
@@ -84,8 +85,9 @@ class IncomingBody(Protocol):
 class _NoBody:
     """The body of a request that brings no bytes."""
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        for piece in ():
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        nothing: tuple[bytes, ...] = ()
+        for piece in nothing:
             yield piece
 
     def limit_to(self, max_bytes: int) -> None:
@@ -419,14 +421,15 @@ class TusUploads:
                 raise
 
         try:
-            await self._storage.append_part_stream(
-                upload.upload_key,
-                upload.id,
-                body.chunks(),
-                state_of(upload),
-                length=upload.upload_length,
-                checkpoint=checkpoint,
-            )
+            async with aclosing(body.chunks()) as chunks:
+                await self._storage.append_part_stream(
+                    upload.upload_key,
+                    upload.id,
+                    chunks,
+                    state_of(upload),
+                    length=upload.upload_length,
+                    checkpoint=checkpoint,
+                )
         except TusError as error:
             if error.code == "tus_session_expired":  # it has ended meanwhile, and may be released already
                 await self._release(upload)
@@ -511,9 +514,11 @@ class TusUploads:
         except NotFound as error:
             raise TusError("there is no upload at this address", code="tus_session_not_found") from error
         if not first and found.session.state in (SessionState.COMPLETED, SessionState.VERIFYING):
-            error = UploadAlreadyCompleted("this upload is complete and cannot be terminated; purge its asset instead")
-            error.http_status = 403  # 409 is a conflict of offsets, after which clients try again
-            raise error
+            refused = UploadAlreadyCompleted(
+                "this upload is complete and cannot be terminated; purge its asset instead"
+            )
+            refused.http_status = 403  # 409 is a conflict of offsets, after which clients try again
+            raise refused
         if first:
             telemetry.emit(
                 "rindle.upload.resumable.cancel",

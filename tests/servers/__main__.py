@@ -37,13 +37,6 @@ def ensure_minio() -> None:
         ensure_go_program("minio", minio.MODULE, purpose=purpose, takes="2 to 4 minutes", report=report)
 
 
-def ensure_tus_js_client() -> None:
-    """Find tus-js-client or install it."""
-    from tests.servers import tus_js
-
-    tus_js.ensure(report)
-
-
 def find_libmagic() -> None:
     """Load libmagic, which python-magic looks for when it is imported."""
     try:
@@ -73,6 +66,13 @@ def find_chromium() -> None:
     from tests.servers import chromium
 
     chromium.program()
+
+
+def ensure_scripts() -> None:
+    """Find the npm packages or install them."""
+    from tests.servers import npm
+
+    npm.ensure(report)
 
 
 def from_debian(package: str, find: Callable[[], None], why: str | None = None) -> None:
@@ -109,7 +109,7 @@ PROGRAMS: Final[Mapping[str, Callable[[], object]]] = {
     "chromium": partial(from_debian, "chromium", find_chromium, "the browser of the tests"),
     "temporal": partial(ensure_temporal_cli, report=report),
     "minio": ensure_minio,
-    "tus-js-client": ensure_tus_js_client,
+    "scripts": ensure_scripts,
 }
 
 

@@ -50,6 +50,7 @@ from rindle.storage.local import LocalStorage
 from rindle.subscriptions import Subscription
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.multipart import OpenedMultipart, SignedPart
+from rindle.uploads.tus import TusUpload
 from rindle.worker_plugin import RindlePlugin
 
 
@@ -145,6 +146,16 @@ async def uploads_in_parts(rindle: Rindle, session_id: str) -> None:
     assert_type(await rindle.complete_multipart_upload(session_id), Upload)
     assert_type(await rindle.complete_multipart_upload(session_id, parts), Upload)
     await rindle.complete_multipart_upload(session_id, [{"part_number": 1, "etag": "0" * 32}])
+
+
+async def uploads_by_tus(rindle: Rindle) -> None:
+    """A large file from a client that speaks tus, opened by the server."""
+    opened = await rindle.initiate_tus_upload(
+        "lesson", length=4_000_000_000, path="/files", filename="lesson.mp4", content_type="video/mp4", actor="ada"
+    )
+    assert_type(opened, TusUpload)
+    assert_type(opened.upload_url, str)
+    await rindle.initiate_tus_upload(Avatar, length=None, path="/files")
 
 
 async def assets(rindle: Rindle, asset_id: str) -> None:

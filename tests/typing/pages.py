@@ -269,6 +269,23 @@ async def docs_storage_1() -> None:
     )
 
 
+async def docs_tus_1() -> None:
+    from fastapi import FastAPI
+    from starlette.middleware.cors import CORSMiddleware
+
+    from rindle.http.tus import TUS_ALLOW_HEADERS, TUS_EXPOSE_HEADERS, SameActor, tus_router
+
+    app = FastAPI()
+    app.mount("/files", tus_router(rindle, profile=Avatar, actor_from_request=actor_of, authorizer=SameActor()))
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["https://app.example.com"],
+        allow_methods=["POST", "HEAD", "PATCH", "DELETE", "OPTIONS"],
+        allow_headers=TUS_ALLOW_HEADERS,
+        expose_headers=TUS_EXPOSE_HEADERS,
+    )
+
+
 async def docs_video_1() -> None:
     from rindle import AudioVariant, Profile, WaveformVariant
     from rindle.presets import Web

@@ -30,6 +30,7 @@ from tests.media.clips import Clips
 from tests.patience import until
 from tests.servers.temporal import suggesting_temporal
 from tests.stage import Stage, photo
+from tests.tus import encoded, session_of, tus_client
 from tests.workflows.fleet import Fleet, Interruption, at_rest, closed, dispatched, handle_of, in_stage, marks
 
 HISTORIES = Path(__file__).resolve().parent / "histories"
@@ -496,6 +497,71 @@ async def signal_in_closing_task(stage: Stage, fleet: Fleet) -> str:
     await stage.rindle.verify_completion(session.id)
     await fleet.start(interruption=interruption)
     return await _ended(stage, session.id)
+
+
+@_branch(
+    _UPLOAD,
+    *("read_upload", "timer", "signal complete", "verify_upload", "assemble_upload", "admit", "completed"),
+    lacks=("fail_promotion", "release_upload"),
+)
+async def tus_bytes_assembled(stage: Stage, fleet: Fleet) -> str:
+    body = photo(stage.home / "photo.jpg").read_bytes()
+    await fleet.start()
+    async with tus_client(stage.rindle, "avatar") as client:
+        url = await client.create(len(body), body[:100], upload_metadata=encoded(filename="me.jpg"))
+        await dispatched(stage)
+        await in_stage(stage, stage.upload_workflow(session_of(url)), "waiting")
+        assert (await client.patch(url, 100, body[100:])).status_code == 204
+    return await _ended(stage, session_of(url))
+
+
+@_branch(
+    _UPLOAD,
+    *("verify_upload", "assemble_upload", "release_upload", "completed"),
+    lacks=("admit",),
+)
+async def tus_upload_refused(stage: Stage, fleet: Fleet) -> str:
+    async with tus_client(stage.rindle, "avatar") as client:
+        url = await client.create(0, upload_metadata=encoded(filename="me.jpg"))
+    await fleet.start()
+    return await _ended(stage, session_of(url))
+
+
+@_branch(_UPLOAD, "read_upload", "timer", "signal cancel", "read_upload", "completed", lacks=("assemble_upload",))
+async def tus_upload_terminated(stage: Stage, fleet: Fleet) -> str:
+    await fleet.start()
+    async with tus_client(stage.rindle, "avatar") as client:
+        url = await client.create(10, b"abc", upload_metadata=encoded(filename="me.jpg"))
+        await dispatched(stage)
+        await in_stage(stage, stage.upload_workflow(session_of(url)), "waiting")
+        assert (await client.call("DELETE", url)).status_code == 204
+    return await _ended(stage, session_of(url))
+
+
+@_branch(
+    _UPLOAD,
+    *("read_upload", "timer", "signal cancel", "read_upload", "release_upload", "completed"),
+    lacks=("assemble_upload",),
+)
+async def tus_partial_joined(stage: Stage, fleet: Fleet) -> str:
+    """The workflow of a partial upload, which ends when a final one is made of it."""
+    body = photo(stage.home / "photo.jpg").read_bytes()
+    await fleet.start()
+    async with tus_client(stage.rindle, "avatar") as client:
+        parts = [
+            await client.create(len(piece), piece, upload_concat="partial") for piece in (body[:1000], body[1000:])
+        ]
+        await dispatched(stage)
+        for url in parts:
+            await in_stage(stage, stage.upload_workflow(session_of(url)), "waiting")
+        made = await client.call(
+            "POST", upload_concat=f"final;{' '.join(parts)}", upload_metadata=encoded(filename="me.jpg")
+        )
+        assert made.status_code == 201, made.text
+        final = await client.row(made.headers["location"])
+    await stage.settled(str(final.asset_id))
+    await _ended(stage, final.id)
+    return await _ended(stage, session_of(parts[0]))
 
 
 async def _upload_of(stage: Stage, asset_id: str) -> str:

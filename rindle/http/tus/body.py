@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import hmac
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
@@ -76,7 +76,7 @@ class RequestBody:
         if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield pieces of at most 1 MiB until the body ends in one of the ways of :class:`End`."""
         while self.ended is None:
             piece = await self._next()
@@ -138,7 +138,7 @@ class CheckedBody:
     def stop(self) -> None:
         """Go on: everything is here already, and a part of it would not have the checksum."""
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the whole body."""
         await in_thread(self._file.seek, 0)
         while piece := await in_thread(self._file.read, PIECE_BYTES // 2):
@@ -158,10 +158,16 @@ async def checked(
     body.limit_to(min(max_bytes, MAX_CHECKED_BYTES))
     digest, size = hashlib.new(checksum.algorithm, usedforsecurity=False), 0
     file = await in_thread(_temporary, scratch)
+
+    def add(piece: bytes) -> None:
+        digest.update(piece)
+        file.write(piece)
+
     try:
-        async for piece in body.chunks():
-            await in_thread(_add, file, digest, piece)
-            size += len(piece)
+        async with aclosing(body.chunks()) as chunks:
+            async for piece in chunks:
+                await in_thread(add, piece)
+                size += len(piece)
         if body.ended is End.OVERRAN:
             raise too_large(min(max_bytes, MAX_CHECKED_BYTES))
         if body.ended is not End.COMPLETE or not hmac.compare_digest(digest.digest(), checksum.value):
@@ -174,8 +180,3 @@ async def checked(
 def _temporary(scratch: Path) -> IO[bytes]:
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     return tempfile.TemporaryFile(dir=scratch)
-
-
-def _add(file: IO[bytes], digest: hashlib._Hash, piece: bytes) -> None:
-    digest.update(piece)
-    file.write(piece)

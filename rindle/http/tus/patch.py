@@ -69,5 +69,7 @@ async def append(
         case End.STOPPED:
             raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
         case End.STALLED:
-            raise UploadStalled("no byte arrived for a while", detail={"limit_seconds": IDLE_SECONDS})
+            stalled = UploadStalled("no byte arrived for a while", detail={"limit_seconds": IDLE_SECONDS})
+            stalled.http_status = 503  # clients give up after 408, and a line that was dead is why they are here
+            raise stalled
     return found

@@ -16,7 +16,6 @@ from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.db.streams import expire_stream, lock_stream
 from rindle.errors import NotFound, RindleError
-from rindle.operations.maintenance.backing import lane_of, release
 from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, profile_of, session_page
 from rindle.operations.maintenance.sweep import (
     Page,
@@ -30,6 +29,7 @@ from rindle.operations.maintenance.sweep import (
 )
 from rindle.services import Services
 from rindle.states import AssetState, SessionState
+from rindle.uploads.backing import lane_of, remove
 
 #: Session states that end at the expiry; a verification that has begun decides by itself.
 _LIVE = (
@@ -165,7 +165,7 @@ async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profil
                 upload = (await services.database.write(rows.expire_upload, upload.id, now=run.started_at))[0].session
         if upload.state not in _ENDED:  # verified or extended meanwhile
             return _Ended(profile)
-        await release(services.storage(profile), upload)
+        await remove(services, services.storage(profile), upload)
         await services.database.write(_note_released, services, upload.id)
     except NotFound:  # purged meanwhile
         return _Ended(profile)

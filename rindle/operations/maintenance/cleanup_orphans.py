@@ -17,7 +17,6 @@ from rindle.db.models import MediaAsset, MediaAttachment, MediaUploadSession, Me
 from rindle.db.streams import lock_stream
 from rindle.db.transitions import lock_asset
 from rindle.errors import NotFound, RindleError
-from rindle.operations.maintenance.backing import release
 from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, profile_of, session_page
 from rindle.operations.maintenance.sweep import (
     Page,
@@ -31,6 +30,7 @@ from rindle.operations.maintenance.sweep import (
 )
 from rindle.services import Services
 from rindle.states import AssetState, SessionState
+from rindle.uploads.backing import remove
 
 #: The profile of a session in events whose own is not known.
 UNKNOWN_PROFILE = "unknown"
@@ -146,7 +146,7 @@ async def _clean(run: SweepRun[CleanupOrphansOptions], upload: MediaUploadSessio
     if run.options.dry_run:
         return _Cleaned(profile)
     try:
-        objects = await release(services.storage(profile), upload)
+        objects = await remove(services, services.storage(profile), upload)
         if upload.asset_id is None:
             is_deleted = await services.database.write(_delete_partial, upload.id)
         else:

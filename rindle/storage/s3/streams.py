@@ -162,8 +162,7 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
         body, where = Slice(file, 0, size, Stop()), self._tail(upload_name, end)
         self._client.call(None, lambda s3: s3.put_object(Body=body.again(), ContentLength=size, **where, **self._sse))
 
-    def _delete_tail(self, upload_name: str, end: int) -> None:
-        where = self._tail(upload_name, end)
+    def _delete_tail(self, where: Mapping[str, str]) -> None:
         self._client.call(None, lambda s3: s3.delete_object(**where))
 
     async def _remove_rest(self, key: str, upload_name: str) -> None:
@@ -183,8 +182,7 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
             "list_objects_v2", upload_name, {"Bucket": bucket, "Prefix": self._tails(upload_name)}, _CONTINUATION
         )
         for key in [entry["Key"] for page in pages for entry in page.get("Contents", ())]:
-            where = {"Bucket": bucket, "Key": key}
-            self._client.call(None, lambda s3, where=where: s3.delete_object(**where))
+            self._delete_tail({"Bucket": bucket, "Key": key})
 
     # --- joining ---------------------------------------------------------------------------------------------------
 
@@ -193,19 +191,34 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
         sources = [key for key in source_keys if sizes[key]]  # a range of an empty object cannot be copied
         if not sources:
             return self._put_empty(final_key)
+        total = sum(sizes[key] for key in sources)
+        if (made := self._made(final_key, total)) is not None:
+            return made
         can_copy = not self._uniform_parts and all(sizes[key] >= MIN_PART_BYTES for key in sources[:-1])
         upload_id, where = self._begin_parts(final_key), self._object(final_key)
         try:
             if can_copy:
                 parts = list(self._copied(stop, final_key, upload_id, [(key, sizes[key]) for key in sources]))
             else:
-                size = self.part_size_for(sum(sizes[key] for key in sources))
+                size = self.part_size_for(total)
                 parts = list(self._spooled(stop, final_key, upload_id, sources, size))
-            return self._complete(final_key, upload_id, parts, where)
+            made = self._made(final_key, total)
+            if made is None:
+                return self._complete(final_key, upload_id, parts, where)
         except BaseException:
             with suppress(StorageError):  # the lifecycle rule takes what cannot be given up now
                 self._abort(final_key, {**where, "UploadId": upload_id})
             raise
+        self._abort(final_key, {**where, "UploadId": upload_id})
+        return made
+
+    def _made(self, key: str, size: int) -> StoredObject | None:
+        """Return the object if another call has made it: once it is verified it must not be replaced."""
+        try:
+            found = self._client.head(key, self._object(key))
+        except StorageNotFound:
+            return None
+        return StoredObject(key, found.size, found.etag) if found.size == size else None
 
     def _copied(self, stop: Stop, final_key: str, upload_id: str, sources: Sequence[tuple[str, int]]) -> Iterator[Part]:
         where, number = self._object(final_key), 0
@@ -220,9 +233,7 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
                     "CopySourceRange": f"bytes={first}-{first + length - 1}",
                     "PartNumber": number,
                 }
-                answer = self._client.call(
-                    key, lambda s3, asked=asked: s3.upload_part_copy(UploadId=upload_id, **where, **asked)
-                )
+                answer = self._client.call(key, partial(_copy_part, {"UploadId": upload_id, **where, **asked}))
                 yield Part(number, etag_of(answer["CopyPartResult"]["ETag"]), length)
 
     def _spooled(
@@ -246,8 +257,7 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
 
     def _pieces(self, stop: Stop, source_keys: Sequence[str]) -> Iterator[bytes]:
         for key in source_keys:
-            where: Mapping[str, str] = self._object(key)
-            answer = self._client.call(key, lambda s3, where=where: s3.get_object(**where))
+            answer = self._client.call(key, partial(_get, self._object(key)))
             left = int(answer["ContentLength"])
             with closing(answer["Body"]) as body:
                 while left:
@@ -257,6 +267,14 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
                         raise StorageTransient("the connection broke during a transfer", key=key, adapter="s3")
                     left -= len(piece)
                     yield piece
+
+
+def _copy_part(asked: Mapping[str, Any], s3: Any) -> Any:
+    return s3.upload_part_copy(**asked)
+
+
+def _get(where: Mapping[str, str], s3: Any) -> Any:
+    return s3.get_object(**where)
 
 
 #: The marker of ``ListObjectsV2``: named differently in the answer and in the next request.
@@ -358,4 +376,5 @@ class _Appending:
         if self._tail_bytes:
             self._tail_bytes = 0
             with suppress(StorageError):  # removed with the stream
-                await self._store._threads.run(self._store._delete_tail, self._name, self._began_at)
+                where = self._store._tail(self._name, self._began_at)
+                await self._store._threads.run(self._store._delete_tail, where)

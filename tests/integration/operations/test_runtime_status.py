@@ -509,16 +509,32 @@ async def test_large_states_are_estimated_on_postgres_and_said_to_be(
     monkeypatch.setattr("rindle.operations.runtime_status.EXACT_ROWS", 2)
     home = an_asset("ready", 10)
     await keep(rindle, home, *(a_variant(home, "ready", 10) for _ in range(5)), a_variant(home, "failed", 10))
+    await keep(rindle, an_asset("ready", 10), an_asset("ready", 10))
 
     variants = (await rindle.runtime_status(**filters)).to_dict()["variants"]
 
     assert variants["counts"]["failed"] == 1
     if rindle.database.dialect == "postgresql":
         assert variants["estimated"] == ["ready"]
-        assert variants["counts"]["ready"] > 2
+        assert variants["counts"]["ready"] > (0 if filters else 2)
     else:
         assert "estimated" not in variants
         assert variants["counts"]["ready"] == 5
+
+
+async def test_a_small_profile_is_counted_exactly_beside_large_states(
+    rindle: Rindle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rindle.operations.runtime_status.EXACT_ROWS", 2)
+    home = an_asset("ready", 10, profile="plain")
+    await keep(rindle, home, *(a_variant(home, "ready", 10) for _ in range(4)))
+    await keep(rindle, *(an_asset("ready", 10) for _ in range(5)))
+
+    report = (await rindle.runtime_status(profile="plain")).to_dict()
+
+    assert report["assets"]["counts"] == {"ready": 1, "total": 1}
+    assert report["variants"]["counts"] == {"ready": 4, "total": 4}
+    assert "estimated" not in report["assets"] and "estimated" not in report["variants"]
 
 
 @on_postgres

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +15,7 @@ import pytest
 
 from rindle.db.models import new_id
 from rindle.errors import StorageNotFound, TusTailMissing
-from rindle.protocols import PartStreamState
+from rindle.protocols import Checkpoint, PartStreamState
 from rindle.storage.local import LocalStorage
 from rindle.storage.s3 import S3Storage, streams
 from tests.servers.minio import MinioServer
@@ -104,22 +106,20 @@ class Recorded:
         self.ends.append(is_last)
 
 
-async def pieces(body: bytes, *, failing: bool = False, size: int = MIB) -> AsyncIterator[bytes]:
+async def pieces(body: bytes, *, failing: bool = False, size: int = MIB) -> AsyncGenerator[bytes, None]:
     for start in range(0, len(body), size):
         yield body[start : start + size]
     if failing:
         raise ConnectionResetError
 
 
-async def append(store: Store, row: Recorded, body: bytes, *, failing: bool = False) -> None:
-    await store.storage.append_part_stream(
-        "media/a/whole",
-        row.name,
-        pieces(body, failing=failing),
-        row.state,
-        length=row.length,
-        checkpoint=row.checkpoint,
-    )
+async def append(
+    store: Store, row: Recorded, body: bytes, *, failing: bool = False, checkpoint: Checkpoint | None = None
+) -> None:
+    async with aclosing(pieces(body, failing=failing)) as chunks:
+        await store.storage.append_part_stream(
+            "media/a/whole", row.name, chunks, row.state, length=row.length, checkpoint=checkpoint or row.checkpoint
+        )
 
 
 async def digest_of(store: Store, tmp_path: Path, key: str = "media/a/whole") -> str:
@@ -158,6 +158,17 @@ async def test_a_stream_that_breaks_off_is_continued(store: Store, tmp_path: Pat
         assert made.size == len(BODY)
 
     assert await digest_of(store, tmp_path) == joined(BODY)
+    assert await store.left() == []
+
+
+async def test_an_object_that_is_made_several_times_at_once_is_one(store: Store) -> None:
+    row = Recorded(store.storage)
+    await append(store, row, BODY)
+    complete = store.storage.complete_part_stream
+
+    made = await asyncio.gather(*(complete("media/a/whole", row.name, row.state) for _ in range(4)))
+
+    assert {one.etag for one in made} == {(await store.storage.head("media/a/whole")).etag}
     assert await store.left() == []
 
 
@@ -207,15 +218,12 @@ async def test_an_aborted_stream_leaves_nothing(store: Store, size: int) -> None
 async def test_what_was_not_recorded_is_not_kept(store: Store, tmp_path: Path) -> None:
     row = Recorded(store.storage)
     await append(store, row, BODY[:PART])
-    before = row.state
 
     async def refuse(state: PartStreamState, *, is_last: bool = False) -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        await store.storage.append_part_stream(
-            "media/a/whole", row.name, pieces(bytes(2 * PART)), before, length=row.length, checkpoint=refuse
-        )
+        await append(store, row, bytes(2 * PART), checkpoint=refuse)
     await append(store, row, BODY[PART:])
     await store.storage.complete_part_stream("media/a/whole", row.name, row.state)
 
@@ -256,6 +264,20 @@ async def test_objects_are_joined_in_their_order(store: Store, tmp_path: Path, s
     assert made.size == sum(len(bodies[key]) for key in keys)
     assert await digest_of(store, tmp_path) == joined(*(bodies[key] for key in keys))
     assert all([(await store.storage.head(key)).size == len(body) for key, body in bodies.items()])
+
+
+async def test_a_join_that_is_repeated_leaves_the_object_alone(store: Store, tmp_path: Path) -> None:
+    """A worker that was given up may still join when another one has made the object, which is verified by then."""
+    source = tmp_path / "source"
+    source.write_bytes(BODY)
+    await store.storage.store("media/a/one", source)
+    first = await store.storage.concatenate("media/a/whole", ["media/a/one", "media/a/one"])
+    before = await store.storage.head("media/a/whole")
+
+    assert await store.storage.concatenate("media/a/whole", ["media/a/one", "media/a/one"]) == first
+
+    assert await store.storage.head("media/a/whole") == before
+    assert await store.left() == []
 
 
 async def test_a_join_without_its_source_leaves_nothing(store: Store, tmp_path: Path) -> None:

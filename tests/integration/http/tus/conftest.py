@@ -15,6 +15,7 @@ from rindle.protocols import Storage
 from rindle.uploads import assembly
 from tests.gallery import opened
 from tests.integration.http.site import CLOSED_PORT
+from tests.patience import PATIENCE_SECONDS
 from tests.tus import SECRET, TusClient
 
 MAX_BYTES = 1 << 20
@@ -48,6 +49,8 @@ async def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr("rindle.http.tus.patch.ASSEMBLY_SECONDS", 0.0)
     monkeypatch.setattr("rindle.http.tus.create.ASSEMBLY_SECONDS", 0.0)
     monkeypatch.setattr("rindle.http.tus.create.JOIN_SECONDS", 0.0)
+    # On a busy machine a request takes long to yield to another one.
+    monkeypatch.setattr("rindle.uploads.leases.WAIT_SECONDS", PATIENCE_SECONDS)
     async with opened(tmp_path, make_profiles) as gallery:
         app = FastAPI()
         plain = tus_router(
