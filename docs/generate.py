@@ -250,6 +250,7 @@ def _recipe(name: str) -> Callable[[], str]:
 
 _STORAGE_CAPABILITIES = {
     "presigned_put": "one PUT to a signed URL: direct uploads",
+    "presigned_post": "one form with a signed policy: single files of Uppy",
     "signed_url": "URLs that expire: private delivery",
     "public_url": "URLs without a signature: public delivery",
     "head": "size, type and ETag without reading the object; every store needs it",
@@ -614,6 +615,7 @@ def _workflows() -> str:
     made = {
         "UploadWorkflow": ids.upload_id("{session_id}"),
         "VariantWorkflow": ids.variants_id("{asset_id}", "{group}"),
+        "ProviderPushWorkflow": ids.provider_push_id("{asset_id}", "{provider}"),
         "PurgeWorkflow": ids.purge_id("{asset_id}"),
         "OwnerErasureWorkflow": ids.erasure_id("{operation_id}"),
         "MaintenanceWorkflow": ids.maintenance_id("{verb}"),

@@ -15,15 +15,16 @@ from rindle.db.models import (
     MediaEvent,
     MediaOutbox,
     MediaProcessingRun,
+    MediaProviderAsset,
     MediaUploadSession,
     MediaVariant,
 )
 from rindle.errors import RindleError
-from rindle.profile import DeliveryPolicy, Profile
+from rindle.profile import DeliveryPolicy, Profile, StreamingPolicy
 from rindle.protocols import OwnerRef, Quarantine
 from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
 from rindle.settings import Settings
-from rindle.states import AssetState, MediaKind, OutputKind, SessionState, VariantState
+from rindle.states import AssetState, MediaKind, OutputKind, ProviderState, SessionState, VariantState
 from rindle.temporal_client import TemporalConnection
 
 __version__ = "0.1.0"
@@ -43,16 +44,19 @@ __all__ = [
     "MediaKind",
     "MediaOutbox",
     "MediaProcessingRun",
+    "MediaProviderAsset",
     "MediaUploadSession",
     "MediaVariant",
     "OutputKind",
     "OwnerRef",
     "Profile",
+    "ProviderState",
     "Quarantine",
     "Rindle",
     "RindleError",
     "SessionState",
     "Settings",
+    "StreamingPolicy",
     "TemporalConnection",
     "VariantState",
     "VideoVariant",

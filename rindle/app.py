@@ -34,10 +34,10 @@ from rindle.operations import repair
 from rindle.operations.calls import OperationsCalls
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
-from rindle.protocols import MAX_URL_SECONDS, Storage
+from rindle.protocols import MAX_URL_SECONDS, Storage, StreamingProvider
 from rindle.relay import Relay
 from rindle.security import check_secrets, install_redaction, sign_ticket
-from rindle.services import ForceDeletePolicy, Services, collect_storages
+from rindle.services import ForceDeletePolicy, Services, collect_providers, collect_storages
 from rindle.settings import Settings
 from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
@@ -61,6 +61,7 @@ class Rindle(MultipartCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
             own; made from ``TEMPORAL_*`` variables when left out.
         force_delete_policy: a function ``(asset, attachments, actor, reason)`` that raises an exception to refuse a
             forced deletion; without it :meth:`force_delete_asset` refuses all.
+        providers: streaming providers, which profiles name in ``delivery.streaming``.
 
     Use it as ``async with rindle:`` (or through the router's lifespan): this runs the relay that sends committed work
     to Temporal. Without it only the relays of workers send. Only the erasure of owners needs Temporal to be reachable.
@@ -80,6 +81,7 @@ class Rindle(MultipartCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
         settings: Settings | None = None,
         temporal: TemporalConnection | None = None,
         force_delete_policy: ForceDeletePolicy | None = None,
+        providers: Iterable[StreamingProvider] = (),
     ) -> None:
         install_redaction()
         self.settings = settings or Settings()
@@ -97,9 +99,13 @@ class Rindle(MultipartCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
             temporal=self._limited(temporal or TemporalConnection()),
             secrets=self.secrets,
             force_delete_policy=force_delete_policy,
+            providers=collect_providers(providers),
         )
         for profile in registry:
             self.services.storage(profile)  # a profile without its storage fails at start, not on the first user
+            streaming = profile.delivery_policy().streaming
+            if streaming is not None:
+                self.services.provider(streaming.provider)
         telemetry.register_adapters({profile.name: self.services.adapter(profile) for profile in registry})
         self._relay: Relay | None = None
         #: The process's one reader of events; it runs while there is a subscription.
@@ -181,6 +187,8 @@ class Rindle(MultipartCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
             last_first.push_async_callback(self.database.close)
             for storage in self.storages.values():
                 last_first.push_async_callback(storage.close)
+            for provider in self.services.providers.values():
+                last_first.push_async_callback(provider.close)
             if relay is not None:
                 last_first.push_async_callback(relay.stop)
             last_first.push_async_callback(self.listener.close)

@@ -11,13 +11,14 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from sqlalchemy.orm import Session
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from rindle import run_directories, telemetry, workflows
+from rindle import outbox, run_directories, telemetry, workflows
 from rindle.activities.builders import Builders
 from rindle.activities.erasure import ErasureActivities
 from rindle.activities.failures import FailureInterceptor
@@ -28,6 +29,7 @@ from rindle.activities.probing import Prober
 from rindle.activities.promotion import PromotionActivities
 from rindle.activities.purge import PurgeActivities
 from rindle.activities.source_cache import SourceCache
+from rindle.activities.streaming import StreamingActivities
 from rindle.activities.uploads import UploadActivities
 from rindle.activities.variants import VariantActivities
 from rindle.app import Rindle
@@ -46,6 +48,7 @@ from rindle.operations.maintenance.reprobe import Reprobe
 from rindle.operations.maintenance.steps import SweepSteps
 from rindle.operations.schedules import keep_applying
 from rindle.process import ephemeral_runtime
+from rindle.profile import Profile
 from rindle.protocols import PartStream
 from rindle.protocols.checked_storage import checked
 from rindle.relay import Relay
@@ -63,12 +66,16 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS, AV_GRACE_SECONDS = 60.0, 300.0
 #: The same for a page of a sweep, which is repeated elsewhere.
 MAINTENANCE_GRACE_SECONDS = 10.0
+#: The same for a call to a streaming provider, whose effect a later attempt finds.
+PROVIDER_GRACE_SECONDS = 10.0
 #: Seconds that a run's next task waits for the worker that has cached it before other workers may take it.
 STICKY_SECONDS = 10
 #: Activities that a worker runs at once on the workflows' queue; one plug-in has at most a third (``rindle.plugins``).
 ACTIVITY_SLOTS = 100
 #: Pages of sweeps that a worker runs at once: they never compete with uploads.
 MAINTENANCE_SLOTS = 4
+#: Calls to streaming providers that a worker makes at once.
+PROVIDER_SLOTS = 16
 #: Activities limit their heartbeats themselves (``activities.progress``); the SDK passes each one on within a second.
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 #: Seconds between attempts to reach Temporal while a worker starts.
@@ -95,7 +102,17 @@ def workflow_interceptors(settings: Settings) -> list[Interceptor]:
 
 def queues_of(settings: Settings) -> list[str]:
     """Return the task queues of this release, in a worker's order."""
-    return list(dict.fromkeys([settings.queue(), settings.image_queue, settings.av_queue, settings.maintenance_queue]))
+    return list(
+        dict.fromkeys(
+            [
+                settings.queue(),
+                settings.image_queue,
+                settings.av_queue,
+                settings.maintenance_queue,
+                settings.provider_queue,
+            ]
+        )
+    )
 
 
 def workflows_of(settings: Settings, queue: str, *, is_versioned: bool) -> list[type]:
@@ -229,7 +246,10 @@ class WorkerParts:
         av_probe = AvProbe(tools, limits, settings.scratch)
         probes = (ImageProbe(pool, PIXEL_CEILING), av_probe)
         builders = Builders(services, pool=pool, av=AvProcessor(tools, limits), probes=probes)
-        variants = VariantActivities(services, sources=self._sources, builders=builders)
+        variants = VariantActivities(
+            services, sources=self._sources, builders=builders, on_ready=partial(_start_push, settings)
+        )
+        streaming = StreamingActivities(services)
         release = partial(backing.release, services)
         uploads = UploadActivities(
             services,
@@ -243,9 +263,17 @@ class WorkerParts:
         purge = PurgeActivities(services, client=client, sources=self._sources, erasures=erasures, release=release)
         erasure = ErasureActivities(services.database, erasures)
         found: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues_of(settings)}
-        found[settings.queue()] += [*uploads.all(), *promotion.all(), *variants.steps(), *purge.all(), *erasure.all()]
+        found[settings.queue()] += [
+            *uploads.all(),
+            *promotion.all(),
+            *variants.steps(),
+            *purge.all(),
+            *erasure.all(),
+            *streaming.steps(),
+        ]
         found[settings.image_queue].append(variants.render_images)
         found[settings.av_queue].append(variants.build_av)
+        found[settings.provider_queue] += streaming.calls()
         originals = self.originals()
         sweeps = SweepSteps(services, [*SWEEPS, BackfillMetadata(originals), Reprobe(originals)])
         found[settings.maintenance_queue] += MaintenanceActivities(sweeps).all()
@@ -316,6 +344,12 @@ def warn_of_runtime(rindle: Rindle, queues: Collection[str]) -> None:
     telemetry.emit("rindle.runtime.refusal", {"surface": "worker", "reason": "ephemeral_runtime", "mode": "warn"})
 
 
+def _start_push(
+    settings: Settings, session: Session, asset_id: str, profile: type[Profile], ready: Collection[str]
+) -> None:
+    outbox.push_source(session, settings, asset_id, profile, ready)
+
+
 def activity_slots(settings: Settings, queue: str) -> int:
     """Return how many activities of a queue a worker runs at once.
 
@@ -325,6 +359,8 @@ def activity_slots(settings: Settings, queue: str) -> int:
         return ACTIVITY_SLOTS
     if queue == settings.maintenance_queue:
         return MAINTENANCE_SLOTS
+    if queue == settings.provider_queue:
+        return PROVIDER_SLOTS
     return settings.av_slots if queue == settings.av_queue else 2 * settings.render_children
 
 
@@ -382,6 +418,7 @@ class WorkerProcess:
         longer_or_shorter = {
             self.settings.av_queue: AV_GRACE_SECONDS,
             self.settings.maintenance_queue: MAINTENANCE_GRACE_SECONDS,
+            self.settings.provider_queue: PROVIDER_GRACE_SECONDS,
         }
         return longer_or_shorter.get(queue, GRACE_SECONDS)
 

@@ -19,6 +19,7 @@ STORAGE_CAPABILITIES = frozenset(
     {
         *ABILITIES,
         "presigned_put",
+        "presigned_post",
         "signed_url",
         "public_url",
         "head",

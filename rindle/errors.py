@@ -24,6 +24,9 @@
     │                       output_duration_mismatch · insufficient_disk_headroom ·
     │                       unsupported_ephemeral_runtime · UnsafeCommand (two codes) · ContentRejected (several codes)
     ├── DeliveryError       asset_not_deliverable · variant_not_ready · profile_mismatch · range_unparseable
+    ├── StreamingError      streaming_not_configured · source_not_public · streaming_provider_requires_asset ·
+    │                       provider_asset_not_ready · provider_sync_failed · provider_quota_exceeded ·
+    │                       provider_not_found · provider_webhook_invalid · missing_config
     ├── ErasureError        erasure_pending · empty_batch · batch_too_large · batch_owner_failed ·
     │                       force_delete_forbidden
     └── OperationsError     temporal_unavailable · setup_incomplete · inspection_failed · misconfigured ·
@@ -755,6 +758,91 @@ class RangeUnparseable(DeliveryError):
 
     code = "range_unparseable"
     http_status = 416
+
+
+# --- streaming ---------------------------------------------------------------------------------------------------
+
+
+class StreamingError(RindleError):
+    """A streaming provider has nothing to play, or did not do what was requested."""
+
+    http_status = 409
+
+
+class StreamingNotConfigured(StreamingError):
+    """The profile has no streaming provider for this kind of ingest; ``detail`` names the profile."""
+
+    code = "streaming_not_configured"
+    http_status = 422
+
+
+class SourceNotPublic(StreamingError):
+    """The provider cannot fetch the source: its storage has no public address."""
+
+    code = "source_not_public"
+    http_status = 422
+
+
+class StreamingRequiresAsset(StreamingError):
+    """The profile streams through a provider, which knows assets only, and the call has a storage key."""
+
+    code = "streaming_provider_requires_asset"
+    http_status = 422
+
+
+class ProviderAssetNotReady(StreamingError):
+    """The provider has nothing to play yet, or not any more."""
+
+    code = "provider_asset_not_ready"
+    retryable = True
+
+
+class ProviderSyncFailed(StreamingError):
+    """The provider failed, refused the request, or answered with something unexpected.
+
+    Args:
+        status: HTTP status of the provider; ``None`` when it did not answer.
+        transient: whether the same request may succeed later; then the error is retryable.
+    """
+
+    code = "provider_sync_failed"
+    http_status = 502
+
+    def __init__(self, message: str, *, status: int | None = None, transient: bool = False, **facts: Any) -> None:
+        facts["detail"] = {**({} if status is None else {"status": status}), **(facts.get("detail") or {})}
+        facts.setdefault("retryable", transient)
+        super().__init__(message, **facts)
+        self.status = status
+        self.transient = transient
+
+
+class ProviderQuotaExceeded(StreamingError):
+    """The provider limits the rate of requests; ``retry_after`` is the pause it requests."""
+
+    code = "provider_quota_exceeded"
+    http_status = 429
+    retryable = True
+
+
+class ProviderNotFound(StreamingError):
+    """The provider does not know the asset or upload."""
+
+    code = "provider_not_found"
+    http_status = 404
+
+
+class ProviderWebhookInvalid(StreamingError):
+    """A webhook has no valid signature, is too old or too new, or cannot be read; one message for all causes."""
+
+    code = "provider_webhook_invalid"
+    http_status = 400
+
+
+class MissingConfig(StreamingError):
+    """A credential of the provider is missing or cannot be read; ``detail["key"]`` names it and never has its value."""
+
+    code = "missing_config"
+    http_status = 500
 
 
 # --- erasure -----------------------------------------------------------------------------------------------------

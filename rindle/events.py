@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rindle.states import ENDED_SESSIONS, AssetState, SessionState, VariantState
+from rindle.states import ENDED_SESSIONS, AssetState, ProviderState, SessionState, VariantState
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,14 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.media.transcode.start": EventContract(_TRANSCODE),
     "rindle.media.transcode.stop": EventContract(_TRANSCODE, ("duration_us",)),
     "rindle.media.transcode.exception": EventContract((*_TRANSCODE, "kind", "reason"), ("duration_us",)),
+    "rindle.provider_asset.state_change": EventContract(("profile", "provider", "asset_id", "from", "to")),
+    "rindle.delivery.streaming.resolved": EventContract(("profile", "adapter", "mode", "kind", "mime")),
+    "rindle.delivery.streaming.config_drift": EventContract(("profile", "field", "row_value", "expected")),
+    "rindle.provider.webhook.verified": EventContract(("provider", "type")),
+    "rindle.provider.webhook.rejected": EventContract(("provider",)),
+    "rindle.provider.webhook.ignored": EventContract(("provider", "type")),
+    "rindle.provider.webhook.processed": EventContract(("provider", "kind", "outcome")),
+    "rindle.provider.webhook.secret_used": EventContract(("provider", "index")),
     "rindle.asset.purged": EventContract(("profile",), ("objects", "variants")),
     "rindle.owner.erased": EventContract(
         (), ("attachments", "assets_to_purge", "retained_shared_assets", "purge_enqueued", "purge_already_queued")
@@ -80,6 +88,8 @@ class EventType:
 
 _VARIANT = ("asset_id", "variant_id", "variant_name", "state", "progress")
 _SESSION = ("session_id", "asset_id", "state", "upload_strategy", "resumable_protocol")
+_PROVIDER = ("asset_id", "playback_ids", "profile", "provider", "state")
+_PROVIDER_SCOPES = ("asset", "provider_asset")
 _SESSION_SCOPES = ("upload_session", "asset")
 _VARIANT_SCOPES = ("asset", "variant")
 
@@ -100,6 +110,13 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "upload_session_expired": EventType(_SESSION_SCOPES, (*_SESSION, "error_code")),
     "upload_session_failed": EventType(_SESSION_SCOPES, (*_SESSION, "error_code")),
     "upload_session_state_changed": EventType(_SESSION_SCOPES, (*_SESSION, "from"), streamed=False),
+    "provider_asset_created": EventType(_PROVIDER_SCOPES, _PROVIDER),
+    "provider_asset_ready": EventType(_PROVIDER_SCOPES, _PROVIDER),
+    "provider_asset_errored": EventType(_PROVIDER_SCOPES, _PROVIDER),
+    "provider_asset_deleted": EventType(_PROVIDER_SCOPES, _PROVIDER),
+    "provider_asset_state_changed": EventType(_PROVIDER_SCOPES, (*_PROVIDER, "from"), streamed=False),
+    "provider_webhook": EventType(("webhook",), ("provider", "kind", "outcome"), streamed=False),
+    "orphan_event": EventType(("webhook",), ("provider", "kind"), streamed=False),
     "attachment_changed": EventType(("asset",), ("asset_id", "change", "slot"), streamed=False),
     "asset.purged": EventType(("asset",), ("asset_id", "objects", "variants"), streamed=False),
     "owner.erased": EventType(
@@ -126,6 +143,10 @@ STREAMED_TYPES = frozenset(name for name, kind in EVENT_TYPES.items() if kind.st
 #: Types of which losing one is harmless; ``progress_retention_seconds`` decides how long they are kept.
 PROGRESS_TYPES = frozenset({"variant_progress"})
 
+#: Types that note which webhooks were applied, or belong to no asset; kept for 30 days, as long as a provider may send
+#: one again.
+WEBHOOK_TYPES = frozenset({"provider_webhook", "orphan_event"})
+
 #: Types that report changes of state; ``event_retention_seconds`` decides how long they are kept. All types that are
 #: in neither set are audit events, which are kept for ever.
 STATE_TYPES = (STREAMED_TYPES | {name for name in EVENT_TYPES if name.endswith("_state_changed")}) - PROGRESS_TYPES
@@ -146,6 +167,13 @@ SESSION_EVENTS: Mapping[SessionState, str] = {
     SessionState.ABORTED: "upload_session_cancelled",
     SessionState.EXPIRED: "upload_session_expired",
     SessionState.FAILED: "upload_session_failed",
+}
+
+#: Event type of a provider asset's transition to a state; other transitions write ``provider_asset_state_changed``.
+PROVIDER_EVENTS: Mapping[ProviderState, str] = {
+    ProviderState.READY: "provider_asset_ready",
+    ProviderState.ERRORED: "provider_asset_errored",
+    ProviderState.DELETED: "provider_asset_deleted",
 }
 
 #: Asset states after which a page need not follow the asset any longer.

@@ -19,6 +19,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cli": ("click", "rich"),
     "http": ("fastapi", "jinja2", "python_multipart", "sse_starlette", "starlette", "uvicorn"),
     "images": ("pebble", "pi_heif", "pyvips"),
+    "mux": ("cryptography", "jwt", "mux_python", "urllib3"),
     "otel": ("opentelemetry",),
     "postgres": ("psycopg", "psycopg_pool"),
     "s3": ("boto3", "botocore"),

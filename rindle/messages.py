@@ -19,6 +19,7 @@ from rindle.arguments import canonical_id
 UPLOAD_WORKFLOW = "rindle.UploadWorkflow"
 VARIANT_WORKFLOW = "rindle.VariantWorkflow"
 PURGE_WORKFLOW = "rindle.PurgeWorkflow"
+PROVIDER_PUSH_WORKFLOW = "rindle.ProviderPushWorkflow"
 OWNER_ERASURE_WORKFLOW = "rindle.OwnerErasureWorkflow"
 MAINTENANCE_WORKFLOW = "rindle.MaintenanceWorkflow"
 
@@ -40,6 +41,12 @@ CANCEL_GROUP = "rindle.cancel_group"
 FAIL_GROUP = "rindle.fail_group"
 REMOVE_OBSOLETE = "rindle.remove_obsolete"
 
+ENSURE_PROVIDER_ROW = "rindle.ensure_provider_row"
+CREATE_PROVIDER_ASSET = "rindle.create_provider_asset"
+POLL_PROVIDER_ASSET = "rindle.poll_provider_asset"
+APPLY_PROVIDER_EVENTS = "rindle.apply_provider_events"
+FAIL_PROVIDER_ASSET = "rindle.fail_provider_asset"
+
 BEGIN_PURGE = "rindle.begin_purge"
 STOP_ASSET_WORK = "rindle.stop_asset_work"
 DELETE_ASSET = "rindle.delete_asset"
@@ -55,6 +62,8 @@ IMAGES_GROUP = "images"
 AV_QUEUE = "av"
 #: The same of the task queue of sweeps, which also has their workflow.
 MAINTENANCE_QUEUE = "maintenance"
+#: The same of the task queue of calls to streaming providers.
+PROVIDER_QUEUE = "provider"
 #: Failed items that a sweep names; all are counted.
 MAX_SWEEP_FAILURES = 5
 
@@ -217,6 +226,57 @@ class GroupStatus(Message):
         return "failed" if self.failed else "cancelled" if self.cancelled else "ready"
 
 
+# --- streaming providers -----------------------------------------------------------------------------------------
+
+
+class ProviderPushInput(Message):
+    """Input of ``ProviderPushWorkflow`` and of its activities: one asset at one provider.
+
+    ``task_queue`` runs the activities that call the provider.
+    """
+
+    asset_id: RowId
+    profile: str
+    provider: str
+    task_queue: str = ""
+
+
+class ProviderStatus(Message):
+    """Where an asset is at its provider. ``outcome`` is empty while there is something to wait for.
+
+    ``poll_seconds`` is the first pause between polls. With ``needs_create`` nothing was created at the provider yet.
+    """
+
+    asset_id: RowId
+    state: str = ""
+    outcome: str = ""
+    reason: str = ""
+    needs_create: bool = False
+    poll_seconds: float = 30.0
+
+
+class ProviderEvents(Message):
+    """Input of ``apply_provider_events``: webhooks that the rows of the outbox hold."""
+
+    push: ProviderPushInput
+    outbox_ids: tuple[int, ...]
+
+
+class ProviderFailure(Message):
+    """Input of ``fail_provider_asset``: why the push ended, as the row shows it."""
+
+    push: ProviderPushInput
+    failure: Failure
+
+
+class ProviderPushResult(Message):
+    """Result of ``ProviderPushWorkflow``: ``ready``, ``errored``, ``deleted``, ``skipped`` or ``stale_source``."""
+
+    asset_id: RowId
+    outcome: str
+    reason: str = ""
+
+
 # --- purge -------------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +295,8 @@ class PurgeDecision(Message):
     attachments: int = 0
     groups: tuple[str, ...] = ()
     session_ids: tuple[RowId, ...] = ()
+    #: Streaming providers that have the asset.
+    providers: tuple[str, ...] = ()
 
 
 class StopOrder(Message):
@@ -243,6 +305,7 @@ class StopOrder(Message):
     asset_id: RowId
     groups: tuple[str, ...] = ()
     session_ids: tuple[RowId, ...] = ()
+    providers: tuple[str, ...] = ()
 
 
 class PurgeResult(Message):

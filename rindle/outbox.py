@@ -7,7 +7,7 @@ outbox knows only its interface, :class:`LocalRelay`.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from rindle import messages
 from rindle.db import outbox as rows
 from rindle.db.after_commit import after_commit
 from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
+from rindle.profile import Profile
 from rindle.settings import Settings
 from rindle.workflows import ids
 
@@ -154,6 +155,56 @@ def wake_erasure(session: Session, settings: Settings, operation_id: str) -> Non
             "facts": {"kind": "erasure"},
         },
     )
+
+
+def push_start(settings: Settings, asset_id: str, profile: str, provider: str) -> dict[str, Any]:
+    """Return the payload of a start of ``ProviderPushWorkflow``."""
+    order = messages.ProviderPushInput(
+        asset_id=asset_id, profile=profile, provider=provider, task_queue=settings.provider_queue
+    )
+    return {
+        "input": order.model_dump(mode="json"),
+        "facts": {"kind": "provider push", "profile": profile, "asset_id": asset_id},
+    }
+
+
+def start_push(session: Session, settings: Settings, asset_id: str, profile: str, provider: str) -> None:
+    """Bring an asset to a streaming provider once this transaction has committed."""
+    _enqueue(
+        session,
+        workflow_type=messages.PROVIDER_PUSH_WORKFLOW,
+        workflow_id=ids.provider_push_id(asset_id, provider, prefix=settings.workflow_id_prefix),
+        task_queue=settings.queue(),
+        signal="wake",  # a run that has found an outdated source must look again
+        priority=PRIORITY_DEFAULT,
+        payload=push_start(settings, asset_id, profile, provider),
+    )
+
+
+def push_source(
+    session: Session, settings: Settings, asset_id: str, profile: type[Profile], ready: Collection[str]
+) -> None:
+    """Start the push of an asset if the variant that its profile streams is among those that are ``ready`` now."""
+    streaming = profile.delivery_policy().streaming
+    if streaming is None or streaming.ingest_mode != "server_push" or streaming.source_variant not in ready:
+        return
+    start_push(session, settings, asset_id, profile.name, streaming.provider)
+
+
+def store_webhook(
+    session: Session, settings: Settings, event: Mapping[str, Any], *, dedupe_key: str, workflow_id: str
+) -> None:
+    """Store a webhook; a relay finds its workflow when it sends the row."""
+    rows.insert_webhook(
+        session,
+        event,
+        dedupe_key=dedupe_key,
+        workflow_type=messages.PROVIDER_PUSH_WORKFLOW,
+        workflow_id=workflow_id,
+        task_queue=settings.queue(),
+        has_local_relay=_has_local_relay(session),
+    )
+    after_commit(session, wake_relays)
 
 
 def _has_local_relay(session: Session) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-from rindle.profile import Profile
+from rindle.profile import DeliveryPolicy, Profile
 
 _WEB_VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "web_720p": {"kind": "video", "preset": "web_720p"},
@@ -56,4 +57,43 @@ class Web(Profile, abstract=True):
         return {**extra, **variants}
 
 
-__all__ = ["Web"]
+class _MuxWeb(Web, abstract=True):
+    """A :class:`Web` whose ``web_720p`` Mux streams."""
+
+    _ingest_mode: ClassVar[str]
+
+    @classmethod
+    def _delivery_declared(cls, declared: Mapping[str, Any], problems: list[str]) -> Any:
+        delivery: Any = {} if cls.delivery is None else cls.delivery
+        if isinstance(delivery, DeliveryPolicy):
+            delivery = {one.name: getattr(delivery, one.name) for one in dataclasses.fields(DeliveryPolicy)}
+        if not isinstance(delivery, Mapping):
+            return delivery
+        if "delivery" in declared and delivery.get("streaming") is not None:
+            problems.append("delivery.streaming: the preset defines it; other options of delivery are yours")
+        streaming = {
+            "provider": "mux",
+            "playback_policy": "signed",
+            "ingest_mode": cls._ingest_mode,
+            "source_variant": "web_720p",
+        }
+        return {**delivery, "streaming": streaming}
+
+
+class MuxWeb(_MuxWeb, abstract=True):
+    """A :class:`Web` whose ``web_720p`` is pushed to Mux, which streams it with signed tokens.
+
+    Register the provider as ``Rindle(providers=[MuxProvider()])``. The options of ``delivery`` are available except
+    ``streaming``, which the preset defines; setting it is an error.
+    """
+
+    _ingest_mode = "server_push"
+
+
+class MuxDirectUploadWeb(_MuxWeb, abstract=True):
+    """As :class:`MuxWeb`, but browsers upload to Mux itself; no original reaches the application's storage."""
+
+    _ingest_mode = "direct_creator_upload"
+
+
+__all__ = ["MuxDirectUploadWeb", "MuxWeb", "Web"]

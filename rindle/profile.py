@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
-from rindle.declarations import declaration_error, is_whole, name_flaw, not_flags, not_positive
+from rindle.declarations import declaration_error, is_whole, name_flaw, not_flags, not_one_of, not_positive
 from rindle.errors import ProfileError, UnknownProfile, UnknownVariant
 from rindle.messages import IMAGES_GROUP
 from rindle.protocols import MAX_URL_SECONDS, Analyzer, Authorizer, Probe, Processor, Scanner, Storage
@@ -58,6 +58,12 @@ RESERVED_VARIANT_PREFIX: Final = "dyn_"
 #: Values of ``fairness``.
 FAIRNESS: Final = ("profile", "actor")
 
+#: Values of ``delivery.streaming.playback_policy``.
+PLAYBACK_POLICIES: Final = ("signed", "public")
+#: Values of ``delivery.streaming.ingest_mode``.
+INGEST_MODES: Final = ("server_push", "direct_creator_upload")
+
+_PROVIDER_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _VARIANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _MIME = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/(?:\*|[a-z0-9][a-z0-9!#$&^_.+-]*)")
 _EXTENSION = re.compile(r"\.[a-z0-9]{1,15}")
@@ -76,6 +82,7 @@ __all__ = [
     "ImageVariant",
     "Profile",
     "ProfileRegistry",
+    "StreamingPolicy",
     "VariantSpec",
     "VideoVariant",
     "WaveformVariant",
@@ -88,6 +95,62 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
+class StreamingPolicy:
+    """How a profile's videos are streamed by a provider. All options but the last are required.
+
+    Attributes:
+        provider: name of the provider, as the application registers it.
+        playback_policy: ``signed`` (tokens that expire) or ``public``.
+        ingest_mode: ``server_push`` (the provider fetches a variant) or ``direct_creator_upload`` (browsers upload to
+            the provider itself).
+        source_variant: name of the video variant that is pushed.
+        playback_ttl_seconds: lifetime of a playback token, 1 to 604800 s; ``signed_url_ttl_seconds`` when left out.
+            Players use the token for each segment, so it must outlive the playback.
+    """
+
+    provider: str
+    playback_policy: str
+    ingest_mode: str
+    source_variant: str
+    playback_ttl_seconds: int | None = None
+
+
+def _parse_streaming(declared: Any, variants: Mapping[str, VariantSpec], problems: list[str]) -> StreamingPolicy | None:
+    if declared is None:
+        return None
+    if isinstance(declared, StreamingPolicy):
+        found = {one.name: getattr(declared, one.name) for one in dataclasses.fields(StreamingPolicy)}
+    elif isinstance(declared, Mapping):
+        found = dict(declared)
+    else:
+        problems.append(f"delivery.streaming: must be a mapping, not {type(declared).__name__}")
+        return None
+    before = len(problems)
+    known = {one.name for one in dataclasses.fields(StreamingPolicy)}
+    problems += [
+        f"delivery.streaming.{name}: unknown option; known are {', '.join(sorted(known))}"
+        for name in sorted(map(str, found.keys() - known))
+    ]
+    provider, source = found.get("provider"), found.get("source_variant")
+    if not (isinstance(provider, str) and _PROVIDER_NAME.fullmatch(provider)):
+        problems.append(
+            "delivery.streaming.provider: must be the name of a provider, such as 'mux': 1 to 63 lower-case letters, "
+            f"digits and underscores, not {provider!r}"
+        )
+    problems += not_one_of("delivery.streaming.playback_policy", found.get("playback_policy"), PLAYBACK_POLICIES)
+    problems += not_one_of("delivery.streaming.ingest_mode", found.get("ingest_mode"), INGEST_MODES)
+    spec = variants.get(source) if isinstance(source, str) else None
+    if not isinstance(spec, VideoVariant):
+        problems.append(f"delivery.streaming.source_variant: must be a declared video variant, not {source!r}")
+    ttl = found.get("playback_ttl_seconds")
+    if ttl is not None and not (is_whole(ttl) and 1 <= ttl <= MAX_URL_SECONDS):
+        problems.append(
+            f"delivery.streaming.playback_ttl_seconds: must be from 1 to {MAX_URL_SECONDS} seconds, not {ttl!r}"
+        )
+    return StreamingPolicy(**found) if len(problems) == before else None
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryPolicy:
     """How a profile's media are delivered: to whom, and for how long.
 
@@ -97,15 +160,17 @@ class DeliveryPolicy:
         authorizer: called before a URL is made; ``None`` allows every caller.
         allow_active_content: let a public profile accept SVG, HTML, XML or scripts. A browser can run them, because
             public delivery cannot force a download.
+        streaming: a :class:`StreamingPolicy` or its options; ``None`` for no streaming provider.
     """
 
     public: bool = False
     signed_url_ttl_seconds: int | None = None
     authorizer: Authorizer | None = None
     allow_active_content: bool = False
+    streaming: StreamingPolicy | None = None
 
 
-def _parse_delivery(declared: Any, problems: list[str]) -> DeliveryPolicy:
+def _parse_delivery(declared: Any, variants: Mapping[str, VariantSpec], problems: list[str]) -> DeliveryPolicy:
     if declared is None:
         return DeliveryPolicy()
     if isinstance(declared, DeliveryPolicy):
@@ -127,7 +192,7 @@ def _parse_delivery(declared: Any, problems: list[str]) -> DeliveryPolicy:
         problems.append(f"delivery.signed_url_ttl_seconds: must be from 1 to {MAX_URL_SECONDS} seconds, not {ttl!r}")
     problems += [f"delivery.{problem}" for problem in not_flags(policy, "public", "allow_active_content")]
     problems += [f"delivery.{problem}" for problem in _not_instance("authorizer", policy.authorizer, Authorizer)]
-    return policy
+    return dataclasses.replace(policy, streaming=_parse_streaming(policy.streaming, variants, problems))
 
 
 # --- profiles ----------------------------------------------------------------------------------------------------
@@ -211,7 +276,9 @@ class Profile:
         if cls.max_duration_seconds is None:
             cls.max_duration_seconds = DEFAULT_MAX_DURATION_SECONDS
         problems += not_positive("max_duration_seconds", cls.max_duration_seconds)
-        cls._delivery_policy = cls.delivery = _parse_delivery(cls.delivery, problems)
+        cls._delivery_policy = cls.delivery = _parse_delivery(
+            cls._delivery_declared(declared, problems), cls.variants, problems
+        )
         for option, protocol in _PLUGGABLE.items():
             problems += _not_instance(option, getattr(cls, option), protocol)
         cls.fairness = "profile" if cls.fairness is None else cls.fairness
@@ -237,6 +304,11 @@ class Profile:
     def _variants_declared(cls, declared: Mapping[str, Any], problems: list[str]) -> Any:
         """Return the variants as the class declares them; presets add their own."""
         return getattr(cls, "variants", None)
+
+    @classmethod
+    def _delivery_declared(cls, declared: Mapping[str, Any], problems: list[str]) -> Any:
+        """Return the delivery as the class declares it; presets add their streaming provider."""
+        return cls.delivery
 
     @classmethod
     def spec(cls, variant_name: str) -> VariantSpec:

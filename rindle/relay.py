@@ -21,7 +21,7 @@ from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflic
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from rindle import messages, outbox, telemetry
+from rindle import messages, outbox, telemetry, webhooks
 from rindle.crash_points import crash_point
 from rindle.db import outbox as rows
 from rindle.db.database import Database
@@ -60,6 +60,8 @@ class _Call:
     row: MediaOutbox
     signals: list[str] = field(default_factory=list)
     row_ids: list[int] = field(default_factory=list)
+    #: Rows among them that hold webhooks: the argument of the signal ``provider_event``.
+    webhook_ids: list[int] = field(default_factory=list)
 
 
 def coalesce(claimed: Sequence[MediaOutbox]) -> list[_Call]:
@@ -68,6 +70,8 @@ def coalesce(claimed: Sequence[MediaOutbox]) -> list[_Call]:
     for row in claimed:
         call = calls.setdefault(row.workflow_id, _Call(row))
         call.row_ids.append(row.id)
+        if row.kind == rows.WEBHOOK:
+            call.webhook_ids.append(row.id)
         if row.signal and row.signal not in call.signals:
             call.signals.append(row.signal)
     return list(calls.values())
@@ -165,6 +169,7 @@ class Relay:
         claimed = await self._database.write(rows.claim)
         if not claimed:
             return 0
+        claimed, unknown = await self._routed(claimed)
         calls = coalesce(claimed)
         slots = asyncio.Semaphore(_PARALLEL_SENDS)
         outcomes = await asyncio.gather(*(self._send(client, call, slots) for call in calls))
@@ -185,7 +190,25 @@ class Relay:
             raise TemporalUnavailable(
                 f"Temporal ({self._temporal.label}) did not accept every row; the relay sends the others again"
             )
-        return len(sent)
+        return len(sent) + unknown
+
+    async def _routed(self, claimed: Sequence[MediaOutbox]) -> tuple[Sequence[MediaOutbox], int]:
+        """Find the workflows of webhooks; those without an asset wait, or are recorded as orphans.
+
+        Returns:
+            the rows to send, and how many orphans there were.
+        """
+        if not any(row.kind == rows.WEBHOOK for row in claimed):
+            return claimed, 0
+        found = await self._database.write(webhooks.route, [row for row in claimed if row.kind == rows.WEBHOOK])
+        for row_id, seconds in found.waiting.items():
+            await self._database.write(rows.reschedule, [row_id], seconds=seconds, error="orphan_event")
+        if found.orphans:
+            await self._database.write(rows.mark_dispatched, found.orphans)
+        for row in claimed:
+            if row.id in found.known:
+                webhooks.address(self._settings, row, *found.known[row.id])
+        return [row for row in claimed if row.kind != rows.WEBHOOK or row.id in found.known], len(found.orphans)
 
     async def _connected(self) -> Client | None:
         """Connect to Temporal before any row is claimed; ``None`` when no row is due.
@@ -231,17 +254,18 @@ class Relay:
             try:
                 wanted: list[str | None] = [*call.signals] or [None]
                 for signal in wanted:
-                    await self._start(client, call.row, signal)
+                    arguments = [call.webhook_ids] if signal == "provider_event" else []
+                    await self._start(client, call.row, signal, arguments)
             except WorkflowAlreadyStartedError:
                 return None
             except Exception as error:
                 return error
         return None
 
-    async def _start(self, client: Client, row: MediaOutbox, signal: str | None) -> None:
+    async def _start(self, client: Client, row: MediaOutbox, signal: str | None, arguments: Sequence[Any] = ()) -> None:
         attributes = self._attributes(dict(row.payload.get("facts", {})))
         await self._temporal.with_search_attributes(
-            lambda are_used: self._start_with(client, row, signal, attributes if are_used else None),
+            lambda are_used: self._start_with(client, row, signal, attributes if are_used else None, arguments),
             wanted=self._settings.search_attributes,
         )
 
@@ -251,7 +275,12 @@ class Relay:
         return ids.attributes(str(facts.get("kind", "work")), **known)
 
     async def _start_with(
-        self, client: Client, row: MediaOutbox, signal: str | None, attributes: TypedSearchAttributes | None
+        self,
+        client: Client,
+        row: MediaOutbox,
+        signal: str | None,
+        attributes: TypedSearchAttributes | None,
+        arguments: Sequence[Any] = (),
     ) -> None:
         facts = row.payload.get("facts", {})
         fairness_key = self._fairness_key(facts.get("profile"), facts.get("actor"))
@@ -273,6 +302,7 @@ class Relay:
             options["request_eager_start"] = self._eager
         else:
             options["start_signal"] = signal
+            options["start_signal_args"] = list(arguments)
         await client.start_workflow(row.workflow_type, row.payload.get("input", {}), **options)
 
     async def _run(self) -> None:

@@ -12,7 +12,7 @@ from rindle.db.models import MediaAsset, MediaAttachment
 from rindle.errors import Misconfigured, UnknownProfile
 from rindle.owners import OwnerTypes
 from rindle.profile import Profile, ProfileRegistry
-from rindle.protocols import Storage
+from rindle.protocols import Storage, StreamingProvider
 from rindle.protocols.checked_storage import checked
 from rindle.security import actor_digest, key_segment
 from rindle.settings import Settings
@@ -32,6 +32,7 @@ class Services:
         secrets: signing secrets, newest first; empty when nothing is signed.
         owner_types: stable names of the classes that own media.
         force_delete_policy: raises an exception to refuse a forced deletion; without it all are refused.
+        providers: streaming providers by their names.
     """
 
     database: Database
@@ -42,6 +43,7 @@ class Services:
     secrets: tuple[str | SecretStr, ...] = field(default=(), repr=False)
     owner_types: OwnerTypes = field(default_factory=OwnerTypes)
     force_delete_policy: ForceDeletePolicy | None = None
+    providers: Mapping[str, StreamingProvider] = field(default_factory=dict)
 
     def profile(self, profile: str | type[Profile]) -> type[Profile]:
         """Return the registered profile class for a class or a stable name.
@@ -83,6 +85,20 @@ class Services:
             )
         return checked(self.storages[name])
 
+    def provider(self, name: str) -> StreamingProvider:
+        """Return a streaming provider by its name.
+
+        Raises:
+            Misconfigured: it is not registered.
+        """
+        found = self.providers.get(name)
+        if found is None:
+            raise Misconfigured(
+                f"the streaming provider {name!r} is not among {sorted(self.providers)}; pass it as "
+                "Rindle(providers=[...])"
+            )
+        return found
+
     def storage_of(self, key: str, asset: MediaAsset | None) -> Storage:
         """Return the adapter of the object at ``key``; its profile is that of the asset, or of its key without one.
 
@@ -115,6 +131,23 @@ class Services:
 def adapter_name(storage: Storage) -> str:
     """Return the name an adapter has in events and error messages."""
     return storage.adapter_name or type(storage).__name__
+
+
+def collect_providers(providers: Iterable[StreamingProvider]) -> dict[str, StreamingProvider]:
+    """Return streaming providers by name.
+
+    Raises:
+        Misconfigured: two have the same name, or one has an invalid name.
+    """
+    found: dict[str, StreamingProvider] = {}
+    for provider in providers:
+        name = getattr(provider, "name", None)
+        if not isinstance(provider, StreamingProvider) or not isinstance(name, str):
+            raise Misconfigured(f"{type(provider).__name__} is not a StreamingProvider with a name")
+        if name in found:
+            raise Misconfigured(f"two streaming providers have the name {name!r}")
+        found[name] = provider
+    return found
 
 
 def collect_storages(profiles: Iterable[type[Profile]], named: Mapping[str, Storage]) -> dict[str, Storage]:

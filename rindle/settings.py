@@ -15,7 +15,7 @@ from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationErro
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rindle.errors import Misconfigured
-from rindle.messages import AV_QUEUE, IMAGES_GROUP, MAINTENANCE_QUEUE
+from rindle.messages import AV_QUEUE, IMAGES_GROUP, MAINTENANCE_QUEUE, PROVIDER_QUEUE
 from rindle.protocols import MAX_URL_SECONDS
 
 #: Largest ``max_pixels`` of a profile; also applies when ``max_pixels`` is ``None``.
@@ -112,6 +112,15 @@ class Settings(BaseSettings):
     #: Classified failures of one variant before it is ``failed``.
     variant_attempts: int = Field(default=5, ge=1)
     scanner_timeout_seconds: float = Field(default=600, gt=0)
+
+    #: Age at which a webhook of a streaming provider is refused, in both directions of the clock.
+    webhook_tolerance_seconds: int = Field(default=300, ge=1)
+    #: First pause between two polls of an asset at a streaming provider; doubles once, then it is 5 minutes.
+    provider_poll_seconds: float = Field(default=30, gt=0)
+    #: How long an asset may stay unchanged at a streaming provider before it counts as stuck.
+    provider_stuck_seconds: int = Field(default=7_200, ge=1)
+    #: Lifetime of the URL from which a streaming provider fetches the source.
+    provider_source_seconds: int = Field(default=1_800, ge=60, le=MAX_URL_SECONDS)
 
     #: Worker versioning (Temporal worker deployments): enabled when both are set. Such workers receive no tasks until
     #: the version has been made current once (``temporal worker deployment set-current-version``).
@@ -216,6 +225,11 @@ class Settings(BaseSettings):
     def maintenance_queue(self) -> str:
         """Task queue of sweeps."""
         return self.queue(MAINTENANCE_QUEUE)
+
+    @property
+    def provider_queue(self) -> str:
+        """Task queue of calls to streaming providers."""
+        return self.queue(PROVIDER_QUEUE)
 
     def queue_of(self, group: str) -> str:
         """Return the task queue that builds a variant group."""

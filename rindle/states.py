@@ -73,6 +73,17 @@ class OutboxState(StrEnum):
     PARKED = "parked"
 
 
+class ProviderState(StrEnum):
+    """State of an asset at a streaming provider."""
+
+    PENDING = "pending"
+    UPLOADING = "uploading"
+    PROCESSING = "processing"
+    READY = "ready"
+    ERRORED = "errored"
+    DELETED = "deleted"
+
+
 class MediaKind(StrEnum):
     """Kind of an asset; a waveform is an output kind only."""
 
@@ -133,6 +144,20 @@ SESSION_MOVES: Mapping[SessionState, frozenset[SessionState]] = {
     _S.EXPIRED: frozenset(),
     _S.FAILED: frozenset(),
 }
+
+#: Transitions of an asset at a streaming provider. ``errored`` to ``ready`` is allowed on the provider's word only, and
+#: ``processing`` to ``deleted`` on that word or in a purge: :mod:`rindle.db.providers` sees to both.
+PROVIDER_MOVES: Mapping[ProviderState, frozenset[ProviderState]] = {
+    ProviderState.PENDING: frozenset({ProviderState.UPLOADING, ProviderState.ERRORED, ProviderState.DELETED}),
+    ProviderState.UPLOADING: frozenset({ProviderState.PROCESSING, ProviderState.ERRORED, ProviderState.DELETED}),
+    ProviderState.PROCESSING: frozenset({ProviderState.READY, ProviderState.ERRORED, ProviderState.DELETED}),
+    ProviderState.READY: frozenset({ProviderState.ERRORED, ProviderState.DELETED}),
+    ProviderState.ERRORED: frozenset({ProviderState.PROCESSING, ProviderState.READY, ProviderState.DELETED}),
+    ProviderState.DELETED: frozenset(),
+}
+
+#: States of an asset at a provider that has not settled it yet.
+OPEN_PROVIDER_STATES = frozenset({ProviderState.PENDING, ProviderState.UPLOADING, ProviderState.PROCESSING})
 
 #: Asset states in which the original and its ready variants may be served. In the other states nothing is served.
 DELIVERABLE = frozenset({_A.AVAILABLE, _A.PROCESSING, _A.TRANSCODING, _A.READY, _A.DEGRADED})

@@ -67,7 +67,7 @@ TARGETS: Final[Mapping[str, Needs]] = {
     "dev": Needs(DEMO, ("libmagic", "ffmpeg", "temporal"), required=True),
     "check": Needs(ALL),
     "bench": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "temporal")),
-    "test": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "scripts")),
+    "test": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "scripts", "uppy")),
 }
 
 

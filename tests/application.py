@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from rindle import ImageVariant, MediaAsset, Profile, Quarantine, Rindle, Settings, TemporalConnection
 from rindle.presets import Web
-from rindle.protocols import Storage
+from rindle.protocols import Storage, StreamingProvider
 from rindle.recipes import AudioVariant, VariantSpec, VideoVariant, WaveformVariant
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
@@ -168,6 +168,23 @@ class HeldFilm(Profile):
     processor = ControlledFilmer()
 
 
+class Streamed(Profile):
+    """The same film, which is pushed to a provider in memory; only in applications that have one."""
+
+    name = "streamed"
+    storage = "media"
+    variants = HeldFilm.variants
+    processor = ControlledFilmer()
+    delivery = {
+        "streaming": {
+            "provider": "memory",
+            "playback_policy": "signed",
+            "ingest_mode": "server_push",
+            "source_variant": "web",
+        }
+    }
+
+
 class Lesson(Web):
     """A film with everything the preset makes of it."""
 
@@ -214,6 +231,7 @@ def storage(environment: Mapping[str, str]) -> Storage:
             Path(environment["APP_HOME"]) / "media",
             base_url=environment.get("APP_LOCAL_URL", "http://127.0.0.1:9/local"),
             secrets=[SECRET],
+            public_base_url=environment.get("APP_PUBLIC_URL"),
             fsync=False,
         )
     if kind == "s3":
@@ -231,8 +249,13 @@ def storage(environment: Mapping[str, str]) -> Storage:
     raise ValueError(f"APP_STORAGE={kind!r}")
 
 
-def make(environment: Mapping[str, str] = os.environ, *, store: Storage | None = None) -> Rindle:
-    """Build the application from an environment; a test may hand in its own storage."""
+def make(
+    environment: Mapping[str, str] = os.environ,
+    *,
+    store: Storage | None = None,
+    providers: Sequence[StreamingProvider] = (),
+) -> Rindle:
+    """Build the application from an environment; a test may hand in its own storage and streaming providers."""
     tuning: dict[str, Any] = {
         name.removeprefix("RINDLE_").lower(): value
         for name, value in environment.items()
@@ -241,7 +264,8 @@ def make(environment: Mapping[str, str] = os.environ, *, store: Storage | None =
     return Rindle(
         engine=create_async_engine(environment["APP_DATABASE_URL"]),
         storages={"media": store or storage(environment)},
-        profiles=profiles(drifted=bool(environment.get("APP_DRIFTED"))),
+        profiles=[*profiles(drifted=bool(environment.get("APP_DRIFTED"))), *([Streamed] if providers else [])],
+        providers=providers,
         secrets=[SECRET],
         settings=Settings(**tuning),
         temporal=TemporalConnection(connect_seconds=CONNECT_SECONDS, environment=environment),

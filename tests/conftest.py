@@ -22,7 +22,7 @@ import pytest
 
 from rindle import process
 from tests.media.clips import Clips
-from tests.servers import Unavailable, chromium, ffmpeg, minio, npm, postgres, temporal, version_of
+from tests.servers import Unavailable, chromium, ffmpeg, minio, npm, postgres, temporal, uppy, version_of
 from tests.stage import Stage, staged
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def pytest_report_header() -> list[str]:
         "libvips": lambda: version_of(Path(sys.executable), "-c", libvips),
         "ffmpeg": ffmpeg.version,
         f"tuspy {version('tuspy')}, tus-js-client": lambda: npm.packages()["tus-js-client"],
+        "Uppy": uppy.versions,
         "Chromium": lambda: version_of(chromium.program(), "--version"),
     }
 
@@ -272,6 +273,15 @@ def npm_script() -> Callable[[str, str], Path]:
             _without(missing)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def uppy_bundles() -> dict[int, Path]:
+    """The modules of Uppy, by major version."""
+    try:
+        return {major: uppy.bundle(major) for major in uppy.RELEASES}
+    except Unavailable as missing:
+        _without(missing)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

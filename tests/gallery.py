@@ -6,7 +6,7 @@ Rows are brought where a test needs them by the functions that the activities ca
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rindle.db import variants as variant_rows
 from rindle.db.models import Base
 from rindle.db.transitions import lock_asset, move_asset, move_variant, tombstone
 from rindle.db.uploads import find_by_asset
-from rindle.protocols import Storage
+from rindle.protocols import Storage, StreamingProvider
 from rindle.states import AssetState, VariantState
 from rindle.storage.local import LocalStorage
 
@@ -175,6 +175,7 @@ async def opened(
     *,
     storage: Storage | None = None,
     database_url: str | None = None,
+    providers: Sequence[StreamingProvider] = (),
     **settings: Any,
 ) -> AsyncIterator[Gallery]:
     """Open a gallery in ``directory`` with the profiles that ``make_profiles`` makes for its storage; on a SQLite
@@ -186,7 +187,7 @@ async def opened(
         directory / "objects", base_url=BASE_URL, secrets=[SECRET], public_base_url=f"{BASE_URL}/p", fsync=False
     )
     tuned = Settings(tmp_dir=directory / "tmp", secrets=(), relay_poll_seconds=0.1, **settings)
-    rindle = Rindle(engine=engine, profiles=make_profiles(store), settings=tuned)
+    rindle = Rindle(engine=engine, profiles=make_profiles(store), settings=tuned, providers=providers)
     try:
         yield Gallery(rindle)
     finally:

@@ -11,7 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from rindle.bootstrap import WorkerProcess
 from rindle.db.models import Base, utc_now
 from rindle.db.transitions import set_fields
 from rindle.errors import ErasurePending, TemporalUnavailable
-from rindle.protocols import Storage
+from rindle.protocols import Storage, StreamingProvider
 from rindle.workflows import ids
 from tests import application
 from tests.patience import PATIENCE_SECONDS, until
@@ -149,9 +149,11 @@ class Stage:
         async with self.rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
             await connection.run_sync(Base.metadata.create_all)
 
-    def application(self, *, store: Storage | None = None, **environment: str) -> Rindle:
+    def application(
+        self, *, store: Storage | None = None, providers: Sequence[StreamingProvider] = (), **environment: str
+    ) -> Rindle:
         """Return another process's view of the same application."""
-        made = application.make({**self.environment, **environment}, store=store)
+        made = application.make({**self.environment, **environment}, store=store, providers=providers)
         self._applications.append(made)
         return made
 

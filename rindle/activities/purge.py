@@ -19,13 +19,16 @@ from rindle.activities.deletion import delete_object, never_final
 from rindle.activities.erasure import Erasures
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
+from rindle.activities.streaming import remove_from_provider
 from rindle.crash_points import crash_point
 from rindle.db import erasures as erasure_rows
+from rindle.db import providers as provider_rows
 from rindle.db import purge as rows
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant, utc_now
 from rindle.db.variants import group_of
 from rindle.errors import (
     CapabilityUnsupported,
+    RindleError,
     StorageNotFound,
     StorageTransient,
     StorageUnauthorized,
@@ -36,7 +39,7 @@ from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StopOrder
 from rindle.protocols import Storage
 from rindle.security import asset_prefix
 from rindle.services import Services
-from rindle.states import SessionState
+from rindle.states import ProviderState, SessionState
 from rindle.workflows import ids
 
 log = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ class PurgeActivities:
     async def stop_asset_work(self, order: StopOrder) -> None:
         """Cancel the asset's running workflows and wait for a limited time: the rows reject late output."""
         async with heartbeating():
-            handles = await self._runs(order.asset_id, order.groups, order.session_ids)
+            handles = await self._runs(order.asset_id, order.groups, order.session_ids, order.providers)
             limit = self._services.settings.purge_settle_seconds
             try:
                 async with asyncio.timeout(limit):
@@ -110,12 +113,13 @@ class PurgeActivities:
                 log.warning("the purge continues although work is still running", extra={"asset_id": order.asset_id})
 
     async def _runs(
-        self, asset_id: str, groups: Iterable[str], session_ids: Iterable[str]
+        self, asset_id: str, groups: Iterable[str], session_ids: Iterable[str], providers: Iterable[str] = ()
     ) -> list[WorkflowHandle[Any, Any]]:
         prefix, client = self._services.settings.workflow_id_prefix, await self._client()
         wanted = [
             *(ids.variants_id(asset_id, group, prefix=prefix) for group in groups),
             *(ids.upload_id(session_id, prefix=prefix) for session_id in session_ids),
+            *(ids.provider_push_id(asset_id, provider, prefix=prefix) for provider in providers),
         ]
         return [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
 
@@ -169,6 +173,7 @@ class PurgeActivities:
         for upload in sessions:
             if upload.state != SessionState.COMPLETED:  # again each time: parts may have arrived since
                 await self._release(upload)
+        refusal = await self._remove_from_providers(asset.id)
         deleted: dict[str, datetime] = {}
         for key in sorted(_known_keys(asset, variants, session_keys) | await _listed_keys(storage, asset)):
             await delete_object(storage, key)
@@ -177,6 +182,8 @@ class PurgeActivities:
         crash_point("purge.objects_deleted")
         await self._sources.evict(storage_name, asset.storage_key)
         self._decode_cache.discard(asset)
+        if refusal is not None:  # the objects are deleted; the rows stay until the provider has deleted its copy too
+            raise refusal
         evidence = None
         if await self._database.read(erasure_rows.is_pending, order.asset_id):
             is_open = order.may_wait and uploads_end_at is not None and utc_now() < uploads_end_at
@@ -206,6 +213,18 @@ class PurgeActivities:
                 "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(deleted), "variants": len(variants)}
             )
         return result
+
+    async def _remove_from_providers(self, asset_id: str) -> RindleError | None:
+        """Delete the asset at its streaming providers; returns why one of them has not."""
+        refusal: RindleError | None = None
+        for row in await self._database.read(provider_rows.all_of, asset_id):
+            if row.state == ProviderState.DELETED and not row.cleanup_pending:
+                continue
+            try:
+                await remove_from_provider(self._services, row)
+            except RindleError as error:
+                refusal = error
+        return refusal
 
 
 def _uploads_end_at(sessions: Sequence[MediaUploadSession], late_put_seconds: float) -> datetime | None:

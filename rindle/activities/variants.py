@@ -66,11 +66,19 @@ class VariantActivities:
         builders: the worker's engines.
     """
 
-    def __init__(self, services: Services, *, sources: SourceCache, builders: Builders) -> None:
+    def __init__(
+        self,
+        services: Services,
+        *,
+        sources: SourceCache,
+        builders: Builders,
+        on_ready: Callable[[Session, str, type[Profile], Collection[str]], None] = lambda *_: None,
+    ) -> None:
         self._services = services
         self._database = services.database
         self._sources = sources
         self._builders = builders
+        self._on_ready = on_ready
         self._watch = ClaimWatch(services.database)
 
     def steps(self) -> list[Callable[..., Any]]:
@@ -268,9 +276,15 @@ class VariantActivities:
         stored: Sequence[tuple[Claim, Mapping[str, Any]]],
         measured_ms: int | None,
     ) -> GroupStatus:
-        unwanted, status = await self._database.write(
-            rows.record_built, asset.id, order.group, asset.storage_key, stored, measured_ms
-        )
+        profile = self._services.profile(asset.profile)
+
+        def record(session: Session) -> tuple[rows.ObsoleteKeys, GroupStatus]:
+            found = rows.record_built(session, asset.id, order.group, asset.storage_key, stored, measured_ms)
+            if profile.delivery_policy().streaming is not None:
+                self._on_ready(session, asset.id, profile, rows.ready_of(session, asset.id, stored))
+            return found
+
+        unwanted, status = await self._database.write(record)
         crash_point("render.recorded")
         left = await self._try_to_remove(storage, unwanted)
         return status.model_copy(update={"obsolete": left})

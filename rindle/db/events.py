@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant, is_id
+from rindle.db.models import MediaAsset, MediaEvent, MediaProviderAsset, MediaUploadSession, MediaVariant, is_id
 from rindle.db.notices import notify
-from rindle.events import EVENT_TYPES, PROGRESS_TYPES, STATE_TYPES
+from rindle.events import EVENT_TYPES, PROGRESS_TYPES, STATE_TYPES, WEBHOOK_TYPES
 
 #: Postgres channel that wakes subscribers after a commit. The payload is ``id,asset_id`` of the newest event, without
 #: the asset when there are events of several assets.
@@ -117,6 +117,17 @@ def session_payload(upload: MediaUploadSession) -> dict[str, Any]:
     }
 
 
+def provider_payload(row: MediaProviderAsset) -> dict[str, Any]:
+    """Payload of the events of an asset at a provider; of the provider's ids, only playback ids are public."""
+    return {
+        "asset_id": row.asset_id,
+        "playback_ids": list(row.playback_ids),
+        "profile": row.profile,
+        "provider": row.provider_name,
+        "state": row.state,
+    }
+
+
 def timeline(session: Session, asset_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[MediaEvent]:
     """Return the events of an asset after event id ``after``, oldest first."""
     if not is_id(asset_id):
@@ -168,7 +179,7 @@ def delete_expired(session: Session, event_type: str, before: datetime, *, limit
 
 
 def _expired(event_type: str, before: datetime) -> Select[int]:
-    if event_type not in STATE_TYPES | PROGRESS_TYPES:
+    if event_type not in STATE_TYPES | PROGRESS_TYPES | WEBHOOK_TYPES:
         raise ValueError(f"{event_type!r} is a type of audit events, which are kept for ever")
     return select(MediaEvent.id).where(
         MediaEvent.type == event_type, MediaEvent.occurred_at < before, MediaEvent.audit.is_(False)

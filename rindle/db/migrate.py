@@ -34,9 +34,9 @@ VERSION_TABLE = "rindle_alembic_version"
 #: How long a migration waits for a locked table before it fails (PostgreSQL ``lock_timeout``).
 LOCK_TIMEOUT = "5s"
 #: Tables that a later revision than the first one has created.
-_CREATED_BY = {"media_erasures": "0006", "media_erasure_assets": "0006"}
+_CREATED_BY = {"media_erasures": "0006", "media_erasure_assets": "0006", "media_provider_assets": "0010"}
 #: Tables of a new migration that the code of this release works without, until that migration has run.
-OPTIONAL_TABLES = frozenset({"media_erasures", "media_erasure_assets"})
+OPTIONAL_TABLES = frozenset({"media_erasures", "media_erasure_assets", "media_provider_assets"})
 #: Names that one message lists.
 _SHOWN = 5
 #: SQLSTATE lock_not_available: a table was locked for longer than :data:`LOCK_TIMEOUT`.

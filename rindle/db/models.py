@@ -38,7 +38,17 @@ from sqlalchemy.types import TypeEngine
 
 from rindle.arguments import canonical_id
 from rindle.db.probe_drift import PROBE_DRIFT
-from rindle.states import AssetState, MediaKind, OutboxState, OutputKind, RunState, SessionState, VariantState
+from rindle.security.redaction import redact_id
+from rindle.states import (
+    AssetState,
+    MediaKind,
+    OutboxState,
+    OutputKind,
+    ProviderState,
+    RunState,
+    SessionState,
+    VariantState,
+)
 from rindle.text import bounded, storable, storable_document
 
 #: Longest storage key (S3's limit).
@@ -441,7 +451,7 @@ class MediaUploadSession(_Timestamps, Base):
     expected_size: Mapped[int | None] = mapped_column(BigInteger)
     #: Media type that the client declared, never trusted; ``NULL`` when it declared none.
     client_content_type: Mapped[str | None] = mapped_column(String(255))
-    #: Reserved for tus uploads; always ``NULL`` in this release.
+    #: What the client's protocol sent along: of Companion's clients a JSON object, never trusted; ``NULL`` otherwise.
     upload_metadata: Mapped[str | None] = mapped_column(Text)
     #: Size in bytes of every part but the last of a multipart upload; ``NULL`` in other lanes.
     part_size: Mapped[int | None] = mapped_column(BigInteger)
@@ -478,6 +488,77 @@ class MediaUploadSession(_Timestamps, Base):
     def __repr__(self) -> str:
         uri = None if self.__dict__.get("session_uri") is None else "[REDACTED]"
         return super().__repr__()[:-1] + f", session_uri={uri!r}>"
+
+
+class MediaProviderAsset(_Timestamps, Base):
+    """An asset at a streaming provider. Ids of the provider stay on the server; only playback ids are public."""
+
+    __tablename__ = "media_provider_assets"
+    __table_args__ = (
+        _vocabulary("state", ProviderState),
+        UniqueConstraint("asset_id", "profile", "provider_name"),
+        *(
+            Index(
+                f"uq_media_provider_assets_provider_name_{column}",
+                "provider_name",
+                column,
+                unique=True,
+                postgresql_where=text(f"{column} IS NOT NULL"),
+                sqlite_where=text(f"{column} IS NOT NULL"),
+            )
+            for column in ("provider_asset_id", "mux_passthrough", "provider_upload_id")
+        ),
+        Index(None, "state", "updated_at"),
+    )
+
+    #: UUIDv7, made when the push begins; never changes.
+    id: Mapped[str] = mapped_column(_Id, primary_key=True, default=new_id)
+    #: The asset; the row is deleted with it, after the provider has deleted its copy.
+    asset_id: Mapped[str] = mapped_column(_Id, ForeignKey("media_assets.id", ondelete="CASCADE"))
+    #: Name of the asset's profile.
+    profile: Mapped[str] = mapped_column(String(255))
+    #: Stable name of the provider, ``mux`` for example.
+    provider_name: Mapped[str] = mapped_column(String(63))
+    #: The provider's id of the asset; ``NULL`` before it is created there.
+    provider_asset_id: Mapped[str | None] = mapped_column(String(255))
+    #: Random id, 32 hexadecimal digits, that the provider keeps with the asset: it finds the row when a webhook arrives
+    #: before the provider's id is known. ``NULL`` does not occur in this release.
+    mux_passthrough: Mapped[str | None] = mapped_column(String(255))
+    #: The provider's id of a direct upload; ``NULL`` when the asset was pushed.
+    provider_upload_id: Mapped[str | None] = mapped_column(String(255))
+    #: Playback ids, which players use; ``[]`` before the provider has made one.
+    playback_ids: Mapped[list[str]] = mapped_column(JsonDocument, default=list)
+    #: ``signed`` or ``public``, as the profile declared it when the row was made; ``NULL`` accepts both.
+    playback_policy: Mapped[str | None] = mapped_column(String(32))
+    #: ``server_push`` or ``direct_creator_upload``; ``NULL`` accepts both.
+    ingest_mode: Mapped[str | None] = mapped_column(String(32))
+    #: A ``ProviderState``; changed only by ``rindle.db.transitions``.
+    state: Mapped[str] = mapped_column(String(32), default=ProviderState.PENDING.value)
+    #: Id of the newest webhook that was applied; ``NULL`` before.
+    last_event_id: Mapped[str | None] = mapped_column(Note(255))
+    #: When the provider wrote that webhook; older ones no longer change the state. ``NULL`` before.
+    last_event_at: Mapped[datetime | None]
+    #: Why the asset is ``errored``, or why the last call to the provider failed; at most 4096 bytes. ``NULL`` when
+    #: nothing failed.
+    last_sync_error: Mapped[str | None] = mapped_column(Note(4096))
+    #: What the provider last reported of the asset, at most 16 KiB; stays on the server.
+    raw_provider_metadata: Mapped[dict[str, Any]] = mapped_column(JsonDocument, default=dict)
+    #: Whether something is still to be deleted at the provider although the row is ``deleted``.
+    cleanup_pending: Mapped[bool] = mapped_column(Boolean, default=False)
+    #: Number of changes of the state, from 0.
+    lock_version: Mapped[int] = mapped_column(Integer, default=0)
+
+    @classmethod
+    def _shown(cls) -> tuple[str, ...]:
+        return ("id", "asset_id", "provider_name", "state")
+
+    def __repr__(self) -> str:
+        known = self.__dict__
+        ids = ", ".join(
+            f"{name}={redact_id(known.get(name))!r}"
+            for name in ("provider_asset_id", "mux_passthrough", "provider_upload_id")
+        )
+        return f"{super().__repr__()[:-1]}, {ids}>"
 
 
 class MediaAttachment(_Timestamps, Base):
@@ -567,7 +648,8 @@ class MediaOutbox(_Timestamps, Base):
 
     #: Ascending number; rows of one workflow are sent in this order.
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
-    #: ``start``, or ``signal`` (which starts the workflow if it is not running).
+    #: ``start``, ``signal`` (which starts the workflow if it is not running), or ``provider_webhook``, of which a relay
+    #: finds the workflow when it sends the row.
     kind: Mapped[str] = mapped_column(String(32))
     #: Registered name of the workflow.
     workflow_type: Mapped[str] = mapped_column(String(255))
@@ -577,11 +659,11 @@ class MediaOutbox(_Timestamps, Base):
     task_queue: Mapped[str] = mapped_column(String(255))
     #: Name of the signal; ``NULL`` for a start.
     signal: Mapped[str | None] = mapped_column(String(64))
-    #: ``input``, the workflow's input (ids only), and ``facts`` for its labels.
+    #: ``input``, the workflow's input (ids only), and ``facts`` for its labels; of a webhook, the event.
     payload: Mapped[dict[str, Any]] = mapped_column(JsonDocument, default=dict)
     #: Priority in Temporal, 1 to 5, the lowest number first: 2 for uploads, 3 for purges and erasures, 4 for repairs.
     priority: Mapped[int] = mapped_column(SmallInteger, default=3)
-    #: Reserved for rows of which only one may wait; always ``NULL`` in this release.
+    #: Key of a webhook, of which each is stored once; ``NULL`` for all other rows.
     dedupe_key: Mapped[str | None] = mapped_column(String(255))
     #: An ``OutboxState``; written by relays and by ``rindle outbox drain``.
     state: Mapped[str] = mapped_column(String(32), default=OutboxState.PENDING.value)
@@ -615,7 +697,7 @@ class MediaEvent(_Timestamps, Base):
 
     #: Ascending number; in the order of commits for the streamed events of one asset.
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
-    #: What the event is about: ``asset``, ``variant``, ``upload_session`` or ``owner_erasure``.
+    #: What the event is about: ``asset``, ``variant``, ``upload_session``, ``owner_erasure`` or ``webhook``.
     scope_key: Mapped[str] = mapped_column(String(32))
     #: Id of that asset, variant, session or operation.
     scope_id: Mapped[str] = mapped_column(String(255))

@@ -70,6 +70,46 @@ def insert(
     notify(session, CHANNEL, lambda _: LOCAL_RELAY if has_local_relay else "")
 
 
+#: Kind of a row that holds a webhook.
+WEBHOOK = "provider_webhook"
+#: How long webhooks that were sent are kept, in seconds: their provider may send one again for so long.
+WEBHOOK_SECONDS = 30 * 86_400
+
+
+def insert_webhook(
+    session: Session,
+    event: Mapping[str, Any],
+    *,
+    dedupe_key: str,
+    workflow_type: str,
+    workflow_id: str,
+    task_queue: str,
+    has_local_relay: bool,
+) -> None:
+    """Add a row that holds a webhook.
+
+    Raises:
+        IntegrityError: a row has this ``dedupe_key``.
+    """
+    session.add(
+        MediaOutbox(
+            kind=WEBHOOK,
+            workflow_type=workflow_type,
+            workflow_id=workflow_id,
+            task_queue=task_queue,
+            payload={"event": dict(event)},
+            dedupe_key=dedupe_key,
+        )
+    )
+    session.flush()
+    notify(session, CHANNEL, lambda _: LOCAL_RELAY if has_local_relay else "")
+
+
+def has_webhook(session: Session, dedupe_key: str) -> bool:
+    """Whether a webhook is stored, sent or not."""
+    return session.scalar(select(MediaOutbox.id).where(MediaOutbox.dedupe_key == dedupe_key)) is not None
+
+
 def in_state(state: OutboxState, column: InstrumentedAttribute[str] = MediaOutbox.state) -> ColumnElement[bool]:
     """Return the condition that a row is in ``state``, as literal SQL.
 
@@ -180,6 +220,10 @@ def delete_dispatched(session: Session, *, older_than_seconds: float, limit: int
         .where(
             in_state(OutboxState.DISPATCHED),
             MediaOutbox.dispatched_at < utc_now() - timedelta(seconds=older_than_seconds),
+            or_(
+                MediaOutbox.kind != WEBHOOK,
+                MediaOutbox.dispatched_at < utc_now() - timedelta(seconds=max(older_than_seconds, WEBHOOK_SECONDS)),
+            ),
         )
         .order_by(MediaOutbox.dispatched_at)
         .limit(limit)

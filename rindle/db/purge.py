@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from rindle.db import providers
 from rindle.db.events import record_event
 from rindle.db.models import MediaAsset, MediaAttachment, MediaUploadSession, MediaVariant, is_id
 from rindle.db.transitions import lock_asset, set_fields, tombstone
@@ -40,6 +41,7 @@ def begin(session: Session, asset_id: str) -> PurgeDecision:
         outcome="purge",
         groups=tuple(sorted({group_of(asset.kind, row) for row in variants})),
         session_ids=tuple(sorted(sessions)),
+        providers=tuple(row.provider_name for row in providers.all_of(session, asset_id)),
     )
 
 

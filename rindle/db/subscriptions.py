@@ -15,6 +15,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ColumnElement, Select, and_, column, func, literal, select
 from sqlalchemy.orm import Session
 
+from rindle.db import providers
+from rindle.db.events import provider_payload
 from rindle.db.models import MediaAsset, MediaEvent, MediaUploadSession, MediaVariant
 from rindle.events import STREAMED_TYPES
 from rindle.states import AssetState
@@ -125,9 +127,7 @@ def _status(session: Session, subject: Subject) -> SubjectStatus | None:
         }
         return SubjectStatus(subject, feed, newest, asset, None, variant.state, snapshot, variant.inserted_at)
     if subject.scope == "provider_asset":
-        # No release pushes to a provider yet, so there is no provider state.
-        snapshot = {"asset_id": asset.id, "state": None}
-        return SubjectStatus(subject, feed, newest, asset, None, None, snapshot, asset.inserted_at)
+        return _status_at_provider(session, subject, feed, newest, asset)
     snapshot = {
         "asset_id": asset.id,
         "state": asset.state,
@@ -135,6 +135,17 @@ def _status(session: Session, subject: Subject) -> SubjectStatus | None:
         "variants": _variants(session, asset.id),
     }
     return SubjectStatus(subject, feed, newest, asset, None, asset.state, snapshot, asset.inserted_at)
+
+
+def _status_at_provider(
+    session: Session, subject: Subject, feed: Feed, newest: int, asset: MediaAsset
+) -> SubjectStatus:
+    """Return the status at the provider that changed last; an asset that was never pushed has none."""
+    row = max(providers.all_of(session, asset.id), key=lambda one: one.updated_at, default=None)
+    if row is None:
+        snapshot: dict[str, Any] = {"asset_id": asset.id, "state": None}
+        return SubjectStatus(subject, feed, newest, asset, None, None, snapshot, asset.inserted_at)
+    return SubjectStatus(subject, feed, newest, asset, None, row.state, provider_payload(row), row.inserted_at)
 
 
 def _variants(session: Session, asset_id: str) -> list[dict[str, Any]]:

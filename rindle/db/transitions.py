@@ -18,18 +18,20 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from rindle import telemetry
 from rindle.db.after_commit import after_commit
-from rindle.db.events import asset_payload, record_event, session_payload, variant_payload
-from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant, utc_now
+from rindle.db.events import asset_payload, provider_payload, record_event, session_payload, variant_payload
+from rindle.db.models import MediaAsset, MediaProviderAsset, MediaUploadSession, MediaVariant, utc_now
 from rindle.errors import InvalidTransition, StateConflict
-from rindle.events import SESSION_EVENTS, VARIANT_EVENTS
+from rindle.events import PROVIDER_EVENTS, SESSION_EVENTS, VARIANT_EVENTS
 from rindle.states import (
     AGGREGATED,
     ASSET_MOVES,
+    PROVIDER_MOVES,
     SESSION_MOVES,
     VARIANT_MOVES,
     AssetState,
     MediaKind,
     OutputKind,
+    ProviderState,
     SessionState,
     VariantState,
 )
@@ -224,6 +226,54 @@ def _session_moved(
         profile=profile,
         actor=upload.actor,
     )
+
+
+def move_provider_asset(
+    session: Session,
+    row: MediaProviderAsset,
+    to: ProviderState,
+    *,
+    through: Sequence[ProviderState] = (),
+    **values: Any,
+) -> bool:
+    """Move an asset at a provider to a state and set ``values`` with it; ``through`` as in :func:`move_asset`.
+
+    Nothing happens when the row already has the state: a provider may report the same thing twice.
+    """
+    if lock_asset(session, row.asset_id) is None:
+        raise StateConflict("the asset was purged meanwhile", detail={"entity": "provider_asset", "to": to.value})
+    came_from = ProviderState(row.state)
+    if came_from is to:
+        return False
+    path = [came_from, *through, to]
+    if not _move(session, row, PROVIDER_MOVES, path, {"lock_version": row.lock_version + 1, **values}):
+        return False
+    for before, after in pairwise(path):
+        _provider_moved(session, row, before, after)
+    return True
+
+
+def _provider_moved(session: Session, row: MediaProviderAsset, came_from: ProviderState, to: ProviderState) -> None:
+    event_type = PROVIDER_EVENTS.get(to, "provider_asset_state_changed")
+    payload = provider_payload(row) | {"state": to.value}
+    if event_type == "provider_asset_state_changed":
+        payload["from"] = came_from.value
+    record_event(
+        session,
+        event_type,
+        scope=("provider_asset", row.asset_id),
+        payload=payload,
+        asset_id=row.asset_id,
+        profile=row.profile,
+    )
+    facts = {
+        "profile": row.profile,
+        "provider": row.provider_name,
+        "asset_id": row.asset_id,
+        "from": came_from.value,
+        "to": to.value,
+    }
+    after_commit(session, partial(telemetry.emit, "rindle.provider_asset.state_change", facts))
 
 
 def recompute(session: Session, asset_id: str, rows: Sequence[MediaVariant] | None = None) -> AssetState | None:

@@ -302,6 +302,16 @@ def record_group(
     return unwanted, rows
 
 
+def ready_of(session: Session, asset_id: str, made: Sequence[tuple[Claim, Mapping[str, Any]]]) -> set[str]:
+    """Return the names of those builds whose object their row has recorded."""
+    names = {claim.key: claim.name for claim, _ in made}
+    return {
+        names[row.storage_key]
+        for row in variants_of(session, asset_id)
+        if row.state == VariantState.READY and row.storage_key in names
+    }
+
+
 def _cancel_stale(session: Session, asset: MediaAsset, variant: MediaVariant, claim: Claim, source_key: str) -> None:
     """Cancel a row whose source or recipe changed during its build."""
     changed = "asset_changed" if asset.storage_key != source_key else "recipe_changed"

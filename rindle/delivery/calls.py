@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from rindle.db.ids import AssetOrId
 from rindle.db.models import MediaVariant
-from rindle.delivery import markup, urls
+from rindle.delivery import markup, playback, urls
+from rindle.delivery.playback import PlaybackURL
 from rindle.profile import Profile
 from rindle.services import Services
 
@@ -81,6 +82,49 @@ class DeliveryCalls:
             disposition=disposition,
             filename=filename,
         )
+
+    async def streaming_url(
+        self,
+        profile: str | type[Profile],
+        asset_or_key: AssetOrId | MediaVariant,
+        *,
+        actor: Any = None,
+        strict: bool = False,
+        mime: str | None = None,
+        expires_in: int | None = None,
+        disposition: str | None = None,
+        filename: str | None = None,
+    ) -> PlaybackURL:
+        """Return the address that a player loads: the provider's HLS playlist, or the original.
+
+        Without ``delivery.streaming`` in the profile it is the original, and so it is before the asset was given to the
+        provider. The authorizer decides before the provider signs anything.
+
+        Args:
+            asset_or_key: an asset, its id or one of its variants; a storage key only without a streaming provider.
+            actor: see :func:`rindle.delivery.urls.url`, also for ``disposition`` and ``filename``, which have no effect
+                on a playlist.
+            strict: raise instead of returning the original when the provider does not have the asset.
+            mime: media type of the original in the result; that of the asset when left out.
+            expires_in: lifetime in seconds, 1 to 604800; when left out ``playback_ttl_seconds`` of the streaming policy
+                and then the profile's ``signed_url_ttl_seconds``. It must outlive the playback.
+
+        Returns:
+            a :class:`~rindle.delivery.playback.PlaybackURL`: ``url``, ``kind`` (``hls`` or ``progressive``), ``mime``
+            and ``expires_at``.
+
+        Raises:
+            ProviderAssetNotReady: the provider has nothing to play yet, or not any more.
+            ProviderSyncFailed: the provider could not prepare the asset, or the profile changed since it was pushed.
+            StreamingRequiresAsset: a key was passed, and the profile streams.
+            Unauthorized: and the other errors of :func:`rindle.delivery.urls.url`.
+
+        Example:
+            found = await rindle.streaming_url("talk", audio)
+            source = f'<source src="{escape(found.url)}" type="{found.mime}">'
+        """
+        options = urls.UrlOptions(actor, expires_in, disposition, filename)
+        return await playback.streaming_url(self.services, profile, asset_or_key, options, strict=strict, mime=mime)
 
     async def picture_tag(
         self,

@@ -16,6 +16,7 @@ from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaVariant
 from rindle.delivery.attributes import attributes_of
 from rindle.delivery.loading import LoadedAsset, load
+from rindle.delivery.playback import HLS_MIME, is_only_at_provider, stream_of
 from rindle.delivery.urls import (
     FALLBACKS,
     STALE_MODES,
@@ -25,7 +26,14 @@ from rindle.delivery.urls import (
     issue_url,
     issue_variant_url,
 )
-from rindle.errors import InvalidArgument, NotFound, ProfileMismatch, RindleError, Unauthorized
+from rindle.errors import (
+    InvalidArgument,
+    NotFound,
+    ProfileMismatch,
+    ProviderAssetNotReady,
+    RindleError,
+    Unauthorized,
+)
 from rindle.profile import Profile
 from rindle.services import Services
 from rindle.states import DELIVERABLE
@@ -127,7 +135,7 @@ class _View:
         Raises:
             Unauthorized: the authorizer denies access.
         """
-        if self.loaded is None or self.choices.fallback == "none":
+        if self.loaded is None or self.choices.fallback == "none" or is_only_at_provider(self.loaded.row):
             return None
         try:
             return (await issue_url(self.services, self.profile, self.loaded, self.options)).url
@@ -138,6 +146,30 @@ class _View:
         except RindleError as error:
             _failed(error, self.loaded.row, self.choices.on_error)
             return None
+
+    async def stream(self, *, strict: bool) -> str | None:
+        """Return the URL of the playlist at the profile's streaming provider, or ``None`` while it has none to play.
+
+        Raises:
+            Unauthorized: the authorizer denies access.
+            RindleError: ``strict``, and the provider has none to play.
+        """
+        streaming = self.profile.delivery_policy().streaming
+        if self.loaded is None or streaming is None:
+            return None
+        try:
+            found = await stream_of(self.services, self.profile, streaming, self.loaded, self.options, strict=strict)
+        except Unauthorized as error:
+            if self.choices.on_denied == "raise":
+                raise
+            raise _NoMarkup from error
+        except RindleError as error:
+            if strict:
+                raise
+            level = logging.DEBUG if isinstance(error, ProviderAssetNotReady) else logging.WARNING
+            log.log(level, "a stream cannot be rendered", extra=_facts(error, self.loaded.row))
+            return None
+        return None if found is None else found.url
 
     def require(self, sources: Sequence[Markup], src: str | None) -> None:
         """Return when the tag has an object to show, or nothing was denied.
@@ -277,9 +309,14 @@ async def video_tag(
 ) -> Markup:
     """Return ``<video>`` with a ``<source>`` per ready variant and the original as the last one.
 
-    As with :func:`picture_tag`, an object that cannot be delivered is left out and does not raise; at most one query.
-    With at least one ready variant the element has no ``src``, since browsers would then ignore every ``<source>``.
-    Without ready variants ``src`` is the original, or missing while there is nothing to play.
+    A profile with a streaming provider has one ``<source>`` instead, the playlist, as soon as the provider can play it.
+    Browsers that play no HLS themselves need a player such as hls.js. Until then, and when the provider has failed, it
+    is what other profiles have.
+
+    As with :func:`picture_tag`, an object that cannot be delivered is left out and does not raise; at most one query,
+    and one more of a profile with a streaming provider. With at least one source the element has no ``src``, since
+    browsers would then ignore every ``<source>``. Without ready variants ``src`` is the original, or missing while
+    there is nothing to play.
 
     Args:
         asset: the asset or its id; ``None`` gives an element with its attributes only.
@@ -291,6 +328,7 @@ async def video_tag(
             "default": ...}``; only ``src`` is required.
         placeholder: URL of a video that replaces an original that cannot be delivered; ``"auto"`` is ignored.
         width: attribute of the element, as ``height``; see :func:`picture_tag`.
+        strict: raise when the profile has a streaming provider that cannot play the asset.
         attrs: attributes of the element, as are all further keywords; ``preload`` is ``"metadata"`` unless given.
         actor: see :func:`picture_tag`, also for all options not listed here. ``disposition`` and ``filename`` do not
             apply to the poster.
@@ -300,6 +338,7 @@ async def video_tag(
         InvalidArgument: (a ``ValueError``) as for :func:`picture_tag`; also for widths and sizes, which only images
             have, and for a track without ``src`` or with unknown keys.
         UnknownProfile: the profile is not registered.
+        ProviderAssetNotReady: and ``ProviderSyncFailed``, with ``strict``.
 
     Source: HTML Living Standard, 4.8.8 (video), 4.8.2 (source), 4.8.11 (track).
     """
@@ -312,7 +351,7 @@ async def video_tag(
     try:
         view = await _view(services, chosen, asset, options, choices, variants=inside.has_variants)
         attributes.update(_size(view.known, *size))
-        return await _player("video", view, inside, attributes, placeholder, prefer_placeholder)
+        return await _player("video", view, inside, attributes, placeholder, prefer_placeholder, strict=strict)
     except _NoMarkup:
         return Markup()
 
@@ -353,7 +392,7 @@ async def audio_tag(
     inside = _Inside.of(chosen, variants, tracks, None)
     try:
         view = await _view(services, chosen, asset, options, choices, variants=inside.has_variants)
-        return await _player("audio", view, inside, attributes, placeholder, prefer_placeholder)
+        return await _player("audio", view, inside, attributes, placeholder, prefer_placeholder, strict=strict)
     except _NoMarkup:
         return Markup()
 
@@ -454,19 +493,26 @@ async def _player(
     attributes: dict[str, Any],
     placeholder: str | None,
     prefer_placeholder: bool,
+    *,
+    strict: bool,
 ) -> Markup:
     """Return ``<video>`` or ``<audio>`` with its sources and tracks."""
     unknown_type = "audio/mpeg" if element == "audio" else None
     servable = view.servable()
 
     sources: list[Markup] = []
-    for source in inside.sources:
+    stream = await view.stream(strict=strict)
+    if stream is not None:
+        sources.append(_tag("source", {"type": HLS_MIME, "src": stream}))
+    for source in inside.sources if stream is None else ():
         row = servable.get(source.names[0])
         if row is not None and (url := await view.variant(row)) is not None:
             kind = source.type or row.content_type or unknown_type
             sources.append(_tag("source", {"media": source.media, "type": kind, "src": url}))
     src, kind = None if placeholder == "auto" else placeholder or None, None
-    if src is None or not prefer_placeholder:
+    if stream is not None:
+        src = src if prefer_placeholder else None
+    elif src is None or not prefer_placeholder:
         original = await view.original()
         if original is not None and view.asset is not None:
             src, kind = original, view.asset.content_type or unknown_type

@@ -9,6 +9,7 @@ from rindle.extras import requires
 
 with requires("http"):
     from rindle.http.assets import assets_router
+    from rindle.http.companion import companion_router
     from rindle.http.events import events_router
     from rindle.http.health import health_router
     from rindle.http.local import local_router
@@ -18,6 +19,7 @@ with requires("http"):
 
 __all__ = [
     "assets_router",
+    "companion_router",
     "create_asgi_app",
     "create_router",
     "events_router",

@@ -109,7 +109,7 @@ class Access:
         """
         found = self.profiles.get(name)
         if found is None:
-            raise UnknownProfile(f"unknown profile {name[:255]!r}", detail={"profile": name[:255]})
+            raise unknown_profile(name)
         return found
 
     def offers(self, profile_name: str) -> bool:
@@ -230,6 +230,11 @@ def _upload_subject(asset: MediaAsset, session: MediaUploadSession, method: str)
         method=method,
         token_actor=session.actor,
     )
+
+
+def unknown_profile(name: str) -> UnknownProfile:
+    """Return the error of a client's name that stands for no profile here."""
+    return UnknownProfile(f"unknown profile {name[:255]!r}", detail={"profile": name[:255]})
 
 
 def actor_name(actor: Any) -> str | None:

@@ -77,14 +77,17 @@ def documented(*codes: str, common: Collection[str] = COMMON_CODES) -> dict[int 
     return found
 
 
-def error_response(error: RindleError) -> Response:
-    """Return the response to an error: its status, code, message and detail, never its cause."""
+def error_response(error: RindleError, **beside: Any) -> Response:
+    """Return the response to an error: its status, code, message and detail, never its cause.
+
+    ``beside`` are further fields of the body.
+    """
     status = int(error.http_status)
     headers = dict(NO_STORE)
     if error.retry_after is not None or (error.retryable and status in (429, 503)):
         wait = RETRY_SECONDS if error.retry_after is None else error.retry_after
         headers["Retry-After"] = str(max(1, math.ceil(wait)))
-    return JSONResponse({"error": error.to_dict()}, status, headers)
+    return JSONResponse({"error": error.to_dict(), **beside}, status, headers)
 
 
 class RindleRoute(APIRoute):
@@ -109,11 +112,15 @@ class RindleRoute(APIRoute):
                 found = translated(error)
                 if found is None:
                     raise
-                return error_response(found)
+                return self.refusal(found)
             response.headers.setdefault("Cache-Control", "no-store")
             return response
 
         return answer
+
+    def refusal(self, error: RindleError) -> Response:
+        """Return the response to an error."""
+        return error_response(error)
 
 
 def limited(request: Request, max_bytes: int) -> Request:

@@ -16,6 +16,7 @@ from rindle.delivery import urls
 from rindle.errors import Misconfigured
 from rindle.http.access import Access, ActorFromRequest, CsrfCheck
 from rindle.http.assets import asset_routes
+from rindle.http.companion import companion_routes
 from rindle.http.events import event_routes
 from rindle.http.health import health_router
 from rindle.http.inline import MAX_INLINE_BYTES
@@ -43,6 +44,7 @@ def create_router(
     csrf: CsrfCheck | None = None,
     max_inline_bytes: int = MAX_INLINE_BYTES,
     include: Collection[str] | None = None,
+    companion: Collection[str] = (),
 ) -> APIRouter:
     """Return every route of Rindle; ``app.include_router(create_router(...), prefix="/media")``.
 
@@ -64,16 +66,21 @@ def create_router(
         max_inline_bytes: largest file that may pass through the application, 64 MiB by default.
         include: which of ``uploads``, ``assets``, ``events``, ``local``, ``script`` and ``health``; all when left
             out. ``health`` is open to everyone; see :func:`rindle.http.health.health_router`.
+        companion: names of ``profiles`` to which ``@uppy/aws-s3`` may upload, each at ``/companion/{name}``; none when
+            left out. See :func:`rindle.http.companion.companion_router`.
 
     Raises:
         Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; ``include`` names an unknown
-            part; or a ``base_url`` has no unique path.
+            part; ``companion`` names a profile that is not in ``profiles``; or a ``base_url`` has no unique path.
         UnknownProfile: a profile is not registered with ``rindle``.
     """
     parts = PARTS if include is None else frozenset(include)
     if parts - PARTS:
         unknown, known = ", ".join(sorted(parts - PARTS)), ", ".join(sorted(PARTS))
         raise Misconfigured(f"unknown part {unknown} in include; choose from {known}")
+    if set(companion) - profiles.keys():
+        unknown, known = ", ".join(sorted(set(companion) - profiles.keys())), ", ".join(sorted(profiles))
+        raise Misconfigured(f"unknown profile {unknown} in companion; choose from {known}")
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
@@ -81,7 +88,7 @@ def create_router(
             yield
 
     router = APIRouter(lifespan=lifespan)
-    if parts & _GUARDED_PARTS:
+    if parts & _GUARDED_PARTS or companion:
         access = Access(
             rindle,
             profiles=profiles,
@@ -96,6 +103,8 @@ def create_router(
             router.include_router(asset_routes(access))
         if "events" in parts:
             router.include_router(event_routes(access))
+        if companion:
+            router.include_router(companion_routes(access, companion), prefix="/companion")
     if "script" in parts:
         router.include_router(script_router())
     if "health" in parts:
@@ -132,7 +141,7 @@ def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> di
         if not isinstance(storage, LocalStorage) or storage.base_url is None:
             continue
         segment = urlsplit(storage.base_url).path.rstrip("/").rpartition("/")[2]
-        if not segment or segment in ("uploads", "assets", "events", "rindle.js", "livez", "readyz"):
+        if not segment or segment in ("uploads", "assets", "events", "companion", "rindle.js", "livez", "readyz"):
             raise Misconfigured(
                 f"the base_url of the local storage of profile {profile.name!r} must end in a unique path segment "
                 "below the prefix of this router: for example LocalStorage(base_url='https://example.com/media/local')"

@@ -1,4 +1,4 @@
-"""The protocols of plug-ins: stores and their abilities, scanners, probes, analyzers, processors, authorizers.
+"""The protocols of plug-ins: stores, scanners, probes, analyzers, processors, authorizers, streaming providers.
 
 One module per subject; import the names from this package.
 """
@@ -32,15 +32,28 @@ from rindle.protocols.storage import (
     ListedObject,
     ObjectHead,
     Presigned,
+    PresignedPost,
     ServedAs,
     Storage,
     StoredObject,
+)
+from rindle.protocols.streaming import (
+    STREAMING_CAPABILITIES,
+    DirectUploads,
+    PlaybackGrant,
+    ProviderAsset,
+    ProviderEvent,
+    ProviderUpload,
+    StreamingProvider,
+    VerifiedWebhook,
+    WebhookKind,
 )
 
 __all__ = [
     "ABILITIES",
     "MAX_RANGE_BYTES",
     "MAX_URL_SECONDS",
+    "STREAMING_CAPABILITIES",
     "Analyzer",
     "AssetSubject",
     "Authorizer",
@@ -50,6 +63,7 @@ __all__ = [
     "ContentRejected",
     "DeleteResult",
     "DeliverySubject",
+    "DirectUploads",
     "KeyPage",
     "ListedObject",
     "LiveUploads",
@@ -60,11 +74,16 @@ __all__ = [
     "Part",
     "PartStream",
     "PartStreamState",
+    "PlaybackGrant",
     "Presigned",
     "PresignedPart",
+    "PresignedPost",
     "Probe",
     "ProbeResult",
     "Processor",
+    "ProviderAsset",
+    "ProviderEvent",
+    "ProviderUpload",
     "Quarantine",
     "ResumableSessions",
     "ResumableStatus",
@@ -73,5 +92,8 @@ __all__ = [
     "ServedAs",
     "Storage",
     "StoredObject",
+    "StreamingProvider",
     "UploadSubject",
+    "VerifiedWebhook",
+    "WebhookKind",
 ]

@@ -90,6 +90,18 @@ class Presigned:
 
 
 @dataclass(frozen=True, slots=True)
+class PresignedPost:
+    """A grant for one form: a POST as ``multipart/form-data`` with exactly ``fields`` and, last, the bytes as ``file``.
+
+    ``fields`` hold the signature; whoever has them may send the object.
+    """
+
+    url: str
+    fields: Mapping[str, str] = field(repr=False)
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ListedObject:
     """One entry of ``list_keys``."""
 
@@ -231,6 +243,16 @@ class Storage:
         the store supports it; ``write_once`` refuses a second write.
         """
         raise self._lacks("presigned_put")
+
+    async def presigned_post(
+        self, key: str, expires_in: int, *, content_type: str | None = None, max_bytes: int | None = None
+    ) -> PresignedPost:
+        """Return a grant to send one object at ``key`` as a form, for ``expires_in`` seconds.
+
+        The store refuses another key, another ``content_type``, an empty file and one of more than ``max_bytes``, and
+        answers 201. A form can be sent again while it lives, and replaces the object.
+        """
+        raise self._lacks("presigned_post")
 
     async def list_keys(self, prefix: str, *, after: str | None = None, limit: int = 1000) -> KeyPage:
         """Return one page of the objects whose key starts with ``prefix``, in key order."""

@@ -23,7 +23,17 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from rindle.errors import StorageTransient
-from rindle.protocols import ABILITIES, DeleteResult, KeyPage, ObjectHead, Presigned, ServedAs, Storage, StoredObject
+from rindle.protocols import (
+    ABILITIES,
+    DeleteResult,
+    KeyPage,
+    ObjectHead,
+    Presigned,
+    PresignedPost,
+    ServedAs,
+    Storage,
+    StoredObject,
+)
 
 T = TypeVar("T")
 
@@ -43,6 +53,7 @@ OPERATIONS: Final = ABILITY_OPERATIONS | frozenset(
         "list_keys",
         "local_path",
         "ping",
+        "presigned_post",
         "presigned_put",
         "read_range",
         "replace_headers",
@@ -280,6 +291,14 @@ class FlakyStorage(Storage):
                 max_bytes=max_bytes,
                 write_once=write_once,
             ),
+        )
+
+    async def presigned_post(
+        self, key: str, expires_in: int, *, content_type: str | None = None, max_bytes: int | None = None
+    ) -> PresignedPost:
+        return await self._play(
+            "presigned_post",
+            lambda: self.inner.presigned_post(key, expires_in, content_type=content_type, max_bytes=max_bytes),
         )
 
     async def list_keys(self, prefix: str, *, after: str | None = None, limit: int = 1000) -> KeyPage:

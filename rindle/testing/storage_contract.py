@@ -50,6 +50,7 @@ from rindle.errors import (
     StoragePermanent,
 )
 from rindle.protocols import MAX_RANGE_BYTES, Presigned, Storage
+from rindle.testing.forms_contract import FormsContract
 from rindle.testing.headers_contract import Answer as Answer  # public here
 from rindle.testing.headers_contract import HeadersContract, file_of
 from rindle.testing.headers_contract import Send as Send
@@ -91,7 +92,7 @@ AWKWARD_NAMES = ("*", "?", "[ab]", "a b", "a+b", "a&b=c", "a#b", "a;b", "~", "ф
 
 
 @pytest.mark.asyncio
-class StorageContract(HeadersContract):
+class StorageContract(HeadersContract, FormsContract):
     """Inherit it, name the subclass ``Test...`` and give it the fixture ``storage``."""
 
     #: Set it for a store that keeps whole objects in memory: the streaming test then checks only the bytes.

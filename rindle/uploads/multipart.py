@@ -263,9 +263,25 @@ async def sign_part(services: Services, session_id: SessionOrId, part_number: in
 
 async def sign(services: Services, found: Upload, part_number: int) -> SignedPart:
     """Sign the PUT of one part of an upload that was just read, as :func:`sign_part` does."""
+    session, signed = await sign_several(services, found, (part_number,))
+    return SignedPart(session, signed[0])
+
+
+async def sign_several(
+    services: Services, found: Upload, part_numbers: Sequence[int]
+) -> tuple[MediaUploadSession, list[PresignedPart]]:
+    """Sign the PUTs of some parts of an upload that was just read, all or none, and extend it once.
+
+    Raises:
+        InvalidPartNumber: the list is empty, or the upload does not have one of them.
+        RindleError: as :func:`sign_part`.
+    """
     upload = found.session
     upload_id = _upload_id(upload)
-    _check_part_number(upload, part_number)
+    if not part_numbers:
+        raise InvalidPartNumber("name at least one part", detail={"found": None})
+    for part_number in part_numbers:
+        _check_part_number(upload, part_number)
     if upload.state not in OPEN:
         raise rows.not_open(upload)
     if upload_rows.live_seconds(upload) < 1:
@@ -273,21 +289,26 @@ async def sign(services: Services, found: Upload, part_number: int) -> SignedPar
     ttl_seconds = services.settings.upload_session_ttl_seconds
     slid = upload_rows.slid_expiry(upload, ttl_seconds)
     remaining = int((slid - upload.expires_at).total_seconds() + upload_rows.live_seconds(upload))
-    presigned = await _multipart_storage(services.storage(found.asset.profile)).presigned_upload_part(
-        upload.upload_key,
-        upload_id,
-        part_number,
-        max(1, min(services.settings.presigned_put_ttl_seconds, remaining)),
-        content_length=_part_length(upload, part_number),
-    )
+    storage = _multipart_storage(services.storage(found.asset.profile))
+    presigned = [
+        await storage.presigned_upload_part(
+            upload.upload_key,
+            upload_id,
+            part_number,
+            max(1, min(services.settings.presigned_put_ttl_seconds, remaining)),
+            content_length=_part_length(upload, part_number),
+        )
+        for part_number in part_numbers
+    ]
+    last_expiry = max(part.expires_at for part in presigned)
 
     def note(session: Session) -> Upload:
-        signed, is_first = rows.note_part_signed(session, upload.id, presigned.expires_at, ttl_seconds)
+        signed, is_first = rows.note_part_signed(session, upload.id, last_expiry, ttl_seconds)
         if is_first and signed.session.auto_verify:  # the workflow starts to look for the parts
             outbox.wake_upload(session, services.settings, signed.session, signed.asset.profile, signal="touch")
         return signed
 
-    return SignedPart((await services.database.write(note)).session, presigned)
+    return (await services.database.write(note)).session, presigned
 
 
 def _check_part_number(upload: MediaUploadSession, part_number: int) -> None:

@@ -47,11 +47,15 @@ from rindle.states import ENDED_SESSIONS, SessionState
 
 #: Shortest lifetime in seconds that a caller may set for an upload session.
 MIN_SESSION_SECONDS = 60
+#: Longest metadata of a client that are kept.
+MAX_METADATA_CHARS = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:
     """A caller's facts about the file to upload; see ``Rindle.initiate_upload`` for each field.
+
+    ``metadata`` is what a client's protocol sends along; it is kept in the row and nothing is decided by it.
 
     Raises:
         InvalidArgument: one of the strings cannot be stored.
@@ -64,9 +68,11 @@ class UploadRequest:
     actor: str | None = None
     idempotency_key: str | None = None
     auto_verify: bool = False
+    metadata: str | None = None
 
     def __post_init__(self) -> None:
         check_text("filename", self.filename, max_chars=MAX_FILENAME_CHARS)
+        check_text("metadata", self.metadata, max_chars=MAX_METADATA_CHARS)
         for option in ("content_type", "actor", "idempotency_key"):
             check_text(option, getattr(self, option))
 
@@ -119,6 +125,7 @@ def requested_upload(settings: Settings, profile: type[Profile], request: Upload
     upload.client_content_type = request.content_type
     upload.idempotency_key = request.idempotency_key
     upload.auto_verify = request.auto_verify
+    upload.upload_metadata = request.metadata
     return Upload(upload, asset)
 
 

@@ -9,13 +9,21 @@ from __future__ import annotations
 from rindle.workflows.erasure import OwnerErasureWorkflow
 from rindle.workflows.maintenance import MaintenanceWorkflow
 from rindle.workflows.purge import PurgeWorkflow
+from rindle.workflows.streaming import MovingProviderPushWorkflow, ProviderPushWorkflow
 from rindle.workflows.uploads import MovingUploadWorkflow, UploadWorkflow
 from rindle.workflows.variants import VariantWorkflow
 
 #: Workflows of the maintenance queue; all others run on the application's main queue.
 MAINTENANCE = (MaintenanceWorkflow,)
-ALL = (UploadWorkflow, VariantWorkflow, PurgeWorkflow, OwnerErasureWorkflow, *MAINTENANCE)
-VERSIONED = (MovingUploadWorkflow, VariantWorkflow, PurgeWorkflow, OwnerErasureWorkflow, *MAINTENANCE)
+ALL = (UploadWorkflow, VariantWorkflow, ProviderPushWorkflow, PurgeWorkflow, OwnerErasureWorkflow, *MAINTENANCE)
+VERSIONED = (
+    MovingUploadWorkflow,
+    VariantWorkflow,
+    MovingProviderPushWorkflow,
+    PurgeWorkflow,
+    OwnerErasureWorkflow,
+    *MAINTENANCE,
+)
 
 __all__ = [
     "ALL",
@@ -23,6 +31,7 @@ __all__ = [
     "VERSIONED",
     "MaintenanceWorkflow",
     "OwnerErasureWorkflow",
+    "ProviderPushWorkflow",
     "PurgeWorkflow",
     "UploadWorkflow",
     "VariantWorkflow",

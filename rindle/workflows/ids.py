@@ -27,6 +27,8 @@ STATE = SearchAttributeKey.for_keyword("RindleState")
 SEARCH_ATTRIBUTES: tuple[SearchAttributeKey[str], ...] = (KIND, PROFILE, ASSET_ID, SESSION_ID, STATE)
 
 DEFAULT_PREFIX = "rindle"
+#: Kinds of workflows whose id names the row that they work on.
+_OF_ROWS: Final = frozenset({"upload", "variants", "purge", "erasure", "provider-push"})
 
 #: Longest fairness key in bytes (server: ``common/priorities``).
 FAIRNESS_KEY_BYTES: Final = 64
@@ -51,6 +53,11 @@ def purge_id(asset_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str:
     return f"{prefix}-purge:{_row(asset_id)}"
 
 
+def provider_push_id(asset_id: str | UUID, provider: str, *, prefix: str = DEFAULT_PREFIX) -> str:
+    """Return the id of the workflow that brings an asset to a streaming provider."""
+    return f"{prefix}-provider-push:{_row(asset_id)}:{provider}"
+
+
 def _row(row_id: str | UUID) -> str:
     return canonical_id(row_id) or str(row_id)
 
@@ -73,7 +80,7 @@ def schedule_id(verb: str, *, prefix: str = DEFAULT_PREFIX) -> str:
 def row_of(workflow_id: str, *, prefix: str = DEFAULT_PREFIX) -> str | None:
     """Return the id of the session, asset or erasure that a workflow works on; ``None`` for any other workflow."""
     kind, separator, rest = workflow_id.removeprefix(f"{prefix}-").partition(":")
-    ours = separator and workflow_id.startswith(f"{prefix}-") and kind in ("upload", "variants", "purge", "erasure")
+    ours = separator and workflow_id.startswith(f"{prefix}-") and kind in _OF_ROWS
     return rest.partition(":")[0] if ours else None
 
 

@@ -123,3 +123,18 @@ SWEEP_PAGE = ActivityConfig(
     retry_policy=_retry(5, 300, attempts=3),
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
+
+#: Creates an asset at a streaming provider, which may take its time to accept the source. A repeated attempt first
+#: looks for what an earlier one created.
+PROVIDER_CREATE = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=5),
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(5, 300),
+)
+
+#: Any other call to a streaming provider.
+PROVIDER_CALL = ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=60),
+    schedule_to_close_timeout=BUDGET,
+    retry_policy=_retry(5, 300),
+)

@@ -67,7 +67,12 @@ class PurgeWorkflow:
         if decision.outcome != "purge":
             return PurgeResult(asset_id=order.asset_id, outcome=decision.outcome)
         self._stage = "stopping work"
-        running = StopOrder(asset_id=order.asset_id, groups=decision.groups, session_ids=decision.session_ids)
+        running = StopOrder(
+            asset_id=order.asset_id,
+            groups=decision.groups,
+            session_ids=decision.session_ids,
+            providers=decision.providers,
+        )
         await self._complete(
             start_step(
                 messages.STOP_ASSET_WORK, running, type(None), policies.STOP_WORK, "end running work of the asset"

@@ -37,7 +37,7 @@ PLUGIN_AND_SPARE_SECONDS = 60 + 30
 ONE_SHOTS = ("temporal-schema", "temporal-bootstrap", "rindle-bucket", "rindle-migrate")
 #: Worker service, the queue it polls, and the seconds its work may take to finish.
 WORKERS = {
-    "rindle-worker": ("rindle,rindle-maintenance", GRACE_SECONDS),
+    "rindle-worker": ("rindle,rindle-maintenance,rindle-provider", GRACE_SECONDS),
     "rindle-worker-av": ("rindle-av", AV_GRACE_SECONDS),
 }
 SERVERS = ("postgresql", "temporal", "minio")

@@ -119,6 +119,7 @@ def test_every_state_column_is_known() -> None:
         "MediaVariant",
         "MediaUploadSession",
         "MediaProcessingRun",
+        "MediaProviderAsset",
         "MediaOutbox",
     }
 

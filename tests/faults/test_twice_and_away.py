@@ -14,13 +14,18 @@ from sqlalchemy.exc import DBAPIError
 from temporalio.client import Client
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
-from rindle.errors import RindleError, StoragePermanent
+from rindle import MediaAsset, Rindle
+from rindle.db import providers
+from rindle.errors import ProviderSyncFailed, RindleError, StoragePermanent
 from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.backfill_metadata import BackfillMetadata
 from rindle.operations.maintenance.registry import SWEEPS
 from rindle.operations.maintenance.verify_storage import verify_storage
+from rindle.protocols import WebhookKind
+from rindle.streaming.memory import InMemoryProvider
 from rindle.testing.flaky import FlakyStorage
-from tests.application import storage
+from rindle.webhooks import ingest_webhook
+from tests.application import SECRET, storage
 from tests.invariants import everything_holds
 from tests.media.clips import Clips
 from tests.patience import until
@@ -90,11 +95,14 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 async def test_every_activity_may_run_twice(stage: Stage, registered: set[str], at_once: bool) -> None:
     """An activity that is new to the worker is missing here until a step below reaches it."""
     twice = Twice(at_once=at_once)
-    store = Refusing(storage(stage.environment))
-    await stage.member(stage.application(store=store), interceptors=[twice])
+    store = Refusing(storage({**stage.environment, "APP_PUBLIC_URL": "https://media.test"}))
+    provider = InMemoryProvider()
+    rindle = stage.application(store=store, providers=[provider], RINDLE_PROVIDER_POLL_SECONDS="0.2")
+    await stage.member(rindle, interceptors=[twice])
 
     await _uploads_end_in_every_way(stage, store)
     await _builds_end_in_every_way(stage, store)
+    await _films_are_streamed(stage, rindle, provider, twice)
     await _old_objects_are_deleted_later(stage, store, twice)
     purged = await stage.ready("scanned")
     await stage.rindle.purge_asset(purged.id)
@@ -193,6 +201,35 @@ async def _builds_end_in_every_way(stage: Stage, store: Refusing) -> None:
 
     film = await stage.ready("held_film", Clips(stage.home).film(), filename="film.mp4")
     assert film.state == "ready"
+
+
+async def _films_are_streamed(stage: Stage, rindle: Rindle, provider: InMemoryProvider, twice: Twice) -> None:
+    """Polled, ready by a webhook and deleted there by a purge; refused."""
+    clip = Clips(stage.home).film()
+
+    async def in_state(asset: MediaAsset, state: str) -> None:
+        async def look() -> bool:
+            row = await rindle.database.read(providers.find, asset.id, "streamed", "memory")
+            return row is not None and row.state == state
+
+        await until(look, what=f"the film to be {state} at its provider")
+
+    film = await rindle.upload("streamed", clip, filename="film.mp4")
+    await in_state(film, "processing")
+    await until(lambda: "poll_provider_asset" in twice.ran, what="the provider to be polled")
+    [made] = provider.assets.values()
+    body, headers = provider.webhook(WebhookKind.READY, SECRET, asset=provider.finish(made.id))
+    assert await ingest_webhook(rindle.services, "memory", body, headers, [SECRET])
+    await in_state(film, "ready")
+    await until(lambda: "apply_provider_events" in twice.ran, what="the webhook to be applied")
+    await rindle.purge_asset(film.id)
+    await stage.gone(film.id)
+    assert provider.assets == {}
+
+    for _ in range(2):  # at once, both of them create
+        provider.fail_next("create_asset", ProviderSyncFailed("status 401", status=401))
+    refused = await rindle.upload("streamed", clip, filename="film.mp4")
+    await in_state(refused, "errored")
 
 
 async def _old_objects_are_deleted_later(stage: Stage, store: Refusing, twice: Twice) -> None:

@@ -114,6 +114,8 @@ async def test_anything_else_is_refused_before_the_database(gallery: Gallery) ->
     async with gallery.counting() as statements:
         for name, parameter in METHODS:
             for wrong in (7, b"x", asset.variants[0]):
+                if name == "Rindle.streaming_url" and wrong is asset.variants[0]:
+                    continue  # it stands for its asset
                 outcome = await outcome_of(gallery.rindle, name, parameter, wrong)
                 assert outcome == "invalid_argument", (name, wrong)
 

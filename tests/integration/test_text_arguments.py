@@ -63,11 +63,12 @@ OTHERWISE: Mapping[str, set[str]] = {
     "variant_names": {"unknown_variant_names"},
     "regenerate_variants.variant_name": {"unknown_variant"},
     "url.asset_or_key": {"invalid_key"},
+    "streaming_url.asset_or_key": {"invalid_key"},
     # The path of a file that does not exist.
     "upload.source": {"invalid_argument", "OSError"},
 }
 #: Calls of which other strings become part of a URL or of markup: rows are neither read nor written with them.
-DELIVERY = frozenset({"url", "variant_url", "picture_tag", "video_tag", "audio_tag"})
+DELIVERY = frozenset({"url", "variant_url", "streaming_url", "picture_tag", "video_tag", "audio_tag"})
 
 
 def make_profiles(store: Storage) -> list[type[Profile]]:

@@ -37,6 +37,13 @@ def ensure_minio() -> None:
         ensure_go_program("minio", minio.MODULE, purpose=purpose, takes="2 to 4 minutes", report=report)
 
 
+def ensure_uppy() -> None:
+    """Find Uppy or fetch it."""
+    from tests.servers import uppy
+
+    uppy.ensure(report)
+
+
 def find_libmagic() -> None:
     """Load libmagic, which python-magic looks for when it is imported."""
     try:
@@ -110,6 +117,7 @@ PROGRAMS: Final[Mapping[str, Callable[[], object]]] = {
     "temporal": partial(ensure_temporal_cli, report=report),
     "minio": ensure_minio,
     "scripts": ensure_scripts,
+    "uppy": ensure_uppy,
 }
 
 

@@ -35,6 +35,7 @@ from rindle import (
     TemporalConnection,
 )
 from rindle.db.uploads import Upload
+from rindle.delivery.playback import PlaybackURL
 from rindle.erasure.certificate import ErasureCertificate
 from rindle.erasure.force_delete import ForceDeleteReport
 from rindle.erasure.reports import BatchErasureReport, OwnerErasureReport
@@ -247,6 +248,7 @@ async def delivery(rindle: Rindle, asset: MediaAsset) -> None:
     assert_type(
         await rindle.variant_url(Avatar, asset, "thumb", stale_mode="serve_stale", fallback="none", expires_in=60), str
     )
+    assert_type(await rindle.streaming_url("avatar", asset, strict=True, mime="video/mp4"), PlaybackURL)
     picture = await rindle.picture_tag(
         "avatar",
         asset,

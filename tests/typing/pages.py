@@ -81,6 +81,21 @@ async def README_3() -> None:
             print(event.type, event.payload)  # variant_progress {"variant_name": "web_720p", "progress": 43, ...}
 
 
+async def docs_browser_1() -> None:
+    from rindle.http import create_router
+
+    app.include_router(
+        create_router(
+            rindle,
+            profiles={"photo": MemberPhoto, "lesson": Lesson},
+            companion={"lesson"},  # served at /media/companion/lesson
+            actor_from_request=actor_of,
+            authorizer=TeamAuthorizer(...),
+        ),
+        prefix="/media",
+    )
+
+
 async def docs_concepts_1() -> None:
     rindle.register_owner_type("member", Member, slots={"avatar": Avatar, "lesson": [Lesson, AudioLesson]})
 
@@ -267,6 +282,16 @@ async def docs_storage_1() -> None:
             "inbox": LocalStorage("var/inbox", base_url="https://example.com/media/local", secrets=settings.secrets),
         },
     )
+
+
+async def docs_streaming_1() -> None:
+    from rindle.presets import MuxWeb
+
+
+    class Lesson(MuxWeb):
+        name = "lesson"
+        storage = "media"
+        allow_mime = ["video/*"]
 
 
 async def docs_tus_1() -> None:

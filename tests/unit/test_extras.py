@@ -58,6 +58,8 @@ ENTRANCES = {
     "rindle.storage.local": None,
     "rindle.storage.s3": "s3",
     "rindle.storage.s3.client": "s3",
+    "rindle.streaming.memory": None,
+    "rindle.streaming.mux": "mux",
     "rindle.telemetry": None,
 }
 

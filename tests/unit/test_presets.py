@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from rindle.errors import ProfileError
-from rindle.presets import Web
-from rindle.profile import ProfileRegistry
+from rindle.presets import MuxDirectUploadWeb, MuxWeb, Web
+from rindle.profile import ProfileRegistry, StreamingPolicy
 from rindle.recipes import FrameVariant, ImageVariant, VideoVariant
 
 
@@ -92,3 +92,27 @@ def test_what_is_quick_is_built_first() -> None:
         *("poster", "scrub_strip", "outline", "listen", "small", "web_720p"),
         "gone",
     ]
+
+
+def mux(base: type[Web] = MuxWeb, **attributes: Any) -> type[Web]:
+    """Declare a profile from a preset for Mux."""
+    return type("Film", (base,), {"storage": "main"} | attributes)
+
+
+@pytest.mark.parametrize(
+    ("base", "mode"), [(MuxWeb, "server_push"), (MuxDirectUploadWeb, "direct_creator_upload")], ids=["push", "direct"]
+)
+def test_mux_presets_stream_the_web_video_and_leave_the_rest_of_delivery(base: type[Web], mode: str) -> None:
+    policy = mux(base, delivery={"signed_url_ttl_seconds": 60}).delivery_policy()
+    assert policy.signed_url_ttl_seconds == 60
+    assert policy.streaming == StreamingPolicy("mux", "signed", mode, "web_720p")
+
+
+def test_mux_presets_lock_streaming() -> None:
+    with pytest.raises(ProfileError) as caught:
+        mux(delivery={"streaming": {"provider": "other"}})
+    assert caught.value.detail["problems"] == [
+        "delivery.streaming: the preset defines it; other options of delivery are yours"
+    ]
+    film = mux(delivery={"public": True})
+    assert type("Series", (film,), {"storage": "main"}).delivery_policy() == film.delivery_policy()  # type: ignore[attr-defined]

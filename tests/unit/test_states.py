@@ -8,10 +8,12 @@ from rindle.states import (
     ASSET_MOVES,
     DELIVERABLE,
     ENDED_SESSIONS,
+    PROVIDER_MOVES,
     SESSION_MOVES,
     UNVALIDATED,
     VARIANT_MOVES,
     AssetState,
+    ProviderState,
     SessionState,
     VariantState,
 )
@@ -50,9 +52,25 @@ def test_a_session_never_takes_these_moves(came_from: str, to: str) -> None:
     assert SessionState(to) not in SESSION_MOVES[SessionState(came_from)]
 
 
+@pytest.mark.parametrize(
+    ("came_from", "to"),
+    [
+        ("pending", "ready"),
+        ("pending", "processing"),
+        ("uploading", "ready"),
+        ("processing", "uploading"),
+        ("ready", "uploading"),
+        ("deleted", "pending"),
+    ],
+)
+def test_an_asset_at_a_provider_never_takes_these_moves(came_from: str, to: str) -> None:
+    assert ProviderState(to) not in PROVIDER_MOVES[ProviderState(came_from)]
+
+
 def test_every_state_has_a_row_in_its_table_and_ends_are_ends() -> None:
     assert set(ASSET_MOVES) == set(A)
     assert set(VARIANT_MOVES) == set(V)
+    assert set(PROVIDER_MOVES) == set(ProviderState)
     assert set(SESSION_MOVES) == set(SessionState)
     assert {state for state, moves in SESSION_MOVES.items() if not moves} == ENDED_SESSIONS
     assert not DELIVERABLE & UNVALIDATED

@@ -19,10 +19,13 @@ from temporalio.client import WorkflowHistory, WorkflowUpdateFailedError
 from rindle import messages
 from rindle.activities import claim_watch, liveness
 from rindle.db.models import MediaAsset, new_id
-from rindle.errors import StoragePermanent, StorageUnauthorized
+from rindle.errors import ProviderSyncFailed, StoragePermanent, StorageUnauthorized
 from rindle.messages import ErasureInput, MaintenanceInput, PurgeInput, VariantInput
 from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.verify_storage import VerifyStorage, VerifyStorageOptions
+from rindle.protocols import WebhookKind
+from rindle.states import VariantState
+from rindle.streaming.memory import InMemoryProvider
 from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.application import storage
@@ -31,6 +34,8 @@ from tests.patience import until
 from tests.servers.temporal import suggesting_temporal
 from tests.stage import Stage, photo
 from tests.tus import encoded, session_of, tus_client
+from tests.unit.streaming.cinema import Cinema
+from tests.workflows.films import cinema_on, in_state, start, workflow_of
 from tests.workflows.fleet import Fleet, Interruption, at_rest, closed, dispatched, handle_of, in_stage, marks
 
 HISTORIES = Path(__file__).resolve().parent / "histories"
@@ -1092,6 +1097,98 @@ async def sweep_of_another_release(stage: Stage, fleet: Fleet) -> str:
     )
     await closed(stage, workflow_id)
     return workflow_id
+
+
+# --- streaming providers --------------------------------------------------------------------------------------------
+
+_PUSH = "ProviderPushWorkflow"
+
+
+@_branch(
+    _PUSH,
+    *("signal wake", "ensure_provider_row", "create_provider_asset", "timer", "timer fired", "poll_provider_asset"),
+    "completed",
+    lacks=("apply_provider_events", "fail_provider_asset"),
+    RINDLE_PROVIDER_POLL_SECONDS="0.2",
+)
+async def pushed_and_polled(stage: Stage, fleet: Fleet) -> str:
+    cinema, asset = await _pushing(stage, fleet)
+    cinema.provider.finish((await cinema.row(asset)).provider_asset_id or "")
+    await in_state(cinema, asset, "ready")
+    return workflow_of(stage, asset)
+
+
+@_branch(
+    _PUSH,
+    *("create_provider_asset", "timer", "signal provider_event", "apply_provider_events", "ensure_provider_row"),
+    "completed",
+    lacks=("poll_provider_asset",),
+    RINDLE_PROVIDER_POLL_SECONDS="3600",
+)
+async def pushed_and_notified(stage: Stage, fleet: Fleet) -> str:
+    cinema, asset = await _pushing(stage, fleet)
+    cinema.provider.finish((await cinema.row(asset)).provider_asset_id or "")
+    await _waiting_for_provider(stage, asset)
+    await cinema.received(WebhookKind.READY, asset)
+    await in_state(cinema, asset, "ready")
+    return workflow_of(stage, asset)
+
+
+@_branch(_PUSH, "create_provider_asset", "create_provider_asset failed", "fail_provider_asset", "completed")
+async def push_refused(stage: Stage, fleet: Fleet) -> str:
+    provider = InMemoryProvider()
+    provider.fail_next("create_asset", ProviderSyncFailed("status 401", status=401))
+    _, asset = await _pushing(stage, fleet, provider, until_state="errored")
+    return workflow_of(stage, asset)
+
+
+@_branch(_PUSH, "create_provider_asset", "completed", lacks=("timer", "fail_provider_asset"))
+async def push_of_an_outdated_source(stage: Stage, fleet: Fleet) -> str:
+    cinema = cinema_on(stage, InMemoryProvider())
+    asset = await cinema.film()
+    await cinema.gallery.move_variant(asset, "web_720p", VariantState.STALE)
+    await start(cinema, asset)
+    await fleet.start(cinema.rindle)
+    await dispatched(stage)
+    await closed(stage, workflow_of(stage, asset))
+    return workflow_of(stage, asset)
+
+
+@_branch(_PUSH, "timer", "cancel requested", "completed", RINDLE_PROVIDER_POLL_SECONDS="3600")
+async def cancel_request_of_a_push(stage: Stage, fleet: Fleet) -> str:
+    _, asset = await _pushing(stage, fleet)
+    await _waiting_for_provider(stage, asset)
+    await (await handle_of(stage, workflow_of(stage, asset))).cancel()
+    await closed(stage, workflow_of(stage, asset))
+    return workflow_of(stage, asset)
+
+
+@_branch(_PUSH, "signal provider_event", "apply_provider_events", "ensure_provider_row", "completed", lacks=("timer",))
+async def notified_after_the_end(stage: Stage, fleet: Fleet) -> str:
+    cinema = cinema_on(stage, InMemoryProvider())
+    asset = await cinema.film()
+    await cinema.push(asset)
+    cinema.provider.finish((await cinema.row(asset)).provider_asset_id or "")
+    await cinema.received(WebhookKind.READY, asset)
+    await fleet.start(cinema.rindle)
+    await in_state(cinema, asset, "ready")
+    return workflow_of(stage, asset)
+
+
+async def _pushing(
+    stage: Stage, fleet: Fleet, provider: InMemoryProvider | None = None, *, until_state: str = "processing"
+) -> tuple[Cinema, MediaAsset]:
+    """Push a film until its row has a state."""
+    cinema = cinema_on(stage, provider or InMemoryProvider())
+    asset = await cinema.film()
+    await start(cinema, asset)
+    await fleet.start(cinema.rindle)
+    await in_state(cinema, asset, until_state)
+    return cinema, asset
+
+
+async def _waiting_for_provider(stage: Stage, asset: MediaAsset) -> None:
+    await in_stage(stage, workflow_of(stage, asset), "waiting for provider, polled 0 times")
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ async def at_rest(stage: Stage) -> None:
     told: set[str] = set()
     while True:
         await dispatched(stage)
-        new = {row.workflow_id for row in await stage.outbox()} - told
+        new = {row.workflow_id for row in await stage.outbox() if row.kind != "provider_webhook"} - told
         if not new:
             return
         for workflow_id in sorted(new):
@@ -336,7 +336,7 @@ async def histories_of(stage: Stage) -> AsyncGenerator[WorkflowHistory, None]:
     seen = set()
     for row in await stage.outbox():  # visibility lags: the newest runs are found by their ids
         run = client.get_workflow_handle(row.workflow_id)
-        if row.state == "dispatched":
+        if row.state == "dispatched" and row.kind != "provider_webhook":  # a webhook has no workflow of its own
             seen.add((row.workflow_id, (await run.describe()).run_id))
     async for found in client.list_workflows(f"WorkflowId STARTS_WITH '{stage.prefix}'"):
         seen.add((found.id, found.run_id))

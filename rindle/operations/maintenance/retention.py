@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from rindle.db import events as rows
-from rindle.events import PROGRESS_TYPES, STATE_TYPES
+from rindle.db.outbox import WEBHOOK_SECONDS
+from rindle.events import PROGRESS_TYPES, STATE_TYPES, WEBHOOK_TYPES
 from rindle.operations.maintenance.sweep import Page, Sweep, SweepOptions, SweepReport, SweepRun, run_here
 from rindle.services import Services
 
@@ -18,7 +19,7 @@ BATCH = 1_000
 #: Events that one page of a dry run counts.
 COUNTED = 10_000
 #: The types that expire, in the order of the pages.
-TYPES = tuple(sorted(STATE_TYPES | PROGRESS_TYPES))
+TYPES = tuple(sorted(STATE_TYPES | PROGRESS_TYPES | WEBHOOK_TYPES))
 
 
 class RetentionOptions(SweepOptions):
@@ -56,6 +57,8 @@ class Retention(Sweep[RetentionOptions, RetentionReport]):
         event_type, _, counted = (cursor or TYPES[0]).partition("|")
         is_progress = event_type in PROGRESS_TYPES
         kept_seconds = settings.progress_retention_seconds if is_progress else settings.event_retention_seconds
+        if event_type in WEBHOOK_TYPES:
+            kept_seconds = WEBHOOK_SECONDS
         before = run.started_at - timedelta(seconds=kept_seconds)
         if run.options.dry_run:
             after = _place(counted)

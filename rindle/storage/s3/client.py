@@ -159,6 +159,23 @@ class S3Client:
         except (ClientError, BotoCoreError) as error:
             raise translate(error, key) from error
 
+    def sign_form(
+        self, where: Mapping[str, str], fields: Mapping[str, str], max_bytes: int, seconds: int
+    ) -> tuple[str, dict[str, str]]:
+        """Return address and fields of a form on the public endpoint, which lives for ``seconds``.
+
+        Source: Amazon S3 API, POST Object and POST policy.
+        """
+        conditions = [*({name: value} for name, value in fields.items()), ["content-length-range", 1, max_bytes]]
+        try:
+            signer = self._client(self._public_endpoint or self._endpoint_url)
+            made = signer.generate_presigned_post(
+                **where, Fields=dict(fields), Conditions=conditions, ExpiresIn=seconds
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise translate(error, where["Key"]) from error
+        return str(made["url"]), {str(name): str(value) for name, value in made["fields"].items()}
+
     def _client(self, endpoint_url: str | None) -> Any:
         with self._lock:  # clients may be shared by threads, making one may not
             client = self._clients.get(endpoint_url)

@@ -16,7 +16,17 @@ from urllib.parse import quote, urlsplit
 from pydantic import SecretStr
 
 from rindle.errors import CapabilityUnsupported, InvalidArgument, StorageMisconfigured, StorageNotFound
-from rindle.protocols import DeleteResult, KeyPage, ListedObject, ObjectHead, Presigned, ServedAs, Storage, StoredObject
+from rindle.protocols import (
+    DeleteResult,
+    KeyPage,
+    ListedObject,
+    ObjectHead,
+    Presigned,
+    PresignedPost,
+    ServedAs,
+    Storage,
+    StoredObject,
+)
 from rindle.security.storage_key import INTERNAL_SEGMENT, validate_key
 from rindle.storage.arguments import (
     DEFAULT_TYPE,
@@ -37,6 +47,10 @@ from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
 #: Piece in which a body is read; small, so that a cancelled transfer ends soon.
 _PIECE_BYTES = 256 * 1024
+#: Largest object in bytes that one form carries (Amazon S3 API, POST Object).
+_MAX_FORM_BYTES = 5 * 1024**3
+#: Hosts of Cloudflare R2, which takes no forms and wants parts of one size, but answers otherwise as S3 does.
+_R2 = ".r2.cloudflarestorage.com"
 
 
 class S3Storage(S3Streams, Storage):
@@ -58,6 +72,7 @@ class S3Storage(S3Streams, Storage):
         write_once: sign ``If-None-Match: *`` into upload grants; off for stores that do not know it.
         uniform_parts: the store wants all parts but the last of one size; default: whether the endpoint is R2's.
         sse: ``AES256`` or ``aws:kms`` for every object written; also signed into upload grants. Default: the bucket's.
+        presigned_post: sign forms; default: unless the endpoint is R2's, which takes none.
         threads: most calls under way at once.
         connect_timeout: seconds to connect.
         read_timeout: seconds without a byte from the store.
@@ -85,6 +100,7 @@ class S3Storage(S3Streams, Storage):
         write_once: bool = True,
         uniform_parts: bool | None = None,
         sse: str | None = None,
+        presigned_post: bool | None = None,
         threads: int = DEFAULT_THREADS,
         connect_timeout: float = 5.0,
         read_timeout: float = 60.0,
@@ -108,10 +124,11 @@ class S3Storage(S3Streams, Storage):
         self._public_base_url = None if public_base_url is None else public_base_url.rstrip("/")
         self._prefix = f"{validate_key(key_prefix.rstrip('/'))}/" if key_prefix else ""
         self._write_once = write_once
-        is_r2 = (urlsplit(endpoint_url or "").hostname or "").endswith(".r2.cloudflarestorage.com")
+        is_r2 = (urlsplit(endpoint_url or "").hostname or "").endswith(_R2)
         self._uniform_parts = is_r2 if uniform_parts is None else uniform_parts
         self._sse: dict[str, str] = {} if sse is None else {"ServerSideEncryption": sse}
         self._threads = Threads(self.adapter_name, threads)
+        self._takes_forms = not is_r2 if presigned_post is None else presigned_post
 
     def __repr__(self) -> str:
         return f"S3Storage(bucket={self.bucket!r})"
@@ -120,6 +137,8 @@ class S3Storage(S3Streams, Storage):
         offered = {"head", "read_range", "signed_url", "presigned_put", "response_headers"}
         if self._write_once:
             offered.add("write_once")
+        if self._takes_forms:
+            offered.add("presigned_post")
         if self._public_base_url is not None:
             offered.add("public_url")
         return frozenset(offered)
@@ -359,6 +378,30 @@ class S3Storage(S3Streams, Storage):
         expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
         url = await self._threads.run(self._client.sign, key, "put_object", params, seconds)
         return Presigned(url, "PUT", headers, expires_at)
+
+    async def presigned_post(
+        self, key: str, expires_in: int, *, content_type: str | None = None, max_bytes: int | None = None
+    ) -> PresignedPost:
+        """Return a grant to send one object at ``key`` as a form, for ``expires_in`` seconds.
+
+        Key, type, size (1 byte to ``max_bytes``, at most 5 GiB) and encryption are conditions of the signed policy. S3
+        knows no ``If-None-Match`` for forms: a form can be sent again while it lives. Callers pin the ETag.
+
+        Raises:
+            CapabilityUnsupported: the store takes no forms.
+        """
+        if not self._takes_forms:
+            raise self._lacks("presigned_post")
+        where, seconds = self._object(key), check_lifetime(expires_in)
+        fields = {"success_action_status": "201"}
+        if content_type is not None:
+            fields["content-type"] = check_header("content_type", content_type) or ""
+        if self._sse:
+            fields["x-amz-server-side-encryption"] = self._sse["ServerSideEncryption"]
+        limit = min(check_size("max_bytes", max_bytes) or _MAX_FORM_BYTES, _MAX_FORM_BYTES)
+        expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        url, signed = await self._threads.run(self._client.sign_form, where, fields, limit, seconds)
+        return PresignedPost(url, signed, expires_at)
 
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._prefix + validate_key(key)}

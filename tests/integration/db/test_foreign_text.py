@@ -10,14 +10,16 @@ from sqlalchemy import String, inspect, select
 from sqlalchemy.orm import Session
 
 from docs.generate import models
-from rindle import MediaAsset, MediaProcessingRun, Profile
+from rindle import MediaAsset, MediaOutbox, MediaProcessingRun, Profile, webhooks
 from rindle.db import promotion
 from rindle.db import variants as variant_rows
 from rindle.db.events import record_event
 from rindle.db.models import Note
 from rindle.errors import InvalidOwner, UploadRejected
-from rindle.protocols import Storage
+from rindle.protocols import ProviderAsset, Storage
 from rindle.storage.memory import MemoryStorage
+from rindle.streaming.memory import InMemoryProvider
+from rindle.webhooks import ingest_webhook
 from tests.gallery import VARIANTS, Gallery, opened, png
 
 #: Longer than every column, and with characters that PostgreSQL does not store.
@@ -28,6 +30,7 @@ REASONS = {
     "refused when overlong or not storable, as an argument or a declaration": {
         *("uploaded_by", "actor", "client_content_type", "idempotency_key"),
         *("owner_type", "owner_id", "slot", "profile", "variant_name", "media_variants.name"),
+        *("provider_name", "playback_policy", "ingest_mode"),
     },
     "written by this library: vocabulary, ids, keys, digests, labels": {
         "applied_step",
@@ -43,7 +46,10 @@ REASONS = {
             "task_queue",
             "signal",
         ),
-        *("scope_key", "scope_id", "type", "release_error_code"),
+        *("scope_key", "scope_id", "type", "release_error_code", "mux_passthrough"),
+    },
+    "an id that the provider gives and reads again; of a webhook it is used only if it fits": {
+        *("provider_asset_id", "provider_upload_id"),
     },
     "a name that the store gives and reads again; XML has no NUL": {"multipart_upload_id"},
     "compared with the store's own; the contract of stores limits it": {"stored_etag", "scanned_etag", "verified_etag"},
@@ -126,6 +132,22 @@ async def test_the_longest_owner_fits_into_the_index_of_attachments(gallery: Gal
     assert found is not None and found.asset_id == asset.id
     with pytest.raises(InvalidOwner, match="printable ASCII"):
         await gallery.rindle.attach(asset, (wide, wide), wide)
+
+
+async def test_the_ids_of_a_webhook_are_used_only_if_a_row_can_have_them(tmp_path: Path, database_url: str) -> None:
+    provider = InMemoryProvider()
+    async with opened(tmp_path, make_profiles, database_url=database_url, providers=[provider]) as gallery:
+        rindle, foreign = gallery.rindle, ProviderAsset(FOREIGN, (FOREIGN, "play1"), "ready", FOREIGN, FOREIGN)
+        body, headers = provider.webhook("ready", "s", asset=foreign, upload_id=FOREIGN, event_id=FOREIGN)
+        for _ in range(2):
+            assert await ingest_webhook(rindle.services, "memory", body, headers, ["s"])
+
+        def route(session: Session) -> int:
+            [row] = session.scalars(select(MediaOutbox).where(MediaOutbox.kind == "provider_webhook")).all()
+            assert row.payload["event"]["playback_ids"] == ["play1"]
+            return len(webhooks.route(session, [row]).waiting)
+
+        assert await rindle.database.write(route) == 1
 
 
 def test_every_text_column_cuts_what_is_foreign_or_has_a_reason() -> None:

@@ -25,7 +25,9 @@ EVERY_REVISION = pytest.mark.parametrize("revision", migrate.revisions())
 #: The oldest revision on which the code of today works. Whoever adds a migration looks whether it still does.
 USABLE_SINCE = "0004"
 
-ASSET, VARIANT, SESSION, ATTACHMENT, RUN, ERASURE = (f"0190b4a1-0000-7000-8000-00000000000{n}" for n in range(6))
+ASSET, VARIANT, SESSION, ATTACHMENT, RUN, ERASURE, AT_PROVIDER = (
+    f"0190b4a1-0000-7000-8000-00000000000{n}" for n in range(7)
+)
 MOMENT = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 _TIMES = {"inserted_at": MOMENT, "updated_at": MOMENT}
 #: A row of each table, with a value in every column. Columns that a revision does not have are left out.
@@ -186,6 +188,25 @@ ROWS: dict[str, dict[str, Any]] = {
         "decided_at": MOMENT,
         "uploads_end_at": MOMENT,
         "objects": [{"storage": "media", "key": "lesson/a/film.mp4"}],
+    },
+    "media_provider_assets": {
+        "id": AT_PROVIDER,
+        "asset_id": ASSET,
+        "profile": "lesson",
+        "provider_name": "mux",
+        "provider_asset_id": "a1",
+        "mux_passthrough": "p" * 32,
+        "provider_upload_id": "u1",
+        "playback_ids": ["play1"],
+        "playback_policy": "signed",
+        "ingest_mode": "server_push",
+        "state": "errored",
+        "last_event_id": "e1",
+        "last_event_at": MOMENT,
+        "last_sync_error": "stuck in processing past threshold",
+        "raw_provider_metadata": {"status": "preparing"},
+        "cleanup_pending": True,
+        "lock_version": 4,
     },
 }
 

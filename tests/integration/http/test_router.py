@@ -41,6 +41,10 @@ async def test_open_routes_are_not_built_by_accident(tmp_path: Path) -> None:
             create_router(rindle, profiles={"x": Stranger}, allow_anonymous=True)
         with pytest.raises(Misconfigured, match="tus"):
             create_router(rindle, profiles={"avatar": avatar}, allow_anonymous=True, include={"tus"})
+        with pytest.raises(Misconfigured, match="unknown profile logo in companion; choose from avatar"):
+            create_router(rindle, profiles={"avatar": avatar}, allow_anonymous=True, companion={"logo"})
+        with pytest.raises(Misconfigured, match="allow_anonymous"):
+            create_router(rindle, profiles={"avatar": avatar}, include={"script"}, companion={"avatar"})
 
 
 async def test_parts_can_be_left_out(tmp_path: Path) -> None:
@@ -53,6 +57,7 @@ async def test_parts_can_be_left_out(tmp_path: Path) -> None:
             "/media/assets/{asset_id}/cancel",
             "/media/assets/{asset_id}/requeue",
         }
+        assert (await web.call("GET", "/companion/avatar/s3/params")).json() == {"detail": "Not Found"}
 
 
 @pytest.mark.parametrize("base_url", ["http://x.test", "http://x.test/", "http://x.test/media/uploads"])

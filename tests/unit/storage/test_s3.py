@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -89,6 +91,62 @@ async def test_every_url_is_v4_and_free_of_checksums(region: str | None) -> None
         assert "X-Amz-Signature" in query(url)
         assert "AWSAccessKeyId" not in url
         assert not any("checksum" in name.lower() for name in query(url))
+
+
+# --- forms ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_form_binds_key_type_size_and_encryption() -> None:
+    form = await make(key_prefix="tenant", sse="AES256").presigned_post(
+        KEY, 900, content_type="image/jpeg", max_bytes=1234
+    )
+
+    policy = json.loads(base64.b64decode(form.fields["policy"]))
+    assert form.fields["key"] == f"tenant/{KEY}"
+    for condition in (
+        {"key": f"tenant/{KEY}"},
+        {"content-type": "image/jpeg"},
+        {"success_action_status": "201"},
+        {"x-amz-server-side-encryption": "AES256"},
+        ["content-length-range", 1, 1234],
+    ):
+        assert condition in policy["conditions"]
+    assert form.fields["x-amz-algorithm"] == "AWS4-HMAC-SHA256"
+    assert form.fields["x-amz-signature"] not in repr(form)
+    assert abs(form.expires_at - datetime.now(UTC) - timedelta(seconds=900)) < timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("max_bytes", [None, 10 * 1024**3])
+async def test_a_form_carries_at_most_5_gib(max_bytes: int | None) -> None:
+    form = await make().presigned_post(KEY, 900, max_bytes=max_bytes)
+
+    assert '["content-length-range", 1, 5368709120]' in base64.b64decode(form.fields["policy"]).decode()
+    assert "content-type" not in form.fields
+
+
+async def test_forms_are_addressed_to_browsers() -> None:
+    form = await make(endpoint_url="http://minio:9000", public_endpoint="https://media.example").presigned_post(KEY, 60)
+
+    assert form.url == "https://media.example/media"
+
+
+@pytest.mark.parametrize(
+    ("options", "offered"),
+    [
+        ({}, True),
+        ({"endpoint_url": "https://account.r2.cloudflarestorage.com"}, False),
+        ({"endpoint_url": "https://account.r2.cloudflarestorage.com", "presigned_post": True}, True),
+        ({"presigned_post": False}, False),
+    ],
+)
+async def test_a_store_without_forms_says_so(options: dict[str, Any], offered: bool) -> None:
+    storage = make(**options)
+
+    assert ("presigned_post" in storage.capabilities()) is offered
+    if not offered:
+        with pytest.raises(CapabilityUnsupported) as caught:
+            await storage.presigned_post(KEY, 60)
+        assert caught.value.code == "upload_unsupported"
 
 
 # --- addresses ----------------------------------------------------------------------------------------------------
