@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 from sqlalchemy import select
 
@@ -18,8 +20,19 @@ from rindle.capabilities import capabilities_of
 from rindle.errors import NotFound, Unauthorized
 from rindle.http.forms import UploadForm
 
-#: How browsers send a lesson: in parts that survive a reload, where the store takes them.
-STRATEGY = "multipart" if "multipart_upload" in capabilities_of(rindle.storages["media"]) else "presigned_put"
+#: The module of Uppy that browsers send lessons with, where one is named; see ``static/resumable.js``.
+UPPY = Path(os.environ["COHORT_UPPY"]) if os.environ.get("COHORT_UPPY") else None
+
+
+def _strategy() -> str:
+    """Return how browsers send a lesson: so that it survives a reload, where that is possible."""
+    offered = capabilities_of(rindle.storages["media"])
+    if "multipart_upload" in offered:
+        return "multipart"
+    return "tus" if UPPY and "tus_upload" in offered else "presigned_put"
+
+
+STRATEGY = _strategy()
 
 
 class NewFile(BaseModel):
@@ -162,3 +175,5 @@ def install(app: FastAPI) -> None:
     app.include_router(shown)
     app.include_router(forms)
     app.include_router(scripts)
+    if UPPY:
+        app.get("/uppy.mjs", include_in_schema=False, response_class=FileResponse)(lambda: UPPY)

@@ -49,7 +49,9 @@ def with_permissions(
         "Statement": [{"Effect": "Allow", "Action": list(allowed), "Resource": resources}],
     }
     sts = client(server, "sts")
-    made = sts.assume_role(RoleArn="arn:x:y:z", RoleSessionName="doctor", Policy=json.dumps(policy))["Credentials"]
+    made = sts.assume_role(
+        RoleArn="arn:aws:iam::123456789012:role/doctor", RoleSessionName="doctor", Policy=json.dumps(policy)
+    )["Credentials"]
     sts.close()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
