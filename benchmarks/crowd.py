@@ -21,6 +21,8 @@ SIZE_BYTES = 4 << 20
 BUDGET_MIB = 64
 #: Status probes while all bodies are half sent.
 PROBES = 20
+#: Clients that arrive per second: creation and the beginning of a PATCH are transactions, which wait for one another.
+ARRIVALS_PER_SECOND = 25
 #: A connection and a file for each upload, on the side of the server.
 _OPEN_FILES = 4 * UPLOADS
 _PIECE_BYTES = 64 * 1024
@@ -37,8 +39,9 @@ class Crowd:
     half_sent: asyncio.Barrier
     go_on: asyncio.Event
 
-    async def upload(self) -> int:
-        """Send one file, half before and half after :attr:`go_on`, and return the offset that the server reports."""
+    async def upload(self, number: int) -> int:
+        """Arrive as the client ``number`` and send one file, half of it after :attr:`go_on`; returns its offset then."""
+        await asyncio.sleep(number / ARRIVALS_PER_SECOND)
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
             created = await self._request(reader, writer, "POST", self.path, {"Upload-Length": str(len(self.body))})
@@ -90,7 +93,8 @@ async def _answer(reader: asyncio.StreamReader) -> dict[str, str]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     status, *lines = head.split("\r\n")
     if not status.startswith(("HTTP/1.1 201", "HTTP/1.1 204")):
-        raise RuntimeError(f"a request of the crowd was answered {status}")
+        body = await reader.read(500)
+        raise RuntimeError(f"a request of the crowd was answered {status}: {body!r}")
     return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
 
 
@@ -105,14 +109,14 @@ async def measure(stack: Stack, web: int) -> list[Figure]:
         crowd = Crowd(*at, half_sent=asyncio.Barrier(count + 1), go_on=asyncio.Event())
         began, used = time.perf_counter(), machine.cpu_seconds([web])
         with machine.watching(web=web) as watch:
-            sending = [asyncio.create_task(crowd.upload()) for _ in range(count)]
+            sending = [asyncio.create_task(crowd.upload(number)) for number in range(count)]
             await _arrived(crowd.half_sent, sending)
             probes = await asyncio.to_thread(_probes, url)
             crowd.go_on.set()
             offsets = await asyncio.gather(*sending)
         seconds, used = time.perf_counter() - began, machine.cpu_seconds([web]) - used
     whole = offsets.count(SIZE_BYTES)
-    note = f"{SIZE_BYTES >> 20} MiB each; {seconds:.0f} s from the first request to the last answer"
+    note = f"{SIZE_BYTES >> 20} MiB each; {ARRIVALS_PER_SECOND} arrive per second; all answered in {seconds:.0f} s"
     return [
         Figure(
             f"whole uploads of {UPLOADS} at once", Sample.of([whole]), "", f"{UPLOADS}", whole == UPLOADS, note=note

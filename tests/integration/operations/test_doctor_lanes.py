@@ -39,9 +39,22 @@ def client(server: MinioServer, service: str) -> Any:
     )
 
 
+class NotedStorage(S3Storage):
+    """A bucket that notes what is deleted: each check ends with the deletion of its object."""
+
+    def __init__(self, bucket: str, **options: Any) -> None:
+        super().__init__(bucket, **options)
+        self.deleted: set[str] = set()
+
+    async def delete(self, key: str) -> None:
+        """Note the key and delete its object."""
+        self.deleted.add(key)
+        await super().delete(key)
+
+
 def with_permissions(
     server: MinioServer, bucket: str, allowed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> S3Storage:
+) -> NotedStorage:
     """Return the bucket with credentials that may do only this."""
     resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
     policy = {
@@ -56,7 +69,7 @@ def with_permissions(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
     monkeypatch.setenv("AWS_SESSION_TOKEN", made["SessionToken"])
-    return S3Storage(bucket, endpoint_url=server.endpoint_url, region=server.region, max_attempts=1)
+    return NotedStorage(bucket, endpoint_url=server.endpoint_url, region=server.region, max_attempts=1)
 
 
 async def lanes_of(rindle: Rindle) -> dict[str, Check]:
@@ -67,22 +80,13 @@ async def lanes_of(rindle: Rindle) -> dict[str, Check]:
     return {check.id: check for check in report.checks}
 
 
-def left_in(server: MinioServer, bucket: str) -> tuple[list[Any], list[Any]]:
-    """Return the objects and the unfinished uploads of a bucket."""
+async def left_in(server: MinioServer, storage: NotedStorage) -> tuple[list[str], list[str]]:
+    """Return the objects of a bucket, and the unfinished uploads to the keys that a check has used."""
     s3 = client(server, "s3")
-    found = s3.list_objects_v2(Bucket=bucket).get("Contents", [])
-    unfinished = [
-        upload
-        for prefix in ("rindle-doctor/", ".rindle/")
-        for one in _keys_of_uploads(s3, bucket, prefix)
-        for upload in one
-    ]
+    objects = [one["Key"] for one in s3.list_objects_v2(Bucket=storage.bucket).get("Contents", [])]
     s3.close()
-    return found, unfinished
-
-
-def _keys_of_uploads(s3: Any, bucket: str, prefix: str) -> list[list[Any]]:
-    return [s3.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])]
+    unfinished = [one for key in storage.deleted for one in await storage.list_multipart_uploads(key)]
+    return objects, unfinished
 
 
 async def test_documented_permissions_suffice_and_nothing_is_left(
@@ -94,7 +98,8 @@ async def test_documented_permissions_suffice_and_nothing_is_left(
     found = await lanes_of(application(tmp_path, storages={"media": storage}))
 
     assert [found[one].status for one in LANES] == ["ok", "ok"], found
-    assert left_in(minio, bucket) == ([], [])
+    assert len(storage.deleted) == len(LANES)
+    assert await left_in(minio, storage) == ([], [])
 
 
 @pytest.mark.parametrize(
