@@ -40,7 +40,7 @@ class Crowd:
     go_on: asyncio.Event
 
     async def upload(self, number: int) -> int:
-        """Arrive as the client ``number`` and send one file, half of it after :attr:`go_on`; returns its offset then."""
+        """Arrive as client ``number`` and send one file, half of it after :attr:`go_on`; returns its offset then."""
         await asyncio.sleep(number / ARRIVALS_PER_SECOND)
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
