@@ -67,7 +67,13 @@ TARGETS: Final[Mapping[str, Needs]] = {
     "dev": Needs(DEMO, ("libmagic", "ffmpeg", "temporal"), required=True),
     "check": Needs(ALL),
     "bench": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "temporal", "minio")),
-    "test": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "scripts", "uppy")),
+    "test": Needs(
+        ALL,
+        (
+            *("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "fake-gcs-server"),
+            *("scripts", "uppy"),
+        ),
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Checks of storages: connection, address of local ones, and with ``live`` a round trip of an object."""
+"""Checks of storages: connection, setup, address of local ones, and with ``live`` a round trip of an object."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,11 +16,13 @@ from rindle.cancellation import run_to_end
 from rindle.capabilities import capabilities_of
 from rindle.errors import RindleError
 from rindle.operations.checks.report import Planned, Result, Subject
-from rindle.protocols import Storage
+from rindle.protocols import SetupCheck, Storage
 
 #: Timeout of a request to a signed URL in seconds.
 URL_SECONDS = 5.0
 
+#: Levels of findings, the worst first.
+_LEVELS = ("error", "warn", "skipped", "ok")
 _MOUNT_FIX = (
     "pass LocalStorage(base_url=..., secrets=[...]) and mount rindle.http.local.local_router there; 403 means that the "
     "processes have different secrets"
@@ -35,6 +38,9 @@ def planned(subject: Subject, *, live: bool) -> list[Planned]:
     for name, storage in storages.items():
         reach, trip = _storage_reachable(storage), _storage_round_trip(storage)
         checks.append(Planned(f"storage.{name}.reachable", "storage", reach, leaves_process=True, patience=2))
+        if isinstance(storage, SetupCheck):
+            setup = _storage_setup(storage)
+            checks.append(Planned(f"storage.{name}.setup", "storage", setup, leaves_process=True, patience=2))
         if live:
             checks.append(Planned(f"storage.{name}.round_trip", "storage", trip, leaves_process=True, patience=4))
     return checks
@@ -59,6 +65,23 @@ def _storage_reachable(storage: Storage) -> Callable[[Subject], Awaitable[Result
     async def check(subject: Subject) -> Result:
         await storage.ping()
         return Result("ok", f"{storage.adapter_name or type(storage).__name__} answers")
+
+    return check
+
+
+def _storage_setup(storage: SetupCheck) -> Callable[[Subject], Awaitable[Result]]:
+    async def check(subject: Subject) -> Result:
+        found = sorted(await storage.check(), key=lambda finding: _LEVELS.index(finding.level))
+        worst = found[0].level if found else "ok"
+        # Beside what is wrong, what is right only distracts.
+        shown = [finding for finding in found if worst in ("ok", "skipped") or finding.level in ("error", "warn")]
+        fixes = [finding.fix for finding in shown if finding.fix is not None]
+        return Result(
+            "ok" if worst == "skipped" else worst,
+            "; ".join(finding.summary for finding in shown) or "the store has nothing to set up",
+            "; ".join(fixes) or None,
+            {"findings": [asdict(finding) for finding in found]},
+        )
 
     return check
 
