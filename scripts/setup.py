@@ -66,7 +66,7 @@ TARGETS: Final[Mapping[str, Needs]] = {
     "demo": Needs(DEMO, ("libmagic", "ffmpeg", "temporal"), required=True),
     "dev": Needs(DEMO, ("libmagic", "ffmpeg", "temporal"), required=True),
     "check": Needs(ALL),
-    "bench": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "temporal")),
+    "bench": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "temporal", "minio")),
     "test": Needs(
         ALL,
         (

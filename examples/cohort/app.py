@@ -15,12 +15,13 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from examples.cohort import lessons, members, streaming
-from examples.cohort.media import LESSON_PROFILES, MEDIA_URL, MemberAvatar, engine, rindle, secrets
+from examples.cohort.media import LESSON_PROFILES, LESSONS, MEDIA_URL, MemberAvatar, engine, rindle, secrets
 from examples.cohort.models import prepare
 from examples.cohort.pages import error_response
 from examples.cohort.security import OwnUploads, actor_of, cookie_secret, form_is_ours
 from rindle import RindleError
 from rindle.http import create_router
+from rindle.http.tus import tus_router
 
 __all__ = ["app", "rindle"]
 
@@ -92,6 +93,11 @@ app.include_router(
     ),
     prefix="/media",
 )
+for profile in LESSONS.values():
+    app.mount(
+        lessons.files_of(profile),
+        tus_router(rindle, profile=profile, actor_from_request=actor_of, authorizer=OwnUploads()),
+    )
 lessons.install(app)
 members.install(app)
 app.add_exception_handler(RindleError, error_response)

@@ -266,9 +266,9 @@ def spend(
     """
     friday = Friday()
     operator = Operator(stack, database, checks, friday)
-    with step("8. Friday, 5 p.m.: the worker is killed, and nobody starts it") as status:
+    with step("9. Friday, 5 p.m.: the worker is killed, and nobody starts it") as status:
         lose_the_worker(operator, supervisor, browser, f"{stack.health}/readyz", status.update)
-    with step("9. Rows are changed by SQL, files removed by rm"):
+    with step("10. Rows are changed by SQL, files removed by rm"):
         old = Sent("old.jpg", demo_files.photograph("coffee", 800), "photo that nobody uses")
         browser.upload(old)
         checks.that(browser.settled(old.asset_id)["state"] == "ready", "another photo is ready")
@@ -276,7 +276,7 @@ def spend(
         remove_a_file(operator, photo.asset_id)
         calm = operator.terminal.typed(f"rindle runtime-status --fail-on {CLASSES}")
         checks.that(calm.returncode == 0, f"rindle runtime-status --fail-on {CLASSES} finds nothing any more")
-    with step("10. Alice leaves, and everything of hers is erased") as status:
+    with step("11. Alice leaves, and everything of hers is erased") as status:
         browser.post(f"/lessons/{COURSE}/media", data={"asset_id": lesson.asset_id})
         erase(operator, status.update)
         photo.end, lesson.end = f"{photo.end}, then erased", f"{lesson.end}, then erased"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -106,6 +107,20 @@ class Browser:
         if answer.is_error:
             raise CheckFailed(f"POST {path} is accepted (it answered {answer.status_code}: {answer.text[:200]})")
         return answer
+
+    def tus(self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> httpx.Response:
+        """Send a request of the tus protocol."""
+        return self._http.request(method, url, headers={"Tus-Resumable": "1.0.0", **(headers or {})}, **options)
+
+    def digest_of(self, asset_id: str) -> str:
+        """Fetch an original by its address, piece by piece, and return its SHA-256."""
+        address = self.get(f"/media/assets/{asset_id}/url").raise_for_status().json()["url"]
+        digest = hashlib.sha256()
+        with self._http.stream("GET", address) as answer:
+            answer.raise_for_status()
+            for piece in answer.iter_bytes():
+                digest.update(piece)
+        return digest.hexdigest()
 
     def upload(self, sent: Sent, profile: str = "avatar", content_type: str = "image/jpeg") -> None:
         """Get a ticket, put the bytes into the store with exactly its headers, and have them verified."""

@@ -95,7 +95,7 @@ def stream(browser: Browser, at: Provider, site: str, lesson: Sent, checks: Chec
         CheckFailed: something is not as promised.
     """
     mux = at.mux
-    with step("7. The video is streamed by a server that stands for Mux") as status:
+    with step("8. The video is streamed by a server that stands for Mux") as status:
         [asset] = mux.assets
         checks.that(asset.status == "preparing", "the provider was given the video once, when its web_720p was built")
         at.listen(f"{site}/media/webhooks/rindle/mux")

@@ -11,6 +11,9 @@ Read from the environment:
     Address under which browsers reach local files (``/media/local`` on the site itself by default), or the endpoint
     under which they reach the bucket, when that is not the one the servers use. A streaming provider fetches local
     files from it; by default from the address at which ``rindle dev`` serves the site.
+``COHORT_UPPY``
+    Path of Uppy's module for browsers (``dist/uppy.min.mjs`` of its package on npm). With it and local files, lessons
+    are sent by tus and continue after a reload.
 ``RINDLE_SECRETS``
     Signs local URLs and the session cookie; the secret that ``rindle dev`` left in ``RINDLE_HOME`` by default, so that
     every command run beside it works without further ado.

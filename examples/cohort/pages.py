@@ -241,6 +241,16 @@ def our_form(profiles: Iterable[type[Profile]]) -> Callable[[Request], AsyncIter
     return form
 
 
+async def our_script(request: Request) -> None:
+    """Refuse a request of a script that another site made.
+
+    Raises:
+        Unauthorized: ``form_expired``.
+    """
+    if not has_our_token(request, None):
+        raise Unauthorized("this page does not belong to your session", code="form_expired")
+
+
 async def put_in(owner: Any, slot: str, profile: type[Profile], form: UploadForm, *, actor: str) -> None:
     """Put an upload into a slot, replacing what was there.
 

@@ -12,9 +12,10 @@ const STREAM_ENDS = new Set(["ready", "errored", "deleted"]);
 let stopFollowing = () => {};
 let fetches = 0;
 
-/** Call the site; resolves with the parsed answer, or null when there is none. Fails with the error's code. */
+/** Call the site, with a form or with JSON as a string; resolves with the parsed answer, or null when there is none. Fails with the error's code. */
 export async function call(method, path, body) {
   const headers = { Accept: "application/json", [tokenHeader]: token };
+  if (typeof body === "string") headers["Content-Type"] = "application/json";
   const answer = await fetch(path, { method, headers, body }).catch(() => { throw new RindleError("network"); });
   const result = await answer.json().catch(() => null);
   if (!answer.ok) throw new RindleError(result?.error?.code ?? "unexpected", answer.status);

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -114,7 +114,7 @@ def _storage_round_trip(storage: Storage) -> Callable[[Subject], Awaitable[Resul
             url = await storage.url(key, expires_in=60)
             if urlsplit(url).scheme not in ("http", "https"):
                 return Result("ok", "put, head and ranged get work; its URLs are relative to the application's URL")
-            status = await _status_of(subject, url)
+            status = await status_of(subject, url)
             if status != 200:
                 fix = _MOUNT_FIX if "local" in offered else "check the clock and the endpoint's address"
                 return Result(
@@ -133,15 +133,26 @@ def _storage_round_trip(storage: Storage) -> Callable[[Subject], Awaitable[Resul
     return check
 
 
-async def _status_of(subject: Subject, url: str) -> int | None:
-    """Return the HTTP status of a GET, or ``None`` without a response. The URL is a credential and is not logged."""
+async def status_of(
+    subject: Subject,
+    url: str,
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> int | None:
+    """Return the HTTP status of a request, or ``None`` without a response.
+
+    The URL is a credential and is not logged.
+    """
 
     def fetch() -> int | None:
         parts = urlsplit(url)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=URL_SECONDS)
         try:
-            connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path)
+            path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            connection.request(method, path, body=body, headers=dict(headers or {}))
             return connection.getresponse().status
         except (OSError, HTTPException):
             return None
