@@ -27,6 +27,7 @@ from rindle.activities.originals import OriginalReader
 from rindle.activities.outages import Check, OutageWatch
 from rindle.activities.probing import Prober
 from rindle.activities.promotion import PromotionActivities
+from rindle.activities.provider_uploads import ProviderUploadActivities
 from rindle.activities.purge import PurgeActivities
 from rindle.activities.source_cache import SourceCache
 from rindle.activities.streaming import StreamingActivities
@@ -250,6 +251,7 @@ class WorkerParts:
             services, sources=self._sources, builders=builders, on_ready=partial(_start_push, settings)
         )
         streaming = StreamingActivities(services)
+        provider_uploads = ProviderUploadActivities(services)
         release = partial(backing.release, services)
         uploads = UploadActivities(
             services,
@@ -270,10 +272,11 @@ class WorkerParts:
             *purge.all(),
             *erasure.all(),
             *streaming.steps(),
+            *provider_uploads.steps(),
         ]
         found[settings.image_queue].append(variants.render_images)
         found[settings.av_queue].append(variants.build_av)
-        found[settings.provider_queue] += streaming.calls()
+        found[settings.provider_queue] += [*streaming.calls(), *provider_uploads.calls()]
         originals = self.originals()
         sweeps = SweepSteps(services, [*SWEEPS, BackfillMetadata(originals), Reprobe(originals)])
         found[settings.maintenance_queue] += MaintenanceActivities(sweeps).all()

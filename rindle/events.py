@@ -30,6 +30,7 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.upload.start": EventContract(("profile", "adapter", "session_id")),
     "rindle.upload.stop": EventContract(("profile", "adapter", "session_id", "asset_id")),
     "rindle.upload.resumable.start": EventContract(("profile", "adapter", "session_id", "state", "protocol")),
+    "rindle.upload.resumable.status": EventContract(("profile", "adapter", "session_id", "state", "protocol")),
     "rindle.upload.resumable.patch": EventContract(
         ("profile", "adapter", "session_id", "state", "protocol"), ("offset", "bytes", "duration_us")
     ),
@@ -62,6 +63,10 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.provider.webhook.ignored": EventContract(("provider", "type")),
     "rindle.provider.webhook.processed": EventContract(("provider", "kind", "outcome")),
     "rindle.provider.webhook.secret_used": EventContract(("provider", "index")),
+    "rindle.provider.sync.resolved": EventContract(
+        ("profile", "provider", "asset_id", "state", "no_change"), ("age_ms",)
+    ),
+    "rindle.provider.sync.stuck": EventContract(("profile", "provider", "asset_id", "state"), ("age_ms",)),
     "rindle.asset.purged": EventContract(("profile",), ("objects", "variants")),
     "rindle.owner.erased": EventContract(
         (), ("attachments", "assets_to_purge", "retained_shared_assets", "purge_enqueued", "purge_already_queued")

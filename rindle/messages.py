@@ -20,6 +20,7 @@ UPLOAD_WORKFLOW = "rindle.UploadWorkflow"
 VARIANT_WORKFLOW = "rindle.VariantWorkflow"
 PURGE_WORKFLOW = "rindle.PurgeWorkflow"
 PROVIDER_PUSH_WORKFLOW = "rindle.ProviderPushWorkflow"
+PROVIDER_UPLOAD_WORKFLOW = "rindle.ProviderUploadWorkflow"
 OWNER_ERASURE_WORKFLOW = "rindle.OwnerErasureWorkflow"
 MAINTENANCE_WORKFLOW = "rindle.MaintenanceWorkflow"
 
@@ -46,6 +47,9 @@ CREATE_PROVIDER_ASSET = "rindle.create_provider_asset"
 POLL_PROVIDER_ASSET = "rindle.poll_provider_asset"
 APPLY_PROVIDER_EVENTS = "rindle.apply_provider_events"
 FAIL_PROVIDER_ASSET = "rindle.fail_provider_asset"
+READ_PROVIDER_UPLOAD = "rindle.read_provider_upload"
+CHECK_PROVIDER_UPLOAD = "rindle.check_provider_upload"
+RELEASE_PROVIDER_UPLOAD = "rindle.release_provider_upload"
 
 BEGIN_PURGE = "rindle.begin_purge"
 STOP_ASSET_WORK = "rindle.stop_asset_work"
@@ -230,7 +234,7 @@ class GroupStatus(Message):
 
 
 class ProviderPushInput(Message):
-    """Input of ``ProviderPushWorkflow`` and of its activities: one asset at one provider.
+    """Input of ``ProviderPushWorkflow``, ``ProviderUploadWorkflow`` and their activities: one asset at one provider.
 
     ``task_queue`` runs the activities that call the provider.
     """
@@ -245,6 +249,9 @@ class ProviderStatus(Message):
     """Where an asset is at its provider. ``outcome`` is empty while there is something to wait for.
 
     ``poll_seconds`` is the first pause between polls. With ``needs_create`` nothing was created at the provider yet.
+
+    Of a direct upload: with ``awaits_upload`` its bytes are awaited, and after ``wait_seconds`` the provider is
+    queried for them; with ``needs_release`` it was cancelled, and the provider does not know that yet.
     """
 
     asset_id: RowId
@@ -253,6 +260,9 @@ class ProviderStatus(Message):
     reason: str = ""
     needs_create: bool = False
     poll_seconds: float = 30.0
+    awaits_upload: bool = False
+    wait_seconds: float = 0.0
+    needs_release: bool = False
 
 
 class ProviderEvents(Message):
@@ -270,7 +280,10 @@ class ProviderFailure(Message):
 
 
 class ProviderPushResult(Message):
-    """Result of ``ProviderPushWorkflow``: ``ready``, ``errored``, ``deleted``, ``skipped`` or ``stale_source``."""
+    """Result of ``ProviderPushWorkflow`` and ``ProviderUploadWorkflow``.
+
+    ``ready``, ``errored``, ``deleted``, ``skipped``, ``cancelled`` or ``stale_source``.
+    """
 
     asset_id: RowId
     outcome: str

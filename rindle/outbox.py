@@ -157,14 +157,16 @@ def wake_erasure(session: Session, settings: Settings, operation_id: str) -> Non
     )
 
 
-def push_start(settings: Settings, asset_id: str, profile: str, provider: str) -> dict[str, Any]:
-    """Return the payload of a start of ``ProviderPushWorkflow``."""
+def push_start(
+    settings: Settings, asset_id: str, profile: str, provider: str, *, kind: str = "provider push"
+) -> dict[str, Any]:
+    """Return the payload of a start of ``ProviderPushWorkflow``, or of ``ProviderUploadWorkflow``."""
     order = messages.ProviderPushInput(
         asset_id=asset_id, profile=profile, provider=provider, task_queue=settings.provider_queue
     )
     return {
         "input": order.model_dump(mode="json"),
-        "facts": {"kind": "provider push", "profile": profile, "asset_id": asset_id},
+        "facts": {"kind": kind, "profile": profile, "asset_id": asset_id},
     }
 
 
@@ -178,6 +180,21 @@ def start_push(session: Session, settings: Settings, asset_id: str, profile: str
         signal="wake",  # a run that has found an outdated source must look again
         priority=PRIORITY_DEFAULT,
         payload=push_start(settings, asset_id, profile, provider),
+    )
+
+
+def wake_provider_upload(
+    session: Session, settings: Settings, asset_id: str, profile: str, provider: str, *, signal: str | None = None
+) -> None:
+    """Start the workflow that follows an upload to a provider, or signal it, once this transaction has committed."""
+    _enqueue(
+        session,
+        workflow_type=messages.PROVIDER_UPLOAD_WORKFLOW,
+        workflow_id=ids.provider_upload_id(asset_id, prefix=settings.workflow_id_prefix),
+        task_queue=settings.queue(),
+        signal=signal,
+        priority=PRIORITY_INTERACTIVE,
+        payload=push_start(settings, asset_id, profile, provider, kind="provider upload"),
     )
 
 

@@ -61,7 +61,9 @@ FAIRNESS: Final = ("profile", "actor")
 #: Values of ``delivery.streaming.playback_policy``.
 PLAYBACK_POLICIES: Final = ("signed", "public")
 #: Values of ``delivery.streaming.ingest_mode``.
-INGEST_MODES: Final = ("server_push", "direct_creator_upload")
+SERVER_PUSH: Final = "server_push"
+DIRECT_CREATOR_UPLOAD: Final = "direct_creator_upload"
+INGEST_MODES: Final = (SERVER_PUSH, DIRECT_CREATOR_UPLOAD)
 
 _PROVIDER_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _VARIANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")

@@ -118,6 +118,12 @@ ASSET_MOVES: Mapping[AssetState, frozenset[AssetState]] = {
     _A.DELETED: frozenset(),
 }
 
+#: Further transitions of an asset that was uploaded to its streaming provider: it follows its row there.
+DIRECT_ASSET_MOVES: Mapping[AssetState, frozenset[AssetState]] = {
+    **ASSET_MOVES,
+    _A.STAGED: frozenset({_A.READY, _A.DELETED}),
+}
+
 #: Transitions of a variant.
 VARIANT_MOVES: Mapping[VariantState, frozenset[VariantState]] = {
     _V.PLANNED: frozenset({_V.QUEUED, _V.CANCELLED}),

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rindle import messages, outbox, telemetry
 from rindle.db import outbox as rows
 from rindle.db import providers
 from rindle.db.models import MediaOutbox, utc_now
-from rindle.errors import ProviderWebhookInvalid
+from rindle.errors import ProviderWebhookInvalid, StateConflict
 from rindle.instants import iso_instant
+from rindle.profile import DIRECT_CREATOR_UPLOAD
 from rindle.protocols import ProviderEvent
 from rindle.services import Services
 from rindle.settings import Settings
@@ -28,6 +29,8 @@ from rindle.workflows import ids
 
 #: Pauses in seconds until the asset of a webhook is looked for again; after the last one nobody knows it.
 PAUSES = (5.0, 15.0, 45.0, 90.0)
+#: Errors of :func:`ingest_webhook` that mean that the database has not stored a webhook, and may store it later.
+NOT_STORED = (SQLAlchemyError, StateConflict)
 #: Longest id of a webhook that is used as it is; a longer one is hashed, so that keys fit their columns.
 _MAX_ID_CHARS = 128
 #: Longest id in a webhook that a row may have.
@@ -123,8 +126,8 @@ def _store(session: Session, settings: Settings, event: Mapping[str, Any]) -> No
 class Routed:
     """Claimed webhooks, by the number of their row."""
 
-    #: The asset, profile and provider of those whose asset is known.
-    known: dict[int, tuple[str, str, str]]
+    #: The asset, profile, provider and mode of ingest of those whose asset is known.
+    known: dict[int, tuple[str, str, str, str | None]]
     #: Seconds after which the others are looked at again.
     waiting: dict[int, float]
     #: Those whose asset nobody knows.
@@ -138,7 +141,7 @@ def route(session: Session, claimed: Iterable[MediaOutbox]) -> Routed:
         event = row.payload["event"]
         found = providers.of_event(session, event)
         if found is not None:
-            routed.known[row.id] = found.asset_id, found.profile, found.provider_name
+            routed.known[row.id] = found.asset_id, found.profile, found.provider_name, found.ingest_mode
         elif row.attempts < len(PAUSES):
             routed.waiting[row.id] = PAUSES[row.attempts]
         else:
@@ -147,8 +150,13 @@ def route(session: Session, claimed: Iterable[MediaOutbox]) -> Routed:
     return routed
 
 
-def address(settings: Settings, row: MediaOutbox, asset_id: str, profile: str, provider: str) -> None:
+def address(
+    settings: Settings, row: MediaOutbox, asset_id: str, profile: str, provider: str, ingest_mode: str | None
+) -> None:
     """Give a claimed webhook the workflow of its asset, on the detached row alone."""
-    row.workflow_type, row.task_queue = messages.PROVIDER_PUSH_WORKFLOW, settings.queue()
-    row.workflow_id = ids.provider_push_id(asset_id, provider, prefix=settings.workflow_id_prefix)
-    row.payload, row.signal = outbox.push_start(settings, asset_id, profile, provider), "provider_event"
+    row.workflow_type, kind = messages.PROVIDER_PUSH_WORKFLOW, "provider push"
+    if ingest_mode == DIRECT_CREATOR_UPLOAD:
+        row.workflow_type, kind = messages.PROVIDER_UPLOAD_WORKFLOW, "provider upload"
+    row.workflow_id = ids.provider_run_id(asset_id, provider, ingest_mode, prefix=settings.workflow_id_prefix)
+    row.task_queue = settings.queue()
+    row.payload, row.signal = outbox.push_start(settings, asset_id, profile, provider, kind=kind), "provider_event"

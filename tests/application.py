@@ -19,9 +19,11 @@ from rindle import ImageVariant, MediaAsset, Profile, Quarantine, Rindle, Settin
 from rindle.presets import Web
 from rindle.protocols import Storage, StreamingProvider
 from rindle.recipes import AudioVariant, VariantSpec, VideoVariant, WaveformVariant
+from rindle.storage.gcs import GCSStorage
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage, headers
+from rindle.streaming.memory import InMemoryProvider
 from tests.patience import widen_deadlock_detector
 
 widen_deadlock_detector()
@@ -168,6 +170,9 @@ class HeldFilm(Profile):
     processor = ControlledFilmer()
 
 
+STREAMING = {"provider": "memory", "playback_policy": "signed", "source_variant": "web"}
+
+
 class Streamed(Profile):
     """The same film, which is pushed to a provider in memory; only in applications that have one."""
 
@@ -175,14 +180,17 @@ class Streamed(Profile):
     storage = "media"
     variants = HeldFilm.variants
     processor = ControlledFilmer()
-    delivery = {
-        "streaming": {
-            "provider": "memory",
-            "playback_policy": "signed",
-            "ingest_mode": "server_push",
-            "source_variant": "web",
-        }
-    }
+    delivery = {"streaming": {**STREAMING, "ingest_mode": "server_push"}}
+
+
+class Reel(Profile):
+    """A film that browsers send to the provider in memory; only in applications that have one."""
+
+    name = "reel"
+    storage = "media"
+    variants = HeldFilm.variants
+    processor = ControlledFilmer()
+    delivery = {"streaming": {**STREAMING, "ingest_mode": "direct_creator_upload"}}
 
 
 class Lesson(Web):
@@ -244,6 +252,8 @@ def storage(environment: Mapping[str, str]) -> Storage:
             secret_access_key=environment["APP_SECRET_KEY"],
             public_base_url=environment.get("APP_PUBLIC_URL"),
         )
+    if kind == "gcs":
+        return GCSStorage(environment["APP_BUCKET"], emulator_host=environment["APP_ENDPOINT"])
     if kind == "memory":
         return MemoryStorage()
     raise ValueError(f"APP_STORAGE={kind!r}")
@@ -256,6 +266,7 @@ def make(
     providers: Sequence[StreamingProvider] = (),
 ) -> Rindle:
     """Build the application from an environment; a test may hand in its own storage and streaming providers."""
+    providers = providers or ([InMemoryProvider()] if environment.get("APP_PROVIDER") == "memory" else ())
     tuning: dict[str, Any] = {
         name.removeprefix("RINDLE_").lower(): value
         for name, value in environment.items()
@@ -264,7 +275,7 @@ def make(
     return Rindle(
         engine=create_async_engine(environment["APP_DATABASE_URL"]),
         storages={"media": store or storage(environment)},
-        profiles=[*profiles(drifted=bool(environment.get("APP_DRIFTED"))), *([Streamed] if providers else [])],
+        profiles=[*profiles(drifted=bool(environment.get("APP_DRIFTED"))), *([Streamed, Reel] if providers else [])],
         providers=providers,
         secrets=[SECRET],
         settings=Settings(**tuning),

@@ -19,7 +19,6 @@ from rindle.activities.deletion import delete_object, never_final
 from rindle.activities.erasure import Erasures
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
-from rindle.activities.streaming import remove_from_provider
 from rindle.crash_points import crash_point
 from rindle.db import erasures as erasure_rows
 from rindle.db import providers as provider_rows
@@ -37,6 +36,7 @@ from rindle.errors import (
 from rindle.instants import iso_instant
 from rindle.messages import PurgeDecision, PurgeInput, PurgeResult, StopOrder
 from rindle.protocols import Storage
+from rindle.providers import remove_from_provider
 from rindle.security import asset_prefix
 from rindle.services import Services
 from rindle.states import ProviderState, SessionState
@@ -120,6 +120,7 @@ class PurgeActivities:
             *(ids.variants_id(asset_id, group, prefix=prefix) for group in groups),
             *(ids.upload_id(session_id, prefix=prefix) for session_id in session_ids),
             *(ids.provider_push_id(asset_id, provider, prefix=prefix) for provider in providers),
+            *([ids.provider_upload_id(asset_id, prefix=prefix)] if providers else []),
         ]
         return [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
 

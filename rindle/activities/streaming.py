@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,9 +18,6 @@ from rindle.crash_points import crash_point
 from rindle.db import providers as rows
 from rindle.db.models import MediaProviderAsset
 from rindle.errors import (
-    MissingConfig,
-    ProviderNotFound,
-    ProviderSyncFailed,
     RindleError,
     SourceNotPublic,
     StreamingNotConfigured,
@@ -29,14 +25,12 @@ from rindle.errors import (
 )
 from rindle.messages import ProviderEvents, ProviderFailure, ProviderPushInput, ProviderStatus
 from rindle.profile import Profile, StreamingPolicy
-from rindle.protocols import DirectUploads, StreamingProvider
+from rindle.protocols import StreamingProvider
+from rindle.providers import CLOCK_SKEW, fetched_by, give_up_if_stuck, poll, remove_from_provider
 from rindle.services import Services
 from rindle.states import OPEN_PROVIDER_STATES, ProviderState
 
 log = logging.getLogger(__name__)
-
-#: How long before the row was moved to ``uploading`` an asset may have been created, by the provider's clock.
-_CLOCK_SKEW = timedelta(seconds=60)
 
 
 class StreamingActivities:
@@ -92,7 +86,7 @@ class StreamingActivities:
         passthrough = row.mux_passthrough or ""
         made = None
         if may_exist:
-            made = await provider.find_by_passthrough(passthrough, since=row.updated_at - _CLOCK_SKEW)
+            made = await provider.find_by_passthrough(passthrough, since=row.updated_at - CLOCK_SKEW)
         if made is None:
             made = await provider.create_asset(url, policy=policy.playback_policy, passthrough=passthrough)
             crash_point("provider.created")
@@ -116,19 +110,9 @@ class StreamingActivities:
         status = self._status(order, row)
         if row is None or status.outcome or row.provider_asset_id is None:
             return status
-        named = (order.asset_id, order.profile, order.provider)
-        try:
-            found = await self._services.provider(order.provider).get_asset(row.provider_asset_id)
-        except ProviderNotFound:
-            await self._database.write(rows.give_up, *named, f"{order.provider} asset not found")
-        except (ProviderSyncFailed, MissingConfig) as error:
-            log.warning("a poll of a streaming provider failed", extra={"asset_id": order.asset_id, "code": error.code})
-            await self._database.write(rows.note_error, *named, f"{error.code}: {error.message}")
-        else:
-            await self._database.write(rows.apply_poll, *named, found)
+        await poll(self._services, row)
         row = await self._read(order)
-        if row is not None and rows.is_stuck(row, after_seconds=self._services.settings.provider_stuck_seconds):
-            await self._database.write(rows.give_up, *named, f"stuck in {row.state} past threshold")
+        if row is not None and await give_up_if_stuck(self._services, row):
             row = await self._read(order)
         return self._status(order, row)
 
@@ -197,12 +181,11 @@ class StreamingActivities:
             SourceNotPublic: the storage makes none, or one that leads to this machine.
         """
         storage, settings = self._services.storage(profile), self._services.settings
-        capabilities = capabilities_of(storage)
+        way = fetched_by(capabilities_of(storage), is_public=profile.delivery_policy().public)
         url = ""
-        has_address = "local" not in capabilities or "public_url" in capabilities  # else it may be this machine's own
-        if has_address and "signed_url" in capabilities and not profile.delivery_policy().public:
+        if way == "signed_url":
             url = await storage.url(key, expires_in=settings.provider_source_seconds)
-        elif "public_url" in capabilities:
+        elif way == "public_url":
             url = await storage.url(key, public=True)
         if not urlsplit(url).scheme:
             raise SourceNotPublic(
@@ -211,25 +194,6 @@ class StreamingActivities:
                 detail={"profile": profile.name},
             )
         return url
-
-
-async def remove_from_provider(services: Services, row: MediaProviderAsset) -> None:
-    """Delete what a provider has of an asset, then record it on the row.
-
-    Raises:
-        ProviderSyncFailed, ProviderQuotaExceeded: it could not be deleted; the next attempt continues.
-        Misconfigured: the provider is not registered any more.
-    """
-    provider = services.provider(row.provider_name)
-    if row.provider_asset_id is None and row.state != ProviderState.PENDING and row.mux_passthrough:
-        found = await provider.find_by_passthrough(row.mux_passthrough, since=row.inserted_at - _CLOCK_SKEW)
-        if found is not None:
-            await provider.delete_asset(found.id)
-        if row.provider_upload_id is not None and isinstance(provider, DirectUploads):
-            await provider.cancel_direct_upload(row.provider_upload_id)
-    elif row.provider_asset_id is not None:
-        await provider.delete_asset(row.provider_asset_id)
-    await services.database.write(rows.note_removed, row.id)
 
 
 async def _discard(provider: StreamingProvider, asset_id: str) -> None:

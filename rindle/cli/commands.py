@@ -24,6 +24,7 @@ from rindle.cli.explain import explain
 from rindle.cli.force_delete import force_delete
 from rindle.cli.loading import report_of
 from rindle.cli.outbox import outbox
+from rindle.cli.provider_sync import provider_sync
 from rindle.cli.purge import purge
 from rindle.cli.regenerate_variants import regenerate_variants
 from rindle.cli.release_quarantine import release_quarantine
@@ -70,6 +71,7 @@ for command in (
     force_delete,
     migrate,
     outbox,
+    provider_sync,
     purge,
     regenerate_variants,
     release_quarantine,

@@ -21,6 +21,7 @@ _MARKS = {
 @click.argument("profiles", nargs=-1)
 @application_option
 @click.option("--live", is_flag=True, help="Also write, read and delete a small object in every storage.")
+@click.option("--streaming", is_flag=True, help="Also send one request to every streaming provider.")
 @click.option("--no-workers", is_flag=True, help="Do not expect workers to be polling.")
 @click.option("--offline", is_flag=True, help="Check nothing outside this process and its disk.")
 @click.option("--only", metavar="ID,..", help="Run these checks only.")
@@ -34,6 +35,7 @@ def doctor(
     profiles: tuple[str, ...],
     application: str | None,
     live: bool,
+    streaming: bool,
     no_workers: bool,
     offline: bool,
     only: str | None,
@@ -48,6 +50,7 @@ def doctor(
         lambda rindle: rindle.doctor(
             profiles=profiles or None,
             live=live,
+            streaming=streaming,
             workers=not no_workers,
             offline=offline,
             only=wanted,

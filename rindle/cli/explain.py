@@ -60,11 +60,19 @@ def _print(found: Mapping[str, Any], temporal: str) -> None:
     print_counts({"attachments": found["attachments"]})
     for operation_id in found.get("erasures", ()):
         print_line(f"  an erasure waits for its purge: rindle explain {operation_id}")
-    for name, heading in (("upload_sessions", "upload sessions"), ("variants", "variants"), ("outbox", "not sent yet")):
-        if found[name]:
+    sections = {
+        "upload_sessions": "upload sessions",
+        "variants": "variants",
+        "provider_assets": "streaming providers",
+        "outbox": "not sent yet",
+    }
+    for section, heading in sections.items():
+        listed = found.get(section, ())
+        if listed:
             print_line(heading)
-        for row in found[name]:
-            print_line(f"  {row.get('name') or row['id']}: {_facts(row, 'name', 'id')}")
+        for row in listed:
+            key = next(name for name in ("name", "provider_name", "id") if name in row)
+            print_line(f"  {row[key]}: {_facts(row, key, 'id')}")
     _print_runs(found["workflows"], found["temporal"]["reachable"], temporal)
     error = found["diagnosis"]["last_error"]
     _print_diagnosis(found["diagnosis"], error)

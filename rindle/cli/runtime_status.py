@@ -34,19 +34,32 @@ FOUND = 3
     "--limit", type=click.IntRange(1, MAX_LIMIT), default=DEFAULT_LIMIT, show_default=True, help="Samples per finding."
 )
 @click.option(
+    "--provider-stuck",
+    is_flag=True,
+    help="Also assets that have not changed at their streaming provider for two hours, or --older-than-sec.",
+)
+@click.option(
     "--fail-on",
     metavar="CLASS,..|alert|any",
     help="Exit with 3 when one of these findings is present; alert: those for which users wait.",
 )
 @format_option
 def runtime_status(
-    application: str | None, profile: str | None, older_than: int | None, limit: int, fail_on: str | None, output: str
+    application: str | None,
+    profile: str | None,
+    older_than: int | None,
+    limit: int,
+    provider_stuck: bool,
+    fail_on: str | None,
+    output: str,
 ) -> None:
     """Report stuck work and the command that repairs it; exit 0 even with findings."""
     alarming = _classes(fail_on)
 
     async def reported(rindle: Rindle) -> tuple[RuntimeStatus, str]:
-        report = await rindle.runtime_status(profile=profile, older_than=older_than, limit=limit, format=output)
+        report = await rindle.runtime_status(
+            profile=profile, older_than=older_than, limit=limit, format=output, provider_stuck=provider_stuck
+        )
         return report, rindle.temporal.label
 
     try:
@@ -81,7 +94,12 @@ def _classes(given: str | None) -> set[str]:
 
 def _print(report: RuntimeStatus, label: str) -> None:
     print_line(f"Runtime status at {iso_instant(report.generated_at)}", "bold")
-    counts = {"assets": report.assets, "variants": report.variants, "upload_sessions": report.upload_sessions}
+    counts = {
+        "assets": report.assets,
+        "variants": report.variants,
+        "upload_sessions": report.upload_sessions,
+        "provider_assets": report.provider_assets,
+    }
     for section, rows in counts.items():
         print_line(section)
         print_counts(rows.counts)

@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from rindle.db.events import provider_payload, record_event
 from rindle.db.models import MediaAsset, MediaEvent, MediaOutbox, MediaProviderAsset, MediaVariant, utc_now
-from rindle.db.transitions import lock_asset, move_provider_asset, set_fields
-from rindle.profile import Profile, StreamingPolicy
+from rindle.db.transitions import follow_provider, lock_asset, move_provider_asset, set_fields
+from rindle.profile import DIRECT_CREATOR_UPLOAD, Profile, StreamingPolicy
 from rindle.protocols import ProviderAsset, WebhookKind
 from rindle.states import DELIVERABLE, OPEN_PROVIDER_STATES, PROVIDER_MOVES, AssetState, VariantState
 from rindle.states import ProviderState as P
@@ -215,10 +215,16 @@ def _move(session: Session, row: MediaProviderAsset, to: P, *, error: str | None
     else:
         can_move = bool(waypoints) or to in PROVIDER_MOVES[came_from]
     if can_move:
-        return move_provider_asset(session, row, to, through=waypoints, **values)
+        has_moved = move_provider_asset(session, row, to, through=waypoints, **values)
+        asset = lock_asset(session, row.asset_id)
+        if to is P.READY and row.ingest_mode == DIRECT_CREATOR_UPLOAD and asset is not None:
+            follow_provider(session, asset)
+        return has_moved
     if came_from is not to:
         values.pop("last_sync_error", None)
     if any(getattr(row, name) != value for name, value in values.items()):
+        if came_from is P.ERRORED:  # its age is that of its failure
+            values["updated_at"] = row.updated_at
         set_fields(session, row, **values)
     return False
 
@@ -247,6 +253,30 @@ def give_up(session: Session, asset_id: str, profile: str, provider: str, error:
     row = locked(session, asset_id, profile, provider)
     if row is not None and P(row.state) in OPEN_PROVIDER_STATES:
         move_provider_asset(session, row, P.ERRORED, last_sync_error=error)
+
+
+def restart(session: Session, row: MediaProviderAsset, *, passthrough: str | None) -> bool:
+    """Move an ``errored`` row back to ``processing``, as one of which the provider has nothing.
+
+    It gets a new passthrough: webhooks and searches of the first attempt no longer find it.
+
+    Returns:
+        whether it has moved; not if it is in another state, or another passthrough than ``passthrough`` by now.
+    """
+    if row.state != P.ERRORED or row.mux_passthrough != passthrough:
+        return False
+    return move_provider_asset(
+        session,
+        row,
+        P.PROCESSING,
+        mux_passthrough=new_passthrough(),
+        provider_asset_id=None,
+        playback_ids=[],
+        last_sync_error=None,
+        last_event_id=None,
+        last_event_at=None,
+        raw_provider_metadata={},
+    )
 
 
 def is_stuck(row: MediaProviderAsset, *, after_seconds: float) -> bool:
@@ -287,10 +317,18 @@ def is_applied(session: Session, event: Mapping[str, Any]) -> bool:
 
 
 def note_orphan(session: Session, event: Mapping[str, Any]) -> None:
-    """Record that no row belongs to a webhook; it is not looked at again."""
-    if not is_applied(session, event):
-        payload = {"provider": event["provider"], "kind": event["kind"]}
-        record_event(session, "orphan_event", scope=_scope(event), payload=payload, asset_id=None)
+    """Record that no row belongs to a webhook; it is not looked at again.
+
+    What is reported of an asset after its purge is no orphan: the purge itself has caused it.
+    """
+    if is_applied(session, event):
+        return
+    payload = {"provider": event["provider"], "kind": event["kind"]}
+    if WebhookKind(event["kind"]) in _OF_THE_END:
+        payload["outcome"] = "unknown"
+        record_event(session, "provider_webhook", scope=_scope(event), payload=payload, asset_id=None)
+        return
+    record_event(session, "orphan_event", scope=_scope(event), payload=payload, asset_id=None)
 
 
 def apply_event(session: Session, outbox_id: int) -> tuple[Mapping[str, Any], str, str | None] | None:
@@ -348,17 +386,24 @@ def _apply_event(session: Session, row: MediaProviderAsset, event: Mapping[str, 
     before = row.provider_asset_id
     moved = _move(session, row, _TARGETS[kind], error=event.get("error"), values=values)
     if kind is WebhookKind.UPLOAD_ASSET_CREATED and row.state != P.ERRORED and asset_id and asset_id != before:
-        record_event(
-            session,
-            "provider_asset_created",
-            scope=("provider_asset", row.asset_id),
-            payload=provider_payload(row),
-            asset_id=row.asset_id,
-            profile=row.profile,
-        )
+        note_linked(session, row)
     return ("applied" if moved else "unchanged"), None
 
 
+def note_linked(session: Session, row: MediaProviderAsset) -> None:
+    """Record that the provider has made an asset of a direct upload."""
+    record_event(
+        session,
+        "provider_asset_created",
+        scope=("provider_asset", row.asset_id),
+        payload=provider_payload(row),
+        asset_id=row.asset_id,
+        profile=row.profile,
+    )
+
+
+#: Kinds that also come after a row is gone.
+_OF_THE_END = frozenset({WebhookKind.DELETED, WebhookKind.UPLOAD_CANCELLED})
 #: Kinds that name the asset that was made of an upload.
 _LINKS = frozenset({WebhookKind.UPLOAD_ASSET_CREATED})
 #: The state that a webhook reports.

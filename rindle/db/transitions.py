@@ -25,6 +25,7 @@ from rindle.events import PROVIDER_EVENTS, SESSION_EVENTS, VARIANT_EVENTS
 from rindle.states import (
     AGGREGATED,
     ASSET_MOVES,
+    DIRECT_ASSET_MOVES,
     PROVIDER_MOVES,
     SESSION_MOVES,
     VARIANT_MOVES,
@@ -107,6 +108,20 @@ def move_asset(
         return False
     for came_from, state in pairwise(path):
         _asset_moved(session, asset, came_from.value, actor, state=state.value)
+    return True
+
+
+def follow_provider(session: Session, asset: MediaAsset) -> bool:
+    """Move an asset that was uploaded to its streaming provider to ``ready`` with its row there.
+
+    Only a ``staged`` one is moved: its bytes are not in the storage, so no validation follows.
+    """
+    if asset.state != AssetState.STAGED:
+        return False
+    path = [AssetState.STAGED, AssetState.READY]
+    if not _move(session, asset, DIRECT_ASSET_MOVES, path, {}):
+        return False
+    _asset_moved(session, asset, AssetState.STAGED.value, None, state=AssetState.READY.value)
     return True
 
 

@@ -16,6 +16,7 @@ with requires("http"):
     from rindle.http.router import create_asgi_app, create_router
     from rindle.http.script import script_router
     from rindle.http.uploads import upload_router
+    from rindle.http.webhooks import provider_webhook_router
 
 __all__ = [
     "assets_router",
@@ -25,6 +26,7 @@ __all__ = [
     "events_router",
     "health_router",
     "local_router",
+    "provider_webhook_router",
     "script_router",
     "upload_router",
 ]

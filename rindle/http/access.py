@@ -58,7 +58,7 @@ class Access:
         actor_from_request: returns the actor; a function or coroutine function. Without it every actor is ``None``. It
             may raise ``rindle.errors.Unauthenticated`` or its own ``HTTPException``.
         authorizer: decides about ``upload.create``, ``upload.sign``, ``upload.read``, ``upload.verify``,
-            ``upload.cancel``, ``read``, ``operate`` and ``subscribe``.
+            ``upload.cancel``, ``direct.create``, ``direct.cancel``, ``read``, ``operate`` and ``subscribe``.
         allow_anonymous: confirms that there is no authorizer.
         csrf: accepts requests without the header ``X-Rindle: 1``, such as plain HTML forms, after checking their token.
             ``await request.form()`` holds the fields of a form before its file.
@@ -148,7 +148,14 @@ class Access:
         await authorize(self._authorizer, actor, action, subject)
 
     async def allow_creation(
-        self, request: Request, actor: Any, profile: type[Profile], filename: str, size: int | None
+        self,
+        request: Request,
+        actor: Any,
+        profile: type[Profile],
+        filename: str | None,
+        size: int | None,
+        *,
+        action: str = "upload.create",
     ) -> None:
         """Return if ``actor`` may upload a file to ``profile``.
 
@@ -156,7 +163,7 @@ class Access:
             Unauthorized: the authorizer denies.
         """
         subject = UploadSubject(profile.name, filename=filename, size=size, method=request.method)
-        await self.allow(actor, "upload.create", subject)
+        await self.allow(actor, action, subject)
 
     async def allow_upload(self, request: Request, actor: Any, action: str, upload: Upload) -> Upload:
         """Return ``upload`` if ``actor`` may do ``action`` to it.
@@ -177,6 +184,20 @@ class Access:
         if not self.offers(asset.profile):
             raise missing
         subject = await self._asset_subject(self._authorizer, asset)
+        await self._allow_row(actor, action, subject, asset.uploaded_by, missing)
+        return asset
+
+    async def allow_direct_upload(self, request: Request, actor: Any, action: str, asset: MediaAsset) -> MediaAsset:
+        """Return the asset of an upload to a streaming provider if ``actor`` may do ``action`` to it.
+
+        As :meth:`allow_upload`; there is no session.
+        """
+        missing = no_such_asset()
+        if not self.offers(asset.profile):
+            raise missing
+        subject = UploadSubject(
+            asset.profile, filename=asset.filename, method=request.method, token_actor=asset.uploaded_by
+        )
         await self._allow_row(actor, action, subject, asset.uploaded_by, missing)
         return asset
 

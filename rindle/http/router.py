@@ -23,13 +23,16 @@ from rindle.http.inline import MAX_INLINE_BYTES
 from rindle.http.local import local_router
 from rindle.http.script import script_router
 from rindle.http.uploads import upload_routes
+from rindle.http.webhooks import WebhookSecrets, provider_webhook_router
 from rindle.profile import Profile
 from rindle.protocols import Authorizer
 from rindle.security import key_segment
 from rindle.storage.local import LocalStorage
 
 #: The parts of a router.
-PARTS = frozenset({"uploads", "assets", "events", "local", "script", "health"})
+PARTS = frozenset({"uploads", "assets", "events", "webhooks", "local", "script", "health"})
+#: First segments of the routes, which no local storage may have.
+_OWN_SEGMENTS = frozenset({"uploads", "assets", "events", "companion", "webhooks", "rindle.js", "livez", "readyz"})
 # Parts with access rules.
 _GUARDED_PARTS = frozenset({"uploads", "assets", "events"})
 
@@ -43,6 +46,7 @@ def create_router(
     allow_anonymous: bool = False,
     csrf: CsrfCheck | None = None,
     max_inline_bytes: int = MAX_INLINE_BYTES,
+    webhooks: Mapping[str, WebhookSecrets] | None = None,
     include: Collection[str] | None = None,
     companion: Collection[str] = (),
 ) -> APIRouter:
@@ -64,14 +68,17 @@ def create_router(
         allow_anonymous: confirms that there is no authorizer.
         csrf: accepts state-changing requests that lack the header ``X-Rindle: 1``.
         max_inline_bytes: largest file that may pass through the application, 64 MiB by default.
-        include: which of ``uploads``, ``assets``, ``events``, ``local``, ``script`` and ``health``; all when left
-            out. ``health`` is open to everyone; see :func:`rindle.http.health.health_router`.
+        webhooks: secrets of webhooks by streaming provider, for example ``{"mux": [secret]}``; see
+            :func:`rindle.http.webhooks.provider_webhook_router`. Without it there is no route for them.
+        include: which of ``uploads``, ``assets``, ``events``, ``webhooks``, ``local``, ``script`` and ``health``; all
+            when left out. ``health`` is open to everyone; see :func:`rindle.http.health.health_router`.
         companion: names of ``profiles`` to which ``@uppy/aws-s3`` may upload, each at ``/companion/{name}``; none when
             left out. See :func:`rindle.http.companion.companion_router`.
 
     Raises:
         Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; ``include`` names an unknown
-            part; ``companion`` names a profile that is not in ``profiles``; or a ``base_url`` has no unique path.
+            part; ``webhooks`` names an unknown provider or has no secrets; ``companion`` names a profile that is not in
+            ``profiles``; or a ``base_url`` has no unique path.
         UnknownProfile: a profile is not registered with ``rindle``.
     """
     parts = PARTS if include is None else frozenset(include)
@@ -105,6 +112,9 @@ def create_router(
             router.include_router(event_routes(access))
         if companion:
             router.include_router(companion_routes(access, companion), prefix="/companion")
+    if "webhooks" in parts:
+        for provider, secrets in (webhooks or {}).items():
+            router.include_router(provider_webhook_router(rindle, provider, secrets))
     if "script" in parts:
         router.include_router(script_router())
     if "health" in parts:
@@ -141,7 +151,7 @@ def _local_storages(rindle: Rindle, profiles: Mapping[str, type[Profile]]) -> di
         if not isinstance(storage, LocalStorage) or storage.base_url is None:
             continue
         segment = urlsplit(storage.base_url).path.rstrip("/").rpartition("/")[2]
-        if not segment or segment in ("uploads", "assets", "events", "companion", "rindle.js", "livez", "readyz"):
+        if not segment or segment in _OWN_SEGMENTS:
             raise Misconfigured(
                 f"the base_url of the local storage of profile {profile.name!r} must end in a unique path segment "
                 "below the prefix of this router: for example LocalStorage(base_url='https://example.com/media/local')"

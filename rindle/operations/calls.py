@@ -154,6 +154,7 @@ class OperationsCalls:
         *,
         profiles: Iterable[str | type[Profile]] | None = None,
         live: bool = False,
+        streaming: bool = False,
         workers: bool = True,
         offline: bool = False,
         only: Collection[str] | None = None,
@@ -169,6 +170,7 @@ class OperationsCalls:
             self.services,
             profiles=profiles,
             live=live,
+            streaming=streaming,
             workers=workers,
             offline=offline,
             only=only,
@@ -182,6 +184,7 @@ class OperationsCalls:
         older_than: int | None = None,
         limit: int = DEFAULT_LIMIT,
         format: str | None = None,
+        provider_stuck: bool = False,
         **others: Unpack[NoOthers],
     ) -> RuntimeStatus:
         """Report stuck or degraded work; see :func:`rindle.operations.runtime_status.runtime_status`.
@@ -196,5 +199,6 @@ class OperationsCalls:
             older_than=older_than,
             limit=limit,
             format=format,
+            provider_stuck=provider_stuck,
             **others,
         )

@@ -16,8 +16,9 @@ from pydantic import SecretStr
 
 from rindle import telemetry
 from rindle.errors import InvalidArgument, RindleError, UnknownProfile
-from rindle.operations.checks import database, host, storage
+from rindle.operations.checks import database, host, lanes, storage
 from rindle.operations.checks import profiles as profile_checks
+from rindle.operations.checks import streaming as streaming_checks
 from rindle.operations.checks import temporal as temporal_checks
 from rindle.operations.checks.report import Check, DoctorReport, Planned, Result, Subject
 from rindle.profile import Profile
@@ -36,6 +37,7 @@ async def doctor(
     *,
     profiles: Iterable[str | type[Profile]] | None = None,
     live: bool = False,
+    streaming: bool = False,
     workers: bool = True,
     offline: bool = False,
     only: Collection[str] | None = None,
@@ -45,7 +47,9 @@ async def doctor(
 
     Args:
         profiles: check these only; all registered ones when left out. An unknown name is a finding, not an exception.
-        live: also write, read and delete a 32-byte object in every storage, and fetch it by a signed URL.
+        live: also write, read and delete a 32-byte object in every storage, fetch it by a signed URL, and send
+            others by the lanes for large files.
+        streaming: also send one request to every streaming provider, with its credentials.
         workers: require polling workers.
         offline: check nothing outside this process and its disk.
         only: ids of the checks to run; all when left out.
@@ -62,7 +66,7 @@ async def doctor(
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rindle-doctor")
     subject = Subject(services, *_named(services, profiles), given, threads)
     try:
-        planned = _chosen(_plan(subject, live=live, workers=workers), only)
+        planned = _chosen(_plan(subject, live=live, streaming=streaming, workers=workers), only)
         checks = await asyncio.gather(*(_run(check, subject, timeout, offline) for check in planned))
     finally:
         await subject.close()
@@ -90,13 +94,15 @@ def _named(
     return tuple(found), tuple(unknown)
 
 
-def _plan(subject: Subject, *, live: bool, workers: bool) -> list[Planned]:
+def _plan(subject: Subject, *, live: bool, streaming: bool, workers: bool) -> list[Planned]:
     return [
         *profile_checks.planned(subject),
         *host.planned(subject),
         *database.planned(subject),
         *temporal_checks.planned(subject, workers=workers),
         *storage.planned(subject, live=live),
+        *(lanes.planned(subject) if live else ()),
+        *streaming_checks.planned(subject, ping=streaming),
     ]
 
 

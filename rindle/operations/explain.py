@@ -17,21 +17,32 @@ from rindle.db.models import (
     MediaAsset,
     MediaAttachment,
     MediaOutbox,
+    MediaProviderAsset,
     MediaUploadSession,
     MediaVariant,
     is_id,
     utc_now,
 )
 from rindle.db.outbox import is_unsent
+from rindle.db.providers import all_of
 from rindle.db.variants import group_of, is_outdated
 from rindle.errors import NotFound
 from rindle.operations import findings, runs, schema
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
 from rindle.operations.reports import Report
 from rindle.operations.runs import Described, PendingActivity, WorkflowFacts, described_runs
+from rindle.profile import DIRECT_CREATOR_UPLOAD
 from rindle.services import Services
 from rindle.settings import Settings
-from rindle.states import UNVALIDATED, AssetState, OutboxState, SessionState, VariantState
+from rindle.states import (
+    OPEN_PROVIDER_STATES,
+    UNVALIDATED,
+    AssetState,
+    OutboxState,
+    ProviderState,
+    SessionState,
+    VariantState,
+)
 from rindle.workflows import ids
 
 #: Seconds a relay may take to send a row that is due.
@@ -84,6 +95,20 @@ class VariantFacts(Report):
     attempts: int
     error_code: str | None
     error_reason: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFacts(Report):
+    """The row of the asset at one streaming provider."""
+
+    provider_name: str
+    state: str
+    playback_policy: str | None
+    ingest_mode: str | None
+    last_event_at: datetime | None
+    last_sync_error: str | None
+    cleanup_pending: bool
     updated_at: datetime
 
 
@@ -145,6 +170,7 @@ class Explanation(Report):
     temporal: Reachability
     diagnosis: Diagnosis
     erasures: tuple[str, ...] = field(default=(), metadata={"optional": True})
+    provider_assets: tuple[ProviderFacts, ...] = field(default=(), metadata={"optional": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +181,7 @@ class _Rows:
         runs: ids of its workflows.
         outdated: names of its ready variants whose declared recipe is another one than they were built from.
         erasures: operations that wait for its purge.
+        providers: its rows at streaming providers.
     """
 
     asset: MediaAsset
@@ -166,6 +193,7 @@ class _Rows:
     is_drifted: bool
     outdated: Sequence[str]
     erasures: Sequence[str]
+    providers: Sequence[MediaProviderAsset]
 
 
 async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Explanation:
@@ -197,6 +225,7 @@ async def explain(services: Services, subject: AssetOrId | SessionOrId) -> Expla
         temporal=Reachability(found is not None),
         diagnosis=_diagnose(services, rows, found),
         erasures=tuple(rows.erasures),
+        provider_assets=tuple(ProviderFacts.of(one) for one in rows.providers),
     )
 
 
@@ -214,9 +243,11 @@ def _read_rows(session: Session, services: Services, subject_id: str) -> _Rows:
     ).all()
     attached = session.scalars(select(MediaAttachment.id).where(MediaAttachment.asset_id == asset.id)).all()
     prefix = services.settings.workflow_id_prefix
+    at_providers = all_of(session, asset.id)
     runs = (
         *(ids.upload_id(one.id, prefix=prefix) for one in sessions),
         *sorted({ids.variants_id(asset.id, group_of(asset.kind, one), prefix=prefix) for one in variants}),
+        *(ids.provider_run_id(asset.id, one.provider_name, one.ingest_mode, prefix=prefix) for one in at_providers),
         ids.purge_id(asset.id, prefix=prefix),
     )
     waiting = session.scalars(
@@ -225,7 +256,9 @@ def _read_rows(session: Session, services: Services, subject_id: str) -> _Rows:
     drifted = session.scalar(select(MediaAsset.id).where(MediaAsset.id == asset.id, findings.is_drifted()))
     erasures = waiting_operations(session, asset.id)
     outdated = _outdated(services, asset.profile, variants)
-    return _Rows(asset, sessions, variants, len(attached), waiting, runs, drifted is not None, outdated, erasures)
+    return _Rows(
+        asset, sessions, variants, len(attached), waiting, runs, drifted is not None, outdated, erasures, at_providers
+    )
 
 
 def _outdated(services: Services, profile: str, variants: Sequence[MediaVariant]) -> list[str]:
@@ -347,11 +380,31 @@ def _deliverable(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str
         if names := named(*states):
             finding = next(FINDING_OF_VARIANT[state] for state in states if named(state))
             return f"{condition}: {', '.join(names)}", _repair(finding, rows, settings)
+    if (found := _at_provider(rows, is_running, settings)) is not None:
+        return found
     if rows.outdated:
         return f"built from an older recipe: {', '.join(rows.outdated)}", _repair("recipe_drift", rows, settings)
     if rows.is_drifted:
         return "its technical facts are missing or contradict its type", _repair("probe_drift", rows, settings)
     return "no problem found", None
+
+
+def _at_provider(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str | None] | None:
+    """Return the condition at a streaming provider; ``None`` when nothing is to be said about it."""
+    for row in rows.providers:
+        name, state = row.provider_name, ProviderState(row.state)
+        if row.cleanup_pending:
+            return f"{name} may still have a copy of it", _repair("provider_cleanup_pending", rows, settings)
+        if state is ProviderState.ERRORED:
+            summary = f"{name} has not prepared it for playback ({row.last_sync_error})"
+            if row.ingest_mode == DIRECT_CREATOR_UPLOAD:
+                return f"{summary}; its creator has to upload it again", None
+            return f"{summary}; fix the cause, then retry", f"rindle provider-sync {rows.asset.id} --retry"
+        if state in OPEN_PROVIDER_STATES:
+            if is_running:
+                return f"it can be delivered; {name} is preparing it for playback", None
+            return f"no run follows it at {name}", _repair("provider_stuck", rows, settings)
+    return None
 
 
 #: Conditions of variants that need an operator; both states of a condition have the same remedy.
@@ -386,6 +439,11 @@ def _last_error(rows: _Rows, failing: Sequence[PendingActivity]) -> LastError | 
     marked += [(one.updated_at, "upload", one.error_code, one.failure_reason) for one in rows.sessions]
     marked += [
         (one.updated_at, "upload", one.release_error_code, "its object cannot be deleted") for one in rows.sessions
+    ]
+    marked += [
+        (one.updated_at, one.provider_name, "provider_sync_failed", one.last_sync_error)
+        for one in rows.providers
+        if one.last_sync_error
     ]
     asset = rows.asset
     marked.append((asset.updated_at, "asset", asset.error_code, asset.operator_reason or asset.error_reason))

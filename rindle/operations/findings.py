@@ -56,6 +56,7 @@ class Filters(Report):
     older_than: int | None = None
     limit: int = DEFAULT_LIMIT
     format: str | None = None
+    provider_stuck: bool = False
 
 
 # --- samples -----------------------------------------------------------------------------------------------------
@@ -158,6 +159,31 @@ class ErasureSample(Report):
     updated_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ProviderSample(Report):
+    """One asset at a streaming provider; ``provider_asset_id`` shows its last four characters."""
+
+    asset_id: str
+    provider_asset_id: str | None
+    profile: str
+    provider: str
+    state: str
+    updated_at: datetime
+    last_event_at: datetime | None
+    last_sync_error: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanSample(Report):
+    """One webhook of a streaming provider that no asset belonged to; ``event_id`` is its row in ``media_events``."""
+
+    event_id: int
+    provider: str | None
+    kind: str | None
+    occurred_at: datetime
+
+
 Sample = (
     AssetSample
     | VariantSample
@@ -168,6 +194,8 @@ Sample = (
     | RetrySample
     | ProfileSample
     | ErasureSample
+    | ProviderSample
+    | OrphanSample
 )
 
 

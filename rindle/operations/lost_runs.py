@@ -27,6 +27,7 @@ _IDS_PER_QUERY = 500
 _TYPES = (
     messages.UPLOAD_WORKFLOW,
     messages.VARIANT_WORKFLOW,
+    messages.PROVIDER_PUSH_WORKFLOW,
     messages.PURGE_WORKFLOW,
     messages.OWNER_ERASURE_WORKFLOW,
 )

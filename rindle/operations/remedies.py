@@ -48,6 +48,7 @@ _RESUME = "rindle resume ASSET"
 _DRAIN = "rindle outbox drain"
 _PURGE = "rindle purge --retry --execute"
 _REGENERATE = "rindle regenerate-variants"
+_PROVIDER_SYNC = "rindle provider-sync"
 
 #: ``requeue`` without variant names queues failed and cancelled variants; ``regenerate`` queues stale and missing ones.
 REMEDIES: Mapping[str, Remedy] = {
@@ -69,6 +70,12 @@ REMEDIES: Mapping[str, Remedy] = {
         "tasks wait in a queue that no worker polls; start workers with the same RINDLE_TASK_QUEUE_PREFIX",
         setting="start_worker_command",
     ),
+    "orphan_event": Remedy(
+        "resync",
+        _PROVIDER_SYNC,
+        "webhooks came for assets that this application does not know; another one may share the provider's account",
+        is_alert=False,
+    ),
     "orphan_suspect": Remedy("resume", _RESUME, "builds are marked as processing, but no run works on them"),
     "outbox_parked": Remedy("drain", _DRAIN, "Temporal rejected these rows as invalid; drain retries them"),
     "outbox_stalled": Remedy("drain", _DRAIN, "no relay has sent these rows; start a worker or drain them"),
@@ -83,6 +90,10 @@ REMEDIES: Mapping[str, Remedy] = {
         "rindle doctor --only profiles.unregistered",
         "assets have a profile that this application does not register; add its class to Rindle(profiles=[...])",
     ),
+    "provider_cleanup_pending": Remedy(
+        "resync", _PROVIDER_SYNC, "deleted assets may still have a copy at their streaming provider", is_alert=False
+    ),
+    "provider_stuck": Remedy("resync", _PROVIDER_SYNC, "assets have not changed at their streaming provider for hours"),
     "purge_stuck": Remedy("purge", _PURGE, "deleted assets still have rows and maybe objects"),
     "queue_starved": Remedy("resume", _RESUME, "builds are queued, but no run is active"),
     "recipe_drift": Remedy("regenerate", _REGENERATE, "variants were built from an older recipe", is_alert=False),

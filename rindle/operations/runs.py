@@ -268,6 +268,8 @@ def needed_queues(settings: Settings, profiles: Iterable[type[Profile]]) -> froz
     )
     if builds_av:
         needed.add((settings.av_queue, "activity"))
+    if any(profile.delivery_policy().streaming is not None for profile in profiles):
+        needed.add((settings.provider_queue, "activity"))
     return frozenset(needed)
 
 

@@ -23,7 +23,8 @@ from temporalio.service import RPCError
 
 from rindle import messages, telemetry
 from rindle.db import outbox as outbox_rows
-from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant, utc_now
+from rindle.db.models import MediaAsset, MediaProviderAsset, MediaUploadSession, MediaVariant, utc_now
+from rindle.db.providers import have_table
 from rindle.errors import (
     InspectionFailed,
     InvalidFilter,
@@ -31,7 +32,7 @@ from rindle.errors import (
     TemporalUnavailable,
     UnknownFilters,
 )
-from rindle.operations import erasures, findings, lost_runs, runs, schema
+from rindle.operations import erasures, findings, lost_runs, provider_findings, runs, schema
 from rindle.operations.findings import (
     DEFAULT_LIMIT,
     Candidate,
@@ -48,7 +49,7 @@ from rindle.operations.reports import Report
 from rindle.operations.runs import QueueFacts, WorkflowFacts
 from rindle.services import Services
 from rindle.settings import Settings
-from rindle.states import AssetState, SessionState, VariantState
+from rindle.states import AssetState, ProviderState, SessionState, VariantState
 from rindle.workflows import ids
 
 #: Largest number of samples per finding.
@@ -96,6 +97,17 @@ class RowCounts(Report):
 class RowCountsAndFindings(RowCounts):
     """Row counts, and the stuck work among the rows."""
 
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAssetsStatus(RowCounts):
+    """Counts of assets at streaming providers, and what is stuck there.
+
+    ``threshold_seconds`` is how long one may stay unchanged before it is ``provider_stuck``.
+    """
+
+    threshold_seconds: int = 0
     findings: tuple[Finding, ...] = ()
 
 
@@ -164,6 +176,7 @@ class RuntimeStatus(Report):
     assets: RowCounts
     variants: RowCountsAndFindings
     upload_sessions: RowCountsAndFindings
+    provider_assets: ProviderAssetsStatus
     outbox: OutboxStatus
     purges: PurgeStatus
     erasures: ErasureStatus
@@ -173,8 +186,8 @@ class RuntimeStatus(Report):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All findings, section by section."""
-        of_rows = (self.runtime_checks, self.variants, self.upload_sessions, self.purges, self.erasures)
-        sections = (*of_rows, self.temporal)
+        of_rows = (self.runtime_checks, self.variants, self.upload_sessions, self.provider_assets)
+        sections = (*of_rows, self.purges, self.erasures, self.temporal)
         return tuple(finding for section in sections for finding in section.findings)
 
 
@@ -185,12 +198,15 @@ class _Rows:
     assets: RowCounts
     variants: RowCounts
     sessions: RowCounts
+    providers: RowCounts
+    stuck_seconds: int
     backlog: outbox_rows.OutboxBacklog
     purges: tuple[int, datetime | None]
     erasures: tuple[int, datetime | None]
     runtime: list[Candidate]
     variant_candidates: list[Candidate]
     session_candidates: list[Candidate]
+    provider_candidates: list[Candidate]
     purge_candidates: list[Candidate]
     erasure_candidates: list[Candidate]
     under_way: list[Candidate]
@@ -223,6 +239,7 @@ async def runtime_status(
     older_than: int | None = None,
     limit: int = DEFAULT_LIMIT,
     format: str | None = None,
+    provider_stuck: bool = False,
     **others: Unpack[NoOthers],
 ) -> RuntimeStatus:
     """Report what is stuck or degraded; changes nothing. A refusal emits ``rindle.runtime.refusal``.
@@ -232,6 +249,8 @@ async def runtime_status(
         older_than: report only findings unchanged for this many seconds (int >= 0); counts ignore it.
         limit: samples per finding, 1 to 100; 5 by default.
         format: ``text`` or ``json``; only repeated in the report.
+        provider_stuck: also report assets that have not changed at their streaming provider for ``older_than`` seconds,
+            two hours when left out.
 
     Returns:
         The report. Findings are ordered by class, samples by age (oldest first), then id. While Temporal is
@@ -243,11 +262,12 @@ async def runtime_status(
     Raises:
         UnknownFilters: a filter is unknown; ignoring it would match everything.
         InvalidFilter: a filter has a wrong value (``invalid_profile``, ``invalid_older_than``, ``invalid_limit``,
-            ``invalid_format``).
+            ``invalid_format``, ``invalid_provider_stuck``).
         SetupIncomplete: tables or migrations are missing; nothing was counted.
         InspectionFailed: the database could not be read.
     """
-    given = {"profile": profile, "older_than": older_than, "limit": limit, "format": format}
+    given: dict[str, Any] = {"profile": profile, "older_than": older_than, "limit": limit, "format": format}
+    given["provider_stuck"] = provider_stuck
     try:
         filters = _filters(services, {**given, **others})
         now = utc_now()
@@ -296,6 +316,8 @@ def _filters(services: Services, given: Mapping[str, Any]) -> Filters:
         raise _invalid("limit", filters.limit, f"an integer from 1 to {MAX_LIMIT}")
     if filters.format is not None and filters.format not in _FORMATS:
         raise _invalid("format", filters.format, " or ".join(_FORMATS))
+    if not isinstance(filters.provider_stuck, bool):
+        raise _invalid("provider_stuck", filters.provider_stuck, "True or False")
     return filters
 
 
@@ -330,16 +352,29 @@ def _read_rows(session: Session, services: Services, filters: Filters, now: date
         assets=_counts(session, AssetState, MediaAsset.state, filters),
         variants=_counts(session, VariantState, MediaVariant.state, filters),
         sessions=_counts(session, SessionState, MediaUploadSession.state, filters),
+        providers=_provider_counts(session, filters),
+        stuck_seconds=provider_findings.threshold_seconds(inspection),
         backlog=outbox_rows.backlog(session),
         purges=inspection.extent(select(func.count(), func.min(MediaAsset.updated_at)).where(*deleted)),
         erasures=erasures.pending_erasures(inspection),
         runtime=[*found(findings.RUNTIME), *findings.profile_unregistered(inspection, services.profiles.names)],
         variant_candidates=found(findings.VARIANTS),
         session_candidates=found(findings.SESSIONS),
+        provider_candidates=provider_findings.at_providers(inspection),
         purge_candidates=found(findings.PURGES),
         erasure_candidates=erasures.erasure_stuck(inspection),
-        under_way=[*findings.under_way(inspection), *erasures.erasure_stuck(inspection, seconds=0)],
+        under_way=[
+            *findings.under_way(inspection),
+            *provider_findings.pushes(inspection),
+            *erasures.erasure_stuck(inspection, seconds=0),
+        ],
     )
+
+
+def _provider_counts(session: Session, filters: Filters) -> RowCounts:
+    if not have_table(session):
+        return RowCounts({"total": 0})
+    return _counts(session, ProviderState, MediaProviderAsset.state, filters)
 
 
 def _counts(session: Session, states: type[StrEnum], state: InstrumentedAttribute[str], filters: Filters) -> RowCounts:
@@ -433,6 +468,14 @@ async def _running(client: Client, settings: Settings) -> dict[str, int]:
     kinds = {
         "upload": (messages.UPLOAD_WORKFLOW, ids.upload_id("", prefix=settings.workflow_id_prefix)),
         "variants": (messages.VARIANT_WORKFLOW, f"{settings.workflow_id_prefix}-variants:"),
+        "provider_push": (
+            messages.PROVIDER_PUSH_WORKFLOW,
+            ids.provider_push_id("", "", prefix=settings.workflow_id_prefix).rstrip(":") + ":",
+        ),
+        "provider_upload": (
+            messages.PROVIDER_UPLOAD_WORKFLOW,
+            ids.provider_upload_id("", prefix=settings.workflow_id_prefix),
+        ),
         "purge": (messages.PURGE_WORKFLOW, ids.purge_id("", prefix=settings.workflow_id_prefix)),
         "erasure": (messages.OWNER_ERASURE_WORKFLOW, ids.erasure_id("", prefix=settings.workflow_id_prefix)),
         "maintenance": (messages.MAINTENANCE_WORKFLOW, ids.maintenance_id("", prefix=settings.workflow_id_prefix)),
@@ -546,9 +589,10 @@ def _report(
 
     runtime, variants = listed(rows.runtime), listed(rows.variant_candidates)
     sessions, purges = listed(rows.session_candidates), listed(rows.purge_candidates)
+    providers = listed(rows.provider_candidates)
     of_erasures = listed(rows.erasure_candidates)
     of_temporal = listed(_of_temporal(rows, facts, lost, filters, now))
-    found = (*runtime, *variants, *sessions, *purges, *of_erasures, *of_temporal)
+    found = (*runtime, *variants, *sessions, *providers, *purges, *of_erasures, *of_temporal)
     names = sorted({finding.name for finding in found})
     pending, oldest = rows.purges
     erasing, requested = rows.erasures
@@ -559,6 +603,9 @@ def _report(
         assets=rows.assets,
         variants=RowCountsAndFindings(rows.variants.counts, rows.variants.estimated, variants),
         upload_sessions=RowCountsAndFindings(rows.sessions.counts, rows.sessions.estimated, sessions),
+        provider_assets=ProviderAssetsStatus(
+            rows.providers.counts, rows.providers.estimated, rows.stuck_seconds, providers
+        ),
         outbox=OutboxStatus(rows.backlog.pending, rows.backlog.parked, int(rows.backlog.oldest_age_seconds)),
         purges=PurgeStatus(pending, _age(now, oldest), purges),
         erasures=ErasureStatus(erasing, _age(now, requested), of_erasures),

@@ -39,6 +39,7 @@ from rindle.arguments import check_text
 from rindle.errors import InvalidArgument, NotFound, RindleError, TemporalUnavailable
 from rindle.operations.maintenance.abort_incomplete_uploads import AbortIncompleteUploads
 from rindle.operations.maintenance.cleanup_orphans import CleanupOrphans
+from rindle.operations.maintenance.provider_sync import ProviderSync
 from rindle.operations.maintenance.purge_retry import PurgeRetry
 from rindle.operations.maintenance.retention import Retention
 from rindle.operations.maintenance.runs import order_of, start_options
@@ -67,22 +68,27 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a sweep runs by itself, and with which options; ``setting`` switches it, and ``executes`` its dry run."""
+    """When a sweep runs by itself, and with which options; ``setting`` switches it, and ``executes`` its dry run.
+
+    One that ``needs_providers`` is on where streaming providers are registered.
+    """
 
     sweep: Sweep[Any, Any]
     spec: ScheduleSpec
     when: str
     setting: str | None = None
     executes: str | bool | None = None
+    needs_providers: bool = False
 
     @property
     def verb(self) -> str:
         """Name of the sweep."""
         return self.sweep.name
 
-    def is_on(self, settings: Settings) -> bool:
+    def is_on(self, services: Services) -> bool:
         """Whether this application wants the schedule."""
-        return self.setting is None or bool(getattr(settings, self.setting))
+        is_set = self.setting is None or bool(getattr(services.settings, self.setting))
+        return is_set and (bool(services.providers) or not self.needs_providers)
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return the options of its runs."""
@@ -110,6 +116,7 @@ def _every(**span: float) -> ScheduleSpec:
 RULES: tuple[Rule, ...] = (
     Rule(AbortIncompleteUploads(), _daily(1), "daily at 01:00 UTC"),
     Rule(CleanupOrphans(), _daily(2), "daily at 02:00 UTC", executes="schedules_cleanup_execute"),
+    Rule(ProviderSync(), _every(minutes=10), "every 10 minutes", needs_providers=True),
     Rule(PurgeRetry(), _every(minutes=30), "every 30 minutes", executes=True),
     Rule(Retention(), _every(hours=1), "every hour", executes=True),
     Rule(VerifyStorage(), _on_sunday(4), "on Sunday at 04:00 UTC", setting="schedules_verify_storage"),
@@ -142,7 +149,7 @@ class ScheduleFacts(Report):
 
     Attributes:
         when: the times at which it should run.
-        state: ``active``, ``paused``, ``missing``, ``off`` (a setting switches it off), ``outdated`` (its times or
+        state: ``active``, ``paused``, ``missing``, ``off`` (switched off, or not needed), ``outdated`` (its times or
             options are not those of this release and its settings) or ``foreign``.
         dry_run: whether its runs only count; ``None`` for sweeps without a dry run.
         note: what was noted when it was paused or resumed.
@@ -307,7 +314,7 @@ class _Target:
     async def apply(self) -> str | None:
         """Create, update or delete it; returns what was done, ``None`` when there was nothing to do."""
         found = await self._describe()
-        is_wanted = self._rule.is_on(self._services.settings)
+        is_wanted = self._rule.is_on(self._services)
         if found is None and is_wanted:
             if await self._create():
                 return "created"
@@ -328,7 +335,7 @@ class _Target:
             id=self.id,
             verb=self._rule.verb,
             when=self._rule.when,
-            state="missing" if self._rule.is_on(settings) else "off",
+            state="missing" if self._rule.is_on(self._services) else "off",
             dry_run=self._rule.options(settings).get("dry_run"),
             note=None,
             next_run_at=None,
@@ -347,7 +354,7 @@ class _Target:
         )
 
     def _state(self, found: ScheduleDescription) -> str:
-        if not self._rule.is_on(self._services.settings):
+        if not self._rule.is_on(self._services):
             return "outdated"
         if found.schedule.state.paused:
             return "paused"

@@ -23,6 +23,7 @@ from rindle.protocols.abilities import (
 )
 from rindle.protocols.access import AssetSubject, Authorizer, DeliverySubject, OwnerRef, UploadSubject
 from rindle.protocols.media import Analyzer, Probe, ProbeResult, Processor, Quarantine, Scanner
+from rindle.protocols.setup import SetupCheck, SetupFinding
 from rindle.protocols.storage import (
     MAX_RANGE_BYTES,
     MAX_URL_SECONDS,
@@ -39,6 +40,8 @@ from rindle.protocols.storage import (
 )
 from rindle.protocols.streaming import (
     STREAMING_CAPABILITIES,
+    ConfigurationChecks,
+    ConfigurationFlaw,
     DirectUploads,
     PlaybackGrant,
     ProviderAsset,
@@ -60,6 +63,8 @@ __all__ = [
     "ByteStream",
     "Checkpoint",
     "Concatenation",
+    "ConfigurationChecks",
+    "ConfigurationFlaw",
     "ContentRejected",
     "DeleteResult",
     "DeliverySubject",
@@ -90,6 +95,8 @@ __all__ = [
     "ResumableUpload",
     "Scanner",
     "ServedAs",
+    "SetupCheck",
+    "SetupFinding",
     "Storage",
     "StoredObject",
     "StreamingProvider",

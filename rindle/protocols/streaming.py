@@ -213,3 +213,38 @@ class DirectUploads(ABC):
     @abstractmethod
     async def cancel_direct_upload(self, upload_id: str) -> None:
         """Cancel the upload; one that is gone or has ended is no error."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationFlaw:
+    """Something that is wrong with the configuration of a provider; no text holds a part of a secret.
+
+    Attributes:
+        check: ``credentials``, ``signing_key`` or ``webhook_secrets``.
+        problem: what is wrong, with names of variables.
+        fix: what to do.
+    """
+
+    check: str
+    problem: str
+    fix: str
+
+
+class ConfigurationChecks(ABC):
+    """The ability to verify the provider's own configuration, which ``rindle doctor`` does."""
+
+    @abstractmethod
+    def configuration_flaws(self, *, signed: bool) -> Sequence[ConfigurationFlaw]:
+        """Return what is wrong, without a call to the provider.
+
+        Args:
+            signed: whether playback tokens are needed.
+        """
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Send one request that changes nothing, with the credentials.
+
+        Raises:
+            ProviderSyncFailed, ProviderQuotaExceeded, MissingConfig: the provider did not accept it.
+        """

@@ -33,8 +33,9 @@ class InMemoryProvider(StreamingProvider, DirectUploads):
     Args:
         ready_at_once: whether new assets are ``ready``; otherwise they are ``processing`` until :meth:`finish`.
 
-    A test scripts it: :meth:`finish` ends an asset, :meth:`fail_next` makes calls fail, and :meth:`webhook` returns a
-    signed webhook as a provider would send it. ``calls`` lists the names of the methods that were called.
+    A test scripts it: :meth:`finish` ends an asset, :meth:`receive` and :meth:`end_upload` end a direct upload,
+    :meth:`fail_next` makes calls fail, and :meth:`webhook` returns a signed webhook as a provider would send it.
+    ``calls`` lists the names of the methods that were called.
     """
 
     name: ClassVar[str] = "memory"
@@ -45,6 +46,8 @@ class InMemoryProvider(StreamingProvider, DirectUploads):
         self.sources: list[str] = []
         self.calls: list[str] = []
         self._ready_at_once = ready_at_once
+        #: Playback policy and passthrough of the assets of direct uploads.
+        self._wanted: dict[str, tuple[str, str]] = {}
         self._failures: dict[str, list[tuple[RindleError, bool]]] = {}
 
     def capabilities(self) -> frozenset[str]:
@@ -65,6 +68,23 @@ class InMemoryProvider(StreamingProvider, DirectUploads):
         done = dataclasses.replace(self.assets[asset_id], state=state, error=error, playback_ids=playback_ids)
         self.assets[asset_id] = done
         return done
+
+    def receive(self, upload_id: str) -> ProviderAsset | None:
+        """Receive all bytes of a direct upload; returns the asset, or ``None`` when the upload no longer waits."""
+        if self.uploads[upload_id].status != "waiting":
+            return None
+        policy, passthrough = self._wanted[upload_id]
+        asset = self._new_asset(policy, passthrough)
+        self.end_upload(upload_id, "asset_created", asset_id=asset.id)
+        return asset
+
+    def end_upload(
+        self, upload_id: str, status: str, *, asset_id: str | None = None, error: str | None = None
+    ) -> ProviderUpload:
+        """End a direct upload: ``errored``, ``cancelled``, ``timed_out``, or ``asset_created`` of :meth:`receive`."""
+        upload = self.uploads[upload_id]
+        self.uploads[upload_id] = dataclasses.replace(upload, status=status, asset_id=asset_id, error=error)
+        return self.uploads[upload_id]
 
     def webhook(
         self,
@@ -104,6 +124,12 @@ class InMemoryProvider(StreamingProvider, DirectUploads):
     async def create_asset(self, source_url: str, *, policy: str, passthrough: str) -> ProviderAsset:
         """Create an asset; its source is only remembered."""
         self._called("create_asset")
+        asset = self._new_asset(policy, passthrough)
+        self.sources.append(source_url)
+        self._called("create_asset", done=True)
+        return asset
+
+    def _new_asset(self, policy: str, passthrough: str) -> ProviderAsset:
         asset = ProviderAsset(
             id=uuid4().hex,
             state="processing",
@@ -112,11 +138,7 @@ class InMemoryProvider(StreamingProvider, DirectUploads):
             raw={"policy": policy},
         )
         self.assets[asset.id] = asset
-        self.sources.append(source_url)
-        if self._ready_at_once:
-            asset = self.finish(asset.id)
-        self._called("create_asset", done=True)
-        return asset
+        return self.finish(asset.id) if self._ready_at_once else asset
 
     async def find_by_passthrough(self, passthrough: str, *, since: datetime) -> ProviderAsset | None:
         """Return the newest asset with the passthrough."""
@@ -172,6 +194,8 @@ class InMemoryProvider(StreamingProvider, DirectUploads):
         upload_id = uuid4().hex
         upload = ProviderUpload(upload_id, f"https://upload.memory.invalid/{upload_id}")
         self.uploads[upload_id] = upload
+        self._wanted[upload_id] = (policy, passthrough)
+        self._called("create_direct_upload", done=True)
         return upload
 
     async def get_direct_upload(self, upload_id: str) -> ProviderUpload:
@@ -187,6 +211,7 @@ class InMemoryProvider(StreamingProvider, DirectUploads):
         upload = self.uploads.get(upload_id)
         if upload is not None and upload.status == "waiting":
             self.uploads[upload_id] = dataclasses.replace(upload, status="cancelled")
+        self._called("cancel_direct_upload", done=True)
 
 
 def _event(document: Mapping[str, Any], kind: WebhookKind) -> ProviderEvent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rindle.workflows.erasure import OwnerErasureWorkflow
 from rindle.workflows.maintenance import MaintenanceWorkflow
+from rindle.workflows.provider_uploads import MovingProviderUploadWorkflow, ProviderUploadWorkflow
 from rindle.workflows.purge import PurgeWorkflow
 from rindle.workflows.streaming import MovingProviderPushWorkflow, ProviderPushWorkflow
 from rindle.workflows.uploads import MovingUploadWorkflow, UploadWorkflow
@@ -15,11 +16,20 @@ from rindle.workflows.variants import VariantWorkflow
 
 #: Workflows of the maintenance queue; all others run on the application's main queue.
 MAINTENANCE = (MaintenanceWorkflow,)
-ALL = (UploadWorkflow, VariantWorkflow, ProviderPushWorkflow, PurgeWorkflow, OwnerErasureWorkflow, *MAINTENANCE)
+ALL = (
+    UploadWorkflow,
+    VariantWorkflow,
+    ProviderPushWorkflow,
+    ProviderUploadWorkflow,
+    PurgeWorkflow,
+    OwnerErasureWorkflow,
+    *MAINTENANCE,
+)
 VERSIONED = (
     MovingUploadWorkflow,
     VariantWorkflow,
     MovingProviderPushWorkflow,
+    MovingProviderUploadWorkflow,
     PurgeWorkflow,
     OwnerErasureWorkflow,
     *MAINTENANCE,
@@ -32,6 +42,7 @@ __all__ = [
     "MaintenanceWorkflow",
     "OwnerErasureWorkflow",
     "ProviderPushWorkflow",
+    "ProviderUploadWorkflow",
     "PurgeWorkflow",
     "UploadWorkflow",
     "VariantWorkflow",

@@ -28,7 +28,7 @@ SEARCH_ATTRIBUTES: tuple[SearchAttributeKey[str], ...] = (KIND, PROFILE, ASSET_I
 
 DEFAULT_PREFIX = "rindle"
 #: Kinds of workflows whose id names the row that they work on.
-_OF_ROWS: Final = frozenset({"upload", "variants", "purge", "erasure", "provider-push"})
+_OF_ROWS: Final = frozenset({"upload", "variants", "purge", "erasure", "provider-push", "provider-upload"})
 
 #: Longest fairness key in bytes (server: ``common/priorities``).
 FAIRNESS_KEY_BYTES: Final = 64
@@ -56,6 +56,20 @@ def purge_id(asset_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str:
 def provider_push_id(asset_id: str | UUID, provider: str, *, prefix: str = DEFAULT_PREFIX) -> str:
     """Return the id of the workflow that brings an asset to a streaming provider."""
     return f"{prefix}-provider-push:{_row(asset_id)}:{provider}"
+
+
+def provider_upload_id(asset_id: str | UUID, *, prefix: str = DEFAULT_PREFIX) -> str:
+    """Return the id of the workflow that follows an upload to a streaming provider."""
+    return f"{prefix}-provider-upload:{_row(asset_id)}"
+
+
+def provider_run_id(
+    asset_id: str | UUID, provider: str, ingest_mode: str | None, *, prefix: str = DEFAULT_PREFIX
+) -> str:
+    """Return the id of the workflow that follows an asset at a streaming provider, whichever way it came there."""
+    if ingest_mode == "direct_creator_upload":
+        return provider_upload_id(asset_id, prefix=prefix)
+    return provider_push_id(asset_id, provider, prefix=prefix)
 
 
 def _row(row_id: str | UUID) -> str:

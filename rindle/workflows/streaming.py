@@ -43,6 +43,8 @@ class ProviderPushWorkflow:
     be billed and nobody would know it.
     """
 
+    kind = "provider push"
+
     @workflow.init
     def __init__(self, order: ProviderPushInput) -> None:
         self._order = order
@@ -72,7 +74,7 @@ class ProviderPushWorkflow:
     def status(self) -> StatusView:
         """The status of this run, for operators."""
         return StatusView(
-            kind="provider push",
+            kind=self.kind,
             state=self._state,
             stage=self._stage,
             attempts=self._polls,

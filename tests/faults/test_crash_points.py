@@ -209,10 +209,12 @@ SCENARIOS: dict[str, Scenario] = {
 CLIENT_POINTS = ("server_upload.begun", "server_upload.stored")
 #: The same while a file is sent in parts; see ``test_multipart_crashes.py``.
 PART_POINTS = ("multipart.begun", "multipart.noted", "multipart.made")
+#: The same while an upload to a streaming provider is opened and cancelled; see ``test_direct_upload_crashes.py``.
+DIRECT_POINTS = ("direct.begun", "direct.opened", "direct.cancelled")
 
 
 def test_every_crash_point_has_a_scenario() -> None:
-    assert {*SCENARIOS, *CLIENT_POINTS, *PART_POINTS} == set(CRASH_POINTS)
+    assert {*SCENARIOS, *CLIENT_POINTS, *PART_POINTS, *DIRECT_POINTS} == set(CRASH_POINTS)
 
 
 @pytest.fixture

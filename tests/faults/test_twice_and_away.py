@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 from temporalio.client import Client
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
-from rindle import MediaAsset, Rindle
-from rindle.db import providers
+from rindle import MediaAsset, Rindle, outbox
+from rindle.db import direct_uploads, providers
 from rindle.errors import ProviderSyncFailed, RindleError, StoragePermanent
 from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.backfill_metadata import BackfillMetadata
@@ -103,6 +105,7 @@ async def test_every_activity_may_run_twice(stage: Stage, registered: set[str], 
     await _uploads_end_in_every_way(stage, store)
     await _builds_end_in_every_way(stage, store)
     await _films_are_streamed(stage, rindle, provider, twice)
+    await _reels_are_uploaded(rindle, provider)
     await _old_objects_are_deleted_later(stage, store, twice)
     purged = await stage.ready("scanned")
     await stage.rindle.purge_asset(purged.id)
@@ -230,6 +233,36 @@ async def _films_are_streamed(stage: Stage, rindle: Rindle, provider: InMemoryPr
         provider.fail_next("create_asset", ProviderSyncFailed("status 401", status=401))
     refused = await rindle.upload("streamed", clip, filename="film.mp4")
     await in_state(refused, "errored")
+
+
+async def _reels_are_uploaded(rindle: Rindle, provider: InMemoryProvider) -> None:
+    """Never sent; cancelled, which the provider confirms later."""
+
+    async def opened() -> str:
+        return (await rindle.create_direct_upload("reel", cors_origin="https://cohort.example")).asset_id
+
+    async def is_so(asset_id: str, state: str) -> None:
+        async def look() -> bool:
+            row = await rindle.database.read(direct_uploads.find, asset_id)
+            return row is not None and row.state == state and not row.cleanup_pending
+
+        await until(look, what=f"the reel to be {state} at its provider")
+
+    def age(session: Session) -> None:
+        row = direct_uploads.find(session, late)
+        assert row is not None
+        row.inserted_at = row.inserted_at.replace(year=2020)
+
+    late, unwanted = await opened(), await opened()
+    provider.fail_next("cancel_direct_upload", ProviderSyncFailed("no answer", transient=True))
+    with suppress(ProviderSyncFailed):  # unless the workflow was faster
+        await rindle.cancel_direct_upload(unwanted)
+    await is_so(unwanted, "deleted")
+    await rindle.database.write(age)
+    await rindle.database.write(
+        lambda session: outbox.wake_provider_upload(session, rindle.settings, late, "reel", "memory", signal="wake")
+    )
+    await is_so(late, "errored")
 
 
 async def _old_objects_are_deleted_later(stage: Stage, store: Refusing, twice: Twice) -> None:

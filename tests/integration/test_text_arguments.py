@@ -42,6 +42,7 @@ OTHERWISE: Mapping[str, set[str]] = {
     # Only UUIDs are ids.
     "session_id": {"not_found"},
     "asset": {"not_found"},
+    "cancel_direct_upload.asset_id": {"not_found"},
     "cancel_processing.asset": {"not_processing"},
     "ready_variants_for.asset": {"returned"},
     "timeline.asset": {"returned"},
@@ -56,6 +57,7 @@ OTHERWISE: Mapping[str, set[str]] = {
     "register_owner_type.slots": {"unknown_profile"},
     "slot": {"invalid_slot"},
     "complete_multipart_upload.parts": {"invalid_multipart_parts"},
+    "create_direct_upload.cors_origin": {"invalid_cors_origin"},
     # Compared with the names of variants that were read.
     "variant": {"returned", "unknown_variant"},
     "variants": {"returned", "unknown_variant"},
@@ -156,6 +158,7 @@ def good(asset: MediaAsset, session_id: str) -> dict[str, Any]:
         "source": io.BytesIO(png()),
         "filename": "photo.png",
         "part_number": 1,
+        "cors_origin": "https://example.com",
         "length": 3,
         "path": "/files",
         "scope": "asset",
@@ -267,10 +270,14 @@ def _takes_text(schema: dict[str, Any]) -> set[bool]:
     return text | {True for one in alternatives if one.get("items", {}).get("type") == "string"}
 
 
+#: Routes whose body names a profile.
+_CREATIONS = ("/uploads", "/uploads/direct")
+
+
 async def sent(site: Site, field: Field, text: str, ids: dict[str, str]) -> httpx.Response:
     """Send a request that is valid but for ``text`` in ``field``."""
     path, query, headers = field.path.removeprefix("/media"), dict[str, Any](), dict[str, Any]()
-    body: dict[str, Any] = {"profile": "avatar", "filename": "a.png"} if path == "/uploads" else {}
+    body: dict[str, Any] = {"profile": "avatar", "filename": "a.png"} if path in _CREATIONS else {}
     if path == "/events":
         query = {"scope": "asset", "id": ids["asset_id"], "until": "terminal"}
     if path == "/uploads/inline":
@@ -286,7 +293,7 @@ async def sent(site: Site, field: Field, text: str, ids: dict[str, str]) -> http
         body[field.name] = [text] if field.is_list else text
     pairs = [f"{name}={quote(str(value), errors='surrogatepass', safe='')}" for name, value in query.items()]
     address = path.format(**ids) + ("?" + "&".join(pairs) if pairs else "")
-    sends_body = field.place == "body" or path == "/uploads"
+    sends_body = field.place == "body" or path in _CREATIONS
     content = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}} if sends_body else {}
     headers = {name.decode(): value for name, value in headers.items()} | content.pop("headers", {})
     return await site.call(field.method, address, headers=headers, **content)

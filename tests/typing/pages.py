@@ -173,6 +173,12 @@ async def docs_extending_1() -> None:
             await storage.close()
 
 
+async def docs_gcs_1() -> None:
+    from rindle.storage.gcs import GCSStorage
+
+    storage = GCSStorage("members-media", signing_email="media@my-project.iam.gserviceaccount.com")
+
+
 async def docs_getting_started_1() -> None:
     from alembic import context
     from rindle.db.migrate import include_object
@@ -270,22 +276,13 @@ async def docs_resumable_1() -> None:
     upload = await rindle.complete_multipart_upload(opened.session.id)
 
 
-async def docs_resumable_http_1() -> None:
-    from fastapi import FastAPI
-    from starlette.middleware.cors import CORSMiddleware
-
-    from rindle.http.resumable import ALLOW_HEADERS, EXPOSE_HEADERS, SameActor, resumable_router
-
-    app = FastAPI()
-    router = resumable_router(rindle, profile=Avatar, actor_from_request=actor_of, authorizer=SameActor())
-    app.mount("/uploads", router)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["https://app.example.com"],
-        allow_methods=["POST", "HEAD", "GET", "PATCH", "DELETE", "OPTIONS"],
-        allow_headers=ALLOW_HEADERS,
-        expose_headers=EXPOSE_HEADERS,
+async def docs_resumable_2() -> None:
+    opened = await rindle.initiate_resumable_session(
+        "lesson", filename="lesson.mp4", size=4_000_000_000, actor="alice", origin="https://example.com"
     )
+    answer = {"session_id": opened.session.id, "session_uri": opened.resumable.session_uri.get_secret_value()}
+    progress = await rindle.resumable_session_status(opened.session.id, resume=True)  # continue at progress.committed_bytes
+    upload = await rindle.verify_completion(opened.session.id)  # when all bytes are sent
 
 
 async def docs_storage_1() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -27,6 +27,7 @@ from rindle.protocols import WebhookKind
 from rindle.states import VariantState
 from rindle.streaming.memory import InMemoryProvider
 from rindle.testing.flaky import FlakyStorage
+from rindle.uploads.to_provider import DirectUpload
 from rindle.workflows import ids
 from tests.application import storage
 from tests.media.clips import Clips
@@ -35,8 +36,12 @@ from tests.servers.temporal import suggesting_temporal
 from tests.stage import Stage, photo
 from tests.tus import encoded, session_of, tus_client
 from tests.unit.streaming.cinema import Cinema
+from tests.unit.streaming.studio import Studio
 from tests.workflows.films import cinema_on, in_state, start, workflow_of
 from tests.workflows.fleet import Fleet, Interruption, at_rest, closed, dispatched, handle_of, in_stage, marks
+from tests.workflows.talks import in_state as in_state_of_talk
+from tests.workflows.talks import overdue, studio_on, waiting
+from tests.workflows.talks import workflow_of as talk_workflow
 
 HISTORIES = Path(__file__).resolve().parent / "histories"
 
@@ -1189,6 +1194,121 @@ async def _pushing(
 
 async def _waiting_for_provider(stage: Stage, asset: MediaAsset) -> None:
     await in_stage(stage, workflow_of(stage, asset), "waiting for provider, polled 0 times")
+
+
+# --- uploads to providers -------------------------------------------------------------------------------------------
+
+_TO_PROVIDER = "ProviderUploadWorkflow"
+_LINKED = WebhookKind.UPLOAD_ASSET_CREATED
+
+
+@_branch(
+    _TO_PROVIDER,
+    *("read_provider_upload", "timer", "signal provider_event", "apply_provider_events", "read_provider_upload"),
+    *("signal provider_event", "apply_provider_events", "read_provider_upload", "completed"),
+    lacks=("check_provider_upload", "poll_provider_asset"),
+    RINDLE_PROVIDER_POLL_SECONDS="3600",
+)
+async def upload_linked_and_notified(stage: Stage, fleet: Fleet) -> str:
+    studio, upload = await _uploading(stage, fleet)
+    made = await studio.sent(upload)
+    await studio.told(_LINKED, upload, made)
+    await in_state_of_talk(studio, upload, "processing")
+    await in_stage(stage, talk_workflow(stage, upload), "waiting for provider, polled 0 times")
+    await studio.told(WebhookKind.READY, upload, studio.provider.finish(made.id))
+    await in_state_of_talk(studio, upload, "ready")
+    return talk_workflow(stage, upload)
+
+
+@_branch(
+    _TO_PROVIDER,
+    *("read_provider_upload", "check_provider_upload", "timer", "timer fired", "poll_provider_asset", "completed"),
+    lacks=("apply_provider_events", "fail_provider_asset"),
+    RINDLE_PROVIDER_POLL_SECONDS="0.2",
+)
+async def upload_whose_webhooks_are_lost(stage: Stage, fleet: Fleet) -> str:
+    studio = studio_on(stage, InMemoryProvider(ready_at_once=True))
+    upload = await studio.opened()
+    await studio.sent(upload)
+    return await _followed(stage, fleet, studio, upload, "ready")
+
+
+@_branch(
+    _TO_PROVIDER,
+    *("read_provider_upload", "check_provider_upload", "completed"),
+    lacks=("timer", "poll_provider_asset", "fail_provider_asset"),
+)
+async def upload_that_never_came(stage: Stage, fleet: Fleet) -> str:
+    studio = studio_on(stage, InMemoryProvider())
+    upload = await studio.opened()
+    return await _followed(stage, fleet, studio, upload, "errored")
+
+
+@_branch(_TO_PROVIDER, "check_provider_upload", "check_provider_upload failed", "fail_provider_asset", "completed")
+async def upload_that_cannot_be_asked_for(stage: Stage, fleet: Fleet) -> str:
+    studio = studio_on(stage, InMemoryProvider())
+    upload = await studio.opened()
+    studio.provider.fail_next("get_direct_upload", ProviderSyncFailed("status 401", status=401))
+    return await _followed(stage, fleet, studio, upload, "errored")
+
+
+@_branch(
+    _TO_PROVIDER,
+    *("timer", "signal wake", "read_provider_upload", "release_provider_upload", "completed"),
+    lacks=("check_provider_upload", "apply_provider_events"),
+)
+async def upload_cancelled_later_at_the_provider(stage: Stage, fleet: Fleet) -> str:
+    studio, upload = await _uploading(stage, fleet)
+    studio.provider.fail_next("cancel_direct_upload", ProviderSyncFailed("status 401", status=401))
+    with suppress(ProviderSyncFailed):
+        await studio.rindle.cancel_direct_upload(upload.asset_id)
+
+    async def cancelled() -> bool:
+        return not (await studio.row_of(upload)).cleanup_pending
+
+    await until(cancelled, what="the upload to be cancelled at its provider")
+    return talk_workflow(stage, upload)
+
+
+@_branch(_TO_PROVIDER, "timer", "cancel requested", "completed")
+async def cancel_request_of_an_upload_to_a_provider(stage: Stage, fleet: Fleet) -> str:
+    _, upload = await _uploading(stage, fleet)
+    await (await handle_of(stage, talk_workflow(stage, upload))).cancel()
+    await closed(stage, talk_workflow(stage, upload))
+    return talk_workflow(stage, upload)
+
+
+@_branch(
+    _TO_PROVIDER,
+    *("signal provider_event", "apply_provider_events", "read_provider_upload", "completed"),
+    lacks=("timer", "check_provider_upload"),
+)
+async def upload_that_was_ready_before_any_worker(stage: Stage, fleet: Fleet) -> str:
+    studio = studio_on(stage, InMemoryProvider(ready_at_once=True))
+    upload = await studio.opened()
+    made = await studio.sent(upload)
+    for kind in (WebhookKind.READY, _LINKED):
+        await studio.told(kind, upload, made)
+    await fleet.start(studio.rindle)
+    await in_state_of_talk(studio, upload, "ready")
+    return talk_workflow(stage, upload)
+
+
+async def _uploading(stage: Stage, fleet: Fleet) -> tuple[Studio, DirectUpload]:
+    """Open an upload, whose workflow waits for its bytes."""
+    studio = studio_on(stage, InMemoryProvider())
+    upload = await studio.opened()
+    await fleet.start(studio.rindle)
+    await waiting(stage, upload)
+    return studio, upload
+
+
+async def _followed(stage: Stage, fleet: Fleet, studio: Studio, upload: DirectUpload, state: str) -> str:
+    """Let the time of an upload be over, and its workflow find that out."""
+    await overdue(studio, upload)
+    await fleet.start(studio.rindle)
+    await in_state_of_talk(studio, upload, state)
+    return talk_workflow(stage, upload)
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------

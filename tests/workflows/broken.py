@@ -12,6 +12,8 @@ with workflow.unsafe.imports_passed_through():
         GroupStatus,
         MaintenanceInput,
         MaintenanceResult,
+        ProviderPushInput,
+        ProviderPushResult,
         PurgeInput,
         PurgeResult,
         UploadInput,
@@ -22,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from rindle.workflows import (
         MaintenanceWorkflow,
         OwnerErasureWorkflow,
+        ProviderPushWorkflow,
         PurgeWorkflow,
         UploadWorkflow,
         VariantWorkflow,
@@ -60,6 +63,23 @@ class VariantsReadFirst(VariantWorkflow):
         """Take a step more than runs that are open now have taken."""
         await self._step(messages.READ_GROUP, None, "look first")
         return await super().run(order)
+
+
+@workflow.defn(name=messages.PROVIDER_PUSH_WORKFLOW)
+class PushWithoutPoll(ProviderPushWorkflow):
+    """Waits for a webhook for ever."""
+
+    @workflow.init
+    def __init__(self, order: ProviderPushInput) -> None:
+        super().__init__(order)
+
+    @workflow.run
+    async def run(self, order: ProviderPushInput) -> ProviderPushResult:
+        """Run the inherited loop."""
+        return await super().run(order)
+
+    async def _wait(self, seconds: float) -> None:
+        await workflow.wait_condition(lambda: bool(self._events) or self._cancel_asked)
 
 
 @workflow.defn(name=messages.PURGE_WORKFLOW)
@@ -109,4 +129,11 @@ class MaintenanceInOneRun(MaintenanceWorkflow):
         return await super().run(order.model_copy(update={"max_pages": 0}))
 
 
-ALL = (UploadWithoutTimer, VariantsReadFirst, PurgeWithoutStop, ErasureWithoutCertificate, MaintenanceInOneRun)
+ALL = (
+    UploadWithoutTimer,
+    VariantsReadFirst,
+    PushWithoutPoll,
+    PurgeWithoutStop,
+    ErasureWithoutCertificate,
+    MaintenanceInOneRun,
+)

@@ -65,6 +65,7 @@ async def test_workers_of_a_deployment_replay_the_same_histories() -> None:
         ("UploadWorkflow", "expired"),
         ("VariantWorkflow", "built"),
         ("VariantWorkflow", "cancel_request"),
+        ("ProviderPushWorkflow", "pushed_and_polled"),
         ("PurgeWorkflow", "purged"),
         ("OwnerErasureWorkflow", "erased"),
         ("MaintenanceWorkflow", "swept_in_parts"),

@@ -5,11 +5,15 @@ The programs on this machine are checked in ``host``; whether a storage answers,
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy.orm import Session
 
 from rindle.capabilities import PROCESSOR_CAPABILITIES, capabilities_of
 from rindle.operations.checks.report import DATABASE_FIX, Planned, Result, Subject
 from rindle.operations.findings import unregistered_profiles
+from rindle.profile import DIRECT_CREATOR_UPLOAD, Profile
+from rindle.providers import fetched_by
 
 
 def planned(subject: Subject) -> list[Planned]:
@@ -64,6 +68,7 @@ async def _profiles_capabilities(subject: Subject) -> Result:
             for need in ("head", "read_range")
             if need not in offered
         ]
+        problems += _streaming_problems(subject, profile, offered)
         if "presigned_put" not in offered:
             unused.append(f"{profile.name}: its storage does not accept direct uploads")
         # For profiles without their own processor the bundled engines build every kind of variant.
@@ -87,6 +92,26 @@ async def _profiles_capabilities(subject: Subject) -> Result:
             {"profiles": unused},
         )
     return Result("ok", "storages and processors support the declared profiles")
+
+
+def _streaming_problems(subject: Subject, profile: type[Profile], offered: Collection[str]) -> list[str]:
+    """Return what a profile requires of its streaming provider, and the provider or the storage lacks."""
+    policy = profile.delivery_policy().streaming
+    if policy is None:
+        return []
+    ingest = policy.ingest_mode if policy.ingest_mode == DIRECT_CREATOR_UPLOAD else f"{policy.ingest_mode}_ingest"
+    capabilities = subject.services.provider(policy.provider).capabilities()
+    problems = [
+        f"{profile.name}: the streaming provider {policy.provider!r} does not offer {need!r}"
+        for need in (f"{policy.playback_policy}_playback", ingest)
+        if need not in capabilities
+    ]
+    if (
+        policy.ingest_mode != DIRECT_CREATOR_UPLOAD
+        and fetched_by(offered, is_public=profile.delivery_policy().public) is None
+    ):
+        problems.append(f"{profile.name}: its storage has no address from which {policy.provider!r} can fetch")
+    return problems
 
 
 async def _delivery_support(subject: Subject) -> Result:

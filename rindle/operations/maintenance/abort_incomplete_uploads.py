@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
 from rindle import outbox, telemetry
+from rindle.db import direct_uploads
 from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.db.streams import expire_stream, lock_stream
 from rindle.errors import NotFound, RindleError
 from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, profile_of, session_page
 from rindle.operations.maintenance.sweep import (
+    PAGE,
     Page,
     ProfileOptions,
     Sweep,
@@ -41,7 +43,9 @@ _LIVE = (
 )
 _ENDED = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 #: The steps of the sweep, in their order; a cursor is ``step|id`` of the last session.
-_OVERDUE, _UNRELEASED = "1-overdue", "2-unreleased"
+_OVERDUE, _UNRELEASED, _AT_PROVIDERS = "1-overdue", "2-unreleased", "3-at-providers"
+#: How long the asset of an upload to a provider stays after it was cancelled or has failed.
+_FAILED_UPLOADS_STAY = timedelta(hours=24)
 #: The counter of each lane; uploads through the application have none of their own.
 _COUNTERS: Mapping[str, str] = {
     "presigned_put": "presigned_put_aborts",
@@ -62,6 +66,8 @@ class AbortIncompleteUploadsReport(SweepReport):
         multipart_aborts: those of multipart uploads.
         presigned_put_aborts: those of presigned PUT requests.
         tus_aborts: those of uploads that passed through the application, by tus or the draft of the IETF.
+        direct_purges: staged assets of uploads to a streaming provider that were cancelled or failed a day ago. They
+            are purged, unless they are attached.
         abort_errors: sessions whose bytes could not be removed; the row has the code, and the next run tries again.
     """
 
@@ -71,6 +77,7 @@ class AbortIncompleteUploadsReport(SweepReport):
     multipart_aborts: int = 0
     presigned_put_aborts: int = 0
     tus_aborts: int = 0
+    direct_purges: int = 0
     abort_errors: int = 0
     error_counters: ClassVar[tuple[str, ...]] = ("abort_errors",)
 
@@ -103,6 +110,10 @@ class AbortIncompleteUploads(Sweep[ProfileOptions, AbortIncompleteUploadsReport]
         step, _, after = (cursor or _OVERDUE).partition("|")
         profile = run.options.profile
         wanted = run.services.profiles.names if profile is None else [profile]
+        if step == _AT_PROVIDERS:
+            found_there, last = await run.services.database.write(_purge_failed, run, wanted, after)
+            report = AbortIncompleteUploadsReport(direct_purges=found_there)
+            return Page(report, None if last is None else f"{step}|{last}", ())
         select_page = _overdue if step == _OVERDUE else _unreleased
         found, last_id = await run.services.database.read(select_page, wanted, run.started_at, after)
         named = [(upload, profile_of(run.services, upload, name)) for upload, name in found]
@@ -110,8 +121,8 @@ class AbortIncompleteUploads(Sweep[ProfileOptions, AbortIncompleteUploadsReport]
             [(upload, name) for upload, name in named if name in wanted], lambda row: _end(run, row[0], str(row[1]))
         )
         next_cursor = None if last_id is None else f"{step}|{last_id}"
-        if next_cursor is None and step == _OVERDUE:
-            next_cursor = _UNRELEASED
+        if next_cursor is None:
+            next_cursor = _UNRELEASED if step == _OVERDUE else _AT_PROVIDERS
         failures = tuple(one.failure for one in ended if one.failure is not None)
         _emit(ended)
         return Page(_report(ended), next_cursor, failures)
@@ -184,6 +195,16 @@ def _note_released(session: Session, services: Services, session_id: str) -> Non
         and rows.late_put_wait(found.session.url_expires_at, services.settings.late_put_seconds) > 0
     ):
         outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
+
+
+def _purge_failed(
+    session: Session, run: SweepRun[ProfileOptions], profiles: Collection[str], after: str
+) -> tuple[int, str | None]:
+    """Request the purge of staged assets whose upload to a provider came to nothing; returns how many, and the last."""
+    before = run.started_at - _FAILED_UPLOADS_STAY
+    found, last = direct_uploads.failed(session, profiles, before, after, limit=PAGE)
+    outbox.start_purges(session, run.services.settings, found)
+    return len(found), last
 
 
 def _report(ended: Sequence[_Ended]) -> AbortIncompleteUploadsReport:

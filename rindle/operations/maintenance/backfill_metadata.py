@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
+from rindle.db.direct_uploads import is_stored
 from rindle.db.models import MediaAsset
 from rindle.db.transitions import lock_asset, set_fields
 from rindle.errors import RindleError, StateConflict
@@ -140,7 +141,7 @@ _AssetRow = Row[str, str, str]
 
 def _read_page(session: Session, after: str, profile: str | None) -> Sequence[_AssetRow]:
     asset = MediaAsset
-    statement = select(asset.id, asset.profile, asset.state)
+    statement = select(asset.id, asset.profile, asset.state).where(is_stored())
     if profile is not None:
         statement = statement.where(asset.profile == profile)
     if after:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from rindle import outbox
 from rindle.db import variants as rows
+from rindle.db.direct_uploads import is_stored
 from rindle.db.models import MediaAsset, MediaVariant
 from rindle.db.transitions import lock_asset, recompute
 from rindle.errors import RindleError, UnknownFilters, UnknownVariant
@@ -144,7 +145,7 @@ def _read_page(session: Session, after: str, profile: str | None) -> tuple[Seque
     statement = select(
         asset.id, asset.profile, asset.state, asset.kind, asset.has_video_track, asset.has_audio_track,
         asset.recipe_digest,
-    )  # fmt: skip
+    ).where(is_stored())  # fmt: skip
     if profile is not None:
         statement = statement.where(asset.profile == profile)
     if after:

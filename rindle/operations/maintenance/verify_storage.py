@@ -11,6 +11,7 @@ from pydantic import Field
 from sqlalchemy import Row, or_, select
 from sqlalchemy.orm import Session
 
+from rindle.db.direct_uploads import is_stored
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
 from rindle.db.transitions import lock_asset, move_variant, recompute
 from rindle.errors import RindleError, StorageNotFound
@@ -244,7 +245,7 @@ def _next_assets(
         is_begun: the asset ``after`` is the first one, instead of the last one of the page before.
     """
     asset = MediaAsset
-    statement = select(asset.id, asset.state, asset.storage_key).where(asset.profile == profile)
+    statement = select(asset.id, asset.state, asset.storage_key).where(asset.profile == profile, is_stored())
     if after:
         statement = statement.where(asset.id >= after if is_begun else asset.id > after)
     examined = session.execute(statement.order_by(asset.id).limit(PAGE)).all()

@@ -54,6 +54,10 @@ class MuxConfig:
             stream_url=read("STREAM_URL", STREAM_URL),
         )
 
+    def missing(self, *options: str) -> list[str]:
+        """Return the variables of those options that are empty."""
+        return [_variable(option) for option in options if not getattr(self, option)]
+
     def require(self, option: str) -> str:
         """Return an option that must not be empty.
 
@@ -62,6 +66,10 @@ class MuxConfig:
         """
         value: str = getattr(self, option)
         if not value:
-            key = f"RINDLE_MUX_{option.upper()}"
+            key = _variable(option)
             raise MissingConfig(f"{key} is not set; the Mux provider needs it", detail={"key": key})
         return value
+
+
+def _variable(option: str) -> str:
+    return f"RINDLE_MUX_{option.upper()}"

@@ -21,6 +21,8 @@ from mux_python.exceptions import ApiException, OpenApiException
 from rindle.errors import ProviderNotFound, ProviderQuotaExceeded, ProviderSyncFailed
 from rindle.protocols import (
     STREAMING_CAPABILITIES,
+    ConfigurationChecks,
+    ConfigurationFlaw,
     DirectUploads,
     PlaybackGrant,
     ProviderAsset,
@@ -30,6 +32,7 @@ from rindle.protocols import (
 )
 from rindle.streaming import signatures
 from rindle.streaming.mux import webhooks
+from rindle.streaming.mux.checks import flaws_of
 from rindle.streaming.mux.config import MuxConfig
 from rindle.streaming.mux.tokens import playback_token
 
@@ -61,7 +64,7 @@ class _PlainClient(mux_python.ApiClient):  # type: ignore[misc] # the SDK ships 
         return json.loads(response.data) if response.data else None
 
 
-class MuxProvider(StreamingProvider, DirectUploads):
+class MuxProvider(StreamingProvider, DirectUploads, ConfigurationChecks):
     """Mux as a streaming provider.
 
     Args:
@@ -163,6 +166,14 @@ class MuxProvider(StreamingProvider, DirectUploads):
         except ProviderSyncFailed as error:
             if error.status != 403:
                 raise
+
+    def configuration_flaws(self, *, signed: bool) -> list[ConfigurationFlaw]:
+        """Return what is wrong with the credentials."""
+        return list(flaws_of(self._config(), signed=signed))
+
+    async def ping(self) -> None:
+        """List one asset."""
+        await self._call("list assets", mux_python.AssetsApi.list_assets, is_list=True, limit=1, page=1)
 
     async def close(self) -> None:
         """Release the threads and connections."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 import jwt
@@ -20,6 +20,8 @@ from rindle.streaming.mux.config import MuxConfig
 
 #: Audiences of Mux's tokens: what a token may be used for.
 AUDIENCES = {"video": "v", "thumbnail": "t", "gif": "g", "storyboard": "s"}
+#: Size of the smallest RSA key that counts as safe.
+MIN_KEY_BITS = 2_048
 _KEY = "RINDLE_MUX_SIGNING_PRIVATE_KEY"
 
 
@@ -38,6 +40,23 @@ def playback_token(config: MuxConfig, playback_id: str, *, expires_at: datetime,
     }
     headers = {"kid": key_id, "typ": "JWT"}
     return jwt.encode(claims, _private_key(config.require("signing_private_key")), algorithm="RS256", headers=headers)
+
+
+def signing_key_problem(config: MuxConfig) -> str | None:
+    """Return why playback tokens cannot be signed, or ``None``: a probe token is signed and verified.
+
+    Raises:
+        MissingConfig: the signing key is missing or cannot be read.
+    """
+    key = _private_key(config.require("signing_private_key"))
+    if key.key_size < MIN_KEY_BITS:
+        return f"{_KEY} has {key.key_size} bits; it needs {MIN_KEY_BITS} or more"
+    token = playback_token(config, "probe", expires_at=datetime.now(UTC) + timedelta(minutes=1))
+    try:
+        jwt.decode(token, key.public_key(), algorithms=["RS256"], audience=AUDIENCES["video"])
+    except jwt.InvalidTokenError as error:
+        return f"a token that {_KEY} signed cannot be verified ({type(error).__name__})"
+    return None
 
 
 class _KeyText:

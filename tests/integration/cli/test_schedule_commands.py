@@ -49,6 +49,7 @@ async def test_schedules_are_applied_listed_paused_and_resumed(lite_stage: Stage
         assert {one["verb"]: one["state"] for one in in_json} == {
             **dict.fromkeys(USUAL[:3], "active"),
             "retention": "paused",
+            "provider-sync": "off",
             "verify-storage": "outdated",
         }
 

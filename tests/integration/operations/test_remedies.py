@@ -28,6 +28,7 @@ from tests.integration.operations.played import (
     typed,
     variants_break,
 )
+from tests.integration.operations.test_provider_findings import OF_PROVIDERS
 from tests.servers import free_port
 from tests.stage import Stage, photo
 from tests.workflows.fleet import temporal
@@ -140,7 +141,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
 
         report = await reported(stage, *of_rows, "erasure_stuck", "run_without_rows")
         others = {"erasure_stuck", "run_without_rows", "no_worker", "temporal_unreachable"}
-        assert {*of_rows, *others} == set(REMEDIES)
+        assert {*of_rows, *others, *OF_PROVIDERS} == set(REMEDIES)
         [retried] = [one for finding in report.findings if finding.name == "retrying" for one in finding.samples]
         assert isinstance(retried, findings.RetrySample)
         assert (retried.activity, retried.error_code) == ("rindle.scan", "scanner_unavailable")

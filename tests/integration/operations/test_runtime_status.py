@@ -33,6 +33,7 @@ from rindle.operations.findings import AssetSample, RunSample, SessionSample, Va
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
 from rindle.operations.runtime_status import RuntimeStatus, runtime_status
 from rindle.relay import Relay
+from tests.integration.operations.test_provider_findings import OF_PROVIDERS
 from tests.patience import until
 from tests.servers import free_port
 from tests.stage import Stage, on_postgres
@@ -40,7 +41,10 @@ from tests.workflows.fleet import closed, temporal
 
 HOUR = 3600
 #: Classes that are not found in the rows of the library; ``test_remedies`` plays them.
-OF_SURROUNDINGS = {"no_worker", "profile_unregistered", "retrying", "run_without_rows", "temporal_unreachable"}
+OF_SURROUNDINGS = {
+    *("no_worker", "profile_unregistered", "retrying", "run_without_rows", "temporal_unreachable"),
+    *OF_PROVIDERS,
+}
 
 
 @pytest.fixture
@@ -110,18 +114,27 @@ async def test_nothing_stuck_is_an_empty_report_of_the_whole_shape(rindle: Rindl
     report.pop("generated_at")
     running = report["temporal"].pop("running")
     assert report == {
-        "filters": {"profile": None, "older_than": None, "limit": 5, "format": None},
+        "filters": {"profile": None, "older_than": None, "limit": 5, "format": None, "provider_stuck": False},
         "runtime_checks": {"counts": {}, "findings": []},
         "assets": {"counts": {"total": 0}},
         "variants": {"counts": {"total": 0}, "findings": []},
         "upload_sessions": {"counts": {"total": 0}, "findings": []},
+        "provider_assets": {"counts": {"total": 0}, "threshold_seconds": 7200, "findings": []},
         "outbox": {"pending": 0, "parked": 0, "oldest_age_seconds": 0},
         "purges": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
         "erasures": {"pending": 0, "oldest_age_seconds": 0, "findings": []},
         "temporal": {"reachable": True, "verified": True, "truncated": False, "findings": []},
         "recommendations": [],
     }
-    assert running == {"upload": 0, "variants": 0, "purge": 0, "erasure": 0, "maintenance": 0}
+    assert running == {
+        "upload": 0,
+        "variants": 0,
+        "provider_push": 0,
+        "provider_upload": 0,
+        "purge": 0,
+        "erasure": 0,
+        "maintenance": 0,
+    }
 
 
 async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle) -> None:

@@ -41,6 +41,7 @@ from rindle.errors import InvalidArgument, NotFound
 from rindle.operations import schedules
 from rindle.operations.checks.report import Check
 from rindle.operations.schedules import ScheduleFacts
+from rindle.streaming.memory import InMemoryProvider
 from rindle.worker_plugin import RindlePlugin
 from rindle.workflows import ids
 from tests.patience import until
@@ -116,6 +117,15 @@ async def foreign(stage: Stage, verb: str) -> ScheduleHandle:
     )
 
 
+async def test_the_reconciliation_with_providers_is_scheduled_where_there_are_providers(stage: Stage) -> None:
+    streams = stage.application(providers=[InMemoryProvider()])
+    assert (await schedules.apply(streams.services)).created == named(stage, *sorted([*USUAL, "provider-sync"]))
+    described = await (await handle(stage, "provider-sync")).describe()
+    assert [one.every for one in described.schedule.spec.intervals] == [timedelta(minutes=10)]
+    assert (await states(streams))["provider-sync"] == "active"
+    assert (await schedules.apply(stage.rindle.services)).deleted == named(stage, "provider-sync")
+
+
 async def test_what_is_applied_is_the_table_of_the_specification(stage: Stage) -> None:
     report = await schedules.apply(stage.rindle.services)
 
@@ -160,7 +170,8 @@ async def test_applying_again_changes_nothing(stage: Stage) -> None:
     assert again == by_another_process == schedules.ApplyReport(unchanged=named(stage, *USUAL))
     after = [(await (await handle(stage, verb)).describe()).info for verb in USUAL]
     assert [one.last_updated_at for one in after] == [one.last_updated_at for one in before] == [None] * len(USUAL)
-    assert await states(stage.rindle) == {**dict.fromkeys(USUAL, "active"), "verify-storage": "off"}
+    off = dict.fromkeys(("provider-sync", "verify-storage"), "off")
+    assert await states(stage.rindle) == {**dict.fromkeys(USUAL, "active"), **off}
 
 
 async def test_settings_update_create_and_delete(stage: Stage) -> None:
@@ -172,7 +183,7 @@ async def test_settings_update_create_and_delete(stage: Stage) -> None:
 
     assert changed.updated == named(stage, "cleanup-orphans")
     assert changed.created == named(stage, "verify-storage")
-    assert set((await states(other)).values()) == {"active"}
+    assert {verb for verb, state in (await states(other)).items() if state != "active"} == {"provider-sync"}
     described = await (await handle(stage, "verify-storage")).describe()
     [calendar] = described.schedule.spec.calendars
     assert (calendar.day_of_week[0].start, calendar.hour[0].start, len(calendar.day_of_week)) == (0, 4, 1)

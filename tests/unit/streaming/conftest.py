@@ -10,6 +10,8 @@ import pytest
 from rindle.streaming.memory import InMemoryProvider
 from tests.gallery import opened
 from tests.unit.streaming.cinema import Cinema, make_profiles
+from tests.unit.streaming.studio import Studio
+from tests.unit.streaming.studio import make_profiles as make_talks
 
 
 @pytest.fixture
@@ -21,3 +23,9 @@ def provider() -> InMemoryProvider:
 async def cinema(tmp_path: Path, provider: InMemoryProvider) -> AsyncIterator[Cinema]:
     async with opened(tmp_path, make_profiles, providers=[provider]) as gallery:
         yield Cinema(gallery, provider)
+
+
+@pytest.fixture
+async def studio(tmp_path: Path, provider: InMemoryProvider) -> AsyncIterator[Studio]:
+    async with opened(tmp_path, make_talks, providers=[provider]) as gallery:
+        yield Studio(gallery, provider)

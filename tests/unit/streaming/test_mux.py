@@ -38,7 +38,7 @@ def config(**options: Any) -> MuxConfig:
 )
 @pytest.mark.parametrize(("audience", "aud"), [("video", "v"), ("thumbnail", "t"), ("gif", "g"), ("storyboard", "s")])
 def test_a_token_has_mux_claims_and_an_explicit_expiry(text: str, audience: str, aud: str) -> None:
-    expires_at = NOW + timedelta(seconds=90)
+    expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)  # NOW is that of the import
     token = playback_token(config(signing_private_key=text), "play-1", expires_at=expires_at, audience=audience)
     claims = jwt.decode(token, KEY.public_key(), algorithms=["RS256"], audience=aud)
     assert claims == {"sub": "play-1", "aud": aud, "exp": int(expires_at.timestamp()), "kid": "key-1"}
@@ -154,3 +154,40 @@ def test_other_types_are_verified_and_dropped() -> None:
 def test_a_webhook_without_its_ids_is_refused(document: Mapping[str, Any]) -> None:
     with pytest.raises(ProviderWebhookInvalid):
         received(document)
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+COMPLETE = {"token_id": "id", "token_secret": "canary", "webhook_secrets": ("s" * 32, "t" * 32)}
+WEAK = rsa.generate_private_key(public_exponent=65_537, key_size=1024)
+WEAK_PEM = WEAK.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "signed", "wanted"),
+    [
+        ({}, True, {}),
+        ({"signing_key_id": "", "signing_private_key": ""}, False, {}),
+        ({"signing_key_id": ""}, True, {"credentials": "RINDLE_MUX_SIGNING_KEY_ID"}),
+        (
+            {"token_id": "", "token_secret": "", "webhook_secrets": ()},
+            True,
+            {
+                "credentials": "RINDLE_MUX_TOKEN_ID, RINDLE_MUX_TOKEN_SECRET, RINDLE_MUX_WEBHOOK_SECRETS",
+                "webhook_secrets": "every webhook is refused",
+            },
+        ),
+        ({"signing_private_key": "canary"}, True, {"signing_key": "is not an RSA private key"}),
+        ({"signing_private_key": EC}, True, {"signing_key": "is not an RSA private key"}),
+        ({"signing_private_key": WEAK_PEM}, True, {"signing_key": "has 1024 bits"}),
+        ({"webhook_secrets": ("s" * 32, "canary")}, True, {"webhook_secrets": "number 2 has fewer than 32"}),
+    ],
+)
+def test_a_flaw_of_the_configuration_is_named_without_a_part_of_a_secret(
+    options: dict[str, Any], signed: bool, wanted: dict[str, str]
+) -> None:
+    found = MuxProvider(lambda: config(**{**COMPLETE, **options})).configuration_flaws(signed=signed)
+    assert [flaw.check for flaw in found] == list(wanted)
+    for flaw in found:
+        assert wanted[flaw.check] in flaw.problem and flaw.fix
+    assert "canary" not in repr(found) and EC[40:80] not in repr(found) and WEAK_PEM[40:80] not in repr(found)

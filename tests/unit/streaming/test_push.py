@@ -9,12 +9,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rindle import MediaOutbox, outbox
-from rindle.activities.streaming import remove_from_provider
 from rindle.db import providers as rows
 from rindle.db.models import utc_now
 from rindle.db.purge import purgeable
 from rindle.errors import ProviderQuotaExceeded, ProviderSyncFailed, RindleError, SourceNotPublic
 from rindle.messages import Failure, ProviderFailure
+from rindle.providers import remove_from_provider
 from rindle.states import VariantState
 from rindle.storage.local import LocalStorage
 from rindle.streaming.memory import InMemoryProvider

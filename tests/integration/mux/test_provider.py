@@ -1,0 +1,309 @@
+"""``MuxProvider`` against the server that stands for Mux: contract, refusals, and secrets that stay where they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from temporalio.client import Client
+
+from rindle import MediaEvent, Rindle, messages, outbox, telemetry
+from rindle.db import migrate
+from rindle.db import providers as rows
+from rindle.db.models import MediaProviderAsset
+from rindle.errors import ProviderNotFound, ProviderQuotaExceeded, ProviderSyncFailed, RindleError
+from rindle.operations.explain import explain
+from rindle.operations.maintenance.provider_sync import provider_retry, provider_sync
+from rindle.presets import MuxWeb
+from rindle.protocols import ProviderAsset, StreamingProvider
+from rindle.storage.memory import MemoryStorage
+from rindle.streaming import signatures
+from rindle.streaming.mux import MuxConfig, MuxProvider
+from rindle.streaming.mux import provider as module
+from rindle.testing.streaming_contract import StreamingProviderContract
+from rindle.webhooks import ingest_webhook
+from rindle.workflows import ids
+from tests.application import SECRET as SIGNING_SECRET
+from tests.gallery import Gallery
+from tests.patience import until
+from tests.servers.mux import FakeMux
+from tests.stage import Stage
+from tests.unit.streaming.cinema import FACTS
+from tests.workflows.fleet import Fleet, handle_of
+
+Urls = Callable[[str], str]
+KEY = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+CHECKS = [f"streaming.{part}" for part in ("credentials", "signing_key", "webhook_secrets", "smoke_ping", "orphans")]
+WEBHOOK_SECRET = "canary-of-the-webhooks-of-this-test"
+
+
+def config(mux: FakeMux, **options: str) -> MuxConfig:
+    token_id, token_secret = mux.token
+    found: dict[str, Any] = {
+        **{"token_id": token_id, "token_secret": token_secret, "signing_key_id": "key", "signing_private_key": PEM},
+        **{"webhook_secrets": (WEBHOOK_SECRET,), "base_url": mux.base_url, "stream_url": mux.base_url},
+        **options,
+    }
+    return MuxConfig(**found)
+
+
+@pytest.fixture
+async def provider(mux: FakeMux) -> AsyncIterator[MuxProvider]:
+    made = MuxProvider(lambda: config(mux))
+    yield made
+    await made.close()
+
+
+def told(mux: FakeMux, asset_id: str, secret: str = WEBHOOK_SECRET, now: datetime | None = None) -> tuple[bytes, Any]:
+    """Return the webhook that reports an asset as ready, signed now."""
+    [event] = [one for one in mux.events if (one.type, one.about) == ("video.asset.ready", asset_id)]
+    return event.body, {"Mux-Signature": signatures.sign(event.body, secret, now=now or datetime.now(UTC))}
+
+
+class TestMuxProvider(StreamingProviderContract):
+    @pytest.fixture
+    def provider(self, provider: MuxProvider, mux: FakeMux) -> MuxProvider:
+        self.mux = mux
+        return provider
+
+    @pytest.fixture
+    def source_url(self, film_url: Urls) -> str:
+        return film_url("film.mp4")
+
+    async def finish(self, provider: StreamingProvider, asset_id: str) -> None:
+        async def ready() -> bool:
+            return (await provider.get_asset(asset_id)).state == "ready"
+
+        await until(ready, what="the film to be cut")
+
+    def webhook(self, asset: ProviderAsset, secret: str, now: datetime) -> tuple[bytes, Mapping[str, str]]:
+        return told(self.mux, asset.id, secret, now)
+
+
+#: Every call, with the method of its request first.
+CALLS: dict[str, Callable[[MuxProvider], Awaitable[Any]]] = {
+    "POST an asset": lambda one: one.create_asset("http://127.0.0.1:9/canary", policy="signed", passthrough="canary"),
+    "GET its passthrough": lambda one: one.find_by_passthrough("canary", since=datetime.now(UTC) - timedelta(hours=1)),
+    "GET an asset": lambda one: one.get_asset("canary"),
+    "DELETE an asset": lambda one: one.delete_asset("canary"),
+    "POST an upload": lambda one: one.create_direct_upload(
+        cors_origin="https://a.test", timeout_seconds=60, policy="signed", passthrough="canary"
+    ),
+    "GET an upload": lambda one: one.get_direct_upload("canary"),
+    "PUT a cancellation": lambda one: one.cancel_direct_upload("canary"),
+    "GET anything": lambda one: one.ping(),
+}
+
+
+@pytest.mark.parametrize("call", list(CALLS))
+async def test_every_refusal_of_every_call_is_translated_without_what_was_sent(
+    mux: FakeMux, provider: MuxProvider, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async def refused(status: int, **options: Any) -> RindleError | None:
+        mux.plan_fault(call.split()[0], "*", status=status, **options)
+        try:
+            await CALLS[call](provider)
+        except RindleError as error:
+            assert "canary" not in str(error) + repr(error) + repr(error.detail) and error.__cause__ is None
+            return error
+        return None
+
+    for status, transient in ((401, False), (403, False), (422, False), (408, True), (500, True), (503, True)):
+        error = await refused(status)
+        if (status, call) == (403, "PUT a cancellation"):  # it has ended
+            assert error is None
+            continue
+        assert isinstance(error, ProviderSyncFailed)
+        assert (error.status, error.transient) == (status, transient)
+    limited = await refused(429, retry_after=7)
+    assert isinstance(limited, ProviderQuotaExceeded) and limited.retry_after == 7
+    for given in (None, "soon"):
+        limited = await refused(429, retry_after=given)
+        assert isinstance(limited, ProviderQuotaExceeded) and limited.retry_after == module.QUOTA_SECONDS
+    missing = await refused(404)
+    assert (
+        missing is None if call in ("DELETE an asset", "PUT a cancellation") else isinstance(missing, ProviderNotFound)
+    )
+    monkeypatch.setattr(module, "CALL_SECONDS", 0.2)
+    silent = await refused(500, is_silent=True)
+    mux.answer_the_silent()
+    assert isinstance(silent, ProviderSyncFailed) and silent.transient
+
+
+async def test_rotated_credentials_are_used_by_the_next_call(mux: FakeMux, provider: MuxProvider) -> None:
+    await provider.ping()
+    mux.rotate_token()
+    await provider.ping()
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------
+
+
+class Shelf(MemoryStorage):
+    """Objects that the provider finds at an address whose signature must not be seen."""
+
+    address = ""
+
+    async def url(self, key: str, **options: Any) -> str:
+        """Return the address of the same film for every key."""
+        return self.address
+
+
+class Seen:
+    """Everything that people and other programs may see of an application."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._log = caplog
+        self.parts: list[str] = []
+
+    def note(self, *found: Any) -> None:
+        self.parts += [f"{part!r} {part}" for part in found]
+
+    def text(self) -> str:
+        formatted = logging.Formatter("%(name)s %(message)s")
+        ours = [record for record in self._log.records if record.threadName != "mux"]  # that of the server
+        logged = [formatted.format(record) + str(vars(record)) for record in ours]
+        return "\n".join([*self.parts, *logged])
+
+
+@pytest.fixture
+def seen(caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
+    """What is seen during a test, logs and telemetry included."""
+    found = Seen(caplog)
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "rindle")
+    remove = telemetry.add_handler(lambda *facts: found.note(*map(str, facts)))
+    yield found
+    remove()
+
+
+@pytest.fixture
+def application(lite_stage: Stage, mux: FakeMux, film_url: Urls) -> Rindle:
+    """An application whose films are pushed to the server that stands for Mux."""
+    store = Shelf()
+    store.address = f"{film_url('film.mp4')}?X-Amz-Signature=canary-of-the-source"
+
+    class Lesson(MuxWeb):
+        name = "lesson"
+        storage = store
+
+    made = lite_stage.application(RINDLE_PROVIDER_POLL_SECONDS="0.2")
+    return lite_stage.adopt(
+        Rindle(
+            engine=made.database.engine,
+            storages={"media": store},
+            profiles=[Lesson],
+            secrets=[SIGNING_SECRET],
+            settings=made.settings,
+            temporal=made.temporal,
+            providers=[MuxProvider(lambda: config(mux))],
+        )
+    )
+
+
+async def history(client: Client, stage: Stage, workflow_id: str) -> str:
+    handle = await handle_of(stage, workflow_id)
+    described = await client.get_workflow_handle(workflow_id).describe()
+    return (await handle.fetch_history()).to_json() + str(described.raw_description)
+
+
+async def test_no_id_url_or_token_of_the_provider_is_seen_anywhere(
+    lite_stage: Stage, mux: FakeMux, application: Rindle, seen: Seen
+) -> None:
+    stage, rindle = lite_stage, application
+    async with stage.engine.begin() as connection:
+        await connection.run_sync(migrate.stamp)
+    lesson = rindle.profiles.get("lesson")
+    film = await Gallery(rindle).ready(lesson, facts=FACTS)
+
+    async def row() -> MediaProviderAsset | None:
+        return await rindle.database.read(rows.find, film.id, "lesson", "mux")
+
+    async def in_state(state: str) -> MediaProviderAsset:
+        async def look() -> MediaProviderAsset | None:
+            found = await row()
+            return found if found is not None and found.state == state and found.provider_asset_id else None
+
+        found = await until(look, what=f"the film to be {state}")
+        assert found is not None
+        seen.note(found, repr(found), str(found))
+        return found
+
+    def begin(session: Session) -> None:
+        outbox.push_source(session, rindle.settings, film.id, lesson, {"web_720p"})
+
+    mux.hold_ingest()
+    mux.plan_fault("POST", "/video/v1/assets", status=500, is_done_first=True)
+    mux.plan_fault("GET", "/video/v1/assets/*", status=500)
+    await rindle.database.write(begin)
+    async with Fleet(stage) as fleet:
+        await fleet.start(rindle)
+        made = await in_state("processing")
+
+        async def failed_once() -> bool:
+            found = await row()
+            return found is not None and found.last_sync_error is not None
+
+        await until(failed_once, what="a poll to fail")
+        mux.release_ingest()
+        asset_id, passthrough = str(made.provider_asset_id), str(made.mux_passthrough)
+
+        async def announced() -> bool:
+            return any((one.type, one.about) == ("video.asset.ready", asset_id) for one in mux.events)
+
+        await until(announced, what="the provider to announce the film")
+        body, headers = told(mux, asset_id)
+        with pytest.raises(RindleError) as forged:
+            await ingest_webhook(rindle.services, "mux", body, headers, ["another secret"])
+        seen.note(str(forged.value), repr(forged.value))
+        assert await ingest_webhook(rindle.services, "mux", body, headers, [WEBHOOK_SECRET])
+        await in_state("ready")
+
+        async def applied() -> bool:
+            events = await rindle.timeline(film.id)
+            return any(one.type == "provider_webhook" for one in events)
+
+        await until(applied, what="the webhook to be applied")
+        found = await rindle.streaming_url("lesson", film.id)
+        token = found.url.partition("?token=")[2]
+        seen.note(repr(found), rindle.services.provider("mux"), config(mux), await rindle.asset(film.id))
+        seen.note(*(json.dumps(one.to_dict()) for one in (await explain(rindle.services, film.id),)))
+        seen.note(json.dumps((await rindle.runtime_status(provider_stuck=True)).to_dict()))
+        seen.note(json.dumps((await rindle.doctor(streaming=True, only=CHECKS, timeout=60)).to_dict()))
+        seen.note(str(await provider_sync(rindle.services, film)))
+        mux.plan_fault("GET", f"/video/v1/assets/{asset_id}", status=401)
+        seen.note(str(await provider_sync(rindle.services, film)))
+        with pytest.raises(RindleError) as refused:
+            await provider_retry(rindle.services, film.id)
+        seen.note(str(refused.value), repr(refused.value))
+        mux.plan_fault("DELETE", "*", status=500)
+        await rindle.purge_asset(film.id)
+        await stage.gone(film.id)
+        client = await stage.client()
+        for workflow_id in (
+            ids.provider_push_id(film.id, "mux", prefix=stage.prefix),
+            ids.purge_id(film.id, prefix=stage.prefix),
+        ):
+            seen.note(await history(client, stage, workflow_id))
+    assert mux.assets == []
+    events = await stage.read(lambda session: list(session.scalars(select(MediaEvent))))
+    seen.note(*(f"{one.type} {one.scope_key} {one.scope_id} {one.payload}" for one in events))
+
+    text = seen.text()
+    # What this test looks at is what it means to look at.
+    for known in ("provider_webhook", messages.CREATE_PROVIDER_ASSET, "rindle.provider.sync.resolved", "a poll of a"):
+        assert known in text, known
+    secrets = (
+        *(asset_id, passthrough, token, "canary-of-the-source", WEBHOOK_SECRET, mux.token[1]),
+        *(PEM.splitlines()[3], SIGNING_SECRET, headers["Mux-Signature"].rpartition("=")[2]),
+    )
+    assert {secret[:8] for secret in secrets if secret in text} == set()
