@@ -416,8 +416,8 @@ class MediaUploadSession(_Timestamps, Base):
     #: How the bytes arrive: ``presigned_put`` or ``multipart`` (from the client to the store, whole or in parts), or
     #: ``server`` (through the application), or ``resumable`` (to a session of the store).
     upload_strategy: Mapped[str] = mapped_column(String(32), default="presigned_put")
-    #: ``gcs`` for a resumable session of the store; ``tus`` or ``ietf`` of an upload that passes through the application
-    #: and may continue; ``NULL`` in other lanes.
+    #: ``gcs`` for a resumable session of the store; ``tus`` or ``ietf`` for an upload that passes through the
+    #: application and may continue; ``NULL`` in other lanes.
     resumable_protocol: Mapped[str | None] = mapped_column(String(32))
     #: Length in bytes that the client of such an upload declared; ``NULL`` while it is unknown, and in other lanes.
     upload_length: Mapped[int | None] = mapped_column(BigInteger)

@@ -285,6 +285,24 @@ async def docs_resumable_2() -> None:
     upload = await rindle.verify_completion(opened.session.id)  # when all bytes are sent
 
 
+async def docs_resumable_http_1() -> None:
+    from fastapi import FastAPI
+    from starlette.middleware.cors import CORSMiddleware
+
+    from rindle.http.resumable import ALLOW_HEADERS, EXPOSE_HEADERS, SameActor, resumable_router
+
+    app = FastAPI()
+    router = resumable_router(rindle, profile=Avatar, actor_from_request=actor_of, authorizer=SameActor())
+    app.mount("/uploads", router)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["https://app.example.com"],
+        allow_methods=["POST", "HEAD", "GET", "PATCH", "DELETE", "OPTIONS"],
+        allow_headers=ALLOW_HEADERS,
+        expose_headers=EXPOSE_HEADERS,
+    )
+
+
 async def docs_storage_1() -> None:
     from rindle.storage.local import LocalStorage
     from rindle.storage.s3 import S3Storage
