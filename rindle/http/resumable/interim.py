@@ -23,7 +23,7 @@ class InterimProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.app: Any = self._offering(self.app)  # type: ignore[arg-type]
+        self.app: Any = self._offering(self.app)
 
     def _offering(self, app: ASGIApp) -> ASGIApp:
         async def run(scope: Scope, receive: Receive, send: Send) -> None:
