@@ -85,8 +85,8 @@ class RequestBody:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the client has sent all that it announced."""
-        return self.ended is End.COMPLETE
+        """Whether everything was received: also when the client disconnected after its last announced byte."""
+        return self.ended is End.COMPLETE or (self.announced is not None and self._taken == self.announced)
 
     def limit_to(self, max_bytes: int) -> None:
         """Yield no more than ``max_bytes``."""

@@ -254,6 +254,28 @@ async def test_an_answer_that_was_lost_is_given_again(mount: Mount) -> None:
     assert session_id_of(again) == session_id_of(first)
 
 
+async def test_an_upload_is_complete_when_the_client_leaves_after_its_last_byte(mount: Mount) -> None:
+    url = await mount.create(b"ab")
+    sent = {"content-type": PARTIAL, "upload-offset": "2", "upload-complete": "?1", "content-length": "3"}
+    received = iter(
+        [{"type": "http.request", "body": b"cde", "more_body": True}, *[{"type": "http.disconnect"} for _ in range(9)]]
+    )
+
+    async def receive() -> dict[str, object]:
+        return next(received)
+
+    async def send(message: object) -> None:
+        """Nobody reads the response."""
+
+    scope = {
+        **{"type": "http", "http_version": "1.1", "method": "PATCH", "path": url, "query_string": b"", "root_path": ""},
+        "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+    }
+    await mount.app(scope, receive, send)  # type: ignore[arg-type]
+
+    assert await mount.state(url) == (5, "?1", "5")
+
+
 async def test_a_complete_upload_takes_nothing_more(mount: Mount) -> None:
     url = await mount.create(b"ab")
     await mount.patch(url, 2, b"c", complete="?1")
