@@ -178,7 +178,7 @@ class DirectUploadCalls:
             UploadCancelled: the upload was cancelled meanwhile.
 
         Example:
-            upload = await rindle.create_direct_upload("talk", cors_origin="https://example.com", filename="talk.mp4")
+            upload = await rindle.create_direct_upload("reel", cors_origin="https://example.com", filename="reel.mp4")
             for_the_browser = {"endpoint": upload.upload_url, "asset_id": upload.asset_id}
         """
         request = DirectUploadRequest(

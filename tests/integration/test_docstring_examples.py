@@ -26,6 +26,7 @@ from docs.generate import example_of
 from rindle import MediaAsset, MediaUploadSession, Rindle
 from rindle.db import migrate
 from rindle.errors import StateConflict
+from rindle.streaming.memory import InMemoryProvider
 from tests.application import Avatar, Lesson, Talk
 from tests.gallery import Gallery
 from tests.integration.uploads.conftest import bucket_environment, send_part
@@ -40,6 +41,8 @@ PUBLIC = ["Rindle", *sorted(name for name in dir(Rindle) if not name.startswith(
 RECIPES = ("attach", "attachments")
 #: Examples of uploads in parts, which local storage does not take.
 IN_PARTS = ("initiate_multipart_upload", "sign_multipart_part", "list_parts", "complete_multipart_upload")
+#: Examples of uploads to a streaming provider.
+TO_A_PROVIDER = ("create_direct_upload", "cancel_direct_upload")
 #: Bytes that are of the type video/mp4 or audio/wav, and no more than that: nothing decodes them here.
 MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom\0\0\0\x08free"
 WAV = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x44\xac\0\0\x88\x58\x01\0\x02\0\x10\0data\0\0\0\0"
@@ -135,6 +138,9 @@ async def names(stage: Stage, name: str, code: str) -> AsyncIterator[dict[str, A
         "video": lambda: gallery.available(Lesson, data=MP4, filename="lesson.mp4", facts=VIDEO),
         "audio": lambda: gallery.available(Talk, data=WAV, filename="talk.wav", facts=AUDIO),
     }
+    if name in TO_A_PROVIDER:
+        rindle = stage.application(providers=[InMemoryProvider()])
+        wanted["upload"] = lambda: rindle.create_direct_upload("reel", cors_origin="https://example.com")
     used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     rows = {key: await make() for key, make in wanted.items() if key in used}
     known = {
