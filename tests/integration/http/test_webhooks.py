@@ -128,7 +128,7 @@ async def test_everything_invalid_gets_the_same_answer(desk: Desk) -> None:
 
 async def test_mux_signs_the_bytes_as_they_are_sent(desk: Desk) -> None:
     """Spaces, escapes and the order of keys are covered; the header is found in any case, with more than one digest."""
-    body = b'{ "type":"video.asset.ready" ,"id" : "caf\\u00e9", "created_at":1764417600,\n"data":{"id":"m1"}}'
+    body = b'{ "type":"video.asset.ready" ,"id" : "e\\u0031", "created_at":1764417600,\n"data":{"id":"m1"}}'
     moment, seconds = datetime.now(UTC), timedelta(seconds=1)
     good, wrong = signatures.sign(body, SECRET, now=moment), signatures.sign(body, "old", now=moment).partition(",")[2]
     when, _, digest = good.partition(",")
@@ -137,7 +137,7 @@ async def test_mux_signs_the_bytes_as_they_are_sent(desk: Desk) -> None:
     later = signatures.sign(body, SECRET, now=moment + seconds).partition(",")[0]
     assert (await desk.post(body, {"Mux-Signature": f"{later},{digest}"}, MUX)).status_code == 400
     assert (await desk.post(body.replace(b"\n", b""), {"Mux-Signature": good}, MUX)).status_code == 400
-    assert await desk.stored() == ["webhook:mux:café"]
+    assert await desk.stored() == ["webhook:mux:e1"]
 
 
 async def test_only_post_is_allowed(desk: Desk) -> None:
