@@ -12,6 +12,7 @@ import click
 
 from benchmarks import (
     av,
+    bucket,
     cancel,
     commits,
     erasure,
@@ -25,6 +26,7 @@ from benchmarks import (
     reads,
     rendering,
     report,
+    resumable,
     scale,
     throughput,
 )
@@ -44,6 +46,8 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "imports": imports.measure,
     "av": av.measure,
     "cancel": cancel.measure,
+    "resumable": resumable.measure,
+    "bucket": bucket.measure,
     "memory": memory.measure,
     "live": live.measure,
     "commits": commits.measure,

@@ -1,11 +1,14 @@
 """The application that is measured: in the driver, in workers (``--app benchmarks.application:rindle``), on the web.
 
-Where its data lies comes from the environment: ``BENCH_DATABASE_URL``, ``BENCH_HOME`` and ``BENCH_BASE_URL``.
+Where its data lies comes from the environment: ``BENCH_DATABASE_URL``, ``BENCH_HOME`` and ``BENCH_BASE_URL``, and
+``BENCH_ENDPOINT``, ``BENCH_BUCKET``, ``BENCH_ACCESS_KEY`` and ``BENCH_SECRET_KEY`` when there is a bucket as well.
+``BENCH_FSYNC=0`` makes the local store leave its files to the cache of the system.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +16,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from rindle import Profile, Rindle, TemporalConnection
 from rindle.presets import Web
+from rindle.protocols import Storage
 from rindle.storage.local import LocalStorage
+from rindle.storage.s3 import S3Storage
 
 #: Longer sides of the two variants in pixels, as the budget names them.
 SIDES = {"thumb": 128, "large": 1024}
@@ -45,13 +50,57 @@ class Film(Web):
     scrub_strip = True
 
 
-def make(*, database_url: str, home: Path, base_url: str, temporal: TemporalConnection | None = None) -> Rindle:
+class Archive(Profile):
+    """Files of any kind and size, without variants."""
+
+    name = "archive"
+    storage = "local"
+    variants: ClassVar = {}
+
+
+class BucketPhoto(Photo):
+    """The same photo in the bucket."""
+
+    name = "bucket_photo"
+    storage = "bucket"
+
+
+class BucketArchive(Archive):
+    """The same files in the bucket."""
+
+    name = "bucket_archive"
+    storage = "bucket"
+
+
+def bucket(environment: Mapping[str, str]) -> S3Storage:
+    """Return the bucket that an environment names."""
+    return S3Storage(
+        environment["BENCH_BUCKET"],
+        endpoint_url=environment["BENCH_ENDPOINT"],
+        access_key_id=environment["BENCH_ACCESS_KEY"],
+        secret_access_key=environment["BENCH_SECRET_KEY"],
+    )
+
+
+def make(
+    *,
+    database_url: str,
+    home: Path,
+    base_url: str,
+    environment: Mapping[str, str] = os.environ,
+    temporal: TemporalConnection | None = None,
+) -> Rindle:
     """Return the application on the database and directory of a run; ``database_url`` is SQLAlchemy's."""
     engine = create_async_engine(database_url, pool_size=20)
-    storage = LocalStorage(home / "media", base_url=base_url, secrets=[SECRET])
-    return Rindle(
-        engine=engine, profiles=[Photo, Poster, Film], storages={"local": storage}, secrets=[SECRET], temporal=temporal
-    )
+    is_synced = environment.get("BENCH_FSYNC") != "0"
+    storages: dict[str, Storage] = {
+        "local": LocalStorage(home / "media", base_url=base_url, secrets=[SECRET], fsync=is_synced)
+    }
+    profiles: list[type[Profile]] = [Photo, Poster, Film, Archive]
+    if "BENCH_BUCKET" in environment:
+        storages["bucket"] = bucket(environment)
+        profiles += [BucketPhoto, BucketArchive]
+    return Rindle(engine=engine, profiles=profiles, storages=storages, secrets=[SECRET], temporal=temporal)
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,19 @@ QUIET_SHARE = 0.15
 #: Longest wait for a quiet machine, in seconds; then the measurement runs anyway and notes it.
 QUIET_WAIT_SECONDS = 120.0
 
-_PACKAGES = ("temporalio", "sqlalchemy", "psycopg", "pyvips", "pyvips-binary", "pillow", "celery", "redis")
+_PACKAGES = (
+    "temporalio",
+    "sqlalchemy",
+    "psycopg",
+    "pyvips",
+    "pyvips-binary",
+    "pillow",
+    "celery",
+    "redis",
+    "granian",
+    "uvicorn",
+    "boto3",
+)
 
 
 def description() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Memory of the processes an upload of 4 GiB passes through, by both lanes whose bytes we touch ourselves.
+"""Memory of the processes an upload of 4 GiB passes through, by every lane, to the local store and to MinIO.
 
 The file is the photo with zeros behind its end: a decoder stops at the end marker, so that it goes all the way to
 ``ready``, while every byte is spooled, hashed, stored and measured.
@@ -9,14 +9,19 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urljoin
 
 import httpx
 
-from benchmarks import machine
+from benchmarks import application, machine
 from benchmarks.photo import photo
-from benchmarks.report import Figure, Sample
+from benchmarks.report import Figure, Sample, left_out
 from benchmarks.stack import Stack, running_stack
+from rindle.db.streams import find_stream
+from rindle.security.upload_token import read_upload
+from tests.servers import Unavailable, minio
 
 SIZE_BYTES = 4 << 30
 BUDGET_MIB = 64
@@ -24,44 +29,72 @@ BUDGET_MIB = 64
 _DISK_BYTES = 3 * SIZE_BYTES
 
 
+@dataclass(frozen=True)
+class Lane:
+    """One way of an upload.
+
+    Attributes:
+        name: as the table names it.
+        send: sends a file of a size with a profile and returns the id of its asset when it is ready.
+        profile: ``photo`` of the local store, or ``bucket_photo``.
+        is_direct: whether the bytes do not pass through the web server.
+    """
+
+    name: str
+    send: Callable[[Stack, str, int], Awaitable[str]]
+    profile: str = "photo"
+    is_direct: bool = False
+
+    async def take(self, stack: Stack, size: int) -> str:
+        """Take a file to ready and return the id of its asset."""
+        return await self.send(stack, self.profile, size)
+
+
 async def measure() -> list[Figure]:
-    """Send 4 GiB through the application's server and by a signed PUT, and take each to ready."""
-    async with running_stack(relay=False) as stack:
+    """Send 4 GiB by each lane and take each file to ready."""
+    figures = []
+    lanes = LANES
+    try:
+        minio.program()
+    except Unavailable as error:
+        lanes = tuple(lane for lane in LANES if lane.profile == "photo")
+        figures.append(left_out("lanes to MinIO", error))
+    async with running_stack(relay=False, with_bucket=lanes is LANES) as stack:
         if shutil.disk_usage(stack.home).free < _DISK_BYTES:
             raise RuntimeError(f"{_DISK_BYTES >> 30} GiB of free disk are needed")
         with stack.worker() as worker, stack.web() as web:
             # A whole small upload by each lane first: what is imported and pooled once is not growth.
-            for lane in (_server_side, _signed_put):
-                await lane(stack, photo().stat().st_size)
-            figures = []
-            for name, lane in (("server-side upload", _server_side), ("signed PUT to the local store", _signed_put)):
+            for lane in lanes:
+                await lane.take(stack, photo().stat().st_size)
+            for lane in lanes:
                 began = time.perf_counter()
                 with machine.watching(worker=worker, web=web) as watch:
-                    asset_id = await lane(stack, SIZE_BYTES)
+                    asset_id = await lane.take(stack, SIZE_BYTES)
                 seconds = time.perf_counter() - began
                 await _remove(stack, asset_id)
-                figures.extend(_figures(name, watch, seconds))
+                figures.extend(_figures(lane, watch, seconds))
     return figures
 
 
-def _figures(lane: str, watch: machine.MemoryWatch, seconds: float) -> list[Figure]:
-    note = f"4 GiB taken to ready in {seconds:.0f} s"
+def _figures(lane: Lane, watch: machine.MemoryWatch, seconds: float) -> list[Figure]:
+    note = f"{SIZE_BYTES >> 30} GiB taken to ready in {seconds:.0f} s"
+    parts = [("worker", "worker"), *([] if lane.is_direct else [("web", "web server")])]
     return [
         Figure(
-            f"growth of the {what}: {lane}",
+            f"growth of the {what}: {lane.name}",
             Sample.of([watch.growth(process)]),
             "MiB",
             f"under {BUDGET_MIB} MiB",
             watch.growth(process) < BUDGET_MIB,
             note=f"from {watch.before[process]:.0f} MiB; {note}",
         )
-        for process, what in (("worker", "worker"), ("web", "web server"))
+        for process, what in parts
     ]
 
 
-async def _server_side(stack: Stack, size: int) -> str:
-    """Stream ``size`` bytes into ``rindle.upload`` inside the web server; returns the asset's id when it is ready."""
-    url = stack.base_url.replace("/local", "/take/photo.jpg")
+async def _server_side(stack: Stack, profile: str, size: int) -> str:
+    """Stream the file into ``rindle.upload`` inside the web server."""
+    url = stack.base_url.replace("/local", f"/take/{profile}/photo.jpg")
     async with httpx.AsyncClient(timeout=None) as client:
         answer = await client.post(url, content=_body(size))
     answer.raise_for_status()
@@ -70,9 +103,9 @@ async def _server_side(stack: Stack, size: int) -> str:
     return asset_id
 
 
-async def _signed_put(stack: Stack, size: int) -> str:
-    """Stream ``size`` bytes by a signed PUT, verify, and return the asset's id when it is ready."""
-    opened = await stack.rindle.initiate_upload("photo", filename="photo.jpg", size=size, actor="bench")
+async def _signed_put(stack: Stack, profile: str, size: int) -> str:
+    """Stream the file by a signed PUT, and verify."""
+    opened = await stack.rindle.initiate_upload(profile, filename="photo.jpg", size=size, actor="bench")
     grant = (await stack.rindle.sign_url(opened.id)).presigned
     headers = {**grant.headers, "Content-Length": str(size)}
     async with httpx.AsyncClient(timeout=None) as client:
@@ -83,17 +116,67 @@ async def _signed_put(stack: Stack, size: int) -> str:
     return done.asset.id
 
 
-async def _body(size: int) -> AsyncIterator[bytes]:
-    """Yield the photo and then zeros, ``size`` bytes in all."""
-    image = await asyncio.to_thread(photo().read_bytes)
-    yield image
-    left = size - len(image)
-    piece = bytes(1 << 20)
-    while left > 0:
-        yield piece[: min(left, len(piece))]
-        left -= len(piece)
+async def _multipart(stack: Stack, profile: str, size: int) -> str:
+    """Send the parts to the store one after the other, and complete."""
+    opened = await stack.rindle.initiate_multipart_upload(profile, filename="photo.jpg", size=size, actor="bench")
+    pieces = _body(size, piece_bytes=opened.multipart.part_size)
+    async with httpx.AsyncClient(timeout=None) as client:
+        number = 0
+        async for piece in pieces:
+            number += 1
+            grant = (await stack.rindle.sign_multipart_part(opened.session.id, number)).presigned
+            (await client.put(grant.url, content=piece, headers=grant.headers)).raise_for_status()
+    done = await stack.rindle.complete_multipart_upload(opened.session.id)
+    await stack.wait_until([done.asset.id])
+    return done.asset.id
+
+
+async def _tus(stack: Stack, profile: str, size: int) -> str:
+    """Send the file in one PATCH to the web server."""
+    site = stack.base_url.removesuffix("/local")
+    headers = {"Tus-Resumable": "1.0.0"}
+    async with httpx.AsyncClient(timeout=None, headers=headers) as client:
+        created = await client.post(
+            f"{site}/tus/{profile}/",
+            headers={"Upload-Length": str(size), "Upload-Metadata": "filename cGhvdG8uanBn"},  # photo.jpg
+        )
+        created.raise_for_status()
+        location = created.headers["Location"]
+        headers = {
+            "Upload-Offset": "0",
+            "Content-Type": "application/offset+octet-stream",
+            "Content-Length": str(size),
+        }
+        (await client.patch(urljoin(site, location), content=_body(size), headers=headers)).raise_for_status()
+    claims = read_upload(location.rpartition("/")[2], [application.SECRET])
+    found = await stack.rindle.database.read(find_stream, claims.session_id)
+    if found is None or found.asset is None:
+        raise RuntimeError("the upload has no asset")
+    await stack.wait_until([found.asset.id])
+    return found.asset.id
+
+
+LANES = (
+    Lane("server-side upload", _server_side),
+    Lane("signed PUT to the local store", _signed_put),
+    Lane("tus to the local store", _tus),
+    Lane("server-side upload to MinIO", _server_side, "bucket_photo"),
+    Lane("signed PUT to MinIO", _signed_put, "bucket_photo", is_direct=True),
+    Lane("multipart to MinIO", _multipart, "bucket_photo", is_direct=True),
+    Lane("tus to MinIO", _tus, "bucket_photo"),
+)
+
+
+async def _body(size: int, *, piece_bytes: int = 1 << 20) -> AsyncIterator[bytes]:
+    """Yield the photo and then zeros, ``size`` bytes in all, in pieces of one size."""
+    waiting = await asyncio.to_thread(photo().read_bytes)
+    for start in range(0, size, piece_bytes):
+        length = min(piece_bytes, size - start)
+        piece, waiting = waiting[:length], waiting[length:]
+        yield piece + bytes(length - len(piece))
 
 
 async def _remove(stack: Stack, asset_id: str) -> None:
     asset = await stack.rindle.asset(asset_id)
-    await stack.rindle.storages["local"].delete(asset.storage_key)
+    storage = stack.rindle.profiles.get(asset.profile).storage
+    await stack.rindle.storages[str(storage)].delete(asset.storage_key)

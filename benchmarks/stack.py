@@ -30,7 +30,7 @@ from benchmarks import application
 from rindle import Rindle, TemporalConnection
 from rindle.db import migrate
 from rindle.db.models import MediaUploadSession
-from tests.servers import STARTUP_SECONDS, ending, free_port, postgres
+from tests.servers import STARTUP_SECONDS, ending, free_port, minio, postgres
 from tests.servers.temporal import running_temporal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +38,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 #: Seconds between two looks at whether everything is ready, here and by the peer.
 POLL_SECONDS = 0.1
+#: Granian speaks RSGI with applications that do not ask for anything else.
+_SERVER_OPTIONS = {
+    "uvicorn": ("--log-level", "warning"),
+    "granian": ("--interface", "asgi", "--workers", "1", "--log-level", "warning"),
+}
 _ENDED = """
 SELECT state, count(*) FROM media_assets
 WHERE id = ANY(%s::uuid[]) AND state IN ('ready', 'degraded', 'quarantined') GROUP BY state
@@ -55,6 +60,7 @@ class Stack:
     rindle: Rindle
     base_url: str
     server_pids: list[int]
+    bucket: dict[str, str] = field(default_factory=dict, repr=False)
     worker_pids: list[int] = field(default_factory=list)
 
     @property
@@ -68,6 +74,7 @@ class Stack:
             "TEMPORAL_ADDRESS": self.temporal_target,
             "RINDLE_TMP_DIR": str(self.home / "tmp"),
             "PYTHONPATH": str(ROOT),
+            **self.bucket,
         }
 
     @contextmanager
@@ -89,15 +96,21 @@ class Stack:
                 self.worker_pids.remove(process.pid)
 
     @contextmanager
-    def web(self) -> Iterator[int]:
-        """Run the application's web server (:mod:`benchmarks.web`) while the block runs."""
-        host, _, port = self.base_url.removeprefix("http://").partition("/")[0].partition(":")
-        command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.web:create_app"]
+    def web(self, server: str = "uvicorn", *, port: int | None = None, **settings: str) -> Iterator[int]:
+        """Run the application's web server (:mod:`benchmarks.web`) while the block runs.
+
+        Args:
+            server: ``uvicorn`` or ``granian``, one process that works.
+            port: where it listens; by default that of ``base_url``.
+            settings: further environment variables.
+        """
+        at = int(self.base_url.rpartition(":")[2].partition("/")[0]) if port is None else port
+        command = [sys.executable, "-m", server, "--factory", "benchmarks.web:create_app", *_SERVER_OPTIONS[server]]
         with (
             (self.home / "web.log").open("ab") as log,
             subprocess.Popen(
-                [*command, "--host", host, "--port", port, "--no-access-log"],
-                env=self.environment,
+                [*command, "--host", "127.0.0.1", "--port", str(at), "--no-access-log"],
+                env={**self.environment, **settings},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -105,7 +118,7 @@ class Stack:
             ) as process,
             ending(process),
         ):
-            _wait_until_ok(f"http://{host}:{port}/up", process)
+            _wait_until_ok(f"http://127.0.0.1:{at}/up", process)
             yield process.pid
 
     async def prepare(self, count: int, source: Path, profile: str = "photo") -> list[MediaUploadSession]:
@@ -152,11 +165,15 @@ def running_database() -> Iterator[postgres.PostgresServer]:
 
 
 @asynccontextmanager
-async def running_stack(*, relay: bool = True) -> AsyncIterator[Stack]:
+async def running_stack(*, relay: bool = True, with_bucket: bool = False) -> AsyncIterator[Stack]:
     """Run the servers and the application; workers are started by the caller.
 
     Args:
         relay: dispatch from this process too, as an application does.
+        with_bucket: run MinIO as well, with a bucket for the profiles ``bucket_photo`` and ``bucket_archive``.
+
+    Raises:
+        Unavailable: one of the servers is not installed.
     """
     mine = psutil.Process()
     with ExitStack() as files:
@@ -169,8 +186,13 @@ async def running_stack(*, relay: bool = True) -> AsyncIterator[Stack]:
             servers = [child.pid for child in mine.children() if child.pid not in others]
             base_url = f"http://127.0.0.1:{free_port()}/local"
             url = server.new_database()
+            bucket = _bucket(files, home) if with_bucket else {}
             rindle = application.make(
-                database_url=url, home=home, base_url=base_url, temporal=TemporalConnection(client=temporal.client)
+                database_url=url,
+                home=home,
+                base_url=base_url,
+                environment=bucket,
+                temporal=TemporalConnection(client=temporal.client),
             )
             stack.push_async_callback(rindle.database.engine.dispose)
             assert isinstance(rindle.database.engine, AsyncEngine)
@@ -178,7 +200,19 @@ async def running_stack(*, relay: bool = True) -> AsyncIterator[Stack]:
             stack.push_async_callback(rindle.close)
             if relay:
                 await stack.enter_async_context(rindle)
-            yield Stack(home, url, temporal.target, temporal.client, rindle, base_url, servers)
+            yield Stack(home, url, temporal.target, temporal.client, rindle, base_url, servers, bucket)
+
+
+def _bucket(files: ExitStack, home: Path) -> dict[str, str]:
+    """Run MinIO until ``files`` is closed and return a new bucket as variables of the application."""
+    (home / "minio").mkdir()
+    server = files.enter_context(minio.running_minio(home / "minio"))
+    return {
+        "BENCH_ENDPOINT": server.endpoint_url,
+        "BENCH_BUCKET": server.new_bucket(),
+        "BENCH_ACCESS_KEY": server.access_key,
+        "BENCH_SECRET_KEY": server.secret_key,
+    }
 
 
 def _wait_until_ok(url: str, process: subprocess.Popen[bytes]) -> None:

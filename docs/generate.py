@@ -277,6 +277,7 @@ _PROCESSOR_CAPABILITIES = {
 
 def _storage_capabilities() -> str:
     from rindle.capabilities import STORAGE_CAPABILITIES, capabilities_of
+    from rindle.storage.gcs import GCSStorage
     from rindle.storage.local import LocalStorage
     from rindle.storage.memory import MemoryStorage
     from rindle.storage.s3 import S3Storage
@@ -287,6 +288,7 @@ def _storage_capabilities() -> str:
         LocalStorage("media", base_url="https://example.com/m", secrets=[secret], public_base_url="https://e.com/p"),
     )
     s3 = (S3Storage("bucket", write_once=False), S3Storage("bucket", public_base_url="https://cdn.example.com"))
+    gcs = (GCSStorage("bucket"), GCSStorage("bucket", public_base_url="https://cdn.example.com"))
     memory = (MemoryStorage(), MemoryStorage())
 
     def has(pair: tuple[Any, Any], name: str) -> str:
@@ -296,9 +298,9 @@ def _storage_capabilities() -> str:
     if set(_STORAGE_CAPABILITIES) != STORAGE_CAPABILITIES:
         raise SystemExit("docs/generate.py explains other storage capabilities than there are")
     return _table(
-        ("capability", "meaning", "LocalStorage", "S3Storage", "MemoryStorage"),
+        ("capability", "meaning", "LocalStorage", "S3Storage", "GCSStorage", "MemoryStorage"),
         (
-            (f"`{name}`", meaning, *(has(pair, name) for pair in (local, s3, memory)))
+            (f"`{name}`", meaning, *(has(pair, name) for pair in (local, s3, gcs, memory)))
             for name, meaning in _STORAGE_CAPABILITIES.items()
         ),
     )
@@ -348,6 +350,9 @@ _REASONS = {
     "scanner_rejected": "The profile's scanner rejected the file.",
     "upload_unsupported": "The storage does not support this upload method (`detail.capability`).",
     "delivery_unsupported": "The storage cannot create such a URL (`detail.capability`).",
+    "missing_bucket": "No bucket is named, or the named one does not exist.",
+    "gcs_unconfigured": "There are no usable Google credentials.",
+    "gcs_signing_key_invalid": "The signing key is no key, or the credentials cannot sign.",
     "camera_raw": "The file holds the raw data of a camera (DNG, NEF and others).",
     "codec_not_allowed": "A track of the file uses a codec that Rindle does not decode (`detail.codec`).",
     "content_too_complex": "The file needs more work than any ordinary file: too many scans, frames or pages, or too much CPU time.",
@@ -770,6 +775,8 @@ _CHECKS = {
     "streaming.signing_key": "With a streaming provider: the signing key is RSA with 2048 bits or more, signs and verifies.",
     "streaming.smoke_ping": "With `--streaming`: each streaming provider accepts a request that changes nothing.",
     "streaming.webhook_secrets": "With a streaming provider: there are secrets of webhooks, and none is short.",
+    "storage.media.multipart": "With `--live`, for storages with `multipart_upload`: the credentials may begin, list, complete and abort uploads in parts, and a part can be sent.",
+    "storage.media.tus": "With `--live`, for storages with `tus_upload`: bytes of a request that broke off are kept, continued and removed.",
     "temp.dir": "The scratch directory is writable and has enough space.",
     "temporal.pollers": "Workers poll every task queue; `--no-workers` expects none.",
     "temporal.reachable": "The Temporal server and namespace respond, and keep histories for at least a day.",
@@ -788,7 +795,7 @@ def _checks() -> str:
         finally:
             await rindle.close()
 
-    there = asyncio.run(ids())
+    there = [*asyncio.run(ids()), "storage.media.multipart"]  # local files have no such lane
     if sorted(_CHECKS) != sorted(there):
         raise SystemExit(f"docs/generate.py explains other checks than there are: {set(_CHECKS) ^ set(there)}")
     return _table(("check", "what it verifies"), ((f"`{name}`", _CHECKS[name]) for name in sorted(there)))

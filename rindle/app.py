@@ -1,8 +1,8 @@
 """``Rindle``, the object that an application works with: every public call, in the order of the guide.
 
-Each call hands its arguments to one flow. The calls with many options stand beside their flows: uploads in parts and to
-providers in :mod:`rindle.uploads.calls`, URLs and markup in :mod:`rindle.delivery.calls`, erasure in
-:mod:`rindle.erasure.calls`, repair and checks in :mod:`rindle.operations.calls`.
+Each call hands its arguments to one flow. The calls with many options stand beside their flows: uploads in parts, in
+sessions of a store and to providers in :mod:`rindle.uploads.calls`, URLs and markup in :mod:`rindle.delivery.calls`,
+erasure in :mod:`rindle.erasure.calls`, repair and checks in :mod:`rindle.operations.calls`.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from rindle.settings import Settings
 from rindle.subscriptions import MAX_ID, Listener, Subscription, settled, subject_of
 from rindle.temporal_client import TemporalConnection
 from rindle.uploads import direct, server_side, sessions, tus
-from rindle.uploads.calls import DirectUploadCalls, MultipartCalls
+from rindle.uploads.calls import DirectUploadCalls, MultipartCalls, ResumableCalls
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.sessions import Upload, UploadRequest
 from rindle.uploads.tus import TusUpload
 
 
-class Rindle(MultipartCalls, DirectUploadCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
+class Rindle(MultipartCalls, ResumableCalls, DirectUploadCalls, DeliveryCalls, ErasureCalls, OperationsCalls):
     """Everything after the upload button, on the application's own database.
 
     Args:

@@ -12,11 +12,13 @@
     ├── UploadError         UploadRejected (several codes) · scanner_unavailable · source_timeout ·
     │                       storage_object_missing · upload_session_expired · upload_cancelled ·
     │                       upload_already_completed · upload_stalled · upload_superseded · TusError (several codes) ·
-    │                       invalid_multipart_parts · invalid_part_number · multipart_upload_not_initialized
+    │                       invalid_multipart_parts · invalid_part_number · multipart_upload_not_initialized ·
+    │                       resumable_upload_not_initialized
     ├── StorageError        storage_not_found · storage_transient · storage_unauthorized · storage_permanent ·
     │                       storage_conflict · object_changed · invalid_key · missing_bucket · temporary_space_full ·
     │                       storage_adapter_exception · invalid_storage_response · tus_tail_missing ·
-    │                       CapabilityUnsupported (two codes)
+    │                       gcs_unconfigured · gcs_signing_key_invalid · session_uri_unknown · session_uri_expired ·
+    │                       offset_mismatch · CapabilityUnsupported (two codes)
     ├── MediaError          probe_failed · processor_capability_missing · variant_source_not_found · stale_source ·
     │                       variant_processing_cancelled · not_processing · process_timeout · render_failed ·
     │                       ffmpeg_not_found · ffmpeg_failed · unsupported_codec · missing_audio_track ·
@@ -430,6 +432,13 @@ class MultipartUploadNotInitialized(UploadError):
     http_status = 400
 
 
+class ResumableUploadNotInitialized(UploadError):
+    """The upload has no resumable session in the store, or not any more; start a new one."""
+
+    code = "resumable_upload_not_initialized"
+    http_status = 400
+
+
 # --- storage -----------------------------------------------------------------------------------------------------
 
 
@@ -498,10 +507,15 @@ class InvalidKey(StorageError):
 
 
 class StorageMisconfigured(StorageError):
-    """The adapter cannot work as configured."""
+    """The adapter cannot work as configured: the bucket, the credentials or the signing key."""
 
     code = "missing_bucket"
     http_status = 500
+    codes: ClassVar[Mapping[str, int]] = {
+        "missing_bucket": 500,
+        "gcs_unconfigured": 500,
+        "gcs_signing_key_invalid": 500,
+    }
 
 
 class TemporarySpaceFull(StorageError):
@@ -523,6 +537,38 @@ class InvalidStorageResponse(StorageError):
     """A third-party adapter broke its contract (adapter and operation in ``detail``)."""
 
     code = "invalid_storage_response"
+
+
+class SessionUriUnknown(StorageError):
+    """The store does not know the resumable session: it was cancelled, or forgotten; start a new upload."""
+
+    code = "session_uri_unknown"
+    http_status = 404
+
+
+class SessionUriExpired(StorageError):
+    """The resumable session has expired in the store; start a new upload."""
+
+    code = "session_uri_expired"
+    http_status = 410
+
+
+class OffsetMismatch(StorageError):
+    """The store has another number of bytes than the client believes; continue at ``server``.
+
+    Attributes:
+        server: bytes that the store has.
+        client: bytes that the client named.
+    """
+
+    code = "offset_mismatch"
+    http_status = 409
+
+    def __init__(self, message: str, *, server: int, client: int, **facts: Any) -> None:
+        facts["detail"] = {"server": server, "client": client, **(facts.get("detail") or {})}
+        super().__init__(message, **facts)
+        self.server = server
+        self.client = client
 
 
 class TusTailMissing(StorageError):

@@ -30,6 +30,7 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.upload.start": EventContract(("profile", "adapter", "session_id")),
     "rindle.upload.stop": EventContract(("profile", "adapter", "session_id", "asset_id")),
     "rindle.upload.resumable.start": EventContract(("profile", "adapter", "session_id", "state", "protocol")),
+    "rindle.upload.resumable.status": EventContract(("profile", "adapter", "session_id", "state", "protocol")),
     "rindle.upload.resumable.patch": EventContract(
         ("profile", "adapter", "session_id", "state", "protocol"), ("offset", "bytes", "duration_us")
     ),

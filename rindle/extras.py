@@ -7,7 +7,7 @@ Modules that need an extra import its packages inside ``with requires("http"):``
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -17,6 +17,7 @@ from rindle.errors import MissingExtra
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "av": ("ffmpeg",),
     "cli": ("click", "rich"),
+    "gcs": ("cryptography", "google.auth", "google.cloud", "google_crc32c", "requests"),
     "http": ("fastapi", "jinja2", "python_multipart", "sse_starlette", "starlette", "uvicorn"),
     "images": ("pebble", "pi_heif", "pyvips"),
     "mux": ("cryptography", "jwt", "mux_python", "urllib3"),
@@ -33,9 +34,8 @@ def install_command(extra: str) -> str:
 
 
 def extra_of(package: str | None) -> str | None:
-    """Return the extra that installs a package or module, or ``None``: ``boto3.session`` belongs to ``s3``."""
-    name = (package or "").partition(".")[0]
-    return next((extra for extra, packages in EXTRAS.items() if name in packages), None)
+    """Return an extra that installs a package or module, or ``None``: ``boto3.session`` belongs to ``s3``."""
+    return next((extra for extra in EXTRAS if _installs(extra, package)), None)
 
 
 def missing_extra(error: ImportError) -> MissingExtra | None:
@@ -66,6 +66,17 @@ def require(extra: str, *packages: str) -> None:
             raise _missing(extra, package)
 
 
+def _installs(extra: str, module: str | None) -> bool:
+    return any(name in EXTRAS[extra] for name in _names(module or ""))
+
+
+def _names(module: str) -> Iterator[str]:
+    """Yield the name of a module and those of the packages that it is in."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
+
+
 def _missing(extra: str, module: str) -> MissingExtra:
     package = module.partition(".")[0]
     error = MissingExtra(
@@ -85,6 +96,5 @@ class _Requires(AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, ModuleNotFoundError) and extra_of(error.name) == self._extra:
-            assert error.name is not None  # noqa: S101 - it has an extra
+        if isinstance(error, ModuleNotFoundError) and error.name and _installs(self._extra, error.name):
             raise _missing(self._extra, error.name) from None

@@ -7,6 +7,7 @@ Temporal's connection is configured elsewhere: by ``temporalio.envconfig`` (``TE
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
     tmp_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
     #: Signing secrets of local URLs, separated by commas: the first signs, all verify. At least 32 bytes each.
     secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    #: Keys that encrypt the session URIs of resumable uploads in their column, separated by commas: the first encrypts,
+    #: all decrypt. Each is 32 random bytes in URL-safe Base64 (44 characters). Without one the URIs are kept in clear.
+    session_uri_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
     upload_session_ttl_seconds: int = Field(default=86_400, ge=1, le=MAX_URL_SECONDS)
     presigned_put_ttl_seconds: int = Field(default=3_600, ge=1, le=MAX_URL_SECONDS)
@@ -184,12 +188,20 @@ class Settings(BaseSettings):
     health_address: str | None = None
     metrics_address: str | None = None
 
-    @field_validator("secrets", mode="before")
+    @field_validator("secrets", "session_uri_key", mode="before")
     @classmethod
     def _split_secrets(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("session_uri_key")
+    @classmethod
+    def _check_session_uri_key(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in keys:
+            if re.fullmatch(r"[A-Za-z0-9_-]{43}=", key.get_secret_value()) is None:
+                raise ValueError("each key must be 32 bytes in URL-safe Base64 (44 characters)")
+        return keys
 
     @model_validator(mode="wrap")
     @classmethod

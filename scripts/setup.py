@@ -59,15 +59,21 @@ class Needs:
     required: bool = False
 
 
-DEMO: Final = Packages("demo", ("av", "cli", "example", "http", "images", "sqlite"), ("demo",), "about 1 minute")
+DEMO: Final = Packages("demo", ("av", "cli", "example", "http", "images", "mux", "sqlite"), ("demo",), "about 1 minute")
 ALL: Final = Packages("all", ("all",), ("dev", "docs", "bench"), "1 to 3 minutes")
 
 TARGETS: Final[Mapping[str, Needs]] = {
     "demo": Needs(DEMO, ("libmagic", "ffmpeg", "temporal"), required=True),
     "dev": Needs(DEMO, ("libmagic", "ffmpeg", "temporal"), required=True),
     "check": Needs(ALL),
-    "bench": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "temporal")),
-    "test": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "scripts", "uppy")),
+    "bench": Needs(ALL, ("libmagic", "ffmpeg", "postgres", "temporal", "minio")),
+    "test": Needs(
+        ALL,
+        (
+            *("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "fake-gcs-server"),
+            *("scripts", "uppy"),
+        ),
+    ),
 }
 
 

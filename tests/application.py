@@ -19,6 +19,7 @@ from rindle import ImageVariant, MediaAsset, Profile, Quarantine, Rindle, Settin
 from rindle.presets import Web
 from rindle.protocols import Storage, StreamingProvider
 from rindle.recipes import AudioVariant, VariantSpec, VideoVariant, WaveformVariant
+from rindle.storage.gcs import GCSStorage
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage, headers
@@ -251,6 +252,8 @@ def storage(environment: Mapping[str, str]) -> Storage:
             secret_access_key=environment["APP_SECRET_KEY"],
             public_base_url=environment.get("APP_PUBLIC_URL"),
         )
+    if kind == "gcs":
+        return GCSStorage(environment["APP_BUCKET"], emulator_host=environment["APP_ENDPOINT"])
     if kind == "memory":
         return MemoryStorage()
     raise ValueError(f"APP_STORAGE={kind!r}")

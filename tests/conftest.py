@@ -22,7 +22,7 @@ import pytest
 
 from rindle import process
 from tests.media.clips import Clips
-from tests.servers import Unavailable, chromium, ffmpeg, minio, npm, postgres, temporal, uppy, version_of
+from tests.servers import Unavailable, chromium, ffmpeg, gcs, minio, npm, postgres, temporal, uppy, version_of
 from tests.stage import Stage, staged
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 #: Variables of the developer's shell that tests do read; every other one with our prefix or of an SDK is hidden.
-KEPT_VARIABLES = ("RINDLE_CORPUS", "RINDLE_TEMPORAL_CLI", minio.PROGRAM_VARIABLE, chromium.PROGRAM_VARIABLE)
+KEPT_VARIABLES = (
+    *("RINDLE_CORPUS", "RINDLE_TEMPORAL_CLI", minio.PROGRAM_VARIABLE, gcs.PROGRAM_VARIABLE, chromium.PROGRAM_VARIABLE),
+)
+HIDDEN_PREFIXES = ("RINDLE_", "TEMPORAL_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR_")
 
 _session = pytest.StashKey[pytest.Session]()
 Server = TypeVar("Server")
@@ -45,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the run independent of the shell it is started from."""
     _note_collected()
     for name in [*os.environ]:
-        if name.startswith(("RINDLE_", "TEMPORAL_", "AWS_")) and name not in KEPT_VARIABLES:
+        if name.startswith(HIDDEN_PREFIXES) and name not in KEPT_VARIABLES:
             del os.environ[name]
     # An event without its keys is a programming error here; in production it is only logged.
     os.environ["RINDLE_STRICT_EVENTS"] = "1"
@@ -72,6 +75,10 @@ def pytest_report_header() -> list[str]:
         ),
         f"sqlite+aiosqlite {version('aiosqlite')}, SQLite": lambda: sqlite3.sqlite_version,
         "MinIO": minio.server_version,
+        "fake-gcs-server": gcs.server_version,
+        f"gcp-storage-emulator {version('gcp-storage-emulator')}, Google's SDK": lambda: version(
+            "google-cloud-storage"
+        ),
         # Not imported into this process: the library never does that either.
         "libvips": lambda: version_of(Path(sys.executable), "-c", libvips),
         "ffmpeg": ffmpeg.version,
@@ -241,6 +248,20 @@ def postgres_server() -> Iterator[postgres.PostgresServer]:
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[minio.MinioServer]:
     """An S3 server all tests share; each takes a bucket of its own."""
     with _started(minio.running_minio(tmp_path_factory.mktemp("minio"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fake_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs.GCSServer]:
+    """fake-gcs-server, which all tests share; each takes a bucket of its own."""
+    with _started(gcs.running_fake_gcs(tmp_path_factory.mktemp("fake-gcs"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcp_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs.GCSServer]:
+    """gcp-storage-emulator, which all tests share; each takes a bucket of its own."""
+    with _started(gcs.running_gcp_emulator(tmp_path_factory.mktemp("gcp-emulator"))) as server:
         yield server
 
 

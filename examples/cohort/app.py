@@ -14,13 +14,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from examples.cohort import lessons, members
-from examples.cohort.media import LESSONS, MEDIA_URL, MemberAvatar, engine, rindle, secrets
+from examples.cohort import lessons, members, streaming
+from examples.cohort.media import LESSON_PROFILES, LESSONS, MEDIA_URL, MemberAvatar, engine, rindle, secrets
 from examples.cohort.models import prepare
 from examples.cohort.pages import error_response
 from examples.cohort.security import OwnUploads, actor_of, cookie_secret, form_is_ours
 from rindle import RindleError
 from rindle.http import create_router
+from rindle.http.tus import tus_router
 
 __all__ = ["app", "rindle"]
 
@@ -34,15 +35,20 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 def content_security_policy() -> str:
-    """Return a policy that allows our own files and, when the media are in a bucket, the bucket's address."""
+    """Return a policy that allows our own files and, when the media are in a bucket or streamed, those addresses."""
     store = ""
     if MEDIA_URL and (at := urlsplit(MEDIA_URL)).netloc:
         store = f" {at.scheme}://{at.netloc}"
     elif os.environ.get("MEDIA_BUCKET"):
         store = " https:"
+    connect, play, work = store, store, ""
+    if streaming.is_configured():
+        connect += f" {streaming.sources()}"
+        play += f" blob: {streaming.sources()}"  # what the script has loaded, or the browser itself
+        work = "worker-src blob:; "
     return (
-        f"default-src 'self'; connect-src 'self'{store}; media-src 'self'{store}; img-src 'self' data: blob:{store}; "
-        "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+        f"default-src 'self'; connect-src 'self'{connect}; media-src 'self'{play}; img-src 'self' data: blob:{store}; "
+        f"{work}frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
     )
 
 
@@ -74,16 +80,24 @@ app = FastAPI(title="Cohort", lifespan=lifespan, docs_url=None, redoc_url=None, 
 app.add_middleware(SafeHeaders)
 app.add_middleware(SessionMiddleware, secret_key=cookie_secret(secrets), session_cookie="cohort", same_site="lax")
 app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+if streaming.is_configured() and streaming.SCRIPTS.is_dir():
+    app.mount("/hls", StaticFiles(directory=streaming.SCRIPTS), name="hls")
 app.include_router(
     create_router(
         rindle,
-        profiles={profile.name: profile for profile in (MemberAvatar, *LESSONS.values())},
+        profiles={profile.name: profile for profile in (MemberAvatar, *LESSON_PROFILES)},
         actor_from_request=actor_of,
         authorizer=OwnUploads(),
         csrf=form_is_ours,
+        webhooks={"mux": streaming.webhook_secrets} if streaming.is_configured() else None,
     ),
     prefix="/media",
 )
+for profile in LESSONS.values():
+    app.mount(
+        lessons.files_of(profile),
+        tus_router(rindle, profile=profile, actor_from_request=actor_of, authorizer=OwnUploads()),
+    )
 lessons.install(app)
 members.install(app)
 app.add_exception_handler(RindleError, error_response)

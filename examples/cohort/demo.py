@@ -1,6 +1,6 @@
-"""``make demo``: a photo, three hostile files, a worker killed at work, a video and a video that is cancelled, all
-through the public API. Then things are broken by SQL, rm and kill, and repaired by what the commands print, and a
-member is erased.
+"""``make demo``: a photo, three hostile files, a worker killed at work, a video, a video that is cancelled, a large
+film whose upload breaks twice, and a streaming provider, all through the public API. Then things are broken by SQL, rm
+and kill, and repaired by what the commands print, and a member is erased.
 
 Starts everything embedded (Temporal, worker, site, SQLite, local files), behaves like a member's browser over real
 HTTP, checks what comes back, and writes ``var/demo/report.html`` with the certificates of the erasure beside it. Ends
@@ -28,7 +28,7 @@ from rich.table import Table
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from examples.cohort import demo_files, demo_friday, demo_lesson
+from examples.cohort import demo_files, demo_friday, demo_lesson, demo_stream, demo_train
 from examples.cohort.demo_friday import Friday
 from examples.cohort.demo_lesson import Lesson
 from examples.cohort.demo_stage import (
@@ -50,6 +50,8 @@ from examples.cohort.demo_stage import (
     seconds,
     step,
 )
+from examples.cohort.demo_stream import Provider
+from examples.cohort.demo_train import Crossing
 from rindle.cli.dev import Stack, start
 from rindle.cli.supervisor import Supervisor
 from rindle.db.models import MediaAsset, MediaEvent, MediaProcessingRun
@@ -94,7 +96,7 @@ class Moment:
 # --- the story -----------------------------------------------------------------------------------------------------
 
 
-def print_addresses(stack: Stack, supervisor: Supervisor) -> None:
+def print_addresses(stack: Stack, supervisor: Supervisor, provider: Provider) -> None:
     """Run the story on a started stack and write the report.
 
     Raises:
@@ -109,11 +111,14 @@ def print_addresses(stack: Stack, supervisor: Supervisor) -> None:
         hostile = [refuse(browser, sent, reason, checks) for sent, reason in hostile_files()]
         second = replace(browser, database, photo, checks)
         lesson = demo_lesson.teach(browser, checks)
+        crossing = demo_train.cross(browser, supervisor, checks)
+        lost = demo_stream.stream(browser, provider, str(stack.web), lesson.sent, checks)
         timeline = moments(database, photo, killed)
         friday = demo_friday.spend(stack, supervisor, browser, database, second, lesson.sent, checks)
+        checks.that(provider.mux.assets == [], "nothing of hers is left at the streaming provider")
         images = [photo, *hostile, second]
-        print_tables(images, lesson, friday)
-        write_report(images, killed, lesson, timeline, friday, checks)
+        print_tables(images, lesson, crossing, lost, friday)
+        write_report(images, killed, lesson, crossing, timeline, friday, checks)
     finally:
         browser.close()
         database.dispose()
@@ -206,7 +211,7 @@ def inspect(browser: Browser, photo: Sent, checks: Checks) -> None:
             )
             checks.that(variant["place"] is None, f"{variant['name']}: no place in it")
         page = browser.get(f"/members/{MEMBER}").text
-        found = re.findall(r'(?:src|srcset)="(/media/local/[^"]+)"', page)
+        found = re.findall(r'(?:src|srcset)="([^"]*/media/local/[^"]+)"', page)
         photo.addresses = [html.unescape(address) for address in found]
         answers = [browser.get(address).status_code for address in photo.addresses]
         checks.that(answers and set(answers) == {200}, f"{len(answers)} addresses of the page's <picture> answer 200")
@@ -311,13 +316,13 @@ def described(event: MediaEvent) -> str:
             return name.replace("_", " ").replace(".", " ")
 
 
-def print_tables(images: Sequence[Sent], lesson: Lesson, friday: Friday) -> None:
+def print_tables(images: Sequence[Sent], lesson: Lesson, crossing: Crossing, lost: Sent, friday: Friday) -> None:
     """Print what became of each file and each variant, and what was repaired."""
     console.print()
     files = Table(
         "file", "what it is", "bytes", "state", "reason", "in the end", title="What was sent", box=box.SIMPLE_HEAD
     )
-    for sent in [*images, lesson.sent]:
+    for sent in [*images, lesson.sent, crossing.sent, lost]:
         colour = "green" if sent.state == "ready" else "red"
         files.add_row(
             sent.name, sent.what, f"{len(sent.body):,}", f"[{colour}]{sent.state}[/]", sent.reason or "", sent.end
@@ -355,6 +360,7 @@ def write_report(
     everything: Sequence[Sent],
     killed: Killed,
     lesson: Lesson,
+    crossing: Crossing,
     timeline: Sequence[Moment],
     friday: Friday,
     checks: Checks,
@@ -377,6 +383,7 @@ def write_report(
         photo=everything[0],
         killed=killed,
         lesson=lesson,
+        crossing=crossing,
         timeline=timeline,
         friday=friday,
         checks=checks.passed,
@@ -447,6 +454,7 @@ def main() -> int:
     try:
         with (
             log.open("wb") as output,
+            demo_stream.provider() as provider,
             Supervisor(
                 HOME, report=lambda line: console.print(f"  [dim]{line}[/]"), output=output.fileno()
             ) as supervisor,
@@ -456,8 +464,8 @@ def main() -> int:
                 status.update("the first time this may fetch or build Temporal, which takes minutes…")
                 stack = start(supervisor, application=APPLICATION)
                 console.print(f"  site {stack.web} · Temporal UI {stack.ui} · what they print: {log}")
-            print_addresses(stack, supervisor)
-            with step("10. Stopping everything"):
+            print_addresses(stack, supervisor, provider)
+            with step("12. Stopping everything"):
                 supervisor.stop()
     except CheckFailed as failure:
         console.print(f"\n[bold red]Check failed:[/] {failure}\nWhat the parts printed: {log}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import tempfile
@@ -66,6 +67,16 @@ def video(seconds: int) -> bytes:
         where = ("-metadata", "location=+28.6083-080.6042/", "-metadata", "title=<b>Launch</b>")
         _ffmpeg(*flag, "-i", lying, "-c", "copy", *turned, *where, upright)
         return upright.read_bytes()
+
+
+def large_video(seconds: int, size: int) -> bytes:
+    """Return a video of exactly ``size`` bytes: most of them are random, in a box that players skip.
+
+    Source: ISO/IEC 14496-12, ``free``.
+    """
+    film = video(seconds)
+    box = size - len(film)
+    return film + struct.pack(">I4s", box, b"free") + os.urandom(box - 8)
 
 
 def _ffmpeg(*arguments: str | Path) -> None:

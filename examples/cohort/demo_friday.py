@@ -1,4 +1,4 @@
-"""The demo's third chapter, Friday at 5 p.m.: things are broken by SQL, rm and kill, and repaired by what is printed.
+"""The demo's last chapters, Friday at 5 p.m.: things are broken by SQL, rm and kill, and repaired by what is printed.
 
 ``rindle runtime-status``, ``explain``, ``doctor`` and the sweeps find each breakage. What repairs it is read from their
 output and typed as it stands; this module knows no repair. Then a member leaves, with a certificate.
@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from examples.cohort import demo_files
 from examples.cohort.demo_stage import (
+    COURSE,
     DEMO,
     HOME,
     MEMBER,
@@ -68,8 +69,6 @@ ENDS_THE_TICKET = """UPDATE media_upload_sessions SET url_expires_at = datetime(
     WHERE asset_id = :asset"""
 #: What ``explain`` says of an asset that needs nothing.
 SOUND = "no problem found"
-#: The member's course.
-COURSE = "sea-floor"
 #: How ``erase-owners`` names the command that shows a certificate.
 CERTIFICATE = re.compile(r"certificate: (rindle erasure-certificate \S+)")
 #: Age in hours that a sweep of temporary files regards as left behind.
@@ -267,9 +266,9 @@ def spend(
     """
     friday = Friday()
     operator = Operator(stack, database, checks, friday)
-    with step("7. Friday, 5 p.m.: the worker is killed, and nobody starts it") as status:
+    with step("9. Friday, 5 p.m.: the worker is killed, and nobody starts it") as status:
         lose_the_worker(operator, supervisor, browser, f"{stack.health}/readyz", status.update)
-    with step("8. Rows are changed by SQL, files removed by rm"):
+    with step("10. Rows are changed by SQL, files removed by rm"):
         old = Sent("old.jpg", demo_files.photograph("coffee", 800), "photo that nobody uses")
         browser.upload(old)
         checks.that(browser.settled(old.asset_id)["state"] == "ready", "another photo is ready")
@@ -277,7 +276,7 @@ def spend(
         remove_a_file(operator, photo.asset_id)
         calm = operator.terminal.typed(f"rindle runtime-status --fail-on {CLASSES}")
         checks.that(calm.returncode == 0, f"rindle runtime-status --fail-on {CLASSES} finds nothing any more")
-    with step("9. Alice leaves, and everything of hers is erased") as status:
+    with step("11. Alice leaves, and everything of hers is erased") as status:
         browser.post(f"/lessons/{COURSE}/media", data={"asset_id": lesson.asset_id})
         erase(operator, status.update)
         photo.end, lesson.end = f"{photo.end}, then erased", f"{lesson.end}, then erased"

@@ -28,8 +28,8 @@ from examples.cohort.demo_stage import (
     looks,
     step,
 )
+from examples.cohort.demo_stream import PROFILE
 
-PROFILE = "lesson"
 #: Seconds of the video that is watched, and of the one that is cancelled.
 VIDEO_SECONDS, STOPPED_SECONDS = 24, 60
 #: Progress range, in per cent, in which the second video is cancelled.

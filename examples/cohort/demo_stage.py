@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,8 @@ from examples.cohort import demo_files
 DEMO = Path("var/demo").resolve()
 HOME = DEMO / "home"
 MEMBER = "alice"
+#: The member's course.
+COURSE = "sea-floor"
 #: Seconds after which the demo gives up waiting for something.
 PATIENCE_SECONDS = 60.0
 #: Seconds between two looks at a state, and between those that must not miss a short one.
@@ -105,6 +108,20 @@ class Browser:
             raise CheckFailed(f"POST {path} is accepted (it answered {answer.status_code}: {answer.text[:200]})")
         return answer
 
+    def tus(self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> httpx.Response:
+        """Send a request of the tus protocol."""
+        return self._http.request(method, url, headers={"Tus-Resumable": "1.0.0", **(headers or {})}, **options)
+
+    def digest_of(self, asset_id: str) -> str:
+        """Fetch an original by its address, piece by piece, and return its SHA-256."""
+        address = self.get(f"/media/assets/{asset_id}/url").raise_for_status().json()["url"]
+        digest = hashlib.sha256()
+        with self._http.stream("GET", address) as answer:
+            answer.raise_for_status()
+            for piece in answer.iter_bytes():
+                digest.update(piece)
+        return digest.hexdigest()
+
     def upload(self, sent: Sent, profile: str = "avatar", content_type: str = "image/jpeg") -> None:
         """Get a ticket, put the bytes into the store with exactly its headers, and have them verified."""
         body = {"profile": profile, "filename": sent.name, "size": len(sent.body), "content_type": content_type}
@@ -120,13 +137,16 @@ class Browser:
         asset: dict[str, Any] = self.get(f"/media/assets/{asset_id}").json()["asset"]
         return asset
 
-    def events(self, asset_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def events(self, asset_id: str, scope: str = "asset") -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield type and payload of an asset's events as they come, its state first (``snapshot``).
+
+        Args:
+            scope: ``asset``, or ``provider_asset`` for what happens at its streaming provider.
 
         Raises:
             CheckFailed: the site refuses the stream.
         """
-        query = {"scope": "asset", "id": asset_id, "snapshot": "1", "until": "terminal"}
+        query = {"scope": scope, "id": asset_id, "snapshot": "1", "until": "terminal"}
         with self._http.stream("GET", "/media/events", params=query, timeout=PATIENCE_SECONDS) as answer:
             if answer.is_error:
                 raise CheckFailed(f"the site sends the events of an asset (it answered {answer.status_code})")

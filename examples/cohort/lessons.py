@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
+from pydantic import BaseModel
 from sqlalchemy import select
 
 from examples.cohort.media import LESSON, LESSONS, reading, rindle, writing
 from examples.cohort.models import Course
-from examples.cohort.pages import accepted, all_media, done, media_of, our_form, page, put_in
+from examples.cohort.pages import (
+    accepted,
+    all_media,
+    done,
+    media_of,
+    our_form,
+    our_script,
+    page,
+    put_in,
+    stream_state,
+)
 from examples.cohort.security import actor_of
-from rindle import MediaAsset
+from rindle import MediaAsset, Profile
 from rindle.capabilities import capabilities_of
 from rindle.errors import NotFound, Unauthorized
 from rindle.http.forms import UploadForm
 
-#: How browsers send a lesson: in parts that survive a reload, where the store takes them.
-STRATEGY = "multipart" if "multipart_upload" in capabilities_of(rindle.storages["media"]) else "presigned_put"
+#: The module of Uppy that browsers send lessons with, where one is named; see ``static/resumable.js``.
+UPPY = Path(os.environ["COHORT_UPPY"]) if os.environ.get("COHORT_UPPY") else None
+
+
+def _strategy() -> str:
+    """Return how browsers send a lesson: so that it survives a reload, where that is possible."""
+    offered = capabilities_of(rindle.storages["media"])
+    if "multipart_upload" in offered:
+        return "multipart"
+    return "tus" if UPPY and "tus_upload" in offered else "presigned_put"
+
+
+STRATEGY = _strategy()
+
+
+class NewFile(BaseModel):
+    """A file that a script is about to send."""
+
+    filename: str
+    size: int
+    content_type: str | None = None
+
+
+def files_of(profile: type[Profile]) -> str:
+    """Return the path at which files of a profile are sent by tus."""
+    return f"/files/{profile.name}"
 
 
 async def course_at(slug: str) -> Course:
@@ -64,6 +101,7 @@ async def lesson_at(course: At) -> MediaAsset:
 shown = APIRouter(prefix="/lessons", include_in_schema=False)
 our_own = Depends(our_form(LESSONS.values()))
 forms = APIRouter(prefix="/lessons", include_in_schema=False, dependencies=[our_own])
+scripts = APIRouter(prefix="/lessons", include_in_schema=False, dependencies=[Depends(our_script)])
 OurForm = Annotated[UploadForm, our_own]
 Actor = Annotated[str, Depends(own_course)]
 Current = Annotated[MediaAsset, Depends(lesson_at)]
@@ -97,6 +135,21 @@ async def choose(request: Request, course: At, actor: Actor, form: OurForm) -> R
     return done(request)
 
 
+@scripts.post("/{slug}/media/upload", status_code=201)
+async def begin(course: At, actor: Actor, file: NewFile) -> dict[str, str | None]:
+    """Open an upload that survives a reload and a lost connection; the script sends the file by tus."""
+    profile = LESSONS[course.kind]
+    opened = await rindle.initiate_tus_upload(
+        profile,
+        length=file.size,
+        path=files_of(profile),
+        filename=file.filename,
+        content_type=file.content_type,
+        actor=actor,
+    )
+    return {"asset_id": opened.session.asset_id, "upload_url": opened.upload_url}
+
+
 @forms.post("/{slug}/media/remove", dependencies=[Depends(own_course)])
 async def remove(request: Request, course: At) -> Response:
     """Take the lesson away; Rindle stops what is being made of it and deletes everything, in the background."""
@@ -123,7 +176,14 @@ async def _page(request: Request, template: str, course: Course) -> Response:
     profile = LESSONS[course.kind]
     asset = await media_of(course, LESSON)
     return await page(
-        request, template, course=course, profile=profile, asset=asset, accept=accepted(profile), strategy=STRATEGY
+        request,
+        template,
+        course=course,
+        profile=profile,
+        asset=asset,
+        streaming=await stream_state(asset) if asset else None,
+        accept=accepted(profile),
+        strategy=STRATEGY,
     )
 
 
@@ -131,3 +191,6 @@ def install(app: FastAPI) -> None:
     """Add the pages to the site."""
     app.include_router(shown)
     app.include_router(forms)
+    app.include_router(scripts)
+    if UPPY:
+        app.get("/uppy.mjs", include_in_schema=False, response_class=FileResponse)(lambda: UPPY)

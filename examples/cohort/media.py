@@ -1,4 +1,4 @@
-"""The site's configuration of Rindle, which is all that a worker needs: three profiles, one storage, one database.
+"""The site's configuration of Rindle, which is all that a worker needs: the profiles, one storage, one database.
 
 Read from the environment:
 
@@ -9,10 +9,16 @@ Read from the environment:
     files below ``RINDLE_HOME``.
 ``COHORT_MEDIA_URL``
     Address under which browsers reach local files (``/media/local`` on the site itself by default), or the endpoint
-    under which they reach the bucket, when that is not the one the servers use.
+    under which they reach the bucket, when that is not the one the servers use. A streaming provider fetches local
+    files from it; by default from the address at which ``rindle dev`` serves the site.
+``COHORT_UPPY``
+    Path of Uppy's module for browsers (``dist/uppy.min.mjs`` of its package on npm). With it and local files, lessons
+    are sent by tus and continue after a reload.
 ``RINDLE_SECRETS``
     Signs local URLs and the session cookie; the secret that ``rindle dev`` left in ``RINDLE_HOME`` by default, so that
     every command run beside it works without further ado.
+``RINDLE_MUX_TOKEN_ID`` and others
+    Credentials of Mux, which then streams the videos; see ``streaming.py``.
 """
 
 from __future__ import annotations
@@ -23,9 +29,10 @@ from collections.abc import Mapping
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
+from examples.cohort import streaming
 from examples.cohort.models import Course, Member
 from rindle import Profile, Rindle, Settings
-from rindle.presets import Web
+from rindle.presets import MuxWeb, Web
 from rindle.protocols import Storage
 from rindle.sqlite import WRITE_OPTION
 from rindle.storage.local import LocalStorage
@@ -55,10 +62,9 @@ class MemberAvatar(Profile):
     }
 
 
-class Lesson(Web):
+class VideoLesson(Web, abstract=True):
     """A video: the preset plays it in 720p behind a poster; the waveform of its audio is drawn below."""
 
-    name = "lesson"
     storage = "media"
     allow_mime = ["video/mp4", "video/quicktime", "video/webm"]
     allow_extensions = [".mp4", ".m4v", ".mov", ".webm"]
@@ -66,6 +72,19 @@ class Lesson(Web):
     max_duration_seconds = 3600
     scrub_strip = True
     extra_variants = {"waveform": {"kind": "waveform", "preset": "overview"}}
+
+
+class Lesson(VideoLesson):
+    """A video that plays from the site's own store."""
+
+    name = "lesson"
+
+
+class StreamedLesson(VideoLesson, MuxWeb):
+    """A video that Mux streams. Players send the token of a playback with each segment, so it outlives the lesson."""
+
+    name = "streamed_lesson"
+    delivery = {"signed_url_ttl_seconds": 7_200}
 
 
 class AudioLesson(Profile):
@@ -83,8 +102,13 @@ class AudioLesson(Profile):
     }
 
 
-#: The profile of a course's lesson, by the kind of the course.
-LESSONS: Mapping[str, type[Profile]] = {"video": Lesson, "audio": AudioLesson}
+#: The profile of a course's new lesson, by the kind of the course.
+LESSONS: Mapping[str, type[Profile]] = {
+    "video": StreamedLesson if streaming.is_configured() else Lesson,
+    "audio": AudioLesson,
+}
+#: Those of all lessons: the ones that were uploaded before there was streaming stay.
+LESSON_PROFILES = tuple(dict.fromkeys([Lesson, *LESSONS.values()]))
 
 
 def _database_url(settings: Settings) -> str:
@@ -108,24 +132,37 @@ def _storage(settings: Settings) -> Storage:
 
         # boto3 reads the variable as well; named here, the store is known to be no AWS and addressed by path.
         return S3Storage(bucket, endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3"), public_endpoint=MEDIA_URL)
-    return LocalStorage(settings.home / "media", base_url=MEDIA_URL or "/media/local", secrets=secrets)
+    # With an address of its own for public files the store counts as one that others reach: a provider fetches a video
+    # from it by a signed URL.
+    public = f"{MEDIA_URL}/p" if MEDIA_URL else None
+    address = MEDIA_URL or "/media/local"
+    return LocalStorage(settings.home / "media", base_url=address, public_base_url=public, secrets=secrets)
 
 
-MEDIA_URL = os.environ.get("COHORT_MEDIA_URL") or None
+def _media_url() -> str | None:
+    given = os.environ.get("COHORT_MEDIA_URL")
+    site = os.environ.get("RINDLE_WEB_URL")  # set by `rindle dev` for all parts
+    if given or not site or not streaming.is_configured() or os.environ.get("MEDIA_BUCKET"):
+        return given or None
+    return f"{site}/media/local"
+
+
+MEDIA_URL = _media_url()
 settings = Settings()
 secrets = _secrets(settings)
 engine = create_async_engine(_database_url(settings))
 rindle = Rindle(
     engine=engine,
-    profiles=[MemberAvatar, Lesson, AudioLesson],
+    profiles=[MemberAvatar, *LESSON_PROFILES],
     storages={"media": _storage(settings)},
+    providers=[streaming.provider()] if streaming.is_configured() else [],
     secrets=secrets,
     settings=settings,
 )
 # Members keep their photos, and courses their lessons, when the classes are renamed. An id from a browser may be the id
 # of any upload: a slot accepts only what its pages can show.
 rindle.register_owner_type("member", Member, slots={AVATAR: MemberAvatar})
-rindle.register_owner_type("course", Course, slots={LESSON: LESSONS.values()})
+rindle.register_owner_type("course", Course, slots={LESSON: LESSON_PROFILES})
 
 #: Transactions of the pages that read.
 reading = async_sessionmaker(engine, expire_on_commit=False)

@@ -19,7 +19,18 @@ from examples.cohort.media import reading, rindle, writing
 from examples.cohort.models import Member
 from examples.cohort.security import TOKEN_FIELD, TOKEN_HEADER, actor_of, form_token, has_our_token
 from examples.cohort.texts import TEXTS
-from rindle import AssetState, MediaAsset, MediaAttachment, MediaVariant, Profile, RindleError, VariantState
+from rindle import (
+    AssetState,
+    MediaAsset,
+    MediaAttachment,
+    MediaProviderAsset,
+    MediaVariant,
+    Profile,
+    ProviderState,
+    RindleError,
+    StreamingPolicy,
+    VariantState,
+)
 from rindle.contrib.jinja import install_jinja
 from rindle.delivery.urls import is_servable
 from rindle.errors import Unauthorized, UnknownProfile, UploadRejected, VariantNotReady
@@ -32,11 +43,17 @@ log = logging.getLogger(__name__)
 AT_REST = frozenset({AssetState.READY, AssetState.DEGRADED, AssetState.QUARANTINED, AssetState.DELETED})
 #: States without anything to show: not validated yet, rejected, deleted.
 UNSEEN = frozenset({"staged", "validating", "analyzing", "promoting", "quarantined", "deleted"})
+#: States at the streaming provider in which nothing more will happen by itself.
+SETTLED = frozenset({ProviderState.READY, ProviderState.ERRORED, ProviderState.DELETED})
 
 
-def badge(asset: MediaAsset) -> str:
+def badge(asset: MediaAsset, streaming: ProviderState | None = None) -> str:
     """Return the text of the badge; ``place.js`` updates it."""
     match asset.state:
+        case AssetState.READY if is_being_streamed(streaming):
+            return "Preparing the stream"
+        case AssetState.READY if streaming in (ProviderState.ERRORED, ProviderState.DELETED):
+            return "Incomplete"
         case AssetState.READY:
             return "Ready"
         case AssetState.QUARANTINED:
@@ -72,6 +89,33 @@ async def link(profile: str | type[Profile], asset: MediaAsset, variant: str | M
         return None
     except RindleError as error:
         log.warning("a variant cannot be shown", extra={"asset_id": asset.id, "code": error.code})
+        return None
+
+
+def is_being_streamed(streaming: ProviderState | None) -> bool:
+    """Whether the provider has still to say that a lesson can be streamed."""
+    return streaming is not None and streaming not in SETTLED
+
+
+async def stream_state(asset: MediaAsset) -> ProviderState | None:
+    """Return where a lesson stands at its streaming provider, ``None`` for one that is not streamed."""
+    streaming = _streaming_of(asset)
+    if streaming is None:
+        return None
+    async with reading() as session:
+        state = await session.scalar(
+            select(MediaProviderAsset.state).where(
+                MediaProviderAsset.asset_id == asset.id, MediaProviderAsset.provider_name == streaming.provider
+            )
+        )
+    # There is no row before its video has been built.
+    return ProviderState.PENDING if state is None else ProviderState(state)
+
+
+def _streaming_of(asset: MediaAsset) -> StreamingPolicy | None:
+    try:
+        return rindle.profiles.get(asset.profile).delivery_policy().streaming
+    except UnknownProfile:
         return None
 
 
@@ -121,6 +165,7 @@ templates.globals.update(
     TOKEN_HEADER=TOKEN_HEADER,
     UNSEEN=UNSEEN,
     badge=badge,
+    is_being_streamed=is_being_streamed,
     link=link,
     percent=percent,
     progress=progress,
@@ -194,6 +239,16 @@ def our_form(profiles: Iterable[type[Profile]]) -> Callable[[Request], AsyncIter
             yield found
 
     return form
+
+
+async def our_script(request: Request) -> None:
+    """Refuse a request of a script that another site made.
+
+    Raises:
+        Unauthorized: ``form_expired``.
+    """
+    if not has_our_token(request, None):
+        raise Unauthorized("this page does not belong to your session", code="form_expired")
 
 
 async def put_in(owner: Any, slot: str, profile: type[Profile], form: UploadForm, *, actor: str) -> None:

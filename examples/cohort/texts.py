@@ -44,6 +44,8 @@ _LESSON: Mapping[str, str] = {
     "profile_mismatch": "That file was not uploaded for this kind of lesson. Please choose another one.",
     "unauthorized": "Only the teacher of the course may change its lesson.",
     "nothing_chosen": "Please choose a file first.",
+    "not_streamed": "The streaming provider could not prepare this lesson. It plays from our own store.",
+    "stream_ended": "The stream has ended. Please load the page again.",
 }
 
 #: Sentences by error code, for each section of the site by the first part of its address.

@@ -20,6 +20,8 @@ from rindle.workflows import ids
 
 #: States in which a session ended without an asset to promote.
 ENDED_BADLY = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
+#: States in which bytes may still come.
+_WAITING = (SessionState.INITIALIZED, SessionState.SIGNED, SessionState.RESUMING, SessionState.UPLOADING)
 #: Shortest pause in seconds before a workflow reads the rows again.
 _MIN_WAIT_SECONDS = 0.05
 #: Seconds between two looks at a partial upload that has expired while a final upload still needs it.
@@ -60,7 +62,7 @@ class UploadStatusReader:
         if found is None:
             return UploadStatus(step=UploadStep.DONE, outcome="gone")
         facts: dict[str, Any] = {"asset_id": found.asset.id, "profile": found.asset.profile}
-        if found.session.state in (SessionState.SIGNED, SessionState.UPLOADING, SessionState.INITIALIZED):
+        if found.session.state in _WAITING:
             wait_seconds, poll = self._wait(found.session)
             return UploadStatus(
                 step=UploadStep.WAIT, wait_seconds=wait_seconds, poll=poll, outcome=found.session.state, **facts

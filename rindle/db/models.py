@@ -414,9 +414,9 @@ class MediaUploadSession(_Timestamps, Base):
     #: Key that the bytes are written to; unique. The ``storage_key`` of the asset.
     upload_key: Mapped[str] = mapped_column(String(MAX_KEY_CHARS))
     #: How the bytes arrive: ``presigned_put`` or ``multipart`` (from the client to the store, whole or in parts), or
-    #: ``server`` (through the application).
+    #: ``server`` (through the application), or ``resumable`` (to a session of the store).
     upload_strategy: Mapped[str] = mapped_column(String(32), default="presigned_put")
-    #: Reserved for resumable uploads; always ``NULL`` in this release.
+    #: ``gcs`` for a resumable session of the store; ``NULL`` in other lanes.
     resumable_protocol: Mapped[str | None] = mapped_column(String(32))
     #: Reserved for resumable uploads; always ``NULL`` in this release.
     upload_length: Mapped[int | None] = mapped_column(BigInteger)
@@ -426,18 +426,18 @@ class MediaUploadSession(_Timestamps, Base):
     #: The parts from which the object of a multipart upload is made, as ``{part_number, etag, size}``; ``[]`` until its
     #: completion is requested.
     multipart_parts: Mapped[list[Any]] = mapped_column(JsonDocument, default=list)
-    #: Bearer credential of a resumable upload: never logged, cleared when the objects of the session are released.
-    #: Reserved; always ``NULL`` in this release.
+    #: Bearer credential of a resumable session, encrypted when the setting ``session_uri_key`` is given: never logged,
+    #: cleared when the objects of the session are released. ``NULL`` in other lanes.
     session_uri: Mapped[str | None] = mapped_column(Text)
-    #: Reserved for resumable uploads; always ``NULL`` in this release.
+    #: When the store forgets a resumable session; ``NULL`` in other lanes.
     session_uri_expires_at: Mapped[datetime | None]
     #: Bytes known to be stored, from 0. The server lane writes the size when it is done, a multipart upload when its
-    #: parts are listed; a presigned PUT leaves 0.
+    #: parts are listed, a resumable session when its status is read; a presigned PUT leaves 0.
     last_known_offset: Mapped[int] = mapped_column(BigInteger, default=0)
-    #: Reserved for resumable uploads; always ``NULL`` in this release.
+    #: Where the store keeps a resumable session, if it says so; ``NULL`` otherwise.
     region_hint: Mapped[str | None] = mapped_column(String(64))
     #: When a session that is still live expires; set when it is opened (``expires_in``, or the setting). Progress of a
-    #: multipart upload extends it.
+    #: multipart or resumable upload extends it.
     expires_at: Mapped[datetime]
     #: When the bytes were verified; ``NULL`` before, and for sessions that ended otherwise.
     verified_at: Mapped[datetime | None]

@@ -11,11 +11,11 @@ from fastapi import Request
 
 from rindle.db.models import MediaUploadSession
 from rindle.errors import CapabilityUnsupported, InvalidArgument
-from rindle.http.schemas import GrantJson, MultipartJson, NewUpload, OpenedUpload, SessionJson
+from rindle.http.schemas import GrantJson, MultipartJson, NewUpload, OpenedUpload, ResumableJson, SessionJson
 from rindle.profile import Profile
 from rindle.services import Services
 from rindle.states import SessionState
-from rindle.uploads import direct, multipart
+from rindle.uploads import direct, multipart, resumable
 from rindle.uploads.sessions import Upload, UploadRequest
 
 #: Opens an upload: ``(services, profile, request, body, http_request)``.
@@ -75,7 +75,16 @@ def _parts(session: MediaUploadSession) -> OpenedUpload:
     return OpenedUpload(session=SessionJson.of(session), multipart=begun)
 
 
+async def _resumable(
+    services: Services, profile: type[Profile], request: UploadRequest, body: NewUpload, http_request: Request
+) -> OpenedUpload:
+    # The page's own origin: the store answers no other page's browser.
+    found = await resumable.initiate(services, profile, request, origin=http_request.headers.get("origin"))
+    return OpenedUpload(session=SessionJson.of(found.session), resumable=ResumableJson.of(found.resumable))
+
+
 #: How each strategy opens an upload.
-LANES: Mapping[str, Opener] = {"presigned_put": _put, "multipart": _multipart}
-#: With what the upload of each ``upload_strategy`` is continued; a presigned PUT starts again with a new URL.
+LANES: Mapping[str, Opener] = {"presigned_put": _put, "multipart": _multipart, "resumable": _resumable}
+#: With what the upload of each ``upload_strategy`` is continued. A presigned PUT starts again with a new URL; a session
+#: URI is a credential to write, which who may read the upload does not get.
 CONTINUED: Mapping[str, Continuer] = {"multipart": _parts}

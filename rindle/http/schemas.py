@@ -31,6 +31,7 @@ from rindle.protocols import Part, Presigned, PresignedPart
 from rindle.states import AssetState, MediaKind, SessionState, VariantState
 from rindle.text import is_storable
 from rindle.uploads.multipart import MultipartGrant
+from rindle.uploads.resumable import ResumableGrant, ResumableProgress
 
 #: Largest value of a size column.
 _MAX_SIZE = 2**63 - 1
@@ -81,7 +82,7 @@ class NewUpload(_Body):
     )
     strategy: Literal["presigned_put", "multipart", "resumable", "tus"] = Field(
         "presigned_put",
-        description="Upload lane; `resumable`, `tus` and lanes that the storage lacks answer `upload_unsupported`.",
+        description="Upload lane; `tus` and lanes that the storage lacks answer `upload_unsupported`.",
     )
     part_size: StrictInt | None = Field(
         None,
@@ -294,6 +295,21 @@ class MultipartJson(BaseModel):
         return cls(part_size=grant.part_size, part_count=grant.part_count)
 
 
+class ResumableJson(BaseModel):
+    """Where to send a file: whole, or in pieces of a multiple of 256 KiB with `Content-Range`.
+
+    The URI is a credential.
+    """
+
+    session_uri: str = Field(repr=False)
+    expires_at: datetime = Field(description="When the store forgets the session URI.")
+
+    @classmethod
+    def of(cls, grant: ResumableGrant) -> ResumableJson:
+        """Show what a client needs of a grant; the store's upload id stays here."""
+        return cls(session_uri=grant.session_uri.get_secret_value(), expires_at=grant.expires_at)
+
+
 class PartGrantJson(BaseModel):
     """Permission for the PUT of one part; send ``headers`` exactly as they are. The URL is a credential."""
 
@@ -333,7 +349,7 @@ class PartsAnswer(RootModel[list[PartJson]]):
 
 
 #: Fields of an upload of which only that of its own lane is there.
-_LANES = frozenset({"upload", "multipart"})
+_LANES = frozenset({"upload", "multipart", "resumable"})
 
 
 class OpenedUpload(BaseModel):
@@ -342,6 +358,9 @@ class OpenedUpload(BaseModel):
     session: SessionJson
     upload: GrantJson | None = Field(default=None, description="Of `presigned_put`: one PUT.")
     multipart: MultipartJson | None = Field(default=None, description="Of `multipart`.")
+    resumable: ResumableJson | None = Field(
+        default=None, description="Of `resumable`, in the answer to the request that opened the upload, also repeated."
+    )
 
     @model_serializer(mode="wrap")
     def _shown(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]  # noqa: ANN202 - see above
@@ -359,6 +378,23 @@ class SessionAnswer(BaseModel):
     """An upload session."""
 
     session: SessionJson
+
+
+class ResumableAnswer(BaseModel):
+    """How far the upload to a session URI is."""
+
+    session: SessionJson
+    committed_bytes: int = Field(description="That the store has, from the beginning of the file; continue there.")
+    state: Literal["in_progress", "complete"] = Field(
+        description="`complete` is the store's claim, and nothing is verified by it."
+    )
+
+    @classmethod
+    def of(cls, progress: ResumableProgress) -> ResumableAnswer:
+        """Show a status."""
+        return cls(
+            session=SessionJson.of(progress.session), committed_bytes=progress.committed_bytes, state=progress.state
+        )
 
 
 class SignedAnswer(BaseModel):

@@ -1,8 +1,8 @@
 """Routes of uploads: tickets for direct uploads, and verification that the bytes arrived.
 
 Uploads through the application are in :mod:`rindle.http.inline`, the lanes of new uploads in :mod:`rindle.http.lanes`,
-the parts of multipart uploads in :mod:`rindle.http.parts`, uploads to streaming providers in
-:mod:`rindle.http.to_provider`.
+the parts of multipart uploads in :mod:`rindle.http.parts`, the status of resumable sessions in
+:mod:`rindle.http.store_sessions`, uploads to streaming providers in :mod:`rindle.http.to_provider`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Request
 
 from rindle.app import Rindle
 from rindle.errors import InvalidArgument
-from rindle.http import lanes, parts, to_provider
+from rindle.http import lanes, parts, store_sessions, to_provider
 from rindle.http.access import Access, ChangingRules, actor_name
 from rindle.http.errors import RindleRoute
 from rindle.http.inline import MAX_INLINE_BYTES, inline_routes
@@ -86,6 +86,7 @@ def upload_routes(access: Access, *, max_inline_bytes: int) -> APIRouter:
     router = APIRouter()
     router.include_router(router_of(_ROUTES, _Uploads(access), tag="uploads"))
     router.include_router(router_of(parts.ROUTES, parts.Parts(access), tag="uploads"))
+    router.include_router(router_of(store_sessions.ROUTES, store_sessions.StoreSessions(access), tag="uploads"))
     router.include_router(router_of(to_provider.ROUTES, to_provider.DirectUploads(access), tag="uploads"))
     router.include_router(inline_routes(access, max_bytes=max_inline_bytes))
     return router
@@ -106,7 +107,7 @@ class _Uploads:
         """Open an upload session with its asset, in one lane.
 
         `presigned_put` also signs the PUT of the bytes; send its headers unchanged. `multipart` says how to cut the
-        file; sign each part.
+        file; sign each part. `resumable` names the session URI of the store that takes the bytes.
         """
         await self._access.check_forgery(request)
         actor = await self._access.actor(request)

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from rindle import telemetry
 from rindle.errors import InvalidArgument, RindleError, UnknownProfile
-from rindle.operations.checks import database, host, storage
+from rindle.operations.checks import database, host, lanes, storage
 from rindle.operations.checks import profiles as profile_checks
 from rindle.operations.checks import streaming as streaming_checks
 from rindle.operations.checks import temporal as temporal_checks
@@ -47,7 +47,8 @@ async def doctor(
 
     Args:
         profiles: check these only; all registered ones when left out. An unknown name is a finding, not an exception.
-        live: also write, read and delete a 32-byte object in every storage, and fetch it by a signed URL.
+        live: also write, read and delete a 32-byte object in every storage, fetch it by a signed URL, and send
+            others by the lanes for large files.
         streaming: also send one request to every streaming provider, with its credentials.
         workers: require polling workers.
         offline: check nothing outside this process and its disk.
@@ -100,6 +101,7 @@ def _plan(subject: Subject, *, live: bool, streaming: bool, workers: bool) -> li
         *database.planned(subject),
         *temporal_checks.planned(subject, workers=workers),
         *storage.planned(subject, live=live),
+        *(lanes.planned(subject) if live else ()),
         *streaming_checks.planned(subject, ping=streaming),
     ]
 

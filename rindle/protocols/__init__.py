@@ -23,6 +23,7 @@ from rindle.protocols.abilities import (
 )
 from rindle.protocols.access import AssetSubject, Authorizer, DeliverySubject, OwnerRef, UploadSubject
 from rindle.protocols.media import Analyzer, Probe, ProbeResult, Processor, Quarantine, Scanner
+from rindle.protocols.setup import SetupCheck, SetupFinding
 from rindle.protocols.storage import (
     MAX_RANGE_BYTES,
     MAX_URL_SECONDS,
@@ -94,6 +95,8 @@ __all__ = [
     "ResumableUpload",
     "Scanner",
     "ServedAs",
+    "SetupCheck",
+    "SetupFinding",
     "Storage",
     "StoredObject",
     "StreamingProvider",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rindle.errors import InvalidArgument, StoragePermanent, StorageTransient
+from rindle.storage.threads import Stop
 
 #: Pieces in which bytes are copied.
 PIECE_BYTES = 1024 * 1024
@@ -27,6 +30,52 @@ def open_source(source: Path) -> IO[bytes]:
     except OSError as error:
         raise InvalidArgument("the source file cannot be read", detail={"option": "source"}) from error
     return file
+
+
+@dataclass
+class Slice(io.RawIOBase):
+    """A part of an open file as a request body that ends at once when the transfer is stopped.
+
+    Reads by position, so that several parts of one file can be on their way at the same time.
+    """
+
+    file: IO[bytes]
+    start: int
+    size: int
+    stop: Stop
+    position: int = 0
+
+    def again(self) -> Slice:
+        """Return the slice rewound, for a request that is made once more."""
+        self.position = 0
+        return self
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+        self.position = max(0, base + offset)
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.stop.check()
+        left = max(0, self.size - self.position)
+        wanted = min(left if size is None or size < 0 else min(size, left), PIECE_BYTES)
+        piece = os.pread(self.file.fileno(), wanted, self.start + self.position)
+        self.position += len(piece)
+        return piece
 
 
 @contextmanager

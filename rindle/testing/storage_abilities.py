@@ -19,15 +19,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from rindle.capabilities import capabilities_of
-from rindle.errors import InvalidArgument, InvalidKey, InvalidMultipartParts, InvalidPartNumber, StorageNotFound
-from rindle.protocols import MultipartUploads, Part, Storage
-from rindle.testing.headers_contract import Send
+from rindle.errors import (
+    InvalidArgument,
+    InvalidKey,
+    InvalidMultipartParts,
+    InvalidPartNumber,
+    OffsetMismatch,
+    RindleError,
+    StorageNotFound,
+)
+from rindle.protocols import Concatenation, MultipartUploads, Part, Presigned, ResumableSessions, Storage
+from rindle.testing.headers_contract import Answer, Send, file_of
 
 #: Smallest part that is not the last one, in bytes.
 PART_BYTES = 5 * 1024 * 1024
@@ -183,3 +193,118 @@ class MultipartUploadsContract:
         ):
             with pytest.raises(InvalidKey):
                 await call
+
+
+#: Pieces of a resumable session are multiples of this size in bytes, except the last one.
+UNIT_BYTES = 256 * 1024
+
+
+@pytest.mark.asyncio
+class ResumableSessionsContract:
+    """Stores with sessions that clients continue after a break, with the ability ``ResumableSessions``."""
+
+    @staticmethod
+    async def _put(uri: SecretStr, piece: bytes, start: int, total: int, send: Send) -> Answer:
+        span = {"Content-Range": f"bytes {start}-{start + len(piece) - 1}/{total}"}
+        return await send(Presigned(uri.get_secret_value(), "PUT", span, datetime.now(UTC)), piece)
+
+    async def test_its_sessions_are_capabilities_of_its_class(self, storage: Storage) -> None:
+        assert isinstance(storage, ResumableSessions)
+        assert {"resumable_upload", "resumable_upload_session"} <= capabilities_of(storage)
+
+    async def test_the_pieces_of_a_session_become_the_object(
+        self, storage: Any, key: str, tmp_path: Path, send: Send
+    ) -> None:
+        body = os.urandom(2 * UNIT_BYTES + 17)
+        begun = await storage.initiate_resumable_upload(key, len(body), content_type="video/mp4")
+        assert begun.session_uri.get_secret_value() not in repr(begun)
+        assert begun.expires_at > datetime.now(UTC)
+
+        assert (await self._put(begun.session_uri, body[:UNIT_BYTES], 0, len(body), send)).status == 308
+        with pytest.raises(StorageNotFound):
+            await storage.head(key)
+        assert (await self._put(begun.session_uri, body[UNIT_BYTES:], UNIT_BYTES, len(body), send)).status in (200, 201)
+
+        head = await storage.head(key)
+        assert (head.size, head.content_type) == (len(body), "video/mp4")
+        assert (await storage.download(key, tmp_path / "copy")).read_bytes() == body
+
+    async def test_a_session_tells_where_to_continue(self, storage: Any, key: str, send: Send) -> None:
+        begun = await storage.initiate_resumable_upload(key, 2 * UNIT_BYTES)
+        assert (await self._put(begun.session_uri, bytes(UNIT_BYTES), 0, 2 * UNIT_BYTES, send)).status == 308
+
+        found = await storage.resumable_upload_status(key, begun.session_uri, client_offset=UNIT_BYTES)
+
+        assert (found.committed_bytes, found.state) == (UNIT_BYTES, "in_progress")
+        with pytest.raises(OffsetMismatch) as caught:
+            await storage.resumable_upload_status(key, begun.session_uri, client_offset=7)
+        assert (caught.value.server, caught.value.client) == (UNIT_BYTES, 7)
+
+    async def test_a_session_never_replaces_an_object(self, storage: Any, key: str, tmp_path: Path, send: Send) -> None:
+        begun = await storage.initiate_resumable_upload(key, 5)
+        await storage.store(key, file_of(tmp_path, b"first"))
+
+        assert 400 <= (await self._put(begun.session_uri, b"other", 0, 5, send)).status < 500
+        assert await storage.read_range(key, 0, 10) == b"first"
+
+    async def test_a_cancelled_session_takes_no_bytes(self, storage: Any, key: str, send: Send) -> None:
+        begun = await storage.initiate_resumable_upload(key, 5)
+
+        assert await storage.cancel_resumable_upload(key, begun.session_uri) is True
+
+        assert 400 <= (await self._put(begun.session_uri, b"other", 0, 5, send)).status < 500
+        assert await storage.cancel_resumable_upload(key, begun.session_uri) in (True, False)
+        with pytest.raises(StorageNotFound):
+            await storage.head(key)
+
+    @pytest.mark.parametrize("uri", ["https://example.invalid/canary", "file:///etc/canary", "canary", ""])
+    async def test_no_other_address_is_requested(self, storage: Any, key: str, uri: str) -> None:
+        for call in (storage.resumable_upload_status, storage.cancel_resumable_upload):
+            with pytest.raises(InvalidArgument) as caught:
+                await call(key, SecretStr(uri))
+            assert "canary" not in str(caught.value) + repr(caught.value.detail)
+
+    async def test_keys_and_texts_of_a_session_are_checked(self, storage: Any, key: str) -> None:
+        with pytest.raises(InvalidKey):
+            await storage.initiate_resumable_upload("../x", 1)
+        for options in ({"content_type": "a\r\nb: c"}, {"origin": "https://a\r\nb: c"}):
+            with pytest.raises(InvalidArgument):
+                await storage.initiate_resumable_upload(key, 1, **options)
+
+
+@pytest.mark.asyncio
+class ConcatenationContract:
+    """Stores that make objects from others, with the ability ``Concatenation``."""
+
+    async def test_it_joins_by_its_class(self, storage: Storage) -> None:
+        assert isinstance(storage, Concatenation)
+        assert "concatenate" in capabilities_of(storage)
+
+    @pytest.mark.parametrize("count", [1, 2, 35])
+    async def test_sources_are_joined_in_their_order_and_stay(
+        self, storage: Any, key: str, tmp_path: Path, count: int
+    ) -> None:
+        sources = [f"{key}.{number}" for number in range(count)]
+        for number, source in enumerate(sources):
+            await storage.store(source, file_of(tmp_path, f"<{number}>".encode()))
+        wanted = "".join(f"<{number}>" for number in [*range(count), 0]).encode()
+
+        made = await storage.concatenate(key, [*sources, sources[0]])
+
+        assert (made.key, made.size, made.etag) == (key, len(wanted), (await storage.head(key)).etag)
+        assert (await storage.download(key, tmp_path / "copy")).read_bytes() == wanted
+        assert {found.key for found in (await storage.list_keys(key)).objects} == {key, *sources}
+        assert (await storage.concatenate(key, [*sources, sources[0]])).size == len(wanted)
+
+    async def test_a_missing_source_makes_nothing(self, storage: Any, key: str, tmp_path: Path) -> None:
+        await storage.store(f"{key}.1", file_of(tmp_path, b"x"))
+
+        with pytest.raises(RindleError):
+            await storage.concatenate(key, [f"{key}.1", f"{key}.missing"])
+
+        assert [found.key for found in (await storage.list_keys(key)).objects] == [f"{key}.1"]
+
+    async def test_keys_of_a_join_are_checked(self, storage: Any, key: str) -> None:
+        for final, sources in (("../x", [key]), (key, ["../x"])):
+            with pytest.raises(InvalidKey):
+                await storage.concatenate(final, sources)

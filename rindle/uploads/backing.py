@@ -12,7 +12,7 @@ from rindle.db.models import MediaUploadSession
 from rindle.db.streams import find_stream
 from rindle.protocols import Storage
 from rindle.services import Services
-from rindle.uploads import assembly, multipart
+from rindle.uploads import assembly, multipart, resumable
 
 #: Removes what a store keeps of a session beside its object; nothing to remove is success.
 Release = Callable[[Services, Storage, MediaUploadSession], Awaitable[None]]
@@ -67,4 +67,8 @@ async def _release_stream(services: Services, storage: Storage, upload: MediaUpl
 
 
 #: The lanes that keep more than one object, and how that is removed.
-RELEASES: Mapping[str, Release] = {"multipart": _release_parts, "tus": _release_stream}
+RELEASES: Mapping[str, Release] = {
+    "multipart": _release_parts,
+    "tus": _release_stream,
+    "gcs": resumable.cancel_session,
+}

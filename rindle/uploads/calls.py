@@ -1,4 +1,4 @@
-"""The calls of ``Rindle`` for multipart uploads, and for uploads to streaming providers."""
+"""The calls of ``Rindle`` for uploads of gigabytes, in parts or in sessions of a store, and to streaming providers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from rindle.db.ids import AssetOrId, SessionOrId
 from rindle.profile import Profile
 from rindle.protocols import Part
 from rindle.services import Services
-from rindle.uploads import multipart, to_provider
+from rindle.uploads import multipart, resumable, to_provider
 from rindle.uploads.multipart import OpenedMultipart, SignedPart
+from rindle.uploads.resumable import OpenedResumable, ResumableProgress
 from rindle.uploads.sessions import Upload, UploadRequest
 from rindle.uploads.to_provider import DirectUpload, DirectUploadRequest
 
@@ -138,6 +139,96 @@ class MultipartCalls:
             asset = await rindle.settled(upload.asset.id)
         """
         return await multipart.complete(self.services, session_id, parts)
+
+
+class ResumableCalls:
+    """Uploads of gigabytes to a session of the store, which the client continues after a break."""
+
+    services: Services
+
+    async def initiate_resumable_session(
+        self,
+        profile: str | type[Profile],
+        *,
+        filename: str = "unknown",
+        size: int | None = None,
+        content_type: str | None = None,
+        origin: str | None = None,
+        expires_in: int | None = None,
+        actor: str | UUID | None = None,
+        idempotency_key: str | None = None,
+        auto_verify: bool = False,
+    ) -> OpenedResumable:
+        """Open an upload session whose bytes the client sends to a session URI of the store.
+
+        The client PUTs the whole file, or pieces of a multiple of 256 KiB with ``Content-Range``; after a break
+        :meth:`resumable_session_status` returns where to continue. When all bytes are sent, call
+        :meth:`verify_completion`. The session expires after ``expires_in``, and each status with progress extends it,
+        up to seven days after it was opened; then the store forgets the session URI.
+
+        Args:
+            filename: the client's name for the file; only its cleaned extension reaches the storage key.
+            size: the size in bytes that the client declares; the store then takes no other.
+            content_type: the type that the client declares; it is recorded and has no effect.
+            origin: scheme, host and port of the page that will send the bytes: the ``Origin`` header of its request.
+                Without it the store refuses the requests of browsers.
+            expires_in: lifetime of the session in seconds, 60 to 604800; the setting ``upload_session_ttl_seconds``
+                (86400) when left out.
+            actor: who uploads, as for :meth:`initiate_upload`.
+            idempotency_key: a repeated call of the same actor with this key returns the first session and its URI.
+            auto_verify: let the workflow look for the object by itself, also when the browser is closed.
+
+        Returns:
+            the session, already ``signed``, and the session URI. Whoever has the URI can send the bytes: give it to the
+            client that uploads, and keep it out of logs.
+
+        Raises:
+            UploadRejected: the profile does not allow the extension or the declared size; no row was written.
+            CapabilityUnsupported: the profile's storage has no such sessions; no row was written.
+            UnknownProfile: the profile is not registered.
+            InvalidArgument: an argument is out of range, or the idempotency key cannot be used.
+            StorageError: the store did not begin the session; no row was written.
+
+        Example:
+            opened = await rindle.initiate_resumable_session("lesson", filename="lesson.mp4", size=4_000_000_000)
+            for_the_browser = {"session_uri": opened.resumable.session_uri.get_secret_value()}
+        """
+        request = UploadRequest(
+            filename=filename,
+            size=size,
+            content_type=content_type,
+            expires_in=expires_in,
+            actor=actor_text("actor", actor),
+            idempotency_key=idempotency_key,
+            auto_verify=auto_verify,
+        )
+        return await resumable.initiate(self.services, profile, request, origin=origin)
+
+    async def resumable_session_status(
+        self, session_id: SessionOrId, *, client_offset: int | None = None, resume: bool = False
+    ) -> ResumableProgress:
+        """Return how many bytes of an upload the store has, and record it; verifies nothing.
+
+        Args:
+            client_offset: where the client would continue.
+            resume: the client is about to continue; the session moves to ``resuming``.
+
+        Raises:
+            OffsetMismatch: the store has another number of bytes than ``client_offset``; continue at ``error.server``.
+            SessionUriUnknown: the store does not know the session; start a new upload.
+            SessionUriExpired: the session has expired in the store; start a new upload.
+            CapabilityUnsupported: the upload has no session of the store.
+            ResumableUploadNotInitialized: it has none any more.
+            UploadSessionExpired: the session expired.
+            UploadCancelled: the session was cancelled.
+            StorageTransient: the store did not answer.
+            NotFound: no such session.
+
+        Example:
+            progress = await rindle.resumable_session_status(session.id, resume=True)
+            continue_at = progress.committed_bytes
+        """
+        return await resumable.status(self.services, session_id, client_offset=client_offset, resume=resume)
 
 
 class DirectUploadCalls:

@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 #: The demo, the site that it starts with its worker, and the part of the set-up that runs inside the virtualenv.
 IMPORTS = """
-import tests.servers.__main__, tests.servers.ffmpeg
+import tests.servers.__main__, tests.servers.ffmpeg, tests.servers.mux.__main__, rindle.streaming.mux
 import examples.cohort.demo, examples.cohort.app, rindle.cli.worker
 from rindle.cli import commands
 import rindle.bootstrap, rindle.media.image, rindle.media.render_child, uvicorn, aiosqlite

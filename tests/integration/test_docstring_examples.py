@@ -26,10 +26,10 @@ from docs.generate import example_of
 from rindle import MediaAsset, MediaUploadSession, Rindle
 from rindle.db import migrate
 from rindle.errors import StateConflict
-from rindle.streaming.memory import InMemoryProvider
 from tests.application import Avatar, Lesson, Talk
 from tests.gallery import Gallery
 from tests.integration.uploads.conftest import bucket_environment, send_part
+from tests.integration.uploads.test_resumable import environment_of
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, photo, staged
 
@@ -41,8 +41,10 @@ PUBLIC = ["Rindle", *sorted(name for name in dir(Rindle) if not name.startswith(
 RECIPES = ("attach", "attachments")
 #: Examples of uploads in parts, which local storage does not take.
 IN_PARTS = ("initiate_multipart_upload", "sign_multipart_part", "list_parts", "complete_multipart_upload")
+#: Examples of sessions of the store, which only Google Cloud Storage has.
+IN_SESSIONS = ("initiate_resumable_session", "resumable_session_status")
 #: Examples of uploads to a streaming provider.
-TO_A_PROVIDER = ("create_direct_upload", "cancel_direct_upload")
+TO_PROVIDER = ("create_direct_upload", "cancel_direct_upload")
 #: Bytes that are of the type video/mp4 or audio/wav, and no more than that: nothing decodes them here.
 MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom\0\0\0\x08free"
 WAV = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x44\xac\0\0\x88\x58\x01\0\x02\0\x10\0data\0\0\0\0"
@@ -92,7 +94,9 @@ async def _asset(stage: Stage, gallery: Gallery, name: str, code: str) -> MediaA
 
 
 async def _session(stage: Stage, name: str) -> MediaUploadSession:
-    """Return an upload whose bytes were sent: whole, or as the one part of a multipart upload."""
+    """Return an upload whose bytes were sent, whole or as the one part of a multipart upload; or an open session."""
+    if name in IN_SESSIONS:
+        return (await stage.rindle.initiate_resumable_session("avatar", filename="me.jpg", actor="ada")).session
     if name not in IN_PARTS:
         return await stage.sent("avatar", actor="ada")
     body = photo(stage.home / "photo.jpg").read_bytes()
@@ -106,7 +110,13 @@ async def example_stage(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, temporal_server: TemporalServer
 ) -> AsyncIterator[Stage]:
     """The application on SQLite, with local storage unless the example needs a bucket."""
-    environment = request.getfixturevalue("bucket_environment") if name in IN_PARTS else {}
+    environment = {}
+    if name in IN_PARTS:
+        environment = request.getfixturevalue("bucket_environment")
+    elif name in IN_SESSIONS:
+        environment = environment_of(request.getfixturevalue("gcp_emulator"))
+    elif name in TO_PROVIDER:
+        environment = {"APP_PROVIDER": "memory"}
     url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
     async with staged(tmp_path, url, temporal_server.target, environment) as ready:
         yield ready
@@ -138,8 +148,7 @@ async def names(stage: Stage, name: str, code: str) -> AsyncIterator[dict[str, A
         "video": lambda: gallery.available(Lesson, data=MP4, filename="lesson.mp4", facts=VIDEO),
         "audio": lambda: gallery.available(Talk, data=WAV, filename="talk.wav", facts=AUDIO),
     }
-    if name in TO_A_PROVIDER:
-        rindle = stage.application(providers=[InMemoryProvider()])
+    if name in TO_PROVIDER:
         wanted["upload"] = lambda: rindle.create_direct_upload("reel", cors_origin="https://example.com")
     used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     rows = {key: await make() for key, make in wanted.items() if key in used}

@@ -37,6 +37,17 @@ def ensure_minio() -> None:
         ensure_go_program("minio", minio.MODULE, purpose=purpose, takes="2 to 4 minutes", report=report)
 
 
+def ensure_fake_gcs() -> None:
+    """Find fake-gcs-server or build it."""
+    from tests.servers import gcs
+
+    if gcs.PROGRAM_VARIABLE in os.environ:
+        gcs.program()
+    else:
+        purpose = "a server of the tests for Google Cloud Storage"
+        ensure_go_program("fake-gcs-server", gcs.MODULE, purpose=purpose, takes="1 to 2 minutes", report=report)
+
+
 def ensure_uppy() -> None:
     """Find Uppy or fetch it."""
     from tests.servers import uppy
@@ -116,6 +127,7 @@ PROGRAMS: Final[Mapping[str, Callable[[], object]]] = {
     "chromium": partial(from_debian, "chromium", find_chromium, "the browser of the tests"),
     "temporal": partial(ensure_temporal_cli, report=report),
     "minio": ensure_minio,
+    "fake-gcs-server": ensure_fake_gcs,
     "scripts": ensure_scripts,
     "uppy": ensure_uppy,
 }

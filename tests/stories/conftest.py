@@ -109,8 +109,10 @@ async def running_site(temporal: TemporalServer, home: Path, **settings: str) ->
         settings: further environment variables.
     """
     health, port = f"127.0.0.1:{free_port()}", free_port()
+    url = f"http://127.0.0.1:{port}"
     environment = {
         **os.environ,
+        "RINDLE_WEB_URL": url,
         "RINDLE_APP": "tests.stories.cohort:rindle",
         "RINDLE_HOME": str(home),
         "RINDLE_TMP_DIR": str(home),
@@ -120,7 +122,6 @@ async def running_site(temporal: TemporalServer, home: Path, **settings: str) ->
         "TEMPORAL_NAMESPACE": temporal.namespace,
         **settings,
     }
-    url = f"http://127.0.0.1:{port}"
     serve = ("-m", "uvicorn", "examples.cohort.app:app", "--port", str(port), "--no-access-log")
     web = Part("web", home, f"{url}/", environment, *serve)
     healthy = {**environment, "RINDLE_HEALTH_ADDRESS": health}
@@ -162,6 +163,20 @@ async def browser(chromium: Path) -> AsyncIterator[Browser]:
         yield running
 
 
+@asynccontextmanager
+async def signed_in(
+    browser: Browser, site: Site, member: str, *, scripts: bool = True
+) -> AsyncIterator[BrowserContext]:
+    """Open a window on a site, signed in as a member; its first page is open."""
+    async with window(browser, base_url=site.url, java_script_enabled=scripts) as context:
+        page = await context.new_page()
+        await page.goto("/")
+        await page.select_option("#actor", member)
+        await page.click(".switch button")
+        await page.wait_for_url(f"**/members/{member}")
+        yield context
+
+
 @pytest.fixture
 async def visit(site: Site, browser: Browser) -> AsyncIterator[Visit]:
     """Open windows that share nothing: ``context = await visit("alice")``.
@@ -171,13 +186,7 @@ async def visit(site: Site, browser: Browser) -> AsyncIterator[Visit]:
     async with AsyncExitStack() as stack:
 
         async def open_window(member: str, *, scripts: bool = True, at: Site = site) -> BrowserContext:
-            context = await stack.enter_async_context(window(browser, base_url=at.url, java_script_enabled=scripts))
-            page = await context.new_page()
-            await page.goto("/")
-            await page.select_option("#actor", member)
-            await page.click(".switch button")
-            await page.wait_for_url(f"**/members/{member}")
-            return context
+            return await stack.enter_async_context(signed_in(browser, at, member, scripts=scripts))
 
         yield open_window
 

@@ -12,6 +12,7 @@ from typing import assert_type
 from uuid import UUID
 
 from markupsafe import Markup
+from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -51,6 +52,7 @@ from rindle.storage.local import LocalStorage
 from rindle.subscriptions import Subscription
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.multipart import OpenedMultipart, SignedPart
+from rindle.uploads.resumable import OpenedResumable, ResumableProgress
 from rindle.uploads.to_provider import DirectUpload
 from rindle.uploads.tus import TusUpload
 from rindle.worker_plugin import RindlePlugin
@@ -148,6 +150,18 @@ async def uploads_in_parts(rindle: Rindle, session_id: str) -> None:
     assert_type(await rindle.complete_multipart_upload(session_id), Upload)
     assert_type(await rindle.complete_multipart_upload(session_id, parts), Upload)
     await rindle.complete_multipart_upload(session_id, [{"part_number": 1, "etag": "0" * 32}])
+
+
+async def uploads_to_a_session(rindle: Rindle, session_id: str) -> None:
+    """A large file, sent to a session of the store."""
+    opened = await rindle.initiate_resumable_session(
+        "lesson", filename="lesson.mp4", size=4_000_000_000, origin="https://example.com", expires_in=3600, actor="ada"
+    )
+    assert_type(opened, OpenedResumable)
+    assert_type(opened.resumable.session_uri, SecretStr)
+    progress = await rindle.resumable_session_status(session_id, client_offset=262_144, resume=True)
+    assert_type(progress, ResumableProgress)
+    assert_type(progress.committed_bytes, int)
 
 
 async def uploads_by_tus(rindle: Rindle) -> None:

@@ -173,6 +173,12 @@ async def docs_extending_1() -> None:
             await storage.close()
 
 
+async def docs_gcs_1() -> None:
+    from rindle.storage.gcs import GCSStorage
+
+    storage = GCSStorage("members-media", signing_email="media@my-project.iam.gserviceaccount.com")
+
+
 async def docs_getting_started_1() -> None:
     from alembic import context
     from rindle.db.migrate import include_object
@@ -268,6 +274,15 @@ async def docs_resumable_1() -> None:
     first = await rindle.sign_multipart_part(opened.session.id, 1)  # the client sends the first part to first.presigned.url
     there = await rindle.list_parts(opened.session.id)  # after a break: these need not be sent again
     upload = await rindle.complete_multipart_upload(opened.session.id)
+
+
+async def docs_resumable_2() -> None:
+    opened = await rindle.initiate_resumable_session(
+        "lesson", filename="lesson.mp4", size=4_000_000_000, actor="alice", origin="https://example.com"
+    )
+    answer = {"session_id": opened.session.id, "session_uri": opened.resumable.session_uri.get_secret_value()}
+    progress = await rindle.resumable_session_status(opened.session.id, resume=True)  # continue at progress.committed_bytes
+    upload = await rindle.verify_completion(opened.session.id)  # when all bytes are sent
 
 
 async def docs_storage_1() -> None:

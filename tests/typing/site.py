@@ -68,6 +68,7 @@ __all__ = [
     "report",
     "require_member",
     "rindle",
+    "session_id",
     "settings",
     "storages",
     "sync_engine",
@@ -163,6 +164,7 @@ member: Member
 owners: list[Member | tuple[str, str]]
 report: OwnerErasureReport
 rindle: Rindle
+session_id: str
 settings: Settings
 storages: Mapping[str, Storage]
 sync_engine: Engine

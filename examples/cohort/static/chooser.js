@@ -52,7 +52,9 @@ async function send(file) {
   if (file.type.startsWith("image/")) preview.src = URL.createObjectURL(file);
   preview.onerror = () => preview.removeAttribute("src"); // HEIC, which most browsers cannot show
   const { profile, strategy } = form.dataset;
-  const up = upload(file, { base: "/media", profile, strategy, onProgress, onState });
+  const up = strategy === "tus"
+    ? (await import("./resumable.js")).upload(file, { address, onProgress })
+    : upload(file, { base: "/media", profile, strategy, onProgress, onState });
   cancel.onclick = up.abort;
   cancel.hidden = false;
   const { assetId } = await up.done;

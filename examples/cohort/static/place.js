@@ -8,12 +8,14 @@ const texts = JSON.parse(document.getElementById("texts").textContent);
 const notice = document.querySelector(".about .notice");
 
 const FINAL_STATES = new Set(["ready", "degraded", "quarantined", "deleted"]);
+const STREAM_ENDS = new Set(["ready", "errored", "deleted"]);
 let stopFollowing = () => {};
 let fetches = 0;
 
-/** Call the site; resolves with the parsed answer, or null when there is none. Fails with the error's code. */
+/** Call the site, with a form or with JSON as a string; resolves with the parsed answer, or null when there is none. Fails with the error's code. */
 export async function call(method, path, body) {
   const headers = { Accept: "application/json", [tokenHeader]: token };
+  if (typeof body === "string") headers["Content-Type"] = "application/json";
   const answer = await fetch(path, { method, headers, body }).catch(() => { throw new RindleError("network"); });
   const result = await answer.json().catch(() => null);
   if (!answer.ok) throw new RindleError(result?.error?.code ?? "unexpected", answer.status);
@@ -85,16 +87,29 @@ export function follow(assetId, { ticket, onChange = refresh } = {}) {
       const state = type === "snapshot" || type === "asset_state_changed" ? payload.state : undefined;
       if (!state && !["variant_ready", "variant_failed", "variant_cancelled"].includes(type)) return;
       steps = steps.then(() => onChange(state)).then(paint);
-      steps.then(() => FINAL_STATES.has(state) && resolve(), (error) => { stopFollowing(); reject(error); });
+      steps.then(() => FINAL_STATES.has(state) && (followStream(), resolve()), (error) => { stopFollowing(); reject(error); });
     };
     stopFollowing = subscribe("asset", assetId, onEvent, { base: "/media", until: "terminal", ticket });
   });
 }
 
-/** Follow the asset of the page, unless it is in a final state. */
+/** Follow the asset of the page at its streaming provider, if the provider still has to prepare it. */
+function followStream() {
+  const { asset, streamTicket: ticket } = place.querySelector("[data-asset]")?.dataset ?? {};
+  if (!asset || !ticket) return;
+  stopFollowing();
+  const onEvent = (type, payload) => {
+    if (type === "error") complain(payload);
+    else if (STREAM_ENDS.has(payload.state)) refresh().catch(complain);
+  };
+  stopFollowing = subscribe("provider_asset", asset, onEvent, { base: "/media", until: "terminal", ticket });
+}
+
+/** Follow the asset of the page, unless it is in a final state; then its stream. */
 function watch() {
   const { asset, rest, ticket } = place.querySelector("[data-asset]")?.dataset ?? {};
   if (asset && rest === undefined) follow(asset, { ticket }).catch(complain);
+  else followStream();
 }
 
 // Buttons in the live part: the page stays, and the part is fetched again.

@@ -6,13 +6,16 @@ const PARALLEL_PARTS = 4;
 const TERMINAL = {
   asset: ["ready", "degraded", "quarantined", "deleted"],
   upload_session: ["completed", "aborted", "expired", "failed"],
+  provider_asset: ["ready", "errored", "deleted"],
 };
 // EventSource delivers only types with a listener.
 const SESSION = "initialized signed uploading completed cancelled expired failed".split(" ");
 const VARIANT = "started progress ready failed cancelled".split(" ");
+const PROVIDER = "created ready errored deleted".split(" ");
 const TYPES = ["snapshot", "reset", "asset_state_changed"].concat(
   VARIANT.map((name) => `variant_${name}`),
   SESSION.map((name) => `upload_session_${name}`),
+  PROVIDER.map((name) => `provider_asset_${name}`),
 );
 
 /** `code` is the code of the server, or `network`. `status` 0: no answer. */

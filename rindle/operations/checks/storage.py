@@ -1,4 +1,4 @@
-"""Checks of storages: connection, address of local ones, and with ``live`` a round trip of an object."""
+"""Checks of storages: connection, setup, address of local ones, and with ``live`` a round trip of an object."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import os
 import tempfile
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,11 +16,13 @@ from rindle.cancellation import run_to_end
 from rindle.capabilities import capabilities_of
 from rindle.errors import RindleError
 from rindle.operations.checks.report import Planned, Result, Subject
-from rindle.protocols import Storage
+from rindle.protocols import SetupCheck, Storage
 
 #: Timeout of a request to a signed URL in seconds.
 URL_SECONDS = 5.0
 
+#: Levels of findings, the worst first.
+_LEVELS = ("error", "warn", "skipped", "ok")
 _MOUNT_FIX = (
     "pass LocalStorage(base_url=..., secrets=[...]) and mount rindle.http.local.local_router there; 403 means that the "
     "processes have different secrets"
@@ -35,6 +38,9 @@ def planned(subject: Subject, *, live: bool) -> list[Planned]:
     for name, storage in storages.items():
         reach, trip = _storage_reachable(storage), _storage_round_trip(storage)
         checks.append(Planned(f"storage.{name}.reachable", "storage", reach, leaves_process=True, patience=2))
+        if isinstance(storage, SetupCheck):
+            setup = _storage_setup(storage)
+            checks.append(Planned(f"storage.{name}.setup", "storage", setup, leaves_process=True, patience=2))
         if live:
             checks.append(Planned(f"storage.{name}.round_trip", "storage", trip, leaves_process=True, patience=4))
     return checks
@@ -59,6 +65,23 @@ def _storage_reachable(storage: Storage) -> Callable[[Subject], Awaitable[Result
     async def check(subject: Subject) -> Result:
         await storage.ping()
         return Result("ok", f"{storage.adapter_name or type(storage).__name__} answers")
+
+    return check
+
+
+def _storage_setup(storage: SetupCheck) -> Callable[[Subject], Awaitable[Result]]:
+    async def check(subject: Subject) -> Result:
+        found = sorted(await storage.check(), key=lambda finding: _LEVELS.index(finding.level))
+        worst = found[0].level if found else "ok"
+        # Beside what is wrong, what is right only distracts.
+        shown = [finding for finding in found if worst in ("ok", "skipped") or finding.level in ("error", "warn")]
+        fixes = [finding.fix for finding in shown if finding.fix is not None]
+        return Result(
+            "ok" if worst == "skipped" else worst,
+            "; ".join(finding.summary for finding in shown) or "the store has nothing to set up",
+            "; ".join(fixes) or None,
+            {"findings": [asdict(finding) for finding in found]},
+        )
 
     return check
 
@@ -91,7 +114,7 @@ def _storage_round_trip(storage: Storage) -> Callable[[Subject], Awaitable[Resul
             url = await storage.url(key, expires_in=60)
             if urlsplit(url).scheme not in ("http", "https"):
                 return Result("ok", "put, head and ranged get work; its URLs are relative to the application's URL")
-            status = await _status_of(subject, url)
+            status = await status_of(subject, url)
             if status != 200:
                 fix = _MOUNT_FIX if "local" in offered else "check the clock and the endpoint's address"
                 return Result(
@@ -110,15 +133,26 @@ def _storage_round_trip(storage: Storage) -> Callable[[Subject], Awaitable[Resul
     return check
 
 
-async def _status_of(subject: Subject, url: str) -> int | None:
-    """Return the HTTP status of a GET, or ``None`` without a response. The URL is a credential and is not logged."""
+async def status_of(
+    subject: Subject,
+    url: str,
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> int | None:
+    """Return the HTTP status of a request, or ``None`` without a response.
+
+    The URL is a credential and is not logged.
+    """
 
     def fetch() -> int | None:
         parts = urlsplit(url)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=URL_SECONDS)
         try:
-            connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path)
+            path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            connection.request(method, path, body=body, headers=dict(headers or {}))
             return connection.getresponse().status
         except (OSError, HTTPException):
             return None

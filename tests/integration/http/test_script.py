@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from rindle.errors import CODES
-from rindle.events import EVENT_TYPES, TERMINAL_ASSET_STATES
+from rindle.events import EVENT_TYPES, TERMINAL_ASSET_STATES, TERMINAL_STATES
 from rindle.http import script_router
 from rindle.states import ENDED_SESSIONS
 
@@ -66,9 +66,8 @@ def test_it_listens_to_every_event_that_is_streamed() -> None:
 
     [others] = re.findall(r"const TYPES = \[(.*?)\]", SCRIPT)
     types = set(re.findall(r'"(\w+)"', others))
-    types |= {f"variant_{name}" for name in listed("VARIANT")} | {
-        f"upload_session_{name}" for name in listed("SESSION")
-    }
+    for scope, name in (("variant", "VARIANT"), ("upload_session", "SESSION"), ("provider_asset", "PROVIDER")):
+        types |= {f"{scope}_{word}" for word in listed(name)}
 
     assert types == {"snapshot", "reset", *(name for name, facts in EVENT_TYPES.items() if facts.streamed)}
 
@@ -80,6 +79,7 @@ def test_it_knows_where_a_story_ends() -> None:
 
     assert listed("asset") == set(TERMINAL_ASSET_STATES)
     assert listed("upload_session") == set(ENDED_SESSIONS)
+    assert listed("provider_asset") == TERMINAL_STATES["provider_asset"]
 
 
 def test_its_error_codes_are_the_library_s() -> None:

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         token_id, token_secret = mux.token
         settings = {
             "BASE_URL": mux.base_url,
-            "PLAYBACK_URL": mux.base_url,
+            "STREAM_URL": mux.base_url,
             "TOKEN_ID": token_id,
             "TOKEN_SECRET": token_secret,
             "SIGNING_KEY_ID": mux.signing_key.id,

@@ -22,7 +22,7 @@ class Fault:
         method: of the requests it meets.
         path: their path; ``*`` stands for anything.
         times: how often it happens yet.
-        status: of the answer.
+        status: of the answer; ``None`` for the server's own, which then only comes late.
         headers: of the answer.
         is_done_first: the request has its effect, and only the answer is lost.
         is_silent: no answer comes before :meth:`Faults.answer_the_silent`.
@@ -31,7 +31,7 @@ class Fault:
     method: str
     path: str
     times: int
-    status: int
+    status: int | None
     headers: Mapping[str, str] = field(default_factory=dict)
     is_done_first: bool = False
     is_silent: bool = False
@@ -50,6 +50,10 @@ class Faults:
     def plan(self, fault: Fault) -> None:
         """Let the next requests that fit meet ``fault``; faults that fit the same request come one after another."""
         self._due.append(fault)
+
+    def forget(self) -> None:
+        """Let no further request fail."""
+        self._due.clear()
 
     def answer_the_silent(self) -> None:
         """Answer all requests that wait for their silent fault to end."""
@@ -77,6 +81,9 @@ class Faults:
             await self._app(scope, receive, _nowhere)
         if fault.is_silent:
             await self._awake.wait()
+        if fault.status is None:
+            await self._app(scope, receive, send)
+            return
         kind = _TYPES.get(fault.status, "server_error")
         body = {"error": {"type": kind, "messages": ["This request was made to fail."]}}
         headers = dict(fault.headers)

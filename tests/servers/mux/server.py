@@ -153,6 +153,10 @@ class FakeMux:
         """Never send events of these types by itself."""
         self._call(self._webhooks.lose, *types)
 
+    def lose_no_webhooks(self) -> None:
+        """Send new events of all types by itself again."""
+        self._call(self._webhooks.lose_nothing)
+
     def deliver(self, *events: Event, age_seconds: float = 0, secret: str | None = None) -> list[int]:
         """Send events once each in this order, as often as they are named; return the answers.
 
@@ -170,7 +174,7 @@ class FakeMux:
         method: str,
         path: str,
         *,
-        status: int = 500,
+        status: int | None = 500,
         times: int = 1,
         retry_after: int | str | None = None,
         is_done_first: bool = False,
@@ -181,7 +185,7 @@ class FakeMux:
         Args:
             method: ``GET``, ``POST`` and so on.
             path: of the API; ``*`` stands for anything.
-            status: of the answer.
+            status: of the answer; None for the real one, which then only comes late.
             times: how many requests.
             retry_after: the header of that name.
             is_done_first: the request has its effect, and only the answer is lost.
@@ -189,6 +193,10 @@ class FakeMux:
         """
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         self._call(self._faults.plan, Fault(method, path, times, status, headers, is_done_first, is_silent))
+
+    def forget_faults(self) -> None:
+        """Let no further request fail."""
+        self._call(self._faults.forget)
 
     def answer_the_silent(self) -> None:
         """Answer all requests that wait."""

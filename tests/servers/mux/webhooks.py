@@ -89,6 +89,10 @@ class Webhooks:
         """Never send events of these types."""
         self._lost.update(types)
 
+    def lose_nothing(self) -> None:
+        """Send events of all types again."""
+        self._lost.clear()
+
     def announce(self, kind: str, about: str, shape: Callable[[str, str], dict[str, Any]]) -> None:
         """Note an event and send it; runs on the loop of the server.
 

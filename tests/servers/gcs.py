@@ -1,0 +1,130 @@
+"""The two emulators of Google Cloud Storage: each lacks what the other one has.
+
+=========================  ==========================================================================================
+fake-gcs-server            uploads, downloads, lists, joins; it answers 200 to the status probe of a resumable session,
+                           and checks neither signatures nor what they bind
+gcp-storage-emulator       the status of resumable sessions; it cannot cancel them, and ignores pages and conditions
+=========================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rindle.cli.temporal_server import find_program
+from rindle.storage.gcs import GCSStorage
+from tests.servers import STARTUP_SECONDS, Unavailable, ending, free_port, has_ended, version_of
+
+#: The release the tests are written against.
+MODULE = "github.com/fsouza/fake-gcs-server@v1.56.1"
+#: Environment variable that names the program.
+PROGRAM_VARIABLE = "RINDLE_FAKE_GCS"
+
+
+@dataclass(frozen=True)
+class GCSServer:
+    """A running emulator."""
+
+    address: str
+
+    def new_bucket(self) -> str:
+        """Create an empty bucket and return its name."""
+        name = f"test-{uuid.uuid4().hex}"
+        request = urllib.request.Request(
+            f"{self.address}/storage/v1/b?project=test",
+            data=f'{{"name": "{name}"}}'.encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=STARTUP_SECONDS):
+            return name
+
+    def storage(self, bucket: str, **options: str) -> GCSStorage:
+        """Return an adapter of ``bucket``."""
+        return GCSStorage(bucket, emulator_host=self.address, **options)  # type: ignore[arg-type]
+
+
+def program() -> Path:
+    """Return fake-gcs-server."""
+    asked = os.environ.get(PROGRAM_VARIABLE)
+    if asked:
+        named = shutil.which(asked)
+        if named is None:
+            raise Unavailable(f"{PROGRAM_VARIABLE} does not name a program that can be run")
+        return Path(named)
+    found = find_program("fake-gcs-server")
+    if found is None:
+        raise Unavailable("no fake-gcs-server: run `make setup`, or put `fake-gcs-server` on PATH")
+    return found
+
+
+def server_version() -> str:
+    """Return the version, which Go reads from the program."""
+    go = shutil.which("go")
+    if go is None:
+        return "unknown"
+    return version_of(Path(go), "version", "-m", str(program()), pattern=r"\smod\s+\S+\s+(\S+)")
+
+
+@contextmanager
+def running_fake_gcs(home: Path) -> Iterator[GCSServer]:
+    """Run fake-gcs-server with its objects in memory until the block is left.
+
+    Raises:
+        Unavailable: it is not installed, or did not start.
+    """
+    port = free_port()
+    host = f"127.0.0.1:{port}"
+    command = [
+        *(str(program()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"),
+        *("-public-host", host, "-external-url", f"http://{host}", "-log-level", "error"),
+    ]
+    with _running(command, home / "log", f"http://{host}", "/_internal/healthcheck", "fake-gcs-server") as server:
+        yield server
+
+
+@contextmanager
+def running_gcp_emulator(home: Path) -> Iterator[GCSServer]:
+    """Run gcp-storage-emulator with its objects in memory until the block is left.
+
+    Raises:
+        Unavailable: it did not start.
+    """
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port)),
+        "--in-memory",
+    ]
+    with _running(command, home / "log", f"http://127.0.0.1:{port}", "/", "gcp-storage-emulator") as server:
+        yield server
+
+
+@contextmanager
+def _running(command: Sequence[str], log: Path, address: str, health: str, name: str) -> Iterator[GCSServer]:
+    environment = {key: value for key, value in os.environ.items() if key not in ("PORT", "HOST")}
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as process,
+        ending(process),
+    ):
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(f"{address}{health}", timeout=STARTUP_SECONDS):
+                    break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                if has_ended(process):
+                    raise Unavailable(f"{name} ended with status {process.returncode} while starting") from None
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"{name} did not answer within {STARTUP_SECONDS:.0f} s") from None
+        yield GCSServer(address)
