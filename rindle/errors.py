@@ -1071,6 +1071,10 @@ def error_of(code: str, message: str, detail: Mapping[str, Any] | None = None) -
         return cls(message, capability=str(facts.get("capability", "")), code=code, detail=facts)
     if issubclass(cls, AssetNotDeliverable):
         return cls(message, state=str(facts.get("state", "")), detail=facts)
+    if issubclass(cls, NotCancellable):
+        return cls(message, reason=str(facts.get("reason", "")), state=str(facts.get("state", "")), detail=facts)
+    if issubclass(cls, OffsetMismatch):
+        return cls(message, server=int(facts.get("server", 0)), client=int(facts.get("client", 0)), detail=facts)
     return cls(message, code=code, detail=facts)
 
 

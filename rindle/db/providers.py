@@ -60,6 +60,17 @@ def bounded_raw(raw: Mapping[str, Any]) -> dict[str, Any]:
     return dict(raw) if size <= MAX_RAW_BYTES else {"truncated": True, "bytes": size}
 
 
+def direct_key(provider: str, asset_id: str) -> str:
+    """Return the key of an asset whose bytes only a provider has; nothing is stored at it."""
+    return f"streaming/{provider}/direct_upload/{asset_id}"
+
+
+def is_only_at_provider(asset: MediaAsset) -> bool:
+    """Whether an asset was uploaded to a provider itself, so that the storage has no bytes of it."""
+    parts = asset.storage_key.split("/")
+    return len(parts) == 4 and asset.storage_key == direct_key(parts[1], asset.id)
+
+
 # --- rows --------------------------------------------------------------------------------------------------------
 
 

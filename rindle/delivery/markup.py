@@ -14,9 +14,10 @@ from markupsafe import Markup, escape
 
 from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaVariant
+from rindle.db.providers import is_only_at_provider
 from rindle.delivery.attributes import attributes_of
 from rindle.delivery.loading import LoadedAsset, load
-from rindle.delivery.playback import HLS_MIME, is_only_at_provider, stream_of
+from rindle.delivery.playback import HLS_MIME, stream_of
 from rindle.delivery.urls import (
     FALLBACKS,
     STALE_MODES,

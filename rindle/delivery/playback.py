@@ -84,7 +84,7 @@ async def streaming_url(
         )
     loaded = await load(services, chosen, asset, unvalidated=True)
     # An asset that was uploaded to the provider itself is validated there: its row at the provider decides.
-    check_deliverable(chosen, loaded.row, allow_unvalidated=is_only_at_provider(loaded.row))
+    check_deliverable(chosen, loaded.row, allow_unvalidated=rows.is_only_at_provider(loaded.row))
     found = await stream_of(services, chosen, streaming, loaded, options, strict=strict)
     return found or await _progressive(services, chosen, loaded, options, mime)
 
@@ -108,7 +108,7 @@ async def stream_of(
     """
     row = await services.database.read(rows.find, loaded.row.id, profile.name, streaming.provider)
     if row is None:
-        if strict or is_only_at_provider(loaded.row):
+        if strict or rows.is_only_at_provider(loaded.row):
             raise _not_ready(streaming.provider, None)
         return None
     _check_drift(profile, streaming, row)
@@ -136,7 +136,7 @@ async def _progressive(
     services: Services, profile: type[Profile], asset: LoadedAsset | AssetOrId, options: UrlOptions, mime: str | None
 ) -> PlaybackURL:
     found_mime, asset = await _mime_of(services, profile, asset)
-    if isinstance(asset, LoadedAsset) and is_only_at_provider(asset.row):
+    if isinstance(asset, LoadedAsset) and rows.is_only_at_provider(asset.row):
         raise _not_ready(asset.row.storage_key.split("/")[1], None)
     mime = mime or found_mime
     issued = await issue_url(services, profile, asset, options)
@@ -162,17 +162,6 @@ async def _mime_of(
     loaded = asset if isinstance(asset, LoadedAsset) else await load(services, profile, asset)
     row: MediaAsset = loaded.row
     return row.content_type or ("audio/mpeg" if row.kind == MediaKind.AUDIO else "video/mp4"), loaded
-
-
-def direct_key(provider: str, asset_id: str) -> str:
-    """Return the key of an asset whose bytes only a provider has; nothing is stored at it."""
-    return f"streaming/{provider}/direct_upload/{asset_id}"
-
-
-def is_only_at_provider(asset: MediaAsset) -> bool:
-    """Whether an asset was uploaded to a provider itself, so that the storage has no bytes of it."""
-    parts = asset.storage_key.split("/")
-    return len(parts) == 4 and asset.storage_key == direct_key(parts[1], asset.id)
 
 
 def _not_ready(provider: str, row: MediaProviderAsset | None) -> ProviderAssetNotReady:

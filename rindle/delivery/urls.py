@@ -17,6 +17,7 @@ from rindle.capabilities import capabilities_of, require_delivery
 from rindle.db.delivery import is_deliverable_key, is_gone
 from rindle.db.ids import AssetOrId
 from rindle.db.models import MediaAsset, MediaVariant, is_id, utc_now
+from rindle.db.providers import is_only_at_provider
 from rindle.delivery.disposition import content_disposition
 from rindle.delivery.loading import LoadedAsset, check_profile, load
 from rindle.errors import (
@@ -301,6 +302,10 @@ def _find(asset: LoadedAsset, variant: MediaVariant | str) -> MediaVariant | Non
 
 def _original(asset: LoadedAsset) -> _Target:
     row, key = asset.row, asset.row.storage_key
+    if is_only_at_provider(row):
+        raise AssetNotDeliverable(
+            "the bytes of this asset are at its streaming provider alone; use streaming_url", state=row.state
+        )
     return _Target(
         key,
         row.content_type or _type_of_key(key),

@@ -20,8 +20,8 @@ from rindle.db import providers
 from rindle.db.assets import no_such_asset
 from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, MediaProviderAsset, new_id, unstored_copy
+from rindle.db.providers import direct_key
 from rindle.declarations import is_whole
-from rindle.delivery.playback import direct_key
 from rindle.errors import (
     InvalidArgument,
     InvalidCorsOrigin,

@@ -146,9 +146,10 @@ async def names(stage: Stage, name: str, code: str) -> AsyncIterator[dict[str, A
         "asset": lambda: _asset(stage, gallery, name, code),
         "session": lambda: _session(stage, name),
         "video": lambda: gallery.available(Lesson, data=MP4, filename="lesson.mp4", facts=VIDEO),
-        "upload": lambda: rindle.create_direct_upload("reel", cors_origin="https://example.com"),
         "audio": lambda: gallery.available(Talk, data=WAV, filename="talk.wav", facts=AUDIO),
     }
+    if name in TO_PROVIDER:
+        wanted["upload"] = lambda: rindle.create_direct_upload("reel", cors_origin="https://example.com")
     used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     rows = {key: await make() for key, make in wanted.items() if key in used}
     known = {

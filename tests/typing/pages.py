@@ -17,6 +17,7 @@ from tests.typing.site import (
     Member,
     MemberPhoto,
     Mount,
+    MuxWeb,
     Profile,
     Request,
     Response,
@@ -79,6 +80,13 @@ async def README_3() -> None:
     async with rindle.subscribe("asset", asset_id) as events:  # browsers: GET /media/events, or rindle.js
         async for event in events:
             print(event.type, event.payload)  # variant_progress {"variant_name": "web_720p", "progress": 43, ...}
+
+
+async def README_4() -> None:
+    class Talk(MuxWeb):  # of rindle.presets: web_720p is pushed to Mux, and video_tag plays its signed playlist
+        name = "talk"
+        storage = "media"
+        allow_mime = ("video/*",)
 
 
 async def docs_browser_1() -> None:

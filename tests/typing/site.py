@@ -23,7 +23,7 @@ from rindle import MediaAsset as Asset
 from rindle.erasure.reports import OwnerErasureReport
 from rindle.errors import StateConflict
 from rindle.http import create_asgi_app
-from rindle.presets import Web
+from rindle.presets import MuxWeb, Web
 from rindle.protocols import Storage
 from rindle.storage.memory import MemoryStorage
 
@@ -41,6 +41,7 @@ __all__ = [
     "Member",
     "MemberPhoto",
     "Mount",
+    "MuxWeb",
     "Profile",
     "Request",
     "Response",

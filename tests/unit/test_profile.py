@@ -269,7 +269,7 @@ def test_active_content_in_public_needs_an_explicit_flag(mime: str) -> None:
         type("Good", (Profile,), {"storage": "s", "variants": {}, "allow_mime": [mime], "delivery": delivery})
 
 
-@pytest.mark.parametrize("option", ["streaming", "ttl", "provider"])
+@pytest.mark.parametrize("option", ["stream", "ttl", "provider"])
 def test_unknown_delivery_options_are_refused(option: str) -> None:
     assert [problem.partition(":")[0] for problem in problems_of(delivery={option: None})] == [f"delivery.{option}"]
 

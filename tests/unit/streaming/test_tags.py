@@ -9,9 +9,16 @@ import pytest
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset
+from rindle.db.providers import direct_key
 from rindle.db.transitions import lock_asset, set_fields
-from rindle.delivery.playback import direct_key
-from rindle.errors import MissingConfig, ProviderAssetNotReady, ProviderSyncFailed, RindleError, Unauthorized
+from rindle.errors import (
+    AssetNotDeliverable,
+    MissingConfig,
+    ProviderAssetNotReady,
+    ProviderSyncFailed,
+    RindleError,
+    Unauthorized,
+)
 from rindle.states import VariantState
 from rindle.streaming.memory import InMemoryProvider
 from tests.unit.streaming.cinema import Cinema
@@ -108,3 +115,5 @@ async def test_a_film_that_only_the_provider_has_is_never_rendered_from_the_stor
     html = str(await cinema.rindle.video_tag("film", await cinema.rindle.asset(moved.id), width=640, height=360))
     assert types(html) == (PLAYLIST if state == "ready" else [])
     assert ("src=" in html, "direct_upload" in html) == (state == "ready", False)
+    with pytest.raises(AssetNotDeliverable):
+        await cinema.rindle.url("film", moved.id)
