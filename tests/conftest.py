@@ -283,6 +283,18 @@ def chromium_path() -> Path:
         _without(missing)
 
 
+@pytest.fixture
+def every_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """Captures the records of all loggers, of any level, whatever SDKs and earlier tests have set."""
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            monkeypatch.setattr(logger, "disabled", False)
+            monkeypatch.setattr(logger, "level", logging.NOTSET)
+    logging.root.manager._clear_cache()  # type: ignore[attr-defined] # of the levels that are enabled
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
 @pytest.fixture(scope="session")
 def npm_script() -> Callable[[str, str], Path]:
     """Finds a file of an npm package, for a page to load: its arguments are the package and the path."""

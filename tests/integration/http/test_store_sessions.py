@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -159,12 +158,11 @@ async def test_a_cancelled_session_has_ended(web: Site) -> None:
 
 
 async def test_only_the_ticket_has_the_session_uri(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gcp_emulator: GCSServer, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gcp_emulator: GCSServer, every_log: pytest.LogCaptureFixture
 ) -> None:
     """Not even who may read every upload gets it: with it anybody could send the bytes."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", CLOSED_PORT)
     monkeypatch.setenv("RINDLE_SESSION_URI_KEY", Fernet.generate_key().decode())  # drivers log what rows get
-    caplog.set_level(logging.DEBUG)
     store = gcp_emulator.storage(gcp_emulator.new_bucket())
     async with site(tmp_path, storage=store, authorizer=Ruling()) as web:
         ticket = await begun(web)
@@ -191,6 +189,6 @@ async def test_only_the_ticket_has_the_session_uri(
     shown = [where for *where, text in told if canary in text]
     assert shown == []
     # The test's own client writes the URL that it requests into its log.
-    ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    ours = [record for record in every_log.records if not record.name.startswith(("httpx", "httpcore"))]
     assert [record.name for record in ours if canary in record.getMessage()] == []
     assert {"urllib3.connectionpool", "aiosqlite"} <= {record.name for record in ours}  # the logs that could have it

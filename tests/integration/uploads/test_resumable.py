@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import traceback
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -324,10 +323,9 @@ async def test_an_upload_completes_by_itself(lite_gcs_stage: Stage, tmp_path: Pa
 
 
 async def test_the_session_uri_is_shown_to_the_client_alone(
-    tmp_path: Path, temporal_server: TemporalServer, fake_gcs: GCSServer, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, temporal_server: TemporalServer, fake_gcs: GCSServer, every_log: pytest.LogCaptureFixture
 ) -> None:
     """Not even while the store is away: what a transport raises then quotes the URI."""
-    caplog.set_level(logging.DEBUG)
     key = Fernet.generate_key().decode()  # drivers of databases log what rows get
     url, environment = f"sqlite+aiosqlite:///{tmp_path}/stage.db", environment_of(fake_gcs, RINDLE_SESSION_URI_KEY=key)
     async with staged(tmp_path, url, temporal_server.target, environment) as stage:
@@ -366,8 +364,8 @@ async def test_the_session_uri_is_shown_to_the_client_alone(
 
     assert [text for text in told if canary in text] == []
     # The test's own browser would write it; none was opened here.
-    assert [record.name for record in caplog.records if canary in str(record.__dict__)] == []
-    assert {"urllib3.connectionpool", "aiosqlite"} <= {record.name for record in caplog.records}
+    assert [record.name for record in every_log.records if canary in str(record.__dict__)] == []
+    assert {"urllib3.connectionpool", "aiosqlite"} <= {record.name for record in every_log.records}
     assert row.session_uri is None
 
 
