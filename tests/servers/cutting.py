@@ -22,6 +22,7 @@ class CuttingProxy:
         self._bounds = (fewest, most)
         self._random = random.Random(seed)
         self._server: asyncio.Server | None = None
+        self._forwarding: set[asyncio.Task[None]] = set()
         self.port = 0
         #: Connections that were broken.
         self.cuts = 0
@@ -34,8 +35,23 @@ class CuttingProxy:
     async def __aexit__(self, *failure: object) -> None:
         if self._server is not None:
             self._server.close()
+        forwarding = tuple(self._forwarding)  # clients may keep their connections
+        for task in forwarding:
+            task.cancel()
+        await asyncio.gather(*forwarding, return_exceptions=True)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._forwarding.add(task)
+        try:
+            await self._forward_until_cut(reader, writer)
+        except asyncio.CancelledError:
+            writer.transport.abort()
+        finally:
+            self._forwarding.discard(task)
+
+    async def _forward_until_cut(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", next(self._targets))
         except OSError:
@@ -43,16 +59,18 @@ class CuttingProxy:
             return
         answering = asyncio.ensure_future(self._answer(there_reader, writer))
         left = self._random.randint(*self._bounds)
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                there_writer.write(data[:left])
-                await there_writer.drain()
-                left -= len(data)
-                if left <= 0:
-                    self.cuts += 1
-                    writer.transport.abort()
-                    break
-        there_writer.close()  # an end, not a reset: what was forwarded arrives
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65_536):
+                    there_writer.write(data[:left])
+                    await there_writer.drain()
+                    left -= len(data)
+                    if left <= 0:
+                        self.cuts += 1
+                        writer.transport.abort()
+                        break
+        finally:
+            there_writer.close()  # an end, not a reset: what was forwarded arrives
         await answering
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

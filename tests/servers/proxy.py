@@ -14,6 +14,7 @@ class Proxy:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._forwarding: set[asyncio.Task[None]] = set()
         self.port = 0
         self._slow: dict[bytes, float] = {}
         #: Requests that are held back at this moment.
@@ -42,16 +43,32 @@ class Proxy:
             self._server = None
         for writer in tuple(self._open):
             writer.transport.abort()
+        # Also those that are about to connect, which would otherwise outlive the test.
+        forwarding = tuple(self._forwarding)
+        for task in forwarding:
+            task.cancel()
+        await asyncio.gather(*forwarding, return_exceptions=True)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._server is None:  # accepted a moment before the cut
             writer.transport.abort()
             return
-        self._open |= {writer, there_writer}
-        await asyncio.gather(self._pump(reader, there_writer, self._slow), self._pump(there_reader, writer, {}))
-        self._open -= {writer, there_writer}
+        opened = {writer}
+        self._open.add(writer)
+        self._forwarding.add(task)
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            opened.add(there_writer)
+            self._open.add(there_writer)
+            await asyncio.gather(self._pump(reader, there_writer, self._slow), self._pump(there_reader, writer, {}))
+        except (OSError, asyncio.CancelledError):
+            for one in opened:
+                one.transport.abort()
+        finally:
+            self._open -= opened
+            self._forwarding.discard(task)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, slow: Mapping[bytes, float]
@@ -61,8 +78,10 @@ class Proxy:
                 for beginning, seconds in slow.items():
                     if data.startswith(beginning):
                         self.delayed += 1
-                        await asyncio.sleep(seconds)
-                        self.delayed -= 1
+                        try:
+                            await asyncio.sleep(seconds)
+                        finally:
+                            self.delayed -= 1
                 writer.write(data)
                 await writer.drain()
         writer.close()
