@@ -178,6 +178,9 @@ IN_PROMOTION = (_A.VALIDATING, _A.ANALYZING, _A.PROMOTING)
 #: Asset states that the aggregate rule computes from the variants.
 AGGREGATED = DELIVERABLE
 
+#: Session states in which an upload ended without an asset to promote.
+ENDED_BADLY = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
+
 #: Variant states that still need a build.
 OPEN_VARIANTS = frozenset({_V.PLANNED, _V.QUEUED, _V.PROCESSING})
 

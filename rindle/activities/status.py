@@ -15,11 +15,9 @@ from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
 from rindle.db.promotion import gave_up
 from rindle.messages import GroupStart, UploadStatus, UploadStep
 from rindle.services import Services
-from rindle.states import DELIVERABLE, IN_PROMOTION, AssetState, SessionState
+from rindle.states import DELIVERABLE, ENDED_BADLY, IN_PROMOTION, AssetState, SessionState
 from rindle.workflows import ids
 
-#: States in which a session ended without an asset to promote.
-ENDED_BADLY = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 #: States in which bytes may still come.
 _WAITING = (SessionState.INITIALIZED, SessionState.SIGNED, SessionState.RESUMING, SessionState.UPLOADING)
 #: Shortest pause in seconds before a workflow reads the rows again.

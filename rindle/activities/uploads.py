@@ -11,7 +11,7 @@ from temporalio import activity
 from rindle import messages
 from rindle.activities.deletion import delete_object, never_final
 from rindle.activities.liveness import heartbeating
-from rindle.activities.status import ENDED_BADLY, UploadStatusReader
+from rindle.activities.status import UploadStatusReader
 from rindle.crash_points import crash_point
 from rindle.db import streams
 from rindle.db import uploads as rows
@@ -20,6 +20,7 @@ from rindle.db.uploads import Upload
 from rindle.errors import NotFound, RindleError, StorageObjectMissing, StorageTransient, describe
 from rindle.messages import UploadInput, UploadStatus, UploadStep
 from rindle.services import Services
+from rindle.states import ENDED_BADLY
 
 #: Does a step for a session.
 Step = Callable[[str], Awaitable[None]]

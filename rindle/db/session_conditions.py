@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, and_, literal_column
 
 from rindle.db.models import MediaUploadSession
-from rindle.states import ENDED_SESSIONS, SessionState
+from rindle.states import ENDED_BADLY, ENDED_SESSIONS, SessionState
 
 _LIVE = tuple(state for state in SessionState if state not in ENDED_SESSIONS)
-_LEFT = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
 def is_live() -> ColumnElement[bool]:
@@ -23,7 +22,7 @@ def is_live() -> ColumnElement[bool]:
 
 def is_unreleased() -> ColumnElement[bool]:
     """Return the condition that a session ended without an asset, and that its bytes were not removed."""
-    return and_(MediaUploadSession.backing_released_at.is_(None), _in(_LEFT))
+    return and_(MediaUploadSession.backing_released_at.is_(None), _in(ENDED_BADLY))
 
 
 def _in(states: Iterable[SessionState]) -> ColumnElement[bool]:

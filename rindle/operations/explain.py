@@ -35,6 +35,7 @@ from rindle.profile import DIRECT_CREATOR_UPLOAD
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import (
+    ENDED_BADLY,
     OPEN_PROVIDER_STATES,
     UNVALIDATED,
     AssetState,
@@ -352,7 +353,7 @@ def _staged(rows: _Rows, is_running: bool, settings: Settings) -> tuple[str, str
     upload = rows.sessions[-1] if rows.sessions else None
     if upload is None:
         return "no upload was started for it", _purge(rows)
-    if upload.state in (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED):
+    if upload.state in ENDED_BADLY:
         if upload.release_error_code is not None:
             summary = f"its upload is {upload.state}, but its object cannot be deleted ({upload.release_error_code})"
             return summary, _repair("release_failing", rows, settings)

@@ -23,11 +23,11 @@ from rindle.operations.remedies import FINDING_OF_VARIANT
 from rindle.operations.reports import Report
 from rindle.settings import Settings
 from rindle.states import (
+    ENDED_BADLY,
     IN_PROMOTION,
     AssetState,
     OutboxState,
     OutputKind,
-    SessionState,
     VariantState,
 )
 from rindle.workflows import ids
@@ -44,8 +44,6 @@ PURGE_SECONDS, OUTBOX_SECONDS = 3600, 60
 COUNTED_ASSETS, MAX_PROFILES = 10_000, 20
 #: Runs of one class that are described one by one, unless more samples are requested.
 CLASS_DESCRIBED = 10
-
-_RESIDUAL_SESSIONS = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,7 +502,7 @@ def session_residue(inspection: Inspection) -> list[Candidate]:
     """Ended sessions whose bytes were not released, by their state."""
     since = MediaUploadSession.updated_at
     found = []
-    for state in _RESIDUAL_SESSIONS:
+    for state in ENDED_BADLY:
         left = and_(
             is_unreleased(),
             MediaUploadSession.state == state,
@@ -519,7 +517,7 @@ def release_failing(inspection: Inspection) -> list[Candidate]:
     """Ended sessions whose objects could not be deleted at the last attempts; their runs continue to try."""
     since = MediaUploadSession.updated_at
     found = []
-    for state in _RESIDUAL_SESSIONS:
+    for state in ENDED_BADLY:
         failing = and_(
             is_unreleased(),
             MediaUploadSession.state == state,

@@ -30,7 +30,7 @@ from rindle.operations.maintenance.sweep import (
     run_here,
 )
 from rindle.services import Services
-from rindle.states import AssetState, SessionState
+from rindle.states import ENDED_BADLY, AssetState, SessionState
 from rindle.uploads.backing import lane_of, remove
 
 #: Session states that end at the expiry; a verification that has begun decides by itself.
@@ -41,7 +41,6 @@ _LIVE = (
     SessionState.UPLOADING,
     SessionState.UPLOADED,
 )
-_ENDED = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 #: The steps of the sweep, in their order; a cursor is ``step|id`` of the last session.
 _OVERDUE, _UNRELEASED, _AT_PROVIDERS = "1-overdue", "2-unreleased", "3-at-providers"
 #: How long the asset of an upload to a provider stays after it was cancelled or has failed.
@@ -158,7 +157,7 @@ def _unreleased(
     """
     upload = MediaUploadSession
     unreleased = _of_profiles(profiles).where(upload.backing_released_at.is_(None), upload.updated_at < started_at)
-    return session_page(session, unreleased, _ENDED, after)
+    return session_page(session, unreleased, ENDED_BADLY, after)
 
 
 def _of_profiles(profiles: Collection[str]) -> Select[MediaUploadSession, str | None]:
@@ -175,7 +174,7 @@ async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profil
                 upload = (await services.database.write(expire_stream, upload.id, now=run.started_at))[0].session
             else:
                 upload = (await services.database.write(rows.expire_upload, upload.id, now=run.started_at))[0].session
-        if upload.state not in _ENDED:  # verified or extended meanwhile
+        if upload.state not in ENDED_BADLY:  # verified or extended meanwhile
             return _Ended(profile)
         await remove(services, services.storage(profile), upload)
         await services.database.write(_note_released, services, upload.id)

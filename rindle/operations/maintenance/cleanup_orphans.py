@@ -29,12 +29,11 @@ from rindle.operations.maintenance.sweep import (
     run_here,
 )
 from rindle.services import Services
-from rindle.states import AssetState, SessionState
+from rindle.states import ENDED_BADLY, AssetState
 from rindle.uploads.backing import remove
 
 #: The profile of a session in events whose own is not known.
 UNKNOWN_PROFILE = "unknown"
-_ENDED = (SessionState.ABORTED, SessionState.EXPIRED, SessionState.FAILED)
 
 
 class CleanupOrphansOptions(ProfileOptions):
@@ -134,7 +133,7 @@ def _residue(
     )
     if profile is not None:
         wanted = wanted.where(or_(MediaAsset.profile == profile, upload.asset_id.is_(None)))
-    return session_page(session, wanted, _ENDED, after)
+    return session_page(session, wanted, ENDED_BADLY, after)
 
 
 async def _clean(run: SweepRun[CleanupOrphansOptions], upload: MediaUploadSession, profile: str) -> _Cleaned:
@@ -164,7 +163,7 @@ def _delete_rows(session: Session, session_id: str, asset_id: str, objects: int)
     """
     asset = lock_asset(session, asset_id, "exclusive")
     upload = session.get(MediaUploadSession, session_id, populate_existing=True)
-    if asset is None or upload is None or asset.state != AssetState.STAGED or upload.state not in _ENDED:
+    if asset is None or upload is None or asset.state != AssetState.STAGED or upload.state not in ENDED_BADLY:
         return False
     if erasures.is_pending(session, asset_id):
         return False
@@ -181,7 +180,7 @@ def _delete_partial(session: Session, session_id: str) -> bool:
         upload = lock_stream(session, session_id).session
     except NotFound:
         return False
-    if upload.state not in _ENDED:
+    if upload.state not in ENDED_BADLY:
         return False
     session.delete(upload)
     return True
