@@ -145,6 +145,28 @@ async def test_rotated_credentials_are_used_by_the_next_call(mux: FakeMux, provi
     await provider.ping()
 
 
+async def test_the_levels_of_logs_are_the_applications_and_no_log_has_an_id_or_an_address(
+    mux: FakeMux, provider: MuxProvider, every_log: pytest.LogCaptureFixture
+) -> None:
+    mux.hold_ingest()
+    names = ("urllib3", "urllib3.connectionpool", "mux_python", "mux_python.rest")
+    made = await provider.create_asset("http://127.0.0.1:9/film.mp4", policy="signed", passthrough="canary-pass")
+    await provider.find_by_passthrough("canary-pass", since=datetime.now(UTC) - timedelta(hours=1))
+    await provider.get_asset(made.id)
+    await provider.delete_asset(made.id)
+    upload = await provider.create_direct_upload(
+        cors_origin="https://a.test", timeout_seconds=60, policy="signed", passthrough="canary-upload"
+    )
+    await provider.get_direct_upload(upload.id)
+    await provider.cancel_direct_upload(upload.id)
+
+    assert [logging.getLogger(name).level for name in names] == [logging.NOTSET] * len(names)
+    ours = [record for record in every_log.records if str(record.threadName).startswith("rindle-mux")]
+    assert [record.name for record in ours].count("urllib3.connectionpool") > 7
+    secrets = (made.id, upload.id, upload.url, "canary", "film.mp4", mux.token[1])
+    assert [str(vars(record)) for record in ours if any(one in str(vars(record)) for one in secrets)] == []
+
+
 # --- secrets -----------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +202,8 @@ def seen(caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
     """What is seen during a test, logs and telemetry included."""
     found = Seen(caplog)
     caplog.set_level(logging.INFO)
-    caplog.set_level(logging.DEBUG, "rindle")
+    for name in ("rindle", "urllib3", "mux_python"):
+        caplog.set_level(logging.DEBUG, name)
     remove = telemetry.add_handler(lambda *facts: found.note(*map(str, facts)))
     yield found
     remove()
@@ -300,7 +323,8 @@ async def test_no_id_url_or_token_of_the_provider_is_seen_anywhere(
 
     text = seen.text()
     # What this test looks at is what it means to look at.
-    for known in ("provider_webhook", messages.CREATE_PROVIDER_ASSET, "rindle.provider.sync.resolved", "a poll of a"):
+    told_of = ("provider_webhook", messages.CREATE_PROVIDER_ASSET, "rindle.provider.sync.resolved", "a poll of a")
+    for known in (*told_of, '"GET /video/v1/assets/[REDACTED] HTTP/1.1"'):
         assert known in text, known
     secrets = (
         *(asset_id, passthrough, token, "canary-of-the-source", WEBHOOK_SECRET, mux.token[1]),

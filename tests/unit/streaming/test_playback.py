@@ -145,6 +145,20 @@ async def test_the_authorizer_is_told_what_is_played(cinema: Cinema, monkeypatch
     ]
 
 
+async def test_the_authorizer_is_told_that_an_original_stands_for_a_stream(
+    cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset = await cinema.film("premiere")  # never pushed
+    subjects: list[DeliverySubject] = []
+    monkeypatch.setattr(Members, "authorize", lambda self, actor, action, subject: subjects.append(subject))
+    await cinema.rindle.streaming_url("premiere", asset)
+    await cinema.rindle.url("premiere", asset)
+    assert [(one.kind, one.key, one.playback_id) for one in subjects] == [
+        ("progressive", asset.storage_key, None),
+        ("object", asset.storage_key, None),
+    ]
+
+
 async def test_a_quarantined_film_is_not_played(cinema: Cinema) -> None:
     asset = await cinema.pushed()
     moved = await cinema.gallery.moved(asset.id, AssetState.QUARANTINED)

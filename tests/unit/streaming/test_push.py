@@ -18,6 +18,7 @@ from rindle.providers import remove_from_provider
 from rindle.states import VariantState
 from rindle.storage.local import LocalStorage
 from rindle.streaming.memory import InMemoryProvider
+from rindle.workflows.streaming import longer_pause
 from tests.gallery import SECRET, opened
 from tests.unit.streaming.cinema import Cinema, make_profiles
 
@@ -231,3 +232,15 @@ async def test_two_attempts_at_once_leave_one_asset_and_both_follow_it(
     statuses = [await cinema.push(asset), *late]
     assert [(status.state, status.outcome) for status in statuses] == [("processing", "")] * 2
     assert list(provider.assets) == [(await cinema.row(asset)).provider_asset_id]
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [(30.0, [60.0, 300.0, 300.0]), (200.0, [300.0, 300.0, 300.0]), (600.0, [600.0, 600.0, 600.0])],
+)
+def test_polls_become_rarer_and_never_more_frequent_than_the_setting(first: float, later: list[float]) -> None:
+    pause, pauses = first, []
+    for polls in (1, 2, 3):
+        pause = longer_pause(pause, polls=polls)
+        pauses.append(pause)
+    assert pauses == later
