@@ -94,9 +94,14 @@ async def test_other_states_play_nothing(
     asset = await cinema.pushed(state="processing")
     await cinema.change(asset, state=state)
     provider.calls.clear()
-    with pytest.raises(error):
-        await cinema.rindle.streaming_url("film", asset)
-    assert provider.calls == []
+    seen: list[str] = []
+    remove = telemetry.add_handler(lambda name, facts, numbers: seen.append(name))
+    try:
+        with pytest.raises(error):
+            await cinema.rindle.streaming_url("film", asset)
+    finally:
+        remove()
+    assert (provider.calls, seen) == ([], [])
 
 
 async def test_a_ready_film_without_playback_ids_plays_nothing(cinema: Cinema, provider: InMemoryProvider) -> None:

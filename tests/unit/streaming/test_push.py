@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -10,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from rindle import MediaOutbox, outbox
 from rindle.db import providers as rows
-from rindle.db.models import utc_now
+from rindle.db.models import MediaProviderAsset, utc_now
 from rindle.db.purge import purgeable
 from rindle.errors import ProviderQuotaExceeded, ProviderSyncFailed, RindleError, SourceNotPublic
 from rindle.messages import Failure, ProviderFailure
@@ -105,6 +107,25 @@ async def test_a_poll_follows_the_provider(cinema: Cinema, provider: InMemoryPro
         "provider_asset_state_changed",
         "provider_asset_ready",
     ]
+
+
+async def test_what_a_provider_reports_is_kept_within_limits(cinema: Cinema, provider: InMemoryProvider) -> None:
+    asset = await cinema.pushed(state="processing")
+    asset_id = (await cinema.row(asset)).provider_asset_id or ""
+
+    async def polled(**reported: Any) -> MediaProviderAsset:
+        provider.assets[asset_id] = dataclasses.replace(provider.assets[asset_id], **reported)
+        await cinema.activities.poll_provider_asset(cinema.order(asset))
+        return await cinema.row(asset)
+
+    unknown = await polled(state="", raw={"status": "a later invention"})  # nothing changes
+    assert (unknown.state, unknown.raw_provider_metadata) == ("processing", {"policy": "signed"})
+    small = await polled(state="processing", raw={"size": 1})
+    assert small.raw_provider_metadata == {"size": 1}
+    large = await polled(raw={"notes": "x" * rows.MAX_RAW_BYTES})
+    assert large.raw_provider_metadata.keys() == {"truncated", "bytes"}
+    failed = await polled(state="errored", error="ü" * 5_000, raw={})
+    assert failed.state == "errored" and 4_000 < len((failed.last_sync_error or "").encode()) <= 4_096
 
 
 async def test_a_failed_poll_is_noted_once_and_does_not_make_the_row_younger(

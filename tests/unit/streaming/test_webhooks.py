@@ -18,7 +18,9 @@ from rindle.db.models import utc_now
 from rindle.errors import Misconfigured, ProviderWebhookInvalid
 from rindle.protocols import WebhookKind
 from rindle.relay import coalesce
+from rindle.streaming import signatures
 from rindle.streaming.memory import SIGNATURE_HEADER, InMemoryProvider
+from rindle.streaming.mux import MuxProvider
 from rindle.webhooks import ingest_webhook
 from tests.unit.streaming.cinema import SECRET, Cinema
 
@@ -200,6 +202,30 @@ async def test_webhooks_of_one_film_become_one_signal(cinema: Cinema) -> None:
     assert (call.signals, len(call.webhook_ids)) == (["provider_event"], 3)
     assert call.row.workflow_id == f"rindle-provider-push:{asset.id}:memory"
     assert str((await cinema.row(asset)).provider_asset_id) not in json.dumps(call.row.payload)
+
+
+async def test_a_storm_of_webhooks_becomes_a_few_signals(cinema: Cinema) -> None:
+    """Mux reports each change of an asset; nothing is done about most of them. Those that count share signals."""
+    body = json.dumps({"id": "e", "type": "video.asset.updated", "data": {"id": "x"}}).encode()
+    now = utc_now()
+    headers = {"Mux-Signature": signatures.sign(body, SECRET, now=now)}
+    mux = MuxProvider()
+    for _ in range(10_000):
+        found = mux.verify_webhook(body, headers, [SECRET], now=now, tolerance_seconds=300)
+        assert found.event is None  # nothing is stored
+    asset, count = await cinema.pushed(state="processing"), 2 * outbox_rows.BATCH + 1
+    for number in range(count):
+        await cinema.received(READY, asset, event_id=f"e{number}")
+    database, settings = cinema.rindle.database, cinema.rindle.settings
+    signals, told = 0, []
+    while claimed := [row for row in await database.write(outbox_rows.claim) if row.kind == outbox_rows.WEBHOOK]:
+        routed = await database.write(flow.route, claimed)
+        for row in claimed:
+            flow.address(settings, row, *routed.known[row.id])
+        for call in coalesce(claimed):
+            signals += len(call.signals)
+            told += call.webhook_ids
+    assert (len(set(told)), signals) == (count, 3)
 
 
 async def test_a_webhook_that_nobody_knows_waits_and_is_then_an_orphan(
