@@ -203,7 +203,7 @@ def send(browser: Browser, at: Provider, found: Stream, checks: Checks) -> None:
         found.ready_after = time.monotonic() - began
         talk.state, talk.end = "ready", "her talk"
         checks.that(segments, f"{found.ready_after:.1f} s later her page plays it: H.264 with AAC")
-        unwanted.body = talk.body
+        unwanted.body, billed = talk.body, len(mux.assets)
         url = open_upload(browser, unwanted)
         put_chunk(browser, url, unwanted, 0)
         status_code = browser.delete(f"/media/uploads/direct/{unwanted.asset_id}").status_code
@@ -213,7 +213,7 @@ def send(browser: Browser, at: Provider, found: Stream, checks: Checks) -> None:
         )
         for number in range(1, found.chunks):
             put_chunk(browser, url, unwanted, number)
-        checks.that(len(mux.assets) == 2, "the chunks that come all the same become nothing: nothing is billed")
+        checks.that(len(mux.assets) == billed, "the chunks that come all the same become nothing: nothing is billed")
         unwanted.state, unwanted.end = "cancelled", "never at the provider"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from rindle import MediaOutbox, outbox
+from rindle import MediaOutbox, outbox, telemetry
 from rindle.db import providers as rows
 from rindle.db.models import MediaProviderAsset, utc_now
 from rindle.db.purge import purgeable
@@ -39,6 +40,32 @@ async def test_a_push_creates_one_asset_from_a_signed_url(cinema: Cinema, provid
     assert made.id not in repr(row) + repr(status) and "..." in repr(row)
     again = await cinema.push(asset)
     assert again.state == "processing" and len(provider.assets) == 1
+
+
+async def test_a_push_is_told_of_with_its_duration(cinema: Cinema, provider: InMemoryProvider) -> None:
+    asset = await cinema.film()
+    facts = {"profile": "film", "provider": "memory", "asset_id": asset.id}
+    seen: list[tuple[str, dict[str, object], list[str]]] = []
+
+    def note(name: str, told: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
+        if name.startswith("rindle.provider.ingest."):
+            seen.append((name.rpartition(".")[2], dict(told), list(numbers)))
+
+    remove = telemetry.add_handler(note)
+    provider.fail_next("create_asset", TIMEOUT)
+    try:
+        with pytest.raises(ProviderSyncFailed):
+            await cinema.push(asset)
+        await cinema.push(asset)
+    finally:
+        remove()
+    failed = {**facts, "kind": "error", "reason": "provider_sync_failed"}
+    assert seen == [
+        ("start", facts, []),
+        ("exception", failed, ["duration_us"]),
+        ("start", facts, []),
+        ("stop", facts, ["duration_us"]),
+    ]
 
 
 @pytest.mark.parametrize("error", [TIMEOUT, ProviderQuotaExceeded("slow down", retry_after=7)])
