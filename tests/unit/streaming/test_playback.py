@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
-from rindle import telemetry
+from rindle import MediaAsset, telemetry
 from rindle.errors import (
     AssetNotDeliverable,
     ProviderAssetNotReady,
@@ -64,6 +65,18 @@ async def test_without_a_provider_it_is_the_original(cinema: Cinema) -> None:
     assert (await cinema.rindle.streaming_url("plain", asset, mime="video/x-mine")).mime == "video/x-mine"
     by_key = await cinema.rindle.streaming_url("plain", asset.storage_key)
     assert by_key.kind == "progressive"
+
+
+@pytest.mark.parametrize(("kind", "mime"), [("video", "video/mp4"), ("audio", "audio/mpeg")])
+async def test_an_original_of_unknown_type_has_the_usual_one_of_its_kind(cinema: Cinema, kind: str, mime: str) -> None:
+    asset = await cinema.film("plain")
+    unknown = (
+        update(MediaAsset)
+        .where(MediaAsset.id == asset.id)
+        .values(content_type=None, kind=kind, width=None, height=None, has_video_track=None)
+    )
+    await cinema.rindle.database.write(lambda session: session.execute(unknown))
+    assert (await cinema.rindle.streaming_url("plain", asset.id)).mime == mime
 
 
 async def test_a_film_that_was_never_pushed_is_the_original_unless_strict(cinema: Cinema) -> None:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from rindle import MediaEvent, MediaOutbox, telemetry
 from rindle import webhooks as flow
@@ -16,6 +17,8 @@ from rindle.db import outbox as outbox_rows
 from rindle.db import providers as rows
 from rindle.db.models import utc_now
 from rindle.errors import Misconfigured, ProviderWebhookInvalid
+from rindle.operations.maintenance.retention import Retention
+from rindle.operations.maintenance.sweep import run_here
 from rindle.protocols import WebhookKind
 from rindle.relay import coalesce
 from rindle.streaming import signatures
@@ -52,6 +55,43 @@ async def test_an_applied_webhook_is_not_stored_again(cinema: Cinema) -> None:
     await cinema.rindle.database.write(lambda session: session.execute(gone))  # after 30 days
     assert await cinema.received(READY, asset, event_id="e1")
     assert await cinema.outbox() == []
+
+
+async def test_webhooks_and_their_records_are_kept_for_thirty_days(cinema: Cinema) -> None:
+    """So long their provider may send one again."""
+    database, asset = cinema.rindle.database, await cinema.pushed(state="processing")
+    await cinema.received(READY, asset, event_id="e1")
+    await cinema.apply(asset)
+
+    async def after(days: float) -> tuple[int, int]:
+        moment = utc_now() - timedelta(days=days)
+
+        def swept(session: Session) -> None:
+            session.execute(update(MediaOutbox).values(state="dispatched", dispatched_at=moment))
+            session.execute(
+                update(MediaEvent).where(MediaEvent.type == "provider_webhook").values(occurred_at=moment, audit=False)
+            )
+            outbox_rows.delete_dispatched(session, older_than_seconds=7 * 86_400, limit=100)
+
+        await database.write(swept)
+        await run_here(cinema.rindle.services, Retention(), Retention.options(dry_run=False))
+        return len(await cinema.outbox()), (await cinema.events(asset)).count("provider_webhook")
+
+    assert await after(29) == (1, 1)
+    assert await after(31) == (0, 0)
+
+
+async def test_a_late_event_fills_in_what_is_missing(cinema: Cinema, provider: InMemoryProvider) -> None:
+    asset = await cinema.pushed()
+    row = await cinema.row(asset)
+    known = (row.provider_asset_id, row.playback_ids)
+    made = provider.assets[row.provider_asset_id or ""]
+    body, headers = provider.webhook(CREATED, SECRET, asset=made, occurred_at=datetime.now(UTC) - timedelta(hours=1))
+    await cinema.change(asset, provider_asset_id=None, playback_ids=[], last_event_at=utc_now(), last_event_id="new")
+    assert await ingest_webhook(cinema.rindle.services, "memory", body, headers, [SECRET])
+    await cinema.apply(asset)
+    row = await cinema.row(asset)
+    assert ((row.provider_asset_id, row.playback_ids), row.state, row.last_event_id) == (known, "ready", "new")
 
 
 async def test_a_long_id_is_hashed(cinema: Cinema) -> None:
