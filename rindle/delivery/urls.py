@@ -151,7 +151,7 @@ async def issue_url(
     """Return the URL of an original with its expiry; see :func:`url`.
 
     Args:
-        kind: what the authorizer is told of the use: ``progressive`` where the original stands for a stream.
+        kind: the kind of the subject of the authorizer: ``progressive`` where the original stands for a stream.
     """
     chosen = services.profile(profile)
     if isinstance(asset_or_key, str) and not (len(asset_or_key) == _ID_CHARS and is_id(asset_or_key)):
