@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from fastapi import Request, Response
+from fastapi import Response
 from fastapi.responses import JSONResponse
-from starlette.types import Send
 
-from rindle.http.access import actor_name
 from rindle.http.resumable.fields import Limits, boolean
 from rindle.http.resumable.messages import Problem, appended_headers, interim_progress, problem_of, takes_interim
 from rindle.http.schemas import SessionJson
-from rindle.http.streams.access import StreamAccess
-from rindle.http.streams.body import RequestBody
+from rindle.http.streams.call import StreamCall
 from rindle.states import SessionState
 from rindle.uploads.ietf import IetfUploads
 from rindle.uploads.sessions import ended_error
@@ -28,30 +23,8 @@ INTERIM: Final = "rindle.http.interim"
 ASSEMBLY_SECONDS = 10.0
 
 
-@dataclass(slots=True)
-class Call:
-    """A request, and what its verb needs.
-
-    Attributes:
-        token: what follows the mount path; empty for the mount itself.
-        mount: path of the mount on this site, without a slash at its end.
-        scratch: directory for temporary files.
-    """
-
-    request: Request
-    token: str
-    mount: str
-    body: RequestBody
-    uploads: IetfUploads
-    access: StreamAccess
-    scratch: Path
-    send: Send
-    actor: Any = None
-
-    @property
-    def actor_name(self) -> str | None:
-        """The actor as rows store it."""
-        return actor_name(self.actor)
+class Call(StreamCall[IetfUploads]):
+    """A request of the draft, and what its responses say of the upload."""
 
     @property
     def limits(self) -> Limits:
@@ -61,22 +34,6 @@ class Call:
     def limits_of(self, upload: MediaUploadSession) -> Limits:
         """Return the limits of an upload; an open one has an end."""
         return Limits(max_size=self.uploads.max_size, max_age=seconds_left(upload))
-
-    def location(self, upload: MediaUploadSession) -> str:
-        """Return the path of an upload on this site."""
-        return f"{self.mount}/{self.uploads.token_of(upload.id, upload.actor)}"
-
-    async def stream(self) -> Stream:
-        """Return the upload of the URL, if it is alive and the actor may continue it.
-
-        Raises:
-            TusError: there is no such upload, or it has ended.
-            Unauthenticated, Unauthorized: the URL has expired; the authorizer denies.
-        """
-        found = await self.uploads.find(self.token)
-        self.actor = await self.access.actor(self.request)
-        await self.access.allow_resuming(self.actor, self.uploads.profile.name, found, self.request.method)
-        return found
 
     async def inform(self, headers: Mapping[str, str]) -> None:
         """Send an interim response with status 104, if the client understands it and the server can send it."""
