@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -24,6 +25,11 @@ def encoded(**pairs: str | bytes) -> str:
     """Return ``Upload-Metadata``."""
     values = {key: value.encode() if isinstance(value, str) else value for key, value in pairs.items()}
     return ",".join(f"{key} {base64.b64encode(value).decode()}" for key, value in values.items())
+
+
+def checksum(content: bytes, algorithm: str = "sha1") -> str:
+    """Return ``Upload-Checksum``."""
+    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, content).digest()).decode()}"
 
 
 class TusClient:

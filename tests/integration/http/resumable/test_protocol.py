@@ -322,7 +322,25 @@ async def test_content_with_another_digest_is_not_appended(mount: Mount) -> None
 
     assert (answer.status_code, answer.json()["code"]) == (400, "tus_checksum_mismatch")
     assert answer.headers["upload-complete"] == "?0"
-    assert await mount.state(url) == (2, "?0", None)
+    assert (await mount.state(url))[:2] == (2, "?0")
+    assert (await mount.patch(url, 2, b"cd", complete="?1", content_digest=digest(b"cd"))).status_code == 200
+
+
+async def test_the_length_of_a_request_counts_although_its_content_has_another_digest(mount: Mount) -> None:
+    url = await mount.create(b"ab")
+
+    await mount.patch(url, 2, b"cX", complete="?1", content_digest=digest(b"cd"))
+
+    assert await mount.state(url) == (2, "?0", "4")
+    longer = await mount.patch(url, 2, b"cde", complete="?1")
+    assert (longer.status_code, longer.json()["type"]) == (400, f"{PROBLEM}inconsistent-upload-length")
+
+
+async def test_a_creation_with_another_digest_is_not_kept(mount: Mount) -> None:
+    answer = await mount.call("POST", content=b"aX", upload_complete="?0", content_digest=digest(b"ab"))
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "tus_checksum_mismatch")
+    assert not [path for path in mount.media.rglob("*") if path.is_file()]
 
 
 # --- access ------------------------------------------------------------------------------------------------------
