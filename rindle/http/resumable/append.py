@@ -16,6 +16,7 @@ from rindle.http.resumable.messages import (
 )
 from rindle.http.streams.append import append
 from rindle.http.streams.body import MAX_CHECKED_BYTES, CheckedBody, Checksum, End, RequestBody
+from rindle.uploads.digests import hash_name
 from rindle.uploads.streams import OPEN, Stream, require_offset, require_unsent
 
 
@@ -64,7 +65,7 @@ async def take(call: Call, stream: Stream, transfer: Transfer, *, offset: int) -
     body: RequestBody | CheckedBody = call.body
     if transfer.content_digest is not None:
         digest = transfer.content_digest
-        body = CheckedBody(call.body, Checksum(digest.algorithm.replace("-", ""), digest.value), scratch=call.scratch)
+        body = CheckedBody(call.body, Checksum(hash_name(digest.algorithm), digest.value), scratch=call.scratch)
     try:
         # The length is recorded before the content is read, also when the content then has another digest: the request
         # includes the fields (draft, Upload Append, Server Behavior: "MUST record the length"), and every later one

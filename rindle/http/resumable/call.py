@@ -8,11 +8,20 @@ from typing import Final
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-from rindle.http.resumable.fields import Limits, boolean
-from rindle.http.resumable.messages import Problem, appended_headers, interim_progress, problem_of, takes_interim
+from rindle.http.resumable.fields import Digest, Limits, boolean
+from rindle.http.resumable.messages import (
+    Problem,
+    appended_headers,
+    interim_progress,
+    mismatching_digest,
+    problem_of,
+    takes_interim,
+    whole_digest_headers,
+)
 from rindle.http.schemas import SessionJson
 from rindle.http.streams.call import StreamCall
 from rindle.states import SessionState
+from rindle.uploads.digests import WholeDigest
 from rindle.uploads.ietf import IetfUploads
 from rindle.uploads.sessions import ended_error
 from rindle.uploads.streams import MediaUploadSession, Stream, seconds_left
@@ -48,13 +57,21 @@ class Call(StreamCall[IetfUploads]):
     async def answer(self, stream: Stream) -> Response:
         """Return the response about the whole file, which the workflow has verified or refused by then, or will."""
         upload = (await self.uploads.settled(stream, timeout_seconds=ASSEMBLY_SECONDS)).session
+        digest = WholeDigest.of(upload)
         if upload.state in (SessionState.FAILED, SessionState.ABORTED, SessionState.EXPIRED):
-            problem = problem_of(ended_error(upload))
+            error = ended_error(upload)
+            if error.code == "digest_mismatch" and digest is not None and digest.expected is not None:
+                given = Digest(digest.algorithm, digest.expected)
+                return problem_response(mismatching_digest(error, "Repr-Digest", given, is_complete=True))
+            problem = problem_of(error)
             return problem_response(
                 Problem(problem.status, problem.body, {**problem.headers, "Upload-Complete": boolean(True)})
             )
         headers = appended_headers(offset=upload.last_known_offset, is_complete=True, found=self.limits_of(upload))
-        return JSONResponse({"session": SessionJson.of(upload).model_dump(mode="json")}, headers=headers)
+        return JSONResponse(
+            {"session": SessionJson.of(upload).model_dump(mode="json")},
+            headers={**headers, **whole_digest_headers(digest)},
+        )
 
 
 def problem_response(problem: Problem) -> Response:

@@ -44,7 +44,11 @@ async def create(call: Call) -> Response:
     filename = read_filename(headers.get("content-disposition"))
     call.actor = await call.access.actor(call.request)
     await call.access.allow_creation(call.actor, call.uploads.profile.name, filename, length)
-    made = await call.uploads.create(_request(call, filename, headers.get("content-type")), length=length)
+    made = await call.uploads.create(
+        _request(call, filename, headers.get("content-type")),
+        length=length,
+        metadata=None if transfer.whole_digest is None else transfer.whole_digest.column,
+    )
     location, limits = call.location(made.session), call.limits_of(made.session)
     await call.inform(interim_created(location, limits))
     async with kept_if_accepted(call, made):

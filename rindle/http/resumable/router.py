@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -15,20 +16,24 @@ from rindle.http.errors import translated
 from rindle.http.resumable.append import patch
 from rindle.http.resumable.call import Call, problem_response
 from rindle.http.resumable.create import create
+from rindle.http.resumable.fields import Digest, digests, read_digest
 from rindle.http.resumable.messages import (
     PARTIAL_TYPE,
     InconsistentLength,
     Problem,
     inconsistent_length,
+    mismatching_digest,
     mismatching_offset,
     problem_of,
     too_large,
+    wanted_content_digest,
 )
 from rindle.http.resumable.upload import delete, head, options
 from rindle.http.streams.access import StreamAccess
 from rindle.http.streams.router import StreamRouter
 from rindle.profile import Profile
 from rindle.protocols import Authorizer
+from rindle.uploads.digests import hash_name
 from rindle.uploads.ietf import IetfUploads
 from rindle.uploads.streams import MAX_SIZE_BYTES
 
@@ -37,9 +42,8 @@ Verb = Callable[[Call], Awaitable[Response]]
 #: The verbs of the mount itself, and those of one upload.
 _ON_MOUNT: Mapping[str, Verb] = {"OPTIONS": options, "POST": create}
 _ON_UPLOAD: Mapping[str, Verb] = {"OPTIONS": options, "HEAD": head, "GET": head, "PATCH": patch, "DELETE": delete}
-#: Statuses that differ from those of tus: its clients repeat 423, which those of the draft take as final, and 460 is
-#: its own.
-_STATUSES: Mapping[str, int] = {"tus_locked": 503, "tus_checksum_mismatch": 400}
+#: Statuses that differ from those of tus: its clients repeat 423, which those of the draft take as final.
+_STATUSES: Mapping[str, int] = {"tus_locked": 503}
 
 
 class ResumableRouter(StreamRouter[Call]):
@@ -48,6 +52,13 @@ class ResumableRouter(StreamRouter[Call]):
     def verbs(self, call: Call) -> Mapping[str, Verb]:
         """Return the verbs of the mount or of an upload."""
         return _ON_UPLOAD if call.token else _ON_MOUNT
+
+    def finish(self, call: Call, response: Response) -> None:
+        """Add the digest of the content, if the client wants one that is known here."""
+        algorithm = wanted_content_digest(call.request.headers)
+        if algorithm is not None and response.status_code != 204:
+            value = hashlib.new(hash_name(algorithm), response.body).digest()
+            response.headers["Content-Digest"] = digests([Digest(algorithm, value)])
 
     def refusal(self, call: Call, error: Exception) -> Response | None:
         """Return the problem that an error is, with what the client can do instead."""
@@ -67,6 +78,9 @@ class ResumableRouter(StreamRouter[Call]):
                 return mismatching_offset(expected=found.detail["server"], provided=found.detail["client"])
             if found.code == "tus_size_exceeded":
                 return too_large(call.limits)
+            given = read_digest("Content-Digest", call.header("content-digest"))
+            if found.code == "tus_checksum_mismatch" and given is not None:
+                return mismatching_digest(found, "Content-Digest", given, is_complete=False)
             found.http_status = _STATUSES.get(found.code, found.http_status)
         problem = problem_of(found)
         return Problem(problem.status, problem.body, {**problem.headers, **self._hints(call, found)})

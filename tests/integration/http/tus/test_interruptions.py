@@ -20,10 +20,10 @@ from rindle import MediaUploadSession
 from rindle.db import streams as rows
 from rindle.db.models import utc_now
 from rindle.http.tus import tus_router
-from rindle.uploads import assembly, backing
+from rindle.uploads import backing
 from tests.integration.http.tus.conftest import Mount
 from tests.patience import until
-from tests.tus import BYTES, SECRET, TusClient, checksum, session_of
+from tests.tus import BYTES, SECRET, TusClient, assembled, checksum, session_of
 
 
 class Sender:
@@ -367,7 +367,7 @@ async def test_sources_that_a_lost_worker_did_not_release_are_released_by_the_ne
     row = await mount.assembled(made.headers["location"])
     await set_session(mount, part, state="uploaded", failure_reason=None)
 
-    await assembly.assemble(mount.rindle.services, row.id)
+    await assembled(mount.rindle.services, row.id)
 
     source = await mount.row(part)
     assert (source.state, source.failure_reason) == ("aborted", "concatenated")
