@@ -1,4 +1,4 @@
-"""The digest of a whole file: what its client gave or asked for, and what the object has.
+"""The digest of a whole file: what its client gave or wants, and what the object has.
 
 The row keeps it in ``upload_metadata``. The workflow computes it when the object is made
 (:mod:`rindle.uploads.assembly`).
@@ -28,7 +28,7 @@ class WholeDigest:
 
     Attributes:
         algorithm: one of :data:`DIGEST_BYTES`.
-        expected: what the client gave; ``None`` when it only asked.
+        expected: what the client gave; ``None`` when it only wants one.
         found: what the object has; ``None`` before it is made.
     """
 
@@ -38,7 +38,7 @@ class WholeDigest:
 
     @classmethod
     def of(cls, upload: MediaUploadSession) -> WholeDigest | None:
-        """Return the digest of an upload; ``None`` when its client neither gave nor asked for one."""
+        """Return the digest of an upload; ``None`` when its client neither gave nor wants one."""
         if upload.resumable_protocol != IETF or upload.upload_metadata is None:
             return None
         facts: dict[str, Any] = json.loads(upload.upload_metadata)
