@@ -94,11 +94,12 @@ async def assemble(services: Services, session_id: SessionOrId, *, open_original
 async def _with_digest(services: Services, upload: Upload, open_original: OpenOriginal) -> Upload:
     """Compute the digest that the client gave or wants, and refuse an object that has another one.
 
+    It is computed here and not from the requests: a hash cannot be handed on from one process to the next. Before the
+    upload is verified, because the response to the last request has to say that the file was refused (draft,
+    Representation Digests).
+
     Returns:
         the upload with the digest.
-
-    It is computed here and not from the requests: a hash cannot be handed on from one process to the next. Before the
-    upload is verified, because the response to the last request has to say so to the client (draft, Representation Digests).
 
     Raises:
         UploadRejected: ``digest_mismatch``.
