@@ -23,7 +23,7 @@ import pytest
 from rindle import process
 from tests.media.clips import Clips
 from tests.servers import Unavailable, chromium, curl, ffmpeg, gcs, minio, npm, postgres, temporal, uppy, version_of
-from tests.stage import Stage, staged
+from tests.stage import Stage, on_bucket, staged
 
 if TYPE_CHECKING:
     from tests.servers.mux import FakeMux
@@ -359,4 +359,29 @@ async def stage(tmp_path: Path, database_url: str, temporal_server: temporal.Tem
 async def lite_stage(tmp_path: Path, temporal_server: temporal.TemporalServer) -> AsyncIterator[Stage]:
     """The same on SQLite alone, for behaviour that no database can change."""
     async with staged(tmp_path, f"sqlite+aiosqlite:///{tmp_path}/stage.db", temporal_server.target) as ready:
+        yield ready
+
+
+@pytest.fixture
+def bucket_environment(minio: minio.MinioServer) -> dict[str, str]:
+    """Variables of an application whose store is a fresh bucket of MinIO."""
+    return on_bucket(minio)
+
+
+@pytest.fixture
+async def s3_stage(
+    tmp_path: Path, database_url: str, temporal_server: temporal.TemporalServer, bucket_environment: dict[str, str]
+) -> AsyncIterator[Stage]:
+    """The test application on both databases, with a bucket as its store."""
+    async with staged(tmp_path, database_url, temporal_server.target, bucket_environment) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def lite_s3_stage(
+    tmp_path: Path, temporal_server: temporal.TemporalServer, bucket_environment: dict[str, str]
+) -> AsyncIterator[Stage]:
+    """The same on SQLite alone, for behaviour that no database can change."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, temporal_server.target, bucket_environment) as ready:
         yield ready

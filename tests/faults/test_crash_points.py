@@ -5,9 +5,6 @@ The databases alternate over the points: each point's SQL is the same function o
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -20,7 +17,7 @@ from tests.invariants import everything_holds
 from tests.patience import until
 from tests.servers.postgres import PostgresServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, staged
+from tests.stage import NOTICES_LOST_WORKERS, Stage, photo, staged
 from tests.tus import encoded, tus_client
 
 #: Prepares, then returns what must be true in the end.
@@ -261,21 +258,8 @@ async def test_an_erasure_survives_a_worker_killed_in_its_purge(crash_stage: Sta
 @pytest.mark.parametrize("point", CLIENT_POINTS)
 async def test_an_application_killed_during_a_server_side_upload_leaves_nothing(crash_stage: Stage, point: str) -> None:
     stage = crash_stage
-    visited = stage.home / "visited"
-    client = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.client", "upload", str(photo(stage.home / "photo.jpg"))),
-        cwd=REPOSITORY,
-        env={
-            **os.environ,
-            **stage.environment,
-            "RINDLE_CRASH_AT": point,
-            "RINDLE_CRASH_LOG": str(visited),
-            "RINDLE_UPLOAD_SESSION_TTL_SECONDS": "2",
-        },
-    )
-    assert await client.wait() == -9
-    assert visited.read_text() == f"{point}\n"
+    command = ("tests.client", "upload", str(photo(stage.home / "photo.jpg")))
+    await stage.killed(point, *command, RINDLE_UPLOAD_SESSION_TTL_SECONDS="2")
     await stage.member(stage.application())
 
     async def cleaned() -> bool:

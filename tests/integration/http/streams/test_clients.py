@@ -29,7 +29,7 @@ from tests.servers.curl import Answer, Curl
 from tests.servers.cutting import CuttingProxy
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import REPOSITORY, Stage, staged, status_of
+from tests.stage import REPOSITORY, Stage, on_bucket, staged, status_of
 from tests.tus import BYTES, encoded, session_of
 
 MIB = 1024 * 1024
@@ -51,13 +51,7 @@ async def tus_stage(
     environment, home = {}, tmp_path_factory.mktemp("tus")
     if request.param == "s3":
         server: MinioServer = request.getfixturevalue("minio")
-        environment = {
-            "APP_STORAGE": "s3",
-            "APP_BUCKET": server.new_bucket(),
-            "APP_ENDPOINT": server.endpoint_url,
-            "APP_ACCESS_KEY": server.access_key,
-            "APP_SECRET_KEY": server.secret_key,
-        }
+        environment = on_bucket(server)
     url = f"sqlite+aiosqlite:///{home}/stage.db"
     async with staged(home, url, temporal_server.target, environment) as ready:
         await ready.member()
