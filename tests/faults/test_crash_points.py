@@ -5,6 +5,7 @@ The databases alternate over the points: each point's SQL is the same function o
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from tests.invariants import everything_holds
 from tests.patience import until
 from tests.servers.postgres import PostgresServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import NOTICES_LOST_WORKERS, Stage, photo, staged
+from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, staged
 from tests.tus import encoded, tus_client
 
+#: The modules whose points these are.
+LIBRARY = REPOSITORY / "rindle"
 #: Prepares, then returns what must be true in the end.
 Scenario = Callable[[Stage], Awaitable[Callable[[], Awaitable[None]]]]
 
@@ -208,10 +211,14 @@ CLIENT_POINTS = ("server_upload.begun", "server_upload.stored")
 PART_POINTS = ("multipart.begun", "multipart.noted", "multipart.made")
 #: The same while an upload to a streaming provider is opened and cancelled; see ``test_direct_upload_crashes.py``.
 DIRECT_POINTS = ("direct.begun", "direct.opened", "direct.cancelled")
+#: Those of a worker that calls a streaming provider; see ``test_provider_crashes.py``.
+PROVIDER_POINTS = ("provider.uploading", "provider.created", "provider.event_applied", "provider.removed")
 
 
 def test_every_crash_point_has_a_scenario() -> None:
-    assert {*SCENARIOS, *CLIENT_POINTS, *PART_POINTS, *DIRECT_POINTS} == set(CRASH_POINTS)
+    assert {*SCENARIOS, *CLIENT_POINTS, *PART_POINTS, *DIRECT_POINTS, *PROVIDER_POINTS} == set(CRASH_POINTS)
+    passed = re.findall(r'crash_point\("([^"]+)"\)', "".join(file.read_text() for file in LIBRARY.rglob("*.py")))
+    assert sorted(passed) == sorted(CRASH_POINTS)
 
 
 @pytest.fixture
