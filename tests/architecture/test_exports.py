@@ -52,7 +52,7 @@ def test_public_names_are_sorted_and_there() -> None:
 
 def test_what_type_checkers_see_is_what_is_loaded_at_the_first_use() -> None:
     tree = ast.parse(Path(str(rindle.__file__)).read_text(encoding="utf-8"))
-    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     seen = {alias.name: node.module for node in imports for alias in node.names}
 
