@@ -64,6 +64,11 @@ class Stack:
     worker_pids: list[int] = field(default_factory=list)
 
     @property
+    def plain_database_url(self) -> str:
+        """URL of the database for a connection of psycopg."""
+        return self.database_url.replace("postgresql+psycopg://", "postgresql://")
+
+    @property
     def environment(self) -> dict[str, str]:
         """Environment of a process that runs the application."""
         return {
@@ -142,9 +147,7 @@ class Stack:
             RuntimeError: they are not in time, or one has come to a bad end.
         """
         deadline = time.monotonic() + timeout_seconds
-        async with await psycopg.AsyncConnection.connect(
-            self.database_url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True
-        ) as connection:
+        async with await psycopg.AsyncConnection.connect(self.plain_database_url, autocommit=True) as connection:
             while True:
                 answer = await connection.execute(_ENDED, [list(asset_ids)])
                 counts = dict(await answer.fetchall())
