@@ -330,6 +330,7 @@ class UploadRejected(UploadError):
         "no_probe_for_mime": 422,
         "max_bytes_exceeded": 413,
         "size_mismatch": 422,
+        "digest_mismatch": 422,
         "empty_upload": 422,
         "scanner_rejected": 422,
     }

@@ -22,7 +22,7 @@ import pytest
 
 from rindle import process
 from tests.media.clips import Clips
-from tests.servers import Unavailable, chromium, ffmpeg, gcs, minio, npm, postgres, temporal, uppy, version_of
+from tests.servers import Unavailable, chromium, curl, ffmpeg, gcs, minio, npm, postgres, temporal, uppy, version_of
 from tests.stage import Stage, on_bucket, staged
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def pytest_report_header() -> list[str]:
         "ffmpeg": ffmpeg.version,
         f"tuspy {version('tuspy')}, tus-js-client": lambda: npm.packages()["tus-js-client"],
         "Uppy": uppy.versions,
+        "curl": lambda: version_of(curl.program(), "--version"),
         "Chromium": lambda: version_of(chromium.program(), "--version"),
     }
 
@@ -279,6 +280,15 @@ def chromium_path() -> Path:
     """The browser's program, for Playwright's ``executable_path``; launch it with ``chromium.ARGUMENTS``."""
     try:
         return chromium.program()
+    except Unavailable as missing:
+        _without(missing)
+
+
+@pytest.fixture(scope="session", name="curl")
+def running_curl() -> curl.Curl:
+    """curl, to be called with its arguments."""
+    try:
+        return curl.Curl(curl.program())
     except Unavailable as missing:
         _without(missing)
 
