@@ -253,7 +253,7 @@ class StreamUploads:
         upload = stream.session
         is_held = upload.lock_owner is not None and (upload.lock_expires_at or utc_now()) > utc_now()
         if is_held and upload.state in OPEN:
-            stream = await self._leases.make_free(upload.id)
+            stream = await self._leases.make_free(stream)
             upload = stream.session
         if self.ends_by_length and upload.state in OPEN and upload.upload_length == upload.last_known_offset:
             # A process ended between the last byte and the end of its request; the client has nothing more to send.
@@ -287,7 +287,7 @@ class StreamUploads:
             StorageError: the store failed; what was recorded before stays.
         """
         started, session_id = time.monotonic(), stream.session.id
-        async with self._leases.hold(session_id, body.stop) as lease:
+        async with self._leases.hold(stream, body.stop) as lease:
             found = _leased(lease)
             require_alive(found.session)
             require_offset(found.session, offset)
@@ -372,22 +372,15 @@ class StreamUploads:
 
     async def _commit(self, lease: Lease, state: PartStreamState, *, release: bool, ends: bool) -> None:
         settings = self._services.settings
-        base = _leased(lease).session.last_known_offset
+        known = _leased(lease)
 
         def commit(session: Session) -> Stream:
-            found = rows.lock_stream(session, lease.session_id)
-            expires_at = (
-                None
-                if state.offset == base
-                else upload_rows.slid_expiry(found.session, settings.upload_session_ttl_seconds)
-            )
             done, is_complete = rows.commit_state(
                 session,
-                lease.session_id,
+                known,
                 lease.owner,
-                base=base,
                 state=state,
-                expires_at=expires_at,
+                ttl_seconds=settings.upload_session_ttl_seconds,
                 release=release,
                 ends=ends,
             )
