@@ -35,6 +35,9 @@ CONCATENATED = "concatenated"
 #: States in which bytes may still arrive.
 OPEN = frozenset({SessionState.INITIALIZED, SessionState.SIGNED, SessionState.RESUMING, SessionState.UPLOADING})
 
+#: States of an upload whose bytes are all stored and whose object is not verified.
+ASSEMBLING = frozenset({SessionState.UPLOADED, SessionState.VERIFYING})
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -105,6 +108,14 @@ def live_of(session: Session, session_ids: Collection[str]) -> set[str]:
     """Return those of the upload sessions that have not ended."""
     found = find_streams(session, session_ids)
     return {session_id for session_id, stream in found.items() if stream.session.state not in ENDED_SESSIONS}
+
+
+def assembling_of(session: Session, session_ids: Collection[str]) -> set[str]:
+    """Return those of the uploads whose bytes are all stored and whose object is not verified."""
+    found = select(MediaUploadSession.id).where(
+        MediaUploadSession.id.in_(session_ids), MediaUploadSession.state.in_(ASSEMBLING)
+    )
+    return set(session.scalars(found))
 
 
 def find_partial(session: Session, session_id: str) -> MediaUploadSession | None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from rindle.db.database import Database, outage_of
 
+
 def look(session: Session) -> None:
     session.execute(text("SELECT 1")).all()
 
