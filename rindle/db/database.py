@@ -126,7 +126,8 @@ class _Turns:
     """Lets transactions of an asynchronous engine have its connections in the order in which they asked.
 
     The pool itself gives a returned connection to whoever asks next, also before those that wait: where all connections
-    are in use for a while, some callers wait until the timeout of the pool although the database answers others.
+    are in use for a while, some callers wait until the timeout of the pool although the database answers others. Here
+    the timeout of the pool begins again with each transaction that ends: a long queue is no outage.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -134,6 +135,7 @@ class _Turns:
         self._limit: int | None = None
         if isinstance(pool, QueuePool) and pool._max_overflow >= 0:
             self._limit, self._seconds = pool.size() + pool._max_overflow, pool.timeout()
+        self._ended_at = 0.0
         # An engine may be used by several event loops, but the connections of its pool belong to one.
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
@@ -142,21 +144,35 @@ class _Turns:
         """Wait for the turn of a transaction, which lasts as long as the block.
 
         Raises:
-            PoolTimeout: as the pool raises it, after its own timeout.
+            PoolTimeout: no transaction of the queue has ended within the timeout of the pool.
         """
         if not self._limit:
             yield
             return
         turns = self._by_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._limit))
-        try:
-            async with asyncio.timeout(self._seconds):
-                await turns.acquire()
-        except TimeoutError as error:
-            raise PoolTimeout(f"no connection of the pool was free within {self._seconds:g} s") from error
+        if turns.locked():
+            await self._wait(turns)
+        else:
+            await turns.acquire()
         try:
             yield
         finally:
+            self._ended_at = time.monotonic()
             turns.release()
+
+    async def _wait(self, turns: asyncio.Semaphore) -> None:
+        began_at, acquiring = time.monotonic(), asyncio.ensure_future(turns.acquire())
+        try:
+            while not acquiring.done():
+                left = max(began_at, self._ended_at) + self._seconds - time.monotonic()
+                if left <= 0:
+                    raise PoolTimeout(f"no connection of the pool was free within {self._seconds:g} s")
+                await asyncio.wait([acquiring], timeout=left)
+        except BaseException:
+            if acquiring.done():
+                turns.release()
+            acquiring.cancel()
+            raise
 
 
 class Database:

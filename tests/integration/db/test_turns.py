@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
@@ -34,6 +35,20 @@ async def test_connections_are_given_in_the_order_of_the_requests(database_url: 
     await engine.dispose()
 
     assert order == sorted(order)
+
+
+async def test_a_long_queue_is_no_outage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = create_async_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=1)
+    database, clock = Database(engine), [0.0]
+    monkeypatch.setattr("rindle.db.database.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    async def ask() -> None:
+        await database.read(look)
+        clock[0] += 0.9  # so that all of them wait for longer than the timeout of the pool
+
+    await asyncio.gather(*(ask() for _ in range(20)))
+    await database.close()
+    await engine.dispose()
 
 
 async def test_a_pool_without_a_free_connection_is_an_outage(database_url: str) -> None:
