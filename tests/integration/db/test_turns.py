@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from rindle.db.database import Database, outage_of
+from tests.patience import until
 
 
 def look(session: Session) -> None:
@@ -38,17 +39,37 @@ async def test_connections_are_given_in_the_order_of_the_requests(database_url: 
 
 
 async def test_a_long_queue_is_no_outage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = create_async_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=1)
-    database, clock = Database(engine), [0.0]
-    monkeypatch.setattr("rindle.db.database.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    engine = create_async_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    database, times, now = Database(engine), list[float](), 0.0
+    ends = [asyncio.Event() for _ in range(3)]
+    begun = list[int]()
 
-    async def ask() -> None:
-        await database.read(look)
-        clock[0] += 0.9  # so that all of them wait for longer than the timeout of the pool
+    def clock() -> float:
+        times.append(now)
+        return now
 
-    await asyncio.gather(*(ask() for _ in range(20)))
+    async def transaction(number: int) -> None:
+        assert database._turns is not None
+        async with database._turns.taken():
+            begun.append(number)
+            await ends[number].wait()
+
+    monkeypatch.setattr("rindle.db.database.time", SimpleNamespace(monotonic=clock))
+    running = [asyncio.create_task(transaction(number)) for number in range(3)]
+    await until(lambda: len(times) >= 4, what="two transactions to wait")
+    now = 0.045
+    ends[0].set()
+    await until(lambda: begun == [0, 1], what="the second transaction")
+    now = 0.09  # the third one has waited for longer than the timeout, but the second one only now began
+    seen = len(times)
+    await until(lambda: len(times) > seen, what="the third transaction to look at the time")
+    for one in ends:
+        one.set()
+    await asyncio.gather(*running)
     await database.close()
     await engine.dispose()
+
+    assert begun == [0, 1, 2]
 
 
 async def test_a_pool_without_a_free_connection_is_an_outage(database_url: str) -> None:
