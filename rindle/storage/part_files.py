@@ -35,6 +35,8 @@ BUFFER_BYTES = 384 * 1024
 CHECKPOINT_BYTES = 64 * 1024**2
 #: Seconds after which a stream that goes on is synced and recorded.
 CHECKPOINT_SECONDS = 10.0
+#: Seconds after which gathered bytes are written although more may follow: a client that pauses needs no memory.
+LINGER_SECONDS = 0.2
 
 
 class Run(Protocol):
@@ -86,12 +88,14 @@ class PartFile:
             if alone:
                 fcntl.flock(self._handle, fcntl.LOCK_EX)  # released with the handle
                 self._check_name()
-            self._check_size(offset)
-            os.ftruncate(self._handle, offset)
+            if self._size(offset) > offset:
+                os.ftruncate(self._handle, offset)
             os.lseek(self._handle, offset, os.SEEK_SET)
 
-    def write(self, pieces: Sequence[bytes]) -> None:
-        """Append all of ``pieces``."""
+    def append(self, pieces: Sequence[bytes], offset: int) -> None:
+        """Append all of ``pieces`` to a file that begins at ``offset``; the first call opens it."""
+        if self._handle is None:
+            self.open(offset)
         with self._lock:
             handle, waiting = self._opened(), list(pieces)
             while waiting:
@@ -102,10 +106,22 @@ class PartFile:
                     waiting[0] = waiting[0][written:]
 
     def sync(self) -> None:
-        """Wait until the bytes are on the disk."""
+        """Wait until the bytes are on the disk; further ones may be written meanwhile."""
+        if not self._fsync:
+            return
         with self._lock:
-            if self._fsync:
-                os.fdatasync(self._opened())
+            handle = os.dup(self._opened())  # the file may be closed meanwhile
+        try:
+            os.fdatasync(handle)
+        finally:
+            os.close(handle)
+
+    def append_last(self, pieces: Sequence[bytes], offset: int, *, sync: bool) -> None:
+        """Append the last ``pieces`` as :meth:`append`, sync the file if ``sync``, and close it."""
+        self.append(pieces, offset)
+        if sync:
+            self.sync()
+        self.close()
 
     def finish(self) -> os.stat_result:
         """Bring the bytes to the disk and return the status that the object will have."""
@@ -139,10 +155,11 @@ class PartFile:
         if not os.path.samestat(named, os.fstat(self._opened())):
             raise _lost()
 
-    def _check_size(self, size: int) -> None:
+    def _size(self, least: int) -> int:
         status = os.fstat(self._opened())
-        if not stat.S_ISREG(status.st_mode) or status.st_size < size:
+        if not stat.S_ISREG(status.st_mode) or status.st_size < least:
             raise _lost()
+        return status.st_size
 
     def _opened(self) -> int:
         if self._handle is None:
@@ -165,9 +182,8 @@ async def append_to(
         length: of the whole stream; it is recorded with the end of the call only, because it completes the upload.
         run: runs a function in a thread of the store.
     """
-    recorded = state
-    await run(partial(file.open, state.offset))
-    writer = _Writer(run, file.write)
+    writer = _Writer(run, partial(file.append, offset=state.offset))
+    recorder = _Recorder(run, file.sync, checkpoint)
     due_bytes, due_at = state.offset + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
     failure: Exception | None = None
     try:
@@ -179,29 +195,67 @@ async def append_to(
             except Exception as error:  # what has arrived is stored first
                 failure = error
                 break
+            recorder.check()
             await writer.put(chunk)
             arrived = state.offset + writer.taken
             if arrived == length:
                 continue
-            if arrived >= due_bytes or (arrived > recorded.offset and time.monotonic() >= due_at):
+            if arrived >= due_bytes or time.monotonic() >= due_at:
                 await writer.flush()
-                await run(file.sync)
-                reached = replace(state, offset=arrived)
-                await checkpoint(reached)
-                recorded = reached
+                await recorder.record(replace(state, offset=arrived))
                 due_bytes, due_at = arrived + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
-        await writer.flush()
+        recorded = await recorder.finish() or state
         reached = replace(state, offset=state.offset + writer.taken)
-        if reached.offset > recorded.offset:
-            await run(file.sync)
+        last = await writer.rest()
+        await run(partial(file.append_last, last, state.offset, sync=reached.offset > recorded.offset))
         await checkpoint(reached, is_last=True)
-        recorded = reached
     finally:
-        await writer.settle()
+        await run_to_end(_settled(writer, recorder))
         await run_to_end(run(file.close))
     if failure is not None:
         raise failure
-    return recorded
+    return reached
+
+
+async def _settled(*steps: _Writer | _Recorder) -> None:
+    for step in steps:
+        await step.settle()
+
+
+class _Recorder:
+    """Syncs and records what has been written while the next bytes arrive."""
+
+    def __init__(self, run: Run, sync: Callable[[], None], checkpoint: Checkpoint) -> None:
+        self._run = run
+        self._sync = sync
+        self._checkpoint = checkpoint
+        self._recording: asyncio.Task[PartStreamState] | None = None
+
+    def check(self) -> None:
+        """Raise the error of a record that has failed."""
+        if self._recording is not None and self._recording.done():
+            self._recording.result()
+
+    async def record(self, state: PartStreamState) -> None:
+        """Begin to record ``state``, all of which is written, when the record before is done."""
+        await self.finish()
+        self._recording = asyncio.ensure_future(self._record(state))
+
+    async def finish(self) -> PartStreamState | None:
+        """Wait for the record under way and return what was recorded last."""
+        return None if self._recording is None else await asyncio.shield(self._recording)
+
+    async def settle(self) -> None:
+        """Wait for the record under way; its error was raised before, or is not wanted any more."""
+        if self._recording is not None:
+            await asyncio.wait([self._recording])
+            with suppress(Exception):
+                self._recording.result()
+
+    async def _record(self, state: PartStreamState) -> PartStreamState:
+        await self._run(self._sync)
+        await self._checkpoint(state)
+        return state
 
 
 class _Writer:
@@ -213,6 +267,7 @@ class _Writer:
         self._gathered: list[bytes] = []
         self._size = 0
         self._writing: asyncio.Future[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         #: Bytes taken so far.
         self.taken = 0
 
@@ -223,23 +278,47 @@ class _Writer:
         self._size += len(piece)
         self.taken += len(piece)
         if self._size >= BUFFER_BYTES:
-            await self._start()
+            await self._wait()
+            self._start()
+        elif self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._start_if_free)
 
     async def flush(self) -> None:
-        if self._gathered:
-            await self._start()
         await self._wait()
+        if self._gathered:
+            self._start()
+            await self._wait()
+
+    async def rest(self) -> list[bytes]:
+        """Return the pieces that are not written, when all others are."""
+        await self._wait()
+        return self._take()
 
     async def settle(self) -> None:
         """Wait for a write that is under way; its error was raised before, or is not wanted any more."""
+        self._take()
         if self._writing is not None:
             with suppress(Exception):
                 await asyncio.shield(self._writing)
 
-    async def _start(self) -> None:
-        await self._wait()
+    def _take(self) -> list[bytes]:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
         pieces, self._gathered, self._size = self._gathered, [], 0
-        self._writing = asyncio.ensure_future(self._run(partial(self._write, pieces)))
+        return pieces
+
+    def _start(self) -> None:
+        self._writing = asyncio.ensure_future(self._run(partial(self._write, self._take())))
+
+    def _start_if_free(self) -> None:
+        self._lingering = None
+        if self._writing is None:
+            self._start()
+        elif not self._writing.done():
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._start_if_free)
+        elif self._writing.exception() is None:
+            self._start()
 
     async def _wait(self) -> None:
         writing, self._writing = self._writing, None

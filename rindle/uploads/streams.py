@@ -7,7 +7,6 @@ the workflow (:mod:`rindle.uploads.assembly`). What only one protocol has is in 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -23,11 +22,11 @@ from rindle.db import streams as rows
 from rindle.db import uploads as upload_rows
 from rindle.db.models import MediaUploadSession as MediaUploadSession  # also of the routes, like those below
 from rindle.db.models import utc_now
+from rindle.db.streams import ASSEMBLING, state_of
 from rindle.db.streams import FINAL as FINAL
 from rindle.db.streams import OPEN as OPEN
 from rindle.db.streams import PARTIAL as PARTIAL
 from rindle.db.streams import Stream as Stream
-from rindle.db.streams import state_of
 from rindle.db.uploads import Upload
 from rindle.errors import (
     InvalidArgument,
@@ -48,17 +47,12 @@ from rindle.states import SessionState
 from rindle.uploads import sessions
 from rindle.uploads.leases import Lease, Leases
 from rindle.uploads.sessions import UploadRequest
+from rindle.uploads.settling import Settling
 
 #: Largest upload without a smaller limit, in bytes.
 MAX_SIZE_BYTES = 5 * 1024**3
 #: Value of ``upload_strategy``.
 STRATEGY = "resumable"
-#: First and longest pause between two looks whether the workflow has finished an upload.
-_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.05, 0.5
-#: States of an upload whose bytes are all stored and whose object is not verified.
-_ASSEMBLING = frozenset({SessionState.UPLOADED, SessionState.VERIFYING})
-
-
 #: Told the offset of an upload in bytes.
 OnOffset = Callable[[int], Awaitable[None]]
 
@@ -138,6 +132,7 @@ class StreamUploads:
         self.max_size = max_size if limit is None else min(limit, max_size)
         self._storage.part_size_for(self.max_size)
         self._leases = Leases(services.database)
+        self._settling = Settling(services.database)
 
     @property
     def _storage(self) -> PartStream:
@@ -253,7 +248,7 @@ class StreamUploads:
         upload = stream.session
         is_held = upload.lock_owner is not None and (upload.lock_expires_at or utc_now()) > utc_now()
         if is_held and upload.state in OPEN:
-            stream = await self._leases.make_free(upload.id)
+            stream = await self._leases.make_free(stream)
             upload = stream.session
         if self.ends_by_length and upload.state in OPEN and upload.upload_length == upload.last_known_offset:
             # A process ended between the last byte and the end of its request; the client has nothing more to send.
@@ -287,7 +282,7 @@ class StreamUploads:
             StorageError: the store failed; what was recorded before stays.
         """
         started, session_id = time.monotonic(), stream.session.id
-        async with self._leases.hold(session_id, body.stop) as lease:
+        async with self._leases.hold(stream, body.stop) as lease:
             found = _leased(lease)
             require_alive(found.session)
             require_offset(found.session, offset)
@@ -358,7 +353,7 @@ class StreamUploads:
                 )
         except TusError as error:
             if error.code == "tus_session_expired":  # it has ended meanwhile, and may be released already
-                await self._release(upload)
+                await self._release(_leased(lease).session)
             raise
         except StorageAdapterException:
             if not_recorded is not None:  # the database failed, and not the store through which it was raised
@@ -372,22 +367,15 @@ class StreamUploads:
 
     async def _commit(self, lease: Lease, state: PartStreamState, *, release: bool, ends: bool) -> None:
         settings = self._services.settings
-        base = _leased(lease).session.last_known_offset
+        known = _leased(lease)
 
         def commit(session: Session) -> Stream:
-            found = rows.lock_stream(session, lease.session_id)
-            expires_at = (
-                None
-                if state.offset == base
-                else upload_rows.slid_expiry(found.session, settings.upload_session_ttl_seconds)
-            )
             done, is_complete = rows.commit_state(
                 session,
-                lease.session_id,
+                known,
                 lease.owner,
-                base=base,
                 state=state,
-                expires_at=expires_at,
+                ttl_seconds=settings.upload_session_ttl_seconds,
                 release=release,
                 ends=ends,
             )
@@ -409,18 +397,11 @@ class StreamUploads:
 
     async def settled(self, stream: Stream, *, timeout_seconds: float) -> Stream:
         """Return an upload when the workflow has verified or refused it, or as it is after ``timeout_seconds``."""
-        ends_at, pause = time.monotonic() + timeout_seconds, _LOOK_SECONDS
-        while stream.session.state in _ASSEMBLING and stream.session.concat_role != PARTIAL:
-            left = ends_at - time.monotonic()
-            if left <= 0:
-                break
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 2, _LONGEST_LOOK_SECONDS)
-            found = await self._services.database.read(rows.find_stream, stream.session.id)
-            if found is None:
-                break
-            stream = found
-        return stream
+        is_waited_for = stream.session.state in ASSEMBLING and stream.session.concat_role != PARTIAL
+        if not is_waited_for or timeout_seconds <= 0:
+            return stream
+        await self._settling.wait(stream.session.id, timeout_seconds)
+        return await self._services.database.read(rows.find_stream, stream.session.id) or stream
 
     # --- termination ---------------------------------------------------------------------------------------------
 
