@@ -244,7 +244,7 @@ def _multipart_storage(storage: Storage) -> MultipartUploads:
 def _upload_id(upload: MediaUploadSession) -> str:
     if upload.upload_strategy != MULTIPART:
         raise CapabilityUnsupported(
-            f"this upload is not sent in parts: its lane is {upload.upload_strategy}", capability="multipart_upload"
+            f"this upload is not sent in parts: its lane is {sessions.lane_of(upload)}", capability="multipart_upload"
         )
     if upload.multipart_upload_id is None:
         raise MultipartUploadNotInitialized(

@@ -44,7 +44,7 @@ from rindle.protocols import MAX_URL_SECONDS, PartStream, PartStreamState
 from rindle.security import BadToken, check_secrets
 from rindle.security.upload_token import UploadClaims, read_upload, sign_upload
 from rindle.services import Services
-from rindle.states import SessionState
+from rindle.states import ENDED_BADLY, SessionState
 from rindle.uploads import sessions
 from rindle.uploads.leases import Lease, Leases
 from rindle.uploads.sessions import UploadRequest
@@ -198,16 +198,19 @@ class StreamUploads:
         Where the length ends an upload, one of no bytes has all its bytes at once.
 
         Args:
-            request: file name, type, actor and lifetime.
+            request: file name, type, actor and lifetime. A repeated request of the same actor with its idempotency key
+                returns the first upload.
             metadata: the client's own header, kept as it is.
 
         Raises:
             TusError: ``tus_size_exceeded``.
-            UploadRejected: the profile does not allow the extension.
+            UploadRejected: the profile does not allow the extension, or the size that the request declares.
+            InvalidArgument: the idempotency key belongs to another profile or lane.
+            UploadCancelled, UploadSessionExpired, RindleError: the upload of the idempotency key has ended.
         """
+        new = sessions.requested_upload(self._services.settings, self.profile, request, strategy=STRATEGY)
         part_size = self._part_size(length)
         is_complete = length == 0 and self.ends_by_length
-        new = sessions.requested_upload(self._services.settings, self.profile, request, strategy=STRATEGY)
         self._fill(new.session, length, metadata, part_size)
 
         def insert(session: Session, copy: Upload) -> Upload:
@@ -220,6 +223,8 @@ class StreamUploads:
         opened = await sessions.insert_once(self._services, new, insert)
         if opened.session.id == new.session.id:
             self._note_start(opened.session)
+        elif opened.session.state in ENDED_BADLY:
+            raise sessions.ended_error(opened.session)
         return Stream(opened.session, opened.asset)
 
     def _part_size(self, length: int | None) -> int:

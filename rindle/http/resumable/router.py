@@ -61,6 +61,21 @@ class ResumableRouter:
         self._access = access
         self._path = None if path is None else path.rstrip("/")
 
+    @property
+    def uploads(self) -> IetfUploads:
+        """The uploads of this mount."""
+        return self._uploads
+
+    @property
+    def access(self) -> StreamAccess:
+        """Who may create and continue them."""
+        return self._access
+
+    @property
+    def path(self) -> str | None:
+        """Where clients reach the mount, if the application has said so."""
+        return self._path
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "websocket":
