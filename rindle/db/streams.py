@@ -20,7 +20,7 @@ from rindle.db.models import MediaAsset, MediaUploadSession, is_id, utc_now
 from rindle.db.transitions import lock_asset, move_session, set_fields
 from rindle.errors import TusError
 from rindle.protocols import Part, PartStreamState
-from rindle.states import ENDED_SESSIONS, SessionState
+from rindle.states import ENDED_SESSIONS, AssetState, SessionState
 
 #: Values of ``resumable_protocol`` of uploads that pass through the application: tus 1.0.0, and the draft of the IETF.
 TUS, IETF = "tus", "ietf"
@@ -125,6 +125,18 @@ def lock_stream(session: Session, session_id: str) -> Stream:
     return Stream(upload, asset)
 
 
+def _lock_receiving(session: Session, session_id: str) -> Stream:
+    """Lock an upload that is about to take bytes, or has just done so.
+
+    Raises:
+        NotFound: no such session, or its asset is being purged: what arrives now would outlive it.
+    """
+    found = lock_stream(session, session_id)
+    if found.asset is not None and found.asset.state == AssetState.DELETED:
+        raise rows.no_such_upload()
+    return found
+
+
 def insert_partial(session: Session, upload: MediaUploadSession, profile: str) -> None:
     """Add a partial upload, with its event."""
     session.add(upload)
@@ -164,9 +176,9 @@ def take_lease(
         the upload, and whether ``owner`` has the lease now. Otherwise the present holder has ``yield_seconds`` left.
 
     Raises:
-        NotFound: no such session.
+        NotFound: no such session, or its asset is being purged.
     """
-    found, now = lock_stream(session, session_id), utc_now()
+    found, now = _lock_receiving(session, session_id), utc_now()
     upload = found.session
     is_abandoned = upload.lock_owner is not None and (upload.lock_expires_at is None or upload.lock_expires_at <= now)
     if upload.lock_owner is not None and not is_abandoned:
@@ -250,8 +262,9 @@ def commit_state(
     Raises:
         TusError: ``tus_locked``, the lease belongs to another request by now; ``tus_session_expired``, the upload has
             ended. Nothing was changed.
+        NotFound: it was purged, or is being purged.
     """
-    found = lock_stream(session, session_id)
+    found = _lock_receiving(session, session_id)
     upload = found.session
     if upload.lock_owner != owner or upload.last_known_offset != base:
         raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
@@ -279,9 +292,9 @@ def set_length(session: Session, session_id: str, owner: str, length: int) -> St
     """Record the length of an upload whose length was unknown.
 
     Raises:
-        TusError: ``tus_locked``, as :func:`commit_state`.
+        TusError: ``tus_locked``; NotFound: as :func:`commit_state`.
     """
-    found = lock_stream(session, session_id)
+    found = _lock_receiving(session, session_id)
     if found.session.lock_owner != owner:
         raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
     set_fields(session, found.session, upload_length=length, expected_size=length)

@@ -44,7 +44,7 @@ from rindle.protocols import MAX_URL_SECONDS, PartStream, PartStreamState
 from rindle.security import BadToken, check_secrets
 from rindle.security.upload_token import UploadClaims, read_upload, sign_upload
 from rindle.services import Services
-from rindle.states import ENDED_BADLY, SessionState
+from rindle.states import ENDED_BADLY, AssetState, SessionState
 from rindle.uploads import sessions
 from rindle.uploads.leases import Lease, Leases
 from rindle.uploads.sessions import UploadRequest
@@ -185,6 +185,7 @@ class StreamUploads:
             found is None
             or found.session.resumable_protocol != self.protocol
             or not claims.is_of(found.session.actor, self._secrets)
+            or (found.asset is not None and found.asset.state == AssetState.DELETED)
         ):
             raise TusError("there is no upload at this address", code="tus_session_not_found")
         require_alive(found.session)
@@ -289,6 +290,7 @@ class StreamUploads:
             TusError: ``tus_offset_conflict``, ``tus_size_exceeded``, ``tus_locked``, ``tus_session_expired`` or
                 ``tus_upload_closed``.
             InvalidArgument: another length was recorded before, or the length is less than the offset.
+            NotFound: it was purged, or is being purged; nothing of the body is kept.
             StorageError: the store failed; what was recorded before stays.
         """
         started, session_id = time.monotonic(), stream.session.id
@@ -364,6 +366,9 @@ class StreamUploads:
         except TusError as error:
             if error.code == "tus_session_expired":  # it has ended meanwhile, and may be released already
                 await self._release(upload)
+            raise
+        except NotFound:  # it was purged, and nothing else will remove what this request has stored since
+            await self._release(upload)
             raise
         except StorageAdapterException:
             if not_recorded is not None:  # the database failed, and not the store through which it was raised

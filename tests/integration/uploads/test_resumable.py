@@ -17,11 +17,13 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from rindle import MediaAsset, MediaUploadSession
+from rindle.db import purge
 from rindle.db.models import utc_now
 from rindle.errors import (
     CapabilityUnsupported,
     InvalidArgument,
     InvalidTransition,
+    NotFound,
     OffsetMismatch,
     SessionUriUnknown,
     StorageNotFound,
@@ -275,6 +277,18 @@ async def test_an_expired_upload_is_released(gcs_stage: Stage) -> None:
     assert (row.state, row.session_uri) == ("expired", None)
     with pytest.raises(UploadSessionExpired):
         await stage.rindle.resumable_session_status(session_id)
+
+
+async def test_an_upload_whose_asset_is_being_purged_is_not_extended(status_stage: Stage) -> None:
+    session_id, _ = await begin(status_stage, 5)
+    before = await status_stage.session(session_id)
+    await status_stage.rindle.database.write(purge.begin, str(before.asset_id))
+
+    with pytest.raises(NotFound):
+        await status_stage.rindle.resumable_session_status(session_id, resume=True)
+
+    after = await status_stage.session(session_id)
+    assert (after.state, after.url_expires_at) == (before.state, before.url_expires_at)
 
 
 async def test_the_sweep_cancels_what_no_workflow_did(lite_gcs_stage: Stage) -> None:
