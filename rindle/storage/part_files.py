@@ -353,6 +353,8 @@ class LocalStreams(PartStream, Concatenation):
 
     async def concatenate(self, final_key: str, source_keys: Sequence[str]) -> StoredObject:
         """Copy the objects one after the other; the new one appears when it is whole, and only once."""
+        for key in (final_key, *source_keys):  # before anything is read
+            validate_key(key)
         return await self._threads.move(self._concatenate, final_key, tuple(source_keys))
 
     def _concatenate(self, stop: Stop, final_key: str, source_keys: Sequence[str]) -> StoredObject:
