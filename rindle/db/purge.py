@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from rindle.db import providers
 from rindle.db.events import record_event
 from rindle.db.models import MediaAsset, MediaAttachment, MediaUploadSession, MediaVariant, is_id
+from rindle.db.streams import end_leases
 from rindle.db.transitions import lock_asset, set_fields, tombstone
 from rindle.db.uploads import NO_REJECTION, late_put_wait
 from rindle.db.variants import group_of
@@ -33,6 +34,7 @@ def begin(session: Session, asset_id: str) -> PurgeDecision:
         if attached:
             return PurgeDecision(outcome="still_attached", attachments=attached)
         tombstone(session, asset)
+        end_leases(session, asset_id)
         if asset.error_code is not None:  # from now on it says why the deletion failed; the events keep the old one
             set_fields(session, asset, **NO_REJECTION)
     variants = session.scalars(select(MediaVariant).where(MediaVariant.asset_id == asset_id)).all()

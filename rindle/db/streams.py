@@ -234,6 +234,16 @@ def release_lease(session: Session, session_id: str, owner: str) -> None:
     )
 
 
+def end_leases(session: Session, asset_id: str) -> None:
+    """End the leases of an asset's uploads: their holders record nothing more, and notice it soon."""
+    session.execute(
+        update(MediaUploadSession)
+        .where(MediaUploadSession.asset_id == asset_id)
+        .values(**_FREE)
+        .execution_options(synchronize_session=False)
+    )
+
+
 _FREE: Mapping[str, Any] = {"lock_owner": None, "lock_expires_at": None, "lock_yield": False}
 
 

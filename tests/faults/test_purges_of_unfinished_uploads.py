@@ -176,8 +176,13 @@ async def test_a_purge_during_an_upload_leaves_nothing(site: Site, lane: str, is
 
 @pytest.mark.parametrize("lane", ["tus", "ietf"])
 @pytest.mark.parametrize("kind", STORES)
-async def test_a_request_that_outlives_the_purge_leaves_nothing(site: Site, lane: str) -> None:
-    """Its bytes are stored when the rows are gone already."""
+@pytest.mark.parametrize("is_told", [False, True], ids=["late", "told"])
+async def test_a_request_that_outlives_the_purge_leaves_nothing(
+    site: Site, lane: str, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are stored when the rows are gone already, unless it notices the end of its lease before."""
+    if not is_told:
+        monkeypatch.setattr("rindle.uploads.leases.WATCH_SECONDS", PATIENCE_SECONDS)
     await site.stage.member()
     ticket, arriving, may_end = await site.open(lane), asyncio.Event(), asyncio.Event()
 
@@ -193,6 +198,8 @@ async def test_a_request_that_outlives_the_purge_leaves_nothing(site: Site, lane
         await asyncio.wait_for(arriving.wait(), PATIENCE_SECONDS)
         await site.stage.rindle.purge_asset(ticket["session"]["asset_id"])
         await ended(site, ticket)
+        if is_told:
+            await asyncio.wait([sending], timeout=PATIENCE_SECONDS)
     finally:
         may_end.set()
     answer = await sending
