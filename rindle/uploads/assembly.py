@@ -18,7 +18,7 @@ from rindle.db.streams import CONCATENATED, FINAL, Stream, source_ids, state_of
 from rindle.errors import CapabilityUnsupported, InvalidMultipartParts, RindleError, StorageNotFound, TusTailMissing
 from rindle.protocols import Concatenation, PartStream
 from rindle.services import Services
-from rindle.states import SessionState
+from rindle.states import ENDED_BADLY, AssetState, SessionState
 from rindle.uploads import sessions
 
 
@@ -58,9 +58,21 @@ async def assemble(services: Services, session_id: SessionOrId) -> None:
         await services.database.write(_fail, services, found.session.id, error)
         return
     crash_point("upload.object_made")
+    if not await _is_wanted(services, found.session.id):
+        # It has ended meanwhile: its release, or the purge of its asset, may have come before the object.
+        key = found.session.upload_key
+        await run_to_end(services.storage_of(key, found.asset).delete(key))
+        return
     await sessions.verify(services, found.upload)
     if found.session.concat_role == FINAL:
         await services.database.write(_release_sources, services, found.session.id)
+
+
+async def _is_wanted(services: Services, session_id: str) -> bool:
+    found = await services.database.read(rows.find_stream, session_id)
+    if found is None or found.asset is None or found.asset.state == AssetState.DELETED:
+        return False
+    return found.session.state not in ENDED_BADLY
 
 
 async def _join(services: Services, final: Stream) -> None:

@@ -18,9 +18,11 @@ from rindle.db import purge
 from rindle.http.resumable import resumable_router
 from rindle.http.tus import tus_router
 from rindle.http.uploads import upload_router
+from rindle.protocols import StoredObject
 from rindle.testing.flaky import FlakyStorage
+from rindle.uploads import assembly
 from tests.application import SECRET, Plain, storage
-from tests.integration.uploads.conftest import PART_BYTES, bucket_environment, send_part
+from tests.integration.uploads.conftest import PART_BYTES, bucket_environment, send_part, store_of
 from tests.integration.uploads.test_resumable import UNIT, environment_of, put
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.temporal import TemporalServer
@@ -50,9 +52,9 @@ class Site:
     def __init__(self, stage: Stage, client: httpx.AsyncClient) -> None:
         self.stage, self.client = stage, client
 
-    async def open(self, strategy: str) -> dict[str, Any]:
-        """Open an upload of a size that leaves room for more than its first bytes."""
-        size = 2 * UNIT if strategy == "resumable" else 2 * FIRST_BYTES
+    async def open(self, strategy: str, size: int | None = None) -> dict[str, Any]:
+        """Open an upload; by default of a size that leaves room for more than its first bytes."""
+        size = size or (2 * UNIT if strategy == "resumable" else 2 * FIRST_BYTES)
         wanted = {"profile": "plain", "filename": "film.bin", "size": size, "strategy": strategy}
         cut = {"part_size": PART_BYTES} if strategy == "multipart" else {}
         answer = await self.client.post("/uploads", json={**wanted, **cut})
@@ -224,6 +226,42 @@ async def test_an_asset_that_is_being_purged_takes_no_bytes(site: Site, lane: st
 async def tombstoned(stage: Stage, asset_id: str) -> None:
     """Do the first step of a purge."""
     await stage.rindle.database.write(purge.begin, asset_id)
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("kind", ["s3"])
+@pytest.mark.parametrize("lane", ["tus", "multipart"])
+async def test_an_object_that_is_made_after_the_purge_is_deleted(
+    site: Site, lane: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A store needs minutes to join many parts, and an abort that arrives meanwhile does not stop it."""
+    stage, bucket = site.stage, store_of(site.stage)
+    begun, purged = asyncio.Event(), asyncio.Event()
+    (tmp_path / "joined").write_bytes(bytes(PART_BYTES))
+
+    async def slowly(key: str, upload_id: str, parts: Any) -> StoredObject:
+        begun.set()
+        await purged.wait()
+        return await bucket.store(key, tmp_path / "joined")
+
+    monkeypatch.setattr(bucket, "complete_multipart_upload", slowly)
+    ticket = await site.open(lane, PART_BYTES)
+    session_id, asset_id = ticket["session"]["id"], ticket["session"]["asset_id"]
+    if lane == "multipart":
+        await send_part(stage, session_id, 1, bytes(PART_BYTES))
+        making = asyncio.ensure_future(stage.rindle.complete_multipart_upload(session_id))
+    else:
+        assert (await site.append(ticket, 0, bytes(PART_BYTES))).status_code == 204
+        making = asyncio.ensure_future(assembly.assemble(stage.rindle.services, session_id))
+    await begun.wait()
+    await stage.member(stage.application(RINDLE_PURGE_SETTLE_SECONDS="1"))
+    await stage.rindle.purge_asset(asset_id)
+    await ended(site, ticket)
+
+    purged.set()
+    await asyncio.gather(making, return_exceptions=True)
+
+    assert await site.kept(ticket) == []
 
 
 @pytest.mark.parametrize("kind", STORES)
