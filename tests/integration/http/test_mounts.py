@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rindle.http.tus import SameActor, tus_router
 from rindle.http.tus.router import TusRouter
 from rindle.http.uploads import upload_router
 from rindle.protocols import UploadSubject
+from rindle.security.upload_token import sign_upload
 from rindle.uploads import assembly, backing
 from tests.gallery import png
 from tests.integration.http.site import CLOSED_PORT, SESSION_FIELDS, Ruling, Site, actor_of, error_of, site
@@ -72,7 +74,7 @@ async def append(
         },
     }[strategy]
     headers = {"X-User": actor, "Upload-Offset": str(offset), **spoken}
-    path = httpx.URL(ticket[strategy]["upload_url"]).path
+    path = httpx.URL(ticket[strategy]["upload_url"]).raw_path.decode()
     return await web.client.patch(path, content=piece, headers=headers)
 
 
@@ -208,6 +210,39 @@ async def test_the_routes_and_the_mount_must_both_allow_an_upload(
 class AllowAll:
     async def authorize(self, actor: Any, action: str, subject: Any) -> None:
         assert isinstance(subject, UploadSubject)
+
+
+@pytest.mark.parametrize("strategy", PROTOCOLS)
+async def test_no_other_address_leads_to_an_upload(web: Site, strategy: str) -> None:
+    ticket = await begun(web, strategy)
+    url = ticket[strategy]["upload_url"]
+    mount, _, token = url.rpartition("/")
+    claims, _, signature = token.partition(".")
+    session_id, profile = ticket["session"]["id"], "accounts.Avatar"
+
+    def signed(secret: str = SECRET, *, name: str = profile, actor: str = "alice", seconds: int = 60) -> str:
+        return sign_upload(session_id, name, actor, expires_at=int(time.time()) + seconds, secrets=[secret])
+
+    forged = [
+        *(token[:length] for length in range(1, len(token), 7)),
+        *(f"{token[:at]}{'A' if token[at] != 'A' else 'B'}{token[at + 1 :]}" for at in (0, len(claims) // 2, -2)),
+        f"{claims}.",
+        f".{signature}",
+        f"{signature}.{claims}",
+        f"{token}.{signature}",
+        f"{token}%0a",
+        signed("another secret, which is long enough as well"),
+        signed(name="logo"),
+        signed(actor="bob"),
+    ]
+    for wrong in forged:
+        answer = await append(web, {strategy: {"upload_url": f"{mount}/{wrong}"}}, BODY[:9], 0)
+        assert answer.status_code == 404, wrong
+
+    late = await append(web, {strategy: {"upload_url": f"{mount}/{signed(seconds=-60)}"}}, BODY[:9], 0)
+    assert late.status_code == 401
+    assert (await web.rindle.upload_session(session_id)).last_known_offset == 0
+    assert (await append(web, {strategy: {"upload_url": f"{mount}/{signed()}"}}, BODY[:9], 0)).status_code == 204
 
 
 @pytest.mark.parametrize("strategy", PROTOCOLS)

@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 
 from rindle import MediaAsset, MediaUploadSession
 from rindle.db import purge
+from rindle.db import resumable as rows
 from rindle.db.models import utc_now
 from rindle.errors import (
     CapabilityUnsupported,
@@ -26,8 +27,10 @@ from rindle.errors import (
     NotFound,
     OffsetMismatch,
     SessionUriUnknown,
+    StateConflict,
     StorageNotFound,
     StorageTransient,
+    UploadAlreadyCompleted,
     UploadCancelled,
     UploadRejected,
     UploadSessionExpired,
@@ -210,6 +213,56 @@ async def test_a_refusal_of_the_store_leaves_no_row(flaky_gcs_stage: Stage) -> N
     with pytest.raises(StorageTransient):
         await begin(flaky_gcs_stage)
     assert await count_rows(flaky_gcs_stage) == 0
+
+
+async def test_a_session_that_its_row_could_not_record_is_cancelled(
+    flaky_gcs_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise StateConflict("the database was away")
+
+    monkeypatch.setattr(rows, "insert_begun", lost)
+
+    with pytest.raises(StateConflict):
+        await begin(flaky_gcs_stage)
+
+    assert double_of(flaky_gcs_stage).calls_for("cancel_resumable_upload") == 1
+    assert await count_rows(flaky_gcs_stage) == 0
+
+
+@pytest.mark.parametrize("size", [3, 7])
+async def test_another_size_than_the_declared_one_is_refused_and_removed(lite_gcs_stage: Stage, size: int) -> None:
+    stage = lite_gcs_stage
+    await stage.member()
+    session_id, uri = await begin(stage, 5)
+    assert await put(uri, bytes(size), 0, size) == 200  # the emulator does not compare; Google refuses it here
+
+    with pytest.raises(UploadRejected) as refused:
+        await stage.rindle.verify_completion(session_id)
+    await released(stage, session_id)
+
+    assert (refused.value.code, (await stage.session(session_id)).state) == ("size_mismatch", "failed")
+    assert await stage.keys() == set()
+
+
+async def test_a_cancel_and_a_verification_at_once_leave_one_outcome(lite_gcs_stage: Stage) -> None:
+    stage = lite_gcs_stage
+    await stage.member()
+    session_id, uri = await begin(stage, 5)
+    assert await put(uri, b"hello", 0, 5) == 200
+
+    cancelled, verified = await asyncio.gather(
+        stage.rindle.cancel_upload(session_id), stage.rindle.verify_completion(session_id), return_exceptions=True
+    )
+
+    row = await stage.session(session_id)
+    if row.state == "completed":
+        assert isinstance(cancelled, UploadAlreadyCompleted)
+        assert await stage.keys() == {row.upload_key}
+    else:
+        assert (row.state, isinstance(verified, UploadCancelled)) == ("aborted", True)
+        await released(stage, session_id)
+        assert await stage.keys() == set()
 
 
 async def test_one_idempotency_key_has_one_session(gcs_stage: Stage) -> None:
