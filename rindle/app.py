@@ -267,7 +267,8 @@ class Rindle(MultipartCalls, ResumableCalls, DirectUploadCalls, DeliveryCalls, E
         background; nothing is served before the asset is ``available``.
 
         Raises:
-            StorageObjectMissing: there is no object yet; send the bytes and call again.
+            StorageObjectMissing: there is no object yet, or its digest is still to be compared; call again when the
+                bytes were sent.
             UploadRejected: empty, too large or not of the declared size; the session is ``failed``.
             UploadSessionExpired: the session expired before an object arrived.
             UploadCancelled: the session was cancelled.

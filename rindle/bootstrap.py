@@ -256,7 +256,7 @@ class WorkerParts:
         uploads = UploadActivities(
             services,
             verify=partial(multipart.finish, services),
-            assemble=partial(assembly.assemble, services),
+            assemble=partial(assembly.assemble, services, open_original=self._sources.open_local),
             release=release,
         )
         promotion = PromotionActivities(services, sources=self._sources, prober=self._prober(av_probe))

@@ -41,7 +41,7 @@ credentials, signed URLs, file contents or absolute paths.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from rindle.text import storable, storable_document
 
@@ -68,6 +68,8 @@ class RindleError(Exception):
     retryable: bool = False
     #: Codes of a class that carries several reasons, with their HTTP status.
     codes: ClassVar[Mapping[str, int]] = {}
+    #: Required arguments that ``detail`` keeps under their names, with their types.
+    detail_arguments: ClassVar[Mapping[str, type[str | int]]] = {}
 
     def __init__(
         self,
@@ -90,6 +92,14 @@ class RindleError(Exception):
         self.detail: dict[str, Any] = dict(detail or {})
         self.action = action
         self.retry_after = retry_after
+
+    @classmethod
+    def rebuilt(cls, code: str, message: str, detail: Mapping[str, Any]) -> Self:
+        """Return the error of this class that has been stored as ``code``, ``message`` and ``detail``."""
+        arguments: dict[str, Any] = {
+            name: kind(detail.get(name, kind())) for name, kind in cls.detail_arguments.items()
+        }
+        return cls(message, code=code, detail=detail, **arguments)
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``{code, message, detail}`` as HTTP and the command line show it; the cause is never included."""
@@ -320,6 +330,7 @@ class UploadRejected(UploadError):
         "no_probe_for_mime": 422,
         "max_bytes_exceeded": 413,
         "size_mismatch": 422,
+        "digest_mismatch": 422,
         "empty_upload": 422,
         "scanner_rejected": 422,
     }
@@ -566,6 +577,7 @@ class OffsetMismatch(StorageError):
 
     code = "offset_mismatch"
     http_status = 409
+    detail_arguments: ClassVar[Mapping[str, type[str | int]]] = {"server": int, "client": int}
 
     def __init__(self, message: str, *, server: int, client: int, **facts: Any) -> None:
         facts["detail"] = {"server": server, "client": client, **(facts.get("detail") or {})}
@@ -591,6 +603,7 @@ class CapabilityUnsupported(StorageError):
     code = "upload_unsupported"
     http_status = 422
     codes: ClassVar[Mapping[str, int]] = {"upload_unsupported": 422, "delivery_unsupported": 422}
+    detail_arguments: ClassVar[Mapping[str, type[str | int]]] = {"capability": str}
 
     def __init__(self, message: str, *, capability: str, code: str = "upload_unsupported", **facts: Any) -> None:
         facts["detail"] = {"capability": capability, **(facts.get("detail") or {})}
@@ -782,6 +795,7 @@ class AssetNotDeliverable(DeliveryError):
     """The asset is not validated yet, quarantined or deleted (``.state``)."""
 
     code = "asset_not_deliverable"
+    detail_arguments: ClassVar[Mapping[str, type[str | int]]] = {"state": str}
 
     def __init__(self, message: str, *, state: str, **facts: Any) -> None:
         facts["detail"] = {"state": state, **(facts.get("detail") or {})}
@@ -848,6 +862,7 @@ class NotCancellable(StreamingError):
     """
 
     code = "not_cancellable"
+    detail_arguments: ClassVar[Mapping[str, type[str | int]]] = {"reason": str, "state": str}
 
     def __init__(self, message: str, *, reason: str, state: str, **facts: Any) -> None:
         facts["detail"] = {"reason": reason, "state": state, **(facts.get("detail") or {})}
@@ -1064,18 +1079,9 @@ def error_of(code: str, message: str, detail: Mapping[str, Any] | None = None) -
     An unknown code becomes :class:`Unexpected` carrying that code in ``detail``.
     """
     cls = CODES.get(code)
-    facts = dict(detail or {})
     if cls is None:
-        return Unexpected(message, detail={**facts, "code": code})
-    if issubclass(cls, CapabilityUnsupported):
-        return cls(message, capability=str(facts.get("capability", "")), code=code, detail=facts)
-    if issubclass(cls, AssetNotDeliverable):
-        return cls(message, state=str(facts.get("state", "")), detail=facts)
-    if issubclass(cls, NotCancellable):
-        return cls(message, reason=str(facts.get("reason", "")), state=str(facts.get("state", "")), detail=facts)
-    if issubclass(cls, OffsetMismatch):
-        return cls(message, server=int(facts.get("server", 0)), client=int(facts.get("client", 0)), detail=facts)
-    return cls(message, code=code, detail=facts)
+        return Unexpected(message, detail={**(detail or {}), "code": code})
+    return cls.rebuilt(code, message, detail or {})
 
 
 def describe(error: BaseException) -> tuple[str, str]:

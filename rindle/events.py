@@ -24,6 +24,7 @@ class EventContract:
 
 
 _TRANSCODE = ("profile", "asset_id", "variant_id", "variant_name", "preset", "output_kind")
+_INGEST = ("profile", "provider", "asset_id")
 
 #: Every telemetry event by name. An unknown name or a missing key raises in tests and is logged elsewhere.
 PUBLIC_EVENTS: Mapping[str, EventContract] = {
@@ -58,10 +59,14 @@ PUBLIC_EVENTS: Mapping[str, EventContract] = {
     "rindle.provider_asset.state_change": EventContract(("profile", "provider", "asset_id", "from", "to")),
     "rindle.delivery.streaming.resolved": EventContract(("profile", "adapter", "mode", "kind", "mime")),
     "rindle.delivery.streaming.config_drift": EventContract(("profile", "field", "row_value", "expected")),
+    "rindle.provider.ingest.start": EventContract(_INGEST),
+    "rindle.provider.ingest.stop": EventContract(_INGEST, ("duration_us",)),
+    "rindle.provider.ingest.exception": EventContract((*_INGEST, "kind", "reason"), ("duration_us",)),
     "rindle.provider.webhook.verified": EventContract(("provider", "type")),
     "rindle.provider.webhook.rejected": EventContract(("provider",)),
     "rindle.provider.webhook.ignored": EventContract(("provider", "type")),
     "rindle.provider.webhook.processed": EventContract(("provider", "kind", "outcome")),
+    "rindle.provider.webhook.exception": EventContract(("provider", "kind", "outcome")),
     "rindle.provider.webhook.secret_used": EventContract(("provider", "index")),
     "rindle.provider.sync.resolved": EventContract(
         ("profile", "provider", "asset_id", "state", "no_change"), ("age_ms",)

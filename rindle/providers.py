@@ -10,6 +10,7 @@ import logging
 from collections.abc import Collection
 from datetime import timedelta
 
+from rindle.crash_points import crash_point
 from rindle.db import providers as rows
 from rindle.db.models import MediaProviderAsset
 from rindle.errors import MissingConfig, ProviderNotFound, ProviderSyncFailed, RindleError
@@ -78,6 +79,7 @@ async def remove_from_provider(services: Services, row: MediaProviderAsset) -> N
         Misconfigured: the provider is not registered any more.
     """
     await delete_at_provider(services, row)
+    crash_point("provider.removed")
     await services.database.write(rows.note_removed, row.id)
 
 

@@ -261,6 +261,7 @@ SENTENCES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     ),
     "decode_failed": _damaged,
     "decoder_failed": _decoder_failed,
+    "digest_mismatch": _fixed("This file did not arrive as it was sent. Send it again."),
     "empty_upload": _fixed("This file has no content. Choose a file with content and send it again."),
     "extension_mime_mismatch": _extension_mismatch,
     "extension_not_allowed": _extension_not_allowed,

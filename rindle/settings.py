@@ -119,7 +119,8 @@ class Settings(BaseSettings):
 
     #: Age at which a webhook of a streaming provider is refused, in both directions of the clock.
     webhook_tolerance_seconds: int = Field(default=300, ge=1)
-    #: First pause between two polls of an asset at a streaming provider; doubles once, then it is 5 minutes.
+    #: First pause between two polls of an asset at a streaming provider; it doubles once, then it is 5 minutes, or the
+    #: first where that is longer.
     provider_poll_seconds: float = Field(default=30, gt=0)
     #: How long after the end of a direct upload to a streaming provider the provider is queried for it.
     provider_upload_grace_seconds: int = Field(default=600, ge=0)

@@ -71,7 +71,7 @@ TARGETS: Final[Mapping[str, Needs]] = {
         ALL,
         (
             *("libmagic", "ffmpeg", "postgres", "chromium", "temporal", "minio", "fake-gcs-server"),
-            *("scripts", "uppy"),
+            *("scripts", "uppy", "curl"),
         ),
     ),
 }

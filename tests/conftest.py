@@ -22,8 +22,8 @@ import pytest
 
 from rindle import process
 from tests.media.clips import Clips
-from tests.servers import Unavailable, chromium, ffmpeg, gcs, minio, npm, postgres, temporal, uppy, version_of
-from tests.stage import Stage, staged
+from tests.servers import Unavailable, chromium, curl, ffmpeg, gcs, minio, npm, postgres, temporal, uppy, version_of
+from tests.stage import Stage, on_bucket, staged
 
 if TYPE_CHECKING:
     from tests.servers.mux import FakeMux
@@ -84,6 +84,7 @@ def pytest_report_header() -> list[str]:
         "ffmpeg": ffmpeg.version,
         f"tuspy {version('tuspy')}, tus-js-client": lambda: npm.packages()["tus-js-client"],
         "Uppy": uppy.versions,
+        "curl": lambda: version_of(curl.program(), "--version"),
         "Chromium": lambda: version_of(chromium.program(), "--version"),
     }
 
@@ -283,6 +284,15 @@ def chromium_path() -> Path:
         _without(missing)
 
 
+@pytest.fixture(scope="session", name="curl")
+def running_curl() -> curl.Curl:
+    """curl, to be called with its arguments."""
+    try:
+        return curl.Curl(curl.program())
+    except Unavailable as missing:
+        _without(missing)
+
+
 @pytest.fixture
 def every_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     """Captures the records of all loggers, of any level, whatever SDKs and earlier tests have set."""
@@ -349,4 +359,29 @@ async def stage(tmp_path: Path, database_url: str, temporal_server: temporal.Tem
 async def lite_stage(tmp_path: Path, temporal_server: temporal.TemporalServer) -> AsyncIterator[Stage]:
     """The same on SQLite alone, for behaviour that no database can change."""
     async with staged(tmp_path, f"sqlite+aiosqlite:///{tmp_path}/stage.db", temporal_server.target) as ready:
+        yield ready
+
+
+@pytest.fixture
+def bucket_environment(minio: minio.MinioServer) -> dict[str, str]:
+    """Variables of an application whose store is a fresh bucket of MinIO."""
+    return on_bucket(minio)
+
+
+@pytest.fixture
+async def s3_stage(
+    tmp_path: Path, database_url: str, temporal_server: temporal.TemporalServer, bucket_environment: dict[str, str]
+) -> AsyncIterator[Stage]:
+    """The test application on both databases, with a bucket as its store."""
+    async with staged(tmp_path, database_url, temporal_server.target, bucket_environment) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def lite_s3_stage(
+    tmp_path: Path, temporal_server: temporal.TemporalServer, bucket_environment: dict[str, str]
+) -> AsyncIterator[Stage]:
+    """The same on SQLite alone, for behaviour that no database can change."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, temporal_server.target, bucket_environment) as ready:
         yield ready

@@ -35,6 +35,7 @@ from rindle.workflows import ids
 from tests import application
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
+from tests.servers.minio import MinioServer
 
 T = TypeVar("T")
 #: For tests of what only Postgres does or promises: they are collected on that database alone, instead of passing on
@@ -50,6 +51,17 @@ def photo(path: Path, *, width: int = 800, height: int = 600) -> Path:
     """Write a real photograph (scikit-image's) as JPEG."""
     Image.fromarray(skimage.data.astronaut()).resize((width, height)).save(path, quality=85)
     return path
+
+
+def on_bucket(minio: MinioServer) -> dict[str, str]:
+    """Return the variables of an application whose store is a fresh bucket."""
+    return {
+        "APP_STORAGE": "s3",
+        "APP_BUCKET": minio.new_bucket(),
+        "APP_ENDPOINT": minio.endpoint_url,
+        "APP_ACCESS_KEY": minio.access_key,
+        "APP_SECRET_KEY": minio.secret_key,
+    }
 
 
 def is_stopped(pid: int) -> bool:
@@ -219,6 +231,23 @@ class Stage:
         if wait:
             await worker.ready()
         return worker
+
+    async def killed(self, point: str, *command: str, **environment: str) -> None:
+        """Run ``python -m command`` on this application until the crash point kills it."""
+        visited = self.home / "visited"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", *command),
+            cwd=REPOSITORY,
+            env={
+                **os.environ,
+                **self.environment,
+                "RINDLE_CRASH_AT": point,
+                "RINDLE_CRASH_LOG": str(visited),
+                **environment,
+            },
+        )
+        assert await process.wait() == -signal.SIGKILL
+        assert visited.read_text() == f"{point}\n"
 
     async def member(self, rindle: Rindle | None = None, **options: Any) -> WorkerProcess:
         """Run a fleet member inside the test's process: quicker, for tests that kill nothing."""

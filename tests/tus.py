@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -12,9 +13,12 @@ import httpx
 from fastapi import FastAPI
 
 from rindle import MediaUploadSession, Rindle
+from rindle.activities.source_cache import SourceCache
 from rindle.db.streams import find_stream
 from rindle.http.tus import tus_router
 from rindle.security.upload_token import read_upload
+from rindle.services import Services
+from rindle.uploads import assembly
 
 SECRET = "a secret of the tests, long enough to sign with"
 BYTES = "application/offset+octet-stream"
@@ -24,6 +28,20 @@ def encoded(**pairs: str | bytes) -> str:
     """Return ``Upload-Metadata``."""
     values = {key: value.encode() if isinstance(value, str) else value for key, value in pairs.items()}
     return ",".join(f"{key} {base64.b64encode(value).decode()}" for key, value in values.items())
+
+
+def checksum(content: bytes, algorithm: str = "sha1") -> str:
+    """Return ``Upload-Checksum``."""
+    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, content).digest()).decode()}"
+
+
+async def assembled(services: Services, session_id: str) -> None:
+    """Do what the workflow does when all bytes of an upload have arrived."""
+    cache = SourceCache(services.settings.scratch / "sources")
+    try:
+        await assembly.assemble(services, session_id, open_original=cache.open_local)
+    finally:
+        await cache.close()
 
 
 class TusClient:

@@ -14,8 +14,17 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from examples.cohort import lessons, members, streaming
-from examples.cohort.media import LESSON_PROFILES, LESSONS, MEDIA_URL, MemberAvatar, engine, rindle, secrets
+from examples.cohort import lessons, members, streaming, talks
+from examples.cohort.media import (
+    LESSON_PROFILES,
+    LESSONS,
+    MEDIA_URL,
+    TALK_PROFILES,
+    MemberAvatar,
+    engine,
+    rindle,
+    secrets,
+)
 from examples.cohort.models import prepare
 from examples.cohort.pages import error_response
 from examples.cohort.security import OwnUploads, actor_of, cookie_secret, form_is_ours
@@ -43,7 +52,7 @@ def content_security_policy() -> str:
         store = " https:"
     connect, play, work = store, store, ""
     if streaming.is_configured():
-        connect += f" {streaming.sources()}"
+        connect += f" {streaming.sources()} {streaming.upload_targets()}"
         play += f" blob: {streaming.sources()}"  # what the script has loaded, or the browser itself
         work = "worker-src blob:; "
     return (
@@ -80,12 +89,13 @@ app = FastAPI(title="Cohort", lifespan=lifespan, docs_url=None, redoc_url=None, 
 app.add_middleware(SafeHeaders)
 app.add_middleware(SessionMiddleware, secret_key=cookie_secret(secrets), session_cookie="cohort", same_site="lax")
 app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
-if streaming.is_configured() and streaming.SCRIPTS.is_dir():
-    app.mount("/hls", StaticFiles(directory=streaming.SCRIPTS), name="hls")
+for path, directory in streaming.SCRIPTS.items() if streaming.is_configured() else ():
+    if directory.is_dir():
+        app.mount(path, StaticFiles(directory=directory))
 app.include_router(
     create_router(
         rindle,
-        profiles={profile.name: profile for profile in (MemberAvatar, *LESSON_PROFILES)},
+        profiles={profile.name: profile for profile in (MemberAvatar, *LESSON_PROFILES, *TALK_PROFILES)},
         actor_from_request=actor_of,
         authorizer=OwnUploads(),
         csrf=form_is_ours,
@@ -100,4 +110,5 @@ for profile in LESSONS.values():
     )
 lessons.install(app)
 members.install(app)
+talks.install(app)
 app.add_exception_handler(RindleError, error_response)

@@ -1,6 +1,6 @@
 """``make demo``: a photo, three hostile files, a worker killed at work, a video, a video that is cancelled, a large
-film whose upload breaks twice, and a streaming provider, all through the public API. Then things are broken by SQL, rm
-and kill, and repaired by what the commands print, and a member is erased.
+film whose upload breaks twice, and a streaming provider, to which the browser sends a talk, all through the public API.
+Then things are broken by SQL, rm and kill, and repaired by what the commands print, and a member is erased.
 
 Starts everything embedded (Temporal, worker, site, SQLite, local files), behaves like a member's browser over real
 HTTP, checks what comes back, and writes ``var/demo/report.html`` with the certificates of the erasure beside it. Ends
@@ -50,7 +50,7 @@ from examples.cohort.demo_stage import (
     seconds,
     step,
 )
-from examples.cohort.demo_stream import Provider
+from examples.cohort.demo_stream import Provider, Stream
 from examples.cohort.demo_train import Crossing
 from rindle.cli.dev import Stack, start
 from rindle.cli.supervisor import Supervisor
@@ -112,13 +112,13 @@ def print_addresses(stack: Stack, supervisor: Supervisor, provider: Provider) ->
         second = replace(browser, database, photo, checks)
         lesson = demo_lesson.teach(browser, checks)
         crossing = demo_train.cross(browser, supervisor, checks)
-        lost = demo_stream.stream(browser, provider, str(stack.web), lesson.sent, checks)
+        streamed = demo_stream.stream(browser, provider, str(stack.web), lesson.sent, checks)
         timeline = moments(database, photo, killed)
         friday = demo_friday.spend(stack, supervisor, browser, database, second, lesson.sent, checks)
         checks.that(provider.mux.assets == [], "nothing of hers is left at the streaming provider")
         images = [photo, *hostile, second]
-        print_tables(images, lesson, crossing, lost, friday)
-        write_report(images, killed, lesson, crossing, timeline, friday, checks)
+        print_tables(images, lesson, crossing, streamed, friday)
+        write_report(images, killed, lesson, crossing, streamed, timeline, friday, checks)
     finally:
         browser.close()
         database.dispose()
@@ -316,13 +316,13 @@ def described(event: MediaEvent) -> str:
             return name.replace("_", " ").replace(".", " ")
 
 
-def print_tables(images: Sequence[Sent], lesson: Lesson, crossing: Crossing, lost: Sent, friday: Friday) -> None:
+def print_tables(images: Sequence[Sent], lesson: Lesson, crossing: Crossing, streamed: Stream, friday: Friday) -> None:
     """Print what became of each file and each variant, and what was repaired."""
     console.print()
     files = Table(
         "file", "what it is", "bytes", "state", "reason", "in the end", title="What was sent", box=box.SIMPLE_HEAD
     )
-    for sent in [*images, lesson.sent, crossing.sent, lost]:
+    for sent in [*images, lesson.sent, crossing.sent, streamed.lost, streamed.talk, streamed.cancelled]:
         colour = "green" if sent.state == "ready" else "red"
         files.add_row(
             sent.name, sent.what, f"{len(sent.body):,}", f"[{colour}]{sent.state}[/]", sent.reason or "", sent.end
@@ -361,6 +361,7 @@ def write_report(
     killed: Killed,
     lesson: Lesson,
     crossing: Crossing,
+    streamed: Stream,
     timeline: Sequence[Moment],
     friday: Friday,
     checks: Checks,
@@ -384,6 +385,7 @@ def write_report(
         killed=killed,
         lesson=lesson,
         crossing=crossing,
+        streamed=streamed,
         timeline=timeline,
         friday=friday,
         checks=checks.passed,

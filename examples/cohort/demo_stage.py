@@ -108,6 +108,14 @@ class Browser:
             raise CheckFailed(f"POST {path} is accepted (it answered {answer.status_code}: {answer.text[:200]})")
         return answer
 
+    def put(self, url: str, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        """Send bytes to an address outside the site."""
+        return self._http.put(url, content=body, headers=headers)
+
+    def delete(self, path: str) -> httpx.Response:
+        """Call the site to delete something."""
+        return self._http.delete(path, headers={"X-Form-Token": self._token})
+
     def tus(self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> httpx.Response:
         """Send a request of the tus protocol."""
         return self._http.request(method, url, headers={"Tus-Resumable": "1.0.0", **(headers or {})}, **options)

@@ -1,5 +1,5 @@
-"""The demo's chapter on streaming: a server that stands for Mux streams the video, a webhook gets lost, and all
-credentials change without a restart.
+"""The demo's chapter on streaming: a server that stands for Mux streams the video, a webhook gets lost, all credentials
+change without a restart, and a talk goes from the browser to that server.
 
 The server is that of the tests. It fetches the video as Mux would, cuts it with ffmpeg, signs its webhooks and verifies
 the tokens of players.
@@ -15,23 +15,51 @@ import re
 import secrets
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 from examples.cohort import demo_files
-from examples.cohort.demo_stage import COURSE, DEMO, Browser, CheckFailed, Checks, Sent, looks, step
+from examples.cohort.demo_stage import COURSE, DEMO, MEMBER, Browser, CheckFailed, Checks, Sent, looks, step
 from tests.servers.mux import FakeMux, running_mux
 from tests.servers.mux.account import Asset
 
 #: Profile of the site's videos while it has credentials of Mux.
 PROFILE = "streamed_lesson"
+#: Profile of the site's talks, and the page that sends them.
+TALK, ORIGIN = "talk", "https://cohort.example"
 #: Pause in seconds until a push polls the provider, half a minute in production; until the second poll it is double.
 POLL_SECONDS = 8
-#: Seconds of the video whose webhook gets lost.
-LOST_SECONDS = 4
+#: Seconds of the video whose webhook gets lost, and of the talk.
+LOST_SECONDS, TALK_SECONDS = 4, 2
+#: Size of the talk, and of the chunks in which the browser sends it.
+TALK_BYTES, CHUNK_BYTES = 7 << 19, 1 << 20
+
+
+@dataclass
+class Stream:
+    """What was streamed, and how it came to the provider.
+
+    Attributes:
+        segments: of the first video, as a player has loaded them.
+        polled: path of the request that found the second video ready.
+        lost: the second video, whose webhook got lost.
+        talk: the video that went from the browser to the provider.
+        chunks: into which it was cut.
+        ready_after: seconds from its last chunk until the page could play it.
+        cancelled: a talk that was cancelled after its first chunk.
+    """
+
+    segments: int
+    polled: str
+    lost: Sent
+    talk: Sent
+    chunks: int = 0
+    ready_after: float = 0.0
+    cancelled: Sent = field(default_factory=lambda: Sent("unwanted.mp4", b"", "talk, cancelled while it is sent"))
 
 
 @dataclass
@@ -86,15 +114,21 @@ def provider() -> Iterator[Provider]:
         yield running
 
 
-def stream(browser: Browser, at: Provider, site: str, lesson: Sent, checks: Checks) -> Sent:
+def stream(browser: Browser, at: Provider, site: str, lesson: Sent, checks: Checks) -> Stream:
     """Stream the video of the chapters before, then one whose webhook gets lost, then with other credentials.
 
-    Returns:
-        the second video, which the first one has replaced at the end.
+    Then a talk is sent to the provider by the browser, and another one is cancelled.
 
     Raises:
         CheckFailed: something is not as promised.
     """
+    found = push(browser, at, site, lesson, checks)
+    send(browser, at, found, checks)
+    return found
+
+
+def push(browser: Browser, at: Provider, site: str, lesson: Sent, checks: Checks) -> Stream:
+    """Let the site push two videos to the provider; the second one is replaced at the end."""
     mux = at.mux
     with step("8. The video is streamed by a server that stands for Mux") as status:
         waiting = [asset.status for asset in mux.assets]
@@ -118,8 +152,11 @@ def stream(browser: Browser, at: Provider, site: str, lesson: Sent, checks: Chec
         wear(browser, second)
         before, old = playlist_of(browser), at.webhook_secret
         lost = played_by(mux, before)
-        polled = ("GET", f"/video/v1/assets/{lost.id}") in mux.requests
-        checks.that(polled, f"the webhook of a second video gets lost: a poll after {POLL_SECONDS} s finds it ready")
+        polled = ("GET", f"/video/v1/assets/{lost.id}")
+        checks.that(
+            polled in mux.requests,
+            f"the webhook of a second video gets lost: a poll after {POLL_SECONDS} s finds it ready",
+        )
         mux.lose_no_webhooks()
         at.rotate()
         news = next(event for event in mux.events if event.type == "video.asset.ready")
@@ -132,13 +169,68 @@ def stream(browser: Browser, at: Provider, site: str, lesson: Sent, checks: Chec
         checks.that(
             key_of(address) == mux.signing_key.id != key_of(before), "the page's token is signed with the new key"
         )
-        watch(browser, address, checks)
+        bare = browser.get(address.partition("?")[0])
+        checks.that(bare.status_code == 403, "without its token the playlist answers 403")
+        segments = watch(browser, address)
+        checks.that(segments, f"with it {segments} segments play: H.264 with AAC")
         status.update("the replaced video is deleted at the provider…")
         for _ in looks(0.2):
             if lost not in mux.assets:
                 break
         checks.that(lost not in mux.assets, "the replaced video is deleted at the provider, with the new access token")
-    return second
+    talk = Sent("talk.mp4", demo_files.large_video(TALK_SECONDS, TALK_BYTES), "talk, sent to the provider")
+    return Stream(segments, polled[1].rpartition("/")[0], second, talk)
+
+
+def send(browser: Browser, at: Provider, found: Stream, checks: Checks) -> None:
+    """Send a talk from the browser to the provider, and cancel another one."""
+    mux, talk, unwanted = at.mux, found.talk, found.cancelled
+    with step("8. A talk goes from the browser to that server, past the site") as status:
+        url = open_upload(browser, talk)
+        pieces = [talk.body[first : first + CHUNK_BYTES] for first in range(0, len(talk.body), CHUNK_BYTES)]
+        found.chunks = len(pieces)
+        answers = [put_chunk(browser, url, talk, number) for number in range(len(pieces))]
+        began = time.monotonic()
+        arrived = mux.assets[0].source.read_bytes() == talk.body
+        checks.that(
+            answers == [*[308] * (len(pieces) - 1), 200] and arrived,
+            f"{len(talk.body):,} bytes go to the provider in {len(pieces)} chunks, and none through the site",
+        )
+        status.update("the provider cuts it…")
+        streamed(browser, talk.asset_id)
+        browser.post(f"/talks/{MEMBER}/media", data={"asset_id": talk.asset_id})
+        segments = watch(browser, playlist_of(browser, f"/talks/{MEMBER}"))
+        found.ready_after = time.monotonic() - began
+        talk.state, talk.end = "ready", "her talk"
+        checks.that(segments, f"{found.ready_after:.1f} s later her page plays it: H.264 with AAC")
+        unwanted.body, billed = talk.body, len(mux.assets)
+        url = open_upload(browser, unwanted)
+        put_chunk(browser, url, unwanted, 0)
+        status_code = browser.delete(f"/media/uploads/direct/{unwanted.asset_id}").status_code
+        checks.that(
+            (status_code, mux.uploads[-1].status) == (204, "cancelled"),
+            "another one is cancelled after its first chunk, here and at the provider",
+        )
+        for number in range(1, found.chunks):
+            put_chunk(browser, url, unwanted, number)
+        checks.that(len(mux.assets) == billed, "the chunks that come all the same become nothing: nothing is billed")
+        unwanted.state, unwanted.end = "cancelled", "never at the provider"
+
+
+def open_upload(browser: Browser, sent: Sent) -> str:
+    """Open an upload at the provider, and return the address to which the browser sends the bytes."""
+    answer = browser.post("/media/uploads/direct", json={"profile": TALK, "filename": sent.name, "cors_origin": ORIGIN})
+    opened = answer.json()
+    sent.asset_id = opened["asset_id"]
+    return str(opened["upload_url"])
+
+
+def put_chunk(browser: Browser, url: str, sent: Sent, number: int) -> int:
+    """Send one chunk of a file, and return the status of the answer."""
+    first = number * CHUNK_BYTES
+    piece = sent.body[first : first + CHUNK_BYTES]
+    told = f"bytes {first}-{first + len(piece) - 1}/{len(sent.body)}"
+    return browser.put(url, piece, {"Content-Range": told, "Origin": ORIGIN}).status_code
 
 
 def streamed(browser: Browser, asset_id: str) -> None:
@@ -157,11 +249,11 @@ def wear(browser: Browser, video: Sent) -> None:
     browser.post(f"/lessons/{COURSE}/media", data={"asset_id": video.asset_id})
 
 
-def playlist_of(browser: Browser) -> str:
-    """Return the address that the lesson's page gives to its player."""
-    found = re.search(r'src="([^"]+\.m3u8\?[^"]+)"', browser.get(f"/lessons/{COURSE}").text)
+def playlist_of(browser: Browser, page: str = f"/lessons/{COURSE}") -> str:
+    """Return the address that a page gives to its player."""
+    found = re.search(r'src="([^"]+\.m3u8\?[^"]+)"', browser.get(page).text)
     if found is None:
-        raise CheckFailed("the page of the lesson has a playlist")
+        raise CheckFailed(f"the page {page} has a playlist")
     return html.unescape(found[1])
 
 
@@ -177,10 +269,12 @@ def key_of(address: str) -> str:
     return str(json.loads(base64.urlsafe_b64decode(header + "=="))["kid"])
 
 
-def watch(browser: Browser, address: str, checks: Checks) -> None:
-    """Play a stream as a player does: the playlist, its rendition, and every segment."""
-    bare = browser.get(address.partition("?")[0])
-    checks.that(bare.status_code == 403, "without its token the playlist answers 403")
+def watch(browser: Browser, address: str) -> int:
+    """Play a stream as a player does: the playlist, its rendition, and every segment.
+
+    Returns:
+        how many segments there are; 0 when they are not H.264 with AAC.
+    """
     (rendition,) = addresses(browser, address)
     segments = addresses(browser, rendition)
     with tempfile.NamedTemporaryFile(suffix=".ts") as film:
@@ -190,7 +284,7 @@ def watch(browser: Browser, address: str, checks: Checks) -> None:
         command = ["ffprobe", "-v", "error", "-of", "json", "-show_streams", film.name]
         facts = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     codecs = {one["codec_name"] for one in facts["streams"]}
-    checks.that(codecs == {"h264", "aac"}, f"with it {len(segments)} segments play: H.264 with AAC")
+    return len(segments) if codecs == {"h264", "aac"} else 0
 
 
 def addresses(browser: Browser, playlist: str) -> list[str]:

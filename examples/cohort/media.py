@@ -32,7 +32,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from examples.cohort import streaming
 from examples.cohort.models import Course, Member
 from rindle import Profile, Rindle, Settings
-from rindle.presets import MuxWeb, Web
+from rindle.presets import MuxDirectUploadWeb, MuxWeb, Web
 from rindle.protocols import Storage
 from rindle.sqlite import WRITE_OPTION
 from rindle.storage.local import LocalStorage
@@ -41,6 +41,8 @@ from rindle.storage.local import LocalStorage
 AVATAR = "avatar"
 #: The slot of a course's lesson.
 LESSON = "lesson"
+#: The slot of a member's talk, and the profile's name.
+TALK = "talk"
 
 
 class MemberAvatar(Profile):
@@ -87,6 +89,15 @@ class StreamedLesson(VideoLesson, MuxWeb):
     delivery = {"signed_url_ttl_seconds": 7_200}
 
 
+class Talk(MuxDirectUploadWeb):
+    """A video that its member sends to Mux; the site has no byte of it, and makes nothing of it."""
+
+    name = TALK
+    storage = "media"
+    allow_extensions = [".mp4", ".m4v", ".mov", ".webm"]
+    delivery = {"signed_url_ttl_seconds": 7_200}
+
+
 class AudioLesson(Profile):
     """A recording: one file that plays everywhere, and the outline that the page draws."""
 
@@ -109,6 +120,8 @@ LESSONS: Mapping[str, type[Profile]] = {
 }
 #: Those of all lessons: the ones that were uploaded before there was streaming stay.
 LESSON_PROFILES = tuple(dict.fromkeys([Lesson, *LESSONS.values()]))
+#: Talks need Mux: without it there are none.
+TALK_PROFILES: tuple[type[Profile], ...] = (Talk,) if streaming.is_configured() else ()
 
 
 def _database_url(settings: Settings) -> str:
@@ -153,15 +166,15 @@ secrets = _secrets(settings)
 engine = create_async_engine(_database_url(settings))
 rindle = Rindle(
     engine=engine,
-    profiles=[MemberAvatar, *LESSON_PROFILES],
+    profiles=[MemberAvatar, *LESSON_PROFILES, *TALK_PROFILES],
     storages={"media": _storage(settings)},
     providers=[streaming.provider()] if streaming.is_configured() else [],
     secrets=secrets,
     settings=settings,
 )
-# Members keep their photos, and courses their lessons, when the classes are renamed. An id from a browser may be the id
-# of any upload: a slot accepts only what its pages can show.
-rindle.register_owner_type("member", Member, slots={AVATAR: MemberAvatar})
+# Members keep their photos and talks, and courses their lessons, when the classes are renamed. An id from a browser may
+# be the id of any upload: a slot accepts only what its pages can show.
+rindle.register_owner_type("member", Member, slots={AVATAR: MemberAvatar, **({TALK: Talk} if TALK_PROFILES else {})})
 rindle.register_owner_type("course", Course, slots={LESSON: LESSON_PROFILES})
 
 #: Transactions of the pages that read.

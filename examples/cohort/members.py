@@ -45,7 +45,7 @@ def own_page(request: Request, handle: str) -> str:
     """
     actor = actor_of(request)
     if actor is None or actor != handle:
-        raise Unauthorized("only members themselves may change their photo")
+        raise Unauthorized("only members themselves may change what is theirs")
     return actor
 
 

@@ -219,12 +219,12 @@ async def all_media(session: AsyncSession, owner_type: str, slot: str) -> dict[s
 
 
 def our_form(profiles: Iterable[type[Profile]]) -> Callable[[Request], AsyncIterator[UploadForm]]:
-    """Return the dependency of the forms that may bring a file of one of ``profiles``.
+    """Return the dependency of the forms that may bring a file of one of ``profiles``; without any they bring none.
 
     A parameter declared with FastAPI's ``Form`` or ``UploadFile`` would make it read the whole body, with the file,
     before anything can be checked.
     """
-    largest = min(max(profile.max_bytes or 0 for profile in profiles), MAX_INLINE_BYTES)
+    largest = min(max((profile.max_bytes or 0 for profile in profiles), default=0), MAX_INLINE_BYTES)
 
     async def form(request: Request) -> AsyncIterator[UploadForm]:
         """Yield the form, read up to its file; refuse one that another site made.
@@ -268,8 +268,19 @@ async def put_in(owner: Any, slot: str, profile: type[Profile], form: UploadForm
             raise UploadRejected("no file was chosen", code="nothing_chosen")
         async with aclosing(form.file()) as pieces:
             asset_id = (await rindle.upload(profile, pieces, filename=form.filename, actor=actor)).id
+    await keep_in(owner, slot, profile, asset_id, actor=actor)
+
+
+async def keep_in(owner: Any, slot: str, profile: type[Profile], asset_id: str, *, actor: str) -> None:
+    """Put what a browser has uploaded into a slot, replacing what was there.
+
+    The id came from that browser: Rindle makes sure that it is this member's own upload, and of this profile.
+
+    Raises:
+        NotFound: the upload is somebody else's.
+        ProfileMismatch: it is of another profile.
+    """
     async with writing.begin() as session:
-        # The id came from a browser: Rindle makes sure that it is this member's own upload, and of this profile.
         await rindle.attach(asset_id, owner, slot, profile=profile, uploaded_by=actor, session=session)
 
 

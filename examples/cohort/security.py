@@ -39,7 +39,7 @@ class OwnUploads:
     def authorize(self, actor: str | None, action: str, subject: UploadSubject | AssetSubject) -> bool:
         """Answer Rindle's routes; see ``rindle.protocols.Authorizer``."""
         owner = subject.uploaded_by if isinstance(subject, AssetSubject) else subject.token_actor
-        return actor is not None and (action in ("upload.create", "tus.create") or owner == actor)
+        return actor is not None and (action in ("upload.create", "tus.create", "direct.create") or owner == actor)
 
 
 def sign_in(request: Request, handle: str) -> None:

@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from rindle.streaming.mux import MuxConfig, MuxProvider
 
-#: hls.js, from npm at the version of ``package.json``. ``make setup`` installs it, and so does ``npm install``.
-SCRIPTS = Path(__file__).resolve().parents[2] / "node_modules" / "hls.js" / "dist"
+_NPM = Path(__file__).resolve().parents[2] / "node_modules"
+#: Directories of scripts by the path at which pages load them: hls.js plays streams, UpChunk sends talks. They come
+#: from npm at the versions of ``package.json``; ``make setup`` installs them, and so does ``npm install``.
+SCRIPTS = {"/hls": _NPM / "hls.js" / "dist", "/upchunk": _NPM / "@mux" / "upchunk" / "dist"}
 
 
 def is_configured() -> bool:
@@ -43,6 +45,14 @@ def sources() -> str:
         at = urlsplit(stream)
         return f"{at.scheme}://{at.netloc}"
     return "https://*.mux.com"
+
+
+def upload_targets() -> str:
+    """Return where browsers send talks to, for a Content-Security-Policy: Mux's own addresses, and Google's for it."""
+    if api := _variables().get("RINDLE_MUX_BASE_URL"):
+        at = urlsplit(api)
+        return f"{at.scheme}://{at.netloc}"
+    return "https://*.mux.com https://storage.googleapis.com"
 
 
 def _config() -> MuxConfig:

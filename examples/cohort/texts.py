@@ -48,5 +48,23 @@ _LESSON: Mapping[str, str] = {
     "stream_ended": "The stream has ended. Please load the page again.",
 }
 
+_TALK: Mapping[str, str] = {
+    "extension_not_allowed": "Please choose an MP4, QuickTime or WebM video.",
+    "missing_extension": "Please choose an MP4, QuickTime or WebM video.",
+    "not_found": "That talk is not yours, or it is gone.",
+    "profile_mismatch": "That file was not uploaded as a talk. Please choose a video.",
+    "unauthorized": "You can only change your own talk.",
+    "nothing_chosen": "Talks go to the streaming provider, which needs scripts. Please allow them.",
+    "not_cancellable": "Too late to cancel: the whole video has arrived.",
+    "not_streamed": "The streaming provider could not prepare this video. Please choose another one.",
+    "provider_sync_failed": "The streaming provider does not answer. Please try again in a moment.",
+    "provider_quota_exceeded": "The streaming provider is busy. Please try again in a minute.",
+    "stream_ended": "The stream has ended. Please load the page again.",
+}
+
 #: Sentences by error code, for each section of the site by the first part of its address.
-TEXTS: Mapping[str, Mapping[str, str]] = {"members": {**_FOR_ALL, **_PHOTO}, "lessons": {**_FOR_ALL, **_LESSON}}
+TEXTS: Mapping[str, Mapping[str, str]] = {
+    "members": {**_FOR_ALL, **_PHOTO},
+    "lessons": {**_FOR_ALL, **_LESSON},
+    "talks": {**_FOR_ALL, **_TALK},
+}

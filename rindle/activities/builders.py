@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rindle import plugins, telemetry
+from rindle import plugins
 from rindle.activities.decode_cache import DecodeCache
+from rindle.activities.event_family import EventFamily
 from rindle.db.models import MediaAsset
 from rindle.db.variants import Claim
-from rindle.errors import OutputMissing, PluginUnavailable, ProcessorCapabilityMissing, RindleError, describe
+from rindle.errors import OutputMissing, PluginUnavailable, ProcessorCapabilityMissing, RindleError
 from rindle.media.av_processor import AvProcessor, check_headroom, check_runtime
 from rindle.media.render_pool import RenderOrder, RenderPool
 from rindle.profile import Profile
@@ -144,7 +143,7 @@ class Builders:
         """
         spec = profile.variants[claim.name]
         dest = scratch / f"{claim.name}{spec.extension}"
-        with _TranscodeTelemetry(asset, profile, claim, spec) as telemetry_scope:
+        with _transcoding(asset, profile, claim, spec) as events:
             try:
                 if profile.processor is not None:
                     return BuildResult(
@@ -152,7 +151,7 @@ class Builders:
                     )
                 built = await self._av.build(source, spec, dest, progress=progress)
             except RindleError as error:
-                telemetry_scope.error = error
+                events.error = error
                 if isinstance(error, PluginUnavailable):  # says nothing about the file
                     raise
                 return BuildResult(claim, error=error)
@@ -182,42 +181,17 @@ class Builders:
         return {"width": facts.width, "height": facts.height, "duration_ms": facts.duration_ms}
 
 
-class _TranscodeTelemetry:
-    """Emits the ``rindle.media.transcode`` family around one audio or video build."""
-
-    def __init__(self, asset: MediaAsset, profile: type[Profile], claim: Claim, spec: VariantSpec) -> None:
-        self.error: RindleError | None = None
-        self._is_av = is_av_work(spec)
-        self._started = 0.0
-        self._facts = {
-            "profile": profile.name,
-            "asset_id": asset.id,
-            "variant_id": claim.variant_id,
-            "variant_name": claim.name,
-            "preset": getattr(spec, "preset", ""),
-            "output_kind": spec.output_kind.value,
-        }
-
-    def __enter__(self) -> _TranscodeTelemetry:
-        self._started = time.monotonic()
-        self._emit("start")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        took = {"duration_us": (time.monotonic() - self._started) * 1e6}
-        failure = error or self.error
-        if failure is None:
-            self._emit("stop", measurements=took)
-        elif isinstance(failure, asyncio.CancelledError):
-            self._emit("exception", {"kind": "cancelled", "reason": "cancelled"}, took)
-        else:
-            self._emit("exception", {"kind": "error", "reason": describe(failure)[0]}, took)
-
-    def _emit(
-        self, step: str, more: Mapping[str, str] | None = None, measurements: Mapping[str, float] | None = None
-    ) -> None:
-        if self._is_av:
-            telemetry.emit(f"rindle.media.transcode.{step}", {**self._facts, **(more or {})}, measurements)
+def _transcoding(asset: MediaAsset, profile: type[Profile], claim: Claim, spec: VariantSpec) -> EventFamily:
+    """Return the events around one audio or video build; images have none."""
+    facts = {
+        "profile": profile.name,
+        "asset_id": asset.id,
+        "variant_id": claim.variant_id,
+        "variant_name": claim.name,
+        "preset": getattr(spec, "preset", ""),
+        "output_kind": spec.output_kind.value,
+    }
+    return EventFamily("rindle.media.transcode", facts, is_silent=not is_av_work(spec))
 
 
 def _not_an_image(claim: Claim, profile: type[Profile]) -> ProcessorCapabilityMissing:

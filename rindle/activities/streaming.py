@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from temporalio import activity
 
 from rindle import messages, telemetry
+from rindle.activities.event_family import EventFamily
 from rindle.capabilities import capabilities_of
 from rindle.crash_points import crash_point
 from rindle.db import providers as rows
@@ -84,12 +85,14 @@ class StreamingActivities:
         row, may_exist = found
         crash_point("provider.uploading")
         passthrough = row.mux_passthrough or ""
-        made = None
-        if may_exist:
-            made = await provider.find_by_passthrough(passthrough, since=row.updated_at - CLOCK_SKEW)
-        if made is None:
-            made = await provider.create_asset(url, policy=policy.playback_policy, passthrough=passthrough)
-            crash_point("provider.created")
+        facts = {"profile": profile.name, "provider": policy.provider, "asset_id": order.asset_id}
+        with EventFamily("rindle.provider.ingest", facts):
+            made = None
+            if may_exist:
+                made = await provider.find_by_passthrough(passthrough, since=row.updated_at - CLOCK_SKEW)
+            if made is None:
+                made = await provider.create_asset(url, policy=policy.playback_policy, passthrough=passthrough)
+                crash_point("provider.created")
         drift = await self._database.write(rows.created, order.asset_id, profile, policy, source, made, passthrough)
         if drift is not None:
             await _discard(provider, made.id)
@@ -129,7 +132,8 @@ class StreamingActivities:
                 continue
             event, outcome, _ = applied
             facts = {"provider": event["provider"], "kind": event["kind"], "outcome": outcome}
-            telemetry.emit("rindle.provider.webhook.processed", facts)
+            step = "exception" if outcome == "errored" else "processed"
+            telemetry.emit(f"rindle.provider.webhook.{step}", facts)
         row = await self._read(order.push)
         if row is not None and row.cleanup_pending:
             await remove_from_provider(self._services, row)

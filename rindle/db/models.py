@@ -452,7 +452,9 @@ class MediaUploadSession(_Timestamps, Base):
     expected_size: Mapped[int | None] = mapped_column(BigInteger)
     #: Media type that the client declared, never trusted; ``NULL`` when it declared none.
     client_content_type: Mapped[str | None] = mapped_column(String(255))
-    #: What the client's protocol sent along: of Companion's clients a JSON object, never trusted; ``NULL`` otherwise.
+    #: What the client's protocol sent along, never trusted: of Companion's clients a JSON object, of tus the header
+    #: ``Upload-Metadata``, of the draft of the IETF the digest of the whole file as a JSON object (``algorithm``,
+    #: ``expected`` by the client, ``found`` by the workflow, both Base64 or ``null``); ``NULL`` otherwise.
     upload_metadata: Mapped[str | None] = mapped_column(Text)
     #: Size in bytes of every part but the last of a multipart upload; ``NULL`` in other lanes.
     part_size: Mapped[int | None] = mapped_column(BigInteger)

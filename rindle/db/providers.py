@@ -346,8 +346,9 @@ def apply_event(session: Session, outbox_id: int) -> tuple[Mapping[str, Any], st
     """Apply a webhook that the outbox holds, exactly once.
 
     Returns:
-        the event, the outcome (``applied``, ``unchanged`` or ``refused``), and the provider's id of an asset that must
-        be deleted there, because its row is ``deleted``; ``None`` when there is nothing to apply.
+        the event, the outcome (``applied``, ``unchanged``, ``refused``, or ``errored`` when the provider has made an
+        asset of an upload whose row is ``errored``), and the provider's id of an asset that must be deleted there,
+        because its row is ``deleted``; ``None`` when there is nothing to apply.
     """
     stored = session.get(MediaOutbox, outbox_id)
     if stored is None or "event" not in stored.payload:
@@ -396,7 +397,9 @@ def _apply_event(session: Session, row: MediaProviderAsset, event: Mapping[str, 
     values |= {"last_event_id": event["id"], "last_event_at": occurred_at or row.last_event_at}
     before = row.provider_asset_id
     moved = _move(session, row, _TARGETS[kind], error=event.get("error"), values=values)
-    if kind is WebhookKind.UPLOAD_ASSET_CREATED and row.state != P.ERRORED and asset_id and asset_id != before:
+    if kind is WebhookKind.UPLOAD_ASSET_CREATED and asset_id and asset_id != before:
+        if row.state == P.ERRORED:
+            return "errored", None
         note_linked(session, row)
     return ("applied" if moved else "unchanged"), None
 

@@ -351,6 +351,13 @@ def note_joined(session: Session, session_id: str) -> None:
     set_fields(session, found.session, last_known_offset=found.session.upload_length)
 
 
+def note_metadata(session: Session, session_id: str, metadata: str) -> Stream:
+    """Replace ``upload_metadata`` of an upload, and return it."""
+    found = lock_stream(session, session_id)
+    set_fields(session, found.session, upload_metadata=metadata)
+    return found
+
+
 def fail_stream(session: Session, session_id: str, *, code: str, reason: str) -> tuple[Stream, bool]:
     """End an upload whose stored bytes are lost; returns whether this call did it."""
     found = lock_stream(session, session_id)

@@ -139,7 +139,7 @@ async def _progressive(
     if isinstance(asset, LoadedAsset) and rows.is_only_at_provider(asset.row):
         raise _not_ready(asset.row.storage_key.split("/")[1], None)
     mime = mime or found_mime
-    issued = await issue_url(services, profile, asset, options)
+    issued = await issue_url(services, profile, asset, options, kind="progressive")
     found = PlaybackURL(issued.url, "progressive", mime, issued.expires_at)
     facts = {
         "profile": profile.name,

@@ -146,15 +146,20 @@ async def issue_url(
     options: UrlOptions,
     *,
     allow_unvalidated: bool = False,
+    kind: Literal["object", "progressive"] = "object",
 ) -> IssuedUrl:
-    """Return the URL of an original with its expiry; see :func:`url`."""
+    """Return the URL of an original with its expiry; see :func:`url`.
+
+    Args:
+        kind: the kind of the subject of the authorizer: ``progressive`` where the original stands for a stream.
+    """
     chosen = services.profile(profile)
     if isinstance(asset_or_key, str) and not (len(asset_or_key) == _ID_CHARS and is_id(asset_or_key)):
         key = validate_key(asset_or_key)
-        return await _issue(services, chosen, _Target(key, _type_of_key(key), _basename(key)), options)
+        return await _issue(services, chosen, _Target(key, _type_of_key(key), _basename(key)), options, kind)
     asset = await _loaded(services, chosen, asset_or_key, unvalidated=allow_unvalidated)
     check_deliverable(chosen, asset.row, allow_unvalidated=allow_unvalidated)
-    return await _issue(services, chosen, _original(asset), options)
+    return await _issue(services, chosen, _original(asset), options, kind)
 
 
 async def variant_url(
@@ -336,7 +341,13 @@ def _variant(asset: LoadedAsset, variant: MediaVariant) -> _Target:
     )
 
 
-async def _issue(services: Services, profile: type[Profile], target: _Target, options: UrlOptions) -> IssuedUrl:
+async def _issue(
+    services: Services,
+    profile: type[Profile],
+    target: _Target,
+    options: UrlOptions,
+    kind: Literal["object", "progressive"] = "object",
+) -> IssuedUrl:
     policy, storage = profile.delivery_policy(), services.storage(profile)
     mode: Literal["public", "private"] = "public" if policy.public else "private"
     header = content_disposition(
@@ -351,6 +362,7 @@ async def _issue(services: Services, profile: type[Profile], target: _Target, op
         target.key,
         target.asset_id,
         target.variant,
+        kind=kind,
         uploaded_by=target.uploaded_by,
         owners=target.owners,
     )

@@ -57,6 +57,7 @@ _VERIFY = (
     "upload_session_expired",
     "max_bytes_exceeded",
     "size_mismatch",
+    "digest_mismatch",
     "empty_upload",
     "unknown_profile",
     "state_conflict",

@@ -229,27 +229,24 @@ async def pause(services: Services, names: Sequence[str] = (), *, note: str | No
         NotFound: a named schedule does not exist; nothing was paused.
         TemporalUnavailable: Temporal did not answer.
     """
-    note = _checked(note, "paused by an operator")
-    with _answered(services):
-        chosen = await _existing(services, names)
-        for target in chosen:
-            await target.handle.pause(note=note, rpc_timeout=_RPC_SECONDS)
-    return [target.id for target in chosen]
+    return await _switch(services, names, ScheduleHandle.pause, note=note or "paused by an operator")
 
 
 async def resume(services: Services, names: Sequence[str] = (), *, note: str | None = None) -> list[str]:
     """Resume paused schedules, as :func:`pause` does; missed runs are not repeated."""
-    note = _checked(note, "resumed by an operator")
+    return await _switch(services, names, ScheduleHandle.unpause, note=note or "resumed by an operator")
+
+
+async def _switch(
+    services: Services, names: Sequence[str], switch: Callable[..., Awaitable[None]], *, note: str
+) -> list[str]:
+    """Pause or resume the named schedules, or all that exist; returns their ids."""
+    check_text("note", note)
     with _answered(services):
         chosen = await _existing(services, names)
         for target in chosen:
-            await target.handle.unpause(note=note, rpc_timeout=_RPC_SECONDS)
+            await switch(target.handle, note=note, rpc_timeout=_RPC_SECONDS)
     return [target.id for target in chosen]
-
-
-def _checked(note: str | None, default: str) -> str:
-    check_text("note", note)
-    return note or default
 
 
 async def _targets(services: Services, rules: Iterable[Rule]) -> list[_Target]:

@@ -35,7 +35,8 @@ class DeliverySubject:
         asset_id: the asset; ``None`` for a raw key.
         variant: name of the variant; ``None`` for the original.
         playback_id: the id that a player of a stream uses; ``None`` for an object.
-        kind: ``hls`` for a stream, ``object`` for an object of the storage.
+        kind: ``hls`` for a stream, ``progressive`` for the original that ``streaming_url`` returns instead of one,
+            ``object`` for every other object of the storage.
         uploaded_by: the actor of the upload; ``None`` for an anonymous one, and for a raw key.
         owners: the owners of the slots that hold the asset, each once; empty for a raw key. They are those of the
             loaded asset, else they are read with it.

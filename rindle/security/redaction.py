@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
+#: Logger of the transport of several SDKs, which writes the path and query of each request at the level ``DEBUG``.
+REQUEST_LOGGER: Final = "urllib3.connectionpool"
 #: What stands where a secret stood.
 REDACTED: Final = "[REDACTED]"
 
@@ -43,6 +45,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1\2{REDACTED}",
     ),
+    # Ids of Mux in the paths of its API, which its client writes into the log of requests
+    (re.compile(r"(/video/v1/(?:assets|uploads)/)(?!\[REDACTED\])[A-Za-z0-9._%-]+"), rf"\1{REDACTED}"),
     # Our own tokens (tus, local and transform URLs) and JWTs: base64url of "{"..." with one or two more parts
     (re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){1,2}"), REDACTED),
     # The same by shape, as the last part of a path: a SHA-256 MAC is 43 characters of base64url
@@ -69,9 +73,9 @@ def redact_id(value: str | None) -> str | None:
 def scrub(text: str) -> str:
     """Return ``text`` with every recognised credential replaced by ``[REDACTED]``.
 
-    Recognised are signature, credential and token parameters of S3 and Google URLs, ``upload_id``, session URIs, tus,
-    local and JWT tokens, ``Authorization`` and cookie headers, passwords by name, and ``user:password@`` in URLs and
-    DSNs. Applying it twice changes nothing.
+    Recognised are signature, credential and token parameters of S3 and Google URLs, ``upload_id``, session URIs, ids in
+    paths of Mux's API, tus, local and JWT tokens, ``Authorization`` and cookie headers, passwords by name, and
+    ``user:password@`` in URLs and DSNs. Applying it twice changes nothing.
     """
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
@@ -133,6 +137,13 @@ def install_redaction(logger_name: str = "rindle") -> None:
     logger = logging.getLogger(logger_name)
     if not any(isinstance(handler, _RedactingHandler) for handler in logger.handlers):
         logger.addHandler(_RedactingHandler())
+
+
+def scrub_requests() -> None:
+    """Scrub what :data:`REQUEST_LOGGER` writes, whose level is the application's; repeating it is harmless."""
+    logger = logging.getLogger(REQUEST_LOGGER)
+    if not any(isinstance(present, RedactingFilter) for present in logger.filters):
+        logger.addFilter(RedactingFilter())
 
 
 def _message_of(record: logging.LogRecord) -> str | None:

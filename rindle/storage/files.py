@@ -17,6 +17,8 @@ from rindle.storage.threads import Stop
 
 #: Pieces in which bytes are copied.
 PIECE_BYTES = 1024 * 1024
+#: Pieces in which the body of an answer is read: small, so that a cancelled transfer ends soon.
+BODY_PIECE_BYTES = 256 * 1024
 
 
 def open_source(source: Path) -> IO[bytes]:

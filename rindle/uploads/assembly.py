@@ -5,6 +5,11 @@ Steps of the workflow; the requests themselves are in :mod:`rindle.uploads.strea
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
 from sqlalchemy.orm import Session
 
 from rindle import outbox
@@ -15,11 +20,22 @@ from rindle.db import streams as rows
 from rindle.db.ids import SessionOrId, id_of_session
 from rindle.db.models import MediaUploadSession
 from rindle.db.streams import CONCATENATED, FINAL, Stream, source_ids, state_of
-from rindle.errors import CapabilityUnsupported, InvalidMultipartParts, RindleError, StorageNotFound, TusTailMissing
-from rindle.protocols import Concatenation, PartStream
+from rindle.db.uploads import Upload
+from rindle.errors import (
+    CapabilityUnsupported,
+    InvalidMultipartParts,
+    RindleError,
+    StorageNotFound,
+    TusTailMissing,
+    UploadRejected,
+)
+from rindle.protocols import Concatenation, PartStream, Storage
+from rindle.rejections import rejected
 from rindle.services import Services
 from rindle.states import ENDED_BADLY, AssetState, SessionState
+from rindle.threads import in_thread
 from rindle.uploads import sessions
+from rindle.uploads.digests import WholeDigest, digest_of_file
 
 
 def stream_storage(services: Services, stream: Stream) -> PartStream:
@@ -34,8 +50,20 @@ def stream_storage(services: Services, stream: Stream) -> PartStream:
     return storage
 
 
-async def assemble(services: Services, session_id: SessionOrId) -> None:
+class OpenOriginal(Protocol):
+    """Makes the bytes of an object a local file inside the block; the promotion finds them where they were put."""
+
+    def __call__(
+        self, storage: Storage, storage_name: str, key: str, etag: str | None, size: int
+    ) -> AbstractAsyncContextManager[Path]:
+        """Yield the file."""
+
+
+async def assemble(services: Services, session_id: SessionOrId, *, open_original: OpenOriginal) -> None:
     """Make the object of an upload whose bytes have all arrived, and verify it; anything else is left as it is.
+
+    Args:
+        open_original: opens the object of an upload whose digest is to be computed.
 
     Raises:
         StorageError: the store failed; the next attempt continues.
@@ -63,7 +91,7 @@ async def assemble(services: Services, session_id: SessionOrId) -> None:
         key = found.session.upload_key
         await run_to_end(services.storage_of(key, found.asset).delete(key))
         return
-    await sessions.verify(services, found.upload)
+    await sessions.verify(services, await _with_digest(services, found.upload, open_original))
     if found.session.concat_role == FINAL:
         await services.database.write(_release_sources, services, found.session.id)
 
@@ -73,6 +101,38 @@ async def _is_wanted(services: Services, session_id: str) -> bool:
     if found is None or found.asset is None or found.asset.state == AssetState.DELETED:
         return False
     return found.session.state not in ENDED_BADLY
+
+
+async def _with_digest(services: Services, upload: Upload, open_original: OpenOriginal) -> Upload:
+    """Compute the digest that the client gave or wants, and refuse an object that has another one.
+
+    It is computed here and not from the requests: a hash cannot be handed on from one process to the next. Before the
+    upload is verified, because the response to the last request has to say that the file was refused (draft,
+    Representation Digests).
+
+    Returns:
+        the upload with the digest.
+
+    Raises:
+        UploadRejected: ``digest_mismatch``.
+    """
+    digest, key = WholeDigest.of(upload.session), upload.session.upload_key
+    if digest is None or not digest.is_pending:
+        return upload
+    storage, name = services.storage(upload.asset.profile), services.storage_name(upload.asset.profile)
+    head = await storage.head(key)
+    async with open_original(storage, name, key, head.etag, head.size) as path:
+        found = await in_thread(digest_of_file, path, digest.algorithm)
+    if digest.expected not in (None, found):
+        refused = rejected(
+            UploadRejected,
+            "digest_mismatch",
+            f"the object does not have the {digest.algorithm} that the client gave with the creation of the upload",
+            algorithm=digest.algorithm,
+        )
+        await sessions.reject(services, upload.session.id, refused)
+    noted = await services.database.write(rows.note_metadata, upload.session.id, replace(digest, found=found).column)
+    return noted.upload
 
 
 async def _join(services: Services, final: Stream) -> None:

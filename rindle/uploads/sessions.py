@@ -44,6 +44,7 @@ from rindle.security import check_declared, display_name, original_key, sanitize
 from rindle.services import Services
 from rindle.settings import Settings
 from rindle.states import ENDED_SESSIONS, SessionState
+from rindle.uploads.digests import WholeDigest
 
 #: Shortest lifetime in seconds that a caller may set for an upload session.
 MIN_SESSION_SECONDS = 60
@@ -307,6 +308,12 @@ async def verify(services: Services, found: Upload) -> Upload:
         raise StorageTransient(
             "the store does not answer; verification continues in the background", adapter=error.adapter
         ) from error
+    digest = WholeDigest.of(upload)
+    if digest is not None and digest.is_pending:
+        raise StorageObjectMissing(
+            "the digest of this upload is not compared yet, which its workflow does; verify again in a moment",
+            detail={"session_id": session_id},
+        )
     rejection = _size_error(chosen, upload, head)
     if rejection is not None:
         await reject(services, session_id, rejection)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from datetime import timedelta
-
 from temporalio import workflow
 from temporalio.common import VersioningBehavior
 
@@ -12,7 +9,7 @@ with workflow.unsafe.imports_passed_through():
     from rindle import messages
     from rindle.messages import ProviderPushInput, ProviderPushResult, ProviderStatus, StatusView
     from rindle.workflows import policies
-    from rindle.workflows.streaming import POLL_SECONDS, ProviderPushWorkflow
+    from rindle.workflows.streaming import ProviderPushWorkflow
 
 
 @workflow.defn(name=messages.PROVIDER_UPLOAD_WORKFLOW)
@@ -45,7 +42,7 @@ class ProviderUploadWorkflow(ProviderPushWorkflow):
     async def _push(self) -> ProviderStatus:
         await self._apply_events()
         status = await self._read()
-        pause = status.poll_seconds
+        self._poll_seconds = status.poll_seconds
         while True:
             if status.needs_release:
                 self._stage = "cancelling at the provider"
@@ -57,44 +54,28 @@ class ProviderUploadWorkflow(ProviderPushWorkflow):
                 return status
             if self._cancel_asked:
                 return status.model_copy(update={"outcome": "cancelled"})
-            waits_for_bytes = status.awaits_upload
-            if waits_for_bytes:
+            if status.awaits_upload:
                 self._stage = "waiting for the upload"
+                await self._wait(status.wait_seconds)
             else:
-                self._stage = f"waiting for provider, polled {self._polls} times"
-            await self._wait(status.wait_seconds if waits_for_bytes else pause)
-            if self._cancel_asked or self._events or self._woken:
+                await self._wait_for_poll()
+            if self._has_news():
                 self._woken = False
                 await self._apply_events()
                 status = await self._read()
-            elif waits_for_bytes:
+            elif status.awaits_upload:
                 status = await self._provider_step(
                     messages.CHECK_PROVIDER_UPLOAD, policies.PROVIDER_CALL, "query the upload"
                 )
             else:
-                self._polls += 1
-                pause = min(2 * pause, POLL_SECONDS) if self._polls == 1 else POLL_SECONDS
-                status = await self._provider_step(
-                    messages.POLL_PROVIDER_ASSET, policies.PROVIDER_CALL, "read its state"
-                )
+                status = await self._poll()
 
     async def _read(self) -> ProviderStatus:
         self._stage = "reading"
         return await self._step(messages.READ_PROVIDER_UPLOAD, policies.DB_STEP, "read the row")
 
-    async def _wait(self, seconds: float) -> None:
-        if seconds <= 0:  # no timer
-            return
-        try:
-            await workflow.wait_condition(
-                lambda: bool(self._events) or self._woken or self._cancel_asked,
-                timeout=timedelta(seconds=seconds),
-                timeout_summary="until the provider is queried",
-            )
-        except TimeoutError:
-            return
-        except asyncio.CancelledError:
-            self._cancel_asked = True
+    def _has_news(self) -> bool:
+        return super()._has_news() or self._woken
 
 
 @workflow.defn(name=messages.PROVIDER_UPLOAD_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)

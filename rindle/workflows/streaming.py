@@ -26,18 +26,24 @@ with workflow.unsafe.imports_passed_through():
 
 T = TypeVar("T")
 
-#: Pause between two polls after the first two.
+#: Pause between two polls after the first two; a setting that is longer than this one is the pause of all.
 POLL_SECONDS = 300.0
 #: Webhooks that one activity applies.
 EVENTS_AT_ONCE = 50
+
+
+def longer_pause(seconds: float, *, polls: int) -> float:
+    """Return the pause in seconds until the next poll, after one of ``seconds`` and so many polls."""
+    longer = min(2 * seconds, POLL_SECONDS) if polls == 1 else POLL_SECONDS
+    return max(seconds, longer)
 
 
 @workflow.defn(name=messages.PROVIDER_PUSH_WORKFLOW)
 class ProviderPushWorkflow:
     """Creates the asset at the provider once, then waits until it has settled there.
 
-    A webhook wakes it; without one it polls after 30 s, a minute, and then every five minutes. It may be started again
-    at any time: the row says what is left to do. A late webhook starts it again too.
+    A webhook wakes it; without one it polls: by default after 30 s, a minute, and then every five minutes. It may be
+    started again at any time: the row says what is left to do. A late webhook starts it again too.
 
     Request Cancellation and the signal ``cancel`` end the waiting, never the creation: the asset that it creates would
     be billed and nobody would know it.
@@ -53,6 +59,7 @@ class ProviderPushWorkflow:
         self._stage = "starting"
         self._state = "open"
         self._polls = 0
+        self._poll_seconds = POLL_SECONDS
         self._last_error: str | None = None
 
     @workflow.signal
@@ -106,32 +113,44 @@ class ProviderPushWorkflow:
             status = await self._provider_step(
                 messages.CREATE_PROVIDER_ASSET, policies.PROVIDER_CREATE, "create the asset at the provider"
             )
-        pause = status.poll_seconds
+        self._poll_seconds = status.poll_seconds
         while not status.outcome:
-            self._stage = f"waiting for provider, polled {self._polls} times"
-            await self._wait(pause)
+            await self._wait_for_poll()
             if self._cancel_asked:
                 return status.model_copy(update={"outcome": "cancelled"})
             if self._events:
                 await self._apply_events()
                 status = await self._step(messages.ENSURE_PROVIDER_ROW, policies.DB_STEP, "read the row")
-                continue
-            self._polls += 1
-            pause = min(2 * pause, POLL_SECONDS) if self._polls == 1 else POLL_SECONDS
-            status = await self._provider_step(messages.POLL_PROVIDER_ASSET, policies.PROVIDER_CALL, "read its state")
+            else:
+                status = await self._poll()
         return status
 
+    async def _wait_for_poll(self) -> None:
+        self._stage = f"waiting for provider, polled {self._polls} times"
+        await self._wait(self._poll_seconds)
+
     async def _wait(self, seconds: float) -> None:
+        """Wait so long, or until something else is to be done."""
+        if seconds <= 0:  # no timer
+            return
         try:
             await workflow.wait_condition(
-                lambda: bool(self._events) or self._cancel_asked,
-                timeout=timedelta(seconds=seconds),
-                timeout_summary="until the provider is polled",
+                self._has_news, timeout=timedelta(seconds=seconds), timeout_summary="until the provider is queried"
             )
         except TimeoutError:
             return
         except asyncio.CancelledError:
             self._cancel_asked = True
+
+    def _has_news(self) -> bool:
+        """Whether the wait for the provider is over before its time."""
+        return bool(self._events) or self._cancel_asked
+
+    async def _poll(self) -> ProviderStatus:
+        """Read the state of the asset at the provider; the next pause is longer."""
+        self._polls += 1
+        self._poll_seconds = longer_pause(self._poll_seconds, polls=self._polls)
+        return await self._provider_step(messages.POLL_PROVIDER_ASSET, policies.PROVIDER_CALL, "read its state")
 
     async def _apply_events(self) -> None:
         while self._events:

@@ -76,3 +76,12 @@ def test_a_circle_is_found_wherever_the_import_stands(back: str) -> None:
 
 def test_a_package_may_gather_its_modules() -> None:
     assert circle_in({"p": "from p.a import name", "p.a": "from p.b import name", "p.b": ""}) == []
+
+
+def test_the_server_that_stands_for_mux_is_built_on_nothing_that_it_tests() -> None:
+    """What both had in common could be wrong in both: Mux's own client alone speaks with it."""
+    for path in (PACKAGE.parent / "tests" / "servers" / "mux").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [name for name in names if name.split(".")[0] in ("rindle", "mux_python")], path

@@ -5,9 +5,7 @@ The databases alternate over the points: each point's SQL is the same function o
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -23,6 +21,8 @@ from tests.servers.temporal import TemporalServer
 from tests.stage import NOTICES_LOST_WORKERS, REPOSITORY, Stage, photo, staged
 from tests.tus import encoded, tus_client
 
+#: The modules whose points these are.
+LIBRARY = REPOSITORY / "rindle"
 #: Prepares, then returns what must be true in the end.
 Scenario = Callable[[Stage], Awaitable[Callable[[], Awaitable[None]]]]
 
@@ -211,10 +211,14 @@ CLIENT_POINTS = ("server_upload.begun", "server_upload.stored")
 PART_POINTS = ("multipart.begun", "multipart.noted", "multipart.made")
 #: The same while an upload to a streaming provider is opened and cancelled; see ``test_direct_upload_crashes.py``.
 DIRECT_POINTS = ("direct.begun", "direct.opened", "direct.cancelled")
+#: Those of a worker that calls a streaming provider; see ``test_provider_crashes.py``.
+PROVIDER_POINTS = ("provider.uploading", "provider.created", "provider.event_applied", "provider.removed")
 
 
 def test_every_crash_point_has_a_scenario() -> None:
-    assert {*SCENARIOS, *CLIENT_POINTS, *PART_POINTS, *DIRECT_POINTS} == set(CRASH_POINTS)
+    assert {*SCENARIOS, *CLIENT_POINTS, *PART_POINTS, *DIRECT_POINTS, *PROVIDER_POINTS} == set(CRASH_POINTS)
+    passed = re.findall(r'crash_point\("([^"]+)"\)', "".join(file.read_text() for file in LIBRARY.rglob("*.py")))
+    assert sorted(passed) == sorted(CRASH_POINTS)
 
 
 @pytest.fixture
@@ -261,21 +265,8 @@ async def test_an_erasure_survives_a_worker_killed_in_its_purge(crash_stage: Sta
 @pytest.mark.parametrize("point", CLIENT_POINTS)
 async def test_an_application_killed_during_a_server_side_upload_leaves_nothing(crash_stage: Stage, point: str) -> None:
     stage = crash_stage
-    visited = stage.home / "visited"
-    client = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.client", "upload", str(photo(stage.home / "photo.jpg"))),
-        cwd=REPOSITORY,
-        env={
-            **os.environ,
-            **stage.environment,
-            "RINDLE_CRASH_AT": point,
-            "RINDLE_CRASH_LOG": str(visited),
-            "RINDLE_UPLOAD_SESSION_TTL_SECONDS": "2",
-        },
-    )
-    assert await client.wait() == -9
-    assert visited.read_text() == f"{point}\n"
+    command = ("tests.client", "upload", str(photo(stage.home / "photo.jpg")))
+    await stage.killed(point, *command, RINDLE_UPLOAD_SESSION_TTL_SECONDS="2")
     await stage.member(stage.application())
 
     async def cleaned() -> bool:

@@ -21,19 +21,8 @@ from tests.patience import until
 from tests.servers.minio import MinioServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
-from tests.stage import NOTICES_LOST_WORKERS, Stage, is_stopped, staged
+from tests.stage import NOTICES_LOST_WORKERS, Stage, is_stopped, on_bucket, staged
 from tests.workflows.fleet import Fleet, closed
-
-
-def on_minio(minio: MinioServer, port: int | None = None) -> dict[str, str]:
-    """Return the environment of an application on a bucket of its own, through a proxy when ``port`` is given."""
-    return {
-        "APP_STORAGE": "s3",
-        "APP_BUCKET": minio.new_bucket(),
-        "APP_ENDPOINT": minio.endpoint_url if port is None else f"http://127.0.0.1:{port}",
-        "APP_ACCESS_KEY": minio.access_key,
-        "APP_SECRET_KEY": minio.secret_key,
-    }
 
 
 @pytest.fixture
@@ -49,7 +38,11 @@ async def s3_stage(
     tmp_path: Path, temporal_server: TemporalServer, minio: MinioServer, slow_deletes: Proxy
 ) -> AsyncIterator[Stage]:
     """A stage on MinIO with slow deletions; lost workers are noticed soon."""
-    environment = {**on_minio(minio, slow_deletes.port), **NOTICES_LOST_WORKERS}
+    environment = {
+        **on_bucket(minio),
+        "APP_ENDPOINT": f"http://127.0.0.1:{slow_deletes.port}",
+        **NOTICES_LOST_WORKERS,
+    }
     async with staged(
         tmp_path, f"sqlite+aiosqlite:///{tmp_path}/stage.db", temporal_server.target, environment
     ) as ready:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-
 import pytest
 from sqlalchemy import select
 
@@ -13,7 +9,7 @@ from rindle.db.models import MediaProviderAsset
 from tests.integration.mux.studio import application, mux_environment
 from tests.patience import until
 from tests.servers.mux import FakeMux
-from tests.stage import REPOSITORY, Stage
+from tests.stage import Stage
 from tests.workflows.fleet import Fleet
 
 pytestmark = pytest.mark.external
@@ -21,18 +17,7 @@ pytestmark = pytest.mark.external
 
 async def killed(stage: Stage, mux: FakeMux, point: str) -> MediaProviderAsset:
     """Open and cancel an upload in an application that is killed at ``point``; returns the row that it leaves."""
-    visited = stage.home / "visited"
-    environment = {
-        **stage.environment,
-        **mux_environment(mux),
-        "RINDLE_CRASH_AT": point,
-        "RINDLE_CRASH_LOG": str(visited),
-    }
-    client = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.integration.mux.studio", cwd=REPOSITORY, env={**os.environ, **environment}
-    )
-    assert await client.wait() == -9
-    assert visited.read_text() == f"{point}\n"
+    await stage.killed(point, "tests.integration.mux.studio", **mux_environment(mux))
     [row] = await stage.read(lambda session: list(session.scalars(select(MediaProviderAsset))))
     return row
 

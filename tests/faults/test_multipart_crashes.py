@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-
 import pytest
 from sqlalchemy import select
 
 from rindle import MediaUploadSession
-from tests.integration.uploads.conftest import bucket_environment, lite_s3_stage, open_uploads, released, store_of
+from tests.integration.uploads.conftest import open_uploads, released, store_of
 from tests.invariants import everything_holds
-from tests.stage import REPOSITORY, Stage, photo
-
-__all__ = ["bucket_environment", "lite_s3_stage"]  # the fixtures
+from tests.stage import Stage, photo
 
 pytestmark = pytest.mark.external
 
 
 async def killed(stage: Stage, point: str, **environment: str) -> MediaUploadSession:
     """Send a photo in an application that is killed at ``point``; returns the session that it leaves."""
-    visited = stage.home / "visited"
-    client = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.client", "parts", str(photo(stage.home / "photo.jpg"))),
-        cwd=REPOSITORY,
-        env={
-            **os.environ,
-            **stage.environment,
-            "RINDLE_CRASH_AT": point,
-            "RINDLE_CRASH_LOG": str(visited),
-            **environment,
-        },
-    )
-    assert await client.wait() == -9
-    assert visited.read_text() == f"{point}\n"
+    await stage.killed(point, "tests.client", "parts", str(photo(stage.home / "photo.jpg")), **environment)
     [session] = await stage.read(lambda session: list(session.scalars(select(MediaUploadSession))))
     return session
 

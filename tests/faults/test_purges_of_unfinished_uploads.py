@@ -12,7 +12,6 @@ import pytest
 from rindle.db import purge
 from rindle.protocols import StoredObject
 from rindle.testing.flaky import FlakyStorage
-from rindle.uploads import assembly
 from tests.application import storage
 from tests.integration.uploads.conftest import PART_BYTES, bucket_environment, send_part, store_of
 from tests.integration.uploads.test_resumable import environment_of
@@ -20,6 +19,7 @@ from tests.lanes import FIRST_BYTES, LANES, MIB, STORES, LaneSite, lane_site
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage
+from tests.tus import assembled
 
 __all__ = ["bucket_environment"]  # the fixture
 
@@ -144,7 +144,7 @@ async def test_an_object_that_is_made_after_the_purge_is_deleted(
         making = asyncio.ensure_future(stage.rindle.complete_multipart_upload(session_id))
     else:
         assert (await site.append(ticket, 0, bytes(PART_BYTES))).status_code == 204
-        making = asyncio.ensure_future(assembly.assemble(stage.rindle.services, session_id))
+        making = asyncio.ensure_future(assembled(stage.rindle.services, session_id))
     await begun.wait()
     await stage.member(stage.application(RINDLE_PURGE_SETTLE_SECONDS="1"))
     await stage.rindle.purge_asset(asset_id)

@@ -24,7 +24,7 @@ from rindle.workflows import ids
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, photo, staged
+from tests.stage import Stage, on_bucket, photo, staged
 from tests.workflows.fleet import Fleet, handle_of, in_stage
 
 
@@ -100,11 +100,7 @@ async def open_visitor(stack: AsyncExitStack, stage: Stage, app: FastAPI | None)
 async def on_s3(tmp_path: Path, temporal_server: TemporalServer, minio: MinioServer) -> AsyncIterator[Visitor]:
     """A visitor of MinIO, which checks a ticket only when a PUT begins."""
     environment = {
-        "APP_STORAGE": "s3",
-        "APP_BUCKET": minio.new_bucket(),
-        "APP_ENDPOINT": minio.endpoint_url,
-        "APP_ACCESS_KEY": minio.access_key,
-        "APP_SECRET_KEY": minio.secret_key,
+        **on_bucket(minio),
         "RINDLE_LATE_PUT_SECONDS": "3600",
     }
     url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"

@@ -28,12 +28,10 @@ from rindle.db import migrate
 from rindle.errors import StateConflict
 from tests.application import Avatar, Lesson, Talk
 from tests.gallery import Gallery
-from tests.integration.uploads.conftest import bucket_environment, send_part
+from tests.integration.uploads.conftest import send_part
 from tests.integration.uploads.test_resumable import environment_of
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, photo, staged
-
-__all__ = ["bucket_environment"]  # the fixture
 
 #: ``Rindle`` itself (its constructor), then every public method and property, also those of its parts.
 PUBLIC = ["Rindle", *sorted(name for name in dir(Rindle) if not name.startswith("_"))]

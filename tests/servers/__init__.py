@@ -9,7 +9,10 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,6 +54,33 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+@contextmanager
+def answering(
+    command: Sequence[str | Path], url: str, *, name: str, log: Path, environment: Mapping[str, str]
+) -> Iterator[None]:
+    """Run a server until the block is left, which begins when ``url`` is answered with success.
+
+    Raises:
+        Unavailable: it ended, or did not answer in time.
+    """
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as process,
+        ending(process),
+    ):
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(url, timeout=STARTUP_SECONDS):
+                    break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                if has_ended(process):
+                    raise Unavailable(f"{name} ended with status {process.returncode} while starting") from None
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"{name} did not answer within {STARTUP_SECONDS:.0f} s") from None
+        yield
 
 
 @contextmanager

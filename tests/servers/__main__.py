@@ -86,6 +86,13 @@ def find_chromium() -> None:
     chromium.program()
 
 
+def find_curl() -> None:
+    """Find curl."""
+    from tests.servers import curl
+
+    curl.program()
+
+
 def ensure_scripts() -> None:
     """Find the npm packages or install them."""
     from tests.servers import npm
@@ -130,6 +137,7 @@ PROGRAMS: Final[Mapping[str, Callable[[], object]]] = {
     "fake-gcs-server": ensure_fake_gcs,
     "scripts": ensure_scripts,
     "uppy": ensure_uppy,
+    "curl": partial(from_debian, "curl", find_curl, "a client of the tests"),
 }
 
 

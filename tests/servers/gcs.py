@@ -10,10 +10,7 @@ gcp-storage-emulator       the status of resumable sessions; it cannot cancel th
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -22,9 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rindle.cli.temporal_server import find_program
 from rindle.storage.gcs import GCSStorage
-from tests.servers import STARTUP_SECONDS, Unavailable, ending, free_port, has_ended, version_of
+from tests.servers import STARTUP_SECONDS, answering, free_port, go
 
 #: The release the tests are written against.
 MODULE = "github.com/fsouza/fake-gcs-server@v1.56.1"
@@ -56,24 +52,12 @@ class GCSServer:
 
 def program() -> Path:
     """Return fake-gcs-server."""
-    asked = os.environ.get(PROGRAM_VARIABLE)
-    if asked:
-        named = shutil.which(asked)
-        if named is None:
-            raise Unavailable(f"{PROGRAM_VARIABLE} does not name a program that can be run")
-        return Path(named)
-    found = find_program("fake-gcs-server")
-    if found is None:
-        raise Unavailable("no fake-gcs-server: run `make setup`, or put `fake-gcs-server` on PATH")
-    return found
+    return go.program("fake-gcs-server", PROGRAM_VARIABLE)
 
 
 def server_version() -> str:
     """Return the version, which Go reads from the program."""
-    go = shutil.which("go")
-    if go is None:
-        return "unknown"
-    return version_of(Path(go), "version", "-m", str(program()), pattern=r"\smod\s+\S+\s+(\S+)")
+    return go.version(program())
 
 
 @contextmanager
@@ -112,19 +96,5 @@ def running_gcp_emulator(home: Path) -> Iterator[GCSServer]:
 @contextmanager
 def _running(command: Sequence[str], log: Path, address: str, health: str, name: str) -> Iterator[GCSServer]:
     environment = {key: value for key, value in os.environ.items() if key not in ("PORT", "HOST")}
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as process,
-        ending(process),
-    ):
-        deadline = time.monotonic() + STARTUP_SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}{health}", timeout=STARTUP_SECONDS):
-                    break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                if has_ended(process):
-                    raise Unavailable(f"{name} ended with status {process.returncode} while starting") from None
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"{name} did not answer within {STARTUP_SECONDS:.0f} s") from None
+    with answering(command, f"{address}{health}", name=name, log=log, environment=environment):
         yield GCSServer(address)

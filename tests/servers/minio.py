@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
-import subprocess
-import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +12,7 @@ from pathlib import Path
 
 import boto3
 
-from rindle.cli.temporal_server import find_program
-from tests.servers import STARTUP_SECONDS, Unavailable, ending, free_port, has_ended, version_of
+from tests.servers import answering, free_port, go, version_of
 
 #: The release the tests are written against, by the only way it is published.
 MODULE = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
@@ -54,25 +48,13 @@ class MinioServer:
 
 def program() -> Path:
     """Return the MinIO program."""
-    asked = os.environ.get(PROGRAM_VARIABLE)
-    if asked:
-        named = shutil.which(asked)
-        if named is None:
-            raise Unavailable(f"{PROGRAM_VARIABLE} does not name a program that can be run")
-        return Path(named)
-    found = find_program("minio")
-    if found is None:
-        raise Unavailable("no MinIO: run `make setup`, or put `minio` on PATH")
-    return found
+    return go.program("minio", PROGRAM_VARIABLE)
 
 
 def server_version() -> str:
     """Return MinIO's version; a build by ``go install`` does not know it, but Go reads it from the program."""
     named = version_of(program(), "--version", pattern=r"minio version (\S+)")
-    go = shutil.which("go")
-    if named.startswith("DEVELOPMENT") and go:
-        return version_of(Path(go), "version", "-m", str(program()), pattern=r"\smod\s+\S+\s+(\S+)")
-    return named
+    return go.version(program()) if named.startswith("DEVELOPMENT") else named
 
 
 @contextmanager
@@ -84,40 +66,20 @@ def running_minio(home: Path) -> Iterator[MinioServer]:
     """
     port = free_port()
     server = MinioServer(f"http://127.0.0.1:{port}", f"test{secrets.token_hex(4)}", secrets.token_urlsafe(24))
-    with (
-        (home / "log").open("wb") as log,
-        subprocess.Popen(
-            [
-                *(program(), "server", home / "data", "--address", f"127.0.0.1:{port}"),
-                *("--console-address", f"127.0.0.1:{free_port()}", "--certs-dir", home / "certs", "--quiet"),
-            ],
-            # HOME because it writes a configuration there; the rest keeps it from looking for updates and from
-            # serving a console nobody opens.
-            env={
-                **{key: value for key, value in os.environ.items() if not key.startswith("MINIO_")},
-                "HOME": str(home),
-                "MINIO_ROOT_USER": server.access_key,
-                "MINIO_ROOT_PASSWORD": server.secret_key,
-                "MINIO_UPDATE": "off",
-                "MINIO_BROWSER": "off",
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        ) as process,
-        ending(process),
-    ):
-        _wait_until_ready(server.endpoint_url, process)
+    command = [
+        *(program(), "server", home / "data", "--address", f"127.0.0.1:{port}"),
+        *("--console-address", f"127.0.0.1:{free_port()}", "--certs-dir", home / "certs", "--quiet"),
+    ]
+    # HOME because it writes a configuration there; the rest keeps it from looking for updates and from serving a
+    # console nobody opens.
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("MINIO_")},
+        "HOME": str(home),
+        "MINIO_ROOT_USER": server.access_key,
+        "MINIO_ROOT_PASSWORD": server.secret_key,
+        "MINIO_UPDATE": "off",
+        "MINIO_BROWSER": "off",
+    }
+    ready = f"{server.endpoint_url}/minio/health/ready"
+    with answering(command, ready, name="MinIO", log=home / "log", environment=environment):
         yield server
-
-
-def _wait_until_ready(endpoint_url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{endpoint_url}/minio/health/ready", timeout=STARTUP_SECONDS):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            if has_ended(process):
-                raise Unavailable(f"MinIO ended with status {process.returncode} while starting") from None
-    raise Unavailable(f"MinIO did not answer within {STARTUP_SECONDS:.0f} s")

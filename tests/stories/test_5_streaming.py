@@ -1,5 +1,5 @@
-"""Story 2 with a streaming provider: a film is uploaded, pushed to the server that stands for Mux, and streams from
-it, in a real browser."""
+"""Story 2 with a streaming provider: a film is pushed to the server that stands for Mux, or sent to it by its creator,
+and streams from it, in a real browser."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.stories.conftest import Site, play, running_site, signed_in
 
 pytestmark = pytest.mark.external
 
-#: Requests by which a push asks how far an asset is.
+#: Requests by which a push or an upload asks how far an asset is.
 POLLS = ("GET", "/video/v1/assets/*")
 
 
@@ -73,6 +74,7 @@ async def opened(
 ) -> AsyncIterator[Cinema]:
     """The example application with the provider; it polls every second, and not after half a minute."""
     npm_script("hls.js", "dist/hls.min.mjs")
+    npm_script("@mux/upchunk", "dist/upchunk.mjs")
     home, secret = tmp_path_factory.mktemp("cinema"), secrets.token_hex(16)
     with running_mux(tmp_path_factory.mktemp("mux")) as mux:
         credentials = home / "mux.env"
@@ -104,6 +106,26 @@ async def page(cinema: Cinema, browser: Browser) -> AsyncIterator[Page]:
         await page.goto("/lessons/sea-floor")
         yield page
     assert errors == []
+
+
+@pytest.fixture
+async def talk(page: Page) -> Page:
+    """The same on the page of Alice's talk, which has none; she has come there by the navigation."""
+    await page.click("nav a[href='/talks']")
+    await page.click(".card.mine")
+    if await page.locator(".remove").count():
+        await page.click(".remove button")
+    await expect(page.locator(".badge")).to_have_text("No talk yet")
+    return page
+
+
+@pytest.fixture
+def large_film(clips: Clips, tmp_path: Path) -> Path:
+    """A film that needs four chunks: most of it is a box that players pass over (ISO 14496-12, "free")."""
+    size = 3 << 20
+    film = tmp_path / "talk.mp4"
+    film.write_bytes(clips.film().read_bytes() + struct.pack(">I4s", size, b"free") + bytes(size - 8))
+    return film
 
 
 async def choose(page: Page, file: Path) -> None:
@@ -194,3 +216,71 @@ async def test_credentials_are_rotated_without_a_restart(cinema: Cinema, page: P
     await page.click(".remove button")  # which deletes it at the provider, with the new access token
     await expect(page.locator(".badge")).to_have_text("No lesson yet")
     await until(lambda: not mux.assets, what="the end of the asset at the provider")
+
+
+async def test_a_creator_sends_a_film_in_chunks_and_it_plays_when_a_signed_webhook_reports_it(
+    cinema: Cinema, talk: Page, large_film: Path
+) -> None:
+    mux, badge = cinema.mux, talk.locator(".badge")
+    mux.plan_fault(*POLLS, status=503, times=10_000)  # only the webhook can bring the news
+    mux.hold_ingest()
+    known, answered = {asset.id for asset in mux.assets}, mux.deliveries.count(("video.asset.ready", 202))
+    sent: list[tuple[str, str]] = []
+    talk.on("request", lambda request: sent.append((request.method, request.url)))
+
+    await talk.set_input_files("#talk", large_film)
+    await expect(badge).to_have_text("Uploading")
+    await expect(badge).to_have_text("Preparing the stream", timeout=VIDEO_PATIENCE_MS)
+    await expect(talk.locator(".cancel")).to_be_hidden()
+    [asset] = [one for one in mux.assets if one.id not in known]
+    mux.release_ingest()
+
+    await expect(badge).to_have_text("Ready", timeout=VIDEO_PATIENCE_MS)
+    assert asset.source.read_bytes() == large_film.read_bytes()
+    chunks = [url for method, url in sent if method == "PUT"]
+    assert (len(chunks), {url.partition("/mux-uploads/")[0] for url in chunks}) == (4, {mux.base_url})
+    assert [url for method, url in sent if method == "POST" and "/media/uploads" in url] == [
+        f"{cinema.site.url}/media/uploads/direct"
+    ]
+    told = await play_stream(talk)
+    assert (told["width"], told["height"]) == (320, 180)
+    assert (await token_of(talk))[1]["sub"] == asset.playback_ids[0].id
+    await until(lambda: mux.deliveries.count(("video.asset.ready", 202)) > answered, what="the answer to the webhook")
+    await talk.goto("/talks")
+    await expect(talk.locator(".card.mine .role")).to_have_text("talk.mp4")
+
+
+async def test_a_lost_webhook_of_a_creators_film_is_healed_by_polling(
+    cinema: Cinema, talk: Page, large_film: Path
+) -> None:
+    mux = cinema.mux
+    mux.lose_webhooks("video.asset.created", "video.asset.ready")
+    # The third poll would be five minutes later: the first is answered when there is something to say.
+    mux.plan_fault(*POLLS, status=None, is_silent=True, times=10_000)
+    known = {asset.id for asset in mux.assets}
+
+    await talk.set_input_files("#talk", large_film)
+    [asset] = await until(lambda: [one for one in mux.assets if one.id not in known], what="the asset at the provider")
+    await until(lambda: asset.status == "ready", what="the end of the provider's work")
+    mux.forget_faults()
+    mux.answer_the_silent()
+
+    await expect(talk.locator(".badge")).to_have_text("Ready", timeout=VIDEO_PATIENCE_MS)
+    assert (await play_stream(talk))["width"] == 320
+    assert ("GET", f"/video/v1/assets/{asset.id}") in mux.requests
+
+
+async def test_a_creator_cancels_a_film_while_it_is_sent(cinema: Cinema, talk: Page, large_film: Path) -> None:
+    mux, known = cinema.mux, {asset.id for asset in cinema.mux.assets}
+    mux.plan_fault("PUT", "/mux-uploads/*", status=None, is_silent=True, times=10_000)  # the first chunk is on its way
+    await talk.set_input_files("#talk", large_film)
+    await expect(talk.locator(".badge")).to_have_text("Uploading")
+
+    await talk.click(".cancel")
+
+    await expect(talk.locator(".chooser .notice")).to_have_text("Upload cancelled.")
+    await expect(talk.locator(".badge")).to_have_text("No talk yet")
+    await until(lambda: mux.uploads[-1].status == "cancelled", what="the upload to be cancelled at the provider")
+    mux.forget_faults()
+    mux.answer_the_silent()  # what was on its way comes to nothing
+    assert {asset.id for asset in mux.assets} <= known

@@ -25,6 +25,25 @@ def test_every_code_can_be_rebuilt_and_crosses_temporal_with_its_meaning(code: s
     assert (crossed.type, crossed.non_retryable) == (code, not error.retryable)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.AssetNotDeliverable("what failed", state="staged"),
+        errors.CapabilityUnsupported("what failed", capability="upload", code="delivery_unsupported"),
+        errors.NotCancellable("what failed", reason="state", state="preparing"),
+        errors.OffsetMismatch("what failed", server=7, client=3, detail={"more": True}),
+    ],
+    ids=lambda error: error.code,
+)
+def test_a_rebuilt_error_has_the_arguments_that_its_detail_keeps(error: RindleError) -> None:
+    rebuilt = error_of(error.code, error.message, error.detail)
+    assert type(rebuilt) is type(error)
+    assert (rebuilt.code, rebuilt.detail) == (error.code, error.detail)
+    assert error.detail_arguments
+    for name in error.detail_arguments:
+        assert vars(rebuilt)[name] == vars(error)[name]
+
+
 def test_an_unknown_code_keeps_its_name_in_the_detail() -> None:
     assert error_of("of_a_newer_worker", "?").detail == {"code": "of_a_newer_worker"}
     assert http_status_of("of_a_newer_worker") == 500

@@ -11,6 +11,7 @@ from rindle.errors import ProviderSyncFailed
 from rindle.messages import StatusView
 from rindle.protocols import WebhookKind
 from rindle.streaming.memory import InMemoryProvider
+from tests.patience import until
 from tests.stage import Stage
 from tests.workflows.films import cinema_on, in_state, start, workflow_of
 from tests.workflows.fleet import Fleet, closed, dispatched, handle_of
@@ -122,3 +123,33 @@ async def test_a_purge_ends_the_push_and_deletes_the_film_at_the_provider(lite_s
     assert provider.assets == {}
     assert provider.calls.count("delete_asset") == 2
     assert (await result_of(lite_stage, asset))["outcome"] in ("cancelled", "skipped", "deleted")
+
+
+async def test_while_the_provider_refuses_a_purge_keeps_the_rows_and_not_the_objects(
+    lite_stage: Stage, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, delete = InMemoryProvider(), InMemoryProvider.delete_asset
+    refused: list[str] = []
+
+    async def refuse(self: InMemoryProvider, asset_id: str) -> None:
+        refused.append(asset_id)
+        raise ProviderSyncFailed("status 401", status=401)
+
+    monkeypatch.setattr(InMemoryProvider, "delete_asset", refuse)
+    cinema = cinema_on(lite_stage, provider, RINDLE_RETRY_INITIAL_SECONDS="0.2")
+    asset = await cinema.pushed()
+    store = cinema.rindle.storages["media"]
+    assert (await store.list_keys("")).objects
+    await cinema.rindle.purge_asset(asset.id)
+    await fleet.start(cinema.rindle)
+
+    async def are_gone() -> bool:
+        return bool(refused) and not (await store.list_keys("")).objects
+
+    await until(are_gone, what="the objects to be deleted")
+    row = await cinema.row(asset)
+    assert (row.state, row.provider_asset_id) == ("ready", *provider.assets)
+    monkeypatch.setattr(InMemoryProvider, "delete_asset", delete)
+
+    await lite_stage.gone(asset.id)
+    assert provider.assets == {}

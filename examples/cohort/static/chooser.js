@@ -1,7 +1,7 @@
 // Choose a file: the browser sends it to the store itself; it is attached after its validation.
 // Without this file the form sends it to the site, which does the same (pages.py).
 import { upload, RindleError } from "/media/rindle.js";
-import { call, complain, follow, refresh, showProgress } from "./place.js";
+import { call, complain, follow, followStream, refresh, showBadge, showProgress } from "./place.js";
 
 const form = document.querySelector(".chooser");
 const address = form.getAttribute("action"); // as an attribute: form.action is a URL, or a field of that name
@@ -13,10 +13,31 @@ const step = progress.querySelector(".step");
 const cancel = progress.querySelector(".cancel");
 
 const VALIDATED = new Set(["available", "processing", "transcoding", "ready", "degraded"]);
-const STEPS = { verifying: "Uploaded. Checking…" };
+const STEPS = { verifying: "Uploaded. Checking…", preparing: "Uploaded. The provider prepares it…" };
+const { profile, strategy } = form.dataset;
+const isDirect = strategy === "direct"; // to the streaming provider
+
+async function attach(assetId) {
+  const body = new FormData();
+  body.set("asset_id", assetId);
+  await call("POST", address, body);
+  sessionStorage.removeItem(address);
+}
+
+/** Attach the asset as soon as the streaming provider can play it. */
+async function adoptStream(assetId) {
+  showBadge("Preparing the stream");
+  step.textContent = STEPS.preparing;
+  bar.removeAttribute("value");
+  const state = await followStream(assetId);
+  if (state !== "ready") throw new RindleError(state === "deleted" ? "upload_cancelled" : "not_streamed");
+  await attach(assetId);
+  await refresh();
+}
 
 /** Attach the asset as soon as it is validated, so that a rejected file replaces nothing. */
 function adopt(assetId) {
+  if (isDirect) return adoptStream(assetId);
   let isOurs = false;
   showProgress();
   step.textContent = STEPS.verifying;
@@ -29,17 +50,22 @@ function adopt(assetId) {
       }
       if (!isOurs) {
         if (!VALIDATED.has(state)) return;
-        const body = new FormData();
-        body.set("asset_id", assetId);
-        await call("POST", address, body);
+        await attach(assetId);
         isOurs = true;
-        sessionStorage.removeItem(address);
       }
       await refresh();
       resolve(); // the rest can be watched
     };
     follow(assetId, { onChange }).then(resolve, (error) => (isOurs ? complain(error) : reject(error)));
   });
+}
+
+/** Begin to send a file; returns what `upload` of rindle.js does. */
+async function begin(file, { onProgress, onState }) {
+  if (strategy === "tus") return (await import("./resumable.js")).upload(file, { address, onProgress });
+  if (!isDirect) return upload(file, { base: "/media", profile, strategy, onProgress, onState });
+  showBadge("Uploading");
+  return (await import("./direct.js")).upload(file, { profile, onProgress });
 }
 
 async function send(file) {
@@ -51,10 +77,7 @@ async function send(file) {
   onProgress({ percent: 0 });
   if (file.type.startsWith("image/")) preview.src = URL.createObjectURL(file);
   preview.onerror = () => preview.removeAttribute("src"); // HEIC, which most browsers cannot show
-  const { profile, strategy } = form.dataset;
-  const up = strategy === "tus"
-    ? (await import("./resumable.js")).upload(file, { address, onProgress })
-    : upload(file, { base: "/media", profile, strategy, onProgress, onState });
+  const up = await begin(file, { onProgress, onState });
   cancel.onclick = up.abort;
   cancel.hidden = false;
   const { assetId } = await up.done;

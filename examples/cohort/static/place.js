@@ -50,13 +50,18 @@ export async function refresh() {
   place.dispatchEvent(new Event("refreshed"));
 }
 
+/** Show a text in the badge until the live part is fetched again. */
+export function showBadge(text) {
+  const badge = place.querySelector(".badge");
+  badge.className = `badge ${text.split(" ")[0].toLowerCase()}`;
+  badge.textContent = text;
+}
+
 /** Show that an asset is being processed, with the progress of its slowest variant. */
 export function showProgress(progress = {}) {
-  const badge = place.querySelector(".badge");
   const waitedFor = Object.values(progress).filter((percent) => percent !== null);
   const percent = waitedFor.length ? Math.min(...waitedFor) : 0;
-  badge.className = "badge processing";
-  badge.textContent = percent ? `Processing ${percent} %` : "Processing";
+  showBadge(percent ? `Processing ${percent} %` : "Processing");
   const bar = place.querySelector(".work");
   if (bar) bar.value = percent;
 }
@@ -87,29 +92,35 @@ export function follow(assetId, { ticket, onChange = refresh } = {}) {
       const state = type === "snapshot" || type === "asset_state_changed" ? payload.state : undefined;
       if (!state && !["variant_ready", "variant_failed", "variant_cancelled"].includes(type)) return;
       steps = steps.then(() => onChange(state)).then(paint);
-      steps.then(() => FINAL_STATES.has(state) && (followStream(), resolve()), (error) => { stopFollowing(); reject(error); });
+      steps.then(() => FINAL_STATES.has(state) && (watchStream(), resolve()), (error) => { stopFollowing(); reject(error); });
     };
     stopFollowing = subscribe("asset", assetId, onEvent, { base: "/media", until: "terminal", ticket });
   });
 }
 
-/** Follow the asset of the page at its streaming provider, if the provider still has to prepare it. */
-function followStream() {
-  const { asset, streamTicket: ticket } = place.querySelector("[data-asset]")?.dataset ?? {};
-  if (!asset || !ticket) return;
+/** Follow an asset at its streaming provider; resolves with the state in which nothing more happens there. */
+export function followStream(assetId, ticket) {
   stopFollowing();
-  const onEvent = (type, payload) => {
-    if (type === "error") complain(payload);
-    else if (STREAM_ENDS.has(payload.state)) refresh().catch(complain);
-  };
-  stopFollowing = subscribe("provider_asset", asset, onEvent, { base: "/media", until: "terminal", ticket });
+  return new Promise((resolve, reject) => {
+    const onEvent = (type, payload) => {
+      if (type === "error") reject(payload);
+      else if (STREAM_ENDS.has(payload.state)) resolve(payload.state);
+    };
+    stopFollowing = subscribe("provider_asset", assetId, onEvent, { base: "/media", until: "terminal", ticket });
+  });
+}
+
+/** Follow the asset of the page at its streaming provider, if the provider still has to prepare it. */
+function watchStream() {
+  const { asset, streamTicket: ticket } = place.querySelector("[data-asset]")?.dataset ?? {};
+  if (asset && ticket) followStream(asset, ticket).then(() => refresh()).catch(complain);
 }
 
 /** Follow the asset of the page, unless it is in a final state; then its stream. */
 function watch() {
   const { asset, rest, ticket } = place.querySelector("[data-asset]")?.dataset ?? {};
   if (asset && rest === undefined) follow(asset, { ticket }).catch(complain);
-  else followStream();
+  else watchStream();
 }
 
 // Buttons in the live part: the page stays, and the part is fetched again.

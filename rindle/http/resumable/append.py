@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-
 from fastapi import Response
 
 from rindle.errors import TusError
@@ -17,7 +15,8 @@ from rindle.http.resumable.messages import (
     read_append,
 )
 from rindle.http.streams.append import append
-from rindle.http.streams.body import MAX_CHECKED_BYTES, CheckedBody, Checksum, End, RequestBody, checked
+from rindle.http.streams.body import MAX_CHECKED_BYTES, CheckedBody, Checksum, End, RequestBody
+from rindle.uploads.digests import hash_name
 from rindle.uploads.streams import OPEN, Stream, require_offset, require_unsent
 
 
@@ -63,25 +62,23 @@ async def take(call: Call, stream: Stream, transfer: Transfer, *, offset: int) -
         call.uploads.check_size(declared)
     length = stream.session.upload_length if declared is None else declared
     room = max(0, (call.uploads.max_size if length is None else length) - offset)
+    body: RequestBody | CheckedBody = call.body
+    if transfer.content_digest is not None:
+        digest = transfer.content_digest
+        body = CheckedBody(call.body, Checksum(hash_name(digest.algorithm), digest.value), scratch=call.scratch)
     try:
-        async with AsyncExitStack() as stack:
-            body: RequestBody | CheckedBody = call.body
-            if transfer.content_digest is not None:
-                require_offset(stream.session, offset)
-                digest = transfer.content_digest
-                checksum = Checksum(digest.algorithm.replace("-", ""), digest.value)
-                body = await stack.enter_async_context(
-                    checked(call.body, checksum, max_bytes=room, scratch=call.scratch)
-                )
-            found = await append(
-                call,
-                stream,
-                body,
-                offset=offset,
-                declared_length=declared,
-                ends=transfer.is_complete,
-                on_offset=call.inform_of_progress,
-            )
+        # The length is recorded before the content is read, also when the content then has another digest: the request
+        # includes the fields (draft, Upload Append, Server Behavior: "MUST record the length"), and every later one
+        # must indicate the same length (draft, Length).
+        found = await append(
+            call,
+            stream,
+            body,
+            offset=offset,
+            declared_length=declared,
+            ends=transfer.is_complete,
+            on_offset=call.inform_of_progress,
+        )
     except TusError as error:
         if error.code == "tus_size_exceeded" and length is not None and _is_over(call.body, transfer, room):
             await call.uploads.terminate(stream)

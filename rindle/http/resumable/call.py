@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from fastapi import Request, Response
+from fastapi import Response
 from fastapi.responses import JSONResponse
-from starlette.types import Send
 
-from rindle.http.access import actor_name
-from rindle.http.resumable.fields import Limits, boolean
-from rindle.http.resumable.messages import Problem, appended_headers, interim_progress, problem_of, takes_interim
+from rindle.http.resumable.fields import Digest, Limits, boolean
+from rindle.http.resumable.messages import (
+    Problem,
+    appended_headers,
+    interim_progress,
+    mismatching_digest,
+    problem_of,
+    takes_interim,
+    whole_digest_headers,
+)
 from rindle.http.schemas import SessionJson
-from rindle.http.streams.access import StreamAccess
-from rindle.http.streams.body import RequestBody
+from rindle.http.streams.call import StreamCall
 from rindle.states import SessionState
+from rindle.uploads.digests import WholeDigest
 from rindle.uploads.ietf import IetfUploads
 from rindle.uploads.sessions import ended_error
 from rindle.uploads.streams import MediaUploadSession, Stream, seconds_left
@@ -28,30 +32,8 @@ INTERIM: Final = "rindle.http.interim"
 ASSEMBLY_SECONDS = 10.0
 
 
-@dataclass(slots=True)
-class Call:
-    """A request, and what its verb needs.
-
-    Attributes:
-        token: what follows the mount path; empty for the mount itself.
-        mount: path of the mount on this site, without a slash at its end.
-        scratch: directory for temporary files.
-    """
-
-    request: Request
-    token: str
-    mount: str
-    body: RequestBody
-    uploads: IetfUploads
-    access: StreamAccess
-    scratch: Path
-    send: Send
-    actor: Any = None
-
-    @property
-    def actor_name(self) -> str | None:
-        """The actor as rows store it."""
-        return actor_name(self.actor)
+class Call(StreamCall[IetfUploads]):
+    """A request of the draft, and what its responses say of the upload."""
 
     @property
     def limits(self) -> Limits:
@@ -61,22 +43,6 @@ class Call:
     def limits_of(self, upload: MediaUploadSession) -> Limits:
         """Return the limits of an upload; an open one has an end."""
         return Limits(max_size=self.uploads.max_size, max_age=seconds_left(upload))
-
-    def location(self, upload: MediaUploadSession) -> str:
-        """Return the path of an upload on this site."""
-        return f"{self.mount}/{self.uploads.token_of(upload.id, upload.actor)}"
-
-    async def stream(self) -> Stream:
-        """Return the upload of the URL, if it is alive and the actor may continue it.
-
-        Raises:
-            TusError: there is no such upload, or it has ended.
-            Unauthenticated, Unauthorized: the URL has expired; the authorizer denies.
-        """
-        found = await self.uploads.find(self.token)
-        self.actor = await self.access.actor(self.request)
-        await self.access.allow_resuming(self.actor, self.uploads.profile.name, found, self.request.method)
-        return found
 
     async def inform(self, headers: Mapping[str, str]) -> None:
         """Send an interim response with status 104, if the client understands it and the server can send it."""
@@ -91,13 +57,21 @@ class Call:
     async def answer(self, stream: Stream) -> Response:
         """Return the response about the whole file, which the workflow has verified or refused by then, or will."""
         upload = (await self.uploads.settled(stream, timeout_seconds=ASSEMBLY_SECONDS)).session
+        digest = WholeDigest.of(upload)
         if upload.state in (SessionState.FAILED, SessionState.ABORTED, SessionState.EXPIRED):
-            problem = problem_of(ended_error(upload))
+            error = ended_error(upload)
+            if error.code == "digest_mismatch" and digest is not None and digest.expected is not None:
+                given = Digest(digest.algorithm, digest.expected)
+                return problem_response(mismatching_digest(error, "Repr-Digest", given, is_complete=True))
+            problem = problem_of(error)
             return problem_response(
                 Problem(problem.status, problem.body, {**problem.headers, "Upload-Complete": boolean(True)})
             )
         headers = appended_headers(offset=upload.last_known_offset, is_complete=True, found=self.limits_of(upload))
-        return JSONResponse({"session": SessionJson.of(upload).model_dump(mode="json")}, headers=headers)
+        return JSONResponse(
+            {"session": SessionJson.of(upload).model_dump(mode="json")},
+            headers={**headers, **whole_digest_headers(digest)},
+        )
 
 
 def problem_response(problem: Problem) -> Response:

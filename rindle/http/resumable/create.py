@@ -9,10 +9,11 @@ from rindle.errors import InvalidArgument, TusError
 from rindle.http.resumable.append import take
 from rindle.http.resumable.call import Call
 from rindle.http.resumable.fields import read_filename
-from rindle.http.resumable.messages import Transfer, created_headers, interim_created, read_creation
+from rindle.http.resumable.messages import created_headers, interim_created, read_creation
+from rindle.http.streams.append import kept_if_accepted
 from rindle.text import storable
 from rindle.uploads.sessions import UploadRequest
-from rindle.uploads.streams import OPEN, Stream
+from rindle.uploads.streams import OPEN
 
 
 async def create(call: Call) -> Response:
@@ -43,25 +44,20 @@ async def create(call: Call) -> Response:
     filename = read_filename(headers.get("content-disposition"))
     call.actor = await call.access.actor(call.request)
     await call.access.allow_creation(call.actor, call.uploads.profile.name, filename, length)
-    made = await call.uploads.create(_request(call, filename, headers.get("content-type")), length=length)
+    made = await call.uploads.create(
+        _request(call, filename, headers.get("content-type")),
+        length=length,
+        metadata=None if transfer.whole_digest is None else transfer.whole_digest.column,
+    )
     location, limits = call.location(made.session), call.limits_of(made.session)
     await call.inform(interim_created(location, limits))
-    found = await _take_first(call, made, transfer)
+    async with kept_if_accepted(call, made):
+        found = await take(call, made, transfer, offset=0)
     if found.session.state not in OPEN:
         return await call.answer(found)
     found_limits = call.limits_of(found.session)
     offset = {"Upload-Offset": str(found.session.last_known_offset)}
     return Response(status_code=201, headers={**created_headers(location, found_limits), **offset})
-
-
-async def _take_first(call: Call, made: Stream, transfer: Transfer) -> Stream:
-    """Append the content of a creation; an upload whose client never learns its path is not kept."""
-    try:
-        return await take(call, made, transfer, offset=0)
-    except TusError as error:
-        if error.code in ("tus_size_exceeded", "tus_checksum_mismatch"):
-            await call.uploads.terminate(made)
-        raise
 
 
 def _request(call: Call, filename: str | None, content_type: str | None) -> UploadRequest:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from email.message import Message
 from typing import Any, Final
 
 from rindle.errors import InvalidArgument
+from rindle.uploads.digests import DIGEST_BYTES
 
 #: Largest Integer of a structured field.
 MAX_INTEGER: Final = 999_999_999_999_999
-#: Algorithms of ``Content-Digest`` and ``Repr-Digest`` that are compared; the strongest first. Others are ignored.
-DIGEST_BYTES: Final = {"sha-512": 64, "sha-256": 32}
 #: Longest field that is parsed, in characters.
 MAX_FIELD_CHARS: Final = 4096
 
@@ -35,6 +34,8 @@ _INTEGER = re.compile(rf" *(-?\d{{1,15}}){_PARAMETERS} *", re.ASCII)
 _BOOLEAN = re.compile(rf" *\?([01]){_PARAMETERS} *", re.ASCII)
 _MEMBER = re.compile(rf"({_KEY})(?:=(?:{_BYTES}|({_BARE_ITEM})))?{_PARAMETERS}", re.ASCII)
 _COMMA = re.compile(r"[ \t]*,[ \t]*")
+#: From 0, "not acceptable", to 10, "most preferred".
+_WEIGHT = re.compile(r"\d|10", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,8 @@ def read_boolean(value: str | None) -> bool | None:
 def read_digest(name: str, value: str | None) -> Digest | None:
     """Return the strongest known digest of ``Content-Digest`` or ``Repr-Digest``; ``None`` when there is none.
 
-    A field that cannot be parsed is refused and not ignored: its sender wants the bytes to be compared.
+    Digests of other algorithms are ignored, as RFC 9530 allows. A field that cannot be parsed is refused and not
+    ignored: its sender wants the bytes to be compared.
 
     Args:
         name: of the field, for the error.
@@ -92,8 +94,7 @@ def read_digest(name: str, value: str | None) -> Digest | None:
     if value is None:
         return None
     found: dict[str, bytes] = {}
-    for member in _COMMA.split(value.strip(" ")) if len(value) <= MAX_FIELD_CHARS else [""]:
-        match = _MEMBER.fullmatch(member)
+    for match in _members(value):
         if match is None or match[2] is None:
             raise _bad_digest(name)
         try:
@@ -106,6 +107,21 @@ def read_digest(name: str, value: str | None) -> Digest | None:
                 raise _bad_digest(name)
             return Digest(algorithm, found[algorithm])
     return None
+
+
+def read_preference(value: str | None) -> str | None:
+    """Return the preferred known algorithm of ``Want-Content-Digest`` or ``Want-Repr-Digest``; ``None`` without one.
+
+    The field is a hint (RFC 9530, Integrity Preference Fields): one that cannot be read is ignored, and so are other
+    algorithms.
+    """
+    weights: dict[str, int] = {}
+    for match in () if value is None else _members(value):
+        if match is None or match[3] is None or not _WEIGHT.fullmatch(match[3]):
+            return None
+        weights[match[1]] = int(match[3])
+    wanted = [algorithm for algorithm in DIGEST_BYTES if weights.get(algorithm, 0) > 0]
+    return max(wanted, key=lambda algorithm: weights[algorithm], default=None)
 
 
 def read_filename(disposition: str | None) -> str | None:
@@ -142,7 +158,18 @@ def limits(found: Limits) -> str:
 
 def digests(found: Sequence[Digest]) -> str:
     """Return ``Repr-Digest`` or ``Content-Digest``."""
-    return ", ".join(f"{one.algorithm}=:{base64.b64encode(one.value).decode()}:" for one in found)
+    return ", ".join(f"{one.algorithm}={byte_sequence(one.value)}" for one in found)
+
+
+def byte_sequence(value: bytes) -> str:
+    """Return a Byte Sequence as a field has it."""
+    return f":{base64.b64encode(value).decode()}:"
+
+
+def _members(value: str) -> Iterator[re.Match[str] | None]:
+    """Yield the members of a Dictionary, ``None`` for one that cannot be read."""
+    members = _COMMA.split(value.strip(" ")) if len(value) <= MAX_FIELD_CHARS else [""]
+    return (_MEMBER.fullmatch(member) for member in members)
 
 
 def _match(pattern: re.Pattern[str], value: str | None) -> re.Match[str] | None:

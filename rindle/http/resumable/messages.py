@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from starlette.datastructures import Headers
 
 from rindle.errors import InvalidArgument, RindleError
-from rindle.http.resumable.fields import Digest, Limits, boolean, limits, read_boolean, read_digest, read_integer
+from rindle.http.resumable.fields import (
+    Digest,
+    Limits,
+    boolean,
+    byte_sequence,
+    digests,
+    limits,
+    read_boolean,
+    read_digest,
+    read_integer,
+    read_preference,
+)
+from rindle.uploads.digests import WholeDigest
 
 #: The iteration of the draft.
 INTEROP_VERSION: Final = 8
@@ -19,11 +31,14 @@ PARTIAL_TYPE: Final = "application/partial-upload"
 PROBLEM_TYPES: Final = "https://iana.org/assignments/http-problem-types"
 
 #: Response headers that a CORS middleware must expose to scripts of other origins.
-EXPOSE_HEADERS: Final = ("Location", "Upload-Complete", "Upload-Offset", "Upload-Length", "Upload-Limit", "Repr-Digest")
+EXPOSE_HEADERS: Final = (
+    *("Location", "Upload-Complete", "Upload-Offset", "Upload-Length", "Upload-Limit"),
+    *("Content-Digest", "Repr-Digest"),
+)
 #: Request headers that a CORS middleware must allow scripts of other origins to send.
 ALLOW_HEADERS: Final = (
     *("Authorization", "Content-Type", "Content-Disposition", "Upload-Complete", "Upload-Offset", "Upload-Length"),
-    *("Upload-Draft-Interop-Version", "Content-Digest", "Repr-Digest", "Want-Repr-Digest"),
+    *("Upload-Draft-Interop-Version", "Content-Digest", "Repr-Digest", "Want-Content-Digest", "Want-Repr-Digest"),
 )
 
 
@@ -40,14 +55,14 @@ class Transfer:
         declared_length: ``Upload-Length`` in bytes.
         content_length: of this request, in bytes; ``None`` when it is sent in chunks.
         content_digest: of this request.
-        whole_digest: of the whole file.
+        whole_digest: of the whole file; only a creation has one.
     """
 
     is_complete: bool
     declared_length: int | None = None
     content_length: int | None = None
     content_digest: Digest | None = None
-    whole_digest: Digest | None = None
+    whole_digest: WholeDigest | None = None
 
     def length(self, *, offset: int, known: int | None) -> int | None:
         """Return the length of the upload in bytes, as far as it is known after this request.
@@ -90,7 +105,27 @@ def read_creation(headers: Headers) -> Transfer | None:
         InvalidArgument: a digest cannot be read.
     """
     is_complete = read_boolean(_field(headers, "Upload-Complete"))
-    return None if is_complete is None else _transfer(headers, is_complete=is_complete)
+    if is_complete is None:
+        return None
+    return replace(_transfer(headers, is_complete=is_complete), whole_digest=_whole_digest(headers))
+
+
+def _whole_digest(headers: Headers) -> WholeDigest | None:
+    """Return what ``Repr-Digest`` and ``Want-Repr-Digest`` say; what is compared is also what is answered.
+
+    Only those of a creation are of the whole file: ``Repr-Digest`` of a PATCH is that of the patch document (RFC 9530,
+    Using Repr-Digest in State-Changing Requests), of which ``Content-Digest`` says the same.
+    """
+    given = read_digest("Repr-Digest", _field(headers, "Repr-Digest"))
+    if given is not None:
+        return WholeDigest(given.algorithm, expected=given.value)
+    wanted = read_preference(_field(headers, "Want-Repr-Digest"))
+    return None if wanted is None else WholeDigest(wanted)
+
+
+def wanted_content_digest(headers: Headers) -> str | None:
+    """Return the algorithm of the ``Content-Digest`` that the client wants with the response; ``None`` without one."""
+    return read_preference(_field(headers, "Want-Content-Digest"))
 
 
 def read_append(headers: Headers) -> tuple[int, Transfer]:
@@ -125,7 +160,6 @@ def _transfer(headers: Headers, *, is_complete: bool) -> Transfer:
         declared_length=read_integer(_field(headers, "Upload-Length")),
         content_length=int(sent) if sent.isascii() and sent.isdigit() and len(sent) < 16 else None,
         content_digest=read_digest("Content-Digest", _field(headers, "Content-Digest")),
-        whole_digest=read_digest("Repr-Digest", _field(headers, "Repr-Digest")),
     )
 
 
@@ -169,6 +203,13 @@ def appended_headers(*, offset: int, is_complete: bool, found: Limits) -> dict[s
     return {"Upload-Offset": str(offset), "Upload-Complete": boolean(is_complete), "Upload-Limit": limits(found)}
 
 
+def whole_digest_headers(found: WholeDigest | None) -> dict[str, str]:
+    """Return ``Repr-Digest`` of a file whose client gave or wants one, once the object is made."""
+    if found is None or found.found is None:
+        return {}
+    return {"Repr-Digest": digests([Digest(found.algorithm, found.found)])}
+
+
 def interim_created(location: str, found: Limits) -> dict[str, str]:
     """Return the headers of the 104 by which a client learns where to continue."""
     return {"Location": location, "Upload-Limit": limits(found), "Upload-Draft-Interop-Version": str(INTEROP_VERSION)}
@@ -208,6 +249,17 @@ def inconsistent_length() -> Problem:
         },
         {"Upload-Complete": boolean(False)},
     )
+
+
+def mismatching_digest(error: RindleError, name: str, provided: Digest, *, is_complete: bool) -> Problem:
+    """Return the response to bytes that do not have the digest of the field ``name``; it does not say which they have.
+
+    Source: draft-ietf-httpapi-digest-fields-problem-types, Mismatching Digest Values.
+    """
+    problem = problem_of(error)
+    entry = {"algorithm": provided.algorithm, "provided-digest": byte_sequence(provided.value), "header": name}
+    body = {**problem.body, "type": f"{PROBLEM_TYPES}#digest-mismatching-values", "mismatching-digests": [entry]}
+    return Problem(400, {**body, "status": 400}, {**problem.headers, "Upload-Complete": boolean(is_complete)})
 
 
 def too_large(found: Limits) -> Problem:

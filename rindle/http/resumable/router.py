@@ -1,42 +1,39 @@
-"""The ASGI application of one mount: which verb handles a request, and what a refusal looks like.
-
-It is not made of FastAPI routes: a body is never read before the upload, the actor and the headers are known, and never
-as a whole.
-"""
+"""The draft at one mount: its verbs, and the problems that its refusals are."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from urllib.parse import quote
 
-from fastapi import Request, Response
+from fastapi import Response
 from pydantic import SecretStr
-from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
 from rindle.app import Rindle
 from rindle.errors import InvalidArgument, RindleError, TusError
 from rindle.http.access import ActorFromRequest
-from rindle.http.access_log import scrub_access_logs
 from rindle.http.errors import translated
 from rindle.http.resumable.append import patch
 from rindle.http.resumable.call import Call, problem_response
 from rindle.http.resumable.create import create
+from rindle.http.resumable.fields import Digest, digests, read_digest
 from rindle.http.resumable.messages import (
     PARTIAL_TYPE,
     InconsistentLength,
     Problem,
     inconsistent_length,
+    mismatching_digest,
     mismatching_offset,
     problem_of,
     too_large,
+    wanted_content_digest,
 )
 from rindle.http.resumable.upload import delete, head, options
 from rindle.http.streams.access import StreamAccess
-from rindle.http.streams.body import RequestBody
+from rindle.http.streams.router import StreamRouter
 from rindle.profile import Profile
 from rindle.protocols import Authorizer
+from rindle.uploads.digests import hash_name
 from rindle.uploads.ietf import IetfUploads
 from rindle.uploads.streams import MAX_SIZE_BYTES
 
@@ -45,106 +42,58 @@ Verb = Callable[[Call], Awaitable[Response]]
 #: The verbs of the mount itself, and those of one upload.
 _ON_MOUNT: Mapping[str, Verb] = {"OPTIONS": options, "POST": create}
 _ON_UPLOAD: Mapping[str, Verb] = {"OPTIONS": options, "HEAD": head, "GET": head, "PATCH": patch, "DELETE": delete}
-#: On every response, also errors.
-_GUARDS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-#: Statuses that differ from those of tus: its clients repeat 423, which those of the draft take as final, and 460 is
-#: its own.
-_STATUSES: Mapping[str, int] = {"tus_locked": 503, "tus_checksum_mismatch": 400}
+#: Statuses that differ from those of tus: its clients repeat 423, which those of the draft take as final.
+_STATUSES: Mapping[str, int] = {"tus_locked": 503}
 
 
-class ResumableRouter:
+class ResumableRouter(StreamRouter[Call]):
     """The ASGI application that :func:`resumable_router` returns."""
 
-    def __init__(self, rindle: Rindle, uploads: IetfUploads, access: StreamAccess, path: str | None) -> None:
-        self._rindle = rindle
-        self._uploads = uploads
-        self._access = access
-        self._path = None if path is None else path.rstrip("/")
+    def verbs(self, call: Call) -> Mapping[str, Verb]:
+        """Return the verbs of the mount or of an upload."""
+        return _ON_UPLOAD if call.token else _ON_MOUNT
 
-    @property
-    def uploads(self) -> IetfUploads:
-        """The uploads of this mount."""
-        return self._uploads
+    def finish(self, call: Call, response: Response) -> None:
+        """Add the digest of the content, if the client wants one that is known here."""
+        algorithm = wanted_content_digest(call.request.headers)
+        if algorithm is not None and response.status_code != 204:
+            value = hashlib.new(hash_name(algorithm), response.body).digest()
+            response.headers["Content-Digest"] = digests([Digest(algorithm, value)])
 
-    @property
-    def access(self) -> StreamAccess:
-        """Who may create and continue them."""
-        return self._access
+    def refusal(self, call: Call, error: Exception) -> Response | None:
+        """Return the problem that an error is, with what the client can do instead."""
+        problem = self._problem(call, error)
+        return None if problem is None else problem_response(problem)
 
-    @property
-    def path(self) -> str | None:
-        """Where clients reach the mount, if the application has said so."""
-        return self._path
+    def _problem(self, call: Call, error: Exception) -> Problem | None:
+        if isinstance(error, InconsistentLength):
+            return inconsistent_length()
+        found = translated(error)
+        if found is None:
+            return None
+        if isinstance(found, InvalidArgument) and found.detail.get("option") == "Upload-Length":
+            return inconsistent_length()
+        if isinstance(found, TusError):
+            if found.code == "tus_offset_conflict":
+                return mismatching_offset(expected=found.detail["server"], provided=found.detail["client"])
+            if found.code == "tus_size_exceeded":
+                return too_large(call.limits)
+            given = read_digest("Content-Digest", call.header("content-digest"))
+            if found.code == "tus_checksum_mismatch" and given is not None:
+                return mismatching_digest(found, "Content-Digest", given, is_complete=False)
+            found.http_status = _STATUSES.get(found.code, found.http_status)
+        problem = problem_of(found)
+        return Problem(problem.status, problem.body, {**problem.headers, **self._hints(call, found)})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "websocket":
-            await WebSocketClose()(scope, receive, send)
-            return
-        request = Request(scope, receive)
-        body = RequestBody(receive, request.headers)
-        root = scope.get("root_path", "")
-        call = Call(
-            request=request,
-            token=scope["path"].removeprefix(root).strip("/"),
-            mount=quote(root.rstrip("/")) if self._path is None else self._path,
-            body=body,
-            uploads=self._uploads,
-            access=self._access,
-            scratch=self._rindle.settings.scratch,
-            send=send,
-        )
-        try:
-            response = await _answered(call)
-        except Exception as error:
-            problem = _problem(call, error)
-            if problem is None:
-                raise
-            response = problem_response(problem)
-            await body.drain()
-        for name, value in _GUARDS.items():
-            response.headers[name] = value
-        await response(scope, receive, send)
-
-
-async def _answered(call: Call) -> Response:
-    verbs = _ON_UPLOAD if call.token else _ON_MOUNT
-    verb = verbs.get(call.request.method)
-    if verb is None:
-        method = call.request.method[:20]
-        raise TusError(f"{method} is not a request of this address", code="tus_method_not_allowed")
-    return await verb(call)
-
-
-def _problem(call: Call, error: Exception) -> Problem | None:
-    """Return the response to an error, ``None`` when it is the application's own."""
-    if isinstance(error, InconsistentLength):
-        return inconsistent_length()
-    found = translated(error)
-    if found is None:
-        return None
-    if isinstance(found, InvalidArgument) and found.detail.get("option") == "Upload-Length":
-        return inconsistent_length()
-    if isinstance(found, TusError):
-        if found.code == "tus_offset_conflict":
-            return mismatching_offset(expected=found.detail["server"], provided=found.detail["client"])
-        if found.code == "tus_size_exceeded":
-            return too_large(call.limits)
-        found.http_status = _STATUSES.get(found.code, found.http_status)
-    problem = problem_of(found)
-    return Problem(problem.status, problem.body, {**problem.headers, **_hints(call, found)})
-
-
-def _hints(call: Call, error: RindleError) -> dict[str, str]:
-    """Return the headers by which a client learns what to do instead."""
-    hints = {}
-    if error.retry_after is not None:
-        hints["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if error.code == "tus_method_not_allowed":
-        hints["Allow"] = ", ".join(_ON_UPLOAD if call.token else _ON_MOUNT)
-    if error.code == "tus_content_type_unsupported" and call.request.method == "PATCH":
-        hints["Accept-Patch"] = PARTIAL_TYPE
-    return hints
+    def _hints(self, call: Call, error: RindleError) -> dict[str, str]:
+        hints = {}
+        if error.retry_after is not None:
+            hints["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        if error.code == "tus_method_not_allowed":
+            hints["Allow"] = ", ".join(self.verbs(call))
+        if error.code == "tus_content_type_unsupported" and call.method == "PATCH":
+            hints["Accept-Patch"] = PARTIAL_TYPE
+        return hints
 
 
 def resumable_router(
@@ -182,5 +131,4 @@ def resumable_router(
     """
     access = StreamAccess("ietf", actor_from_request, authorizer, allow_anonymous=allow_anonymous)
     uploads = IetfUploads(rindle.services, profile, secrets=secrets, max_size=max_size)
-    scrub_access_logs()
-    return ResumableRouter(rindle, uploads, access, path)
+    return ResumableRouter(rindle, Call, uploads, access, path)

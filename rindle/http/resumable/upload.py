@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import Response
 
 from rindle.http.resumable.call import Call
-from rindle.http.resumable.messages import options_headers, status_headers
+from rindle.http.resumable.messages import options_headers, status_headers, whole_digest_headers
+from rindle.uploads.digests import WholeDigest
 from rindle.uploads.streams import OPEN
 
 
@@ -22,7 +23,7 @@ async def head(call: Call) -> Response:
         length=upload.upload_length,
         found=call.limits_of(upload),
     )
-    return Response(status_code=204, headers=headers)
+    return Response(status_code=204, headers={**headers, **whole_digest_headers(WholeDigest.of(upload))})
 
 
 async def delete(call: Call) -> Response:

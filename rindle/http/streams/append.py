@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from rindle.cancellation import run_to_end
@@ -38,7 +39,7 @@ async def append(
     A request that is cancelled stores what has arrived first.
 
     Args:
-        body: the body of ``call`` after its checksum was compared.
+        body: the body of ``call`` with its checksum.
         declared_length, ends, on_offset: see :meth:`rindle.uploads.streams.StreamUploads.append`.
 
     Raises:
@@ -65,3 +66,14 @@ async def append(
             stalled.http_status = 503  # clients give up after 408, and a line that was dead is why they are here
             raise stalled
     return found
+
+
+@asynccontextmanager
+async def kept_if_accepted(call: Appending, made: Stream) -> AsyncIterator[None]:
+    """Abort a new upload when its creation refuses its first bytes: the client never learns where it is."""
+    try:
+        yield
+    except TusError as error:
+        if error.code in ("tus_size_exceeded", "tus_checksum_mismatch"):
+            await call.uploads.terminate(made)
+        raise

@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import hmac
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -147,60 +147,62 @@ class RequestBody:
 
 
 class CheckedBody:
-    """A body that was read to its end and has the checksum that the client sent; see ``IncomingBody``."""
+    """A body of which nothing counts unless all of it has the checksum that the client sent; see ``IncomingBody``.
 
-    is_whole = True
+    It is read when its upload is held: a request that is older than another one must not add anything after that.
 
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file = file
-        self._size = size
-        self._is_stopped = False
+    Args:
+        body: the body; it has at most 128 MiB.
+        checksum: what the client sent.
+        scratch: directory of the temporary file that has the bytes until they are compared.
+    """
+
+    def __init__(self, body: RequestBody, checksum: Checksum, *, scratch: Path) -> None:
+        self._body = body
+        self._checksum = checksum
+        self._scratch = scratch
+        self._limit = MAX_CHECKED_BYTES
+        #: Whether everything was received and has the checksum.
+        self.is_whole = False
 
     def limit_to(self, max_bytes: int) -> None:
-        """Yield no more than ``max_bytes``."""
-        if self._size > max_bytes:
-            raise too_large(max_bytes, self._size)
+        """Yield no more than ``max_bytes``, and no more than 128 MiB."""
+        self._limit = min(max_bytes, MAX_CHECKED_BYTES)
+        self._body.limit_to(self._limit)
 
     def stop(self) -> None:
-        """Go on: everything is here already, and a part of it would not have the checksum."""
+        """Yield nothing, or everything: a part of the bytes would not have the checksum."""
+        self._body.stop()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the whole body."""
-        await in_thread(self._file.seek, 0)
-        while piece := await in_thread(self._file.read, PIECE_BYTES // 2):
-            yield piece
+        """Yield the whole body; nothing of one that ends early.
 
+        Raises:
+            TusError: ``tus_checksum_mismatch``; ``tus_size_exceeded``, the body is over the limit.
+        """
+        digest = hashlib.new(self._checksum.algorithm, usedforsecurity=False)
+        file = await in_thread(_temporary, self._scratch)
 
-@asynccontextmanager
-async def checked(
-    body: RequestBody, checksum: Checksum, *, max_bytes: int, scratch: Path
-) -> AsyncIterator[CheckedBody]:
-    """Read a body into a temporary file and yield it when it has the checksum.
+        def add(piece: bytes) -> None:
+            digest.update(piece)
+            file.write(piece)
 
-    Raises:
-        TusError: ``tus_checksum_mismatch``; ``tus_size_exceeded`` for a body of over ``max_bytes`` or 128 MiB; a body
-            that ends early counts as a mismatch. Nothing of it is kept.
-    """
-    body.limit_to(min(max_bytes, MAX_CHECKED_BYTES))
-    digest, size = hashlib.new(checksum.algorithm, usedforsecurity=False), 0
-    file = await in_thread(_temporary, scratch)
-
-    def add(piece: bytes) -> None:
-        digest.update(piece)
-        file.write(piece)
-
-    try:
-        async with aclosing(body.chunks()) as chunks:
-            async for piece in chunks:
-                await in_thread(add, piece)
-                size += len(piece)
-        if body.ended is End.OVERRAN:
-            raise too_large(min(max_bytes, MAX_CHECKED_BYTES))
-        if body.ended is not End.COMPLETE or not hmac.compare_digest(digest.digest(), checksum.value):
-            raise TusError("the bytes do not have the checksum; send them again", code="tus_checksum_mismatch")
-        yield CheckedBody(file, size)
-    finally:
-        await run_to_end(in_thread(file.close))
+        try:
+            async with aclosing(self._body.chunks()) as chunks:
+                async for piece in chunks:
+                    await in_thread(add, piece)
+            if self._body.ended is End.OVERRAN:
+                raise too_large(self._limit)
+            if not self._body.is_whole:
+                return
+            if not hmac.compare_digest(digest.digest(), self._checksum.value):
+                raise TusError("the bytes do not have the checksum; send them again", code="tus_checksum_mismatch")
+            self.is_whole = True
+            await in_thread(file.seek, 0)
+            while piece := await in_thread(file.read, PIECE_BYTES // 2):
+                yield piece
+        finally:
+            await run_to_end(in_thread(file.close))
 
 
 def _temporary(scratch: Path) -> IO[bytes]:

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rindle.errors import CapabilityUnsupported, Misconfigured
-from rindle.http.streams.access import StreamAccess
+from rindle.http.streams.router import StreamRouter
 from rindle.profile import Profile
 from rindle.uploads.sessions import Upload, UploadRequest, lane_of
-from rindle.uploads.streams import MediaUploadSession, StreamUploads
+from rindle.uploads.streams import MediaUploadSession
 
-
-class Mount(Protocol):
-    """The routes of one protocol for one profile."""
-
-    @property
-    def uploads(self) -> StreamUploads:
-        """The uploads of the mount."""
-
-    @property
-    def access(self) -> StreamAccess:
-        """Who may create uploads there."""
-
-    @property
-    def path(self) -> str | None:
-        """Where clients reach it, without a slash at the end; ``None`` when only the application knows."""
+#: The routes of one protocol for one profile.
+Mount = StreamRouter[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,71 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from fastapi import Request, Response
+from fastapi import Response
 
 from rindle.errors import Unauthorized
-from rindle.http.access import actor_name
-from rindle.http.streams.access import StreamAccess
-from rindle.http.streams.body import RequestBody
+from rindle.http.streams.call import StreamCall
 from rindle.http.tus.headers import http_date
 from rindle.states import SessionState
 from rindle.uploads.streams import FINAL, OPEN, PARTIAL, MediaUploadSession, Stream
 from rindle.uploads.tus import TusUploads, source_ids
 
 
-@dataclass(slots=True)
-class TusCall:
-    """A request, and what its verb needs.
+class TusCall(StreamCall[TusUploads]):
+    """A request of tus; ``method`` is the one after ``X-HTTP-Method-Override``."""
 
-    Attributes:
-        method: after ``X-HTTP-Method-Override``.
-        token: what follows the mount path; empty for the mount itself.
-        mount: path of the mount on this site, without a slash at its end.
-        scratch: directory for temporary files.
-    """
-
-    request: Request
-    method: str
-    token: str
-    mount: str
-    body: RequestBody
-    uploads: TusUploads
-    access: StreamAccess
-    scratch: Path
-    actor: Any = None
-
-    @property
-    def actor_name(self) -> str | None:
-        """The actor as rows store it."""
-        return actor_name(self.actor)
-
-    def header(self, name: str) -> str | None:
-        """Return a request header."""
-        return self.request.headers.get(name)
-
-    async def stream(self) -> Stream:
-        """Return the upload of the URL, if it is alive and the actor may continue it.
+    async def allow_resuming(self, found: Stream) -> None:
+        """Return if the actor may continue an upload.
 
         Raises:
-            TusError: there is no such upload, or it has ended.
-            Unauthenticated, Unauthorized: the URL has expired; the authorizer denies.
+            Unauthorized: the authorizer denies, with status 401 as the clients of the protocol expect.
         """
-        found = await self.uploads.find(self.token)
-        self.actor = await self.access.actor(self.request)
         try:
-            await self.access.allow_resuming(self.actor, self.uploads.profile.name, found, self.method)
+            await super().allow_resuming(found)
         except Unauthorized as error:
-            error.http_status = 401  # as the clients of the protocol expect
+            error.http_status = 401
             raise
-        return found
-
-    def location(self, upload: MediaUploadSession) -> str:
-        """Return the path of an upload on this site."""
-        return f"{self.mount}/{self.uploads.token_of(upload.id, upload.actor)}"
 
     def concat(self, upload: MediaUploadSession) -> str | None:
         """Return ``Upload-Concat`` as it was received; the tokens are signed again, since no row keeps them."""

@@ -5,13 +5,11 @@ Source: tus 1.0.0, Creation, Creation With Upload and Concatenation.
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-
 from fastapi import Response
 
 from rindle.errors import InvalidArgument
-from rindle.http.streams.append import append
-from rindle.http.streams.body import CheckedBody, RequestBody, checked
+from rindle.http.streams.append import append, kept_if_accepted
+from rindle.http.streams.body import CheckedBody
 from rindle.http.tus.call import TusCall, expiry
 from rindle.http.tus.headers import (
     Metadata,
@@ -54,21 +52,16 @@ async def create(call: TusCall) -> Response:
         call.uploads.check_size(length)
     call.actor = await call.access.actor(call.request)
     await call.access.allow_creation(call.actor, call.uploads.profile.name, metadata.filename, length)
-    max_bytes = call.uploads.max_size if length is None else length
-    async with AsyncExitStack() as stack:
-        body: RequestBody | CheckedBody = call.body
-        if has_bytes:
-            call.body.limit_to(max_bytes)
-        if has_bytes and checksum is not None:
-            body = await stack.enter_async_context(
-                checked(call.body, checksum, max_bytes=max_bytes, scratch=call.scratch)
-            )
-        creating = call.uploads.create_partial if partial else call.uploads.create
-        made = await creating(_request(call, metadata), length=length, metadata=metadata.header)
-        offset: dict[str, str] = {}
-        if has_bytes:
+    body = call.body if checksum is None else CheckedBody(call.body, checksum, scratch=call.scratch)
+    if has_bytes:
+        body.limit_to(call.uploads.max_size if length is None else length)
+    creating = call.uploads.create_partial if partial else call.uploads.create
+    made = await creating(_request(call, metadata), length=length, metadata=metadata.header)
+    offset: dict[str, str] = {}
+    if has_bytes:
+        async with kept_if_accepted(call, made):
             made = await append(call, made, body, offset=0)
-            offset = {"Upload-Offset": str(made.session.last_known_offset)}
+        offset = {"Upload-Offset": str(made.session.last_known_offset)}
     made = await call.uploads.settled(made, timeout_seconds=ASSEMBLY_SECONDS)
     return _created(call, made, offset)
 

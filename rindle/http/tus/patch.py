@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import Response
 
 from rindle.http.streams.append import append
-from rindle.http.streams.body import checked
+from rindle.http.streams.body import CheckedBody
 from rindle.http.tus.call import TusCall, done, expiry
 from rindle.http.tus.headers import read_checksum, read_declared_length, read_offset, require_bytes_type
-from rindle.uploads.streams import require_offset, require_unsent
+from rindle.uploads.streams import require_unsent
 
 #: Longest wait in seconds for the workflow after the last byte. The response is the same: the bytes are stored.
 ASSEMBLY_SECONDS = 10.0
@@ -28,12 +28,7 @@ async def patch(call: TusCall) -> Response:
     offset = read_offset(call.header("upload-offset"))
     declared = read_declared_length(call.header("upload-length"))
     checksum = read_checksum(call.header("upload-checksum"))
-    if checksum is None:
-        found = await append(call, stream, offset=offset, declared_length=declared)
-    else:
-        require_offset(stream.session, offset)
-        max_bytes = (stream.session.upload_length or declared or call.uploads.max_size) - offset
-        async with checked(call.body, checksum, max_bytes=max(0, max_bytes), scratch=call.scratch) as body:
-            found = await append(call, stream, body, offset=offset, declared_length=declared)
+    body = call.body if checksum is None else CheckedBody(call.body, checksum, scratch=call.scratch)
+    found = await append(call, stream, body, offset=offset, declared_length=declared)
     found = await call.uploads.settled(found, timeout_seconds=ASSEMBLY_SECONDS)
     return done({"Upload-Offset": str(found.session.last_known_offset), **expiry(found.session)})

@@ -1,26 +1,19 @@
-"""The ASGI application of one mount: which verb handles a request, and what a refusal looks like.
-
-It is not made of FastAPI routes: a body is never read before the upload, the actor and the headers are known, and never
-as a whole.
-"""
+"""tus 1.0.0 at one mount: its verbs, its version header, its refusals."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from urllib.parse import quote
+from typing import ClassVar
 
 from fastapi import Request, Response
 from pydantic import SecretStr
-from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
 from rindle.app import Rindle
 from rindle.errors import TusError
 from rindle.http.access import ActorFromRequest
-from rindle.http.access_log import scrub_access_logs
 from rindle.http.errors import error_response, translated
 from rindle.http.streams.access import StreamAccess
-from rindle.http.streams.body import RequestBody
+from rindle.http.streams.router import StreamRouter
 from rindle.http.tus.call import TusCall
 from rindle.http.tus.create import create
 from rindle.http.tus.delete import delete
@@ -38,81 +31,42 @@ Verb = Callable[[TusCall], Awaitable[Response]]
 #: The verbs of the mount itself, and those of one upload.
 _ON_MOUNT: Mapping[str, Verb] = {"OPTIONS": options, "POST": create}
 _ON_UPLOAD: Mapping[str, Verb] = {"OPTIONS": options, "HEAD": head, "PATCH": patch, "DELETE": delete}
-#: On every response, also errors.
-_GUARDS = {"Tus-Resumable": VERSION, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-class TusRouter:
+class TusRouter(StreamRouter[TusCall]):
     """The ASGI application that :func:`tus_router` returns."""
 
-    def __init__(self, rindle: Rindle, uploads: TusUploads, access: StreamAccess, path: str | None) -> None:
-        self._rindle = rindle
-        self._uploads = uploads
-        self._access = access
-        self._path = None if path is None else path.rstrip("/")
+    guards: ClassVar[Mapping[str, str]] = {"Tus-Resumable": VERSION, **StreamRouter.guards}
 
-    @property
-    def uploads(self) -> TusUploads:
-        """The uploads of this mount."""
-        return self._uploads
+    def verbs(self, call: TusCall) -> Mapping[str, Verb]:
+        """Return the verbs of the mount or of an upload."""
+        return _ON_UPLOAD if call.token else _ON_MOUNT
 
-    @property
-    def access(self) -> StreamAccess:
-        """Who may create and continue them."""
-        return self._access
-
-    @property
-    def path(self) -> str | None:
-        """Where clients reach the mount, if the application has said so."""
-        return self._path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "websocket":
-            await WebSocketClose()(scope, receive, send)
-            return
-        request = Request(scope, receive)
-        body = RequestBody(receive, request.headers)
-        try:
-            response = await self._response(request, body)
-        except Exception as error:
-            found = translated(error)
-            if found is None:
-                raise
-            response = error_response(found)
-            if isinstance(error, TusError) and error.code == "tus_version_unsupported":
-                response.headers["Tus-Version"] = VERSION
-            await body.drain()
-        for name, value in _GUARDS.items():
-            response.headers[name] = value
-        await response(scope, receive, send)
-
-    async def _response(self, request: Request, body: RequestBody) -> Response:
-        root = request.scope.get("root_path", "")
-        rest = request.scope["path"].removeprefix(root).strip("/")
-        method = self._method(request)
-        if method != "OPTIONS" and request.headers.get("tus-resumable") != VERSION:
-            raise TusError(f"send Tus-Resumable: {VERSION}", code="tus_version_unsupported")
-        verb = (_ON_UPLOAD if rest else _ON_MOUNT).get(method)
-        if verb is None:
-            raise TusError(f"{method[:20]} is not a request of this address", code="tus_method_not_allowed")
-        call = TusCall(
-            request=request,
-            method=method,
-            token=rest,
-            mount=quote(root.rstrip("/")) if self._path is None else self._path,
-            body=body,
-            uploads=self._uploads,
-            access=self._access,
-            scratch=self._rindle.settings.scratch,
-        )
-        return await verb(call)
-
-    def _method(self, request: Request) -> str:
+    def method_of(self, request: Request) -> str:
+        """Return the method after the override that the protocol has for clients which can only send POST."""
         override = request.headers.get("x-http-method-override")
         method = override.upper() if override is not None and request.method == "POST" else request.method
         # Proxies turn HEAD into GET; nothing else of the protocol is a GET.
         return "HEAD" if method == "GET" and "tus-resumable" in request.headers else method
+
+    def check(self, call: TusCall) -> None:
+        """Refuse another version of the protocol.
+
+        Raises:
+            TusError: ``tus_version_unsupported``.
+        """
+        if call.method != "OPTIONS" and call.header("tus-resumable") != VERSION:
+            raise TusError(f"send Tus-Resumable: {VERSION}", code="tus_version_unsupported")
+
+    def refusal(self, call: TusCall, error: Exception) -> Response | None:
+        """Return the response to an error: the body of all routes, and the version where another one was sent."""
+        found = translated(error)
+        if found is None:
+            return None
+        response = error_response(found)
+        if found.code == "tus_version_unsupported":
+            response.headers["Tus-Version"] = VERSION
+        return response
 
 
 def tus_router(
@@ -149,5 +103,4 @@ def tus_router(
     """
     access = StreamAccess("tus", actor_from_request, authorizer, allow_anonymous=allow_anonymous)
     uploads = TusUploads(rindle.services, profile, secrets=secrets, max_size=max_size)
-    scrub_access_logs()
-    return TusRouter(rindle, uploads, access, path)
+    return TusRouter(rindle, TusCall, uploads, access, path)

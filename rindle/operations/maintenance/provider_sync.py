@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, Select, or_, select, union_all
 from sqlalchemy.orm import Session
 from temporalio.service import RPCError
 
@@ -42,7 +42,7 @@ from rindle.workflows import ids
 GRACE_SECONDS = 30
 #: Seconds after which a row that was given up is not looked at any more.
 GIVEN_UP_SECONDS = 86_400
-#: Pages of open rows in one sweep: providers limit the rate of calls, and the next sweep continues with the oldest.
+#: Pages with open rows in one sweep: providers limit the rate of calls, and the next sweep continues with the oldest.
 OPEN_PAGES = 2
 
 
@@ -76,7 +76,7 @@ class _Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """Where a page begins: the class of rows, how many pages of it there were, and the last row."""
+    """Where a page begins: the class of rows, how many pages had wanted ones, and the last row that was examined."""
 
     kind: int = 0
     pages: int = 0
@@ -154,40 +154,60 @@ def _page(
         return (), None
     if options.asset_id is not None:
         return [row for row in rows.all_of(session, options.asset_id) if _has_something(row)], None
-    row = MediaProviderAsset
-    wanted = [*_KINDS[after.kind](started_at), row.updated_at <= started_at]
+    kind, row = _KINDS[after.kind], MediaProviderAsset
+    examined = session.execute(_next(kind, after, started_at)).all()
+    wanted = [row.id.in_([one.id for one in examined]), *kind.wanted]
     if options.profile is not None:
         wanted.append(row.profile == options.profile)
+    found = session.scalars(select(row).where(*wanted).order_by(row.updated_at, row.id)).all()
+    pages = after.pages + bool(found)
+    if len(examined) < PAGE or pages == kind.most_pages:
+        return found, _Cursor(after.kind + 1) if after.kind + 1 < len(_KINDS) else None
+    return found, _Cursor(after.kind, pages, examined[-1].updated_at, examined[-1].id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A class of rows: their states, their age in seconds, which of them are wanted, and how many pages are done."""
+
+    states: tuple[ProviderState, ...]
+    wanted: tuple[ColumnElement[bool], ...] = ()
+    min_age: float = 0
+    max_age: float | None = None
+    most_pages: int | None = None
+
+
+#: The classes of rows, in the order of the pages: open, given up, to be deleted.
+_KINDS = (
+    _Kind((ProviderState.UPLOADING, ProviderState.PROCESSING), min_age=GRACE_SECONDS, most_pages=OPEN_PAGES),
+    _Kind(
+        (ProviderState.ERRORED,),
+        (or_(*(MediaProviderAsset.last_sync_error.startswith(why, autoescape=True) for why in rows.GIVEN_UP)),),
+        max_age=GIVEN_UP_SECONDS,
+    ),
+    _Kind((ProviderState.DELETED,), (MediaProviderAsset.cleanup_pending.is_(True),)),
+)
+
+
+def _next(kind: _Kind, after: _Cursor, started_at: datetime) -> Select[str, datetime]:
+    """Return the query of the next rows in the states of a class, wanted or not, oldest first.
+
+    Those of each state come in order from the index on state and time: a page examines :data:`PAGE` rows, however many
+    there are and however few of them are wanted.
+    """
+    row = MediaProviderAsset
+    limits = [row.updated_at <= started_at - timedelta(seconds=kind.min_age)]
+    if kind.max_age is not None:
+        limits.append(row.updated_at >= started_at - timedelta(seconds=kind.max_age))
     if after.changed_at is not None:
-        later = and_(row.updated_at == after.changed_at, row.id > after.row_id)
-        wanted.append(or_(row.updated_at > after.changed_at, later))
-    found = session.scalars(select(row).where(*wanted).order_by(row.updated_at, row.id).limit(PAGE)).all()
-    is_last = len(found) < PAGE or (after.kind == 0 and after.pages + 1 == OPEN_PAGES)
-    if not is_last:
-        return found, _Cursor(after.kind, after.pages + 1, found[-1].updated_at, found[-1].id)
-    return found, _Cursor(after.kind + 1) if after.kind + 1 < len(_KINDS) else None
-
-
-def _open(started_at: datetime) -> list[ColumnElement[bool]]:
-    row = MediaProviderAsset
-    states = (ProviderState.UPLOADING, ProviderState.PROCESSING)
-    return [row.state.in_(states), row.updated_at <= started_at - timedelta(seconds=GRACE_SECONDS)]
-
-
-def _given_up(started_at: datetime) -> list[ColumnElement[bool]]:
-    row = MediaProviderAsset
-    why = or_(*(row.last_sync_error.like(f"{beginning}%") for beginning in rows.GIVEN_UP))
-    since = started_at - timedelta(seconds=GIVEN_UP_SECONDS)
-    return [row.state == ProviderState.ERRORED, row.updated_at >= since, why]
-
-
-def _to_clean(started_at: datetime) -> list[ColumnElement[bool]]:
-    row = MediaProviderAsset
-    return [row.state == ProviderState.DELETED, row.cleanup_pending.is_(True)]
-
-
-#: The classes of rows, in the order of the pages.
-_KINDS = (_open, _given_up, _to_clean)
+        limits.append(row.updated_at >= after.changed_at)
+        limits.append(or_(row.updated_at > after.changed_at, row.id > after.row_id))
+    parts = []
+    for state in kind.states:
+        part = select(row.id, row.updated_at).where(row.state == state, *limits)
+        parts.append(select(part.order_by(row.updated_at, row.id).limit(PAGE).subquery()))
+    merged = union_all(*parts).subquery()
+    return select(merged.c.id, merged.c.updated_at).order_by(merged.c.updated_at, merged.c.id).limit(PAGE)
 
 
 def _has_something(row: MediaProviderAsset) -> bool:

@@ -6,7 +6,6 @@ All of it blocks and runs in the threads of the storage. Which call serves which
 from __future__ import annotations
 
 import http.client
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -34,13 +33,10 @@ from rindle.errors import (
     StorageTransient,
     StorageUnauthorized,
 )
-from rindle.security.redaction import RedactingFilter
+from rindle.security.redaction import scrub_requests
 
 T = TypeVar("T")
 
-#: Logger of the transport, which writes the path and query of each request at the level ``DEBUG``; those of a session
-#: URI are a credential.
-REQUEST_LOGGER = "urllib3.connectionpool"
 #: Google's own address of the API.
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
 #: One scope for the objects and for signatures by IAM; what is allowed is decided by the roles of the account.
@@ -83,7 +79,7 @@ class GCSClient:
         max_attempts: int,
         connections: int,
     ) -> None:
-        _scrub_request_log()
+        scrub_requests()  # the query of a session URI is a credential
         self.bucket = bucket
         self.endpoint = endpoint
         self.public_endpoint = public_endpoint
@@ -265,12 +261,6 @@ class GCSClient:
         for session in sessions:
             if session is not None:
                 session.close()
-
-
-def _scrub_request_log() -> None:
-    logger = logging.getLogger(REQUEST_LOGGER)
-    if not any(isinstance(present, RedactingFilter) for present in logger.filters):
-        logger.addFilter(RedactingFilter())
 
 
 def _credentials_of(given: Credentials | Mapping[str, Any] | None, is_emulator: bool) -> Credentials:

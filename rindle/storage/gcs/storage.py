@@ -50,7 +50,7 @@ from rindle.storage.arguments import (
     check_range,
     check_size,
 )
-from rindle.storage.files import receiving
+from rindle.storage.files import BODY_PIECE_BYTES, receiving
 from rindle.storage.gcs import setup
 from rindle.storage.gcs.abilities import GCSAbilities
 from rindle.storage.gcs.client import DEFAULT_ENDPOINT, GCSClient, PastTheEnd
@@ -58,8 +58,6 @@ from rindle.storage.gcs.sending import send_file
 from rindle.storage.gcs.signing import Signatures
 from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
-#: Piece in which a body is read; small, so that a cancelled transfer ends soon.
-_PIECE_BYTES = 256 * 1024
 #: Environment variable of Google's SDKs that names an emulator.
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
 #: Headers that the store keeps for an object beside its type, by their names in the JSON API.
@@ -212,7 +210,7 @@ class GCSStorage(GCSAbilities, SetupCheck, Storage):
         size = int(answer.headers.get("x-goog-stored-content-length", answer.headers.get("content-length", -1)))
         checksum = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
         with answer, receiving(dest, size, max_bytes, key) as file:
-            while piece := self._client.read(key, answer, _PIECE_BYTES):
+            while piece := self._client.read(key, answer, BODY_PIECE_BYTES):
                 stop.check()
                 checksum.update(piece)  # type: ignore[no-untyped-call]
                 file.write(piece)

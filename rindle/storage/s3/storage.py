@@ -40,7 +40,7 @@ from rindle.storage.arguments import (
     check_range,
     check_size,
 )
-from rindle.storage.files import receiving
+from rindle.storage.files import BODY_PIECE_BYTES, receiving
 from rindle.storage.s3 import setup
 from rindle.storage.s3.client import PastTheEnd, S3Client, matching
 from rindle.storage.s3.headers import copy_onto_itself, parameters_of
@@ -48,8 +48,6 @@ from rindle.storage.s3.parts import PART_THREADS, send_file
 from rindle.storage.s3.streams import S3Streams
 from rindle.storage.threads import DEFAULT_THREADS, Stop, Threads
 
-#: Piece in which a body is read; small, so that a cancelled transfer ends soon.
-_PIECE_BYTES = 256 * 1024
 #: Largest object in bytes that one form carries (Amazon S3 API, POST Object).
 _MAX_FORM_BYTES = 5 * 1024**3
 #: Hosts of Cloudflare R2, which takes no forms and wants parts of one size, but answers otherwise as S3 does.
@@ -211,7 +209,7 @@ class S3Storage(S3Streams, SetupCheck, Storage):
     ) -> Path:
         answer = self._client.call(key, lambda s3: s3.get_object(**where, **match), pinned=bool(match))
         with closing(answer["Body"]) as body, receiving(dest, answer["ContentLength"], max_bytes, key) as file:
-            while piece := self._client.read(key, body, _PIECE_BYTES):
+            while piece := self._client.read(key, body, BODY_PIECE_BYTES):
                 stop.check()
                 file.write(piece)
         return dest

@@ -23,6 +23,7 @@ from rindle.cancellation import run_to_end
 from rindle.errors import StorageError, StorageNotFound, StoragePermanent, StorageTransient, TusTailMissing
 from rindle.protocols import Checkpoint, Concatenation, Part, PartStream, PartStreamState, StoredObject
 from rindle.security.storage_key import INTERNAL_SEGMENT, key_segment
+from rindle.storage.files import BODY_PIECE_BYTES
 from rindle.storage.s3.client import etag_of
 from rindle.storage.s3.multipart import MAX_PART_BYTES, MIN_PART_BYTES, S3Multipart
 from rindle.storage.s3.parts import MAX_PART_COUNT, Slice
@@ -35,8 +36,6 @@ PART_BYTES = 8 * MIB
 USED_PARTS = MAX_PART_COUNT - 1_000
 #: Largest object in bytes (S3 API, multipart limits).
 MAX_OBJECT_BYTES = 5 * 1024**4
-#: Pieces in which bytes are copied.
-_PIECE_BYTES = 256 * 1024
 #: How often uploads to a key are listed and aborted until none is left.
 _ABORTS = 5
 
@@ -155,7 +154,7 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
         with closing(answer["Body"]) as body:
             if answer["ContentLength"] != size:
                 raise TusTailMissing("the last bytes of the upload are not those that were stored", adapter="s3")
-            while piece := self._client.read(where["Key"], body, _PIECE_BYTES):
+            while piece := self._client.read(where["Key"], body, BODY_PIECE_BYTES):
                 file.write(piece)
         if file.tell() != size:
             raise StorageTransient("the connection broke during a transfer", adapter="s3")
@@ -264,7 +263,7 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
             with closing(answer["Body"]) as body:
                 while left:
                     stop.check()
-                    piece = self._client.read(key, body, min(left, _PIECE_BYTES))
+                    piece = self._client.read(key, body, min(left, BODY_PIECE_BYTES))
                     if not piece:
                         raise StorageTransient("the connection broke during a transfer", key=key, adapter="s3")
                     left -= len(piece)

@@ -30,6 +30,7 @@ from rindle.protocols import (
     StreamingProvider,
     VerifiedWebhook,
 )
+from rindle.security.redaction import scrub_requests
 from rindle.streaming import signatures
 from rindle.streaming.mux import webhooks
 from rindle.streaming.mux.checks import flaws_of
@@ -52,8 +53,19 @@ _STATES: Mapping[str, str] = {
     "errored": "errored",
     "deleted": "deleted",
 }
+#: Logger to which the SDK writes the body of each answer.
+_BODY_LOGGER = "mux_python.rest"
 #: Statuses that a retry can change, beside all of 500 and above.
 _TRANSIENT = frozenset({408, 425})
+
+
+class _Configuration(mux_python.Configuration):  # type: ignore[misc] # the SDK ships no annotations
+    """The SDK's configuration, which leaves the levels of the process's loggers as they are.
+
+    The SDK's own sets those of urllib3, and so does each of its models: requests are plain data.
+    """
+
+    debug = False
 
 
 class _PlainClient(mux_python.ApiClient):  # type: ignore[misc] # the SDK ships no annotations
@@ -96,9 +108,7 @@ class MuxProvider(StreamingProvider, DirectUploads, ConfigurationChecks):
 
     async def create_asset(self, source_url: str, *, policy: str, passthrough: str) -> ProviderAsset:
         """Create an asset from a URL; Mux fetches it in the background."""
-        request = mux_python.CreateAssetRequest(
-            inputs=[mux_python.InputSettings(url=source_url)], **self._settings(policy, passthrough)
-        )
+        request = {"inputs": [{"url": source_url}], **self._settings(policy, passthrough)}
         made = await self._call("create an asset", mux_python.AssetsApi.create_asset, request)
         return _asset(made)
 
@@ -147,10 +157,8 @@ class MuxProvider(StreamingProvider, DirectUploads, ConfigurationChecks):
         self, *, cors_origin: str, timeout_seconds: int, policy: str, passthrough: str
     ) -> ProviderUpload:
         """Create an upload; its address accepts bytes until the time limit has passed."""
-        settings = mux_python.CreateAssetRequest(**self._settings(policy, passthrough))
-        request = mux_python.CreateUploadRequest(
-            cors_origin=cors_origin, timeout=timeout_seconds, new_asset_settings=settings
-        )
+        settings = self._settings(policy, passthrough)
+        request = {"cors_origin": cors_origin, "timeout": timeout_seconds, "new_asset_settings": settings}
         return _upload(await self._call("create an upload", mux_python.DirectUploadsApi.create_direct_upload, request))
 
     async def get_direct_upload(self, upload_id: str) -> ProviderUpload:
@@ -238,11 +246,24 @@ class MuxProvider(StreamingProvider, DirectUploads, ConfigurationChecks):
         wanted = (config.require("token_id"), config.require("token_secret"), config.base_url)
         with self._lock:
             if self._client is None or self._client[0] != wanted:
-                settings = mux_python.Configuration(username=wanted[0], password=wanted[1], host=wanted[2].rstrip("/"))
+                settings = _Configuration(username=wanted[0], password=wanted[1], host=wanted[2].rstrip("/"))
                 settings.retries = False  # urllib3 would repeat calls and sleep as long as Retry-After says
                 settings.connection_pool_maxsize = THREADS
+                _scrub_logs()
                 self._client = (wanted, _PlainClient(settings))
             return self._client[1]
+
+
+def _scrub_logs() -> None:
+    """Keep ids and URLs of uploads out of what the SDK and its transport log at the level ``DEBUG``."""
+    scrub_requests()
+    bodies = logging.getLogger(_BODY_LOGGER)
+    bodies.removeFilter(_is_no_body)
+    bodies.addFilter(_is_no_body)
+
+
+def _is_no_body(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("response body")
 
 
 # --- answers -----------------------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from rindle.http.tus.router import TusRouter
 from rindle.http.uploads import upload_router
 from rindle.protocols import UploadSubject
 from rindle.security.upload_token import sign_upload
-from rindle.uploads import assembly, backing
+from rindle.uploads import backing
 from tests.gallery import png
 from tests.integration.http.site import CLOSED_PORT, SESSION_FIELDS, Ruling, Site, actor_of, error_of, site
-from tests.tus import BYTES, SECRET
+from tests.tus import BYTES, SECRET, assembled
 
 BODY = png()
 #: Largest upload of the mounts; the profile allows more.
@@ -105,7 +105,7 @@ async def test_an_upload_from_ticket_to_asset_over_a_reload(web: Site, strategy:
 
     await append(web, reloaded.json(), BODY[half:], half)
     early = await web.call("POST", f"/uploads/{session_id}/verify")
-    await assembly.assemble(web.rindle.services, session_id)
+    await assembled(web.rindle.services, session_id)
     done = await web.call("POST", f"/uploads/{session_id}/complete")
     shown = await web.call("GET", f"/uploads/{session_id}")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -15,10 +17,10 @@ from rindle import Rindle
 from rindle.db import direct_uploads
 from rindle.db.models import MediaProviderAsset
 from rindle.http import create_router
-from rindle.presets import MuxDirectUploadWeb
+from rindle.presets import MuxDirectUploadWeb, MuxWeb
 from rindle.process import leave
-from rindle.storage.memory import MemoryStorage
 from rindle.streaming.mux import MuxConfig, MuxProvider
+from rindle.workflows import policies
 from tests.application import SECRET, make
 from tests.live import served
 from tests.servers.mux import FakeMux
@@ -110,12 +112,19 @@ class Talk(MuxDirectUploadWeb):
     storage = "media"
 
 
+class Lecture(MuxWeb):
+    """Films that are pushed to Mux."""
+
+    name = "lecture"
+    storage = "media"
+
+
 def creators(made: Rindle, provider: MuxProvider) -> Rindle:
-    """Return an application with one profile, on the database and the queues of another one."""
+    """Return an application with these profiles, on the database, the store and the queues of another one."""
     return Rindle(
         engine=made.database.engine,
-        storages={"media": MemoryStorage()},
-        profiles=[Talk],
+        storages=made.storages,
+        profiles=[Talk, Lecture],
         secrets=[SECRET],
         settings=made.settings,
         temporal=made.temporal,
@@ -124,8 +133,20 @@ def creators(made: Rindle, provider: MuxProvider) -> Rindle:
 
 
 def application(stage: Stage, mux: FakeMux, **environment: str) -> Rindle:
-    """Return the stage's application with one profile, whose films browsers send to Mux."""
+    """Return the stage's application with films that Mux gets from browsers, or by a push."""
     return stage.adopt(creators(stage.application(**environment), MuxProvider(lambda: config_of(mux))))
+
+
+def make_worker() -> Rindle:
+    """Return the application of a worker's process, from the environment (``RINDLE_APP``).
+
+    Calls to Mux have no heartbeat: a worker that is killed in one is missed when the call's time is over, which is
+    shorter here.
+    """
+    limit = timedelta(seconds=float(os.environ["APP_CALL_SECONDS"]))
+    for policy in (policies.PROVIDER_CREATE, policies.PROVIDER_CALL):
+        policy["start_to_close_timeout"] = limit
+    return creators(make(), MuxProvider())
 
 
 async def open_and_cancel() -> None:

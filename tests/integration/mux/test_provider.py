@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -16,13 +17,13 @@ from sqlalchemy.orm import Session
 from temporalio.client import Client
 
 from rindle import MediaEvent, Rindle, messages, outbox, telemetry
-from rindle.db import migrate
+from rindle.db import direct_uploads, migrate
 from rindle.db import providers as rows
 from rindle.db.models import MediaProviderAsset
 from rindle.errors import ProviderNotFound, ProviderQuotaExceeded, ProviderSyncFailed, RindleError
 from rindle.operations.explain import explain
 from rindle.operations.maintenance.provider_sync import provider_retry, provider_sync
-from rindle.presets import MuxWeb
+from rindle.presets import MuxDirectUploadWeb, MuxWeb
 from rindle.protocols import ProviderAsset, StreamingProvider
 from rindle.storage.memory import MemoryStorage
 from rindle.streaming import signatures
@@ -139,10 +140,65 @@ async def test_every_refusal_of_every_call_is_translated_without_what_was_sent(
     assert isinstance(silent, ProviderSyncFailed) and silent.transient
 
 
+async def test_mux_is_told_what_a_profile_declares_and_nothing_else(mux: FakeMux, provider: MuxProvider) -> None:
+    """The plural names: the singular ones are deprecated. No ``mp4_support``: the application has the file itself."""
+    mux.hold_ingest()
+    asset = {"playback_policies": ["signed"], "passthrough": "row-1", "max_resolution_tier": "1080p"}
+    await provider.create_asset("http://127.0.0.1:9/film.mp4", policy="signed", passthrough="row-1")
+    assert mux.assets[0].settings == {"inputs": [{"url": "http://127.0.0.1:9/film.mp4"}], **asset}
+    await provider.create_direct_upload(
+        cors_origin="https://a.test", timeout_seconds=60, policy="public", passthrough="row-2"
+    )
+    [upload] = mux.uploads
+    assert (upload.cors_origin, upload.timeout) == ("https://a.test", 60)
+    assert upload.settings == {**asset, "playback_policies": ["public"], "passthrough": "row-2"}
+
+
+async def test_only_the_newest_assets_are_searched_for_a_passthrough(
+    mux: FakeMux, provider: MuxProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mux.hold_ingest()
+    monkeypatch.setattr(module, "_PAGE", 2)
+    for number in range(2 * module._PAGES + 1):
+        await provider.create_asset("http://127.0.0.1:9/film.mp4", policy="signed", passthrough=f"row-{number}")
+    long_ago, pages = datetime.now(UTC) - timedelta(days=1), ("GET", "/video/v1/assets")
+
+    async def searched(passthrough: str, since: datetime) -> tuple[bool, int]:
+        before = mux.requests.count(pages)
+        found = await provider.find_by_passthrough(passthrough, since=since)
+        return found is not None, mux.requests.count(pages) - before
+
+    assert await searched("row-1", long_ago) == (True, module._PAGES)  # the last one on the last page
+    assert await searched("row-0", long_ago) == (False, module._PAGES)  # one page further
+    assert await searched("row-0", datetime.now(UTC) + timedelta(days=1)) == (False, 1)  # all others are older
+
+
 async def test_rotated_credentials_are_used_by_the_next_call(mux: FakeMux, provider: MuxProvider) -> None:
     await provider.ping()
     mux.rotate_token()
     await provider.ping()
+
+
+async def test_the_levels_of_logs_are_the_applications_and_no_log_has_an_id_or_an_address(
+    mux: FakeMux, provider: MuxProvider, every_log: pytest.LogCaptureFixture
+) -> None:
+    mux.hold_ingest()
+    names = ("urllib3", "urllib3.connectionpool", "mux_python", "mux_python.rest")
+    made = await provider.create_asset("http://127.0.0.1:9/film.mp4", policy="signed", passthrough="canary-pass")
+    await provider.find_by_passthrough("canary-pass", since=datetime.now(UTC) - timedelta(hours=1))
+    await provider.get_asset(made.id)
+    await provider.delete_asset(made.id)
+    upload = await provider.create_direct_upload(
+        cors_origin="https://a.test", timeout_seconds=60, policy="signed", passthrough="canary-upload"
+    )
+    await provider.get_direct_upload(upload.id)
+    await provider.cancel_direct_upload(upload.id)
+
+    assert [logging.getLogger(name).level for name in names] == [logging.NOTSET] * len(names)
+    ours = [record for record in every_log.records if str(record.threadName).startswith("rindle-mux")]
+    assert [record.name for record in ours].count("urllib3.connectionpool") > 7
+    secrets = (made.id, upload.id, upload.url, "canary", "film.mp4", mux.token[1])
+    assert [str(vars(record)) for record in ours if any(one in str(vars(record)) for one in secrets)] == []
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------
@@ -170,7 +226,8 @@ class Seen:
 
     def text(self) -> str:
         formatted = logging.Formatter("%(name)s %(message)s")
-        ours = [record for record in self._log.records if record.threadName != "mux"]  # that of the server
+        # Neither those of the server, nor those of the test's own browser.
+        ours = [one for one in self._log.records if one.threadName != "mux" and not one.name.startswith("http")]
         logged = [formatted.format(record) + str(vars(record)) for record in ours]
         return "\n".join([*self.parts, *logged])
 
@@ -180,15 +237,16 @@ def seen(caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
     """What is seen during a test, logs and telemetry included."""
     found = Seen(caplog)
     caplog.set_level(logging.INFO)
-    caplog.set_level(logging.DEBUG, "rindle")
+    for name in ("rindle", "urllib3", "mux_python"):
+        caplog.set_level(logging.DEBUG, name)
     remove = telemetry.add_handler(lambda *facts: found.note(*map(str, facts)))
     yield found
     remove()
 
 
 @pytest.fixture
-def application(lite_stage: Stage, mux: FakeMux, film_url: Urls) -> Rindle:
-    """An application whose films are pushed to the server that stands for Mux."""
+async def application(lite_stage: Stage, mux: FakeMux, film_url: Urls) -> Rindle:
+    """An application whose films are pushed, or sent by browsers, to the server that stands for Mux."""
     store = Shelf()
     store.address = f"{film_url('film.mp4')}?X-Amz-Signature=canary-of-the-source"
 
@@ -196,12 +254,18 @@ def application(lite_stage: Stage, mux: FakeMux, film_url: Urls) -> Rindle:
         name = "lesson"
         storage = store
 
+    class Talk(MuxDirectUploadWeb):
+        name = "talk"
+        storage = store
+
+    async with lite_stage.engine.begin() as connection:
+        await connection.run_sync(migrate.stamp)
     made = lite_stage.application(RINDLE_PROVIDER_POLL_SECONDS="0.2")
     return lite_stage.adopt(
         Rindle(
             engine=made.database.engine,
             storages={"media": store},
-            profiles=[Lesson],
+            profiles=[Lesson, Talk],
             secrets=[SIGNING_SECRET],
             settings=made.settings,
             temporal=made.temporal,
@@ -220,8 +284,6 @@ async def test_no_id_url_or_token_of_the_provider_is_seen_anywhere(
     lite_stage: Stage, mux: FakeMux, application: Rindle, seen: Seen
 ) -> None:
     stage, rindle = lite_stage, application
-    async with stage.engine.begin() as connection:
-        await connection.run_sync(migrate.stamp)
     lesson = rindle.profiles.get("lesson")
     film = await Gallery(rindle).ready(lesson, facts=FACTS)
 
@@ -300,10 +362,81 @@ async def test_no_id_url_or_token_of_the_provider_is_seen_anywhere(
 
     text = seen.text()
     # What this test looks at is what it means to look at.
-    for known in ("provider_webhook", messages.CREATE_PROVIDER_ASSET, "rindle.provider.sync.resolved", "a poll of a"):
+    told_of = ("provider_webhook", messages.CREATE_PROVIDER_ASSET, "rindle.provider.sync.resolved", "a poll of a")
+    for known in (*told_of, '"GET /video/v1/assets/[REDACTED] HTTP/1.1"'):
         assert known in text, known
     secrets = (
         *(asset_id, passthrough, token, "canary-of-the-source", WEBHOOK_SECRET, mux.token[1]),
         *(PEM.splitlines()[3], SIGNING_SECRET, headers["Mux-Signature"].rpartition("=")[2]),
     )
     assert {secret[:8] for secret in secrets if secret in text} == set()
+
+
+async def test_no_id_url_or_token_of_a_browsers_upload_is_seen_anywhere(
+    lite_stage: Stage, mux: FakeMux, application: Rindle, seen: Seen
+) -> None:
+    stage, rindle = lite_stage, application
+    mux.hold_ingest()
+    mux.plan_fault("POST", "/video/v1/uploads", status=422)
+    with pytest.raises(ProviderSyncFailed) as refused:
+        await rindle.create_direct_upload("talk", cors_origin="https://cohort.example")
+    seen.note(str(refused.value), repr(refused.value))
+    sent, unwanted = [
+        await rindle.create_direct_upload("talk", cors_origin="https://cohort.example", filename="talk.mp4")
+        for _ in range(2)
+    ]
+    secrets = [mux.token[1], WEBHOOK_SECRET]
+    for upload in (sent, unwanted):
+        row = await rindle.database.read(direct_uploads.find, upload.asset_id)
+        assert row is not None
+        secrets += [upload.upload_url, str(row.provider_upload_id), str(row.mux_passthrough)]
+        seen.note(upload, row)
+
+    async def told_of(kind: str) -> None:
+        [event] = [one for one in mux.events if one.type == kind]
+        headers = {"Mux-Signature": signatures.sign(event.body, WEBHOOK_SECRET, now=datetime.now(UTC))}
+        assert await ingest_webhook(rindle.services, "mux", event.body, headers, [WEBHOOK_SECRET])
+
+    async def in_state(asset_id: str, state: str) -> None:
+        async def look() -> bool:
+            found = await rindle.database.read(direct_uploads.find, asset_id)
+            return found is not None and found.state == state and not found.cleanup_pending
+
+        await until(look, what=f"the talk to be {state}")
+
+    async with Fleet(stage) as fleet:
+        await fleet.start(rindle)
+        async with httpx.AsyncClient(trust_env=False) as browser:
+            (await browser.put(sent.upload_url, content=b"no film")).raise_for_status()
+        secrets.append(mux.assets[0].id)
+        await told_of("video.upload.asset_created")
+        await in_state(sent.asset_id, "processing")
+        with pytest.raises(RindleError) as late:
+            await rindle.cancel_direct_upload(sent.asset_id)
+        seen.note(str(late.value), repr(late.value), late.value.detail)
+        mux.fail_asset(mux.assets[0].id, "invalid_input", "no video")
+        await told_of("video.asset.errored")
+        await in_state(sent.asset_id, "errored")
+        mux.plan_fault("PUT", "/video/v1/uploads/*", status=500)
+        with pytest.raises(ProviderSyncFailed) as unanswered:
+            await rindle.cancel_direct_upload(unwanted.asset_id)
+        seen.note(str(unanswered.value), repr(unanswered.value))
+        await in_state(unwanted.asset_id, "deleted")
+        for upload in (sent, unwanted):
+            seen.note(json.dumps((await explain(rindle.services, upload.asset_id)).to_dict()))
+            seen.note(await rindle.asset(upload.asset_id))
+        seen.note(json.dumps((await rindle.runtime_status(provider_stuck=True)).to_dict()))
+        client = await stage.client()
+        for upload in (sent, unwanted):
+            workflow_id = ids.provider_upload_id(upload.asset_id, prefix=stage.prefix)
+            seen.note(await history(client, stage, workflow_id))
+        await rindle.purge_asset(sent.asset_id)
+        await stage.gone(sent.asset_id)
+    assert mux.assets == []
+    events = await stage.read(lambda session: list(session.scalars(select(MediaEvent))))
+    seen.note(*(f"{one.type} {one.scope_key} {one.scope_id} {one.payload}" for one in events))
+
+    text = seen.text()
+    for known in ("provider_asset_errored", messages.APPLY_PROVIDER_EVENTS, '"PUT /video/v1/uploads/[REDACTED]/cancel'):
+        assert known in text, known
+    assert {secret[:24] for secret in secrets if secret in text} == set()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import select
 
@@ -22,9 +19,7 @@ from tests.integration.operations.played import breaks, commands_of, prepare, re
 from tests.media.clips import Clips
 from tests.patience import until
 from tests.servers import free_port
-from tests.servers.minio import MinioServer
-from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, photo, staged
+from tests.stage import Stage, photo
 from tests.workflows.fleet import temporal
 
 #: The command that starts a worker, unless the settings name another one.
@@ -39,21 +34,10 @@ async def stage(lite_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 @pytest.fixture
-async def s3_stage(
-    tmp_path: Path, temporal_server: TemporalServer, minio: MinioServer, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Stage]:
+async def s3_stage(lite_s3_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     """The same on a bucket."""
-    environment = {
-        "APP_STORAGE": "s3",
-        "APP_BUCKET": minio.new_bucket(),
-        "APP_ENDPOINT": minio.endpoint_url,
-        "APP_ACCESS_KEY": minio.access_key,
-        "APP_SECRET_KEY": minio.secret_key,
-    }
-    database = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
-    async with staged(tmp_path, database, temporal_server.target, environment) as ready:
-        await prepare(ready, monkeypatch)
-        yield ready
+    await prepare(lite_s3_stage, monkeypatch)
+    return lite_s3_stage
 
 
 async def everything_is_fine(stage: Stage) -> None:

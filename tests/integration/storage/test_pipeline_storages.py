@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -15,25 +15,8 @@ from rindle.errors import UploadRejected
 from rindle.storage.memory import MemoryStorage
 from tests.invariants import everything_holds
 from tests.patience import PATIENCE_SECONDS
-from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, photo, staged
-
-
-@pytest.fixture
-async def s3_stage(
-    tmp_path: Path, database_url: str, temporal_server: TemporalServer, minio: MinioServer
-) -> AsyncIterator[Stage]:
-    """A stage on a MinIO bucket of its own."""
-    environment = {
-        "APP_STORAGE": "s3",
-        "APP_BUCKET": minio.new_bucket(),
-        "APP_ENDPOINT": minio.endpoint_url,
-        "APP_ACCESS_KEY": minio.access_key,
-        "APP_SECRET_KEY": minio.secret_key,
-    }
-    async with staged(tmp_path, database_url, temporal_server.target, environment) as ready:
-        yield ready
 
 
 async def test_a_photo_put_to_minio_is_judged_built_served_replaced_and_purged(s3_stage: Stage) -> None:

@@ -16,7 +16,6 @@ from rindle import MediaAsset
 from rindle.testing.headers_contract import HOSTILE_HEADERS, HOSTILE_VALUES
 from tests.invariants import everything_holds
 from tests.patience import PATIENCE_SECONDS
-from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 from tests.stage import NOTICES_LOST_WORKERS, Stage, staged
 
@@ -32,15 +31,15 @@ def jpeg_with_a_script() -> bytes:
     return written.getvalue()
 
 
-def public_bucket(minio: MinioServer) -> str:
-    """Return a new bucket whose objects everybody may read."""
-    name = minio.new_bucket()
+def publish(environment: dict[str, str]) -> str:
+    """Let everybody read the objects of an application's bucket; returns its public address."""
+    name, endpoint = environment["APP_BUCKET"], environment["APP_ENDPOINT"]
     client = boto3.client(
         "s3",
-        endpoint_url=minio.endpoint_url,
+        endpoint_url=endpoint,
         region_name="us-east-1",
-        aws_access_key_id=minio.access_key,
-        aws_secret_access_key=minio.secret_key,
+        aws_access_key_id=environment["APP_ACCESS_KEY"],
+        aws_secret_access_key=environment["APP_SECRET_KEY"],
     )
     statement = {
         "Effect": "Allow",
@@ -50,24 +49,15 @@ def public_bucket(minio: MinioServer) -> str:
     }
     client.put_bucket_policy(Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
     client.close()
-    return name
+    return f"{endpoint}/{name}"
 
 
 @pytest.fixture
 async def bucket_stage(
-    tmp_path: Path, database_url: str, temporal_server: TemporalServer, minio: MinioServer
+    tmp_path: Path, database_url: str, temporal_server: TemporalServer, bucket_environment: dict[str, str]
 ) -> AsyncIterator[Stage]:
     """A stage on a public bucket of its own."""
-    bucket = public_bucket(minio)
-    environment = {
-        **NOTICES_LOST_WORKERS,
-        "APP_STORAGE": "s3",
-        "APP_BUCKET": bucket,
-        "APP_ENDPOINT": minio.endpoint_url,
-        "APP_ACCESS_KEY": minio.access_key,
-        "APP_SECRET_KEY": minio.secret_key,
-        "APP_PUBLIC_URL": f"{minio.endpoint_url}/{bucket}",
-    }
+    environment = {**NOTICES_LOST_WORKERS, **bucket_environment, "APP_PUBLIC_URL": publish(bucket_environment)}
     async with staged(tmp_path, database_url, temporal_server.target, environment) as ready:
         yield ready
 

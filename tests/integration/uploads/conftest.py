@@ -1,4 +1,4 @@
-"""Stages whose store is a MinIO bucket of their own, and clients that send parts to it."""
+"""A bucket that fails on command, and clients that send parts to a stage's bucket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from rindle.storage.s3 import S3Storage
 from rindle.testing.flaky import FlakyStorage
 from tests.application import storage
 from tests.patience import PATIENCE_SECONDS, until
-from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, staged
 
@@ -49,41 +48,10 @@ class FlakyBucket(FlakyStorage):
 
 
 @pytest.fixture
-def bucket_environment(minio: MinioServer) -> dict[str, str]:
-    """Variables of an application whose store is a fresh bucket."""
-    return {
-        "APP_STORAGE": "s3",
-        "APP_BUCKET": minio.new_bucket(),
-        "APP_ENDPOINT": minio.endpoint_url,
-        "APP_ACCESS_KEY": minio.access_key,
-        "APP_SECRET_KEY": minio.secret_key,
-    }
-
-
-@pytest.fixture
-async def s3_stage(
-    tmp_path: Path, database_url: str, temporal_server: TemporalServer, bucket_environment: dict[str, str]
-) -> AsyncIterator[Stage]:
-    """The application on both databases."""
-    async with staged(tmp_path, database_url, temporal_server.target, bucket_environment) as ready:
-        yield ready
-
-
-@pytest.fixture
-async def lite_s3_stage(
-    tmp_path: Path, temporal_server: TemporalServer, bucket_environment: dict[str, str]
-) -> AsyncIterator[Stage]:
-    """The same on SQLite alone, for behaviour that no database can change."""
-    url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
-    async with staged(tmp_path, url, temporal_server.target, bucket_environment) as ready:
-        yield ready
-
-
-@pytest.fixture
 async def flaky_s3_stage(
     tmp_path: Path, temporal_server: TemporalServer, bucket_environment: dict[str, str]
 ) -> AsyncIterator[Stage]:
-    """The same with a store that fails on command; its members run in this process."""
+    """The application on SQLite, with a bucket that fails on command; its members run in this process."""
     url = f"sqlite+aiosqlite:///{tmp_path}/stage.db"
     store = flaky_bucket(bucket_environment)
     async with staged(tmp_path, url, temporal_server.target, bucket_environment, store=store) as ready:

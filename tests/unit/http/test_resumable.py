@@ -19,6 +19,7 @@ from rindle.http.resumable.fields import (
     read_digest,
     read_filename,
     read_integer,
+    read_preference,
 )
 from rindle.http.resumable.messages import (
     InconsistentLength,
@@ -38,6 +39,7 @@ from rindle.http.resumable.messages import (
     takes_interim,
     too_large,
 )
+from rindle.uploads.digests import WholeDigest
 
 LIMITS = Limits(max_size=1000, max_age=60)
 SHA_256, SHA_512 = hashlib.sha256(b"x").digest(), hashlib.sha512(b"x").digest()
@@ -132,6 +134,27 @@ def test_a_digest_is_written_as_it_is_read() -> None:
     ("value", "expected"),
     [
         (None, None),
+        ("sha-256=1", "sha-256"),
+        ("sha-512=3, sha-256=10, unixsum=0", "sha-256"),
+        ("sha-256=5, sha-512=5", "sha-512"),
+        ("sha-256=1, sha-256=0", None),
+        ("sha-256=0, sha-512=0", None),
+        ("sha-256=-1", None),
+        ("sha-256=1.5", None),
+        ("sha-256=?1", None),
+        ("sha-256=10;q=1", "sha-256"),
+        ("sha-256=1,", None),
+        ("x=1, " * 2000, None),
+    ],
+)
+def test_the_preferred_known_algorithm_is_read(value: str | None, expected: str | None) -> None:
+    assert read_preference(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
         ("inline", None),
         ('inline; filename="file name.jpg"', "file name.jpg"),
         ("inline; filename=\"file name.jpg\"; filename*=UTF-8''f%C3%BCle%20name.jpg", "füle name.jpg"),
@@ -161,7 +184,7 @@ def test_only_a_request_with_completeness_creates() -> None:
         "Repr-Digest": f"sha-256=:{b64(SHA_256)}:",
     }
     assert read_creation(Headers(headers)) == Transfer(
-        is_complete=True, declared_length=5, content_length=5, whole_digest=Digest("sha-256", SHA_256)
+        is_complete=True, declared_length=5, content_length=5, whole_digest=WholeDigest("sha-256", expected=SHA_256)
     )
 
 

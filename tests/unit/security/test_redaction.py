@@ -74,6 +74,8 @@ def test_provider_ids_show_their_last_four_characters(value: str | None, shown: 
         f"aws_secret_access_key = {CANARY}",
         f"RINDLE_SECRETS={CANARY}",
         f"https://stream.mux.com/x.m3u8?token={CANARY}",
+        f'https://api.mux.com:443 "GET /video/v1/assets/{CANARY} HTTP/1.1" 200 None',
+        f"PUT /video/v1/uploads/{CANARY}/cancel",
         f"/media/files/{CANARY}.{'m' * 43}",
         f"https://app.example/files/{CANARY}.{'m' * 43}?x=1",
     ],

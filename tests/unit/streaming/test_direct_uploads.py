@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from rindle import telemetry
 from rindle.db import direct_uploads as rows
 from rindle.db.models import utc_now
 from rindle.errors import (
@@ -263,8 +264,15 @@ async def test_bytes_that_arrive_after_all_are_still_played(studio: Studio, prov
     made = provider.finish((await studio.sent(upload)).id)
     await studio.told(LINKED, upload, made)
     await studio.told(READY, upload, made)
+    seen: list[tuple[str, object]] = []
+    remove = telemetry.add_handler(lambda name, facts, numbers: seen.append((name, facts.get("outcome"))))
     await studio.applied(upload)
+    remove()
     assert await state_of(studio, upload) == ("ready", "ready")
+    assert [(name.rpartition(".")[2], outcome) for name, outcome in seen if ".webhook." in name] == [
+        ("exception", "errored"),
+        ("processed", "applied"),
+    ]
 
 
 # --- cancelling --------------------------------------------------------------------------------------------------

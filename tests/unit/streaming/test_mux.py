@@ -7,16 +7,17 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from rindle.errors import MissingConfig, ProviderWebhookInvalid
+from rindle.errors import MissingConfig, ProviderSyncFailed, ProviderWebhookInvalid
 from rindle.protocols import VerifiedWebhook, WebhookKind
 from rindle.streaming import signatures
-from rindle.streaming.mux import MuxConfig, MuxProvider
+from rindle.streaming.mux import MuxConfig, MuxProvider, tokens
 from rindle.streaming.mux.tokens import playback_token
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -79,6 +80,56 @@ async def test_credentials_are_read_at_each_call_and_public_playback_needs_none(
     assert token not in repr(signed)
     with pytest.raises(MissingConfig, match="RINDLE_MUX_TOKEN_ID"):
         await provider.get_asset("x")
+    await provider.close()
+
+
+def test_a_key_is_parsed_once_and_another_one_is_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing takes longer than signing; the cache knows a key by its digest."""
+    parse = Mock(wraps=tokens.load_pem_private_key)
+    monkeypatch.setattr(tokens, "load_pem_private_key", parse)
+    tokens._parsed.cache_clear()
+    other = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+    pem = other.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+    for text, key in ((PEM, KEY), (PEM, KEY), (pem, other), (PEM, KEY)):
+        token = playback_token(config(signing_private_key=text), "play-1", expires_at=NOW + timedelta(days=1))
+        assert jwt.decode(token, key.public_key(), algorithms=["RS256"], audience="v")["sub"] == "play-1"
+    assert parse.call_count == 2
+
+
+ANSWERS: dict[str, Any] = {
+    "nothing": None,
+    "a list": [],
+    "no data": {},
+    "a list of data": {"data": []},
+    "no id": {"data": {"status": "ready", "passthrough": "canary"}},
+    "an id that is none": {"data": {"id": 5, "passthrough": "canary"}},
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_an_answer_of_another_shape_is_refused_by_its_type(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: str
+) -> None:
+    provider = MuxProvider(config)
+    monkeypatch.setattr(provider, "_blocking", lambda *args, **options: ANSWERS[answer])
+    for call in (provider.get_asset("canary"), provider.get_direct_upload("canary")):
+        with pytest.raises(ProviderSyncFailed) as caught:
+            await call
+        assert not caught.value.transient and "canary" not in repr(caught.value) + caplog.text
+    assert "mux answered with an unexpected shape" in caplog.text
+    await provider.close()
+
+
+async def test_an_unknown_status_and_null_playback_ids_are_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = MuxProvider(config)
+    answer = {"data": {"id": "canary", "status": "a later invention", "playback_ids": None}}
+    monkeypatch.setattr(provider, "_blocking", lambda *args, **options: answer)
+    found = await provider.get_asset("canary")
+    assert (found.state, found.playback_ids) == ("", ())
+    [record] = [record for record in caplog.records if record.name.startswith("rindle")]
+    assert (record.getMessage(), vars(record)["status"]) == ("mux reports an unknown status", "a later invention")
     await provider.close()
 
 

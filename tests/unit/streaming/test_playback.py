@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
-from rindle import telemetry
+from rindle import MediaAsset, telemetry
 from rindle.errors import (
     AssetNotDeliverable,
     ProviderAssetNotReady,
@@ -66,6 +67,18 @@ async def test_without_a_provider_it_is_the_original(cinema: Cinema) -> None:
     assert by_key.kind == "progressive"
 
 
+@pytest.mark.parametrize(("kind", "mime"), [("video", "video/mp4"), ("audio", "audio/mpeg")])
+async def test_an_original_of_unknown_type_has_the_usual_one_of_its_kind(cinema: Cinema, kind: str, mime: str) -> None:
+    asset = await cinema.film("plain")
+    unknown = (
+        update(MediaAsset)
+        .where(MediaAsset.id == asset.id)
+        .values(content_type=None, kind=kind, width=None, height=None, has_video_track=None)
+    )
+    await cinema.rindle.database.write(lambda session: session.execute(unknown))
+    assert (await cinema.rindle.streaming_url("plain", asset.id)).mime == mime
+
+
 async def test_a_film_that_was_never_pushed_is_the_original_unless_strict(cinema: Cinema) -> None:
     asset = await cinema.film()
     assert (await cinema.rindle.streaming_url("film", asset)).kind == "progressive"
@@ -94,9 +107,14 @@ async def test_other_states_play_nothing(
     asset = await cinema.pushed(state="processing")
     await cinema.change(asset, state=state)
     provider.calls.clear()
-    with pytest.raises(error):
-        await cinema.rindle.streaming_url("film", asset)
-    assert provider.calls == []
+    seen: list[str] = []
+    remove = telemetry.add_handler(lambda name, facts, numbers: seen.append(name))
+    try:
+        with pytest.raises(error):
+            await cinema.rindle.streaming_url("film", asset)
+    finally:
+        remove()
+    assert (provider.calls, seen) == ([], [])
 
 
 async def test_a_ready_film_without_playback_ids_plays_nothing(cinema: Cinema, provider: InMemoryProvider) -> None:
@@ -142,6 +160,20 @@ async def test_the_authorizer_is_told_what_is_played(cinema: Cinema, monkeypatch
     [playback_id] = (await cinema.row(asset)).playback_ids
     assert [(one.kind, one.playback_id, one.asset_id, one.mode) for one in subjects] == [
         ("hls", playback_id, asset.id, "private")
+    ]
+
+
+async def test_the_authorizer_is_told_that_an_original_stands_for_a_stream(
+    cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset = await cinema.film("premiere")  # never pushed
+    subjects: list[DeliverySubject] = []
+    monkeypatch.setattr(Members, "authorize", lambda self, actor, action, subject: subjects.append(subject))
+    await cinema.rindle.streaming_url("premiere", asset)
+    await cinema.rindle.url("premiere", asset)
+    assert [(one.kind, one.key, one.playback_id) for one in subjects] == [
+        ("progressive", asset.storage_key, None),
+        ("object", asset.storage_key, None),
     ]
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from rindle import MediaOutbox, outbox
+from rindle import MediaOutbox, outbox, telemetry
 from rindle.db import providers as rows
-from rindle.db.models import utc_now
+from rindle.db.models import MediaProviderAsset, utc_now
 from rindle.db.purge import purgeable
 from rindle.errors import ProviderQuotaExceeded, ProviderSyncFailed, RindleError, SourceNotPublic
 from rindle.messages import Failure, ProviderFailure
@@ -18,6 +21,7 @@ from rindle.providers import remove_from_provider
 from rindle.states import VariantState
 from rindle.storage.local import LocalStorage
 from rindle.streaming.memory import InMemoryProvider
+from rindle.workflows.streaming import longer_pause
 from tests.gallery import SECRET, opened
 from tests.unit.streaming.cinema import Cinema, make_profiles
 
@@ -36,6 +40,32 @@ async def test_a_push_creates_one_asset_from_a_signed_url(cinema: Cinema, provid
     assert made.id not in repr(row) + repr(status) and "..." in repr(row)
     again = await cinema.push(asset)
     assert again.state == "processing" and len(provider.assets) == 1
+
+
+async def test_a_push_is_told_of_with_its_duration(cinema: Cinema, provider: InMemoryProvider) -> None:
+    asset = await cinema.film()
+    facts = {"profile": "film", "provider": "memory", "asset_id": asset.id}
+    seen: list[tuple[str, dict[str, object], list[str]]] = []
+
+    def note(name: str, told: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
+        if name.startswith("rindle.provider.ingest."):
+            seen.append((name.rpartition(".")[2], dict(told), list(numbers)))
+
+    remove = telemetry.add_handler(note)
+    provider.fail_next("create_asset", TIMEOUT)
+    try:
+        with pytest.raises(ProviderSyncFailed):
+            await cinema.push(asset)
+        await cinema.push(asset)
+    finally:
+        remove()
+    failed = {**facts, "kind": "error", "reason": "provider_sync_failed"}
+    assert seen == [
+        ("start", facts, []),
+        ("exception", failed, ["duration_us"]),
+        ("start", facts, []),
+        ("stop", facts, ["duration_us"]),
+    ]
 
 
 @pytest.mark.parametrize("error", [TIMEOUT, ProviderQuotaExceeded("slow down", retry_after=7)])
@@ -104,6 +134,25 @@ async def test_a_poll_follows_the_provider(cinema: Cinema, provider: InMemoryPro
         "provider_asset_state_changed",
         "provider_asset_ready",
     ]
+
+
+async def test_what_a_provider_reports_is_kept_within_limits(cinema: Cinema, provider: InMemoryProvider) -> None:
+    asset = await cinema.pushed(state="processing")
+    asset_id = (await cinema.row(asset)).provider_asset_id or ""
+
+    async def polled(**reported: Any) -> MediaProviderAsset:
+        provider.assets[asset_id] = dataclasses.replace(provider.assets[asset_id], **reported)
+        await cinema.activities.poll_provider_asset(cinema.order(asset))
+        return await cinema.row(asset)
+
+    unknown = await polled(state="", raw={"status": "a later invention"})  # nothing changes
+    assert (unknown.state, unknown.raw_provider_metadata) == ("processing", {"policy": "signed"})
+    small = await polled(state="processing", raw={"size": 1})
+    assert small.raw_provider_metadata == {"size": 1}
+    large = await polled(raw={"notes": "x" * rows.MAX_RAW_BYTES})
+    assert large.raw_provider_metadata.keys() == {"truncated", "bytes"}
+    failed = await polled(state="errored", error="ü" * 5_000, raw={})
+    assert failed.state == "errored" and 4_000 < len((failed.last_sync_error or "").encode()) <= 4_096
 
 
 async def test_a_failed_poll_is_noted_once_and_does_not_make_the_row_younger(
@@ -231,3 +280,15 @@ async def test_two_attempts_at_once_leave_one_asset_and_both_follow_it(
     statuses = [await cinema.push(asset), *late]
     assert [(status.state, status.outcome) for status in statuses] == [("processing", "")] * 2
     assert list(provider.assets) == [(await cinema.row(asset)).provider_asset_id]
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [(30.0, [60.0, 300.0, 300.0]), (200.0, [300.0, 300.0, 300.0]), (600.0, [600.0, 600.0, 600.0])],
+)
+def test_polls_become_rarer_and_never_more_frequent_than_the_setting(first: float, later: list[float]) -> None:
+    pause, pauses = first, []
+    for polls in (1, 2, 3):
+        pause = longer_pause(pause, polls=polls)
+        pauses.append(pause)
+    assert pauses == later

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from rindle import MediaEvent, MediaOutbox, telemetry
 from rindle import webhooks as flow
@@ -16,9 +17,13 @@ from rindle.db import outbox as outbox_rows
 from rindle.db import providers as rows
 from rindle.db.models import utc_now
 from rindle.errors import Misconfigured, ProviderWebhookInvalid
+from rindle.operations.maintenance.retention import Retention
+from rindle.operations.maintenance.sweep import run_here
 from rindle.protocols import WebhookKind
 from rindle.relay import coalesce
+from rindle.streaming import signatures
 from rindle.streaming.memory import SIGNATURE_HEADER, InMemoryProvider
+from rindle.streaming.mux import MuxProvider
 from rindle.webhooks import ingest_webhook
 from tests.unit.streaming.cinema import SECRET, Cinema
 
@@ -50,6 +55,43 @@ async def test_an_applied_webhook_is_not_stored_again(cinema: Cinema) -> None:
     await cinema.rindle.database.write(lambda session: session.execute(gone))  # after 30 days
     assert await cinema.received(READY, asset, event_id="e1")
     assert await cinema.outbox() == []
+
+
+async def test_webhooks_and_their_records_are_kept_for_thirty_days(cinema: Cinema) -> None:
+    """So long their provider may send one again."""
+    database, asset = cinema.rindle.database, await cinema.pushed(state="processing")
+    await cinema.received(READY, asset, event_id="e1")
+    await cinema.apply(asset)
+
+    async def after(days: float) -> tuple[int, int]:
+        moment = utc_now() - timedelta(days=days)
+
+        def swept(session: Session) -> None:
+            session.execute(update(MediaOutbox).values(state="dispatched", dispatched_at=moment))
+            session.execute(
+                update(MediaEvent).where(MediaEvent.type == "provider_webhook").values(occurred_at=moment, audit=False)
+            )
+            outbox_rows.delete_dispatched(session, older_than_seconds=7 * 86_400, limit=100)
+
+        await database.write(swept)
+        await run_here(cinema.rindle.services, Retention(), Retention.options(dry_run=False))
+        return len(await cinema.outbox()), (await cinema.events(asset)).count("provider_webhook")
+
+    assert await after(29) == (1, 1)
+    assert await after(31) == (0, 0)
+
+
+async def test_a_late_event_fills_in_what_is_missing(cinema: Cinema, provider: InMemoryProvider) -> None:
+    asset = await cinema.pushed()
+    row = await cinema.row(asset)
+    known = (row.provider_asset_id, row.playback_ids)
+    made = provider.assets[row.provider_asset_id or ""]
+    body, headers = provider.webhook(CREATED, SECRET, asset=made, occurred_at=datetime.now(UTC) - timedelta(hours=1))
+    await cinema.change(asset, provider_asset_id=None, playback_ids=[], last_event_at=utc_now(), last_event_id="new")
+    assert await ingest_webhook(cinema.rindle.services, "memory", body, headers, [SECRET])
+    await cinema.apply(asset)
+    row = await cinema.row(asset)
+    assert ((row.provider_asset_id, row.playback_ids), row.state, row.last_event_id) == (known, "ready", "new")
 
 
 async def test_a_long_id_is_hashed(cinema: Cinema) -> None:
@@ -200,6 +242,30 @@ async def test_webhooks_of_one_film_become_one_signal(cinema: Cinema) -> None:
     assert (call.signals, len(call.webhook_ids)) == (["provider_event"], 3)
     assert call.row.workflow_id == f"rindle-provider-push:{asset.id}:memory"
     assert str((await cinema.row(asset)).provider_asset_id) not in json.dumps(call.row.payload)
+
+
+async def test_a_storm_of_webhooks_becomes_a_few_signals(cinema: Cinema) -> None:
+    """Mux reports each change of an asset; nothing is done about most of them. Those that count share signals."""
+    body = json.dumps({"id": "e", "type": "video.asset.updated", "data": {"id": "x"}}).encode()
+    now = utc_now()
+    headers = {"Mux-Signature": signatures.sign(body, SECRET, now=now)}
+    mux = MuxProvider()
+    for _ in range(10_000):
+        found = mux.verify_webhook(body, headers, [SECRET], now=now, tolerance_seconds=300)
+        assert found.event is None  # nothing is stored
+    asset, count = await cinema.pushed(state="processing"), 2 * outbox_rows.BATCH + 1
+    for number in range(count):
+        await cinema.received(READY, asset, event_id=f"e{number}")
+    database, settings = cinema.rindle.database, cinema.rindle.settings
+    signals, told = 0, []
+    while claimed := [row for row in await database.write(outbox_rows.claim) if row.kind == outbox_rows.WEBHOOK]:
+        routed = await database.write(flow.route, claimed)
+        for row in claimed:
+            flow.address(settings, row, *routed.known[row.id])
+        for call in coalesce(claimed):
+            signals += len(call.signals)
+            told += call.webhook_ids
+    assert (len(set(told)), signals) == (count, 3)
 
 
 async def test_a_webhook_that_nobody_knows_waits_and_is_then_an_orphan(

@@ -15,12 +15,11 @@ from fastapi import FastAPI
 from rindle import MediaUploadSession, Rindle
 from rindle.db.streams import find_stream
 from rindle.http.resumable import SameActor, resumable_router
-from rindle.uploads import assembly
 from tests.gallery import opened
 from tests.integration.http.site import CLOSED_PORT
 from tests.integration.http.tus.conftest import MAX_BYTES, actor_of, make_profiles
 from tests.patience import PATIENCE_SECONDS
-from tests.tus import SECRET, session_of
+from tests.tus import SECRET, assembled, session_of
 
 PARTIAL = "application/partial-upload"
 
@@ -73,7 +72,7 @@ class Mount:
 
     async def assembled(self, session_id: str) -> tuple[str, bytes]:
         """Do what the workflow does when all bytes have arrived; returns the state and the object."""
-        await assembly.assemble(self.rindle.services, session_id)
+        await assembled(self.rindle.services, session_id)
         row = await self.session(session_id)
         return row.state, (self.media / row.upload_key).read_bytes()
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from rindle.errors import StorageObjectMissing, UploadRejected
 from rindle.http.tus import tus_router
 from tests.integration.http.resumable.conftest import MAX_BYTES, PARTIAL, Mount, digest
 from tests.tus import SECRET
@@ -322,7 +323,143 @@ async def test_content_with_another_digest_is_not_appended(mount: Mount) -> None
 
     assert (answer.status_code, answer.json()["code"]) == (400, "tus_checksum_mismatch")
     assert answer.headers["upload-complete"] == "?0"
-    assert await mount.state(url) == (2, "?0", None)
+    assert (await mount.state(url))[:2] == (2, "?0")
+    assert (await mount.patch(url, 2, b"cd", complete="?1", content_digest=digest(b"cd"))).status_code == 200
+
+
+async def test_the_length_of_a_request_counts_although_its_content_has_another_digest(mount: Mount) -> None:
+    url = await mount.create(b"ab")
+
+    await mount.patch(url, 2, b"cX", complete="?1", content_digest=digest(b"cd"))
+
+    assert await mount.state(url) == (2, "?0", "4")
+    longer = await mount.patch(url, 2, b"cde", complete="?1")
+    assert (longer.status_code, longer.json()["type"]) == (400, f"{PROBLEM}inconsistent-upload-length")
+
+
+async def test_a_creation_with_another_digest_is_not_kept(mount: Mount) -> None:
+    answer = await mount.call("POST", content=b"aX", upload_complete="?0", content_digest=digest(b"ab"))
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "tus_checksum_mismatch")
+    assert not [path for path in mount.media.rglob("*") if path.is_file()]
+
+
+async def test_bytes_with_another_digest_are_a_problem_that_names_the_field(mount: Mount) -> None:
+    url = await mount.create(b"ab")
+
+    found = (await mount.patch(url, 2, b"cX", content_digest=digest(b"cd"))).json()
+
+    assert found["type"] == f"{PROBLEM}digest-mismatching-values"
+    assert found["mismatching-digests"] == [
+        {
+            "algorithm": "sha-256",
+            "provided-digest": digest(b"cd").removeprefix("sha-256="),
+            "header": "Content-Digest",
+        }
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
+async def test_a_file_with_the_digest_of_its_creation_is_completed(mount: Mount, algorithm: str) -> None:
+    url = await mount.create(b"hello ", repr_digest=digest(b"hello world", algorithm))
+    answer = await mount.patch(url, 6, b"world", complete="?1")
+
+    assert answer.status_code == 200
+    assert await mount.assembled(session_id_of(answer)) == ("completed", b"hello world")
+    for again in (await mount.call("HEAD", url), await mount.patch(url, 11, b"", complete="?1")):
+        assert again.headers["repr-digest"] == digest(b"hello world", algorithm)
+
+
+async def test_a_file_with_another_digest_than_its_creation_says_is_refused(mount: Mount) -> None:
+    url = await mount.create(b"hello ", repr_digest=digest(b"hello World"))
+    made = await mount.patch(url, 6, b"world", complete="?1")
+    with pytest.raises(UploadRejected) as caught:
+        await mount.assembled(session_id_of(made))
+
+    row = await mount.row(url)
+    asset = await mount.rindle.asset(str(row.asset_id))
+    assert (caught.value.code, row.state, row.error_code) == ("digest_mismatch", "failed", "digest_mismatch")
+    assert (asset.state, asset.error_code) == ("quarantined", "digest_mismatch")
+    answer = await mount.patch(url, 11, b"", complete="?1")
+    assert (answer.status_code, answer.headers["upload-complete"]) == (400, "?1")
+    found = answer.json()
+    assert (found["type"], found["code"]) == (f"{PROBLEM}digest-mismatching-values", "digest_mismatch")
+    assert found["mismatching-digests"] == [
+        {
+            "algorithm": "sha-256",
+            "provided-digest": digest(b"hello World").removeprefix("sha-256="),
+            "header": "Repr-Digest",
+        }
+    ]
+    assert "repr-digest" not in answer.headers
+
+
+async def test_a_file_is_not_complete_before_its_digest_is_compared(mount: Mount) -> None:
+    answer = await mount.call("POST", content=b"abc", upload_complete="?1", repr_digest=digest(b"abX"))
+    row = await mount.session(session_id_of(answer))
+    (mount.media / row.upload_key).parent.mkdir(parents=True, exist_ok=True)
+    (mount.media / row.upload_key).write_bytes(b"abc")  # a worker that made the object and was lost
+
+    with pytest.raises(StorageObjectMissing):
+        await mount.rindle.verify_completion(row.id)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "algorithm"),
+    [
+        ("sha-256=1", "sha-256"),
+        ("sha-256=3, sha-512=10, unixsum=10", "sha-512"),
+        ("sha-512=0, sha-256=1;a=1", "sha-256"),
+    ],
+)
+async def test_the_digest_that_a_client_wants_is_answered(mount: Mount, wanted: str, algorithm: str) -> None:
+    made = await mount.call("POST", content=b"abc", upload_complete="?0", want_repr_digest=wanted)
+    url = made.headers["location"]
+    done = await mount.patch(url, 3, b"", complete="?1")
+    await mount.assembled(session_id_of(done))
+
+    assert "repr-digest" not in done.headers  # no workflow has made the object
+    again = await mount.patch(url, 3, b"", complete="?1")
+    assert again.headers["repr-digest"] == digest(b"abc", algorithm)
+
+
+@pytest.mark.parametrize("wanted", ["md5=10", "sha-256=0", "sha-256=11", "sha-256", "?"])
+async def test_a_wish_that_cannot_be_met_or_read_is_ignored(mount: Mount, wanted: str) -> None:
+    url = await mount.create(b"abc", want_repr_digest=wanted)
+    done = await mount.patch(url, 3, b"", complete="?1")
+
+    assert (await mount.assembled(session_id_of(done)))[0] == "completed"
+    assert "repr-digest" not in (await mount.call("HEAD", url)).headers
+
+
+async def test_digests_of_other_algorithms_are_ignored_and_unreadable_ones_are_refused(mount: Mount) -> None:
+    unknown = await mount.call(
+        "POST", content=b"abc", upload_complete="?1", repr_digest="md5=:1B2M2Y8AsgTpgAmY7PhCfg==:"
+    )
+    unreadable = await mount.call("POST", content=b"abc", upload_complete="?1", repr_digest="sha-256=abc")
+
+    assert (await mount.assembled(session_id_of(unknown)))[0] == "completed"
+    assert (unreadable.status_code, unreadable.json()["code"]) == (400, "invalid_argument")
+
+
+async def test_a_digest_with_an_append_is_not_that_of_the_file(mount: Mount) -> None:
+    url = await mount.create(b"ab")
+
+    answer = await mount.patch(url, 2, b"cd", complete="?1", repr_digest=digest(b"cd"))
+
+    assert (await mount.assembled(session_id_of(answer)))[0] == "completed"
+
+
+async def test_a_response_has_the_digest_of_its_content_when_the_client_wants_it(mount: Mount) -> None:
+    wanted = {"want_content_digest": "sha-512=2, sha-256=1"}
+    answers = [
+        await mount.call("POST", content=b"abc", upload_complete="?1", **wanted),
+        await mount.call("PUT", **wanted),
+    ]
+
+    for answer in answers:
+        assert answer.headers["content-digest"] == digest(answer.content, "sha-512")
+    assert "content-digest" not in (await mount.call("POST", content=b"abc", upload_complete="?1")).headers
 
 
 # --- access ------------------------------------------------------------------------------------------------------

@@ -12,11 +12,10 @@ from fastapi import FastAPI, Request
 from rindle import MediaUploadSession, Profile, Rindle
 from rindle.http.tus import SameActor, tus_router
 from rindle.protocols import Storage
-from rindle.uploads import assembly
 from tests.gallery import opened
 from tests.integration.http.site import CLOSED_PORT
 from tests.patience import PATIENCE_SECONDS
-from tests.tus import SECRET, TusClient
+from tests.tus import SECRET, TusClient, assembled
 
 MAX_BYTES = 1 << 20
 
@@ -31,7 +30,7 @@ class Mount(TusClient):
     async def assembled(self, url: str) -> MediaUploadSession:
         """Do what the workflow does when all bytes have arrived."""
         row = await self.row(url)
-        await assembly.assemble(self.rindle.services, row.id)
+        await assembled(self.rindle.services, row.id)
         return await self.row(url)
 
     def files(self) -> set[str]:

@@ -20,23 +20,24 @@ from rindle import MediaUploadSession
 from rindle.db import streams as rows
 from rindle.db.models import utc_now
 from rindle.http.tus import tus_router
-from rindle.uploads import assembly, backing
+from rindle.uploads import backing
 from tests.integration.http.tus.conftest import Mount
 from tests.patience import until
-from tests.tus import BYTES, SECRET, TusClient, session_of
+from tests.tus import BYTES, SECRET, TusClient, assembled, checksum, session_of
 
 
 class Sender:
     """A PATCH whose body a test sends piece by piece."""
 
-    def __init__(self, app: FastAPI, url: str, offset: int, length: int = 10) -> None:
+    def __init__(self, app: FastAPI, url: str, offset: int, length: int = 10, **headers: str) -> None:
         self._messages: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
         self.status: int | None = None
-        headers = {
+        sent = {
             "tus-resumable": "1.0.0",
             "upload-offset": str(offset),
             "content-type": BYTES,
             "content-length": str(length - offset),
+            **{name.replace("_", "-"): value for name, value in headers.items()},
         }
         scope = {
             "type": "http",
@@ -48,7 +49,7 @@ class Sender:
             "raw_path": url.encode(),
             "root_path": "",
             "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
             "client": ("127.0.0.1", 1),
             "server": ("files.test", 80),
         }
@@ -73,9 +74,9 @@ class Sender:
 
 
 @asynccontextmanager
-async def sending(mount: Mount, url: str, body: bytes) -> AsyncIterator[Sender]:
+async def sending(mount: Mount, url: str, body: bytes, **headers: str) -> AsyncIterator[Sender]:
     """Send some bytes of a body of ten, and leave the request open."""
-    sender = Sender(mount.app, url, 0)
+    sender = Sender(mount.app, url, 0, **headers)
     sender.send(body)
 
     async def is_held() -> bool:
@@ -154,6 +155,18 @@ async def test_a_newer_request_ends_an_older_one_whose_bytes_count(
         assert (await newcomer.patch(url, 5, b"world")).status_code == 204
 
     assert (mount.media / (await mount.assembled(url)).upload_key).read_bytes() == b"helloworld"
+
+
+async def test_an_older_request_with_a_checksum_adds_nothing_after_a_newer_one(mount: Mount) -> None:
+    url = await mount.create(10)
+    async with sending(mount, url, b"hello", upload_checksum=checksum(b"helloworld")) as sender:
+        assert await mount.offset(url) == 0
+        sender.send(b"world", more=False)
+        await sender.task
+        assert sender.status == 423
+
+    assert await mount.offset(url) == 0
+    assert (await mount.patch(url, 0, b"helloworld", upload_checksum=checksum(b"helloworld"))).status_code == 204
 
 
 async def test_two_patches_at_one_offset_do_not_both_count(mount: Mount) -> None:
@@ -354,7 +367,7 @@ async def test_sources_that_a_lost_worker_did_not_release_are_released_by_the_ne
     row = await mount.assembled(made.headers["location"])
     await set_session(mount, part, state="uploaded", failure_reason=None)
 
-    await assembly.assemble(mount.rindle.services, row.id)
+    await assembled(mount.rindle.services, row.id)
 
     source = await mount.row(part)
     assert (source.state, source.failure_reason) == ("aborted", "concatenated")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 
@@ -12,11 +11,7 @@ import pytest
 from rindle.errors import UploadRejected
 from rindle.http.tus import TUS_ALLOW_HEADERS, TUS_EXPOSE_HEADERS
 from tests.integration.http.tus.conftest import MAX_BYTES, Mount
-from tests.tus import BYTES, encoded
-
-
-def checksum(content: bytes, algorithm: str = "sha1") -> str:
-    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, content).digest()).decode()}"
+from tests.tus import BYTES, checksum, encoded
 
 
 async def in_pieces(*pieces: bytes) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, staged
+from tests.stage import Stage, on_bucket, staged
 
 
 @pytest.fixture(params=["local", "minio"])
@@ -20,12 +20,6 @@ async def store_stage(
     environment = {}
     if request.param == "minio":
         server: MinioServer = request.getfixturevalue("minio")
-        environment = {
-            "APP_STORAGE": "s3",
-            "APP_BUCKET": server.new_bucket(),
-            "APP_ENDPOINT": server.endpoint_url,
-            "APP_ACCESS_KEY": server.access_key,
-            "APP_SECRET_KEY": server.secret_key,
-        }
+        environment = on_bucket(server)
     async with staged(tmp_path, database_url, temporal_server.target, environment) as ready:
         yield ready

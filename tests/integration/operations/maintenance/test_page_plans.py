@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from rindle.operations.findings import Filters, Inspection
 from rindle.operations.maintenance import abort_incomplete_uploads as abort
 from rindle.operations.maintenance import backfill_metadata as backfill
 from rindle.operations.maintenance import cleanup_orphans as cleanup
+from rindle.operations.maintenance import provider_sync as providers
 from rindle.operations.maintenance import purge_retry as purges
 from rindle.operations.maintenance import regenerate_variants as regenerate
 from rindle.operations.maintenance import session_pages
@@ -43,7 +46,15 @@ SELECT md5('session' || n)::uuid, md5('asset' || n)::uuid, (ARRAY['failed', 'sig
        CASE WHEN n % 3 = 1 AND n > 10 THEN now() + interval '1 day' ELSE now() - interval '1 day' END, 'none', '[]',
        false, false, now() - interval '1 hour', now() - interval '1 hour', CASE WHEN n > 10 THEN now() END
 FROM generate_series(1, {count}) AS n;
-ANALYZE media_assets; ANALYZE media_variants; ANALYZE media_upload_sessions
+INSERT INTO media_provider_assets (id, asset_id, profile, provider_name, playback_ids, playback_policy, ingest_mode,
+                                   state, last_sync_error, raw_provider_metadata, cleanup_pending, lock_version,
+                                   inserted_at, updated_at)
+SELECT md5('row' || n)::uuid, md5('asset' || n)::uuid, CASE WHEN n % 2 = 0 THEN 'avatar' ELSE 'plain' END, 'memory',
+       '[]', 'signed', 'server_push', (ARRAY['ready', 'errored', 'deleted', 'processing'])[n % 4 + 1],
+       CASE WHEN n % 4 = 1 THEN 'no video' END, '{{}}', false, 0, now() - interval '1 day' + n * interval '1 second',
+       now() - interval '1 day' + n * interval '1 second'
+FROM generate_series(1, {count}) AS n;
+ANALYZE media_assets; ANALYZE media_variants; ANALYZE media_upload_sessions; ANALYZE media_provider_assets
 """
 
 
@@ -64,8 +75,21 @@ def _pages(stage: Stage, session: Session) -> Iterator[tuple[str, Callable[[str]
     yield "status, overdue sessions", lambda _: findings.session_overdue(inspection)
     yield "status, sessions with bytes left", lambda _: findings.session_residue(inspection)
     yield "status, refused releases", lambda _: findings.release_failing(inspection)
+    for kind in range(len(providers._KINDS)):
+        for wanted in (None, "plain"):
+            page = partial(_rows_of_providers, session, kind, wanted, now)
+            yield f"provider-sync, class {kind} of {wanted}", page
     yield "regenerate all", lambda after: regenerate._read_page(session, after, None)
     yield "backfill all", lambda after: backfill._read_page(session, after, None)
+
+
+def _rows_of_providers(session: Session, kind: int, profile: str | None, now: datetime, after: str) -> object:
+    """Read a page of provider-sync that begins as far in the order of times as an id is in that of ids."""
+    cursor = providers._Cursor(kind)
+    if after:
+        share = int(after[:2], 16) / 256
+        cursor = providers._Cursor(kind, 0, now - timedelta(days=1) + timedelta(seconds=share * ASSETS), after)
+    return providers._page(session, providers.ProviderSyncOptions(profile=profile), cursor, now)
 
 
 @on_postgres
@@ -73,7 +97,7 @@ def _pages(stage: Stage, session: Session) -> Iterator[tuple[str, Callable[[str]
 async def test_a_page_reads_few_rows_wherever_it_begins(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
-    for module in (session_pages, verify, regenerate, backfill):
+    for module in (session_pages, verify, regenerate, backfill, providers):
         monkeypatch.setattr(module, "PAGE", PAGE)
     engine = stage.engine.sync_engine
 

@@ -147,6 +147,20 @@ async def test_one_failing_row_does_not_stop_the_others_and_every_page_is_read(
     assert await sync(cinema) == ProviderSyncReport(scanned=2, resolved=2)
 
 
+async def test_older_rows_of_other_profiles_do_not_hide_those_of_the_wanted_one(
+    cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 1)
+    for _ in range(module.OPEN_PAGES + 1):
+        await aged(cinema, seconds=600)
+    premiere = await cinema.pushed("premiere", state="processing")
+    await cinema.change(premiere, updated_at=utc_now() - timedelta(seconds=60))
+
+    report = await provider_sync(cinema.rindle.services, profile="premiere")
+
+    assert report == ProviderSyncReport(scanned=1, unchanged=1)
+
+
 async def test_a_row_that_a_workflow_follows_is_left_to_it(
     lite_stage: Stage, cinema: Cinema, provider: InMemoryProvider
 ) -> None:

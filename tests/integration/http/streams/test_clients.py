@@ -21,13 +21,15 @@ from tusclient.client import TusClient
 from tusclient.uploader import Uploader
 
 from rindle import MediaUploadSession
-from rindle.protocols import MultipartUploads
+from rindle.protocols import MultipartUploads, Storage
+from tests.integration.http.resumable.conftest import PARTIAL, digest
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port, npm
+from tests.servers.curl import Answer, Curl
 from tests.servers.cutting import CuttingProxy
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
-from tests.stage import REPOSITORY, Stage, staged, status_of
+from tests.stage import REPOSITORY, Stage, on_bucket, staged, status_of
 from tests.tus import BYTES, encoded, session_of
 
 MIB = 1024 * 1024
@@ -49,13 +51,7 @@ async def tus_stage(
     environment, home = {}, tmp_path_factory.mktemp("tus")
     if request.param == "s3":
         server: MinioServer = request.getfixturevalue("minio")
-        environment = {
-            "APP_STORAGE": "s3",
-            "APP_BUCKET": server.new_bucket(),
-            "APP_ENDPOINT": server.endpoint_url,
-            "APP_ACCESS_KEY": server.access_key,
-            "APP_SECRET_KEY": server.secret_key,
-        }
+        environment = on_bucket(server)
     url = f"sqlite+aiosqlite:///{home}/stage.db"
     async with staged(home, url, temporal_server.target, environment) as ready:
         await ready.member()
@@ -309,6 +305,139 @@ async def test_an_upload_outlives_the_process_that_receives_it(
 
     assert await digest_of(tus_stage, path) == hashlib.sha256(body).hexdigest()
     assert await everything_else_is_gone(tus_stage, path)
+
+
+# --- curl, by the draft of the IETF -----------------------------------------------------------------------------------
+
+APPEND = ("--header", f"Content-Type: {PARTIAL}")
+
+
+async def created(curl: Curl, port: int, picture: Path, *fields: str) -> str:
+    """Create an upload without content, as curl would; returns its path."""
+    named = f'Content-Disposition: inline; filename="{picture.name}"'
+    fields = ("Upload-Complete: ?0", f"Upload-Length: {picture.stat().st_size}", named, *fields)
+    headers = [part for one in fields for part in ("--header", one)]
+    answer = await curl("--request", "POST", *headers, f"http://127.0.0.1:{port}/resumable/")
+    assert answer.status == httpx.codes.CREATED
+    return answer.headers["location"]
+
+
+async def continued(curl: Curl, port: int, path: str, picture: Path) -> Answer:
+    """Send a file, and after each break what the server does not have, until it answers about the whole file."""
+    url, offset = f"http://127.0.0.1:{port}{path}", 0
+    while True:
+        where = ("--header", f"Upload-Offset: {offset}", "--header", "Upload-Complete: ?1")
+        rest = ("--upload-file", picture, *(("--continue-at", str(offset)) if offset else ()))
+        body = rest if offset < picture.stat().st_size else ()
+        answer = await curl("--request", "PATCH", *body, *APPEND, *where, url)
+        if answer.headers.get("upload-complete") == "?1":
+            return answer
+        assert answer.status in (None, httpx.codes.CONFLICT, httpx.codes.SERVICE_UNAVAILABLE)
+        offset = await offset_of(curl, url)
+
+
+async def offset_of(curl: Curl, url: str) -> int:
+    """Return the offset of an upload when no request holds it any more."""
+
+    async def free() -> Answer | None:
+        answer = await curl("--head", url)
+        return answer if answer.status == httpx.codes.NO_CONTENT else None
+
+    answer = await until(free, what="the upload to be free")
+    assert answer is not None
+    return int(answer.headers["upload-offset"])
+
+
+async def test_curl_sends_a_file_over_a_line_that_breaks(
+    tus_stage: Stage, proxy: CuttingProxy, picture: Path, curl: Curl
+) -> None:
+    whole = digest(picture.read_bytes())
+    path = await created(curl, proxy.port, picture, f"Repr-Digest: {whole}")
+
+    answer = await continued(curl, proxy.port, path, picture)
+
+    assert answer.status == httpx.codes.OK
+    assert proxy.cuts > 0
+    assert await digest_of(tus_stage, path) == hashlib.sha256(picture.read_bytes()).hexdigest()
+    found = await curl("--head", f"http://127.0.0.1:{proxy.port}{path}")
+    assert (found.headers["upload-complete"], found.headers["repr-digest"]) == ("?1", whole)
+    assert await everything_else_is_gone(tus_stage, path)
+
+
+async def test_a_file_that_is_not_what_curl_announced_is_refused_and_removed(
+    tus_stage: Stage, web_ports: list[int], picture: Path, curl: Curl
+) -> None:
+    path = await created(curl, web_ports[0], picture, f"Repr-Digest: {digest(b'another file')}")
+    where = ("--header", "Upload-Offset: 0", "--header", "Upload-Complete: ?1")
+    await curl(
+        *("--request", "PATCH", "--data-binary", f"@{picture}"),
+        *APPEND,
+        *where,
+        f"http://127.0.0.1:{web_ports[1]}{path}",
+    )
+
+    async def removed() -> bool:
+        row = await tus_stage.session(session_of(path))
+        return row.backing_released_at is not None
+
+    await until(removed, what="the object to be removed")
+    row = await tus_stage.session(session_of(path))
+    asset = await tus_stage.rindle.asset(str(row.asset_id))
+    assert (row.state, row.error_code, asset.state) == ("failed", "digest_mismatch", "quarantined")
+    assert row.upload_key not in await tus_stage.keys()
+    answer = await continued(curl, web_ports[0], path, picture)
+    assert (answer.status, json.loads(answer.body)["code"]) == (400, "digest_mismatch")
+
+
+async def test_the_digest_of_a_file_costs_no_second_transfer(
+    tus_stage: Stage, web_ports: list[int], picture: Path, curl: Curl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, transferred = type(tus_stage.storage), []
+
+    async def noted(self: Storage, key: str, to: Path, **options: Any) -> Path:
+        transferred.append(key)
+        return await download(self, key, to, **options)
+
+    download = store.download
+    monkeypatch.setattr(store, "download", noted)
+    path = await created(curl, web_ports[0], picture, "Want-Repr-Digest: sha-512=1")
+    await continued(curl, web_ports[0], path, picture)
+
+    async def completed() -> bool:
+        return (await tus_stage.session(session_of(path))).state == "completed"
+
+    await until(completed, what="the upload to be verified")
+    row = await tus_stage.session(session_of(path))
+    assert (await tus_stage.settled(str(row.asset_id))).state == "ready"
+    assert transferred == ([row.upload_key] if "APP_BUCKET" in tus_stage.environment else [])
+
+
+async def test_curl_continues_an_upload_whose_process_was_killed(
+    tus_stage: Stage, web_ports: list[int], picture: Path, curl: Curl
+) -> None:
+    async with web_process(tus_stage) as first:
+        path = await created(curl, first.port, picture)
+        where = ("--header", "Upload-Offset: 0", "--header", "Upload-Complete: ?1", "--limit-rate", "200K")
+        sending = asyncio.create_task(
+            curl(
+                *("--request", "PATCH", "--upload-file", picture, *APPEND, *where),
+                f"http://127.0.0.1:{first.port}{path}",
+            )
+        )
+
+        async def is_held() -> bool:
+            return (await tus_stage.session(session_of(path))).lock_owner is not None
+
+        await until(is_held, what="the first process to receive bytes")
+        await first.kill()
+        assert (await sending).status is None
+
+    assert (await continued(curl, web_ports[0], path, picture)).status == httpx.codes.OK
+    assert await digest_of(tus_stage, path) == hashlib.sha256(picture.read_bytes()).hexdigest()
+    assert await everything_else_is_gone(tus_stage, path)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
