@@ -22,6 +22,7 @@ from rindle.db.models import (
     is_id,
     utc_now,
 )
+from rindle.db.streams import end_leases
 from rindle.db.transitions import lock_asset, set_fields, tombstone
 from rindle.db.uploads import NO_REJECTION, late_put_wait
 from rindle.db.variants import group_of
@@ -104,6 +105,7 @@ def begin(session: Session, asset_id: str, *, late_put_seconds: float) -> tuple[
         if users.attachments:
             return PurgeDecision(outcome="still_attached", attachments=users.attachments), None
         tombstone(session, asset)
+        end_leases(session, asset_id)
         if asset.error_code is not None:  # from now on it says why the deletion failed; the events keep the old one
             set_fields(session, asset, **NO_REJECTION)
     found = _tombstone(session, asset, users)

@@ -23,7 +23,7 @@ from rindle.db.models import MediaAsset, MediaUploadSession, is_id, unstored_cop
 from rindle.db.transitions import lock_asset, move_session, set_fields, set_fields_if
 from rindle.errors import TusError
 from rindle.protocols import Part, PartStreamState
-from rindle.states import ENDED_SESSIONS, SessionState
+from rindle.states import ENDED_SESSIONS, AssetState, SessionState
 
 #: Values of ``resumable_protocol`` of uploads that pass through the application: tus 1.0.0, and the draft of the IETF.
 TUS, IETF = "tus", "ietf"
@@ -153,6 +153,22 @@ _LOCKING = (
 )
 
 
+def _lock_receiving(session: Session, session_id: str) -> Stream:
+    """Lock an upload that is about to take bytes, or has just done so.
+
+    Raises:
+        NotFound: no such session, or its asset is being purged: what arrives now would outlive it.
+    """
+    found = lock_stream(session, session_id)
+    _require_receiving(found)
+    return found
+
+
+def _require_receiving(found: Stream) -> None:
+    if found.asset is not None and found.asset.state == AssetState.DELETED:
+        raise rows.no_such_upload()
+
+
 def insert_partial(session: Session, upload: MediaUploadSession, profile: str) -> None:
     """Add a partial upload, with its event."""
     session.add(upload)
@@ -195,19 +211,21 @@ def take_lease(
         the upload, and whether ``owner`` has the lease now. Otherwise the present holder has ``yield_seconds`` left.
 
     Raises:
-        NotFound: no such session.
+        NotFound: no such session, or its asset is being purged.
     """
+    _require_receiving(known)
     now = utc_now()
     values: dict[str, Any] = {
         "lock_owner": owner,
         "lock_expires_at": now + timedelta(seconds=seconds),
         "lock_yield": False,
     }
+    # A purge that has begun since then has changed the session, too: :func:`end_leases`.
     unchanged = {name: getattr(known.session, name) for name in ("updated_at", "state", "last_known_offset")}
     taken = unstored_copy(known.session)
     if set_fields_if(session, taken, {**unchanged, "lock_owner": None}, **values):
         return Stream(taken, known.asset), True
-    found = lock_stream(session, known.session.id)
+    found = _lock_receiving(session, known.session.id)
     upload = found.session
     is_abandoned = upload.lock_owner is not None and (upload.lock_expires_at is None or upload.lock_expires_at <= now)
     if upload.lock_owner is not None and not is_abandoned:
@@ -253,6 +271,19 @@ def release_lease(session: Session, session_id: str, owner: str) -> None:
     session.execute(
         update(MediaUploadSession)
         .where(MediaUploadSession.id == session_id, MediaUploadSession.lock_owner == owner)
+        .values(updated_at=utc_now(), **_FREE)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def end_leases(session: Session, asset_id: str) -> None:
+    """End the leases of an asset's uploads, and give none to a request that has read them before.
+
+    Holders record nothing more, and notice it soon.
+    """
+    session.execute(
+        update(MediaUploadSession)
+        .where(MediaUploadSession.asset_id == asset_id)
         .values(**_FREE)
         .execution_options(synchronize_session=False)
     )
@@ -285,6 +316,7 @@ def commit_state(
     Raises:
         TusError: ``tus_locked``, the lease belongs to another request by now; ``tus_session_expired``, the upload has
             ended. Nothing was changed.
+        NotFound: it was purged, or is being purged.
     """
     base = known.session.last_known_offset
     values: dict[str, Any] = columns_of(state)
@@ -298,7 +330,7 @@ def commit_state(
         recorded = unstored_copy(known.session)
         if set_fields_if(session, recorded, held, **values):
             return Stream(recorded, known.asset), False
-    found = lock_stream(session, known.session.id)
+    found = _lock_receiving(session, known.session.id)
     upload = found.session
     if upload.lock_owner != owner or upload.last_known_offset != base:
         raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
@@ -320,9 +352,9 @@ def set_length(session: Session, session_id: str, owner: str, length: int) -> St
     """Record the length of an upload whose length was unknown.
 
     Raises:
-        TusError: ``tus_locked``, as :func:`commit_state`.
+        TusError: ``tus_locked``; NotFound: as :func:`commit_state`.
     """
-    found = lock_stream(session, session_id)
+    found = _lock_receiving(session, session_id)
     if found.session.lock_owner != owner:
         raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
     set_fields(session, found.session, upload_length=length, expected_size=length)

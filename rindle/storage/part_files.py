@@ -1,6 +1,9 @@
 """Streams of ``LocalStorage``: files below ``.rindle/tus`` that grow until they take the name of their object.
 
 A file may be longer than the recorded offset, after a crash; it is cut to the offset before anything is appended.
+
+Whoever changes a file has it locked (flock) while it is open. A process that stands still and loses the lease of its
+upload keeps others from the file until it ends or goes on; it never writes into what they have made of it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
 from rindle.cancellation import run_to_end
-from rindle.errors import StorageConflict, StorageNotFound
+from rindle.errors import StorageConflict, StorageNotFound, StorageTransient
 from rindle.protocols import Checkpoint, Concatenation, LiveUploads, PartStream, PartStreamState, StoredObject
 from rindle.security.storage_key import key_segment, validate_key
 from rindle.storage.disk import Draft, etag_of
@@ -37,6 +40,9 @@ CHECKPOINT_BYTES = 64 * 1024**2
 CHECKPOINT_SECONDS = 10.0
 #: Seconds after which gathered bytes are written although more may follow: a client that pauses needs no memory.
 LINGER_SECONDS = 0.2
+#: Longest wait for another call that completes the same stream, and the pause between two attempts, in seconds.
+COMPLETION_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
 
 
 class Run(Protocol):
@@ -55,6 +61,10 @@ class CompleteFile(Protocol):
         """Bring the bytes to the disk and return the file's status."""
 
 
+class StillOpen(StorageTransient):
+    """Somebody else has the file of a stream open: another caller, or a process that stands still."""
+
+
 class PartFile:
     """The file of one stream, open or not; a lock orders its steps, since a cancelled one still runs in its thread."""
 
@@ -65,15 +75,17 @@ class PartFile:
         self._handle: int | None = None
         self._is_over = False
 
-    def open(self, offset: int, *, alone: bool = False) -> None:
+    def open(self, offset: int) -> None:
         """Open the file for writing at ``offset``, which it must have; a longer one is cut.
 
-        Args:
-            alone: wait until nobody else has it open alone. It is then changed only if it still has its name: the
-                object that another caller has made of it may be verified already.
+        It is changed only if it still has its name: the object that another caller has made of it may be verified
+        already.
 
         Raises:
             StorageNotFound: the file is shorter, was renamed, or is missing although ``offset`` is not 0.
+            StorageTransient: somebody else has it open.
+
+        Source: flock(2). A lock belongs to the open file; closing it releases the lock, as does the end of a process.
         """
         with self._lock:
             if self._is_over:
@@ -85,9 +97,11 @@ class PartFile:
                 self._handle = os.open(self.path, flags, 0o640)
             except FileNotFoundError as error:
                 raise _lost() from error
-            if alone:
-                fcntl.flock(self._handle, fcntl.LOCK_EX)  # released with the handle
-                self._check_name()
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StillOpen("another request still has the file of the upload", adapter="local") from error
+            self._check_name()
             if self._size(offset) > offset:
                 os.ftruncate(self._handle, offset)
             os.lseek(self._handle, offset, os.SEEK_SET)
@@ -207,6 +221,7 @@ async def append_to(
         recorded = await recorder.finish() or state
         reached = replace(state, offset=state.offset + writer.taken)
         last = await writer.rest()
+        # The file is closed before the next request may have the upload.
         await run(partial(file.append_last, last, state.offset, sync=reached.offset > recorded.offset))
         await checkpoint(reached, is_last=True)
     finally:
@@ -390,13 +405,22 @@ class LocalStreams(PartStream, Concatenation):
         Raises:
             StorageNotFound: the file is missing or too short, and no object of its length is at ``key``.
             StoragePermanent: ``.rindle/tus`` lies on another file system.
+            StorageTransient: a request that has lost the upload still has its file.
         """
-        return await self._threads.settle(self._complete, validate_key(key), self._part_file(upload_name), state.offset)
+        validate_key(key)
+        ends_at = time.monotonic() + COMPLETION_SECONDS
+        while True:
+            try:
+                return await self._threads.settle(self._complete, key, self._part_file(upload_name), state.offset)
+            except StillOpen:  # another call completes it just now
+                if time.monotonic() >= ends_at:
+                    raise
+                await asyncio.sleep(_LOOK_SECONDS)
 
     def _complete(self, key: str, file: PartFile, size: int) -> StoredObject:
         try:
             with self._translated(key):
-                file.open(size, alone=True)
+                file.open(size)
                 return self._publish(file, key, if_absent=False)
         except StorageNotFound:
             _, status = self._find(key)  # renamed by an earlier call
@@ -432,6 +456,8 @@ class LocalStreams(PartStream, Concatenation):
 
     async def concatenate(self, final_key: str, source_keys: Sequence[str]) -> StoredObject:
         """Copy the objects one after the other; the new one appears when it is whole, and only once."""
+        for key in (final_key, *source_keys):  # before anything is read
+            validate_key(key)
         return await self._threads.move(self._concatenate, final_key, tuple(source_keys))
 
     def _concatenate(self, stop: Stop, final_key: str, source_keys: Sequence[str]) -> StoredObject:

@@ -43,7 +43,7 @@ from rindle.protocols import MAX_URL_SECONDS, PartStream, PartStreamState
 from rindle.security import BadToken, check_secrets
 from rindle.security.upload_token import UploadClaims, read_upload, sign_upload
 from rindle.services import Services
-from rindle.states import SessionState
+from rindle.states import ENDED_BADLY, AssetState, SessionState
 from rindle.uploads import sessions
 from rindle.uploads.leases import Lease, Leases
 from rindle.uploads.sessions import UploadRequest
@@ -180,6 +180,7 @@ class StreamUploads:
             found is None
             or found.session.resumable_protocol != self.protocol
             or not claims.is_of(found.session.actor, self._secrets)
+            or (found.asset is not None and found.asset.state == AssetState.DELETED)
         ):
             raise TusError("there is no upload at this address", code="tus_session_not_found")
         require_alive(found.session)
@@ -193,16 +194,19 @@ class StreamUploads:
         Where the length ends an upload, one of no bytes has all its bytes at once.
 
         Args:
-            request: file name, type, actor and lifetime.
+            request: file name, type, actor and lifetime. A repeated request of the same actor with its idempotency key
+                returns the first upload.
             metadata: the client's own header, kept as it is.
 
         Raises:
             TusError: ``tus_size_exceeded``.
-            UploadRejected: the profile does not allow the extension.
+            UploadRejected: the profile does not allow the extension, or the size that the request declares.
+            InvalidArgument: the idempotency key belongs to another profile or lane.
+            UploadCancelled, UploadSessionExpired, RindleError: the upload of the idempotency key has ended.
         """
+        new = sessions.requested_upload(self._services.settings, self.profile, request, strategy=STRATEGY)
         part_size = self._part_size(length)
         is_complete = length == 0 and self.ends_by_length
-        new = sessions.requested_upload(self._services.settings, self.profile, request, strategy=STRATEGY)
         self._fill(new.session, length, metadata, part_size)
 
         def insert(session: Session, copy: Upload) -> Upload:
@@ -215,6 +219,8 @@ class StreamUploads:
         opened = await sessions.insert_once(self._services, new, insert)
         if opened.session.id == new.session.id:
             self._note_start(opened.session)
+        elif opened.session.state in ENDED_BADLY:
+            raise sessions.ended_error(opened.session)
         return Stream(opened.session, opened.asset)
 
     def _part_size(self, length: int | None) -> int:
@@ -279,6 +285,7 @@ class StreamUploads:
             TusError: ``tus_offset_conflict``, ``tus_size_exceeded``, ``tus_locked``, ``tus_session_expired`` or
                 ``tus_upload_closed``.
             InvalidArgument: another length was recorded before, or the length is less than the offset.
+            NotFound: it was purged, or is being purged; nothing of the body is kept.
             StorageError: the store failed; what was recorded before stays.
         """
         started, session_id = time.monotonic(), stream.session.id
@@ -354,6 +361,9 @@ class StreamUploads:
         except TusError as error:
             if error.code == "tus_session_expired":  # it has ended meanwhile, and may be released already
                 await self._release(_leased(lease).session)
+            raise
+        except NotFound:  # it was purged, and nothing else will remove what this request has stored since
+            await self._release(upload)
             raise
         except StorageAdapterException:
             if not_recorded is not None:  # the database failed, and not the store through which it was raised

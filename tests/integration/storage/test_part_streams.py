@@ -14,7 +14,7 @@ import boto3
 import pytest
 
 from rindle.db.models import new_id
-from rindle.errors import StorageNotFound, TusTailMissing
+from rindle.errors import StorageNotFound, StorageTransient, TusTailMissing
 from rindle.protocols import Checkpoint, PartStreamState
 from rindle.storage import part_files
 from rindle.storage.local import LocalStorage
@@ -299,6 +299,48 @@ async def test_a_client_that_pauses_has_nothing_in_memory(tmp_path: Path) -> Non
     await on_disk.storage.close()
 
     assert row.state.offset == 5
+
+
+async def test_a_process_that_stood_still_writes_into_no_file_that_others_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has lost its lease meanwhile, but not its open file. Another adapter stands for another process."""
+    monkeypatch.setattr(part_files, "COMPLETION_SECONDS", 0.0)
+    still, other = OnDisk(tmp_path), OnDisk(tmp_path)
+    row, stands, moves = Recorded(still.storage, length=10), asyncio.Event(), asyncio.Event()
+    await append(still, row, b"hello")
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"WORLD" * part_files.BUFFER_BYTES  # written at once
+        yield b"WORLD" * part_files.BUFFER_BYTES  # taken when the first is written
+        stands.set()
+        await moves.wait()
+        yield b"LATE" * part_files.BUFFER_BYTES
+
+    async def refused(state: PartStreamState, *, is_last: bool = False) -> None:
+        raise ConnectionAbortedError("the lease belongs to another request")
+
+    frozen = asyncio.create_task(
+        still.storage.append_part_stream(
+            "media/a/whole", row.name, chunks(), row.state, length=None, checkpoint=refused
+        )
+    )
+    await stands.wait()
+
+    with pytest.raises(StorageTransient):
+        await append(other, row, b"world")
+    with pytest.raises(StorageTransient):
+        await other.storage.complete_part_stream("media/a/whole", row.name, row.state)
+    moves.set()
+    with pytest.raises(ConnectionAbortedError):
+        await frozen
+
+    assert row.state.offset == 5
+    await append(other, row, b"world")
+    await other.storage.complete_part_stream("media/a/whole", row.name, row.state)
+    assert await digest_of(other, tmp_path) == joined(b"helloworld")
+    for store in (still, other):
+        await store.storage.close()
 
 
 async def test_lost_bytes_are_never_replaced_by_nothing(store: Store) -> None:
