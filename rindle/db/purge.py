@@ -32,7 +32,7 @@ from rindle.states import AssetState, SessionState, VariantState
 #: States of an asset whose validation has ended well.
 _VALIDATED = frozenset({AssetState.READY, AssetState.DEGRADED})
 #: States of a variant for which no build runs. The build of a cancelled one may still be ending.
-_AT_REST = frozenset({VariantState.READY, VariantState.STALE, VariantState.MISSING})
+_IDLE = frozenset({VariantState.READY, VariantState.STALE, VariantState.MISSING})
 
 _ASSET_ID: BindParameter[str] = bindparam("asset_id")
 #: Built once: an erasure purges tens of thousands of assets.
@@ -115,17 +115,17 @@ def begin(session: Session, asset_id: str, *, late_put_seconds: float) -> tuple[
         session_ids=tuple(sorted(row.id for row in found.sessions)),
         providers=tuple(row.provider_name for row in found.providers),
     )
-    return decision, found if state in _VALIDATED and _is_at_rest(found, late_put_seconds) else None
+    return decision, found if state in _VALIDATED and _is_idle(found, late_put_seconds) else None
 
 
-def _is_at_rest(found: Tombstone, late_put_seconds: float) -> bool:
+def _is_idle(found: Tombstone, late_put_seconds: float) -> bool:
     """Whether no upload, build, removal or provider is at work on a validated asset, and no PUT can arrive."""
     uploads_end_at = found.uploads_end_at(late_put_seconds)
     return (
         not found.providers
         and (uploads_end_at is None or uploads_end_at <= utc_now())
         and all(row.state == SessionState.COMPLETED for row in found.sessions)
-        and all(row.state in _AT_REST and not row.obsolete_keys for row in found.variants)
+        and all(row.state in _IDLE and not row.obsolete_keys for row in found.variants)
     )
 
 

@@ -64,7 +64,11 @@ class PurgeWorkflow:
         self._stage = "deciding"
         decision = await self._complete(
             start_step(
-                messages.BEGIN_PURGE, order, PurgeDecision, policies.DELETION, "tombstone, delete what is at rest"
+                messages.BEGIN_PURGE,
+                order,
+                PurgeDecision,
+                policies.DELETION,
+                "tombstone unless attached, delete if idle",
             )
         )
         if decision.outcome != "purge":

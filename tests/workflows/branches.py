@@ -892,7 +892,7 @@ async def _purge(stage: Stage, asset_id: str) -> str:
     return workflow_id
 
 
-async def _at_rest(stage: Stage) -> MediaAsset:
+async def _idle(stage: Stage) -> MediaAsset:
     """Return an asset of which nothing is running, and whose ticket has expired now."""
     session = await stage.sent("plain")
     await stage.rindle.verify_completion(session.id)
@@ -904,7 +904,7 @@ async def _at_rest(stage: Stage) -> MediaAsset:
 @_branch(_PURGE, "begin_purge", "completed", lacks=("stop_asset_work", "delete_asset"))
 async def purged(stage: Stage, fleet: Fleet) -> str:
     await fleet.start()
-    asset = await _at_rest(stage)
+    asset = await _idle(stage)
     workflow_id = await _purge(stage, asset.id)
     assert await stage.keys() == set()
     return workflow_id
@@ -936,7 +936,7 @@ async def still_attached(stage: Stage, fleet: Fleet) -> str:
 async def woken_again(stage: Stage, fleet: Fleet) -> str:
     interruption = Interruption()
     await fleet.start(interruption=interruption)
-    asset = await _at_rest(stage)
+    asset = await _idle(stage)
     await stage.rindle.attach(asset.id, _OWNER, "avatar")
     workflow_id = ids.purge_id(asset.id, prefix=stage.prefix)
 
@@ -958,7 +958,7 @@ async def woken_again(stage: Stage, fleet: Fleet) -> str:
 async def cancel_request_while_a_ticket_is_valid(stage: Stage, fleet: Fleet) -> str:
     """The purge is completed, and deletes what was uploaded with the ticket meanwhile."""
     await fleet.start()
-    asset = await _at_rest(stage)  # its ticket may be redeemed for five seconds more
+    asset = await _idle(stage)  # its ticket may be redeemed for five seconds more
     workflow_id = ids.purge_id(asset.id, prefix=stage.prefix)
     await stage.rindle.purge_asset(asset.id)
     await in_stage(stage, workflow_id, "waiting")

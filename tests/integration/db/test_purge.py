@@ -18,7 +18,7 @@ LATE_PUT_SECONDS = 60.0
 
 
 def added(session: Session, **columns: Any) -> MediaAsset:
-    """Insert a ready image with one variant and the upload that it came from, at rest unless ``columns`` differ."""
+    """Insert a ready image with one variant and the upload that it came from, idle unless ``columns`` differ."""
     asset_id = new_id()
     key = f"plain/{asset_id}/original.jpg"
     asset = MediaAsset(id=asset_id, state=columns.pop("state", "ready"), profile="plain", kind="image", storage_key=key)
@@ -69,7 +69,7 @@ async def begun(stage: Stage, **columns: Any) -> tuple[str, purge.Tombstone | No
     ],
     ids=str,
 )
-async def test_an_asset_at_rest_is_deleted_at_once(stage: Stage, columns: dict[str, Any]) -> None:
+async def test_an_idle_asset_is_deleted_at_once(stage: Stage, columns: dict[str, Any]) -> None:
     outcome, found = await begun(stage, **columns)
 
     assert outcome == "purge"
