@@ -16,14 +16,12 @@ from sqlalchemy.exc import OperationalError
 from rindle.db import streams as rows
 from rindle.storage.local import LocalStorage
 from rindle.testing.flaky import FlakyStorage
-from tests.integration.uploads.conftest import bucket_environment, released
+from tests.integration.uploads.conftest import released
 from tests.lanes import FIRST_BYTES, MIB, LaneSite, address_of, lane_site
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.minio import MinioServer
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
-
-__all__ = ["bucket_environment"]  # the fixture
 
 PROTOCOLS = ["tus", "ietf"]
 

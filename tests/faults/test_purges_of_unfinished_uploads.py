@@ -13,15 +13,13 @@ from rindle.db import purge
 from rindle.protocols import StoredObject
 from rindle.testing.flaky import FlakyStorage
 from tests.application import storage
-from tests.integration.uploads.conftest import PART_BYTES, bucket_environment, send_part, store_of
+from tests.integration.uploads.conftest import PART_BYTES, send_part, store_of
 from tests.integration.uploads.test_resumable import environment_of
 from tests.lanes import FIRST_BYTES, LANES, MIB, STORES, LaneSite, lane_site
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage
 from tests.tus import assembled
-
-__all__ = ["bucket_environment"]  # the fixture
 
 ADA = ("Member", "ada")
 
