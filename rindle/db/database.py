@@ -123,11 +123,11 @@ def outage_of(error: BaseException) -> RindleError | None:
 
 
 class _Turns:
-    """Lets transactions of an asynchronous engine have its connections in the order in which they asked.
+    """Lets transactions of an asynchronous engine have its connections in the order of their requests.
 
-    The pool itself gives a returned connection to whoever asks next, also before those that wait: where all connections
-    are in use for a while, some callers wait until the timeout of the pool although the database answers others. Here
-    the timeout of the pool begins again with each transaction that ends: a long queue is no outage.
+    The pool itself gives a returned connection to whoever requests one next, also before those that wait. Where all
+    connections are in use for a while, some callers wait until the timeout of the pool although the database answers
+    others. Here the timeout of the pool begins again with each transaction that ends: a long queue is no outage.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:

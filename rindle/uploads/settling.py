@@ -54,13 +54,13 @@ class Settling:
         while self._waiting:
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 2, _LONGEST_LOOK_SECONDS)
-            asked = list(self._waiting)
+            waiting = list(self._waiting)
             try:
-                still = await self._database.read(rows.assembling_of, asked)
+                still = await self._database.read(rows.assembling_of, waiting)
             except Exception as error:  # the database is away: the requests end with their time
                 log.warning("uploads were not looked at", extra={"error": type(error).__name__})
                 continue
-            for session_id in set(asked) - still:
+            for session_id in set(waiting) - still:
                 for settled in self._waiting.get(session_id, ()):
                     if not settled.done():
                         settled.set_result(None)
