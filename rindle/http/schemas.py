@@ -316,7 +316,7 @@ class StreamJson(BaseModel):
     """Where to send a file by tus, or by the draft of the IETF. `upload_url` is a credential."""
 
     endpoint: str = Field(description="Address of the protocol: a path on this site, or a URL.")
-    upload_url: str = Field(repr=False, description="Address of this upload; ask it where to continue.")
+    upload_url: str = Field(repr=False, description="Address of this upload; its status says where to continue.")
     expires_at: datetime = Field(description="When the upload ends if no bytes arrive before.")
 
     @classmethod
