@@ -34,7 +34,7 @@ dev: setup-dev ## the example application with its worker and a Temporal server,
 
 test: setup-test check ## set-up, checks and the whole test suite
 	@mkdir -p var/reports
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --junitxml=var/reports/junit.xml $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --junitxml=var/reports/junit.xml $(ARGS)
 
 check: setup-check ## layout, lint, types and import layers
 	$(BIN)/ruff format --check --quiet .

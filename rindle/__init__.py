@@ -1,31 +1,36 @@
 """Rindle: everything after the upload button, durable on Temporal, queryable in your own database.
 
-Importing this package loads neither FastAPI nor boto3, pyvips or libmagic.
+Importing this package loads almost nothing: a public name is loaded when it is first used. The processes that render
+images import modules of this package, and need neither SQLAlchemy nor Temporal.
 """
 
 from __future__ import annotations
 
-from rindle.app import Rindle
-from rindle.attachments import UNCHECKED
-from rindle.db.models import (
-    MediaAsset,
-    MediaAttachment,
-    MediaErasure,
-    MediaErasureAsset,
-    MediaEvent,
-    MediaOutbox,
-    MediaProcessingRun,
-    MediaProviderAsset,
-    MediaUploadSession,
-    MediaVariant,
-)
-from rindle.errors import RindleError
-from rindle.profile import DeliveryPolicy, Profile, StreamingPolicy
-from rindle.protocols import OwnerRef, Quarantine
-from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
-from rindle.settings import Settings
-from rindle.states import AssetState, MediaKind, OutputKind, ProviderState, SessionState, VariantState
-from rindle.temporal_client import TemporalConnection
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rindle.app import Rindle
+    from rindle.attachments import UNCHECKED
+    from rindle.db.models import (
+        MediaAsset,
+        MediaAttachment,
+        MediaErasure,
+        MediaErasureAsset,
+        MediaEvent,
+        MediaOutbox,
+        MediaProcessingRun,
+        MediaProviderAsset,
+        MediaUploadSession,
+        MediaVariant,
+    )
+    from rindle.errors import RindleError
+    from rindle.profile import DeliveryPolicy, Profile, StreamingPolicy
+    from rindle.protocols import OwnerRef, Quarantine
+    from rindle.recipes import AudioVariant, FrameVariant, ImageVariant, VideoVariant, WaveformVariant
+    from rindle.settings import Settings
+    from rindle.states import AssetState, MediaKind, OutputKind, ProviderState, SessionState, VariantState
+    from rindle.temporal_client import TemporalConnection
 
 __version__ = "0.1.0"
 
@@ -63,3 +68,60 @@ __all__ = [
     "WaveformVariant",
     "__version__",
 ]
+
+_MODULES = {
+    "rindle.app": ("Rindle",),
+    "rindle.attachments": ("UNCHECKED",),
+    "rindle.db.models": (
+        "MediaAsset",
+        "MediaAttachment",
+        "MediaErasure",
+        "MediaErasureAsset",
+        "MediaEvent",
+        "MediaOutbox",
+        "MediaProcessingRun",
+        "MediaProviderAsset",
+        "MediaUploadSession",
+        "MediaVariant",
+    ),
+    "rindle.errors": ("RindleError",),
+    "rindle.profile": (
+        "DeliveryPolicy",
+        "Profile",
+        "StreamingPolicy",
+    ),
+    "rindle.protocols": (
+        "OwnerRef",
+        "Quarantine",
+    ),
+    "rindle.recipes": (
+        "AudioVariant",
+        "FrameVariant",
+        "ImageVariant",
+        "VideoVariant",
+        "WaveformVariant",
+    ),
+    "rindle.settings": ("Settings",),
+    "rindle.states": (
+        "AssetState",
+        "MediaKind",
+        "OutputKind",
+        "ProviderState",
+        "SessionState",
+        "VariantState",
+    ),
+    "rindle.temporal_client": ("TemporalConnection",),
+}
+#: The module of each public name.
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -37,6 +37,10 @@ KEPT_VARIABLES = (
 )
 HIDDEN_PREFIXES = ("RINDLE_", "TEMPORAL_", "AWS_", "GOOGLE_", "STORAGE_EMULATOR_")
 
+#: The directories of the tests in their order, those with the longest tests first: processes that share the tests take
+#: the files in this order, and at the end, when one waits for the others, the files are short.
+TURNS = ("stories", "faults", "workflows", "integration", "contract", "architecture", "unit")
+
 _session = pytest.StashKey[pytest.Session]()
 Server = TypeVar("Server")
 
@@ -112,6 +116,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         unmet = [item for item in items if _needs_corpus(item)]
         items[:] = [item for item in items if item not in unmet]
         config.hook.pytest_deselected(items=unmet)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """Say when the directory of ``item`` has its turn; any other one, such as that of a test's own tests, is first."""
+    path = item.path.relative_to(REPOSITORY / "tests") if item.path.is_relative_to(REPOSITORY / "tests") else Path()
+    return next((turn for turn, name in enumerate(TURNS, 1) if name in path.parts[:1]), 0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking through the tests and the modules again and again: they stay anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 def _needs_corpus(item: pytest.Item) -> bool:

@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 from rindle import MediaAsset, MediaUploadSession, MediaVariant, Profile, Rindle, Settings
 from rindle.db import promotion
 from rindle.db import variants as variant_rows
-from rindle.db.models import Base
 from rindle.db.transitions import lock_asset, move_asset, move_variant, tombstone
 from rindle.db.uploads import find_by_asset
 from rindle.protocols import Storage, StreamingProvider
 from rindle.states import AssetState, VariantState
 from rindle.storage.local import LocalStorage
+from tests.tables import create_tables
 
 SECRET = "gallery-secret-of-at-least-32-bytes"
 BASE_URL = "http://gallery.test/media/local"
@@ -181,8 +181,7 @@ async def opened(
     """Open a gallery in ``directory`` with the profiles that ``make_profiles`` makes for its storage; on a SQLite
     database there when none is given."""
     engine = create_async_engine(database_url or f"sqlite+aiosqlite:///{directory / 'gallery.db'}")
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine)
     store = storage or LocalStorage(
         directory / "objects", base_url=BASE_URL, secrets=[SECRET], public_base_url=f"{BASE_URL}/p", fsync=False
     )

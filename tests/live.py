@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaEvent, MediaVariant, Profile, Rindle, Settings
 from rindle.db import variants as variant_rows
-from rindle.db.models import Base
 from rindle.db.transitions import lock_asset, move_asset, move_variant, recompute, tombstone
 from rindle.errors import StateConflict
 from rindle.events import STREAMED_TYPES
@@ -31,6 +30,7 @@ from rindle.storage.memory import MemoryStorage
 from tests.gallery import Gallery, png
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
+from tests.tables import create_tables
 
 SECRET = "a secret of the news, long enough to sign with"
 #: An id that nothing has.
@@ -217,8 +217,7 @@ async def newsroom(directory: Path, database_url: str, **settings: Any) -> Async
     """Open the application on an empty database and close it whatever happens."""
     rindle = make(database_url, tmp_dir=directory / "tmp", **settings)
     assert isinstance(rindle.database.engine, AsyncEngine)
-    async with rindle.database.engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(rindle.database.engine)
     try:
         yield Newsroom(rindle)
     finally:

@@ -27,7 +27,7 @@ from temporalio.client import Client
 
 from rindle import MediaAsset, MediaEvent, MediaOutbox, MediaUploadSession, MediaVariant, Rindle
 from rindle.bootstrap import WorkerProcess
-from rindle.db.models import Base, utc_now
+from rindle.db.models import utc_now
 from rindle.db.transitions import set_fields
 from rindle.errors import ErasurePending, TemporalUnavailable
 from rindle.protocols import Storage, StreamingProvider
@@ -36,6 +36,7 @@ from tests import application
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.servers.minio import MinioServer
+from tests.tables import create_tables
 
 T = TypeVar("T")
 #: For tests of what only Postgres does or promises: they are collected on that database alone, instead of passing on
@@ -158,8 +159,7 @@ class Stage:
         """Build the application and its tables."""
         os.environ["APP_HOME"] = str(self.home)  # plug-ins that run in this process read it
         self.rindle = self.application(store=store)
-        async with self.rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
-            await connection.run_sync(Base.metadata.create_all)
+        await create_tables(self.engine)
 
     def application(
         self, *, store: Storage | None = None, providers: Sequence[StreamingProvider] = (), **environment: str

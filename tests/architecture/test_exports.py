@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
-import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,11 +50,25 @@ def test_public_names_are_sorted_and_there() -> None:
         assert getattr(rindle, name) is not None
 
 
-def test_nothing_public_is_left_out_of_all() -> None:
-    modules = {info.name for info in pkgutil.iter_modules(rindle.__path__)}
-    names = {name for name in vars(rindle) if not name.startswith("_")}
+def test_what_type_checkers_see_is_what_is_loaded_at_the_first_use() -> None:
+    tree = ast.parse(Path(str(rindle.__file__)).read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
 
-    assert names - modules - {"annotations"} == set(rindle.__all__) - {"__version__"}
+    assert seen == rindle._HOMES
+    assert {*seen, "__version__"} == set(rindle.__all__)
+    for name, module in seen.items():
+        assert getattr(rindle, name) is getattr(importlib.import_module(str(module)), name)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="NoSuchName"):
+        rindle.NoSuchName  # noqa: B018 - the access is the test
+
+
+def test_children_that_render_load_neither_a_database_nor_temporal() -> None:
+    assert loaded_by("import rindle.media.image") & {"sqlalchemy", "temporalio"} == set()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +89,7 @@ def test_what_a_module_lists_is_there(module: str) -> None:
 
 
 def test_importing_rindle_loads_no_extra() -> None:
-    assert loaded_by("import rindle") & set(NOT_LOADED) == set()
+    assert loaded_by("from rindle import *") & set(NOT_LOADED) == set()
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,17 @@ def ensure(report: Callable[[str], None]) -> None:
         return
     except Unavailable:
         report("installing JavaScript for the tests with npm: a few seconds")
-    arguments = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
-    if subprocess.run([*_npm(), *arguments], cwd=ROOT, check=False).returncode:
-        raise Unavailable("npm could not install the packages of package.json; its output says why")
+    run("ci", "--no-audit", "--no-fund", "--loglevel=error", cwd=ROOT)
+
+
+def run(*arguments: str, cwd: Path) -> None:
+    """Run npm in a directory; no script of a package runs.
+
+    Raises:
+        Unavailable: npm is missing or failed.
+    """
+    if subprocess.run([*_npm(), *arguments, "--ignore-scripts"], cwd=cwd, check=False).returncode:
+        raise Unavailable(f"npm {arguments[0]} failed; its output says why")
 
 
 def node() -> Path:

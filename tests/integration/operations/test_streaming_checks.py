@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, Profile, Rindle, Settings
-from rindle.db.models import Base, MediaProviderAsset, new_id, utc_now
+from rindle.db.models import MediaProviderAsset, new_id, utc_now
 from rindle.operations.checks.report import Check
 from rindle.presets import MuxWeb
 from rindle.protocols import StreamingProvider
@@ -26,6 +26,7 @@ from tests.integration.operations.played import prepare, typed
 from tests.servers import free_port
 from tests.servers.mux import FakeMux
 from tests.stage import Stage
+from tests.tables import create_tables
 
 SECRET = "7c1f0d3e9ab24586c1f0d3e97ab8245867c1f0d3e9ab2458"
 KEY = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
@@ -59,8 +60,7 @@ def application(
 async def checked(rindle: Rindle, **options: Any) -> dict[str, Check]:
     engine = rindle.database.engine
     assert isinstance(engine, AsyncEngine)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    await create_tables(engine)
     report = await rindle.doctor(only=CHECKS, workers=False, timeout=60, **options)
     await rindle.close()
     await engine.dispose()
