@@ -6,23 +6,25 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import create_engine, create_mock_engine
+from sqlalchemy import create_engine, create_mock_engine, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rindle import sqlite
-from rindle.db.models import Base
+from rindle.db.models import Base, MediaAsset
 
 
 async def create_tables(engine: AsyncEngine) -> None:
-    """Create the tables in an empty database to which nobody has connected yet."""
+    """Create the tables in a new database, to which nobody has connected yet; a second call changes nothing."""
     if engine.dialect.name == "sqlite":
         assert engine.url.database is not None
         file = Path(engine.url.database)
-        assert not file.exists(), "the database has content already"
-        file.write_bytes(_sqlite_file())
+        if not file.exists():
+            file.write_bytes(_sqlite_file())
         return
     async with engine.connect() as connection:
-        # Several statements in one call: no statement of a driver has parameters and is prepared.
+        if await connection.run_sync(lambda made: inspect(made).has_table(MediaAsset.__tablename__)):
+            return
+        # Several statements in one call, which a driver takes only without parameters.
         await connection.execution_options(no_parameters=True)
         await connection.exec_driver_sql(_postgres_script())
         await connection.commit()
