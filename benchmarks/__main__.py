@@ -6,6 +6,7 @@ import asyncio
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -59,14 +60,15 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
 _ON_REQUEST = frozenset({"scale", "erasure"})
 
 
-async def run(names: Sequence[str]) -> tuple[dict[str, list[Figure]], list[str]]:
+async def run(names: Sequence[str], *, erased: int) -> tuple[dict[str, list[Figure]], list[str]]:
     """Run benchmarks one after the other; returns their figures and the names of those that could not run."""
+    benchmarks = {**BENCHMARKS, "erasure": partial(erasure.measure, erased)}
     results: dict[str, list[Figure]] = {}
     failed = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            results[name] = await BENCHMARKS[name]()
+            results[name] = await benchmarks[name]()
         except Unavailable as error:
             print(f"  left out: {error}", file=sys.stderr)
         except Exception:
@@ -80,13 +82,20 @@ async def run(names: Sequence[str]) -> tuple[dict[str, list[Figure]], list[str]]
 @click.option(
     "--million", is_flag=True, help="Also measure a million assets and the erasure of 50,000 (an hour, 4 GB of disk)."
 )
+@click.option(
+    "--erased",
+    type=click.IntRange(min=100),
+    default=erasure.ATTACHED,
+    show_default=True,
+    help="Assets of the owner whom the benchmark `erasure` erases to the end.",
+)
 @click.option("--write-docs", is_flag=True, help="Put the table into docs/performance.md.")
-def main(only: tuple[str, ...], million: bool, write_docs: bool) -> None:
+def main(only: tuple[str, ...], million: bool, erased: int, write_docs: bool) -> None:
     """Measure the budgets of the design, each beside its peer in the same run."""
     names = [name for name in BENCHMARKS if name in only or (not only and (million or name not in _ON_REQUEST))]
     if million:
         names += sorted(_ON_REQUEST - set(names), reverse=True)
-    results, failed = asyncio.run(run(names))
+    results, failed = asyncio.run(run(names, erased=erased))
     described = machine.description()
     report.show(results, described)
     path = report.write_json(results, described, ROOT / "var" / "bench")

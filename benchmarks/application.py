@@ -1,7 +1,8 @@
 """The application that is measured: in the driver, in workers (``--app benchmarks.application:rindle``), on the web.
 
 Where its data lies comes from the environment: ``BENCH_DATABASE_URL``, ``BENCH_HOME`` and ``BENCH_BASE_URL``, and
-``BENCH_ENDPOINT``, ``BENCH_BUCKET``, ``BENCH_ACCESS_KEY`` and ``BENCH_SECRET_KEY`` when there is a bucket as well.
+``BENCH_ENDPOINT``, ``BENCH_BUCKET``, ``BENCH_ACCESS_KEY`` and ``BENCH_SECRET_KEY`` when there is a bucket as well, and
+``BENCH_GCS_HOST`` and ``BENCH_GCS_BUCKET`` when there is one of Google Cloud Storage.
 ``BENCH_FSYNC=0`` makes the local store leave its files to the cache of the system.
 """
 
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from rindle import Profile, Rindle, TemporalConnection
 from rindle.presets import Web
 from rindle.protocols import Storage
+from rindle.storage.gcs import GCSStorage
 from rindle.storage.local import LocalStorage
 from rindle.storage.s3 import S3Storage
 
@@ -72,6 +74,13 @@ class BucketArchive(Archive):
     storage = "bucket"
 
 
+class GcsPhoto(Photo):
+    """The same photo in Google Cloud Storage."""
+
+    name = "gcs_photo"
+    storage = "gcs"
+
+
 def bucket(environment: Mapping[str, str]) -> S3Storage:
     """Return the bucket that an environment names."""
     return S3Storage(
@@ -100,6 +109,9 @@ def make(
     if "BENCH_BUCKET" in environment:
         storages["bucket"] = bucket(environment)
         profiles += [BucketPhoto, BucketArchive]
+    if "BENCH_GCS_HOST" in environment:
+        storages["gcs"] = GCSStorage(environment["BENCH_GCS_BUCKET"], emulator_host=environment["BENCH_GCS_HOST"])
+        profiles.append(GcsPhoto)
     return Rindle(engine=engine, profiles=profiles, storages=storages, secrets=[SECRET], temporal=temporal)
 
 

@@ -36,15 +36,15 @@ async def measure() -> list[Figure]:
 def _measure(stack: Stack, url: str, web: int, source: Path) -> list[Figure]:
     s3: Any = boto3.client(
         "s3",
-        endpoint_url=stack.bucket["BENCH_ENDPOINT"],
-        aws_access_key_id=stack.bucket["BENCH_ACCESS_KEY"],
-        aws_secret_access_key=stack.bucket["BENCH_SECRET_KEY"],
+        endpoint_url=stack.buckets["BENCH_ENDPOINT"],
+        aws_access_key_id=stack.buckets["BENCH_ACCESS_KEY"],
+        aws_secret_access_key=stack.buckets["BENCH_SECRET_KEY"],
         region_name="us-east-1",
     )
     ours, used, theirs = [], [], []
     for number in range(ROUNDS + 1):
         before = machine.cpu_seconds([web])
-        tus, boto = _tus(url, source), _boto3(s3, stack.bucket["BENCH_BUCKET"], source)
+        tus, boto = _tus(url, source), _boto3(s3, stack.buckets["BENCH_BUCKET"], source)
         if number:  # the first round warms up
             ours.append(SIZE_BYTES / tus / 2**20)
             used.append(machine.cpu_seconds([web]) - before)

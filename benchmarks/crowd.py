@@ -26,6 +26,8 @@ ARRIVALS_PER_SECOND = 25
 #: A connection and a file for each upload, on the side of the server.
 _OPEN_FILES = 4 * UPLOADS
 _PIECE_BYTES = 64 * 1024
+#: What a client sends while others arrive, and how often.
+_TRICKLE_BYTES, _TRICKLE_SECONDS = 1024, 10.0
 
 
 @dataclass
@@ -58,12 +60,19 @@ class Crowd:
             )
             half = len(self.body) // 2
             await self._send(writer, self.body[:half])
-            await self.half_sent.wait()
-            await self.go_on.wait()
+            waiting = asyncio.ensure_future(self._all_half_sent())
+            while not waiting.done():  # a body that pauses for long counts as broken off
+                await self._send(writer, self.body[half : half + _TRICKLE_BYTES])
+                half += _TRICKLE_BYTES
+                await asyncio.wait([waiting], timeout=_TRICKLE_SECONDS)
             await self._send(writer, self.body[half:])
             return int((await _answer(reader))["upload-offset"])
         finally:
             writer.close()
+
+    async def _all_half_sent(self) -> None:
+        await self.half_sent.wait()
+        await self.go_on.wait()
 
     async def _request(
         self,

@@ -1,4 +1,4 @@
-"""Memory of the processes an upload of 4 GiB passes through, by every lane, to the local store and to MinIO.
+"""Memory of the processes that an upload of 4 GiB passes through, by every lane: to the local store, MinIO and GCS.
 
 The file is the photo with zeros behind its end: a decoder stops at the end marker, so that it goes all the way to
 ``ready``, while every byte is spooled, hashed, stored and measured.
@@ -21,7 +21,7 @@ from benchmarks.report import Figure, Sample, left_out
 from benchmarks.stack import Stack, running_stack
 from rindle.db.streams import find_stream
 from rindle.security.upload_token import read_upload
-from tests.servers import Unavailable, minio
+from tests.servers import Unavailable, gcs, minio
 
 SIZE_BYTES = 4 << 30
 BUDGET_MIB = 64
@@ -36,7 +36,7 @@ class Lane:
     Attributes:
         name: as the table names it.
         send: sends a file of a size with a profile and returns the id of its asset when it is ready.
-        profile: ``photo`` of the local store, or ``bucket_photo``.
+        profile: ``photo`` of the local store, ``bucket_photo`` or ``gcs_photo``.
         is_direct: whether the bytes do not pass through the web server.
     """
 
@@ -53,13 +53,17 @@ class Lane:
 async def measure() -> list[Figure]:
     """Send 4 GiB by each lane and take each file to ready."""
     figures = []
-    lanes = LANES
-    try:
-        minio.program()
-    except Unavailable as error:
-        lanes = tuple(lane for lane in LANES if lane.profile == "photo")
-        figures.append(left_out("lanes to MinIO", error))
-    async with running_stack(relay=False, with_bucket=lanes is LANES) as stack:
+    profiles = {"photo"}
+    for profile, server in (("bucket_photo", minio), ("gcs_photo", gcs)):
+        try:
+            server.program()
+            profiles.add(profile)
+        except Unavailable as error:
+            figures.append(left_out(f"lanes of {profile}", error))
+    lanes = tuple(lane for lane in LANES if lane.profile in profiles)
+    async with running_stack(
+        relay=False, with_bucket="bucket_photo" in profiles, with_gcs="gcs_photo" in profiles
+    ) as stack:
         if shutil.disk_usage(stack.home).free < _DISK_BYTES:
             raise RuntimeError(f"{_DISK_BYTES >> 30} GiB of free disk are needed")
         with stack.worker() as worker, stack.web() as web:
@@ -156,14 +160,47 @@ async def _tus(stack: Stack, profile: str, size: int) -> str:
     return found.asset.id
 
 
+async def _ietf(stack: Stack, profile: str, size: int) -> str:
+    """Send the file in one POST of the draft of the IETF to the web server."""
+    site = stack.base_url.removesuffix("/local")
+    headers = {
+        "Upload-Complete": "?1",
+        "Content-Type": "image/jpeg",
+        "Content-Disposition": 'attachment; filename="photo.jpg"',
+        "Content-Length": str(size),
+    }
+    async with httpx.AsyncClient(timeout=None) as client:
+        answer = await client.post(f"{site}/resumable/{profile}/", content=_body(size), headers=headers)
+    answer.raise_for_status()
+    asset_id = str(answer.json()["session"]["asset_id"])
+    await stack.wait_until([asset_id])
+    return asset_id
+
+
+async def _store_session(stack: Stack, profile: str, size: int) -> str:
+    """Send the file in one PUT to a resumable session of the store, and verify."""
+    opened = await stack.rindle.initiate_resumable_session(profile, filename="photo.jpg", size=size, actor="bench")
+    headers = {"Content-Length": str(size), "Content-Range": f"bytes 0-{size - 1}/{size}"}
+    async with httpx.AsyncClient(timeout=None) as client:
+        uri = opened.resumable.session_uri.get_secret_value()
+        (await client.put(uri, content=_body(size), headers=headers)).raise_for_status()
+    done = await stack.rindle.verify_completion(opened.session.id)
+    await stack.wait_until([done.asset.id])
+    return done.asset.id
+
+
 LANES = (
     Lane("server-side upload", _server_side),
     Lane("signed PUT to the local store", _signed_put),
     Lane("tus to the local store", _tus),
+    Lane("draft of the IETF to the local store", _ietf),
     Lane("server-side upload to MinIO", _server_side, "bucket_photo"),
     Lane("signed PUT to MinIO", _signed_put, "bucket_photo", is_direct=True),
     Lane("multipart to MinIO", _multipart, "bucket_photo", is_direct=True),
     Lane("tus to MinIO", _tus, "bucket_photo"),
+    Lane("draft of the IETF to MinIO", _ietf, "bucket_photo"),
+    Lane("server-side upload to GCS", _server_side, "gcs_photo"),
+    Lane("resumable session of GCS", _store_session, "gcs_photo", is_direct=True),
 )
 
 

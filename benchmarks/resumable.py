@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -107,15 +107,22 @@ def _patches(ours: list[Contender], peers: list[Contender], source: Path) -> lis
     figures = []
     for what, upload in ways.items():
         rates: dict[str, list[float]] = {}
+        used: dict[str, list[float]] = {}
         for number in range(ROUNDS + 1):
             for one in [*ours, *peers]:
+                before = machine.cpu_seconds([one.pid])
                 rate = SIZE_BYTES / upload(one) / 2**20
                 if number:  # the first round warms up
                     rates.setdefault(one.name, []).append(rate)
-        figures += [_patch_figure(what, one, rates, peers) for one in [*ours, *peers]]
+                    used.setdefault(one.name, []).append(machine.cpu_seconds([one.pid]) - before)
+        for one in [*ours, *peers]:
+            noted = replace(one, note=f"{Sample.of(used[one.name])} s of processor time; {one.note}")
+            figures.append(_patch_figure(what, noted, rates, peers))
     for one in bare:
+        before = machine.cpu_seconds([one.pid])
         values = [SIZE_BYTES / _bare(source, one) / 2**20 for _ in range(ROUNDS)]
-        note = "writes the body of one request into a file, and nothing else"
+        cost = (machine.cpu_seconds([one.pid]) - before) / ROUNDS
+        note = f"{cost:.2f} s of processor time; writes the body of one request into a file, and nothing else"
         figures.append(Figure(f"1 GiB to {one.name}", Sample.of(values), "MiB/s", is_peer=True, note=note))
     return figures
 

@@ -30,7 +30,7 @@ from benchmarks import application
 from rindle import Rindle, TemporalConnection
 from rindle.db import migrate
 from rindle.db.models import MediaUploadSession
-from tests.servers import STARTUP_SECONDS, ending, free_port, minio, postgres
+from tests.servers import STARTUP_SECONDS, ending, free_port, gcs, minio, postgres
 from tests.servers.temporal import running_temporal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,8 +60,13 @@ class Stack:
     rindle: Rindle
     base_url: str
     server_pids: list[int]
-    bucket: dict[str, str] = field(default_factory=dict, repr=False)
+    buckets: dict[str, str] = field(default_factory=dict, repr=False)
     worker_pids: list[int] = field(default_factory=list)
+
+    @property
+    def plain_database_url(self) -> str:
+        """URL of the database for a connection of psycopg."""
+        return self.database_url.replace("postgresql+psycopg://", "postgresql://")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -74,7 +79,7 @@ class Stack:
             "TEMPORAL_ADDRESS": self.temporal_target,
             "RINDLE_TMP_DIR": str(self.home / "tmp"),
             "PYTHONPATH": str(ROOT),
-            **self.bucket,
+            **self.buckets,
         }
 
     @contextmanager
@@ -142,9 +147,7 @@ class Stack:
             RuntimeError: they are not in time, or one has come to a bad end.
         """
         deadline = time.monotonic() + timeout_seconds
-        async with await psycopg.AsyncConnection.connect(
-            self.database_url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True
-        ) as connection:
+        async with await psycopg.AsyncConnection.connect(self.plain_database_url, autocommit=True) as connection:
             while True:
                 answer = await connection.execute(_ENDED, [list(asset_ids)])
                 counts = dict(await answer.fetchall())
@@ -165,12 +168,15 @@ def running_database() -> Iterator[postgres.PostgresServer]:
 
 
 @asynccontextmanager
-async def running_stack(*, relay: bool = True, with_bucket: bool = False) -> AsyncIterator[Stack]:
+async def running_stack(
+    *, relay: bool = True, with_bucket: bool = False, with_gcs: bool = False
+) -> AsyncIterator[Stack]:
     """Run the servers and the application; workers are started by the caller.
 
     Args:
         relay: dispatch from this process too, as an application does.
         with_bucket: run MinIO as well, with a bucket for the profiles ``bucket_photo`` and ``bucket_archive``.
+        with_gcs: run fake-gcs-server as well, with a bucket for the profile ``gcs_photo``.
 
     Raises:
         Unavailable: one of the servers is not installed.
@@ -186,12 +192,12 @@ async def running_stack(*, relay: bool = True, with_bucket: bool = False) -> Asy
             servers = [child.pid for child in mine.children() if child.pid not in others]
             base_url = f"http://127.0.0.1:{free_port()}/local"
             url = server.new_database()
-            bucket = _bucket(files, home) if with_bucket else {}
+            buckets = (_bucket(files, home) if with_bucket else {}) | (_gcs(files, home) if with_gcs else {})
             rindle = application.make(
                 database_url=url,
                 home=home,
                 base_url=base_url,
-                environment=bucket,
+                environment=buckets,
                 temporal=TemporalConnection(client=temporal.client),
             )
             stack.push_async_callback(rindle.database.engine.dispose)
@@ -200,7 +206,7 @@ async def running_stack(*, relay: bool = True, with_bucket: bool = False) -> Asy
             stack.push_async_callback(rindle.close)
             if relay:
                 await stack.enter_async_context(rindle)
-            yield Stack(home, url, temporal.target, temporal.client, rindle, base_url, servers, bucket)
+            yield Stack(home, url, temporal.target, temporal.client, rindle, base_url, servers, buckets)
 
 
 def _bucket(files: ExitStack, home: Path) -> dict[str, str]:
@@ -213,6 +219,13 @@ def _bucket(files: ExitStack, home: Path) -> dict[str, str]:
         "BENCH_ACCESS_KEY": server.access_key,
         "BENCH_SECRET_KEY": server.secret_key,
     }
+
+
+def _gcs(files: ExitStack, home: Path) -> dict[str, str]:
+    """Run fake-gcs-server until ``files`` is closed and return a new bucket as variables of the application."""
+    (home / "gcs" / "objects").mkdir(parents=True)
+    server = files.enter_context(gcs.running_fake_gcs(home / "gcs", objects=home / "gcs" / "objects"))
+    return {"BENCH_GCS_HOST": server.address, "BENCH_GCS_BUCKET": server.new_bucket()}
 
 
 def _wait_until_ok(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The web server of the benchmarks: the local store's own route, one that takes a body in, and tus.
+"""The web server of the benchmarks: the local store's own route, one that takes a body in, and both protocols.
 
 ``POST /bare`` writes a body into a file, as an application with two hands would: what its server and this machine allow
 at most.
@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 
 from benchmarks import application
 from rindle.http.local import local_router
+from rindle.http.resumable import resumable_router
 from rindle.http.tus import tus_router
 from rindle.storage.local import LocalStorage
 
@@ -40,6 +41,7 @@ def create_app() -> FastAPI:
     for profile in ("photo", "archive", "bucket_photo", "bucket_archive"):
         if profile in rindle.profiles:
             app.mount(f"/tus/{profile}", tus_router(rindle, profile=profile, allow_anonymous=True))
+            app.mount(f"/resumable/{profile}", resumable_router(rindle, profile=profile, allow_anonymous=True))
 
     @app.get("/up")
     async def up() -> dict[str, bool]:

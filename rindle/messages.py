@@ -302,10 +302,13 @@ class PurgeInput(Message):
 
 
 class PurgeDecision(Message):
-    """Result of ``begin_purge``: ``purge``, ``still_attached`` or ``gone``."""
+    """Result of ``begin_purge``: ``purge``, ``still_attached`` or ``gone``; ``purged`` when nothing is left to do."""
 
     outcome: str
     attachments: int = 0
+    #: Deleted objects, and variants among them, of the outcome ``purged``.
+    objects: int = 0
+    variants: int = 0
     groups: tuple[str, ...] = ()
     session_ids: tuple[RowId, ...] = ()
     #: Streaming providers that have the asset.

@@ -23,9 +23,10 @@ from rindle.workflows import ids
 
 #: Rows of one INSERT.
 _ROWS_AT_ONCE = 500
-#: Purges of one call that become due per second. Relays send what is due for longest: an upload that is requested after
-#: 50,000 purges would otherwise wait until all of them are sent.
-PURGES_PER_SECOND = 100
+#: Purges of one call that become due per second: about as many as two cores purge, and 50,000 in half an hour. What is
+#: requested after them, for example an upload, would otherwise wait until all of them are sent, and then in Temporal's
+#: task queue until all of them have run.
+PURGES_PER_SECOND = 25
 #: Priority keys of Temporal (1 is the highest): a user waits for an upload, nobody waits for a repair or a sweep.
 PRIORITY_INTERACTIVE, PRIORITY_DEFAULT, PRIORITY_REPAIR, PRIORITY_SWEEP = 2, 3, 4, 5
 

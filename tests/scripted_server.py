@@ -58,7 +58,9 @@ def scripted_server() -> Iterator[ScriptedServer]:
             body = self.rfile.read(length if reply.breaks_after is None else min(length, reply.breaks_after))
             parts = urlsplit(self.path)
             headers = {name.lower(): value for name, value in self.headers.items()}
-            server.asked.append(Asked(self.command, parts.path, dict(parse_qsl(parts.query)), headers, body))
+            server.asked.append(
+                Asked(self.command, parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)), headers, body)
+            )
             self.close_connection = reply.breaks_after is not None
             if self.close_connection:
                 return
@@ -71,7 +73,7 @@ def scripted_server() -> Iterator[ScriptedServer]:
             self.end_headers()
             self.wfile.write(reply.body)
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = _answer
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = _answer
 
         def log_message(self, format: str, *args: object) -> None:
             return

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 
 from rindle.http.resumable import resumable_router
 from rindle.http.tus import tus_router
-from tests.application import SECRET, make
+from rindle.http.uploads import upload_router
+from tests.application import SECRET, Plain, make
 
 rindle = make()
 app = FastAPI()
-app.mount("/files", tus_router(rindle, profile="plain", secrets=[SECRET], allow_anonymous=True))
-app.mount("/resumable", resumable_router(rindle, profile="plain", secrets=[SECRET], allow_anonymous=True))
+rules: dict[str, Any] = {"profile": "plain", "secrets": [SECRET], "allow_anonymous": True}
+mounts = (tus_router(rindle, path="/files", **rules), resumable_router(rindle, path="/resumable", **rules))
+for mount in mounts:
+    app.mount(str(mount.path), mount)
+app.include_router(upload_router(rindle, profiles={"plain": Plain}, mounts=mounts, allow_anonymous=True))
 
 
 @app.get("/")

@@ -116,6 +116,7 @@ def print_addresses(stack: Stack, supervisor: Supervisor, provider: Provider) ->
         timeline = moments(database, photo, killed)
         friday = demo_friday.spend(stack, supervisor, browser, database, second, lesson.sent, checks)
         checks.that(provider.mux.assets == [], "nothing of hers is left at the streaming provider")
+        streamed.talk.end = f"{streamed.talk.end}, then erased"
         images = [photo, *hostile, second]
         print_tables(images, lesson, crossing, streamed, friday)
         write_report(images, killed, lesson, crossing, streamed, timeline, friday, checks)

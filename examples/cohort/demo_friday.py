@@ -436,7 +436,9 @@ def erase(operator: Operator, show: Callable[[str], None]) -> None:
     path.write_text(json.dumps(owners))
     command = f"rindle erase-owners --owners-file {shlex.quote(str(path))}"
     preview = terminal.report(command)
-    checks.that(preview["net_assets_to_purge"] == 2, "the preview: her photo and her lesson are used by nobody else")
+    checks.that(
+        preview["net_assets_to_purge"] == 3, "the preview: her photo, her talk and her lesson are used by nobody else"
+    )
     done = terminal.typed(f"{command} --execute")
     printed = CERTIFICATE.findall(done.stdout)
     checks.that(

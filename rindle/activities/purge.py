@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
@@ -15,15 +15,15 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import messages, telemetry
 from rindle.activities.decode_cache import DecodeCache
-from rindle.activities.deletion import delete_object, never_final
+from rindle.activities.deletion import Note, delete_object, never_final
 from rindle.activities.erasure import Erasures
 from rindle.activities.liveness import heartbeating
 from rindle.activities.source_cache import SourceCache
 from rindle.crash_points import crash_point
 from rindle.db import erasures as erasure_rows
-from rindle.db import providers as provider_rows
 from rindle.db import purge as rows
-from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant, utc_now
+from rindle.db.models import MediaAsset, MediaProviderAsset, MediaUploadSession, utc_now
+from rindle.db.purge import Tombstone
 from rindle.db.variants import group_of
 from rindle.errors import (
     CapabilityUnsupported,
@@ -88,17 +88,32 @@ class PurgeActivities:
 
     @activity.defn(name=messages.BEGIN_PURGE)
     async def begin_purge(self, order: PurgeInput) -> PurgeDecision:
-        """Tombstone the asset unless it is attached; attaching takes the same row lock."""
+        """Tombstone the asset unless it is attached; attaching takes the same row lock.
 
-        def begin(session: Session) -> PurgeDecision:
-            found = rows.begin(session, order.asset_id)
-            if found.outcome == "still_attached":
+        An asset of which nothing is running is deleted at once, as by :meth:`delete_asset`: one activity is the whole
+        purge. A repeated attempt finds the tombstone, and leaves the rest to the other activities.
+
+        Raises:
+            RindleError: an object could not be deleted; the row has the cause, and no cause is final.
+        """
+
+        late_put_seconds = self._services.settings.late_put_seconds
+
+        def begin(session: Session) -> tuple[PurgeDecision, Tombstone | None]:
+            decision, found = rows.begin(session, order.asset_id, late_put_seconds=late_put_seconds)
+            if decision.outcome == "still_attached":
                 self._erasures.kept(session, order.asset_id)
-            return found
+            return decision, found
 
-        decision = await self._database.write(begin)
-        crash_point("purge.tombstoned")
-        return decision
+        async with heartbeating(), never_final(self._note(order.asset_id)):
+            decision, found = await self._database.write(begin)
+            crash_point("purge.tombstoned")
+            if found is None:
+                return decision
+            result = await self._delete(found, may_wait=True)
+        if result.outcome == "waiting":  # a ticket was valid after all
+            return decision
+        return PurgeDecision(outcome=result.outcome, objects=result.objects, variants=result.variants)
 
     @activity.defn(name=messages.STOP_ASSET_WORK)
     async def stop_asset_work(self, order: StopOrder) -> None:
@@ -124,10 +139,11 @@ class PurgeActivities:
         ]
         return [client.get_workflow_handle(workflow_id) for workflow_id in wanted]
 
-    async def _terminate_runs(self, asset: MediaAsset, groups: Iterable[str], session_ids: Iterable[str]) -> None:
+    async def _terminate_runs(self, gone: Tombstone) -> None:
         """Terminate what still runs for an asset without rows: it can do nothing any more, and may never get a task."""
+        groups = sorted({group_of(gone.asset.kind, row) for row in gone.variants})
         try:
-            for handle in await self._runs(asset.id, groups, session_ids):
+            for handle in await self._runs(gone.asset.id, groups, [session.id for session in gone.sessions]):
                 try:
                     await handle.terminate(reason="its asset was purged")
                     log.warning("a run outlived its asset and was terminated", extra={"workflow_id": handle.id})
@@ -149,34 +165,39 @@ class PurgeActivities:
             RindleError: an object could not be deleted; the next attempt continues. The row has the cause, and no
                 cause is final.
         """
+        async with heartbeating(), never_final(self._note(order.asset_id)):
+            found = await self._database.read(rows.purgeable, order.asset_id)
+            if found is None:
+                return PurgeResult(asset_id=order.asset_id, outcome="gone")
+            return await self._delete(found, may_wait=order.may_wait)
 
+    def _note(self, asset_id: str) -> Note:
         async def note(code: str, reason: str) -> None:
-            await self._database.write(rows.note_failed, order.asset_id, code, reason)
+            await self._database.write(rows.note_failed, asset_id, code, reason)
 
-        async with heartbeating(), never_final(note):
-            result = None
-            while result is None:
-                try:
-                    result = await self._delete(order)
-                except _EvidenceMissing:  # an erasure began, or the last ticket expired, while the objects were deleted
-                    continue
-        crash_point("purge.row_deleted")
-        return result
+        return note
 
-    async def _delete(self, order: PurgeInput) -> PurgeResult:
-        found = await self._database.read(rows.purgeable, order.asset_id)
-        if found is None:
-            return PurgeResult(asset_id=order.asset_id, outcome="gone")
-        asset, variants, sessions = found
+    async def _delete(self, found: Tombstone, *, may_wait: bool) -> PurgeResult:
+        """Delete the objects of a tombstone, then its rows; with ``may_wait`` not while a ticket may be redeemed."""
+        while True:
+            try:
+                return await self._delete_once(found, may_wait=may_wait)
+            except _EvidenceMissing:  # an erasure began, or the last ticket expired, while the objects were deleted
+                again = await self._database.read(rows.purgeable, found.asset.id)
+            if again is None:
+                return PurgeResult(asset_id=found.asset.id, outcome="gone")
+            found = again
+
+    async def _delete_once(self, found: Tombstone, *, may_wait: bool) -> PurgeResult:
+        asset, late_put_seconds = found.asset, self._services.settings.late_put_seconds
         storage, storage_name = self._services.storage(asset.profile), self._services.storage_name(asset.profile)
-        uploads_end_at = _uploads_end_at(sessions, self._services.settings.late_put_seconds)
-        session_keys = [session.upload_key for session in sessions]
-        for upload in sessions:
+        uploads_end_at = found.uploads_end_at(late_put_seconds)
+        for upload in found.sessions:
             if upload.state != SessionState.COMPLETED:  # again each time: parts may have arrived since
                 await self._release(upload)
-        refusal = await self._remove_from_providers(asset.id)
+        refusal = await self._remove_from_providers(found.providers)
         deleted: dict[str, datetime] = {}
-        for key in sorted(_known_keys(asset, variants, session_keys) | await _listed_keys(storage, asset)):
+        for key in sorted(_known_keys(found) | await _listed_keys(storage, asset)):
             await delete_object(storage, key)
             deleted[key] = utc_now()
             crash_point("purge.object_deleted")
@@ -186,39 +207,40 @@ class PurgeActivities:
         if refusal is not None:  # the objects are deleted; the rows stay until the provider has deleted its copy too
             raise refusal
         evidence = None
-        if await self._database.read(erasure_rows.is_pending, order.asset_id):
-            is_open = order.may_wait and uploads_end_at is not None and utc_now() < uploads_end_at
+        if found.is_erased:
+            is_open = may_wait and uploads_end_at is not None and utc_now() < uploads_end_at
             evidence = await _evidence(storage, storage_name, deleted, check=not is_open)
 
         def finish(session: Session) -> PurgeResult:
             result = rows.finish(
                 session,
-                order.asset_id,
+                asset.id,
                 objects=len(deleted),
-                variants=len(variants),
-                late_put_seconds=self._services.settings.late_put_seconds if order.may_wait else None,
+                variants=len(found.variants),
+                late_put_seconds=late_put_seconds if may_wait else None,
             )
-            if result.outcome != "gone" and erasure_rows.is_pending(session, order.asset_id):
-                is_final = result.outcome == "purged"
-                late = is_final and order.may_wait and uploads_end_at is not None
-                if evidence is None or (late and uploads_end_at is not None and evidence.checked_at < uploads_end_at):
-                    raise _EvidenceMissing
-                self._erasures.deleted(session, order.asset_id, evidence.objects, uploads_end_at, is_final=is_final)
+            if result.outcome == "gone":
+                return result
+            is_final = result.outcome == "purged"
+            needed_after = uploads_end_at if is_final and may_wait else None
+            if evidence is not None and (needed_after is None or evidence.checked_at >= needed_after):
+                self._erasures.deleted(session, asset.id, evidence.objects, uploads_end_at, is_final=is_final)
+            elif erasure_rows.is_pending(session, asset.id):
+                raise _EvidenceMissing
             return result
 
         result = await self._database.write(finish)
+        crash_point("purge.row_deleted")
         if result.outcome == "purged":
-            groups = sorted({group_of(asset.kind, row) for row in variants})
-            await self._terminate_runs(asset, groups, [session.id for session in sessions])
-            telemetry.emit(
-                "rindle.asset.purged", {"profile": asset.profile}, {"objects": len(deleted), "variants": len(variants)}
-            )
+            await self._terminate_runs(found)
+            counts = {"objects": len(deleted), "variants": len(found.variants)}
+            telemetry.emit("rindle.asset.purged", {"profile": asset.profile}, counts)
         return result
 
-    async def _remove_from_providers(self, asset_id: str) -> RindleError | None:
+    async def _remove_from_providers(self, at_providers: Sequence[MediaProviderAsset]) -> RindleError | None:
         """Delete the asset at its streaming providers; returns why one of them has not."""
         refusal: RindleError | None = None
-        for row in await self._database.read(provider_rows.all_of, asset_id):
+        for row in at_providers:
             if row.state == ProviderState.DELETED and not row.cleanup_pending:
                 continue
             try:
@@ -226,12 +248,6 @@ class PurgeActivities:
             except RindleError as error:
                 refusal = error
         return refusal
-
-
-def _uploads_end_at(sessions: Sequence[MediaUploadSession], late_put_seconds: float) -> datetime | None:
-    """Return until when a PUT with a signed URL of the asset may end; ``None`` when none was signed."""
-    expiries = [session.url_expires_at for session in sessions if session.url_expires_at is not None]
-    return max(expiries) + timedelta(seconds=late_put_seconds) if expiries else None
 
 
 async def _evidence(storage: Storage, name: str, deleted: dict[str, datetime], *, check: bool) -> _Evidence:
@@ -262,10 +278,10 @@ async def _evidence(storage: Storage, name: str, deleted: dict[str, datetime], *
     return _Evidence(objects, checked_at)
 
 
-def _known_keys(asset: MediaAsset, variants: Sequence[MediaVariant], session_keys: Sequence[str]) -> set[str]:
+def _known_keys(found: Tombstone) -> set[str]:
     """Return every key that the rows name, including those of builds that stored an object but did not record it."""
-    keys = {asset.storage_key, asset.superseded_key, *session_keys}
-    for row in variants:
+    keys = {found.asset.storage_key, found.asset.superseded_key, *(session.upload_key for session in found.sessions)}
+    for row in found.variants:
         keys |= {row.storage_key, row.superseded_key, *(row.obsolete_keys or ())}
     return {key for key in keys if key}
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
@@ -121,6 +122,59 @@ def outage_of(error: BaseException) -> RindleError | None:
     return None
 
 
+class _Turns:
+    """Lets transactions of an asynchronous engine have its connections in the order of their requests.
+
+    The pool itself gives a returned connection to whoever requests one next, also before those that wait. Where all
+    connections are in use for a while, some callers wait until the timeout of the pool although the database answers
+    others. Here the timeout of the pool begins again with each transaction that ends: a long queue is no outage.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        pool = engine.pool
+        self._limit: int | None = None
+        if isinstance(pool, QueuePool) and pool._max_overflow >= 0:
+            self._limit, self._seconds = pool.size() + pool._max_overflow, pool.timeout()
+        self._ended_at = 0.0
+        # An engine may be used by several event loops, but the connections of its pool belong to one.
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Wait for the turn of a transaction, which lasts as long as the block.
+
+        Raises:
+            PoolTimeout: no transaction of the queue has ended within the timeout of the pool.
+        """
+        if not self._limit:
+            yield
+            return
+        turns = self._by_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._limit))
+        if turns.locked():
+            await self._wait(turns)
+        else:
+            await turns.acquire()
+        try:
+            yield
+        finally:
+            self._ended_at = time.monotonic()
+            turns.release()
+
+    async def _wait(self, turns: asyncio.Semaphore) -> None:
+        began_at, acquiring = time.monotonic(), asyncio.ensure_future(turns.acquire())
+        try:
+            while not acquiring.done():
+                left = max(began_at, self._ended_at) + self._seconds - time.monotonic()
+                if left <= 0:
+                    raise PoolTimeout(f"no connection of the pool was free within {self._seconds:g} s")
+                await asyncio.wait([acquiring], timeout=left)
+        except BaseException:
+            if acquiring.done():
+                turns.release()
+            acquiring.cancel()
+            raise
+
+
 class Database:
     """Runs functions of the form ``fn(session, *args)``, each in its own transaction.
 
@@ -136,6 +190,7 @@ class Database:
         self._async = isinstance(engine, AsyncEngine)
         self.dialect = engine.dialect.name
         self._threads = None if self._async else ThreadPoolExecutor(threads, thread_name_prefix="rindle-sql")
+        self._turns = _Turns(engine) if isinstance(engine, AsyncEngine) else None
         #: Open transactions.
         self._units: set[asyncio.Future[Any]] = set()
         writing: dict[str, Any] = {sqlite.WRITE_OPTION: True}
@@ -192,16 +247,18 @@ class Database:
         with translating_conflicts():
             return await run_to_end(unit, limit_seconds=CANCEL_LIMIT_SECONDS)
 
-    @staticmethod
     async def _transaction(
+        self,
         factory: Callable[[], AsyncSession],
         fn: Callable[Concatenate[Session, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        with _outages_as_operational_errors():
-            async with factory() as session, session.begin():
-                return await session.run_sync(fn, *args, **kwargs)
+        assert self._turns is not None  # noqa: S101 - the engine is asynchronous
+        async with self._turns.taken():
+            with _outages_as_operational_errors():
+                async with factory() as session, session.begin():
+                    return await session.run_sync(fn, *args, **kwargs)
 
     @staticmethod
     def _blocking(

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
-from sqlalchemy import CursorResult, Dialect, Row, Select, delete, func, insert, inspect, select, update
+from sqlalchemy import CursorResult, Dialect, Row, Select, bindparam, delete, func, insert, inspect, select, update
 from sqlalchemy.orm import Session, aliased
 
 from rindle.db.events import record_event, record_events
@@ -147,13 +147,20 @@ def _owned(ref: OwnerRef) -> Select[Any]:
 
 
 def _plan(found: Sequence[Owned], removed: Mapping[str, int]) -> Plan:
-    own = Counter(row.asset_id for row in found)
-    assets = {row.asset_id: row for row in found}
+    own: Counter[str] = Counter()
+    assets: dict[str, tuple[str, str, int]] = {}
+    # Unpacked, and once: an owner may have tens of thousands of rows, whose attributes are slow to read by name.
+    for _, asset_id, _, profile, state, in_use in found:
+        own[asset_id] += 1
+        assets[asset_id] = profile, state, in_use
     return Plan(
         found,
-        {asset_id: assets[asset_id].profile for asset_id in sorted(assets)},
-        {asset_id: max(0, row.in_use - own[asset_id] - removed.get(asset_id, 0)) for asset_id, row in assets.items()},
-        frozenset(asset_id for asset_id, row in assets.items() if row.state == AssetState.DELETED),
+        {asset_id: assets[asset_id][0] for asset_id in sorted(assets)},
+        {
+            asset_id: max(0, in_use - own[asset_id] - removed.get(asset_id, 0))
+            for asset_id, (_, _, in_use) in assets.items()
+        },
+        frozenset(asset_id for asset_id, (_, state, _) in assets.items() if state == AssetState.DELETED),
     )
 
 
@@ -242,6 +249,21 @@ def add_assets(session: Session, operation_id: str, assets: Sequence[tuple[str, 
 # --- how purges end ----------------------------------------------------------------------------------------------
 
 
+#: Built once: each purge runs them.
+_WAITING = (
+    select(MediaErasureAsset.erasure_id, MediaErasureAsset.objects)
+    .where(MediaErasureAsset.asset_id == bindparam("asset_id"), MediaErasureAsset.outcome == PENDING)
+    .order_by(MediaErasureAsset.erasure_id)
+)
+_COUNT_DOWN = (
+    update(MediaErasure)
+    .where(MediaErasure.id == bindparam("operation_id"))
+    .values(pending=MediaErasure.pending - 1)
+    .returning(MediaErasure.pending)
+    .execution_options(synchronize_session=False)
+)
+
+
 def is_pending(session: Session, asset_id: str) -> bool:
     """Whether an erasure waits for the purge of this asset."""
     return bool(waiting_operations(session, asset_id))
@@ -249,57 +271,63 @@ def is_pending(session: Session, asset_id: str) -> bool:
 
 def waiting_operations(session: Session, asset_id: str) -> Sequence[str]:
     """Return the ids of the erasures that wait for the purge of this asset, sorted."""
-    if not have_tables(session):
-        return []
-    pending = select(MediaErasureAsset.erasure_id).where(
-        MediaErasureAsset.asset_id == asset_id, MediaErasureAsset.outcome == PENDING
-    )
-    return session.scalars(pending.order_by(MediaErasureAsset.erasure_id)).all()
+    return [row.erasure_id for row in _waiting(session, asset_id)]
+
+
+def _waiting(session: Session, asset_id: str) -> Sequence[Row[str, list[dict[str, Any]] | None]]:
+    return session.execute(_WAITING, {"asset_id": asset_id}).all() if have_tables(session) else ()
 
 
 def note_objects(
-    session: Session, asset_id: str, objects: Sequence[Mapping[str, Any]], uploads_end_at: datetime | None
-) -> None:
-    """Write the evidence of deleted objects; a deletion that was confirmed earlier keeps its time."""
-    for row in session.scalars(
-        select(MediaErasureAsset).where(MediaErasureAsset.asset_id == asset_id, MediaErasureAsset.outcome == PENDING)
-    ):
-        known = {(one["storage"], one["key"]): dict(one) for one in row.objects or ()}
+    session: Session,
+    asset_id: str,
+    objects: Sequence[Mapping[str, Any]],
+    uploads_end_at: datetime | None,
+    *,
+    outcome: str = PENDING,
+) -> list[str]:
+    """Write the evidence of deleted objects; a deletion that was confirmed earlier keeps its time.
+
+    Args:
+        outcome: how the purge ends with them; ``pending`` when it has not ended.
+
+    Returns:
+        the operations of which it was the last purge.
+    """
+    ended = []
+    for operation_id, recorded in _waiting(session, asset_id):
+        known = {(one["storage"], one["key"]): dict(one) for one in recorded or ()}
         for one in objects:
             place = (one["storage"], one["key"])
             known[place] = {**one, "deleted_at": known.get(place, one)["deleted_at"]}
-        row.objects = [known[place] for place in sorted(known)]
-        row.uploads_end_at = uploads_end_at
-    session.flush()
+        evidence = {"objects": [known[place] for place in sorted(known)], "uploads_end_at": uploads_end_at}
+        if _end(session, operation_id, asset_id, outcome, evidence):
+            ended.append(operation_id)
+    return ended
 
 
 def decide(session: Session, asset_id: str, outcome: str, *, operation_id: str | None = None) -> list[str]:
     """Record how the purge of an asset ended; returns the operations of which it was the last one."""
     waiting = waiting_operations(session, asset_id) if operation_id is None else [operation_id]
-    ended = []
-    for one in waiting:
-        moved = session.execute(
-            update(MediaErasureAsset)
-            .where(
-                MediaErasureAsset.erasure_id == one,
-                MediaErasureAsset.asset_id == asset_id,
-                MediaErasureAsset.outcome == PENDING,
-            )
-            .values(outcome=outcome, decided_at=utc_now())
-            .execution_options(synchronize_session=False)
+    return [one for one in waiting if _end(session, one, asset_id, outcome, {})]
+
+
+def _end(session: Session, operation_id: str, asset_id: str, outcome: str, evidence: Mapping[str, Any]) -> bool:
+    """Write evidence and outcome of a purge that has not ended; whether it was the last one of its operation."""
+    decided = {} if outcome == PENDING else {"outcome": outcome, "decided_at": utc_now()}
+    written = session.execute(
+        update(MediaErasureAsset)
+        .where(
+            MediaErasureAsset.erasure_id == operation_id,
+            MediaErasureAsset.asset_id == asset_id,
+            MediaErasureAsset.outcome == PENDING,
         )
-        if cast("CursorResult[Any]", moved).rowcount != 1:
-            continue
-        left = session.scalar(
-            update(MediaErasure)
-            .where(MediaErasure.id == one)
-            .values(pending=MediaErasure.pending - 1)
-            .returning(MediaErasure.pending)
-            .execution_options(synchronize_session=False)
-        )
-        if left == 0:
-            ended.append(one)
-    return ended
+        .values(**evidence, **decided)
+        .execution_options(synchronize_session=False)
+    )
+    if not decided or cast("CursorResult[Any]", written).rowcount != 1:
+        return False
+    return session.scalar(_COUNT_DOWN, {"operation_id": operation_id}) == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,8 +165,14 @@ def drop_manifest(session: Session, session_id: str) -> None:
 
 
 def note_assembled(session: Session, session_id: str) -> tuple[Upload, bool]:
-    """Move a session whose object was made to ``uploaded``; returns whether this call did it."""
+    """Move a session whose object was made to ``uploaded``; returns whether this call did it.
+
+    Raises:
+        NotFound: the asset was purged, or is being purged: its object must not stay.
+    """
     found = lock_upload(session, session_id)
+    if found.asset.state == AssetState.DELETED:
+        raise no_such_upload()
     if found.session.state not in OPEN:
         return found, False
     move_session(session, found.session, SessionState.UPLOADED)

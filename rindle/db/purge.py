@@ -3,60 +3,148 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import BindParameter, Select, bindparam, delete, exists, false, func, select
 from sqlalchemy.orm import Session
 
-from rindle.db import providers
+from rindle.db import erasures, providers
 from rindle.db.events import record_event
-from rindle.db.models import MediaAsset, MediaAttachment, MediaUploadSession, MediaVariant, is_id
+from rindle.db.models import (
+    MediaAsset,
+    MediaAttachment,
+    MediaErasureAsset,
+    MediaProviderAsset,
+    MediaUploadSession,
+    MediaVariant,
+    is_id,
+    utc_now,
+)
+from rindle.db.streams import end_leases
 from rindle.db.transitions import lock_asset, set_fields, tombstone
 from rindle.db.uploads import NO_REJECTION, late_put_wait
 from rindle.db.variants import group_of
 from rindle.messages import PurgeDecision, PurgeResult
-from rindle.states import AssetState
+from rindle.states import AssetState, SessionState, VariantState
+
+#: States of an asset whose validation has ended well.
+_VALIDATED = frozenset({AssetState.READY, AssetState.DEGRADED})
+#: States of a variant for which no build runs. The build of a cancelled one may still be ending.
+_IDLE = frozenset({VariantState.READY, VariantState.STALE, VariantState.MISSING})
+
+_ASSET_ID: BindParameter[str] = bindparam("asset_id")
+#: Built once: an erasure purges tens of thousands of assets.
+_ATTACHMENTS = select(func.count()).select_from(MediaAttachment).where(MediaAttachment.asset_id == _ASSET_ID)
+_VARIANTS = select(MediaVariant).where(MediaVariant.asset_id == _ASSET_ID).order_by(MediaVariant.name)
+_SESSIONS = select(MediaUploadSession).where(MediaUploadSession.asset_id == _ASSET_ID)
+_LAST_TICKET = select(func.max(MediaUploadSession.url_expires_at)).where(MediaUploadSession.asset_id == _ASSET_ID)
+_DELETION = delete(MediaAsset).where(MediaAsset.id == _ASSET_ID).execution_options(synchronize_session=False)
+
+
+class Tombstone(NamedTuple):
+    """A deleted asset with all that its rows name."""
+
+    asset: MediaAsset
+    variants: Sequence[MediaVariant]
+    sessions: Sequence[MediaUploadSession]
+    providers: Sequence[MediaProviderAsset]
+    #: Whether an erasure waits for the purge.
+    is_erased: bool
+
+    def uploads_end_at(self, late_put_seconds: float) -> datetime | None:
+        """Return until when a PUT with a signed URL of the asset may end; ``None`` when none was signed."""
+        expiries = [session.url_expires_at for session in self.sessions if session.url_expires_at is not None]
+        return max(expiries) + timedelta(seconds=late_put_seconds) if expiries else None
 
 
 def attachment_count(session: Session, asset_id: str) -> int:
     """Return how many attachments the asset has."""
-    statement = select(func.count()).select_from(MediaAttachment).where(MediaAttachment.asset_id == asset_id)
-    return session.scalar(statement) or 0
+    return session.scalar(_ATTACHMENTS, {"asset_id": asset_id}) or 0
 
 
-def begin(session: Session, asset_id: str) -> PurgeDecision:
-    """Tombstone the asset unless it is attached, under the lock that attaching also takes."""
-    asset = lock_asset(session, asset_id, "exclusive") if is_id(asset_id) else None
-    if asset is None:
-        return PurgeDecision(outcome="gone")
-    if asset.state != AssetState.DELETED:
-        attached = attachment_count(session, asset_id)
-        if attached:
-            return PurgeDecision(outcome="still_attached", attachments=attached)
-        tombstone(session, asset)
-        if asset.error_code is not None:  # from now on it says why the deletion failed; the events keep the old one
-            set_fields(session, asset, **NO_REJECTION)
-    variants = session.scalars(select(MediaVariant).where(MediaVariant.asset_id == asset_id)).all()
-    sessions = session.scalars(select(MediaUploadSession.id).where(MediaUploadSession.asset_id == asset_id)).all()
-    return PurgeDecision(
-        outcome="purge",
-        groups=tuple(sorted({group_of(asset.kind, row) for row in variants})),
-        session_ids=tuple(sorted(sessions)),
-        providers=tuple(row.provider_name for row in providers.all_of(session, asset_id)),
+class _Users(NamedTuple):
+    """Who uses an asset: its attachments, whether providers have it, whether an erasure waits for its purge."""
+
+    attachments: int
+    have_providers: bool
+    is_erased: bool
+
+
+def _users(session: Session, asset_id: str) -> _Users:
+    statement = _users_statement(providers.have_table(session), erasures.have_tables(session))
+    return _Users(*session.execute(statement, {"asset_id": asset_id}).one())
+
+
+@cache
+def _users_statement(have_providers: bool, have_erasures: bool) -> Select[int, bool, bool]:
+    """Return one statement for all facts; the tables of the previous release may lack some."""
+    provided = exists().where(MediaProviderAsset.asset_id == _ASSET_ID)
+    erased = exists().where(MediaErasureAsset.asset_id == _ASSET_ID, MediaErasureAsset.outcome == erasures.PENDING)
+    return select(
+        _ATTACHMENTS.scalar_subquery(),
+        provided if have_providers else false(),
+        erased if have_erasures else false(),
     )
 
 
-def purgeable(
-    session: Session, asset_id: str
-) -> tuple[MediaAsset, Sequence[MediaVariant], Sequence[MediaUploadSession]] | None:
-    """Return a tombstoned asset with all its variants and sessions; ``None`` when it is not to be deleted."""
+def begin(session: Session, asset_id: str, *, late_put_seconds: float) -> tuple[PurgeDecision, Tombstone | None]:
+    """Tombstone the asset unless it is attached, under the lock that attaching also takes.
+
+    Returns:
+        the decision, and the tombstone when it can be deleted at once: nothing of the asset was running, so nothing has
+        to be stopped first, and no PUT ticket can be redeemed any more. A tombstone that existed already does not say
+        what was running.
+    """
+    asset = lock_asset(session, asset_id, "exclusive") if is_id(asset_id) else None
+    if asset is None:
+        return PurgeDecision(outcome="gone"), None
+    state, users = AssetState(asset.state), _users(session, asset_id)
+    if state is not AssetState.DELETED:
+        if users.attachments:
+            return PurgeDecision(outcome="still_attached", attachments=users.attachments), None
+        tombstone(session, asset)
+        end_leases(session, asset_id)
+        if asset.error_code is not None:  # from now on it says why the deletion failed; the events keep the old one
+            set_fields(session, asset, **NO_REJECTION)
+    found = _tombstone(session, asset, users)
+    decision = PurgeDecision(
+        outcome="purge",
+        groups=tuple(sorted({group_of(asset.kind, row) for row in found.variants})),
+        session_ids=tuple(sorted(row.id for row in found.sessions)),
+        providers=tuple(row.provider_name for row in found.providers),
+    )
+    return decision, found if state in _VALIDATED and _is_idle(found, late_put_seconds) else None
+
+
+def _is_idle(found: Tombstone, late_put_seconds: float) -> bool:
+    """Whether no upload, build, removal or provider is at work on a validated asset, and no PUT can arrive."""
+    uploads_end_at = found.uploads_end_at(late_put_seconds)
+    return (
+        not found.providers
+        and (uploads_end_at is None or uploads_end_at <= utc_now())
+        and all(row.state == SessionState.COMPLETED for row in found.sessions)
+        and all(row.state in _IDLE and not row.obsolete_keys for row in found.variants)
+    )
+
+
+def purgeable(session: Session, asset_id: str) -> Tombstone | None:
+    """Return a tombstone with all that its rows name; ``None`` when the asset is not to be deleted."""
     asset = session.get(MediaAsset, asset_id, populate_existing=True)
     if asset is None or asset.state != AssetState.DELETED:
         return None
-    variants = session.scalars(
-        select(MediaVariant).where(MediaVariant.asset_id == asset_id).order_by(MediaVariant.name)
-    ).all()
-    sessions = session.scalars(select(MediaUploadSession).where(MediaUploadSession.asset_id == asset_id)).all()
-    return asset, variants, sessions
+    return _tombstone(session, asset, _users(session, asset_id))
+
+
+def _tombstone(session: Session, asset: MediaAsset, users: _Users) -> Tombstone:
+    return Tombstone(
+        asset,
+        session.scalars(_VARIANTS, {"asset_id": asset.id}).all(),
+        session.scalars(_SESSIONS, {"asset_id": asset.id}).all(),
+        providers.all_of(session, asset.id) if users.have_providers else (),
+        users.is_erased,
+    )
 
 
 def note_failed(session: Session, asset_id: str, code: str, reason: str) -> None:
@@ -79,10 +167,7 @@ def finish(
     if asset is None:
         return PurgeResult(asset_id=asset_id, outcome="gone")
     if late_put_seconds is not None:
-        expiry = session.scalar(
-            select(func.max(MediaUploadSession.url_expires_at)).where(MediaUploadSession.asset_id == asset_id)
-        )
-        wait_seconds = late_put_wait(expiry, late_put_seconds)
+        wait_seconds = late_put_wait(session.scalar(_LAST_TICKET, {"asset_id": asset_id}), late_put_seconds)
         if wait_seconds > 0:
             if asset.error_code is not None:
                 set_fields(session, asset, **NO_REJECTION)
@@ -100,5 +185,5 @@ def finish(
     )
     session.flush()
     session.expunge(asset)
-    session.execute(delete(MediaAsset).where(MediaAsset.id == asset_id).execution_options(synchronize_session=False))
+    session.execute(_DELETION, {"asset_id": asset_id})
     return PurgeResult(asset_id=asset_id, outcome="purged", objects=objects, variants=variants)

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from rindle.db.models import MediaAsset, MediaUploadSession
 from rindle.db.transitions import move_session, set_fields
-from rindle.db.uploads import Upload, insert_upload, lock_upload, slid_expiry
-from rindle.states import SessionState
+from rindle.db.uploads import Upload, insert_upload, lock_upload, no_such_upload, slid_expiry
+from rindle.states import AssetState, SessionState
 
 #: The strategy of these sessions, and their protocol.
 RESUMABLE, GCS = "resumable", "gcs"
@@ -60,9 +60,14 @@ def note_status(
     Args:
         is_resumed: a client is about to continue: the session moves to ``resuming``, and with its next bytes back to
             ``uploading``.
+
+    Raises:
+        NotFound: the asset is being purged: its session must not be extended.
     """
     found = lock_upload(session, session_id)
     upload = found.session
+    if found.asset.state == AssetState.DELETED:
+        raise no_such_upload()
     if upload.state not in OPEN:
         return found
     has_grown = committed_bytes > upload.last_known_offset

@@ -2,6 +2,9 @@
 
 At most one request at a time has the lease of an upload and changes its offset. A lease that was not renewed, or not
 given back in time after another request needed it, is free; a commit of its former holder changes nothing.
+
+A request in the middle of an upload changes no state. It takes the lease and records its bytes by one conditional
+UPDATE each, which needs no lock on the asset. Everything else locks the asset and then the session.
 """
 
 from __future__ import annotations
@@ -11,16 +14,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from rindle.db import uploads as rows
 from rindle.db.events import record_event, session_payload
-from rindle.db.models import MediaAsset, MediaUploadSession, is_id, utc_now
-from rindle.db.transitions import lock_asset, move_session, set_fields
+from rindle.db.models import MediaAsset, MediaUploadSession, is_id, unstored_copy, utc_now
+from rindle.db.transitions import lock_asset, move_session, set_fields, set_fields_if
 from rindle.errors import TusError
 from rindle.protocols import Part, PartStreamState
-from rindle.states import ENDED_SESSIONS, SessionState
+from rindle.states import ENDED_SESSIONS, AssetState, SessionState
 
 #: Values of ``resumable_protocol`` of uploads that pass through the application: tus 1.0.0, and the draft of the IETF.
 TUS, IETF = "tus", "ietf"
@@ -31,6 +34,9 @@ WHOLE, PARTIAL, FINAL = "none", "partial", "final"
 CONCATENATED = "concatenated"
 #: States in which bytes may still arrive.
 OPEN = frozenset({SessionState.INITIALIZED, SessionState.SIGNED, SessionState.RESUMING, SessionState.UPLOADING})
+
+#: States of an upload whose bytes are all stored and whose object is not verified.
+ASSEMBLING = frozenset({SessionState.UPLOADED, SessionState.VERIFYING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +81,41 @@ def columns_of(state: PartStreamState) -> dict[str, Any]:
 
 def find_stream(session: Session, session_id: str) -> Stream | None:
     """Return an upload session with its asset, if it has one; ``None`` when there is no such session."""
-    return find_streams(session, [session_id]).get(session_id)
+    if not is_id(session_id):
+        return None
+    found = session.execute(_FINDING, {"session_id": session_id}).one_or_none()
+    return None if found is None else Stream(*found)
 
 
 def find_streams(session: Session, session_ids: Collection[str]) -> dict[str, Stream]:
     """Return upload sessions by their ids."""
     found = session.execute(
-        select(MediaUploadSession, MediaAsset)
-        .outerjoin(MediaAsset, MediaAsset.id == MediaUploadSession.asset_id)
-        .where(MediaUploadSession.id.in_([one for one in set(session_ids) if is_id(one)]))
-        .execution_options(populate_existing=True)
+        _WITH_ASSETS.where(MediaUploadSession.id.in_([one for one in set(session_ids) if is_id(one)]))
     )
     return {upload.id: Stream(upload, asset) for upload, asset in found}
+
+
+_WITH_ASSETS = (
+    select(MediaUploadSession, MediaAsset)
+    .outerjoin(MediaAsset, MediaAsset.id == MediaUploadSession.asset_id)
+    .execution_options(populate_existing=True)
+)
+#: Built once, because every request begins with it.
+_FINDING = _WITH_ASSETS.where(MediaUploadSession.id == bindparam("session_id"))
 
 
 def live_of(session: Session, session_ids: Collection[str]) -> set[str]:
     """Return those of the upload sessions that have not ended."""
     found = find_streams(session, session_ids)
     return {session_id for session_id, stream in found.items() if stream.session.state not in ENDED_SESSIONS}
+
+
+def assembling_of(session: Session, session_ids: Collection[str]) -> set[str]:
+    """Return those of the uploads whose bytes are all stored and whose object is not verified."""
+    found = select(MediaUploadSession.id).where(
+        MediaUploadSession.id.in_(session_ids), MediaUploadSession.state.in_(ASSEMBLING)
+    )
+    return set(session.scalars(found))
 
 
 def find_partial(session: Session, session_id: str) -> MediaUploadSession | None:
@@ -102,7 +125,7 @@ def find_partial(session: Session, session_id: str) -> MediaUploadSession | None
 
 
 def lock_stream(session: Session, session_id: str) -> Stream:
-    """Lock the asset, or a session without one, and return the rows as they are now.
+    """Lock the asset, if there is one, and the session; return the rows as they are now.
 
     Raises:
         NotFound: no such session, or its asset was purged.
@@ -116,13 +139,34 @@ def lock_stream(session: Session, session_id: str) -> Stream:
         raise rows.no_such_upload()
     asset_id: str | None = named[0]
     asset = None if asset_id is None else lock_asset(session, asset_id)
-    reading = select(MediaUploadSession).where(MediaUploadSession.id == session_id)
-    if asset is None:
-        reading = reading.with_for_update(key_share=True)
-    upload = session.scalars(reading.execution_options(populate_existing=True)).one_or_none()
+    upload = session.scalars(_LOCKING, {"session_id": session_id}).one_or_none()
     if upload is None or (asset_id is not None and asset is None):
         raise rows.no_such_upload()
     return Stream(upload, asset)
+
+
+_LOCKING = (
+    select(MediaUploadSession)
+    .where(MediaUploadSession.id == bindparam("session_id"))
+    .with_for_update(key_share=True)
+    .execution_options(populate_existing=True)
+)
+
+
+def _lock_receiving(session: Session, session_id: str) -> Stream:
+    """Lock an upload that is about to take bytes, or has just done so.
+
+    Raises:
+        NotFound: no such session, or its asset is being purged: what arrives now would outlive it.
+    """
+    found = lock_stream(session, session_id)
+    _require_receiving(found)
+    return found
+
+
+def _require_receiving(found: Stream) -> None:
+    if found.asset is not None and found.asset.state == AssetState.DELETED:
+        raise rows.no_such_upload()
 
 
 def insert_partial(session: Session, upload: MediaUploadSession, profile: str) -> None:
@@ -156,17 +200,32 @@ def keep_until(session: Session, upload: MediaUploadSession, expires_at: datetim
 
 
 def take_lease(
-    session: Session, session_id: str, owner: str, *, seconds: float, yield_seconds: float
+    session: Session, known: Stream, owner: str, *, seconds: float, yield_seconds: float
 ) -> tuple[Stream, bool]:
     """Give the lease of an upload to ``owner``, or note that another request needs it.
+
+    Args:
+        known: the upload as it was read before.
 
     Returns:
         the upload, and whether ``owner`` has the lease now. Otherwise the present holder has ``yield_seconds`` left.
 
     Raises:
-        NotFound: no such session.
+        NotFound: no such session, or its asset is being purged.
     """
-    found, now = lock_stream(session, session_id), utc_now()
+    _require_receiving(known)
+    now = utc_now()
+    values: dict[str, Any] = {
+        "lock_owner": owner,
+        "lock_expires_at": now + timedelta(seconds=seconds),
+        "lock_yield": False,
+    }
+    # A purge that has begun since then has changed the session, too: :func:`end_leases`.
+    unchanged = {name: getattr(known.session, name) for name in ("updated_at", "state", "last_known_offset")}
+    taken = unstored_copy(known.session)
+    if set_fields_if(session, taken, {**unchanged, "lock_owner": None}, **values):
+        return Stream(taken, known.asset), True
+    found = _lock_receiving(session, known.session.id)
     upload = found.session
     is_abandoned = upload.lock_owner is not None and (upload.lock_expires_at is None or upload.lock_expires_at <= now)
     if upload.lock_owner is not None and not is_abandoned:
@@ -175,11 +234,6 @@ def take_lease(
         if not upload.lock_yield:
             set_fields(session, upload, lock_yield=True, lock_expires_at=held_until)
         return found, False
-    values: dict[str, Any] = {
-        "lock_owner": owner,
-        "lock_expires_at": now + timedelta(seconds=seconds),
-        "lock_yield": False,
-    }
     if is_abandoned and upload.part_size:
         # The former holder may still send a part: its number is not used again.
         values["multipart_parts"] = columns_of(state_of(upload).without_next_number())["multipart_parts"]
@@ -217,6 +271,19 @@ def release_lease(session: Session, session_id: str, owner: str) -> None:
     session.execute(
         update(MediaUploadSession)
         .where(MediaUploadSession.id == session_id, MediaUploadSession.lock_owner == owner)
+        .values(updated_at=utc_now(), **_FREE)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def end_leases(session: Session, asset_id: str) -> None:
+    """End the leases of an asset's uploads, and give none to a request that has read them before.
+
+    Holders record nothing more, and notice it soon.
+    """
+    session.execute(
+        update(MediaUploadSession)
+        .where(MediaUploadSession.asset_id == asset_id)
         .values(**_FREE)
         .execution_options(synchronize_session=False)
     )
@@ -230,39 +297,45 @@ _FREE: Mapping[str, Any] = {"lock_owner": None, "lock_expires_at": None, "lock_y
 
 def commit_state(
     session: Session,
-    session_id: str,
+    known: Stream,
     owner: str,
     *,
-    base: int,
     state: PartStreamState,
-    expires_at: datetime | None,
+    ttl_seconds: float,
     release: bool,
     ends: bool = True,
 ) -> tuple[Stream, bool]:
     """Record what the holder of the lease has stored; returns the upload and whether its last byte has arrived.
 
     Args:
-        base: the offset that the holder has recorded before.
-        expires_at: the new expiry of the session; ``None`` leaves it.
+        known: the upload as the holder has taken it, or recorded it before.
+        ttl_seconds: how long a session with progress lives from now.
         release: end the lease as well; only then is an upload complete.
         ends: whether it is complete then when it has as many bytes as its length.
 
     Raises:
         TusError: ``tus_locked``, the lease belongs to another request by now; ``tus_session_expired``, the upload has
             ended. Nothing was changed.
+        NotFound: it was purged, or is being purged.
     """
-    found = lock_stream(session, session_id)
+    base = known.session.last_known_offset
+    values: dict[str, Any] = columns_of(state)
+    if state.offset != base:
+        values["expires_at"] = rows.slid_expiry(known.session, ttl_seconds)
+    if release:
+        values |= _FREE
+    is_complete = release and ends and known.session.upload_length == state.offset
+    if known.session.state == SessionState.UPLOADING and not is_complete:  # no transition
+        held = {"lock_owner": owner, "last_known_offset": base, "state": SessionState.UPLOADING}
+        recorded = unstored_copy(known.session)
+        if set_fields_if(session, recorded, held, **values):
+            return Stream(recorded, known.asset), False
+    found = _lock_receiving(session, known.session.id)
     upload = found.session
     if upload.lock_owner != owner or upload.last_known_offset != base:
         raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
     if upload.state not in OPEN:
         raise TusError(f"the upload is {upload.state}", code="tus_session_expired", detail={"state": upload.state})
-    values: dict[str, Any] = columns_of(state)
-    if expires_at is not None:
-        values["expires_at"] = expires_at
-    if release:
-        values |= _FREE
-    is_complete = release and ends and upload.upload_length == state.offset
     path: list[SessionState] = []
     if state.offset > 0 and upload.state != SessionState.UPLOADING:
         path.append(SessionState.UPLOADING)
@@ -279,9 +352,9 @@ def set_length(session: Session, session_id: str, owner: str, length: int) -> St
     """Record the length of an upload whose length was unknown.
 
     Raises:
-        TusError: ``tus_locked``, as :func:`commit_state`.
+        TusError: ``tus_locked``; NotFound: as :func:`commit_state`.
     """
-    found = lock_stream(session, session_id)
+    found = _lock_receiving(session, session_id)
     if found.session.lock_owner != owner:
         raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
     set_fields(session, found.session, upload_length=length, expected_size=length)

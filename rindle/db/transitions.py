@@ -392,8 +392,9 @@ def _write(session: Session, row: Any, expected: Mapping[str, Any], values: dict
         session.flush()
     conditions = {"id": row.id, **expected}
     mapper = inspect(model)
-    statement = _update_of(mapper, tuple(conditions), tuple(written))
-    parameters = {f"expected_{name}": value for name, value in conditions.items()}
+    missing = tuple(name for name, value in conditions.items() if value is None)
+    statement = _update_of(mapper, tuple(conditions), missing, tuple(written))
+    parameters = {f"expected_{name}": value for name, value in conditions.items() if value is not None}
     parameters |= {f"new_{name}": value for name, value in written.items()}
     # Pending events are inserted together at the end, not one by one before each update.
     with session.no_autoflush:
@@ -406,24 +407,46 @@ def _write(session: Session, row: Any, expected: Mapping[str, Any], values: dict
 
 
 @lru_cache(maxsize=512)
-def _update_of(mapper: Mapper[Any], expected: tuple[str, ...], written: tuple[str, ...]) -> Update:
-    """Return the UPDATE of some attributes of one row; built once per pattern, of which there are a few dozen."""
+def _update_of(
+    mapper: Mapper[Any], expected: tuple[str, ...], missing: tuple[str, ...], written: tuple[str, ...]
+) -> Update:
+    """Return the UPDATE of some attributes of one row; built once per pattern, of which there are a few dozen.
+
+    Args:
+        missing: those of ``expected`` that must be ``NULL``.
+    """
 
     def parameter(kind: str, name: str) -> BindParameter[Any]:
         return bindparam(f"{kind}_{name}", type_=mapper.columns[name].type)
 
     return (
         update(cast("Table", mapper.local_table))
-        .where(*(mapper.columns[name] == parameter("expected", name) for name in expected))
+        .where(
+            *(
+                mapper.columns[name].is_(None)
+                if name in missing
+                else mapper.columns[name] == parameter("expected", name)
+                for name in expected
+            )
+        )
         .values({mapper.columns[name]: parameter("new", name) for name in written})
     )
 
 
 def set_fields(session: Session, row: Any, **values: Any) -> None:
     """Write other columns of a row that the caller has locked; never the state."""
+    set_fields_if(session, row, {}, **values)
+
+
+def set_fields_if(session: Session, row: Any, expected: Mapping[str, Any], **values: Any) -> bool:
+    """Write other columns of a row, which need not be locked, if columns still have the ``expected`` values.
+
+    Returns:
+        whether the row was changed, in the database and in memory.
+    """
     if "state" in values:
         raise ValueError("state changes only through a transition")
-    _write(session, row, {}, values)
+    return _write(session, row, expected, values)
 
 
 def _asset_moved(session: Session, asset: MediaAsset, came_from: str, actor: str | None, *, state: str) -> None:

@@ -86,7 +86,10 @@ class OwnerErasureReport(ErasureBuckets):
         """Return the report of a plan."""
         return cls(
             mode,
-            Bucket.holding(DetachedAttachment(row.id, row.asset_id, row.slot) for row in plan.attachments),
+            Bucket.holding(
+                DetachedAttachment(attachment_id, asset_id, slot)
+                for attachment_id, asset_id, slot, *_ in plan.attachments
+            ),
             Bucket.holding(PurgedAsset(asset_id, plan.profiles[asset_id]) for asset_id in plan.to_purge),
             Bucket.holding(
                 RetainedAsset(asset_id, plan.profiles[asset_id], plan.survivors[asset_id]) for asset_id in plan.retained

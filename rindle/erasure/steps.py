@@ -119,7 +119,7 @@ class ErasureSteps:
 
     def kept(self, session: Session, asset_id: str) -> None:
         """Record that the purge of an asset found it attached; in the transaction that holds the lock of its row."""
-        self._decided(session, asset_id, rows.ATTACHED_AGAIN)
+        self._wake(session, rows.decide(session, asset_id, rows.ATTACHED_AGAIN))
 
     def deleted(
         self,
@@ -131,12 +131,11 @@ class ErasureSteps:
         is_final: bool,
     ) -> None:
         """Record deleted objects; ``is_final`` in the transaction that deletes the rows of the asset."""
-        rows.note_objects(session, asset_id, objects, uploads_end_at)
-        if is_final:
-            self._decided(session, asset_id, rows.PURGED)
+        outcome = rows.PURGED if is_final else rows.PENDING
+        self._wake(session, rows.note_objects(session, asset_id, objects, uploads_end_at, outcome=outcome))
 
-    def _decided(self, session: Session, asset_id: str, outcome: str) -> None:
-        for operation_id in rows.decide(session, asset_id, outcome):
+    def _wake(self, session: Session, ended: Sequence[str]) -> None:
+        for operation_id in ended:
             outbox.wake_erasure(session, self._settings, operation_id)
 
 

@@ -6,85 +6,126 @@ A lane has one function per table; another one is added with its own module and 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from fastapi import Request
-
-from rindle.db.models import MediaUploadSession
-from rindle.errors import CapabilityUnsupported, InvalidArgument
-from rindle.http.schemas import GrantJson, MultipartJson, NewUpload, OpenedUpload, ResumableJson, SessionJson
+from rindle.errors import InvalidArgument
+from rindle.http.schemas import (
+    GrantJson,
+    MultipartJson,
+    NewUpload,
+    OpenedUpload,
+    ResumableJson,
+    SessionJson,
+    StreamJson,
+)
+from rindle.http.streams.mount import Mounts, StreamGrant
 from rindle.profile import Profile
 from rindle.services import Services
 from rindle.states import SessionState
 from rindle.uploads import direct, multipart, resumable
-from rindle.uploads.sessions import Upload, UploadRequest
+from rindle.uploads.sessions import Upload, UploadRequest, lane_of
 
-#: Opens an upload: ``(services, profile, request, body, http_request)``.
-Opener = Callable[[Services, type[Profile], UploadRequest, NewUpload, Request], Awaitable[OpenedUpload]]
-#: Returns an upload with what its client continues with.
-Continuer = Callable[[MediaUploadSession], OpenedUpload]
-
-#: The capability that each strategy of ``NewUpload`` needs.
-_CAPABILITIES = {"multipart": "multipart_upload", "resumable": "resumable_upload", "tus": "tus_upload"}
 #: Ended and verified uploads have nothing to continue.
 _LIVE = frozenset({SessionState.INITIALIZED, SessionState.SIGNED, SessionState.RESUMING, SessionState.UPLOADING})
 
 
-async def opened(
-    services: Services, profile: type[Profile], request: UploadRequest, body: NewUpload, http_request: Request
-) -> OpenedUpload:
-    """Open an upload in the lane that ``body`` names.
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A request to open an upload, which ``actor`` may open.
 
-    Raises:
-        CapabilityUnsupported: there is no such lane, or the profile's storage does not have it.
-        InvalidArgument: the body has an option of another lane.
+    Attributes:
+        body: the request as it was sent.
+        origin: of the page that sends the bytes.
     """
-    if body.part_size is not None and body.strategy != "multipart":
-        raise InvalidArgument("only multipart uploads have a part_size", detail={"option": "part_size"})
-    lane = LANES.get(body.strategy)
-    if lane is None:
-        raise CapabilityUnsupported(
-            f"uploads by {body.strategy} are not supported; use {' or '.join(LANES)}",
-            capability=_CAPABILITIES[body.strategy],
+
+    profile: type[Profile]
+    request: UploadRequest
+    body: NewUpload
+    origin: str | None
+    actor: Any
+
+
+class Lanes:
+    """The lanes of one router."""
+
+    def __init__(self, services: Services, mounts: Mounts) -> None:
+        self._services = services
+        self._mounts = mounts
+
+    async def opened(self, opening: Opening) -> OpenedUpload:
+        """Open an upload in the lane that the request names.
+
+        Raises:
+            CapabilityUnsupported: the profile's storage does not have the lane, or the router has no mount for it.
+            InvalidArgument: the request has an option of another lane.
+        """
+        if opening.body.part_size is not None and opening.body.strategy != "multipart":
+            raise InvalidArgument("only multipart uploads have a part_size", detail={"option": "part_size"})
+        return await _OPENERS[opening.body.strategy](self, opening)
+
+    def continued(self, upload: Upload, *, is_own: bool) -> OpenedUpload:
+        """Return an upload with what a reloaded page needs to continue it, while it is live.
+
+        Args:
+            is_own: whether the actor opened the upload. Who may only read it gets no credential to write.
+        """
+        lane = _CONTINUERS.get(lane_of(upload.session)) if upload.session.state in _LIVE else None
+        return _shown(upload) if lane is None else lane(self, upload, is_own)
+
+    async def _put(self, opening: Opening) -> OpenedUpload:
+        signed = await direct.initiate_and_sign(self._services, opening.profile, opening.request)
+        return OpenedUpload(session=SessionJson.of(signed.session), upload=GrantJson.of(signed.presigned))
+
+    async def _multipart(self, opening: Opening) -> OpenedUpload:
+        found = await multipart.initiate(
+            self._services, opening.profile, opening.request, part_size=opening.body.part_size
         )
-    return await lane(services, profile, request, body, http_request)
+        return OpenedUpload(session=SessionJson.of(found.session), multipart=MultipartJson.of(found.multipart))
+
+    def _parts(self, upload: Upload, is_own: bool) -> OpenedUpload:
+        if upload.session.multipart_upload_id is None:
+            return _shown(upload)
+        begun = MultipartJson.of(multipart.grant_of(upload.session))
+        return OpenedUpload(session=SessionJson.of(upload.session), multipart=begun)
+
+    async def _resumable(self, opening: Opening) -> OpenedUpload:
+        # The page's own origin: the store answers no other page's browser.
+        found = await resumable.initiate(self._services, opening.profile, opening.request, origin=opening.origin)
+        return OpenedUpload(session=SessionJson.of(found.session), resumable=ResumableJson.of(found.resumable))
+
+    async def _stream(self, opening: Opening) -> OpenedUpload:
+        protocol = opening.body.strategy
+        return _granted(await self._mounts.open(protocol, opening.profile, opening.actor, opening.request))
+
+    def _known_stream(self, upload: Upload, is_own: bool) -> OpenedUpload:
+        grant = self._mounts.known(upload) if is_own else None
+        return _shown(upload) if grant is None else _granted(grant)
 
 
-def continued(upload: Upload) -> OpenedUpload:
-    """Return an upload with what a reloaded page needs to continue it, while it is live."""
-    session = upload.session
-    lane = CONTINUED.get(session.upload_strategy) if session.state in _LIVE else None
-    return OpenedUpload(session=SessionJson.of(session)) if lane is None else lane(session)
+def _shown(upload: Upload) -> OpenedUpload:
+    return OpenedUpload(session=SessionJson.of(upload.session))
 
 
-async def _put(
-    services: Services, profile: type[Profile], request: UploadRequest, body: NewUpload, http_request: Request
-) -> OpenedUpload:
-    signed = await direct.initiate_and_sign(services, profile, request)
-    return OpenedUpload(session=SessionJson.of(signed.session), upload=GrantJson.of(signed.presigned))
+def _granted(grant: StreamGrant) -> OpenedUpload:
+    return OpenedUpload.model_validate({"session": SessionJson.of(grant.session), grant.protocol: StreamJson.of(grant)})
 
 
-async def _multipart(
-    services: Services, profile: type[Profile], request: UploadRequest, body: NewUpload, http_request: Request
-) -> OpenedUpload:
-    found = await multipart.initiate(services, profile, request, part_size=body.part_size)
-    return _parts(found.session)
-
-
-def _parts(session: MediaUploadSession) -> OpenedUpload:
-    begun = None if session.multipart_upload_id is None else MultipartJson.of(multipart.grant_of(session))
-    return OpenedUpload(session=SessionJson.of(session), multipart=begun)
-
-
-async def _resumable(
-    services: Services, profile: type[Profile], request: UploadRequest, body: NewUpload, http_request: Request
-) -> OpenedUpload:
-    # The page's own origin: the store answers no other page's browser.
-    found = await resumable.initiate(services, profile, request, origin=http_request.headers.get("origin"))
-    return OpenedUpload(session=SessionJson.of(found.session), resumable=ResumableJson.of(found.resumable))
-
+_Opener = Callable[[Lanes, Opening], Awaitable[OpenedUpload]]
+_Continuer = Callable[[Lanes, Upload, bool], OpenedUpload]
 
 #: How each strategy opens an upload.
-LANES: Mapping[str, Opener] = {"presigned_put": _put, "multipart": _multipart, "resumable": _resumable}
-#: With what the upload of each ``upload_strategy`` is continued. A presigned PUT starts again with a new URL; a session
-#: URI is a credential to write, which who may read the upload does not get.
-CONTINUED: Mapping[str, Continuer] = {"multipart": _parts}
+_OPENERS: Mapping[str, _Opener] = {
+    "presigned_put": Lanes._put,
+    "multipart": Lanes._multipart,
+    "resumable": Lanes._resumable,
+    "tus": Lanes._stream,
+    "ietf": Lanes._stream,
+}
+#: With what the upload of each lane is continued. A presigned PUT starts again with a new URL; a session URI is only in
+#: the answer to the request that opened the upload, also repeated.
+_CONTINUERS: Mapping[str, _Continuer] = {
+    "multipart": Lanes._parts,
+    "tus": Lanes._known_stream,
+    "ietf": Lanes._known_stream,
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from rindle.http.health import health_router
 from rindle.http.inline import MAX_INLINE_BYTES
 from rindle.http.local import local_router
 from rindle.http.script import script_router
+from rindle.http.streams.mount import Mount
 from rindle.http.uploads import upload_routes
 from rindle.http.webhooks import WebhookSecrets, provider_webhook_router
 from rindle.profile import Profile
@@ -49,6 +50,7 @@ def create_router(
     webhooks: Mapping[str, WebhookSecrets] | None = None,
     include: Collection[str] | None = None,
     companion: Collection[str] = (),
+    mounts: Iterable[Mount] = (),
 ) -> APIRouter:
     """Return every route of Rindle; ``app.include_router(create_router(...), prefix="/media")``.
 
@@ -74,11 +76,15 @@ def create_router(
             when left out. ``health`` is open to everyone; see :func:`rindle.http.health.health_router`.
         companion: names of ``profiles`` to which ``@uppy/aws-s3`` may upload, each at ``/companion/{name}``; none when
             left out. See :func:`rindle.http.companion.companion_router`.
+        mounts: what :func:`rindle.http.tus.tus_router` and :func:`rindle.http.resumable.resumable_router` returned,
+            with their ``path``. ``POST /uploads`` then opens uploads for them (strategies ``tus`` and ``ietf``). The
+            application mounts them itself.
 
     Raises:
         Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; ``include`` names an unknown
             part; ``webhooks`` names an unknown provider or has no secrets; ``companion`` names a profile that is not in
-            ``profiles``; or a ``base_url`` has no unique path.
+            ``profiles``; a mount has no path, another profile, or the profile and protocol of another one; or a
+            ``base_url`` has no unique path.
         UnknownProfile: a profile is not registered with ``rindle``.
     """
     parts = PARTS if include is None else frozenset(include)
@@ -105,7 +111,7 @@ def create_router(
             csrf=csrf,
         )
         if "uploads" in parts:
-            router.include_router(upload_routes(access, max_inline_bytes=max_inline_bytes))
+            router.include_router(upload_routes(access, max_inline_bytes=max_inline_bytes, mounts=mounts))
         if "assets" in parts:
             router.include_router(asset_routes(access))
         if "events" in parts:

@@ -25,6 +25,7 @@ from pydantic import (
 from rindle.arguments import MAX_FILENAME_CHARS, MAX_TEXT_CHARS
 from rindle.db.models import MediaAsset, MediaUploadSession, MediaVariant
 from rindle.delivery.urls import IssuedUrl, state_of_variant
+from rindle.http.streams.mount import StreamGrant
 from rindle.operations.repair import RequeueReport
 from rindle.profile import Profile
 from rindle.protocols import Part, Presigned, PresignedPart
@@ -80,9 +81,10 @@ class NewUpload(_Body):
         None,
         description="The client's content type; recorded only. The PUT names a type of our own in its headers.",
     )
-    strategy: Literal["presigned_put", "multipart", "resumable", "tus"] = Field(
+    strategy: Literal["presigned_put", "multipart", "resumable", "tus", "ietf"] = Field(
         "presigned_put",
-        description="Upload lane; `tus` and lanes that the storage lacks answer `upload_unsupported`.",
+        description="Upload lane; one that the storage lacks, and `tus` or `ietf` without a mount of the profile, "
+        "answer `upload_unsupported`.",
     )
     part_size: StrictInt | None = Field(
         None,
@@ -310,6 +312,19 @@ class ResumableJson(BaseModel):
         return cls(session_uri=grant.session_uri.get_secret_value(), expires_at=grant.expires_at)
 
 
+class StreamJson(BaseModel):
+    """Where to send a file by tus, or by the draft of the IETF. `upload_url` is a credential."""
+
+    endpoint: str = Field(description="Address of the protocol: a path on this site, or a URL.")
+    upload_url: str = Field(repr=False, description="Address of this upload; its status says where to continue.")
+    expires_at: datetime = Field(description="When the upload ends if no bytes arrive before.")
+
+    @classmethod
+    def of(cls, grant: StreamGrant) -> StreamJson:
+        """Show a grant."""
+        return cls(endpoint=grant.endpoint, upload_url=grant.upload_url, expires_at=grant.session.expires_at)
+
+
 class PartGrantJson(BaseModel):
     """Permission for the PUT of one part; send ``headers`` exactly as they are. The URL is a credential."""
 
@@ -349,7 +364,7 @@ class PartsAnswer(RootModel[list[PartJson]]):
 
 
 #: Fields of an upload of which only that of its own lane is there.
-_LANES = frozenset({"upload", "multipart", "resumable"})
+_LANES = frozenset({"upload", "multipart", "resumable", "tus", "ietf"})
 
 
 class OpenedUpload(BaseModel):
@@ -361,6 +376,10 @@ class OpenedUpload(BaseModel):
     resumable: ResumableJson | None = Field(
         default=None, description="Of `resumable`, in the answer to the request that opened the upload, also repeated."
     )
+    tus: StreamJson | None = Field(
+        default=None, description="Of `tus`; of a live upload also where it is shown, to the actor who opened it."
+    )
+    ietf: StreamJson | None = Field(default=None, description="Of `ietf`, as of `tus`.")
 
     @model_serializer(mode="wrap")
     def _shown(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]  # noqa: ANN202 - see above

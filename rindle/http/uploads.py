@@ -7,16 +7,18 @@ the parts of multipart uploads in :mod:`rindle.http.parts`, the status of resuma
 
 from __future__ import annotations
 
-from typing import Annotated, Unpack
+from collections.abc import Iterable
+from typing import Annotated, Any, Unpack
 
 from fastapi import APIRouter, Path, Request
 
 from rindle.app import Rindle
 from rindle.errors import InvalidArgument
-from rindle.http import lanes, parts, store_sessions, to_provider
+from rindle.http import parts, store_sessions, to_provider
 from rindle.http.access import Access, ChangingRules, actor_name
 from rindle.http.errors import RindleRoute
 from rindle.http.inline import MAX_INLINE_BYTES, inline_routes
+from rindle.http.lanes import Lanes, Opening
 from rindle.http.routes import Route, router_of
 from rindle.http.schemas import (
     AssetJson,
@@ -32,6 +34,7 @@ from rindle.http.schemas import (
     SignedAnswer,
     VerifyByKey,
 )
+from rindle.http.streams.mount import Mount, Mounts
 from rindle.uploads import direct, multipart, sessions
 from rindle.uploads.direct import SignedUpload
 from rindle.uploads.sessions import Upload, UploadRequest
@@ -64,7 +67,11 @@ _VERIFY = (
 
 
 def upload_router(
-    rindle: Rindle, *, max_inline_bytes: int = MAX_INLINE_BYTES, **rules: Unpack[ChangingRules]
+    rindle: Rindle,
+    *,
+    max_inline_bytes: int = MAX_INLINE_BYTES,
+    mounts: Iterable[Mount] = (),
+    **rules: Unpack[ChangingRules],
 ) -> APIRouter:
     """Return ``/uploads`` with its sub-routes; see :class:`rindle.http.access.Access` for the rules.
 
@@ -74,18 +81,22 @@ def upload_router(
     Args:
         max_inline_bytes: largest file that ``POST /uploads/inline`` accepts, 64 MiB by default; a profile's
             ``max_bytes`` may be smaller.
+        mounts: what :func:`rindle.http.tus.tus_router` and :func:`rindle.http.resumable.resumable_router` returned,
+            with their ``path``, for uploads of the strategies ``tus`` and ``ietf``; none when left out.
 
     Raises:
-        Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; or there is no profile.
+        Misconfigured: the authorizer is missing, and ``allow_anonymous`` is not ``True``; there is no profile; or a
+            mount has no path, another profile, or the profile and protocol of another one.
     """
-    return upload_routes(Access(rindle, **rules), max_inline_bytes=max_inline_bytes)
+    return upload_routes(Access(rindle, **rules), max_inline_bytes=max_inline_bytes, mounts=mounts)
 
 
-def upload_routes(access: Access, *, max_inline_bytes: int) -> APIRouter:
+def upload_routes(access: Access, *, max_inline_bytes: int, mounts: Iterable[Mount] = ()) -> APIRouter:
     """Return the routes of :func:`upload_router`."""
     access.require_authorizer()
+    lanes = Lanes(access.rindle.services, Mounts(mounts, access.profiles.values()))
     router = APIRouter()
-    router.include_router(router_of(_ROUTES, _Uploads(access), tag="uploads"))
+    router.include_router(router_of(_ROUTES, _Uploads(access, lanes), tag="uploads"))
     router.include_router(router_of(parts.ROUTES, parts.Parts(access), tag="uploads"))
     router.include_router(router_of(store_sessions.ROUTES, store_sessions.StoreSessions(access), tag="uploads"))
     router.include_router(router_of(to_provider.ROUTES, to_provider.DirectUploads(access), tag="uploads"))
@@ -100,15 +111,17 @@ class _CompletionRoute(RindleRoute):
 
 
 class _Uploads:
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, lanes: Lanes) -> None:
         self._rindle = access.rindle
         self._access = access
+        self._lanes = lanes
 
     async def create(self, request: Request, body: NewUpload, idempotency_key: IdempotencyKey = None) -> OpenedUpload:
         """Open an upload session with its asset, in one lane.
 
         `presigned_put` also signs the PUT of the bytes; send its headers unchanged. `multipart` says how to cut the
-        file; sign each part. `resumable` names the session URI of the store that takes the bytes.
+        file; sign each part. `resumable` names the session URI of the store that takes the bytes, `tus` and `ietf` the
+        address at which a client of the protocol continues.
         """
         await self._access.check_forgery(request)
         actor = await self._access.actor(request)
@@ -122,7 +135,8 @@ class _Uploads:
             actor=actor_name(actor),
             idempotency_key=idempotency_key,
         )
-        return await lanes.opened(self._rindle.services, profile, wanted, body, request)
+        origin = request.headers.get("origin")
+        return await self._lanes.opened(Opening(profile, wanted, body, origin=origin, actor=actor))
 
     async def sign(self, request: Request, session_id: _SessionId) -> SignedAnswer:
         """Return a new URL for an upload that is still live; earlier ones stay valid until they expire."""
@@ -132,7 +146,9 @@ class _Uploads:
 
     async def show(self, request: Request, session_id: _SessionId) -> OpenedUpload:
         """Return the state of the upload, and what a reloaded page needs to continue it."""
-        return lanes.continued(await self._allowed(request, "upload.read", session_id))
+        actor = await self._access.actor(request)
+        found = await self._find(request, actor, "upload.read", session_id)
+        return self._lanes.continued(found, is_own=actor_name(actor) == found.session.actor)
 
     async def complete(
         self, request: Request, session_id: _SessionId, body: CompleteUpload | None = None
@@ -167,7 +183,9 @@ class _Uploads:
         return SessionAnswer(session=SessionJson.of(await self._rindle.cancel_upload(found.session.id)))
 
     async def _allowed(self, request: Request, action: str, session_id: str) -> Upload:
-        actor = await self._access.actor(request)
+        return await self._find(request, await self._access.actor(request), action, session_id)
+
+    async def _find(self, request: Request, actor: Any, action: str, session_id: str) -> Upload:
         upload = await sessions.find_upload(self._rindle.services, session_id)
         return await self._access.allow_upload(request, actor, action, upload)
 
@@ -192,7 +210,10 @@ _ROUTES = (
         "Open an upload in one lane",
         OpenedUpload,
         status=201,
-        errors=("unknown_profile", "extension_not_allowed", "missing_extension", "max_bytes_exceeded", *_NOT_LIVE),
+        errors=(
+            *("unknown_profile", "extension_not_allowed", "missing_extension", "max_bytes_exceeded"),
+            *("tus_size_exceeded", "upload_cancelled", *_NOT_LIVE),
+        ),
     ),
     Route(
         "POST",

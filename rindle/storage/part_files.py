@@ -1,6 +1,9 @@
 """Streams of ``LocalStorage``: files below ``.rindle/tus`` that grow until they take the name of their object.
 
 A file may be longer than the recorded offset, after a crash; it is cut to the offset before anything is appended.
+
+Whoever changes a file has it locked (flock) while it is open. A process that stands still and loses the lease of its
+upload keeps others from the file until it ends or goes on; it never writes into what they have made of it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
 from rindle.cancellation import run_to_end
-from rindle.errors import StorageConflict, StorageNotFound
+from rindle.errors import StorageConflict, StorageNotFound, StorageTransient
 from rindle.protocols import Checkpoint, Concatenation, LiveUploads, PartStream, PartStreamState, StoredObject
 from rindle.security.storage_key import key_segment, validate_key
 from rindle.storage.disk import Draft, etag_of
@@ -35,6 +38,11 @@ BUFFER_BYTES = 384 * 1024
 CHECKPOINT_BYTES = 64 * 1024**2
 #: Seconds after which a stream that goes on is synced and recorded.
 CHECKPOINT_SECONDS = 10.0
+#: Seconds after which gathered bytes are written although more may follow: a client that pauses needs no memory.
+LINGER_SECONDS = 0.2
+#: Longest wait for another call that completes the same stream, and the pause between two attempts, in seconds.
+COMPLETION_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
 
 
 class Run(Protocol):
@@ -53,6 +61,10 @@ class CompleteFile(Protocol):
         """Bring the bytes to the disk and return the file's status."""
 
 
+class StillOpen(StorageTransient):
+    """Somebody else has the file of a stream open: another caller, or a process that stands still."""
+
+
 class PartFile:
     """The file of one stream, open or not; a lock orders its steps, since a cancelled one still runs in its thread."""
 
@@ -63,15 +75,17 @@ class PartFile:
         self._handle: int | None = None
         self._is_over = False
 
-    def open(self, offset: int, *, alone: bool = False) -> None:
+    def open(self, offset: int) -> None:
         """Open the file for writing at ``offset``, which it must have; a longer one is cut.
 
-        Args:
-            alone: wait until nobody else has it open alone. It is then changed only if it still has its name: the
-                object that another caller has made of it may be verified already.
+        It is changed only if it still has its name: the object that another caller has made of it may be verified
+        already.
 
         Raises:
             StorageNotFound: the file is shorter, was renamed, or is missing although ``offset`` is not 0.
+            StorageTransient: somebody else has it open.
+
+        Source: flock(2). A lock belongs to the open file; closing it releases the lock, as does the end of a process.
         """
         with self._lock:
             if self._is_over:
@@ -83,15 +97,19 @@ class PartFile:
                 self._handle = os.open(self.path, flags, 0o640)
             except FileNotFoundError as error:
                 raise _lost() from error
-            if alone:
-                fcntl.flock(self._handle, fcntl.LOCK_EX)  # released with the handle
-                self._check_name()
-            self._check_size(offset)
-            os.ftruncate(self._handle, offset)
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StillOpen("another request still has the file of the upload", adapter="local") from error
+            self._check_name()
+            if self._size(offset) > offset:
+                os.ftruncate(self._handle, offset)
             os.lseek(self._handle, offset, os.SEEK_SET)
 
-    def write(self, pieces: Sequence[bytes]) -> None:
-        """Append all of ``pieces``."""
+    def append(self, pieces: Sequence[bytes], offset: int) -> None:
+        """Append all of ``pieces`` to a file that begins at ``offset``; the first call opens it."""
+        if self._handle is None:
+            self.open(offset)
         with self._lock:
             handle, waiting = self._opened(), list(pieces)
             while waiting:
@@ -102,10 +120,22 @@ class PartFile:
                     waiting[0] = waiting[0][written:]
 
     def sync(self) -> None:
-        """Wait until the bytes are on the disk."""
+        """Wait until the bytes are on the disk; further ones may be written meanwhile."""
+        if not self._fsync:
+            return
         with self._lock:
-            if self._fsync:
-                os.fdatasync(self._opened())
+            handle = os.dup(self._opened())  # the file may be closed meanwhile
+        try:
+            os.fdatasync(handle)
+        finally:
+            os.close(handle)
+
+    def append_last(self, pieces: Sequence[bytes], offset: int, *, sync: bool) -> None:
+        """Append the last ``pieces`` as :meth:`append`, sync the file if ``sync``, and close it."""
+        self.append(pieces, offset)
+        if sync:
+            self.sync()
+        self.close()
 
     def finish(self) -> os.stat_result:
         """Bring the bytes to the disk and return the status that the object will have."""
@@ -139,10 +169,11 @@ class PartFile:
         if not os.path.samestat(named, os.fstat(self._opened())):
             raise _lost()
 
-    def _check_size(self, size: int) -> None:
+    def _size(self, least: int) -> int:
         status = os.fstat(self._opened())
-        if not stat.S_ISREG(status.st_mode) or status.st_size < size:
+        if not stat.S_ISREG(status.st_mode) or status.st_size < least:
             raise _lost()
+        return status.st_size
 
     def _opened(self) -> int:
         if self._handle is None:
@@ -165,9 +196,8 @@ async def append_to(
         length: of the whole stream; it is recorded with the end of the call only, because it completes the upload.
         run: runs a function in a thread of the store.
     """
-    recorded = state
-    await run(partial(file.open, state.offset))
-    writer = _Writer(run, file.write)
+    writer = _Writer(run, partial(file.append, offset=state.offset))
+    recorder = _Recorder(run, file.sync, checkpoint)
     due_bytes, due_at = state.offset + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
     failure: Exception | None = None
     try:
@@ -179,29 +209,68 @@ async def append_to(
             except Exception as error:  # what has arrived is stored first
                 failure = error
                 break
+            recorder.check()
             await writer.put(chunk)
             arrived = state.offset + writer.taken
             if arrived == length:
                 continue
-            if arrived >= due_bytes or (arrived > recorded.offset and time.monotonic() >= due_at):
+            if arrived >= due_bytes or time.monotonic() >= due_at:
                 await writer.flush()
-                await run(file.sync)
-                reached = replace(state, offset=arrived)
-                await checkpoint(reached)
-                recorded = reached
+                await recorder.record(replace(state, offset=arrived))
                 due_bytes, due_at = arrived + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
-        await writer.flush()
+        recorded = await recorder.finish() or state
         reached = replace(state, offset=state.offset + writer.taken)
-        if reached.offset > recorded.offset:
-            await run(file.sync)
+        last = await writer.rest()
+        # The file is closed before the next request may have the upload.
+        await run(partial(file.append_last, last, state.offset, sync=reached.offset > recorded.offset))
         await checkpoint(reached, is_last=True)
-        recorded = reached
     finally:
-        await writer.settle()
+        await run_to_end(_settled(writer, recorder))
         await run_to_end(run(file.close))
     if failure is not None:
         raise failure
-    return recorded
+    return reached
+
+
+async def _settled(*steps: _Writer | _Recorder) -> None:
+    for step in steps:
+        await step.settle()
+
+
+class _Recorder:
+    """Syncs and records what has been written while the next bytes arrive."""
+
+    def __init__(self, run: Run, sync: Callable[[], None], checkpoint: Checkpoint) -> None:
+        self._run = run
+        self._sync = sync
+        self._checkpoint = checkpoint
+        self._recording: asyncio.Task[PartStreamState] | None = None
+
+    def check(self) -> None:
+        """Raise the error of a record that has failed."""
+        if self._recording is not None and self._recording.done():
+            self._recording.result()
+
+    async def record(self, state: PartStreamState) -> None:
+        """Begin to record ``state``, all of which is written, when the record before is done."""
+        await self.finish()
+        self._recording = asyncio.ensure_future(self._record(state))
+
+    async def finish(self) -> PartStreamState | None:
+        """Wait for the record under way and return what was recorded last."""
+        return None if self._recording is None else await asyncio.shield(self._recording)
+
+    async def settle(self) -> None:
+        """Wait for the record under way; its error was raised before, or is not wanted any more."""
+        if self._recording is not None:
+            await asyncio.wait([self._recording])
+            with suppress(Exception):
+                self._recording.result()
+
+    async def _record(self, state: PartStreamState) -> PartStreamState:
+        await self._run(self._sync)
+        await self._checkpoint(state)
+        return state
 
 
 class _Writer:
@@ -213,6 +282,7 @@ class _Writer:
         self._gathered: list[bytes] = []
         self._size = 0
         self._writing: asyncio.Future[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         #: Bytes taken so far.
         self.taken = 0
 
@@ -223,23 +293,47 @@ class _Writer:
         self._size += len(piece)
         self.taken += len(piece)
         if self._size >= BUFFER_BYTES:
-            await self._start()
+            await self._wait()
+            self._start()
+        elif self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._start_if_free)
 
     async def flush(self) -> None:
-        if self._gathered:
-            await self._start()
         await self._wait()
+        if self._gathered:
+            self._start()
+            await self._wait()
+
+    async def rest(self) -> list[bytes]:
+        """Return the pieces that are not written, when all others are."""
+        await self._wait()
+        return self._take()
 
     async def settle(self) -> None:
         """Wait for a write that is under way; its error was raised before, or is not wanted any more."""
+        self._take()
         if self._writing is not None:
             with suppress(Exception):
                 await asyncio.shield(self._writing)
 
-    async def _start(self) -> None:
-        await self._wait()
+    def _take(self) -> list[bytes]:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
         pieces, self._gathered, self._size = self._gathered, [], 0
-        self._writing = asyncio.ensure_future(self._run(partial(self._write, pieces)))
+        return pieces
+
+    def _start(self) -> None:
+        self._writing = asyncio.ensure_future(self._run(partial(self._write, self._take())))
+
+    def _start_if_free(self) -> None:
+        self._lingering = None
+        if self._writing is None:
+            self._start()
+        elif not self._writing.done():
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._start_if_free)
+        elif self._writing.exception() is None:
+            self._start()
 
     async def _wait(self) -> None:
         writing, self._writing = self._writing, None
@@ -311,13 +405,22 @@ class LocalStreams(PartStream, Concatenation):
         Raises:
             StorageNotFound: the file is missing or too short, and no object of its length is at ``key``.
             StoragePermanent: ``.rindle/tus`` lies on another file system.
+            StorageTransient: a request that has lost the upload still has its file.
         """
-        return await self._threads.settle(self._complete, validate_key(key), self._part_file(upload_name), state.offset)
+        validate_key(key)
+        ends_at = time.monotonic() + COMPLETION_SECONDS
+        while True:
+            try:
+                return await self._threads.settle(self._complete, key, self._part_file(upload_name), state.offset)
+            except StillOpen:  # another call completes it just now
+                if time.monotonic() >= ends_at:
+                    raise
+                await asyncio.sleep(_LOOK_SECONDS)
 
     def _complete(self, key: str, file: PartFile, size: int) -> StoredObject:
         try:
             with self._translated(key):
-                file.open(size, alone=True)
+                file.open(size)
                 return self._publish(file, key, if_absent=False)
         except StorageNotFound:
             _, status = self._find(key)  # renamed by an earlier call
@@ -353,6 +456,8 @@ class LocalStreams(PartStream, Concatenation):
 
     async def concatenate(self, final_key: str, source_keys: Sequence[str]) -> StoredObject:
         """Copy the objects one after the other; the new one appears when it is whole, and only once."""
+        for key in (final_key, *source_keys):  # before anything is read
+            validate_key(key)
         return await self._threads.move(self._concatenate, final_key, tuple(source_keys))
 
     def _concatenate(self, stop: Stop, final_key: str, source_keys: Sequence[str]) -> StoredObject:

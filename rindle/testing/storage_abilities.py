@@ -36,7 +36,7 @@ from rindle.errors import (
     RindleError,
     StorageNotFound,
 )
-from rindle.protocols import Concatenation, MultipartUploads, Part, Presigned, ResumableSessions, Storage
+from rindle.protocols import Concatenation, MultipartUploads, Part, Presigned, ResumableSessions, SetupCheck, Storage
 from rindle.testing.headers_contract import Answer, Send, file_of
 
 #: Smallest part that is not the last one, in bytes.
@@ -308,3 +308,26 @@ class ConcatenationContract:
         for final, sources in (("../x", [key]), (key, ["../x"])):
             with pytest.raises(InvalidKey):
                 await storage.concatenate(final, sources)
+
+
+@pytest.mark.asyncio
+class SetupCheckContract:
+    """Stores that compare their setup with what Rindle needs, with the ability ``SetupCheck``."""
+
+    async def test_what_is_wrong_has_a_remedy(self, storage: Any) -> None:
+        assert isinstance(storage, SetupCheck)
+        found = await storage.check()
+
+        assert found
+        for finding in found:
+            assert finding.level in ("ok", "warn", "error", "skipped")
+            assert finding.summary
+            assert finding.fix or finding.level in ("ok", "skipped")
+
+    async def test_a_check_changes_nothing(self, storage: Any, key: str, tmp_path: Path) -> None:
+        await storage.store(key, file_of(tmp_path, b"x"))
+        before = (await storage.list_keys("")).objects
+
+        assert await storage.check() == await storage.check()
+
+        assert (await storage.list_keys("")).objects == before

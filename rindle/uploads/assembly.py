@@ -32,7 +32,7 @@ from rindle.errors import (
 from rindle.protocols import Concatenation, PartStream, Storage
 from rindle.rejections import rejected
 from rindle.services import Services
-from rindle.states import SessionState
+from rindle.states import ENDED_BADLY, AssetState, SessionState
 from rindle.threads import in_thread
 from rindle.uploads import sessions
 from rindle.uploads.digests import WholeDigest, digest_of_file
@@ -86,9 +86,21 @@ async def assemble(services: Services, session_id: SessionOrId, *, open_original
         await services.database.write(_fail, services, found.session.id, error)
         return
     crash_point("upload.object_made")
+    if not await _is_wanted(services, found.session.id):
+        # It has ended meanwhile: its release, or the purge of its asset, may have come before the object.
+        key = found.session.upload_key
+        await run_to_end(services.storage_of(key, found.asset).delete(key))
+        return
     await sessions.verify(services, await _with_digest(services, found.upload, open_original))
     if found.session.concat_role == FINAL:
         await services.database.write(_release_sources, services, found.session.id)
+
+
+async def _is_wanted(services: Services, session_id: str) -> bool:
+    found = await services.database.read(rows.find_stream, session_id)
+    if found is None or found.asset is None or found.asset.state == AssetState.DELETED:
+        return False
+    return found.session.state not in ENDED_BADLY
 
 
 async def _with_digest(services: Services, upload: Upload, open_original: OpenOriginal) -> Upload:

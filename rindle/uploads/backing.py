@@ -13,19 +13,10 @@ from rindle.db.streams import find_stream
 from rindle.protocols import Storage
 from rindle.services import Services
 from rindle.uploads import assembly, multipart, resumable
+from rindle.uploads.sessions import lane_of
 
 #: Removes what a store keeps of a session beside its object; nothing to remove is success.
 Release = Callable[[Services, Storage, MediaUploadSession], Awaitable[None]]
-
-
-def lane_of(upload: MediaUploadSession) -> str:
-    """Return the lane of a session: its strategy, or the protocol (``tus``, ``ietf``, ``gcs``) of ``resumable``.
-
-    Sessions of tus and of the IETF are resumable, too, but their bytes are kept in another way.
-    """
-    if upload.upload_strategy == "resumable":
-        return upload.resumable_protocol or "gcs"
-    return upload.upload_strategy
 
 
 async def release(services: Services, upload: MediaUploadSession) -> None:

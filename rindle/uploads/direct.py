@@ -132,7 +132,7 @@ async def _sign(
         )
     if upload.session.upload_strategy != _STRATEGY:
         raise CapabilityUnsupported(
-            f"this upload has no single PUT: its lane is {upload.session.upload_strategy}", capability=_STRATEGY
+            f"this upload has no single PUT: its lane is {sessions.lane_of(upload.session)}", capability=_STRATEGY
         )
     granted = await _presign(services, upload, wanted_seconds, presign)
 

@@ -38,12 +38,14 @@ class Lease:
     """The right to append to one upload.
 
     Attributes:
+        known: the upload as it was before.
         stream: the upload as it was when the lease was given, and after each commit.
         is_wanted: whether another request needs the lease, or has it.
     """
 
-    def __init__(self, session_id: str, stop: Callable[[], object]) -> None:
-        self.session_id = session_id
+    def __init__(self, known: Stream, stop: Callable[[], object]) -> None:
+        self.known = known
+        self.session_id = known.session.id
         self.owner = uuid.uuid4().hex
         self.stream: Stream | None = None
         self.is_wanted = False
@@ -67,17 +69,18 @@ class Leases:
         self._watching: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def hold(self, session_id: str, stop: Callable[[], object]) -> AsyncIterator[Lease]:
+    async def hold(self, known: Stream, stop: Callable[[], object]) -> AsyncIterator[Lease]:
         """Hold the lease of an upload inside the block, after at most ``WAIT_SECONDS``.
 
         Args:
+            known: the upload as it was read before.
             stop: called when another request needs the lease; the block should then end soon.
 
         Raises:
             TusError: ``tus_locked``, the present holder has not yielded in time.
             NotFound: no such upload.
         """
-        lease = Lease(session_id, stop)
+        lease, session_id = Lease(known, stop), known.session.id
         try:
             await run_to_end(self._take(lease))
             self._held[session_id] = lease
@@ -91,13 +94,13 @@ class Leases:
                 await run_to_end(self._database.write(rows.release_lease, session_id, lease.owner))
             await self._rest()
 
-    async def make_free(self, session_id: str) -> Stream:
+    async def make_free(self, known: Stream) -> Stream:
         """Return an upload when nobody appends to it; a holder has to yield.
 
         Raises:
             TusError: ``tus_locked``; NotFound: as :meth:`hold`.
         """
-        async with self.hold(session_id, lambda: None) as lease:
+        async with self.hold(known, lambda: None) as lease:
             assert lease.stream is not None  # noqa: S101 - set by `hold`
             return lease.stream
 
@@ -105,7 +108,7 @@ class Leases:
         ends_at = time.monotonic() + WAIT_SECONDS
         while True:
             stream, is_taken = await self._database.write(
-                rows.take_lease, lease.session_id, lease.owner, seconds=LEASE_SECONDS, yield_seconds=YIELD_SECONDS
+                rows.take_lease, lease.known, lease.owner, seconds=LEASE_SECONDS, yield_seconds=YIELD_SECONDS
             )
             if is_taken:
                 lease.stream = stream

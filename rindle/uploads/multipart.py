@@ -244,7 +244,7 @@ def _multipart_storage(storage: Storage) -> MultipartUploads:
 def _upload_id(upload: MediaUploadSession) -> str:
     if upload.upload_strategy != MULTIPART:
         raise CapabilityUnsupported(
-            f"this upload is not sent in parts: its lane is {upload.upload_strategy}", capability="multipart_upload"
+            f"this upload is not sent in parts: its lane is {sessions.lane_of(upload)}", capability="multipart_upload"
         )
     if upload.multipart_upload_id is None:
         raise MultipartUploadNotInitialized(
@@ -443,7 +443,11 @@ async def _assemble(services: Services, found: Upload) -> Upload:
             "the store does not make the object now; it is tried again in the background", adapter=error.adapter
         ) from error
     crash_point("multipart.made")
-    done, _ = await services.database.write(rows.note_assembled, upload.id)
+    try:
+        done, _ = await services.database.write(rows.note_assembled, upload.id)
+    except NotFound:  # purged meanwhile, perhaps before there was an object to delete
+        await run_to_end(storage.delete(upload.upload_key))
+        raise
     if done.session.state in ENDED_SESSIONS and done.session.state != SessionState.COMPLETED:
         # Cancelled or expired meanwhile; its release may have come before the object.
         await run_to_end(storage.delete(upload.upload_key))

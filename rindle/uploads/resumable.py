@@ -168,7 +168,7 @@ def _resumable_storage(storage: Storage) -> ResumableSessions:
 def _session_uri(settings: Settings, upload: MediaUploadSession) -> SecretStr:
     if upload.upload_strategy != RESUMABLE or upload.resumable_protocol != GCS:
         raise CapabilityUnsupported(
-            f"this upload has no resumable session of the store: its lane is {upload.upload_strategy}",
+            f"this upload has no resumable session of the store: its lane is {sessions.lane_of(upload)}",
             capability="resumable_upload_session",
         )
     if upload.session_uri is None:

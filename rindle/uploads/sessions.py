@@ -78,6 +78,16 @@ class UploadRequest:
             check_text(option, getattr(self, option))
 
 
+def lane_of(upload: MediaUploadSession) -> str:
+    """Return the lane of a session: its strategy, or the protocol (``tus``, ``ietf``, ``gcs``) of ``resumable``.
+
+    Sessions of tus and of the IETF are resumable, too, but their bytes are kept in another way.
+    """
+    if upload.upload_strategy == "resumable":
+        return upload.resumable_protocol or "gcs"
+    return upload.upload_strategy
+
+
 # --- opening -----------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +217,7 @@ def _known(session: Session, new: Upload) -> Upload | None:
 def _check_owner_of_key(found: Upload, new: Upload) -> None:
     for what, one, other in (
         ("profile", found.asset.profile, new.asset.profile),
-        ("lane", found.session.upload_strategy, new.session.upload_strategy),
+        ("lane", lane_of(found.session), lane_of(new.session)),
     ):
         if one != other:
             raise InvalidArgument(

@@ -7,7 +7,6 @@ the workflow (:mod:`rindle.uploads.assembly`). What only one protocol has is in 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -23,11 +22,11 @@ from rindle.db import streams as rows
 from rindle.db import uploads as upload_rows
 from rindle.db.models import MediaUploadSession as MediaUploadSession  # also of the routes, like those below
 from rindle.db.models import utc_now
+from rindle.db.streams import ASSEMBLING, state_of
 from rindle.db.streams import FINAL as FINAL
 from rindle.db.streams import OPEN as OPEN
 from rindle.db.streams import PARTIAL as PARTIAL
 from rindle.db.streams import Stream as Stream
-from rindle.db.streams import state_of
 from rindle.db.uploads import Upload
 from rindle.errors import (
     InvalidArgument,
@@ -44,21 +43,16 @@ from rindle.protocols import MAX_URL_SECONDS, PartStream, PartStreamState
 from rindle.security import BadToken, check_secrets
 from rindle.security.upload_token import UploadClaims, read_upload, sign_upload
 from rindle.services import Services
-from rindle.states import SessionState
+from rindle.states import ENDED_BADLY, AssetState, SessionState
 from rindle.uploads import sessions
 from rindle.uploads.leases import Lease, Leases
 from rindle.uploads.sessions import UploadRequest
+from rindle.uploads.settling import Settling
 
 #: Largest upload without a smaller limit, in bytes.
 MAX_SIZE_BYTES = 5 * 1024**3
 #: Value of ``upload_strategy``.
 STRATEGY = "resumable"
-#: First and longest pause between two looks whether the workflow has finished an upload.
-_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.05, 0.5
-#: States of an upload whose bytes are all stored and whose object is not verified.
-_ASSEMBLING = frozenset({SessionState.UPLOADED, SessionState.VERIFYING})
-
-
 #: Told the offset of an upload in bytes.
 OnOffset = Callable[[int], Awaitable[None]]
 
@@ -138,6 +132,7 @@ class StreamUploads:
         self.max_size = max_size if limit is None else min(limit, max_size)
         self._storage.part_size_for(self.max_size)
         self._leases = Leases(services.database)
+        self._settling = Settling(services.database)
 
     @property
     def _storage(self) -> PartStream:
@@ -185,6 +180,7 @@ class StreamUploads:
             found is None
             or found.session.resumable_protocol != self.protocol
             or not claims.is_of(found.session.actor, self._secrets)
+            or (found.asset is not None and found.asset.state == AssetState.DELETED)
         ):
             raise TusError("there is no upload at this address", code="tus_session_not_found")
         require_alive(found.session)
@@ -198,16 +194,19 @@ class StreamUploads:
         Where the length ends an upload, one of no bytes has all its bytes at once.
 
         Args:
-            request: file name, type, actor and lifetime.
+            request: file name, type, actor and lifetime. A repeated request of the same actor with its idempotency key
+                returns the first upload.
             metadata: the client's own header, kept as it is.
 
         Raises:
             TusError: ``tus_size_exceeded``.
-            UploadRejected: the profile does not allow the extension.
+            UploadRejected: the profile does not allow the extension, or the size that the request declares.
+            InvalidArgument: the idempotency key belongs to another profile or lane.
+            UploadCancelled, UploadSessionExpired, RindleError: the upload of the idempotency key has ended.
         """
+        new = sessions.requested_upload(self._services.settings, self.profile, request, strategy=STRATEGY)
         part_size = self._part_size(length)
         is_complete = length == 0 and self.ends_by_length
-        new = sessions.requested_upload(self._services.settings, self.profile, request, strategy=STRATEGY)
         self._fill(new.session, length, metadata, part_size)
 
         def insert(session: Session, copy: Upload) -> Upload:
@@ -220,6 +219,8 @@ class StreamUploads:
         opened = await sessions.insert_once(self._services, new, insert)
         if opened.session.id == new.session.id:
             self._note_start(opened.session)
+        elif opened.session.state in ENDED_BADLY:
+            raise sessions.ended_error(opened.session)
         return Stream(opened.session, opened.asset)
 
     def _part_size(self, length: int | None) -> int:
@@ -253,7 +254,7 @@ class StreamUploads:
         upload = stream.session
         is_held = upload.lock_owner is not None and (upload.lock_expires_at or utc_now()) > utc_now()
         if is_held and upload.state in OPEN:
-            stream = await self._leases.make_free(upload.id)
+            stream = await self._leases.make_free(stream)
             upload = stream.session
         if self.ends_by_length and upload.state in OPEN and upload.upload_length == upload.last_known_offset:
             # A process ended between the last byte and the end of its request; the client has nothing more to send.
@@ -284,10 +285,11 @@ class StreamUploads:
             TusError: ``tus_offset_conflict``, ``tus_size_exceeded``, ``tus_locked``, ``tus_session_expired`` or
                 ``tus_upload_closed``.
             InvalidArgument: another length was recorded before, or the length is less than the offset.
+            NotFound: it was purged, or is being purged; nothing of the body is kept.
             StorageError: the store failed; what was recorded before stays.
         """
         started, session_id = time.monotonic(), stream.session.id
-        async with self._leases.hold(session_id, body.stop) as lease:
+        async with self._leases.hold(stream, body.stop) as lease:
             found = _leased(lease)
             require_alive(found.session)
             require_offset(found.session, offset)
@@ -358,7 +360,10 @@ class StreamUploads:
                 )
         except TusError as error:
             if error.code == "tus_session_expired":  # it has ended meanwhile, and may be released already
-                await self._release(upload)
+                await self._release(_leased(lease).session)
+            raise
+        except NotFound:  # it was purged, and nothing else will remove what this request has stored since
+            await self._release(upload)
             raise
         except StorageAdapterException:
             if not_recorded is not None:  # the database failed, and not the store through which it was raised
@@ -372,22 +377,15 @@ class StreamUploads:
 
     async def _commit(self, lease: Lease, state: PartStreamState, *, release: bool, ends: bool) -> None:
         settings = self._services.settings
-        base = _leased(lease).session.last_known_offset
+        known = _leased(lease)
 
         def commit(session: Session) -> Stream:
-            found = rows.lock_stream(session, lease.session_id)
-            expires_at = (
-                None
-                if state.offset == base
-                else upload_rows.slid_expiry(found.session, settings.upload_session_ttl_seconds)
-            )
             done, is_complete = rows.commit_state(
                 session,
-                lease.session_id,
+                known,
                 lease.owner,
-                base=base,
                 state=state,
-                expires_at=expires_at,
+                ttl_seconds=settings.upload_session_ttl_seconds,
                 release=release,
                 ends=ends,
             )
@@ -409,18 +407,11 @@ class StreamUploads:
 
     async def settled(self, stream: Stream, *, timeout_seconds: float) -> Stream:
         """Return an upload when the workflow has verified or refused it, or as it is after ``timeout_seconds``."""
-        ends_at, pause = time.monotonic() + timeout_seconds, _LOOK_SECONDS
-        while stream.session.state in _ASSEMBLING and stream.session.concat_role != PARTIAL:
-            left = ends_at - time.monotonic()
-            if left <= 0:
-                break
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 2, _LONGEST_LOOK_SECONDS)
-            found = await self._services.database.read(rows.find_stream, stream.session.id)
-            if found is None:
-                break
-            stream = found
-        return stream
+        is_waited_for = stream.session.state in ASSEMBLING and stream.session.concat_role != PARTIAL
+        if not is_waited_for or timeout_seconds <= 0:
+            return stream
+        await self._settling.wait(stream.session.id, timeout_seconds)
+        return await self._services.database.read(rows.find_stream, stream.session.id) or stream
 
     # --- termination ---------------------------------------------------------------------------------------------
 

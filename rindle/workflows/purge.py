@@ -22,7 +22,8 @@ T = TypeVar("T")
 class PurgeWorkflow:
     """Tombstones an unattached asset, stops its work, deletes every object that its rows name, then the rows.
 
-    The activity checks under the lock of the row whether the asset may be deleted: one that is attached again stays.
+    The first activity checks under the lock of the row whether the asset may be deleted: one that is attached again
+    stays. If nothing of the asset runs, it also deletes the objects and the rows; nearly every purge is this activity.
     Errors of deletions are retried without limit, whatever the store says; a row is deleted only after its object.
     While a PUT ticket may still recreate the object, the tombstone stays, and the objects are deleted once more after
     that.
@@ -62,10 +63,21 @@ class PurgeWorkflow:
     async def _purge(self, order: PurgeInput) -> PurgeResult:
         self._stage = "deciding"
         decision = await self._complete(
-            start_step(messages.BEGIN_PURGE, order, PurgeDecision, policies.DB_STEP, "tombstone unless attached")
+            start_step(
+                messages.BEGIN_PURGE,
+                order,
+                PurgeDecision,
+                policies.DELETION,
+                "tombstone unless attached, delete if idle",
+            )
         )
         if decision.outcome != "purge":
-            return PurgeResult(asset_id=order.asset_id, outcome=decision.outcome)
+            return PurgeResult(
+                asset_id=order.asset_id,
+                outcome=decision.outcome,
+                objects=decision.objects,
+                variants=decision.variants,
+            )
         self._stage = "stopping work"
         running = StopOrder(
             asset_id=order.asset_id,

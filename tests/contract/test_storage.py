@@ -22,6 +22,7 @@ from rindle.testing.storage_abilities import (
     ConcatenationContract,
     MultipartUploadsContract,
     ResumableSessionsContract,
+    SetupCheckContract,
 )
 from rindle.testing.storage_contract import Answer, Send, StorageContract
 from tests.contract.serving import listening, serving
@@ -56,7 +57,7 @@ def gcs_bucket(fake_gcs: GCSServer) -> str:
     return fake_gcs.new_bucket()
 
 
-class TestLocalStorage(StorageContract):
+class TestLocalStorage(ConcatenationContract, StorageContract):
     @pytest.fixture
     def storage(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStorage]:
         with listening() as (listener, address):
@@ -115,7 +116,7 @@ class TestFlakyStorageWithoutFaults(TestMemoryStorage):
 
 
 @pytest.mark.external
-class TestMinio(MultipartUploadsContract, StorageContract):
+class TestMinio(MultipartUploadsContract, ConcatenationContract, SetupCheckContract, StorageContract):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
         storage = S3Storage(
@@ -147,7 +148,7 @@ class TestFlakyMinioWithoutFaults(MultipartUploadsContract):
 
 
 @pytest.mark.external
-class TestMinioWithPrefix(MultipartUploadsContract, StorageContract):
+class TestMinioWithPrefix(MultipartUploadsContract, ConcatenationContract, SetupCheckContract, StorageContract):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
         storage = S3Storage(
@@ -172,7 +173,7 @@ class TestMinioWithPrefix(MultipartUploadsContract, StorageContract):
     test_a_grant_refuses_another_size="ignores x-goog-content-length-range",
     test_a_grant_refuses_another_type="does not compare the type with the signed one",
 )
-class OnFakeGCS(ResumableSessionsContract, ConcatenationContract, StorageContract):
+class OnFakeGCS(ResumableSessionsContract, ConcatenationContract, SetupCheckContract, StorageContract):
     """Everything but what signatures enforce: the emulator checks none. See tests/unit/storage/test_gcs.py."""
 
     @pytest.fixture(autouse=True)

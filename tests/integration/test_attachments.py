@@ -250,7 +250,7 @@ async def test_a_purge_waits_for_an_attach_that_is_open_and_then_leaves_the_asse
     asset = await stage.ready()
     async with stage.transaction() as held:
         await stage.rindle.attach(asset.id, ("user", "1"), "avatar", session=held)
-        deciding = asyncio.create_task(stage.rindle.database.write(purge_rows.begin, asset.id))
+        deciding = asyncio.create_task(stage.rindle.database.write(purge_rows.begin, asset.id, late_put_seconds=0))
 
         async def waiting() -> bool:
             blocked = await stage.read(
@@ -264,7 +264,8 @@ async def test_a_purge_waits_for_an_attach_that_is_open_and_then_leaves_the_asse
 
         await until(waiting, what="the purge to wait for the lock")
         await held.commit()
-    assert (await deciding).outcome == "still_attached"
+    decision, _ = await deciding
+    assert decision.outcome == "still_attached"
     assert (await stage.rindle.asset(asset.id)).state == "ready"
 
 
@@ -303,7 +304,8 @@ async def test_attaches_and_purges_at_once_never_lose_an_attached_object(stage: 
             await meet.wait()
             for _ in range(20):
                 try:
-                    return (await stage.rindle.database.write(purge_rows.begin, asset_id)).outcome
+                    begin = stage.rindle.database.write(purge_rows.begin, asset_id, late_put_seconds=0)
+                    return (await begin)[0].outcome
                 except StateConflict:
                     continue
             return "gave up"

@@ -61,16 +61,20 @@ def server_version() -> str:
 
 
 @contextmanager
-def running_fake_gcs(home: Path) -> Iterator[GCSServer]:
-    """Run fake-gcs-server with its objects in memory until the block is left.
+def running_fake_gcs(home: Path, *, objects: Path | None = None) -> Iterator[GCSServer]:
+    """Run fake-gcs-server until the block is left.
+
+    Args:
+        objects: an empty directory for the objects; without it they are in memory.
 
     Raises:
         Unavailable: it is not installed, or did not start.
     """
     port = free_port()
     host = f"127.0.0.1:{port}"
+    backend = ("memory",) if objects is None else ("filesystem", "-filesystem-root", str(objects))
     command = [
-        *(str(program()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"),
+        *(str(program()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", *backend),
         *("-public-host", host, "-external-url", f"http://{host}", "-log-level", "error"),
     ]
     with _running(command, home / "log", f"http://{host}", "/_internal/healthcheck", "fake-gcs-server") as server:

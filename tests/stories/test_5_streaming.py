@@ -146,7 +146,12 @@ async def token_of(page: Page) -> tuple[dict[str, str], dict[str, object]]:
 
 async def play_stream(page: Page) -> dict[str, float]:
     """Play the lesson as soon as the script has taken over; see ``play``."""
-    await page.wait_for_function("document.querySelector('.stage video').currentSrc.startsWith('blob:')")
+
+    async def is_attached() -> bool:  # the site's policy lets the page itself evaluate nothing
+        is_ours = "document.querySelector('.stage video')?.currentSrc.startsWith('blob:') ?? false"
+        return bool(await page.evaluate(is_ours))
+
+    await until(is_attached, what="the script to take over the player")
     return await play(page, "video")
 
 

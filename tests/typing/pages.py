@@ -293,6 +293,18 @@ async def docs_resumable_2() -> None:
     upload = await rindle.verify_completion(opened.session.id)  # when all bytes are sent
 
 
+async def docs_resumable_3() -> None:
+    from rindle.http import create_router
+    from rindle.http.tus import SameActor, tus_router
+
+    files = tus_router(rindle, profile=Avatar, path="/files", actor_from_request=actor_of, authorizer=SameActor())
+    app.mount("/files", files)
+    router = create_router(
+        rindle, profiles={"avatar": Avatar}, mounts=[files], actor_from_request=actor_of, authorizer=TeamAuthorizer()
+    )
+    app.include_router(router, prefix="/media")
+
+
 async def docs_resumable_http_1() -> None:
     from fastapi import FastAPI
     from starlette.middleware.cors import CORSMiddleware

@@ -34,7 +34,8 @@ class StreamRouter(ABC, Generic[C]):
         call: makes the call of a request from the attributes of :class:`StreamCall`.
         uploads: the uploads of the mount.
         access: its access rules.
-        path: path of the mount as clients see it; ``None`` for the path at which it is mounted.
+        path: path of the mount as clients see it, without a slash at the end; ``None`` for the path at which it is
+            mounted.
     """
 
     #: Headers of every response, also of errors.
@@ -45,9 +46,9 @@ class StreamRouter(ABC, Generic[C]):
     ) -> None:
         self._rindle = rindle
         self._call = call
-        self._uploads = uploads
-        self._access = access
-        self._path = None if path is None else path.rstrip("/")
+        self.uploads = uploads
+        self.access = access
+        self.path = None if path is None else path.rstrip("/")
         scrub_access_logs()
 
     @abstractmethod
@@ -82,10 +83,10 @@ class StreamRouter(ABC, Generic[C]):
             request=request,
             method=self.method_of(request),
             token=scope["path"].removeprefix(root).strip("/"),
-            mount=quote(root.rstrip("/")) if self._path is None else self._path,
+            mount=quote(root.rstrip("/")) if self.path is None else self.path,
             body=RequestBody(receive, request.headers),
-            uploads=self._uploads,
-            access=self._access,
+            uploads=self.uploads,
+            access=self.access,
             scratch=self._rindle.settings.scratch,
             send=send,
         )

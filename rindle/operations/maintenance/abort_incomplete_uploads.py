@@ -31,7 +31,8 @@ from rindle.operations.maintenance.sweep import (
 )
 from rindle.services import Services
 from rindle.states import ENDED_BADLY, AssetState, SessionState
-from rindle.uploads.backing import lane_of, remove
+from rindle.uploads.backing import remove
+from rindle.uploads.sessions import lane_of
 
 #: Session states that end at the expiry; a verification that has begun decides by itself.
 _LIVE = (

@@ -6,18 +6,14 @@ Source: Cloud Storage documentation, JSON API, ``buckets.get``; its fields ``cor
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
-from rindle.errors import RindleError
 from rindle.protocols import SetupFinding
+from rindle.storage import setup
 from rindle.storage.gcs.client import GCSClient, of_status
 from rindle.storage.gcs.signing import Signatures
 
-#: Largest difference of the clocks. The store refuses signatures that differ by 15 minutes.
-MAX_SKEW = timedelta(minutes=5)
 #: Headers of a signed PUT.
 PUT_HEADERS = ("content-type", "x-goog-if-generation-match", "x-goog-content-length-range")
 #: Conditions of a rule that concerns only replaced versions of objects.
@@ -37,7 +33,13 @@ def check(client: GCSClient, signatures: Signatures, prefix: str) -> list[SetupF
             accept=lambda status: status in (200, 403),
         )
     )
-    found = [_signing(signatures, prefix), _clock(answer.headers.get("date"))]
+    found = [
+        setup.signing(
+            lambda: signatures.sign(f"{prefix}rindle-doctor", "GET", 60, {}),
+            "pass signing_credentials, or signing_email and the role iam.serviceAccountTokenCreator",
+        ),
+        setup.clock(answer.headers.get("date")),
+    ]
     if answer.status_code == 403:
         hidden = "CORS and lifecycle rules were not checked: the credentials may not read the bucket"
         return [*found, SetupFinding("skipped", f"{hidden} (storage.buckets.get)")]
@@ -48,35 +50,6 @@ def check(client: GCSClient, signatures: Signatures, prefix: str) -> list[SetupF
         return [*found, _cors(bucket.get("cors") or ()), _lifecycle(_rules(bucket), prefix)]
     except (ValueError, TypeError, AttributeError):
         raise of_status(502, "", {}, None) from None
-
-
-def _signing(signatures: Signatures, prefix: str) -> SetupFinding:
-    try:
-        signatures.sign(f"{prefix}rindle-doctor", "GET", 60, {})
-    except RindleError as error:
-        return SetupFinding(
-            "error",
-            f"URLs cannot be signed ({error.code})",
-            error.action or "pass signing_credentials, or signing_email and the role iam.serviceAccountTokenCreator",
-        )
-    return SetupFinding("ok", "URLs are signed")
-
-
-def _clock(date: str | None) -> SetupFinding:
-    try:
-        there = parsedate_to_datetime(date or "")
-    except ValueError:
-        return SetupFinding("skipped", "the answer of the store has no time")
-    # A date without a zone is UTC in HTTP.
-    difference = datetime.now(UTC) - (there if there.tzinfo is not None else there.replace(tzinfo=UTC))
-    if abs(difference) <= MAX_SKEW:
-        return SetupFinding("ok", "the clock agrees with that of the store")
-    seconds = round(difference.total_seconds())
-    return SetupFinding(
-        "error",
-        f"this machine's clock is {abs(seconds)} s {'ahead of' if seconds > 0 else 'behind'} that of the store",
-        "set the clock; the store refuses URLs that are signed with a wrong one",
-    )
 
 
 def _cors(rules: Iterable[Mapping[str, Any]]) -> SetupFinding:
@@ -107,11 +80,7 @@ def _rules(bucket: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def _lifecycle(rules: Iterable[Mapping[str, Any]], prefix: str) -> SetupFinding:
     if any(_deletes_media(rule, prefix) for rule in rules):
-        return SetupFinding(
-            "warn",
-            "a lifecycle rule deletes objects that assets still need",
-            "remove the rule, or limit it to other prefixes or to noncurrent versions",
-        )
+        return setup.DELETES_MEDIA
     return SetupFinding("ok", "no lifecycle rule deletes media")
 
 
@@ -121,9 +90,4 @@ def _deletes_media(rule: Mapping[str, Any], prefix: str) -> bool:
         return False
     if any(condition.get(name) is not None for name in _OF_OLD_VERSIONS):
         return False
-    named = condition.get("matchesPrefix") or [""]
-    return any(one.startswith(prefix) or prefix.startswith(one) for one in named if not _is_scratch(one, prefix))
-
-
-def _is_scratch(named: str, prefix: str) -> bool:
-    return named.startswith(f"{prefix}.rindle/")
+    return any(setup.concerns_media(named, prefix) for named in condition.get("matchesPrefix") or [""])

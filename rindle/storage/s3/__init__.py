@@ -3,7 +3,8 @@
 **Permissions.** ``s3:GetObject``, ``s3:PutObject``, ``s3:DeleteObject``, ``s3:AbortMultipartUpload`` and
 ``s3:ListMultipartUploadParts`` on the objects, ``s3:ListBucket`` and ``s3:ListBucketMultipartUploads`` on the bucket.
 Without ``s3:ListBucket`` S3 answers 403 for a missing object, and Rindle cannot distinguish a missing upload from a
-refused one. The two that list parts and uploads serve multipart uploads of clients.
+refused one. The two that list parts and uploads serve multipart uploads of clients. With ``s3:GetBucketCORS`` and
+``s3:GetLifecycleConfiguration`` ``rindle doctor`` compares the bucket's rules with what Rindle needs.
 
 **What is written.** One object per key, below ``key_prefix`` when given. Files over 64 MiB go up in parts; a process
 that is killed meanwhile leaves an unfinished multipart upload, which the bucket's lifecycle rule
@@ -23,7 +24,7 @@ other          ``write_once=False`` for servers that do not know ``If-None-Match
 =============  ====================================================================================================
 
 ``storage`` holds the verbs, ``client`` the calls to the SDK, signing and errors, ``parts`` the files on their way up,
-whole or in parts, ``multipart`` the parts that clients send themselves.
+whole or in parts, ``multipart`` the parts that clients send themselves, ``setup`` what ``rindle doctor`` checks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``S3Storage``: the verbs of a store on one bucket.
 
 Calls and errors: ``client``; uploads of files: ``parts``; multipart uploads of clients: ``multipart``; uploads through
-the application, in several requests: ``streams``.
+the application, in several requests: ``streams``; what the doctor checks: ``setup``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from rindle.protocols import (
     Presigned,
     PresignedPost,
     ServedAs,
+    SetupCheck,
+    SetupFinding,
     Storage,
     StoredObject,
 )
@@ -39,6 +41,7 @@ from rindle.storage.arguments import (
     check_size,
 )
 from rindle.storage.files import BODY_PIECE_BYTES, receiving
+from rindle.storage.s3 import setup
 from rindle.storage.s3.client import PastTheEnd, S3Client, matching
 from rindle.storage.s3.headers import copy_onto_itself, parameters_of
 from rindle.storage.s3.parts import PART_THREADS, send_file
@@ -51,7 +54,7 @@ _MAX_FORM_BYTES = 5 * 1024**3
 _R2 = ".r2.cloudflarestorage.com"
 
 
-class S3Storage(S3Streams, Storage):
+class S3Storage(S3Streams, SetupCheck, Storage):
     """Keeps objects in one bucket.
 
     Making it touches neither the network nor the credentials chain; clients are made at the first call.
@@ -274,6 +277,24 @@ class S3Storage(S3Streams, Storage):
         """
         try:
             await self._threads.run(self._client.call, None, lambda s3: s3.head_bucket(Bucket=self.bucket))
+        except StorageNotFound as error:
+            raise StorageMisconfigured("the bucket does not exist", adapter=self.adapter_name) from error
+
+    async def check(self) -> list[SetupFinding]:
+        """Return what ``rindle doctor`` shows of the bucket: signing, clock, permissions, CORS and lifecycle rules.
+
+        To read the rules, the credentials need ``s3:GetBucketCORS`` and ``s3:GetLifecycleConfiguration``.
+
+        Raises:
+            StorageMisconfigured, StorageUnauthorized, StorageTransient: as :meth:`ping`.
+        """
+        put_headers = ["content-type"]
+        if self._write_once:
+            put_headers.append("if-none-match")
+        if self._sse:
+            put_headers.append("x-amz-server-side-encryption")
+        try:
+            return await self._threads.run(setup.check, self._client, self.bucket, self._prefix, put_headers)
         except StorageNotFound as error:
             raise StorageMisconfigured("the bucket does not exist", adapter=self.adapter_name) from error
 

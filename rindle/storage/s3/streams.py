@@ -108,6 +108,8 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
 
         Smaller ones, and stores that want parts of one size (R2), are joined through a temporary file of one part.
         """
+        for key in (final_key, *source_keys):  # before anything is read
+            self._object(key)
         return await self._threads.move(self._join, final_key, tuple(source_keys))
 
     # --- steps of streams, each in a thread ------------------------------------------------------------------------

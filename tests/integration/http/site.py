@@ -6,7 +6,7 @@ The tests of each router stand in the file named after its module; the ``web`` f
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,7 @@ async def site(
     storage: Storage | None = None,
     database_url: str | None = None,
     prepare: Any = None,
+    mounted: Callable[[Rindle], Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> AsyncIterator[Site]:
     async with opened(directory, make_profiles, storage=storage, database_url=database_url) as gallery:
@@ -171,6 +172,11 @@ async def site(
         if "authorizer" not in rules:
             rules["allow_anonymous"] = True
         app = FastAPI()
+        if mounted is not None:
+            mounts = mounted(gallery.rindle)
+            for path, mount in mounts.items():
+                app.mount(path, mount)
+            rules["mounts"] = tuple(mounts.values())
         app.include_router(create_router(gallery.rindle, profiles=offered, **rules), prefix="/media")
         if prepare is not None:
             prepare(gallery, app)

@@ -14,10 +14,12 @@ import boto3
 import pytest
 
 from rindle.db.models import new_id
-from rindle.errors import StorageNotFound, TusTailMissing
+from rindle.errors import StorageNotFound, StorageTransient, TusTailMissing
 from rindle.protocols import Checkpoint, PartStreamState
+from rindle.storage import part_files
 from rindle.storage.local import LocalStorage
 from rindle.storage.s3 import S3Storage, streams
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.minio import MinioServer
 
 MIB = 1024 * 1024
@@ -229,6 +231,116 @@ async def test_what_was_not_recorded_is_not_kept(store: Store, tmp_path: Path) -
 
     assert await digest_of(store, tmp_path) == joined(BODY)
     assert await store.left() == []
+
+
+async def test_bytes_arrive_while_those_before_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_files, "CHECKPOINT_BYTES", PART)
+    on_disk, later = OnDisk(tmp_path / "objects"), asyncio.Event()
+    row = Recorded(on_disk.storage)
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        async for piece in pieces(BODY[: PART + MIB]):
+            yield piece
+        later.set()
+        async for piece in pieces(BODY[PART + MIB :]):
+            yield piece
+
+    async def checkpoint(state: PartStreamState, *, is_last: bool = False) -> None:
+        await asyncio.wait_for(later.wait(), PATIENCE_SECONDS)
+        await row.checkpoint(state, is_last=is_last)
+
+    async with aclosing(body()) as chunks:
+        await on_disk.storage.append_part_stream(
+            "media/a/whole", row.name, chunks, row.state, length=len(BODY), checkpoint=checkpoint
+        )
+    await on_disk.storage.close()
+
+    assert row.ends == [False, False, True]
+    assert row.state.offset == len(BODY)
+
+
+async def test_a_record_that_fails_ends_a_stream_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_files, "CHECKPOINT_BYTES", MIB)
+    on_disk = OnDisk(tmp_path / "objects")
+    row = Recorded(on_disk.storage, length=None)
+
+    async def endless() -> AsyncGenerator[bytes, None]:
+        while True:
+            yield b"x" * 1000
+            await asyncio.sleep(0)
+
+    async def refuse(state: PartStreamState, *, is_last: bool = False) -> None:
+        raise TimeoutError
+
+    async with aclosing(endless()) as chunks:
+        with pytest.raises(TimeoutError):
+            await on_disk.storage.append_part_stream(
+                "media/a/whole", row.name, chunks, row.state, length=None, checkpoint=refuse
+            )
+    await on_disk.storage.close()
+
+
+async def test_a_client_that_pauses_has_nothing_in_memory(tmp_path: Path) -> None:
+    on_disk = OnDisk(tmp_path / "objects")
+    row = Recorded(on_disk.storage)
+    file = tmp_path / "objects" / ".rindle" / "tus" / f"{row.name}.part"
+
+    async def is_written() -> bool:
+        return file.exists() and file.read_bytes() == b"hello"
+
+    async def pausing() -> AsyncGenerator[bytes, None]:
+        yield b"hello"
+        await until(is_written, what="the bytes to be written")
+
+    async with aclosing(pausing()) as chunks:
+        await on_disk.storage.append_part_stream(
+            "media/a/whole", row.name, chunks, row.state, length=len(BODY), checkpoint=row.checkpoint
+        )
+    await on_disk.storage.close()
+
+    assert row.state.offset == 5
+
+
+async def test_a_process_that_stood_still_writes_into_no_file_that_others_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has lost its lease meanwhile, but not its open file. Another adapter stands for another process."""
+    monkeypatch.setattr(part_files, "COMPLETION_SECONDS", 0.0)
+    still, other = OnDisk(tmp_path), OnDisk(tmp_path)
+    row, stands, moves = Recorded(still.storage, length=10), asyncio.Event(), asyncio.Event()
+    await append(still, row, b"hello")
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"WORLD" * part_files.BUFFER_BYTES  # written at once
+        yield b"WORLD" * part_files.BUFFER_BYTES  # taken when the first is written
+        stands.set()
+        await moves.wait()
+        yield b"LATE" * part_files.BUFFER_BYTES
+
+    async def refused(state: PartStreamState, *, is_last: bool = False) -> None:
+        raise ConnectionAbortedError("the lease belongs to another request")
+
+    frozen = asyncio.create_task(
+        still.storage.append_part_stream(
+            "media/a/whole", row.name, chunks(), row.state, length=None, checkpoint=refused
+        )
+    )
+    await stands.wait()
+
+    with pytest.raises(StorageTransient):
+        await append(other, row, b"world")
+    with pytest.raises(StorageTransient):
+        await other.storage.complete_part_stream("media/a/whole", row.name, row.state)
+    moves.set()
+    with pytest.raises(ConnectionAbortedError):
+        await frozen
+
+    assert row.state.offset == 5
+    await append(other, row, b"world")
+    await other.storage.complete_part_stream("media/a/whole", row.name, row.state)
+    assert await digest_of(other, tmp_path) == joined(b"helloworld")
+    for store in (still, other):
+        await store.storage.close()
 
 
 async def test_lost_bytes_are_never_replaced_by_nothing(store: Store) -> None:

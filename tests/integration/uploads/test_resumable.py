@@ -17,15 +17,20 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from rindle import MediaAsset, MediaUploadSession
+from rindle.db import purge
+from rindle.db import resumable as rows
 from rindle.db.models import utc_now
 from rindle.errors import (
     CapabilityUnsupported,
     InvalidArgument,
     InvalidTransition,
+    NotFound,
     OffsetMismatch,
     SessionUriUnknown,
+    StateConflict,
     StorageNotFound,
     StorageTransient,
+    UploadAlreadyCompleted,
     UploadCancelled,
     UploadRejected,
     UploadSessionExpired,
@@ -210,6 +215,56 @@ async def test_a_refusal_of_the_store_leaves_no_row(flaky_gcs_stage: Stage) -> N
     assert await count_rows(flaky_gcs_stage) == 0
 
 
+async def test_a_session_that_its_row_could_not_record_is_cancelled(
+    flaky_gcs_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise StateConflict("the database was away")
+
+    monkeypatch.setattr(rows, "insert_begun", lost)
+
+    with pytest.raises(StateConflict):
+        await begin(flaky_gcs_stage)
+
+    assert double_of(flaky_gcs_stage).calls_for("cancel_resumable_upload") == 1
+    assert await count_rows(flaky_gcs_stage) == 0
+
+
+@pytest.mark.parametrize("size", [3, 7])
+async def test_another_size_than_the_declared_one_is_refused_and_removed(lite_gcs_stage: Stage, size: int) -> None:
+    stage = lite_gcs_stage
+    await stage.member()
+    session_id, uri = await begin(stage, 5)
+    assert await put(uri, bytes(size), 0, size) == 200  # the emulator does not compare; Google refuses it here
+
+    with pytest.raises(UploadRejected) as refused:
+        await stage.rindle.verify_completion(session_id)
+    await released(stage, session_id)
+
+    assert (refused.value.code, (await stage.session(session_id)).state) == ("size_mismatch", "failed")
+    assert await stage.keys() == set()
+
+
+async def test_a_cancel_and_a_verification_at_once_leave_one_outcome(lite_gcs_stage: Stage) -> None:
+    stage = lite_gcs_stage
+    await stage.member()
+    session_id, uri = await begin(stage, 5)
+    assert await put(uri, b"hello", 0, 5) == 200
+
+    cancelled, verified = await asyncio.gather(
+        stage.rindle.cancel_upload(session_id), stage.rindle.verify_completion(session_id), return_exceptions=True
+    )
+
+    row = await stage.session(session_id)
+    if row.state == "completed":
+        assert isinstance(cancelled, UploadAlreadyCompleted)
+        assert await stage.keys() == {row.upload_key}
+    else:
+        assert (row.state, isinstance(verified, UploadCancelled)) == ("aborted", True)
+        await released(stage, session_id)
+        assert await stage.keys() == set()
+
+
 async def test_one_idempotency_key_has_one_session(gcs_stage: Stage) -> None:
     def call() -> Any:
         return begin(gcs_stage, 5, actor="alice", idempotency_key="one")
@@ -275,6 +330,18 @@ async def test_an_expired_upload_is_released(gcs_stage: Stage) -> None:
     assert (row.state, row.session_uri) == ("expired", None)
     with pytest.raises(UploadSessionExpired):
         await stage.rindle.resumable_session_status(session_id)
+
+
+async def test_an_upload_whose_asset_is_being_purged_is_not_extended(status_stage: Stage) -> None:
+    session_id, _ = await begin(status_stage, 5)
+    before = await status_stage.session(session_id)
+    await status_stage.rindle.database.write(purge.begin, str(before.asset_id))
+
+    with pytest.raises(NotFound):
+        await status_stage.rindle.resumable_session_status(session_id, resume=True)
+
+    after = await status_stage.session(session_id)
+    assert (after.state, after.url_expires_at) == (before.state, before.url_expires_at)
 
 
 async def test_the_sweep_cancels_what_no_workflow_did(lite_gcs_stage: Stage) -> None:

@@ -402,6 +402,10 @@ async def test_a_file_is_not_complete_before_its_digest_is_compared(mount: Mount
 
     with pytest.raises(StorageObjectMissing):
         await mount.rindle.verify_completion(row.id)
+    with pytest.raises(UploadRejected):  # the next worker
+        await mount.assembled(row.id)
+
+    assert (await mount.session(row.id)).error_code == "digest_mismatch"
 
 
 @pytest.mark.parametrize(

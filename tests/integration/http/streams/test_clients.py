@@ -194,6 +194,25 @@ WAYS = [pytest.param("files", options, id=name) for name, options in OPTIONS.ite
 WAYS += [pytest.param("resumable", {"protocol": "ietf-draft-05", "chunkSize": 5 * MIB}, id="by the draft of the IETF")]
 
 
+async def sent_by_tus_js(
+    npm_script: Callable[[str, str], Path], endpoint: str, path: Path, options: Mapping[str, Any]
+) -> str:
+    """Send a file with the client; returns the URL of the upload."""
+    client = await asyncio.create_subprocess_exec(
+        *(npm.node(), SEND, npm_script("tus-js-client", "package.json"), endpoint, path, json.dumps(options)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        told, wrong = await asyncio.wait_for(client.communicate(), PATIENCE_SECONDS)
+    finally:
+        if client.returncode is None:
+            client.kill()
+            await client.wait()
+    assert client.returncode == 0, wrong.decode()
+    return told.decode().strip()
+
+
 @pytest.mark.external
 @pytest.mark.parametrize(("mount", "options"), WAYS)
 async def test_tus_js_client_sends_a_file_over_a_line_that_breaks(
@@ -204,28 +223,45 @@ async def test_tus_js_client_sends_a_file_over_a_line_that_breaks(
     mount: str,
     options: dict[str, Any],
 ) -> None:
-    client = await asyncio.create_subprocess_exec(
-        *(npm.node(), SEND, npm_script("tus-js-client", "package.json")),
-        *(f"http://127.0.0.1:{proxy.port}/{mount}/", picture, json.dumps(options)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        told, wrong = await asyncio.wait_for(client.communicate(), PATIENCE_SECONDS)
-    finally:
-        if client.returncode is None:
-            client.kill()
-            await client.wait()
+    url = await sent_by_tus_js(npm_script, f"http://127.0.0.1:{proxy.port}/{mount}/", picture, options)
 
-    assert client.returncode == 0, wrong.decode()
     assert proxy.cuts > 0
-    url = told.decode().strip()
     assert await digest_of(tus_stage, url) == hashlib.sha256(picture.read_bytes()).hexdigest()
 
     async def only_the_object_is_left() -> bool:  # the parts of a joined upload are removed by their own workflows
         return await everything_else_is_gone(tus_stage, url)
 
     await until(only_the_object_is_left, what="the rest of the upload to be removed")
+
+
+#: How the client speaks the protocol of each strategy.
+STRATEGIES: Mapping[str, dict[str, Any]] = {
+    "tus": {},
+    "ietf": {"protocol": "ietf-draft-05", "chunkSize": 5 * MIB},
+}
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_tus_js_client_sends_a_file_to_the_address_of_an_upload_session(
+    tus_stage: Stage, proxy: CuttingProxy, picture: Path, npm_script: Callable[[str, str], Path], strategy: str
+) -> None:
+    site, wanted = f"http://127.0.0.1:{proxy.port}", {"profile": "plain", "filename": picture.name}
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False, headers={"X-Rindle": "1"}) as browser:
+        opened = await browser.post(
+            f"{site}/uploads", json={**wanted, "size": picture.stat().st_size, "strategy": strategy}
+        )
+        assert opened.status_code == 201, opened.text
+        session_id = opened.json()["session"]["id"]
+        reloaded = await browser.get(f"{site}/uploads/{session_id}")
+    url = f"{site}{reloaded.json()[strategy]['upload_url']}"
+
+    told = await sent_by_tus_js(npm_script, f"{site}/nowhere/", picture, {**STRATEGIES[strategy], "uploadUrl": url})
+
+    assert proxy.cuts > 0
+    assert (told, session_of(url)) == (url, session_id)
+    assert await digest_of(tus_stage, url) == hashlib.sha256(picture.read_bytes()).hexdigest()
+    assert await everything_else_is_gone(tus_stage, url)
 
 
 async def test_an_upload_outlives_the_process_that_receives_it(

@@ -185,8 +185,9 @@ async def test_a_holder_that_does_not_yield_is_waited_for_and_then_loses_the_upl
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await mount.create(10, b"hello")
+    known = rows.Stream(await mount.row(url), None)
     taken = await mount.rindle.database.write(
-        rows.take_lease, session_of(url), "a dead process", seconds=30.0, yield_seconds=10.0
+        rows.take_lease, known, "a dead process", seconds=30.0, yield_seconds=10.0
     )
     assert taken[1]
     monkeypatch.setattr("rindle.uploads.leases.WAIT_SECONDS", 0.0)
