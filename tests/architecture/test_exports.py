@@ -67,6 +67,15 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
         rindle.NoSuchName  # noqa: B018 - the access is the test
 
 
+def test_a_module_of_the_package_is_there_without_an_import_of_its_own() -> None:
+    program = "import rindle; raise SystemExit(rindle.errors.Unauthorized.code)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
+
+    assert done.stderr.strip() == "unauthorized"
+
+
 def test_children_that_render_load_neither_a_database_nor_temporal() -> None:
     assert loaded_by("import rindle.media.image") & {"sqlalchemy", "temporalio"} == set()
 
