@@ -115,7 +115,7 @@ async def test_an_asset_that_is_being_purged_takes_no_bytes(site: LaneSite, lane
 
 async def tombstoned(stage: Stage, asset_id: str) -> None:
     """Do the first step of a purge."""
-    await stage.rindle.database.write(purge.begin, asset_id)
+    await stage.rindle.database.write(purge.begin, asset_id, late_put_seconds=0)
 
 
 @pytest.mark.external

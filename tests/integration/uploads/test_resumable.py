@@ -335,7 +335,7 @@ async def test_an_expired_upload_is_released(gcs_stage: Stage) -> None:
 async def test_an_upload_whose_asset_is_being_purged_is_not_extended(status_stage: Stage) -> None:
     session_id, _ = await begin(status_stage, 5)
     before = await status_stage.session(session_id)
-    await status_stage.rindle.database.write(purge.begin, str(before.asset_id))
+    await status_stage.rindle.database.write(purge.begin, str(before.asset_id), late_put_seconds=0)
 
     with pytest.raises(NotFound):
         await status_stage.rindle.resumable_session_status(session_id, resume=True)
