@@ -46,12 +46,31 @@ class Opening:
     actor: Any
 
 
+_Opener = Callable[[Opening], Awaitable[OpenedUpload]]
+_Continuer = Callable[[Upload, bool], OpenedUpload]
+
+
 class Lanes:
     """The lanes of one router."""
 
     def __init__(self, services: Services, mounts: Mounts) -> None:
         self._services = services
         self._mounts = mounts
+        #: How each strategy opens an upload.
+        self._openers: Mapping[str, _Opener] = {
+            "presigned_put": self._put,
+            "multipart": self._multipart,
+            "resumable": self._resumable,
+            "tus": self._stream,
+            "ietf": self._stream,
+        }
+        #: With what the upload of each lane is continued. A presigned PUT starts again with a new URL; a session URI is
+        #: only in the answer to the request that opened the upload, also repeated.
+        self._continuers: Mapping[str, _Continuer] = {
+            "multipart": self._parts,
+            "tus": self._known_stream,
+            "ietf": self._known_stream,
+        }
 
     async def opened(self, opening: Opening) -> OpenedUpload:
         """Open an upload in the lane that the request names.
@@ -62,7 +81,7 @@ class Lanes:
         """
         if opening.body.part_size is not None and opening.body.strategy != "multipart":
             raise InvalidArgument("only multipart uploads have a part_size", detail={"option": "part_size"})
-        return await _OPENERS[opening.body.strategy](self, opening)
+        return await self._openers[opening.body.strategy](opening)
 
     def continued(self, upload: Upload, *, is_own: bool) -> OpenedUpload:
         """Return an upload with what a reloaded page needs to continue it, while it is live.
@@ -70,8 +89,8 @@ class Lanes:
         Args:
             is_own: whether the actor opened the upload. Who may only read it gets no credential to write.
         """
-        lane = _CONTINUERS.get(lane_of(upload.session)) if upload.session.state in _LIVE else None
-        return _shown(upload) if lane is None else lane(self, upload, is_own)
+        lane = self._continuers.get(lane_of(upload.session)) if upload.session.state in _LIVE else None
+        return _shown(upload) if lane is None else lane(upload, is_own)
 
     async def _put(self, opening: Opening) -> OpenedUpload:
         signed = await direct.initiate_and_sign(self._services, opening.profile, opening.request)
@@ -109,23 +128,3 @@ def _shown(upload: Upload) -> OpenedUpload:
 
 def _granted(grant: StreamGrant) -> OpenedUpload:
     return OpenedUpload.model_validate({"session": SessionJson.of(grant.session), grant.protocol: StreamJson.of(grant)})
-
-
-_Opener = Callable[[Lanes, Opening], Awaitable[OpenedUpload]]
-_Continuer = Callable[[Lanes, Upload, bool], OpenedUpload]
-
-#: How each strategy opens an upload.
-_OPENERS: Mapping[str, _Opener] = {
-    "presigned_put": Lanes._put,
-    "multipart": Lanes._multipart,
-    "resumable": Lanes._resumable,
-    "tus": Lanes._stream,
-    "ietf": Lanes._stream,
-}
-#: With what the upload of each lane is continued. A presigned PUT starts again with a new URL; a session URI is only in
-#: the answer to the request that opened the upload, also repeated.
-_CONTINUERS: Mapping[str, _Continuer] = {
-    "multipart": Lanes._parts,
-    "tus": Lanes._known_stream,
-    "ietf": Lanes._known_stream,
-}
