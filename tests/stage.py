@@ -31,6 +31,7 @@ from rindle.db.models import utc_now
 from rindle.db.transitions import set_fields
 from rindle.errors import ErasurePending, TemporalUnavailable
 from rindle.protocols import Storage, StreamingProvider
+from rindle.sqlite import WRITE_OPTION
 from rindle.workflows import ids
 from tests import application
 from tests.patience import PATIENCE_SECONDS, until
@@ -201,9 +202,13 @@ class Stage:
         assert isinstance(engine, AsyncEngine)
         return engine
 
-    def transaction(self) -> AsyncSession:
-        """Return a session such as the application's own code would use."""
-        return AsyncSession(self.engine, expire_on_commit=False)
+    def transaction(self, *, writes: bool = False) -> AsyncSession:
+        """Return a session such as the application's own code would use.
+
+        Args:
+            writes: take SQLite's write lock when it begins, as code does that reads and writes beside a worker.
+        """
+        return AsyncSession(self.engine.execution_options(**{WRITE_OPTION: writes}), expire_on_commit=False)
 
     # -- workers --------------------------------------------------------------------------------------------------
 

@@ -343,7 +343,8 @@ async def parts_of(services: Services, found: Upload) -> list[Part]:
     try:
         stored = await storage.list_parts(upload.upload_key, upload_id)
     except StorageNotFound:
-        if upload.multipart_parts:  # the object is being made
+        upload = (await sessions.find_upload(services, upload.id)).session  # the object may have been made meanwhile
+        if upload.multipart_parts:
             return manifest_of(upload)
         raise
     await _note_progress(services, upload, stored)
@@ -374,8 +375,11 @@ async def complete_found(services: Services, found: Upload, parts: Sequence[Any]
     storage = _multipart_storage(services.storage(found.asset.profile))
     try:
         stored = await storage.list_parts(upload.upload_key, upload_id)
-    except StorageNotFound as error:  # an earlier call has made the object, or the store has lost the parts
-        if not upload.multipart_parts:
+    except StorageNotFound as error:  # another call has made the object, or the store has lost the parts
+        found = await sessions.find_upload(services, upload.id)  # that call may have begun after this one read the row
+        if found.session.state not in OPEN:
+            return await sessions.verify(services, found)
+        if not found.session.multipart_parts:
             raise await _lost(services, found) from error
         return await _assemble(services, found)
     return await _complete(services, found, stored if named is None else _selected(named, stored), stored)

@@ -145,7 +145,7 @@ async def test_a_rolled_back_transaction_starts_nothing(stage: Stage) -> None:
     await stage.rindle.attach(old.id, ("user", "1"), "avatar")
     before = len(await stage.outbox())
 
-    async with stage.transaction() as session:
+    async with stage.transaction(writes=True) as session:
         await stage.rindle.attach(new.id, ("user", "1"), "avatar", session=session)
         await session.rollback()
 
@@ -160,7 +160,7 @@ async def test_a_released_savepoint_inside_a_rolled_back_transaction_starts_noth
     await stage.rindle.attach(old.id, ("user", "1"), "avatar")
     before = len(await stage.outbox())
 
-    async with stage.transaction() as session:
+    async with stage.transaction(writes=True) as session:
         async with session.begin_nested():
             await stage.rindle.attach(new.id, ("user", "1"), "avatar", session=session)
         await session.rollback()

@@ -381,6 +381,20 @@ async def test_completing_at_the_same_time_completes_once(s3_stage: Stage) -> No
     assert outbox.count("verified") == 1
 
 
+async def test_a_call_that_has_read_the_upload_before_another_one_completes_it_succeeds(flaky_s3_stage: Stage) -> None:
+    stage, store = flaky_s3_stage, double_of(flaky_s3_stage)
+    session_id = await begin(stage)
+    await send_part(stage, session_id, 1, b"only one")
+    held = store.hang("list_parts")
+    earlier = asyncio.create_task(stage.rindle.complete_multipart_upload(session_id))
+    await held.reached.wait()
+    await stage.rindle.complete_multipart_upload(session_id)
+
+    held.release()
+
+    assert (await earlier).session.state == "completed"
+
+
 async def test_a_completion_whose_answer_was_lost_is_found_again(flaky_s3_stage: Stage) -> None:
     stage, store = flaky_s3_stage, double_of(flaky_s3_stage)
     session_id = await begin(stage)
