@@ -1,4 +1,4 @@
-"""Memory of the processes that an upload of 4 GiB passes through, by every lane: to the local store, MinIO and GCS.
+"""Memory of the processes that a large upload passes through, by every lane: to the local store, MinIO and GCS.
 
 The file is the photo with zeros behind its end: a decoder stops at the end marker, so that it goes all the way to
 ``ready``, while every byte is spooled, hashed, stored and measured.
@@ -24,6 +24,8 @@ from rindle.security.upload_token import read_upload
 from tests.servers import Unavailable, gcs, minio
 
 SIZE_BYTES = 4 << 30
+#: The emulator of Google Cloud Storage holds several copies of a body in memory: 22 GB for 4 GiB.
+GCS_BYTES = 512 << 20
 BUDGET_MIB = 64
 #: Free disk the benchmark wants: the spool and the stored object of one lane, and room to breathe.
 _DISK_BYTES = 3 * SIZE_BYTES
@@ -45,13 +47,18 @@ class Lane:
     profile: str = "photo"
     is_direct: bool = False
 
+    @property
+    def size(self) -> int:
+        """Bytes of its large file."""
+        return GCS_BYTES if self.profile == "gcs_photo" else SIZE_BYTES
+
     async def take(self, stack: Stack, size: int) -> str:
         """Take a file to ready and return the id of its asset."""
         return await self.send(stack, self.profile, size)
 
 
 async def measure() -> list[Figure]:
-    """Send 4 GiB by each lane and take each file to ready."""
+    """Send a large file by each lane and take it to ready."""
     figures = []
     profiles = {"photo"}
     for profile, server in (("bucket_photo", minio), ("gcs_photo", gcs)):
@@ -73,7 +80,7 @@ async def measure() -> list[Figure]:
             for lane in lanes:
                 began = time.perf_counter()
                 with machine.watching(worker=worker, web=web) as watch:
-                    asset_id = await lane.take(stack, SIZE_BYTES)
+                    asset_id = await lane.take(stack, lane.size)
                 seconds = time.perf_counter() - began
                 await _remove(stack, asset_id)
                 figures.extend(_figures(lane, watch, seconds))
@@ -81,7 +88,7 @@ async def measure() -> list[Figure]:
 
 
 def _figures(lane: Lane, watch: machine.MemoryWatch, seconds: float) -> list[Figure]:
-    note = f"{SIZE_BYTES >> 30} GiB taken to ready in {seconds:.0f} s"
+    note = f"{lane.size / (1 << 30):g} GiB taken to ready in {seconds:.0f} s"
     parts = [("worker", "worker"), *([] if lane.is_direct else [("web", "web server")])]
     return [
         Figure(
