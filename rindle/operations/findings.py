@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, and_, func, literal_column, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from rindle.db.direct_uploads import is_stored
 from rindle.db.models import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.db.outbox import in_state
 from rindle.db.probe_drift import PROBE_DRIFT
@@ -308,8 +309,8 @@ def probe_drift(inspection: Inspection) -> list[Candidate]:
 
 
 def is_drifted() -> ColumnElement[bool]:
-    """Return the condition of ``probe_drift``."""
-    return literal_column(f"({PROBE_DRIFT})", Boolean)
+    """Return the condition of ``probe_drift``. Nobody here has the bytes of an asset that only a provider has."""
+    return and_(literal_column(f"({PROBE_DRIFT})", Boolean), is_stored())
 
 
 def _assets(

@@ -62,6 +62,20 @@ async def found(rindle: Rindle, **filters: Any) -> dict[str, Finding]:
     return {one.name: one for one in report.findings}
 
 
+async def test_an_asset_whose_bytes_only_a_provider_has_needs_no_technical_facts(stage: Stage) -> None:
+    asset_id = await film(stage, "ready", ingest_mode="direct_creator_upload")
+
+    def send_to_provider(session: Session) -> None:
+        facts = {"storage_key": providers.direct_key("memory", asset_id), "kind": "video"}
+        session.execute(update(MediaAsset).where(MediaAsset.id == asset_id).values(updated_at=utc_now() - OLD, **facts))
+
+    await stage.rindle.database.write(send_to_provider)
+
+    rindle = stage.application()
+    assert await found(rindle) == {}
+    assert (await explain(rindle.services, asset_id)).diagnosis.command is None
+
+
 async def test_each_class_is_found_shown_without_ids_and_has_a_command(stage: Stage) -> None:
     rindle = stage.application()
     stuck = await film(stage, "processing", last_sync_error="provider_sync_failed: no answer")
