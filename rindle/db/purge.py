@@ -27,7 +27,7 @@ from rindle.db.transitions import lock_asset, set_fields, tombstone
 from rindle.db.uploads import NO_REJECTION, late_put_wait
 from rindle.db.variants import group_of
 from rindle.messages import PurgeDecision, PurgeResult
-from rindle.states import AssetState, SessionState, VariantState
+from rindle.states import ENDED_SESSIONS, AssetState, SessionState, VariantState
 
 #: States of an asset whose validation has ended well.
 _VALIDATED = frozenset({AssetState.READY, AssetState.DEGRADED})
@@ -105,10 +105,11 @@ def begin(session: Session, asset_id: str, *, late_put_seconds: float) -> tuple[
         if users.attachments:
             return PurgeDecision(outcome="still_attached", attachments=users.attachments), None
         tombstone(session, asset)
-        end_leases(session, asset_id)
         if asset.error_code is not None:  # from now on it says why the deletion failed; the events keep the old one
             set_fields(session, asset, **NO_REJECTION)
     found = _tombstone(session, asset, users)
+    if any(row.state not in ENDED_SESSIONS for row in found.sessions):
+        end_leases(session, asset_id)
     decision = PurgeDecision(
         outcome="purge",
         groups=tuple(sorted({group_of(asset.kind, row) for row in found.variants})),

@@ -271,7 +271,7 @@ def release_lease(session: Session, session_id: str, owner: str) -> None:
     session.execute(
         update(MediaUploadSession)
         .where(MediaUploadSession.id == session_id, MediaUploadSession.lock_owner == owner)
-        .values(updated_at=utc_now(), **_FREE)
+        .values(**_FREE)
         .execution_options(synchronize_session=False)
     )
 
@@ -279,7 +279,7 @@ def release_lease(session: Session, session_id: str, owner: str) -> None:
 def end_leases(session: Session, asset_id: str) -> None:
     """End the leases of an asset's uploads, and give none to a request that has read them before.
 
-    Holders record nothing more, and notice it soon.
+    Holders record nothing more, and notice it soon. This changes ``updated_at``, which :func:`take_lease` compares.
     """
     session.execute(
         update(MediaUploadSession)

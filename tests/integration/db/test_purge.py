@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rindle import MediaAsset, MediaErasureAsset, MediaProviderAsset, MediaUploadSession, MediaVariant
-from rindle.db import erasures, purge
+from rindle.db import erasures, purge, streams
 from rindle.db.models import MediaErasure, new_id, utc_now
+from rindle.errors import NotFound
 from rindle.owners import OwnerRef
 from tests.stage import Stage
 
@@ -102,6 +104,23 @@ async def test_a_put_that_began_before_its_ticket_expired_may_still_arrive(stage
     expired = utc_now() - timedelta(seconds=LATE_PUT_SECONDS / 2)
 
     assert await begun(stage, upload={"url_expires_at": expired}) == ("purge", None)
+
+
+async def test_a_request_that_read_its_upload_before_the_purge_began_gets_no_lease(stage: Stage) -> None:
+    def read(session: Session) -> streams.Stream:
+        asset = added(session, state="staged", upload={"state": "uploading"})
+        upload_id = session.scalars(select(MediaUploadSession.id).where(MediaUploadSession.asset_id == asset.id)).one()
+        session.expire_all()
+        found = streams.find_stream(session, upload_id)
+        assert found is not None
+        return found
+
+    database = stage.rindle.database
+    known = await database.write(read)
+    await database.write(purge.begin, known.asset.id if known.asset else "", late_put_seconds=LATE_PUT_SECONDS)
+
+    with pytest.raises(NotFound):
+        await database.write(streams.take_lease, known, "late", seconds=30, yield_seconds=10)
 
 
 async def test_a_repeated_attempt_leaves_the_rest_to_the_other_activities(stage: Stage) -> None:
