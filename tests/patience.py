@@ -14,8 +14,9 @@ T = TypeVar("T")
 #: on how much of it is used. Above it is pytest's limit for a whole test (``pyproject.toml``).
 PATIENCE_SECONDS = 240.0
 PATIENCE_MS = 1000 * PATIENCE_SECONDS
-#: Longest wait for a whole video with all its variants, which takes minutes of CPU where other programs compute too.
-VIDEO_PATIENCE_MS = 3 * PATIENCE_MS
+#: Longest wait for a video that is built, or for its progress: minutes of CPU, where other programs compute too.
+VIDEO_PATIENCE_SECONDS = 3 * PATIENCE_SECONDS
+VIDEO_PATIENCE_MS = 1000 * VIDEO_PATIENCE_SECONDS
 
 #: Pause between two looks.
 POLL_SECONDS = 0.05

@@ -255,7 +255,7 @@ class PartStream(ABC):
         """Append ``chunks`` at ``state.offset`` and return the new state, which ``checkpoint`` has recorded.
 
         What ``chunks`` yields is stored, also when it then ends early; an exception of ``chunks`` is raised after that.
-        Memory does not grow with the stream. A store that sends parts needs disk space for one.
+        Memory does not grow with the stream. A store that sends parts needs disk space for two.
 
         Args:
             chunks: pieces of at most 1 MiB.

@@ -26,6 +26,7 @@ from rindle.cancellation import run_to_end
 from rindle.errors import StorageConflict, StorageNotFound, StorageTransient
 from rindle.protocols import Checkpoint, Concatenation, LiveUploads, PartStream, PartStreamState, StoredObject
 from rindle.security.storage_key import key_segment, validate_key
+from rindle.storage.background import BackgroundStep
 from rindle.storage.disk import Draft, etag_of
 from rindle.storage.files import PIECE_BYTES
 from rindle.storage.threads import Stop, Threads
@@ -197,7 +198,7 @@ async def append_to(
         run: runs a function in a thread of the store.
     """
     writer = _Writer(run, partial(file.append, offset=state.offset))
-    recorder = _Recorder(run, file.sync, checkpoint)
+    recording: BackgroundStep[PartStreamState] = BackgroundStep()
     due_bytes, due_at = state.offset + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
     failure: Exception | None = None
     try:
@@ -209,68 +210,37 @@ async def append_to(
             except Exception as error:  # what has arrived is stored first
                 failure = error
                 break
-            recorder.check()
+            recording.check()
             await writer.put(chunk)
             arrived = state.offset + writer.taken
             if arrived == length:
                 continue
             if arrived >= due_bytes or time.monotonic() >= due_at:
                 await writer.flush()
-                await recorder.record(replace(state, offset=arrived))
+                await recording.begin(_sync_and_record(run, file.sync, checkpoint, replace(state, offset=arrived)))
                 due_bytes, due_at = arrived + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
-        recorded = await recorder.finish() or state
+        recorded = await recording.finish() or state
         reached = replace(state, offset=state.offset + writer.taken)
         last = await writer.rest()
         # The file is closed before the next request may have the upload.
         await run(partial(file.append_last, last, state.offset, sync=reached.offset > recorded.offset))
         await checkpoint(reached, is_last=True)
     finally:
-        await run_to_end(_settled(writer, recorder))
+        await run_to_end(writer.settle())
+        await run_to_end(recording.settle())
         await run_to_end(run(file.close))
     if failure is not None:
         raise failure
     return reached
 
 
-async def _settled(*steps: _Writer | _Recorder) -> None:
-    for step in steps:
-        await step.settle()
-
-
-class _Recorder:
-    """Syncs and records what has been written while the next bytes arrive."""
-
-    def __init__(self, run: Run, sync: Callable[[], None], checkpoint: Checkpoint) -> None:
-        self._run = run
-        self._sync = sync
-        self._checkpoint = checkpoint
-        self._recording: asyncio.Task[PartStreamState] | None = None
-
-    def check(self) -> None:
-        """Raise the error of a record that has failed."""
-        if self._recording is not None and self._recording.done():
-            self._recording.result()
-
-    async def record(self, state: PartStreamState) -> None:
-        """Begin to record ``state``, all of which is written, when the record before is done."""
-        await self.finish()
-        self._recording = asyncio.ensure_future(self._record(state))
-
-    async def finish(self) -> PartStreamState | None:
-        """Wait for the record under way and return what was recorded last."""
-        return None if self._recording is None else await asyncio.shield(self._recording)
-
-    async def settle(self) -> None:
-        """Wait for the record under way; its error was raised before, or is not wanted any more."""
-        if self._recording is not None:
-            await asyncio.wait([self._recording])
-            with suppress(Exception):
-                self._recording.result()
-
-    async def _record(self, state: PartStreamState) -> PartStreamState:
-        await self._run(self._sync)
-        await self._checkpoint(state)
-        return state
+async def _sync_and_record(
+    run: Run, sync: Callable[[], None], checkpoint: Checkpoint, state: PartStreamState
+) -> PartStreamState:
+    """Sync and record ``state``, all of which is written, and return it."""
+    await run(sync)
+    await checkpoint(state)
+    return state
 
 
 class _Writer:

@@ -15,7 +15,7 @@ import pytest
 from playwright.async_api import BrowserContext, Page, Response, expect
 
 from tests.media.clips import Clips
-from tests.patience import VIDEO_PATIENCE_MS, until
+from tests.patience import VIDEO_PATIENCE_MS, VIDEO_PATIENCE_SECONDS, until
 from tests.stories.conftest import Site, Visit, play
 
 pytestmark = pytest.mark.external
@@ -123,10 +123,10 @@ async def film_waits_for_the_rest(site: Site) -> None:
             states = database.execute(OTHERS).fetchall()
         return {state for (state,) in states} == {"ready"}
 
-    [encoder] = await until(encoders, what="the encoder of the film")
+    [encoder] = await until(encoders, what="the encoder of the film", timeout_seconds=VIDEO_PATIENCE_SECONDS)
     os.killpg(encoder, signal.SIGSTOP)
     try:
-        await until(others_are_ready, what="the other variants")
+        await until(others_are_ready, what="the other variants", timeout_seconds=VIDEO_PATIENCE_SECONDS)
     finally:
         os.killpg(encoder, signal.SIGCONT)
 

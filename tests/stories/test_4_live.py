@@ -16,7 +16,7 @@ import pytest
 from playwright.async_api import Page, Request, expect
 
 from rindle.events import EVENT_TYPES
-from tests.patience import VIDEO_PATIENCE_MS, until
+from tests.patience import VIDEO_PATIENCE_MS, VIDEO_PATIENCE_SECONDS, until
 from tests.servers.proxy import Proxy
 from tests.stories.conftest import Site, Visit
 
@@ -64,7 +64,7 @@ async def made_meanwhile(site: Site, asset_id: str) -> None:
     async def more() -> bool:
         return len(told(site, asset_id)) >= before + 2
 
-    await until(more)
+    await until(more, timeout_seconds=VIDEO_PATIENCE_SECONDS)
 
 
 async def comes_to_rest(page: Page) -> None:
@@ -102,7 +102,7 @@ async def test_a_lost_connection_is_resumed_without_a_gap(site: Site, visit: Vis
         async def begun() -> bool:
             return len(await heard(page, "variant_progress")) >= 2
 
-        await until(begun)
+        await until(begun, timeout_seconds=VIDEO_PATIENCE_SECONDS)
         for _ in range(2):
             await proxy.cut()
             await made_meanwhile(site, asset_id)
@@ -112,7 +112,7 @@ async def test_a_lost_connection_is_resumed_without_a_gap(site: Site, visit: Vis
             async def resumed(before: int = count) -> bool:
                 return len(await heard(page)) > before
 
-            await until(resumed)
+            await until(resumed, timeout_seconds=VIDEO_PATIENCE_SECONDS)
         await comes_to_rest(page)
 
         check_no_gap(site, asset_id, await heard(page))
@@ -125,7 +125,7 @@ async def test_a_restarted_server_leaves_no_gap(site: Site, visit: Visit, film: 
     async def begun() -> bool:
         return len(await heard(page, "variant_progress")) >= 2
 
-    await until(begun)
+    await until(begun, timeout_seconds=VIDEO_PATIENCE_SECONDS)
     await site.web.stop()
     try:
         count = len(await heard(page))
@@ -136,7 +136,7 @@ async def test_a_restarted_server_leaves_no_gap(site: Site, visit: Visit, film: 
     async def resumed() -> bool:
         return len(await heard(page)) > count
 
-    await until(resumed)
+    await until(resumed, timeout_seconds=VIDEO_PATIENCE_SECONDS)
     # The page's own stream has come back as well.
     shown = str(await page.locator(".badge").text_content())
     await expect(page.locator(".badge")).not_to_have_text(shown, timeout=VIDEO_PATIENCE_MS)

@@ -5,7 +5,8 @@ object of its own, the tail, at ``.rindle/tus/<upload name>/<end offset>.tail``:
 The name has the offset, so that a request which lost its lease does not overwrite what another one needs. Completing or
 aborting a stream removes all of its tails, and all unfinished uploads to its key.
 
-**Disk.** One part is gathered in a temporary file, because S3 needs the length of a part before its bytes.
+**Disk.** A part is gathered in a temporary file: S3 needs the length of a part before its bytes. The next one is
+gathered in a second file while the first is sent.
 
 Source: Amazon S3 API, multipart limits; UploadPartCopy.
 """
@@ -23,11 +24,12 @@ from rindle.cancellation import run_to_end
 from rindle.errors import StorageError, StorageNotFound, StoragePermanent, StorageTransient, TusTailMissing
 from rindle.protocols import Checkpoint, Concatenation, Part, PartStream, PartStreamState, StoredObject
 from rindle.security.storage_key import INTERNAL_SEGMENT, key_segment
+from rindle.storage.background import BackgroundStep
 from rindle.storage.files import BODY_PIECE_BYTES
 from rindle.storage.s3.client import etag_of
 from rindle.storage.s3.multipart import MAX_PART_BYTES, MIN_PART_BYTES, S3Multipart
 from rindle.storage.s3.parts import MAX_PART_COUNT, Slice
-from rindle.storage.threads import Stop
+from rindle.storage.threads import GRACE_SECONDS, Stop
 
 MIB = 1024 * 1024
 #: Size in bytes of a part of a stream that is not larger than ``PART_BYTES * USED_PARTS``.
@@ -78,7 +80,7 @@ class S3Streams(S3Multipart, PartStream, Concatenation):
         try:
             return await appending.run(chunks)
         finally:
-            await run_to_end(self._threads.run(appending.spool.close))
+            await run_to_end(appending.close())
 
     async def complete_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> StoredObject:
         """Make the object from the parts, and remove what else there is of the stream.
@@ -282,6 +284,22 @@ def _get(where: Mapping[str, str], s3: Any) -> Any:
 _CONTINUATION = ("ContinuationToken",)
 
 
+class _Spool:
+    """The bytes of one part, on their way to the store."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `_Appending.close`
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        self.file.write(piece)
+        self.size += len(piece)
+
+    def empty(self) -> None:
+        self.file.seek(0)
+        self.size = 0
+
+
 class _Appending:
     """One call of ``append_part_stream``."""
 
@@ -301,9 +319,10 @@ class _Appending:
         self._part_size = state.part_size or store.part_size_for(length or 0)
         self._began_at = state.offset
         self._tail_bytes = state.offset - state.part_bytes
-        #: Bytes in the spool, which begins where the parts end.
-        self._spooled = 0
-        self.spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the caller
+        self._spool = _Spool()
+        #: The spool of the part that is being sent; free when it was sent.
+        self._other = _Spool()
+        self._sending: BackgroundStep[None] = BackgroundStep()
 
     async def run(self, chunks: AsyncIterator[bytes]) -> PartStreamState:
         threads, failure = self._store._threads, None
@@ -311,8 +330,8 @@ class _Appending:
             raise TusTailMissing("the parts of the upload are not those that were stored", key=self._key, adapter="s3")
         if self._tail_bytes:
             end = self._state.offset
-            await threads.run(self._store._read_tail, self._name, end, self._tail_bytes, self.spool)
-            self._spooled = self._tail_bytes
+            await threads.run(self._store._read_tail, self._name, end, self._tail_bytes, self._spool.file)
+            self._spool.size = self._tail_bytes
         while True:
             try:
                 piece = await anext(chunks)
@@ -321,24 +340,30 @@ class _Appending:
             except Exception as error:  # what has arrived is stored first
                 failure = error
                 break
+            self._sending.check()
             while piece:
-                if self._spooled == self._part_size:  # only now: the last part of all is recorded with the end
-                    await self._send(is_last=False)
-                taken, piece = piece[: self._part_size - self._spooled], piece[self._part_size - self._spooled :]
-                await threads.run(self._gather, taken)
-                self._spooled += len(taken)
+                if self._spool.size == self._part_size:  # only now: the last part of all is recorded with the end
+                    await self._sending.begin(self._send(self._spool, is_last=False))
+                    self._spool, self._other = self._other, self._spool
+                left = self._part_size - self._spool.size
+                taken, piece = piece[:left], piece[left:]
+                await threads.run(self._spool.write, taken)
+        await self._sending.finish()
         await self._end()
         if failure is not None:
             raise failure
         return self._state
 
-    def _gather(self, piece: bytes) -> None:
-        self.spool.write(piece)
+    async def close(self) -> None:
+        """Let a part that is under way be sent and recorded, and remove the temporary files."""
+        await self._sending.settle(limit_seconds=GRACE_SECONDS)
+        for spool in (self._spool, self._other):
+            await self._store._threads.run(spool.file.close)
 
-    async def _send(self, *, is_last: bool) -> None:
-        """Send the spool as the next part and record it."""
+    async def _send(self, spool: _Spool, *, is_last: bool) -> None:
+        """Send a spool as the next part, record it, and make it empty."""
         threads, state = self._store._threads, self._state
-        await threads.run(self.spool.flush)
+        await threads.run(spool.file.flush)
         if state.upload_id is None:
             upload_id = await threads.run(self._store._begin_parts, self._key)
             await self._record(replace(state, upload_id=upload_id, part_size=self._part_size), is_last=False)
@@ -347,24 +372,23 @@ class _Appending:
         if number > MAX_PART_COUNT:
             raise StoragePermanent("the upload has no part numbers left", key=self._key, adapter="s3")
         part = await threads.run(
-            self._store._send_part, self._key, str(state.upload_id), number, self.spool, self._spooled
+            self._store._send_part, self._key, str(state.upload_id), number, spool.file, spool.size
         )
         offset = state.part_bytes + part.size
         await self._record(replace(state, offset=offset, parts=(*state.parts, part)), is_last=is_last)
         await self._forget_tail()
-        self._spooled = 0
-        await threads.run(partial(self.spool.seek, 0))
+        await threads.run(spool.empty)
 
     async def _end(self) -> None:
         """Store and record what the spool has: a part if it is one, or the tail."""
-        end = self._state.part_bytes + self._spooled
-        if self._spooled and (end == self._length or self._spooled == self._part_size):
-            await self._send(is_last=True)
+        spool, end = self._spool, self._state.part_bytes + self._spool.size
+        if spool.size and (end == self._length or spool.size == self._part_size):
+            await self._send(spool, is_last=True)
         elif end == self._state.offset:
             await self._record(self._state, is_last=True)
         else:
-            await self._store._threads.run(self.spool.flush)
-            await self._store._threads.run(self._store._write_tail, self._name, end, self.spool, self._spooled)
+            await self._store._threads.run(spool.file.flush)
+            await self._store._threads.run(self._store._write_tail, self._name, end, spool.file, spool.size)
             await self._record(replace(self._state, offset=end, part_size=self._part_size), is_last=True)
             await self._forget_tail()
 

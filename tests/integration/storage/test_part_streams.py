@@ -85,6 +85,7 @@ async def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Store]:
     monkeypatch.setattr(streams, "PART_BYTES", PART)
+    monkeypatch.setattr(part_files, "CHECKPOINT_BYTES", PART)
     if request.param == "local":
         found: OnDisk | OnMinio = OnDisk(tmp_path / "objects")
     else:
@@ -233,10 +234,8 @@ async def test_what_was_not_recorded_is_not_kept(store: Store, tmp_path: Path) -
     assert await store.left() == []
 
 
-async def test_bytes_arrive_while_those_before_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_files, "CHECKPOINT_BYTES", PART)
-    on_disk, later = OnDisk(tmp_path / "objects"), asyncio.Event()
-    row = Recorded(on_disk.storage)
+async def test_bytes_arrive_while_those_before_are_recorded(store: Store, tmp_path: Path) -> None:
+    row, later = Recorded(store.storage), asyncio.Event()
 
     async def body() -> AsyncGenerator[bytes, None]:
         async for piece in pieces(BODY[: PART + MIB]):
@@ -250,23 +249,21 @@ async def test_bytes_arrive_while_those_before_are_recorded(tmp_path: Path, monk
         await row.checkpoint(state, is_last=is_last)
 
     async with aclosing(body()) as chunks:
-        await on_disk.storage.append_part_stream(
+        await store.storage.append_part_stream(
             "media/a/whole", row.name, chunks, row.state, length=len(BODY), checkpoint=checkpoint
         )
-    await on_disk.storage.close()
+    await store.storage.complete_part_stream("media/a/whole", row.name, row.state)
 
-    assert row.ends == [False, False, True]
-    assert row.state.offset == len(BODY)
+    assert await digest_of(store, tmp_path) == joined(BODY)
+    assert (row.ends.count(True), row.ends[-1]) == (1, True)
 
 
-async def test_a_record_that_fails_ends_a_stream_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_files, "CHECKPOINT_BYTES", MIB)
-    on_disk = OnDisk(tmp_path / "objects")
-    row = Recorded(on_disk.storage, length=None)
+async def test_a_record_that_fails_ends_a_stream_that_goes_on(store: Store) -> None:
+    row = Recorded(store.storage, length=None)
 
     async def endless() -> AsyncGenerator[bytes, None]:
         while True:
-            yield b"x" * 1000
+            yield b"x" * 100_000
             await asyncio.sleep(0)
 
     async def refuse(state: PartStreamState, *, is_last: bool = False) -> None:
@@ -274,10 +271,44 @@ async def test_a_record_that_fails_ends_a_stream_that_goes_on(tmp_path: Path, mo
 
     async with aclosing(endless()) as chunks:
         with pytest.raises(TimeoutError):
-            await on_disk.storage.append_part_stream(
+            await store.storage.append_part_stream(
                 "media/a/whole", row.name, chunks, row.state, length=None, checkpoint=refuse
             )
-    await on_disk.storage.close()
+
+
+async def test_what_is_being_recorded_when_a_request_is_cancelled_is_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "GRACE_SECONDS", PATIENCE_SECONDS)
+    row, begun, later = Recorded(store.storage), asyncio.Event(), asyncio.Event()
+
+    async def stalled() -> AsyncGenerator[bytes, None]:
+        async for piece in pieces(BODY[: PART + MIB]):
+            yield piece
+        await asyncio.Event().wait()
+
+    async def checkpoint(state: PartStreamState, *, is_last: bool = False) -> None:
+        begun.set()
+        await later.wait()
+        await row.checkpoint(state, is_last=is_last)
+
+    request = asyncio.create_task(
+        store.storage.append_part_stream(
+            "media/a/whole", row.name, stalled(), row.state, length=len(BODY), checkpoint=checkpoint
+        )
+    )
+    await begun.wait()
+    request.cancel()
+    await asyncio.sleep(0)
+    later.set()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+
+    assert row.state.offset == PART
+    await append(store, row, BODY[PART:])
+    await store.storage.complete_part_stream("media/a/whole", row.name, row.state)
+    assert await digest_of(store, tmp_path) == joined(BODY)
+    assert await store.left() == []
 
 
 async def test_a_client_that_pauses_has_nothing_in_memory(tmp_path: Path) -> None:
