@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pytest
 import skimage.data
 from PIL import Image
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from temporalio.client import Client
@@ -32,6 +32,7 @@ from rindle.db.transitions import set_fields
 from rindle.errors import ErasurePending, TemporalUnavailable
 from rindle.protocols import Storage, StreamingProvider
 from rindle.sqlite import WRITE_OPTION
+from rindle.states import OutboxState
 from rindle.workflows import ids
 from tests import application
 from tests.patience import PATIENCE_SECONDS, until
@@ -331,6 +332,23 @@ class Stage:
             set_fields(session, session.get_one(MediaUploadSession, session_id), url_expires_at=expired)
 
         await self.rindle.database.write(expire)
+
+    async def let_session_expire(self, session_id: str) -> None:
+        """Set the clock of a session: its row says that it expires now."""
+
+        def expire(session: Session) -> None:
+            set_fields(session, session.get_one(MediaUploadSession, session_id), expires_at=utc_now())
+
+        await self.rindle.database.write(expire)
+
+    async def make_due(self) -> None:
+        """Set the clock of the outbox: what waits for its time, such as a purge after its delay, is due now."""
+
+        def due(session: Session) -> None:
+            waiting = update(MediaOutbox).where(MediaOutbox.state == OutboxState.PENDING)
+            session.execute(waiting.values(available_at=utc_now()))
+
+        await self.rindle.database.write(due)
 
     async def verified(self, profile: str = "avatar", body: bytes | Path | None = None, **options: Any) -> MediaAsset:
         """Send an upload and verify it."""

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from rindle import MediaErasure, MediaErasureAsset
@@ -163,16 +164,22 @@ async def test_a_store_that_does_not_let_look_leaves_the_absence_unconfirmed(lit
 async def test_a_purge_that_was_lost_is_started_again(lite_stage: Stage) -> None:
     """The outbox row of the purge is gone; nobody but the erasure knows of it."""
     stage = lite_stage
-    delayed = stage.application(RINDLE_PURGE_DELAY_SECONDS="2", RINDLE_ERASURE_CHECK_SECONDS="3")
+    delayed = stage.application(RINDLE_PURGE_DELAY_SECONDS="3600", RINDLE_ERASURE_CHECK_SECONDS="1")
     await stage.member(delayed)
     asset = await attached(stage)
     report = await stage.rindle.erase_owner(ADA)
 
-    def lose(session: object) -> None:
-        for row in session.scalars(select(MediaOutbox).where(MediaOutbox.state == "pending")):  # type: ignore[attr-defined]
-            session.delete(row)  # type: ignore[attr-defined]
+    def lose(session: Session) -> None:
+        session.execute(delete(MediaOutbox).where(MediaOutbox.workflow_id == purge_id))
 
+    def requested(session: Session) -> bool:
+        return session.scalar(select(MediaOutbox.id).where(MediaOutbox.workflow_id == purge_id)) is not None
+
+    purge_id = ids.purge_id(asset, prefix=stage.prefix)
+    assert await stage.read(requested)
     await stage.rindle.database.write(lose)
+    await until(lambda: stage.read(requested), what="the purge to be requested again")
+    await stage.make_due()
 
     await status(stage, report.operation_id, "complete")
     await stage.gone(asset)

@@ -180,13 +180,14 @@ async def test_an_erasure_continues_after_temporal_was_killed_and_restarted_from
     away_stage: Stage, stoppable_temporal: StoppableTemporal
 ) -> None:
     stage = away_stage
-    await stage.worker(RINDLE_PURGE_DELAY_SECONDS="3")
+    await stage.worker(RINDLE_PURGE_DELAY_SECONDS="3600")
     await filled(stage, 4)
     report = await stage.rindle.erase_owner(ADA)
     assert (await stage.rindle.erasure_certificate(report.operation_id)).counts["pending"] == 4
 
     await stoppable_temporal.kill()
     await stoppable_temporal.start()
+    await stage.make_due()
 
     assert (await certified(stage.rindle, report.operation_id)).status == "complete"
     assert await stage.keys() == set()

@@ -178,7 +178,7 @@ async def test_an_operation_belongs_to_one_owner(worked: Stage) -> None:
 
 
 async def test_an_asset_that_is_attached_again_is_kept_and_the_certificate_says_so(stage: Stage) -> None:
-    delayed = stage.application(RINDLE_PURGE_DELAY_SECONDS="2")
+    delayed = stage.application(RINDLE_PURGE_DELAY_SECONDS="3600")
     await stage.member(delayed)
     kept, lost = await uploaded(stage, 2)
     await stage.rindle.attach(kept, ADA, "a")
@@ -186,6 +186,7 @@ async def test_an_asset_that_is_attached_again_is_kept_and_the_certificate_says_
 
     report = await delayed.erase_owner(ADA)
     await delayed.attach(kept, ADA, "a")
+    await stage.make_due()
     certificate = await certified(stage, report.operation_id)
 
     assert certificate.status == "incomplete"
@@ -195,7 +196,7 @@ async def test_an_asset_that_is_attached_again_is_kept_and_the_certificate_says_
 
 
 async def test_a_purge_that_was_queued_before_is_counted_as_such(stage: Stage) -> None:
-    delayed = stage.application(RINDLE_PURGE_DELAY_SECONDS="2")
+    delayed = stage.application(RINDLE_PURGE_DELAY_SECONDS="3600")
     await stage.member(delayed)
     [asset] = await uploaded(stage)
     await delayed.attach(asset, ADA, "a")
@@ -205,17 +206,19 @@ async def test_a_purge_that_was_queued_before_is_counted_as_such(stage: Stage) -
     report = await delayed.erase_owner(ADA)
 
     assert (report.purge_enqueued, report.purge_already_queued) == (0, 1)
+    await stage.make_due()
     assert (await certified(stage, report.operation_id)).status == "complete"
 
 
 async def test_an_asset_is_certified_only_after_its_last_upload_ticket(stage: Stage) -> None:
     """What a ticket recreates between the two deletions is deleted, and found absent after the ticket."""
-    await stage.member(stage.application(RINDLE_LATE_PUT_SECONDS="6"))
+    await stage.member(stage.application(RINDLE_LATE_PUT_SECONDS="8"))
     session = await stage.sent("plain")
     asset = (await stage.rindle.verify_completion(session.id)).asset
     await stage.settled(asset.id)
     await stage.rindle.attach(asset.id, ADA, "a")
 
+    await stage.let_tickets_expire(session.id)  # it may be redeemed for eight seconds more
     report = await stage.rindle.erase_owner(ADA)
 
     async def deleted_once() -> bool:

@@ -274,7 +274,7 @@ async def cancelled(stage: Stage, fleet: Fleet) -> str:
     "expire_upload",
     "release_upload",
     "completed",
-    RINDLE_UPLOAD_SESSION_TTL_SECONDS="1",
+    RINDLE_UPLOAD_SESSION_TTL_SECONDS="4",
 )
 async def expired(stage: Stage, fleet: Fleet) -> str:
     await fleet.start()
@@ -953,12 +953,12 @@ async def woken_again(stage: Stage, fleet: Fleet) -> str:
 @_branch(
     _PURGE,
     *("begin_purge", "stop_asset_work", "delete_asset", "timer", "cancel requested", "delete_asset", "completed"),
-    RINDLE_LATE_PUT_SECONDS="5",
+    RINDLE_LATE_PUT_SECONDS="8",
 )
 async def cancel_request_while_a_ticket_is_valid(stage: Stage, fleet: Fleet) -> str:
     """The purge is completed, and deletes what was uploaded with the ticket meanwhile."""
     await fleet.start()
-    asset = await _idle(stage)  # its ticket may be redeemed for five seconds more
+    asset = await _idle(stage)  # its ticket may be redeemed for eight seconds more
     workflow_id = ids.purge_id(asset.id, prefix=stage.prefix)
     await stage.rindle.purge_asset(asset.id)
     await in_stage(stage, workflow_id, "waiting")
@@ -981,6 +981,10 @@ async def gone(stage: Stage, fleet: Fleet) -> str:
 _ERASURE = "OwnerErasureWorkflow"
 
 
+#: The delay of purges that run when a test makes them due.
+_WAITS = "3600"
+
+
 async def _erased(stage: Stage, fleet: Fleet) -> str:
     """Erase an owner with one asset; returns the id of the erasure's workflow."""
     await fleet.start()
@@ -990,15 +994,28 @@ async def _erased(stage: Stage, fleet: Fleet) -> str:
     return ids.erasure_id(report.operation_id, prefix=stage.prefix)
 
 
+async def _purged(stage: Stage, workflow_id: str) -> None:
+    """Make the purges of an erasure due, also those that are requested meanwhile, until it has ended."""
+    handle = await handle_of(stage, workflow_id)
+
+    async def ended() -> bool:
+        described = await handle.describe()
+        await stage.make_due()
+        return described.status is not None and described.status.name != "RUNNING"
+
+    await until(ended, what=f"{workflow_id} to end")
+
+
 @_branch(
     _ERASURE,
     *("detach_owner", "settle_erasure", "update answered", "timer", "signal wake", "settle_erasure", "completed"),
     lacks=("timer fired",),
-    RINDLE_PURGE_DELAY_SECONDS="1",
+    RINDLE_PURGE_DELAY_SECONDS=_WAITS,
 )
 async def erased(stage: Stage, fleet: Fleet) -> str:
     workflow_id = await _erased(stage, fleet)
-    await closed(stage, workflow_id)
+    await in_stage(stage, workflow_id, "waiting")
+    await _purged(stage, workflow_id)
     return workflow_id
 
 
@@ -1030,26 +1047,32 @@ async def withdrawn(stage: Stage, fleet: Fleet) -> str:
 @_branch(
     _ERASURE,
     *("detach_owner", "settle_erasure", "timer", "timer fired", "settle_erasure", "timer", "completed"),
-    RINDLE_PURGE_DELAY_SECONDS="2",
+    RINDLE_PURGE_DELAY_SECONDS=_WAITS,
     RINDLE_ERASURE_CHECK_SECONDS="0.5",
 )
 async def purges_started_again(stage: Stage, fleet: Fleet) -> str:
     workflow_id = await _erased(stage, fleet)
-    await closed(stage, workflow_id)
+    handle = await handle_of(stage, workflow_id)
+
+    async def settled_again() -> bool:
+        return "timer fired" in marks(await handle.fetch_history())
+
+    await until(settled_again, what="the purges to be started again")
+    await _purged(stage, workflow_id)
     return workflow_id
 
 
 @_branch(
     _ERASURE,
     *("settle_erasure", "timer", "cancel requested", "signal wake", "settle_erasure", "completed"),
-    RINDLE_PURGE_DELAY_SECONDS="3",
+    RINDLE_PURGE_DELAY_SECONDS=_WAITS,
 )
 async def cancel_request_of_an_erasure(stage: Stage, fleet: Fleet) -> str:
     """The erasure is completed."""
     workflow_id = await _erased(stage, fleet)
     await in_stage(stage, workflow_id, "waiting")
     await (await handle_of(stage, workflow_id)).cancel()
-    await closed(stage, workflow_id)
+    await _purged(stage, workflow_id)
     return workflow_id
 
 
@@ -1057,12 +1080,19 @@ async def cancel_request_of_an_erasure(stage: Stage, fleet: Fleet) -> str:
     _ERASURE,
     *("detach_owner", "settle_erasure", "timer", "timer fired", "settle_erasure", "continued as new"),
     suggests_after=30,
-    RINDLE_PURGE_DELAY_SECONDS="8",
+    RINDLE_PURGE_DELAY_SECONDS=_WAITS,
     RINDLE_ERASURE_CHECK_SECONDS="0.2",
 )
 async def purges_took_long(stage: Stage, fleet: Fleet) -> str:
     workflow_id = await _erased(stage, fleet)
-    await closed(stage, workflow_id)
+    handle = await handle_of(stage, workflow_id)
+    first = (await handle.describe()).run_id
+
+    async def continued() -> bool:
+        return (await handle.describe()).run_id != first
+
+    await until(continued, what="the erasure to continue as new")
+    await _purged(stage, workflow_id)
     return workflow_id
 
 
