@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -23,6 +22,7 @@ from tests.application import SECRET, Plain
 from tests.integration.uploads.conftest import PART_BYTES, send_part
 from tests.integration.uploads.test_resumable import UNIT, put
 from tests.patience import PATIENCE_SECONDS
+from tests.servers.minio import MinioServer
 from tests.stage import Stage, staged
 from tests.tus import BYTES
 
@@ -102,22 +102,11 @@ class LaneSite:
 
 
 def _in_bucket(environment: Mapping[str, str], key: str) -> list[str]:
-    bucket, client = (
-        environment["APP_BUCKET"],
-        boto3.client(
-            "s3",
-            endpoint_url=environment["APP_ENDPOINT"],
-            region_name="us-east-1",
-            aws_access_key_id=environment["APP_ACCESS_KEY"],
-            aws_secret_access_key=environment["APP_SECRET_KEY"],
-        ),
-    )
-    try:
+    bucket = environment["APP_BUCKET"]
+    with MinioServer.of(environment).client() as client:
         objects = client.list_objects_v2(Bucket=bucket).get("Contents", ())
         uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=key).get("Uploads", ())
         return [*(one["Key"] for one in objects), *(one["UploadId"] for one in uploads)]
-    finally:
-        client.close()
 
 
 def address_of(ticket: Mapping[str, Any]) -> str:

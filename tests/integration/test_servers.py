@@ -6,7 +6,6 @@ import os
 import urllib.request
 from pathlib import Path
 
-import boto3
 import pytest
 from playwright.async_api import async_playwright
 from sqlalchemy import text
@@ -115,21 +114,14 @@ async def test_both_databases_answer_with_their_version(database_url: str) -> No
 
 def test_minio_stores_an_object(minio: MinioServer) -> None:
     bucket = minio.new_bucket()
-    client = boto3.client(
-        "s3",
-        endpoint_url=minio.endpoint_url,
-        region_name=minio.region,
-        aws_access_key_id=minio.access_key,
-        aws_secret_access_key=minio.secret_key,
-    )
-    client.put_object(Bucket=bucket, Key="a", Body=b"bytes")
-    stored = client.get_object(Bucket=bucket, Key="a")
+    with minio.client() as client:
+        client.put_object(Bucket=bucket, Key="a", Body=b"bytes")
+        stored = client.get_object(Bucket=bucket, Key="a")
+        with stored["Body"] as body:
+            assert body.read() == b"bytes"
 
-    with stored["Body"] as body:
-        assert body.read() == b"bytes"
     assert stored["ResponseMetadata"]["HTTPHeaders"]["server"] == "MinIO"
     assert minio.secret_key not in repr(minio)
-    client.close()
 
 
 def test_minio_is_healthy(minio: MinioServer) -> None:

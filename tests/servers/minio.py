@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import boto3
 
@@ -31,18 +32,31 @@ class MinioServer:
     secret_key: str = field(repr=False)
     region: str = REGION
 
-    def new_bucket(self) -> str:
-        """Create an empty private bucket and return its name."""
-        name = f"test-{uuid.uuid4().hex}"
-        client = boto3.client(
-            "s3",
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> MinioServer:
+        """Return the server that the environment of an application on a bucket names; see ``tests/stage.py``."""
+        return cls(environment["APP_ENDPOINT"], environment["APP_ACCESS_KEY"], environment["APP_SECRET_KEY"])
+
+    @contextmanager
+    def client(self, service: str = "s3") -> Iterator[Any]:
+        """Yield a client of boto3: what the store has, seen without our own adapter."""
+        found = boto3.client(
+            service,
             endpoint_url=self.endpoint_url,
             region_name=self.region,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
         )
-        client.create_bucket(Bucket=name)
-        client.close()
+        try:
+            yield found
+        finally:
+            found.close()
+
+    def new_bucket(self) -> str:
+        """Create an empty private bucket and return its name."""
+        name = f"test-{uuid.uuid4().hex}"
+        with self.client() as client:
+            client.create_bucket(Bucket=name)
         return name
 
 

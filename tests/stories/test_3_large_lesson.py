@@ -8,7 +8,6 @@ import os
 import re
 from pathlib import Path
 
-import boto3
 import pytest
 from playwright.async_api import Page, Request, Response, Route, expect
 
@@ -36,14 +35,7 @@ def long_film(clips: Clips, tmp_path: Path) -> Path:
 
 def stored(minio: MinioServer, asset_id: str) -> tuple[str, list[str]]:
     """Return the SHA-256 of an asset's original, and the unfinished uploads of its bucket."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=minio.endpoint_url,
-        region_name=minio.region,
-        aws_access_key_id=minio.access_key,
-        aws_secret_access_key=minio.secret_key,
-    )
-    try:
+    with minio.client() as client:
         for bucket in (one["Name"] for one in client.list_buckets()["Buckets"]):
             objects = client.list_objects_v2(Bucket=bucket, Prefix=f"lesson/{asset_id}/").get("Contents", ())
             # Names of originals are random; those of variants begin with the variant.
@@ -52,9 +44,7 @@ def stored(minio: MinioServer, asset_id: str) -> tuple[str, list[str]]:
                     body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
                     left = client.list_multipart_uploads(Bucket=bucket, Prefix=key).get("Uploads", [])
                     return hashlib.sha256(body).hexdigest(), [one["Key"] for one in left]
-        raise AssertionError("no original in any bucket")
-    finally:
-        client.close()
+    raise AssertionError("no original in any bucket")
 
 
 def numbers_of(requests: list[Request] | list[Response]) -> list[int]:

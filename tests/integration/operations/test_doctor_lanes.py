@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from rindle import Rindle
@@ -27,16 +26,6 @@ ALL = (
     "s3:ListBucket",
     "s3:ListBucketMultipartUploads",
 )
-
-
-def client(server: MinioServer, service: str) -> Any:
-    return boto3.client(
-        service,
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
 
 
 class NotedStorage(S3Storage):
@@ -61,11 +50,10 @@ def with_permissions(
         "Version": "2012-10-17",
         "Statement": [{"Effect": "Allow", "Action": list(allowed), "Resource": resources}],
     }
-    sts = client(server, "sts")
-    made = sts.assume_role(
-        RoleArn="arn:aws:iam::123456789012:role/doctor", RoleSessionName="doctor", Policy=json.dumps(policy)
-    )["Credentials"]
-    sts.close()
+    with server.client("sts") as sts:
+        made = sts.assume_role(
+            RoleArn="arn:aws:iam::123456789012:role/doctor", RoleSessionName="doctor", Policy=json.dumps(policy)
+        )["Credentials"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
     monkeypatch.setenv("AWS_SESSION_TOKEN", made["SessionToken"])
@@ -82,9 +70,8 @@ async def lanes_of(rindle: Rindle) -> dict[str, Check]:
 
 async def left_in(server: MinioServer, storage: NotedStorage) -> tuple[list[str], list[str]]:
     """Return the objects of a bucket, and the unfinished uploads to the keys that a check has used."""
-    s3 = client(server, "s3")
-    objects = [one["Key"] for one in s3.list_objects_v2(Bucket=storage.bucket).get("Contents", [])]
-    s3.close()
+    with server.client() as s3:
+        objects = [one["Key"] for one in s3.list_objects_v2(Bucket=storage.bucket).get("Contents", [])]
     unfinished = [one for key in storage.deleted for one in await storage.list_multipart_uploads(key)]
     return objects, unfinished
 

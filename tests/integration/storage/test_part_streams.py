@@ -10,7 +10,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Protocol
 
-import boto3
 import pytest
 
 from rindle.db.models import new_id
@@ -48,30 +47,24 @@ class OnDisk:
 class OnMinio:
     def __init__(self, server: MinioServer, bucket: str, **options: Any) -> None:
         self.bucket = bucket
-        access = {"endpoint_url": server.endpoint_url}
         self.storage = S3Storage(
             bucket,
             access_key_id=server.access_key,
             secret_access_key=server.secret_key,
             key_prefix="pre/fix",
-            **access,
+            endpoint_url=server.endpoint_url,
             **options,
         )
-        self.client = boto3.client(
-            "s3",
-            region_name=server.region,
-            aws_access_key_id=server.access_key,
-            aws_secret_access_key=server.secret_key,
-            **access,
-        )
+        self.server = server
 
     async def left(self) -> list[str]:
         """Return the tails and the unfinished uploads."""
-        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix="pre/fix/.rindle/").get("Contents", ())
-        tails = [one["Key"].rpartition("/")[2] for one in found]
-        for key in ("media/a/whole", "media/a/one", "media/a/two"):
-            uploads = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=f"pre/fix/{key}")
-            tails += [one["Key"] for one in uploads.get("Uploads", ())]
+        with self.server.client() as client:
+            found = client.list_objects_v2(Bucket=self.bucket, Prefix="pre/fix/.rindle/").get("Contents", ())
+            tails = [one["Key"].rpartition("/")[2] for one in found]
+            for key in ("media/a/whole", "media/a/one", "media/a/two"):
+                uploads = client.list_multipart_uploads(Bucket=self.bucket, Prefix=f"pre/fix/{key}")
+                tails += [one["Key"] for one in uploads.get("Uploads", ())]
         return sorted(tails)
 
 
@@ -448,11 +441,12 @@ async def test_a_store_that_wants_parts_of_one_size_gets_them(
 
     await found.storage.concatenate("media/a/whole", ["media/a/one", "media/a/one"])
 
-    whole = found.client.head_object(Bucket=bucket, Key="pre/fix/media/a/whole")
-    parts = [
-        found.client.head_object(Bucket=bucket, Key="pre/fix/media/a/whole", PartNumber=number)["ContentLength"]
-        for number in range(1, int(whole["ETag"].strip('"').rpartition("-")[2]) + 1)
-    ]
+    with minio.client() as client:
+        whole = client.head_object(Bucket=bucket, Key="pre/fix/media/a/whole")
+        parts = [
+            client.head_object(Bucket=bucket, Key="pre/fix/media/a/whole", PartNumber=number)["ContentLength"]
+            for number in range(1, int(whole["ETag"].strip('"').rpartition("-")[2]) + 1)
+        ]
     assert parts == [PART] * (2 * len(BODY) // PART) + [2 * len(BODY) % PART]
     assert await digest_of(found, tmp_path) == joined(BODY, BODY)
     await found.storage.close()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import httpx
 import pytest
 
@@ -58,18 +57,9 @@ def large(tmp_path: Path) -> Path:
 
 
 def unfinished_uploads(minio: MinioServer, bucket: str, key: str) -> list[Any]:
-    client = boto3.client(
-        "s3",
-        endpoint_url=minio.endpoint_url,
-        region_name="us-east-1",
-        aws_access_key_id=minio.access_key,
-        aws_secret_access_key=minio.secret_key,
-    )
-    try:
+    with minio.client() as client:
         # MinIO lists the unfinished uploads of one key only.
         return list(client.list_multipart_uploads(Bucket=bucket, Prefix=key).get("Uploads", []))
-    finally:
-        client.close()
 
 
 def sha256_of(path: Path) -> bytes:

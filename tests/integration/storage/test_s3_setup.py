@@ -8,7 +8,6 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -213,7 +212,6 @@ async def test_the_doctor_names_what_to_repair(amazon: ScriptedServer, tmp_path:
 @pytest.mark.external
 async def test_minio_is_checked_as_far_as_it_shows_its_rules(minio: MinioServer) -> None:
     bucket = minio.new_bucket()
-    keys = {"aws_access_key_id": minio.access_key, "aws_secret_access_key": minio.secret_key}
     storage = S3Storage(
         bucket,
         endpoint_url=minio.endpoint_url,
@@ -225,16 +223,13 @@ async def test_minio_is_checked_as_far_as_it_shows_its_rules(minio: MinioServer)
         return {one.summary.split(" ", 1)[0]: one.level for one in found}
 
     bare = await storage.check()
-    client = boto3.client("s3", endpoint_url=minio.endpoint_url, region_name=minio.region, **keys)
-    try:
+    with minio.client() as client:
         client.put_bucket_lifecycle_configuration(
             Bucket=bucket,
             LifecycleConfiguration={
                 "Rules": [{"ID": "old", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 30}}]
             },
         )
-    finally:
-        client.close()
     harmful = await storage.check()
     await storage.close()
 

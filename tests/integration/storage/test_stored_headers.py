@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
 
-import boto3
 import httpx
 import pytest
 from PIL import Image
@@ -16,6 +15,7 @@ from rindle import MediaAsset
 from rindle.testing.headers_contract import HOSTILE_HEADERS, HOSTILE_VALUES
 from tests.invariants import everything_holds
 from tests.patience import PATIENCE_SECONDS
+from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 from tests.stage import NOTICES_LOST_WORKERS, Stage, staged
 
@@ -34,21 +34,15 @@ def jpeg_with_a_script() -> bytes:
 def publish(environment: dict[str, str]) -> str:
     """Let everybody read the objects of an application's bucket; returns its public address."""
     name, endpoint = environment["APP_BUCKET"], environment["APP_ENDPOINT"]
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=environment["APP_ACCESS_KEY"],
-        aws_secret_access_key=environment["APP_SECRET_KEY"],
-    )
     statement = {
         "Effect": "Allow",
         "Principal": {"AWS": ["*"]},
         "Action": ["s3:GetObject"],
         "Resource": [f"arn:aws:s3:::{name}/*"],
     }
-    client.put_bucket_policy(Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
-    client.close()
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    with MinioServer.of(environment).client() as client:
+        client.put_bucket_policy(Bucket=name, Policy=policy)
     return f"{endpoint}/{name}"
 
 

@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import pytest
 from PIL import Image
@@ -147,18 +146,9 @@ async def everything_else_is_gone(stage: Stage, url: str) -> bool:
         return False
     if "APP_BUCKET" not in stage.environment:
         return not any(path.is_file() for path in (stage.home / "media" / ".rindle" / "tus").rglob("*"))
-    facts = stage.environment
-    client = boto3.client(
-        "s3",
-        endpoint_url=facts["APP_ENDPOINT"],
-        region_name="us-east-1",
-        aws_access_key_id=facts["APP_ACCESS_KEY"],
-        aws_secret_access_key=facts["APP_SECRET_KEY"],
-    )
-    try:
-        found = await asyncio.to_thread(client.list_objects_v2, Bucket=facts["APP_BUCKET"], Prefix=".rindle/")
-    finally:
-        client.close()
+    bucket = stage.environment["APP_BUCKET"]
+    with MinioServer.of(stage.environment).client() as client:
+        found = await asyncio.to_thread(client.list_objects_v2, Bucket=bucket, Prefix=".rindle/")
     assert isinstance(stage.storage, MultipartUploads)
     unfinished = [await stage.storage.list_multipart_uploads(row.upload_key) for row in rows]
     return found["KeyCount"] == 0 and not any(unfinished)
