@@ -325,7 +325,10 @@ class Stage:
         return session
 
     async def let_tickets_expire(self, session_id: str, *, hours: float = 0) -> None:
-        """Set the clock of a session: its row says that the last ticket expired so many hours ago."""
+        """Set the clock of a session: its row says that the last ticket expired so many hours ago.
+
+        A ticket with a negative number is still valid so long.
+        """
 
         def expire(session: Session) -> None:
             expired = utc_now() - timedelta(hours=hours)

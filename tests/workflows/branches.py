@@ -953,16 +953,21 @@ async def woken_again(stage: Stage, fleet: Fleet) -> str:
 @_branch(
     _PURGE,
     *("begin_purge", "stop_asset_work", "delete_asset", "timer", "cancel requested", "delete_asset", "completed"),
-    RINDLE_LATE_PUT_SECONDS="8",
 )
 async def cancel_request_while_a_ticket_is_valid(stage: Stage, fleet: Fleet) -> str:
     """The purge is completed, and deletes what was uploaded with the ticket meanwhile."""
     await fleet.start()
-    asset = await _idle(stage)  # its ticket may be redeemed for eight seconds more
+    session = await stage.sent("plain")
+    asset = await stage.settled((await stage.rindle.verify_completion(session.id)).asset.id)
+    await stage.let_tickets_expire(session.id, hours=-1)
     workflow_id = ids.purge_id(asset.id, prefix=stage.prefix)
     await stage.rindle.purge_asset(asset.id)
     await in_stage(stage, workflow_id, "waiting")
-    await (await handle_of(stage, workflow_id)).cancel()
+    handle = await handle_of(stage, workflow_id)
+    await handle.cancel()
+    await stage.put(session.id, b"late bytes")
+    await stage.let_tickets_expire(session.id)
+    await handle.signal("wake")
     await closed(stage, workflow_id)
     await stage.gone(asset.id)
     return workflow_id
