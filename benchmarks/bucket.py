@@ -50,7 +50,8 @@ def _measure(stack: Stack, url: str, web: int, source: Path) -> list[Figure]:
             used.append(machine.cpu_seconds([web]) - before)
             theirs.append(SIZE_BYTES / boto / 2**20)
     s3.close()
-    note = f"granian; parts one at a time, while the next arrives; {Sample.of(used)} s of processor time per GiB in the web process"
+    cost = f"{Sample.of(used)} s of processor time per GiB in the web process"
+    note = f"granian; one part at a time, while the next arrives; {cost}"
     return [
         Figure("one PATCH of 1 GiB, through the application to MinIO", Sample.of(ours), "MiB/s", note=note),
         Figure("boto3 upload_file", Sample.of(theirs), "MiB/s", is_peer=True, note="10 threads, from a file"),
