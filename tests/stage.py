@@ -330,19 +330,17 @@ class Stage:
         A ticket with a negative number is still valid so long.
         """
 
-        def expire(session: Session) -> None:
-            expired = utc_now() - timedelta(hours=hours)
-            set_fields(session, session.get_one(MediaUploadSession, session_id), url_expires_at=expired)
-
-        await self.rindle.database.write(expire)
+        await self._set_session(session_id, url_expires_at=utc_now() - timedelta(hours=hours))
 
     async def let_session_expire(self, session_id: str) -> None:
         """Set the clock of a session: its row says that it expires now."""
+        await self._set_session(session_id, expires_at=utc_now())
 
-        def expire(session: Session) -> None:
-            set_fields(session, session.get_one(MediaUploadSession, session_id), expires_at=utc_now())
+    async def _set_session(self, session_id: str, **values: Any) -> None:
+        def change(session: Session) -> None:
+            set_fields(session, session.get_one(MediaUploadSession, session_id), **values)
 
-        await self.rindle.database.write(expire)
+        await self.rindle.database.write(change)
 
     async def make_due(self) -> None:
         """Set the clock of the outbox: what waits for its time, such as a purge after its delay, is due now."""
