@@ -275,6 +275,7 @@ class PartStream(ABC):
 
         Raises:
             StorageNotFound: neither the unfinished upload nor the object exists.
+            TusTailMissing: recorded bytes are not where they were kept.
         """
 
     @abstractmethod

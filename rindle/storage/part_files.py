@@ -402,6 +402,7 @@ class LocalStreams(PartStream, Concatenation):
 
     async def abort_part_stream(self, key: str, upload_name: str, state: PartStreamState) -> None:
         """Remove the file of a stream."""
+        validate_key(key)
         await self._threads.settle(self._translating(self._part_file(upload_name).remove, key))
 
     async def sweep_part_streams(self, older_than_seconds: float, live: LiveUploads) -> int:

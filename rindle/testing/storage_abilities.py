@@ -17,11 +17,15 @@ One class per ability of :mod:`rindle.protocols`; all use the fixtures of ``Stor
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -35,8 +39,21 @@ from rindle.errors import (
     OffsetMismatch,
     RindleError,
     StorageNotFound,
+    TusTailMissing,
 )
-from rindle.protocols import Concatenation, MultipartUploads, Part, Presigned, ResumableSessions, SetupCheck, Storage
+from rindle.protocols import (
+    Checkpoint,
+    Concatenation,
+    MultipartUploads,
+    Part,
+    PartStream,
+    PartStreamState,
+    Presigned,
+    ResumableSessions,
+    SetupCheck,
+    Storage,
+    StoredObject,
+)
 from rindle.testing.headers_contract import Answer, Send, file_of
 
 #: Smallest part that is not the last one, in bytes.
@@ -270,6 +287,218 @@ class ResumableSessionsContract:
         for options in ({"content_type": "a\r\nb: c"}, {"origin": "https://a\r\nb: c"}):
             with pytest.raises(InvalidArgument):
                 await storage.initiate_resumable_upload(key, 1, **options)
+
+
+#: Size in bytes of the pieces of a request, and of the parts of a stream in a store that has none.
+MIB = 1024 * 1024
+
+
+class RecordedStream:
+    """A stream and its row, which has the newest state that the store recorded.
+
+    Args:
+        storage: the store, with the ability ``PartStream``; the attribute is replaced by another process.
+        key: key of the object.
+        length: of the whole stream in bytes, as the client declares it; ``None`` while it is unknown.
+
+    Attributes:
+        name: the upload name.
+        part: size in bytes of a part, or of what stands for one in a store that has none.
+        body: random bytes: two parts and a shorter one.
+        state: the newest recorded state.
+        ends: whether each record was the last one of its request.
+    """
+
+    def __init__(self, storage: Any, key: str, *, length: int | None = None) -> None:
+        self.storage, self.key, self.length = storage, key, length
+        self.name = str(uuid4())
+        part_size = storage.part_size_for(0)
+        self.part = part_size or MIB
+        self.body = os.urandom(2 * self.part + 70_000)
+        self.state = PartStreamState(part_size=part_size)
+        self.ends: list[bool] = []
+
+    async def checkpoint(self, state: PartStreamState, *, is_last: bool = False) -> None:
+        """Record ``state``."""
+        assert state.offset >= self.state.offset
+        self.state = state
+        self.ends.append(is_last)
+
+    async def pieces(self, start: int, end: int | None = None, *, breaks: bool = False) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of the body from ``start`` to ``end``; with ``breaks`` the connection breaks then."""
+        wanted = self.body[start:end]
+        for first in range(0, len(wanted), MIB):
+            yield wanted[first : first + MIB]
+        if breaks:
+            raise ConnectionResetError
+
+    async def append(self, chunks: AsyncGenerator[bytes, None], *, checkpoint: Checkpoint | None = None) -> None:
+        """Append ``chunks`` in one request, which ``checkpoint`` records; default: this row."""
+        async with aclosing(chunks):
+            await self.storage.append_part_stream(
+                self.key, self.name, chunks, self.state, length=self.length, checkpoint=checkpoint or self.checkpoint
+            )
+
+    async def go_on(self, end: int | None = None, *, breaks: bool = False) -> None:
+        """Append the body from the recorded offset to ``end``."""
+        await self.append(self.pieces(self.state.offset, end, breaks=breaks))
+
+    async def complete(self) -> StoredObject:
+        """Make the object."""
+        made: StoredObject = await self.storage.complete_part_stream(self.key, self.name, self.state)
+        return made
+
+    async def abort(self) -> None:
+        """Remove what was appended."""
+        await self.storage.abort_part_stream(self.key, self.name, self.state)
+
+
+async def _refused(state: PartStreamState, *, is_last: bool = False) -> None:
+    raise TimeoutError
+
+
+@pytest.mark.asyncio
+class PartStreamContract:
+    """Stores whose objects arrive through the application in several requests, with the ability ``PartStream``.
+
+    Every test completes its stream or aborts it: afterwards the store keeps nothing but objects.
+    """
+
+    @staticmethod
+    async def _is_object(storage: Any, key: str, body: bytes, tmp_path: Path) -> None:
+        copy = await storage.download(key, tmp_path / "copy")
+        assert hashlib.sha256(copy.read_bytes()).digest() == hashlib.sha256(body).digest()
+
+    async def test_streams_are_a_capability_of_its_class(self, storage: Storage) -> None:
+        assert isinstance(storage, PartStream)
+        assert "tus_upload" in capabilities_of(storage)
+        assert "tus_upload" not in storage.capabilities()
+
+    @pytest.mark.parametrize(
+        ("cuts", "offsets"),
+        [
+            ((), ()),
+            ((0,), (1, 100_000)),
+            ((1, 2), (0,)),
+            ((1,), (-1, 0, 1)),
+            ((2,), (1, 69_999)),
+        ],
+        ids=["nowhere", "in the first part", "at ends of parts", "around the end of a part", "in the last part"],
+    )
+    async def test_a_stream_that_breaks_off_is_continued(
+        self, storage: Any, key: str, tmp_path: Path, cuts: Iterable[int], offsets: Iterable[int]
+    ) -> None:
+        stream = RecordedStream(storage, key)
+        stream.length = len(stream.body)
+        for end in [stream.part * cut + offset for cut in cuts for offset in offsets]:
+            with pytest.raises(ConnectionResetError):
+                await stream.go_on(end, breaks=True)
+            assert stream.state.offset == end
+
+        await stream.go_on()
+        assert stream.state.offset == stream.length
+        with pytest.raises(StorageNotFound):
+            await storage.head(key)
+        made = await stream.complete()
+
+        assert (made.key, made.size, made.etag) == (key, stream.length, (await storage.head(key)).etag)
+        assert await stream.complete() == made  # the answer of the first call was lost
+        await self._is_object(storage, key, stream.body, tmp_path)
+
+    async def test_the_end_of_a_request_is_recorded_once(self, storage: Any, key: str) -> None:
+        stream = RecordedStream(storage, key)
+        stream.length = 2 * stream.part
+
+        await stream.go_on(stream.length)
+
+        assert stream.state.offset == stream.length
+        assert (stream.ends.count(True), stream.ends[-1]) == (1, True)
+        await stream.abort()
+
+    async def test_a_length_that_is_known_late_ends_a_stream(self, storage: Any, key: str, tmp_path: Path) -> None:
+        stream = RecordedStream(storage, key)
+        await stream.go_on(100)
+        stream.length = 100
+
+        await stream.go_on(100)
+        await stream.complete()
+
+        await self._is_object(storage, key, stream.body[:100], tmp_path)
+
+    async def test_an_empty_stream_becomes_an_empty_object(self, storage: Any, key: str, tmp_path: Path) -> None:
+        stream = RecordedStream(storage, key, length=0)
+
+        await stream.go_on(0)
+
+        assert (await stream.complete()).size == 0
+        await self._is_object(storage, key, b"", tmp_path)
+
+    async def test_a_stream_that_is_completed_several_times_at_once_is_one_object(
+        self, storage: Any, key: str, tmp_path: Path
+    ) -> None:
+        stream = RecordedStream(storage, key)
+        stream.length = len(stream.body)
+        await stream.go_on()
+
+        made = await asyncio.gather(*(stream.complete() for _ in range(4)))
+
+        assert {one.etag for one in made} == {(await storage.head(key)).etag}
+        await self._is_object(storage, key, stream.body, tmp_path)
+
+    @pytest.mark.parametrize("parts", [0, 1])
+    async def test_nothing_is_left_of_an_aborted_stream(self, storage: Any, key: str, parts: int) -> None:
+        stream = RecordedStream(storage, key)
+        await stream.go_on(parts * stream.part + 100)
+
+        await stream.abort()
+        await stream.abort()  # nothing left is success
+
+        with pytest.raises((StorageNotFound, TusTailMissing)):
+            await stream.complete()
+        with pytest.raises(StorageNotFound):
+            await storage.head(key)
+
+    async def test_what_was_not_recorded_is_not_kept(self, storage: Any, key: str, tmp_path: Path) -> None:
+        stream, other = RecordedStream(storage, key), RecordedStream(storage, key)
+        stream.length = len(stream.body)
+        await stream.go_on(stream.part)
+
+        with pytest.raises(TimeoutError):
+            await stream.append(other.pieces(0, stream.part + 100), checkpoint=_refused)
+        assert stream.state.offset == stream.part
+        await stream.go_on()
+        await stream.complete()
+
+        await self._is_object(storage, key, stream.body, tmp_path)
+
+    async def test_lost_bytes_are_never_replaced_by_others(self, storage: Any, key: str) -> None:
+        stream = RecordedStream(storage, key)
+        await stream.go_on(100)
+        await stream.abort()
+
+        with pytest.raises((StorageNotFound, TusTailMissing)):
+            await stream.go_on()
+
+        assert stream.state.offset == 100
+        await stream.abort()
+
+    async def test_an_aborted_stream_leaves_others_alone(self, storage: Any, key: str, tmp_path: Path) -> None:
+        kept, aborted = RecordedStream(storage, key), RecordedStream(storage, f"{key}.neighbour")
+        for stream in (kept, aborted):
+            stream.length = len(stream.body)
+            await stream.go_on(stream.part + 100)
+
+        await aborted.abort()
+        await kept.go_on()
+        await kept.complete()
+
+        await self._is_object(storage, key, kept.body, tmp_path)
+
+    async def test_keys_of_a_stream_are_checked(self, storage: Any) -> None:
+        stream = RecordedStream(storage, "../x")
+        for call in (stream.go_on(), stream.complete(), stream.abort()):
+            with pytest.raises(InvalidKey):
+                await call
 
 
 @pytest.mark.asyncio

@@ -21,6 +21,7 @@ from rindle.testing.headers_contract import HOSTILE_HEADERS
 from rindle.testing.storage_abilities import (
     ConcatenationContract,
     MultipartUploadsContract,
+    PartStreamContract,
     ResumableSessionsContract,
     SetupCheckContract,
 )
@@ -57,7 +58,12 @@ def gcs_bucket(fake_gcs: GCSServer) -> str:
     return fake_gcs.new_bucket()
 
 
-class TestLocalStorage(ConcatenationContract, StorageContract):
+class TestLocalStorage(PartStreamContract, ConcatenationContract, StorageContract):
+    @pytest.fixture(autouse=True)
+    def nothing_is_left_of_streams(self, storage: LocalStorage) -> Iterator[None]:
+        yield
+        assert list(storage.root.glob(".rindle/tus/*")) == []
+
     @pytest.fixture
     def storage(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStorage]:
         with listening() as (listener, address):
@@ -115,8 +121,18 @@ class TestFlakyStorageWithoutFaults(TestMemoryStorage):
         return FlakyStorage(MemoryStorage())
 
 
+class OnMinio(MultipartUploadsContract, PartStreamContract, ConcatenationContract, SetupCheckContract, StorageContract):
+    @pytest.fixture(autouse=True)
+    async def nothing_is_left(self, minio: MinioServer, storage: S3Storage, key: str) -> AsyncIterator[None]:
+        yield
+        with minio.client() as client:
+            found = client.list_objects_v2(Bucket=storage.bucket).get("Contents", ())
+        assert [one["Key"] for one in found if ".rindle/" in one["Key"]] == []
+        assert await storage.list_multipart_uploads(key) == []
+
+
 @pytest.mark.external
-class TestMinio(MultipartUploadsContract, ConcatenationContract, SetupCheckContract, StorageContract):
+class TestMinio(OnMinio):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
         storage = S3Storage(
@@ -130,8 +146,8 @@ class TestMinio(MultipartUploadsContract, ConcatenationContract, SetupCheckContr
 
 
 @pytest.mark.external
-class TestFlakyMinioWithoutFaults(MultipartUploadsContract):
-    """The double around a store that has the ability."""
+class TestFlakyMinioWithoutFaults(MultipartUploadsContract, PartStreamContract):
+    """The double around a store that has the abilities."""
 
     send, key = StorageContract.send, StorageContract.key
 
@@ -148,7 +164,7 @@ class TestFlakyMinioWithoutFaults(MultipartUploadsContract):
 
 
 @pytest.mark.external
-class TestMinioWithPrefix(MultipartUploadsContract, ConcatenationContract, SetupCheckContract, StorageContract):
+class TestMinioWithPrefix(OnMinio):
     @pytest.fixture
     async def storage(self, minio: MinioServer, bucket: str) -> AsyncIterator[S3Storage]:
         storage = S3Storage(
