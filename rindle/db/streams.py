@@ -23,7 +23,7 @@ from rindle.db.models import MediaAsset, MediaUploadSession, is_id, unstored_cop
 from rindle.db.transitions import lock_asset, move_session, set_fields, set_fields_if
 from rindle.errors import TusError
 from rindle.protocols import Part, PartStreamState
-from rindle.states import ENDED_SESSIONS, AssetState, SessionState
+from rindle.states import ENDED_BADLY, ENDED_SESSIONS, AssetState, SessionState
 
 #: Values of ``resumable_protocol`` of uploads that pass through the application: tus 1.0.0, and the draft of the IETF.
 TUS, IETF = "tus", "ietf"
@@ -333,7 +333,7 @@ def commit_state(
     found = _lock_receiving(session, known.session.id)
     upload = found.session
     if upload.lock_owner != owner or upload.last_known_offset != base:
-        raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
+        raise _taken_over()
     if upload.state not in OPEN:
         raise TusError(f"the upload is {upload.state}", code="tus_session_expired", detail={"state": upload.state})
     path: list[SessionState] = []
@@ -356,9 +356,13 @@ def set_length(session: Session, session_id: str, owner: str, length: int) -> St
     """
     found = _lock_receiving(session, session_id)
     if found.session.lock_owner != owner:
-        raise TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
+        raise _taken_over()
     set_fields(session, found.session, upload_length=length, expected_size=length)
     return found
+
+
+def _taken_over() -> TusError:
+    return TusError("another request continues this upload", code="tus_locked", retryable=True, retry_after=1)
 
 
 # --- the end -----------------------------------------------------------------------------------------------------
@@ -408,10 +412,23 @@ def note_metadata(session: Session, session_id: str, metadata: str) -> Stream:
     return found
 
 
-def fail_stream(session: Session, session_id: str, *, code: str, reason: str) -> tuple[Stream, bool]:
-    """End an upload whose stored bytes are lost; returns whether this call did it."""
+def fail_stream(
+    session: Session, session_id: str, *, code: str, reason: str, owner: str | None = None
+) -> tuple[Stream, bool]:
+    """End an upload whose stored bytes are lost; returns whether this call did it.
+
+    Args:
+        owner: the request that has not found the bytes; ``None`` in the workflow, whose turn comes after all requests.
+
+    Raises:
+        TusError: ``tus_locked``, the lease belongs to another request by now, or that one has completed the upload.
+            ``owner`` has looked for bytes that were moved.
+    """
     found = lock_stream(session, session_id)
-    if found.session.state in ENDED_SESSIONS or found.session.state == SessionState.VERIFYING:
+    state = found.session.state
+    if owner is not None and found.session.lock_owner != owner and state not in ENDED_BADLY:
+        raise _taken_over()
+    if state in ENDED_SESSIONS or state == SessionState.VERIFYING:
         return found, False
     move_session(session, found.session, SessionState.FAILED, error_code=code, failure_reason=reason, **_FREE)
     return found, True

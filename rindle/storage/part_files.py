@@ -3,7 +3,9 @@
 A file may be longer than the recorded offset, after a crash; it is cut to the offset before anything is appended.
 
 Whoever changes a file has it locked (flock) while it is open. A process that stands still and loses the lease of its
-upload keeps others from the file until it ends or goes on; it never writes into what they have made of it.
+upload keeps others from the file until it ends or goes on; it never writes into what they have made of it. One that
+stood still before it opened the file may find bytes that others have recorded meanwhile: it records its own state once
+more before it cuts them off, which fails without the lease.
 """
 
 from __future__ import annotations
@@ -76,10 +78,10 @@ class PartFile:
         self._handle: int | None = None
         self._is_over = False
 
-    def open(self, offset: int) -> None:
-        """Open the file for writing at ``offset``, which it must have; a longer one is cut.
+    def open(self, offset: int) -> bool:
+        """Open the file for writing at ``offset``, which it must have, and return whether it is longer.
 
-        It is changed only if it still has its name: the object that another caller has made of it may be verified
+        It is opened only if it still has its name: the object that another caller has made of it may be verified
         already.
 
         Raises:
@@ -103,14 +105,17 @@ class PartFile:
             except BlockingIOError as error:
                 raise StillOpen("another request still has the file of the upload", adapter="local") from error
             self._check_name()
-            if self._size(offset) > offset:
-                os.ftruncate(self._handle, offset)
+            size = self._size(offset)
             os.lseek(self._handle, offset, os.SEEK_SET)
+            return size > offset
 
-    def append(self, pieces: Sequence[bytes], offset: int) -> None:
-        """Append all of ``pieces`` to a file that begins at ``offset``; the first call opens it."""
-        if self._handle is None:
-            self.open(offset)
+    def cut(self, offset: int) -> None:
+        """Drop what the file has beyond ``offset``."""
+        with self._lock:
+            os.ftruncate(self._opened(), offset)
+
+    def append(self, pieces: Sequence[bytes]) -> None:
+        """Append all of ``pieces`` to the open file."""
         with self._lock:
             handle, waiting = self._opened(), list(pieces)
             while waiting:
@@ -131,9 +136,9 @@ class PartFile:
         finally:
             os.close(handle)
 
-    def append_last(self, pieces: Sequence[bytes], offset: int, *, sync: bool) -> None:
+    def append_last(self, pieces: Sequence[bytes], *, sync: bool) -> None:
         """Append the last ``pieces`` as :meth:`append`, sync the file if ``sync``, and close it."""
-        self.append(pieces, offset)
+        self.append(pieces)
         if sync:
             self.sync()
         self.close()
@@ -197,11 +202,14 @@ async def append_to(
         length: of the whole stream; it is recorded with the end of the call only, because it completes the upload.
         run: runs a function in a thread of the store.
     """
-    writer = _Writer(run, partial(file.append, offset=state.offset))
+    writer = _Writer(run, file.append)
     recording: BackgroundStep[PartStreamState] = BackgroundStep()
     due_bytes, due_at = state.offset + CHECKPOINT_BYTES, time.monotonic() + CHECKPOINT_SECONDS
     failure: Exception | None = None
     try:
+        if await run(partial(file.open, state.offset)):
+            await checkpoint(state)
+            await run(partial(file.cut, state.offset))
         while True:
             try:
                 chunk = await anext(chunks)
@@ -223,7 +231,7 @@ async def append_to(
         reached = replace(state, offset=state.offset + writer.taken)
         last = await writer.rest()
         # The file is closed before the next request may have the upload.
-        await run(partial(file.append_last, last, state.offset, sync=reached.offset > recorded.offset))
+        await run(partial(file.append_last, last, sync=reached.offset > recorded.offset))
         await checkpoint(reached, is_last=True)
     finally:
         await run_to_end(writer.settle())
@@ -390,7 +398,8 @@ class LocalStreams(PartStream, Concatenation):
     def _complete(self, key: str, file: PartFile, size: int) -> StoredObject:
         try:
             with self._translated(key):
-                file.open(size)
+                if file.open(size):
+                    file.cut(size)
                 return self._publish(file, key, if_absent=False)
         except StorageNotFound:
             _, status = self._find(key)  # renamed by an earlier call

@@ -398,7 +398,9 @@ class StreamUploads:
 
     async def _fail(self, lease: Lease, error: StorageError) -> None:
         def fail(session: Session) -> None:
-            found, first = rows.fail_stream(session, lease.session_id, code=error.code, reason=error.message)
+            found, first = rows.fail_stream(
+                session, lease.session_id, code=error.code, reason=error.message, owner=lease.owner
+            )
             if first:
                 outbox.wake_upload(session, self._services.settings, found.session, self.profile.name, signal="touch")
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
+from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -220,6 +221,26 @@ async def test_a_process_that_stood_still_writes_into_no_file_that_others_contin
     assert await digest_of(other, tmp_path) == joined(stream.body[:10])
     for store in (still, other):
         await store.storage.close()
+
+
+async def test_a_process_that_stood_still_before_it_opened_the_file_cuts_nothing_off(tmp_path: Path) -> None:
+    """Its state is older than what another process has recorded meanwhile."""
+    store = OnDisk(tmp_path)
+    stream = RecordedStream(store.storage, WHOLE, length=20)
+    await stream.go_on(5)
+    late = copy(stream)
+    await stream.go_on(10)
+
+    async def refused(state: PartStreamState, *, is_last: bool = False) -> None:
+        raise ConnectionAbortedError("the lease belongs to another request")
+
+    with pytest.raises(ConnectionAbortedError):
+        await late.append(late.pieces(5, 8), checkpoint=refused)
+
+    await stream.go_on(20)
+    await stream.complete()
+    assert await digest_of(store, tmp_path) == joined(stream.body[:20])
+    await store.storage.close()
 
 
 SIZES = {

@@ -20,6 +20,7 @@ from rindle import MediaUploadSession
 from rindle.db import streams as rows
 from rindle.db.models import utc_now
 from rindle.http.tus import tus_router
+from rindle.storage.local import LocalStorage
 from rindle.uploads import backing
 from tests.integration.http.tus.conftest import Mount
 from tests.patience import until
@@ -213,6 +214,35 @@ async def test_a_holder_that_lost_the_upload_records_nothing(mount: Mount) -> No
 
     row = await mount.row(url)
     assert (row.last_known_offset, row.lock_owner) == (0, "somebody else")
+
+
+@pytest.mark.parametrize("is_moved", [False, True], ids=["complete", "moved to its object"])
+async def test_a_holder_that_stood_still_leaves_an_upload_alone_that_another_one_completed(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, is_moved: bool
+) -> None:
+    url = await mount.create(10, b"hello")
+    append, stands, moves = LocalStorage.append_part_stream, asyncio.Event(), asyncio.Event()
+
+    async def stand_still(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.undo()
+        stands.set()
+        await moves.wait()
+        return await append(*args, **kwargs)
+
+    monkeypatch.setattr(LocalStorage, "append_part_stream", stand_still)
+    frozen = asyncio.create_task(mount.patch(url, 5, b"WORLD"))
+    await stands.wait()
+    await set_session(mount, url, lock_expires_at=utc_now())
+    assert (await mount.patch(url, 5, b"world")).status_code == 204
+    [file] = (mount.media / ".rindle" / "tus").iterdir()
+    if is_moved:
+        file = file.rename(mount.media / "moved")
+    moves.set()
+
+    assert (await frozen).status_code == 423
+    row = await mount.row(url)
+    assert (row.state, row.last_known_offset) == ("uploaded", 10)
+    assert file.read_bytes() == b"helloworld"
 
 
 async def test_an_upload_is_terminated_while_bytes_arrive(mount: Mount) -> None:
