@@ -37,6 +37,14 @@ async def window(browser: Browser, **options: Any) -> AsyncIterator[BrowserConte
         await context.close()
 
 
+def errors_of(page: Page) -> list[str]:
+    """Return the list to which the errors of the page, and what its console reports as one, are added from now on."""
+    errors: list[str] = []
+    page.on("console", lambda found: errors.append(f"{found.text} {found.location}") if found.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    return errors
+
+
 @asynccontextmanager
 async def held(
     page: Page,

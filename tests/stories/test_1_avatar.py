@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.async_api import BrowserContext, FilePayload, Page, Request, expect
 from skimage import data
 
-from tests.browser import held
+from tests.browser import errors_of, held
 from tests.contract.serving import send_raw
 from tests.patience import PATIENCE_SECONDS, until, until_blocking
 from tests.stage import is_stopped
@@ -151,8 +151,7 @@ async def test_a_chosen_photo_goes_straight_to_the_store_and_appears_when_it_is_
     await page.reload()
     puts: list[Request] = []
     page.on("request", lambda request: puts.append(request) if request.method == "PUT" else None)
-    violations: list[str] = []
-    page.on("console", lambda message: violations.append(message.text) if message.type == "error" else None)
+    violations = errors_of(page)
     photo = picture("astronaut")
 
     asset_id = await choose(page, photo, waits=site)

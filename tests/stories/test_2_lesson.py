@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, Page, Response, expect
 
+from tests.browser import errors_of
 from tests.media.clips import Clips
 from tests.patience import VIDEO_PATIENCE_MS, VIDEO_PATIENCE_SECONDS, until
 from tests.stories.conftest import Site, Visit, play
@@ -136,9 +137,7 @@ async def film_waits_for_the_rest(site: Site) -> None:
 
 async def test_a_film_is_seen_becoming_ready_and_plays(visit: Visit, site: Site, film: Path) -> None:
     page = await open_lesson(visit, "alice", "sea-floor")
-    errors: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
+    errors = errors_of(page)
 
     asset_id, _ = await asyncio.gather(choose(page, film), film_waits_for_the_rest(site))
 

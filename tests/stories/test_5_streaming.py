@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from tests.browser import errors_of, held
 from tests.media.clips import Clips
 from tests.patience import VIDEO_PATIENCE_MS, until
 from tests.servers.mux import FakeMux, running_mux
@@ -98,11 +99,9 @@ def cinema(opened: Cinema) -> Iterator[Cinema]:
 @pytest.fixture
 async def page(cinema: Cinema, browser: Browser) -> AsyncIterator[Page]:
     """A window on the lesson of Alice, signed in as her; its console must stay silent."""
-    errors: list[str] = []
     async with signed_in(browser, cinema.site, "alice") as context:
         page = context.pages[0]
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
+        errors = errors_of(page)
         await page.goto("/lessons/sea-floor")
         yield page
     assert errors == []
@@ -273,6 +272,26 @@ async def test_a_lost_webhook_of_a_creators_film_is_healed_by_polling(
     await expect(talk.locator(".badge")).to_have_text("Ready", timeout=VIDEO_PATIENCE_MS)
     assert (await play_stream(talk))["width"] == 320
     assert ("GET", f"/video/v1/assets/{asset.id}") in mux.requests
+
+
+async def test_the_stream_of_a_removed_talk_is_not_requested_any_more(
+    cinema: Cinema, talk: Page, large_film: Path
+) -> None:
+    """Without its script a player would take the source of the video, which is gone: an error in the console."""
+    await talk.set_input_files("#talk", large_film)
+    await expect(talk.locator(".badge")).to_have_text("Ready", timeout=VIDEO_PATIENCE_MS)
+    await play_stream(talk)
+    requested: list[str] = []
+
+    async with held(talk, "**/talks/alice/media", method="GET", then="continue") as refreshing:
+        await talk.click(".remove button")
+        await refreshing.wait()
+        await until(lambda: not cinema.mux.assets, what="the end of the asset at the provider")
+        talk.on("request", lambda request: requested.append(request.url))
+    await expect(talk.locator(".badge")).to_have_text("No talk yet")
+    await talk.goto("/talks")
+
+    assert [url for url in requested if ".m3u8" in url] == []
 
 
 async def test_a_creator_cancels_a_film_while_it_is_sent(cinema: Cinema, talk: Page, large_film: Path) -> None:

@@ -23,6 +23,7 @@ async function attach(video, url) {
 function attachAll() {
   for (const [video, player] of playing) {
     if (video.isConnected) continue;
+    video.replaceChildren(); // without the script the browser would take the source, which may be gone
     player.destroy();
     playing.delete(video);
   }
