@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, Route, async_playwright, expect
 
 from tests.patience import PATIENCE_MS
 from tests.servers.chromium import ARGUMENTS
@@ -43,6 +43,14 @@ def errors_of(page: Page) -> list[str]:
     page.on("console", lambda found: errors.append(f"{found.text} {found.location}") if found.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     return errors
+
+
+async def pixels_of(image: Locator) -> tuple[int, int]:
+    """Return width and height of the picture that an ``img`` shows, once it is loaded."""
+    width, height = await image.evaluate(
+        "async image => { await image.decode(); return [image.naturalWidth, image.naturalHeight] }"
+    )
+    return width, height
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ from temporalio.client import Client
 
 from rindle import MediaAsset, MediaEvent, MediaOutbox, MediaUploadSession, MediaVariant, Rindle
 from rindle.bootstrap import WorkerProcess
+from rindle.db import migrate
 from rindle.db.models import utc_now
 from rindle.db.transitions import set_fields
 from rindle.errors import ErasurePending, TemporalUnavailable
@@ -202,6 +203,14 @@ class Stage:
         engine = self.rindle.database.engine
         assert isinstance(engine, AsyncEngine)
         return engine
+
+    async def stamp(self) -> None:
+        """Note that the tables are those of this release, which reports require.
+
+        It belongs before the first worker: on SQLite a busy one can keep others from writing for longer than they wait.
+        """
+        async with self.engine.begin() as connection:
+            await connection.run_sync(migrate.stamp)
 
     def transaction(self, *, writes: bool = False) -> AsyncSession:
         """Return a session such as the application's own code would use.

@@ -6,7 +6,6 @@ Cancellation is requested with the Temporal CLI alone, as an operator would.
 from __future__ import annotations
 
 from rindle import MediaAsset, Rindle
-from rindle.db import migrate
 from rindle.errors import StoragePermanent, StorageUnauthorized
 from rindle.operations.explain import explain
 from rindle.operations.findings import Finding
@@ -37,8 +36,6 @@ class Locked(FlakyStorage):
 
 async def findings_of(stage: Stage) -> dict[str, Finding]:
     """Return what ``rindle runtime-status`` reports, by class."""
-    async with stage.engine.begin() as connection:
-        await connection.run_sync(migrate.stamp)
     return {finding.name: finding for finding in (await stage.rindle.runtime_status()).findings}
 
 
@@ -62,6 +59,7 @@ async def cause_of(stage: Stage, asset_id: str) -> str | None:
 
 async def test_a_purge_that_the_store_refuses_waits_with_its_cause_on_the_row(lite_stage: Stage) -> None:
     stage = lite_stage
+    await stage.stamp()
     store = Locked(stage, StorageUnauthorized("403"))
     async with Fleet(stage) as fleet:
         await fleet.start(stage.application(store=store))
@@ -109,6 +107,7 @@ async def test_a_purge_waits_for_a_profile_that_a_deployment_has_removed(lite_st
 
 async def test_an_upload_that_the_store_does_not_release_waits_with_its_cause(lite_stage: Stage) -> None:
     stage = lite_stage
+    await stage.stamp()
     store = Locked(stage, StoragePermanent("the store says no"))
     async with Fleet(stage) as fleet:
         await fleet.start(stage.application(store=store))

@@ -16,7 +16,6 @@ from examples.cohort.demo_friday import Friday, Operator, Terminal
 from examples.cohort.demo_stage import CheckFailed, Checks
 from rindle import MediaAsset, MediaOutbox, MediaUploadSession, MediaVariant
 from rindle.cli.dev import Stack
-from rindle.db import migrate
 from rindle.db.models import new_id, utc_now
 from rindle.operations.explain import explain
 from tests.stage import Stage
@@ -24,8 +23,7 @@ from tests.stage import Stage
 
 @pytest.fixture
 async def database(lite_stage: Stage) -> AsyncIterator[Engine]:
-    async with lite_stage.engine.begin() as connection:
-        await connection.run_sync(migrate.stamp)
+    await lite_stage.stamp()
     engine = create_engine(lite_stage.environment["APP_DATABASE_URL"].replace("+aiosqlite", ""))
     yield engine
     engine.dispose()

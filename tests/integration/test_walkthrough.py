@@ -23,7 +23,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 from temporalio.api.common.v1 import Payload
 
-from tests.browser import launched, window
+from tests.browser import launched, pixels_of, window
 from tests.copied import process
 from tests.distributions import GUARD, modules_without
 from tests.encrypted import encodable, parts
@@ -160,8 +160,7 @@ async def test_the_walk_through_ends_with_a_site_on_postgres_and_s3(
         await sign_in(page, ALICE)
         await upload(page, photo(home.parent / "me.jpg", width=900, height=900))
         await expect(badge.locator("source[type='image/webp']")).to_have_count(1)
-        width = "image => image.decode().then(() => image.naturalWidth)"
-        assert await badge.locator("img").evaluate(width) == 800
+        assert (await pixels_of(badge.locator("img")))[0] == 800
         assert "since" in await badge.inner_text()
         await shot(page, "alice")
 
@@ -171,7 +170,7 @@ async def test_the_walk_through_ends_with_a_site_on_postgres_and_s3(
         await upload(page, refused)
         await expect(page.locator("output")).to_contain_text("rejected")
         await page.reload()
-        assert await badge.locator("img").evaluate(width) == 800
+        assert (await pixels_of(badge.locator("img")))[0] == 800
 
         # Bob sees neither the photo nor its asset; the reception does.
         asset_id = re.search(r"/badge/([0-9a-f-]{36})/", await badge.inner_html())
@@ -179,7 +178,7 @@ async def test_the_walk_through_ends_with_a_site_on_postgres_and_s3(
         for member, sources, status in ((BOB, 0, 404), (RECEPTION, 2, 200)):
             await sign_in(page, member)
             await expect(badge.locator("source")).to_have_count(sources)
-            assert await badge.locator("img").evaluate(width) == (800 if sources else 160)
+            assert (await pixels_of(badge.locator("img")))[0] == (800 if sources else 160)
             answered = await page.request.get(f"{url}media/assets/{asset_id[1]}/url?variant=small")
             assert answered.status == status
             await shot(page, f"member-{member}")

@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.async_api import BrowserContext, FilePayload, Page, Request, expect
 from skimage import data
 
-from tests.browser import errors_of, held
+from tests.browser import errors_of, held, pixels_of
 from tests.contract.serving import send_raw
 from tests.patience import PATIENCE_SECONDS, until, until_blocking
 from tests.stage import is_stopped
@@ -168,7 +168,7 @@ async def test_a_chosen_photo_goes_straight_to_the_store_and_appears_when_it_is_
     assert "x-form-token" not in headers
     sources = page.locator(".portrait picture source")
     assert [await one.get_attribute("type") for one in await sources.all()] == ["image/avif", "image/webp"]
-    assert await page.locator(".portrait img").evaluate("shown => shown.currentSrc && shown.naturalWidth") == 1024
+    assert (await pixels_of(page.locator(".portrait img")))[0] == 1024
     addresses = await addresses_on(page)
     assert dict(zip(addresses, await page.evaluate(NATURAL_WIDTHS, [*addresses.values()]), strict=True)) == WIDTHS
     assert len(site.objects_of(asset_id)) == 1 + len(WIDTHS)
@@ -196,7 +196,7 @@ async def test_others_see_the_photo_and_no_buttons(visit: Visit) -> None:
     await bob.goto("/")
     face = bob.locator('a[href="/members/alice"] img')
     await expect(face).to_be_visible()
-    assert await face.evaluate("async shown => { await shown.decode(); return shown.naturalWidth }") == 320
+    assert (await pixels_of(face))[0] == 320
     await bob.goto("/members/alice")
     await expect(bob.locator(".portrait picture")).to_be_visible()
     await expect(bob.locator(".chooser, .remove")).to_have_count(0)

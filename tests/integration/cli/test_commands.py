@@ -27,8 +27,7 @@ from tests.stage import REPOSITORY, Stage
 @pytest.fixture
 async def stage(lite_stage: Stage) -> Stage:
     """The stage with its tables marked as this release's."""
-    async with lite_stage.rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
-        await connection.run_sync(migrate.stamp)
+    await lite_stage.stamp()
     return lite_stage
 
 

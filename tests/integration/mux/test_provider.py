@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from temporalio.client import Client
 
 from rindle import MediaEvent, Rindle, messages, outbox, telemetry
-from rindle.db import direct_uploads, migrate
+from rindle.db import direct_uploads
 from rindle.db import providers as rows
 from rindle.db.models import MediaProviderAsset
 from rindle.errors import ProviderNotFound, ProviderQuotaExceeded, ProviderSyncFailed, RindleError
@@ -258,8 +258,7 @@ async def application(lite_stage: Stage, mux: FakeMux, film_url: Urls) -> Rindle
         name = "talk"
         storage = store
 
-    async with lite_stage.engine.begin() as connection:
-        await connection.run_sync(migrate.stamp)
+    await lite_stage.stamp()
     made = lite_stage.application(RINDLE_PROVIDER_POLL_SECONDS="0.2")
     return lite_stage.adopt(
         Rindle(

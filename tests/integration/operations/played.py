@@ -17,7 +17,6 @@ from sqlalchemy import update
 
 from rindle import MediaAsset, MediaVariant
 from rindle.cli.commands import execute
-from rindle.db import migrate
 from rindle.db.models import utc_now
 from rindle.operations import lost_runs, runs
 from rindle.operations import runtime_status as status
@@ -33,8 +32,7 @@ async def prepare(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Migrate an application, and give this process its variables, as a shell of its operator has them."""
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
-    async with stage.rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
-        await connection.run_sync(migrate.stamp)
+    await stage.stamp()
     # Nobody waits for minutes here.
     monkeypatch.setattr(status, "NO_WORKER_SECONDS", -1)
     monkeypatch.setattr(runs, "WAITING_SECONDS", 0)

@@ -52,8 +52,7 @@ def checks(report: DoctorReport) -> dict[str, Check]:
 
 async def stamped(stage: Stage) -> Stage:
     """Note that the stage's tables are this release's, as a migrated database says."""
-    async with stage.rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
-        await connection.run_sync(migrate.stamp)
+    await stage.stamp()
     return stage
 
 

@@ -23,7 +23,6 @@ from rindle import (
     messages,
     telemetry,
 )
-from rindle.db import migrate
 from rindle.db.models import MediaErasure, MediaErasureAsset, new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
 from rindle.messages import VariantInput
@@ -50,8 +49,7 @@ OF_SURROUNDINGS = {
 @pytest.fixture
 async def rindle(stage: Stage) -> Rindle:
     """The stage's application, its tables marked as this release's."""
-    async with stage.rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
-        await connection.run_sync(migrate.stamp)
+    await stage.stamp()
     return stage.rindle
 
 
@@ -213,8 +211,7 @@ async def test_every_kind_of_standstill_is_found_with_its_remedy(rindle: Rindle)
 async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, name: str) -> None:
     """``explain`` and ``runtime_status`` read one table: whoever is asked, the advice is the same."""
     rindle = lite_stage.rindle
-    async with rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
-        await connection.run_sync(migrate.stamp)
+    await lite_stage.stamp()
     states = {
         **dict.fromkeys(("outbox_parked", "outbox_stalled", "session_overdue", "session_residue"), "staged"),
         **{"deletion_failing": "deleted", "release_failing": "staged"},
@@ -256,8 +253,7 @@ async def test_what_repairs_one_asset_is_what_repairs_all(lite_stage: Stage, nam
 
 async def test_a_variant_of_an_older_recipe_is_explained_before_a_sweep_marks_it(lite_stage: Stage) -> None:
     rindle = lite_stage.rindle
-    async with rindle.database.engine.begin() as connection:  # type: ignore[union-attr]
-        await connection.run_sync(migrate.stamp)
+    await lite_stage.stamp()
     asset = an_asset("ready", HOUR)
     current = rindle.services.profile("avatar").recipe_digest("thumb")
     await keep(
