@@ -45,6 +45,15 @@ def errors_of(page: Page) -> list[str]:
     return errors
 
 
+async def follow(page: Page, selector: str) -> None:
+    """Click a link or a button that leads to another document, and wait until that is loaded.
+
+    After a bare ``click`` the old document may still answer what is asked of the page next.
+    """
+    async with page.expect_navigation():
+        await page.click(selector)
+
+
 async def pixels_of(image: Locator) -> tuple[int, int]:
     """Return width and height of the picture that an ``img`` shows, once it is loaded."""
     width, height = await image.evaluate(

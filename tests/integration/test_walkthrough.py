@@ -23,7 +23,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 from temporalio.api.common.v1 import Payload
 
-from tests.browser import launched, pixels_of, window
+from tests.browser import follow, launched, pixels_of, window
 from tests.copied import process
 from tests.distributions import GUARD, modules_without
 from tests.encrypted import encodable, parts
@@ -117,7 +117,7 @@ def prepare(home: Path, environment: dict[str, str]) -> None:
 async def sign_in(page: Page, member: str) -> None:
     """Choose a member on the page."""
     await page.select_option("select", member)
-    await page.click("header button")
+    await follow(page, "header button")
     await expect(page.locator("select")).to_have_value(member)
 
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page
 
-from tests.browser import launched, window
+from tests.browser import follow, launched, window
 from tests.media.clips import H264, Clips, moving, tone
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
@@ -172,8 +172,8 @@ async def signed_in(
         page = await context.new_page()
         await page.goto("/")
         await page.select_option("#actor", member)
-        await page.click(".switch button")
-        await page.wait_for_url(f"**/members/{member}")
+        await follow(page, ".switch button")
+        assert page.url == f"{site.url}/members/{member}"
         yield context
 
 

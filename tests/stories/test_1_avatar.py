@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.async_api import BrowserContext, FilePayload, Page, Request, expect
 from skimage import data
 
-from tests.browser import errors_of, held, pixels_of
+from tests.browser import errors_of, follow, held, pixels_of
 from tests.contract.serving import send_raw
 from tests.patience import PATIENCE_SECONDS, until, until_blocking
 from tests.stage import is_stopped
@@ -341,7 +341,7 @@ async def test_everything_works_without_scripts(site: Site, visit: Visit) -> Non
 
     async def send(photo: FilePayload) -> str:
         await page.set_input_files("#photo", photo)
-        await page.click(".chooser .row button")
+        await follow(page, ".chooser .row button")
         # While it is being worked on the page looks again by itself.
         await expect(page.locator(".badge")).to_have_text("Ready")
         assert not re.search(r"http-equiv=.refresh", await page.content())
@@ -354,10 +354,10 @@ async def test_everything_works_without_scripts(site: Site, visit: Visit) -> Non
     await until(purged(site, context, first))
 
     await page.set_input_files("#photo", {"name": "portrait.jpg", "mimeType": "image/jpeg", "buffer": SVG})
-    await page.click(".chooser .row button")
+    await follow(page, ".chooser .row button")
     await expect(page.locator("main > .notice")).to_contain_text("not a photo")
     assert await asset_on(page) == second
 
-    await page.click(".remove button")
+    await follow(page, ".remove button")
     await expect(page.locator(".badge")).to_have_text("No photo yet")
     await until(purged(site, context, second))

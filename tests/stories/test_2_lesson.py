@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, Page, Response, expect
 
-from tests.browser import errors_of
+from tests.browser import errors_of, follow
 from tests.media.clips import Clips
 from tests.patience import VIDEO_PATIENCE_MS, VIDEO_PATIENCE_SECONDS, until
 from tests.stories.conftest import Site, Visit, play
@@ -347,12 +347,12 @@ async def test_lessons_work_without_scripts(visit: Visit, clips: Clips) -> None:
     before = await asset_on(page)
 
     await page.set_input_files("#lesson", clips.film())
-    await page.click(".chooser .row button")
+    await follow(page, ".chooser .row button")
 
     # While it is being worked on the page looks again by itself.
     ready = page.locator(f'.state[data-state="ready"]:not([data-asset="{before}"])')
     await expect(ready).to_be_visible(timeout=VIDEO_PATIENCE_MS)
     assert not re.search(r"http-equiv=.refresh", await page.content())
     await expect(page.locator(".stage video source")).to_have_attribute("type", "video/mp4")
-    await page.click(".remove button")
+    await follow(page, ".remove button")
     await expect(page.locator(".badge")).to_have_text("No lesson yet")

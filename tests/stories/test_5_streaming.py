@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser import errors_of, held
+from tests.browser import errors_of, follow, held
 from tests.media.clips import Clips
 from tests.patience import VIDEO_PATIENCE_MS, until
 from tests.servers.mux import FakeMux, running_mux
@@ -110,8 +110,8 @@ async def page(cinema: Cinema, browser: Browser) -> AsyncIterator[Page]:
 @pytest.fixture
 async def talk(page: Page) -> Page:
     """The same on the page of Alice's talk, which has none; she has come there by the navigation."""
-    await page.click("nav a[href='/talks']")
-    await page.click(".card.mine")
+    await follow(page, "nav a[href='/talks']")
+    await follow(page, ".card.mine")
     if await page.locator(".remove").count():
         await page.click(".remove button")
     await expect(page.locator(".badge")).to_have_text("No talk yet")
