@@ -48,7 +48,7 @@ def errors_of(page: Page) -> list[str]:
 async def follow(page: Page, selector: str) -> None:
     """Click a link or a button that leads to another document, and wait until that is loaded.
 
-    After a bare ``click`` the old document may still answer what is asked of the page next.
+    A bare ``click`` waits until the other document begins, and what is read at once may not have arrived yet.
     """
     async with page.expect_navigation():
         await page.click(selector)

@@ -161,7 +161,7 @@ async def test_the_walk_through_ends_with_a_site_on_postgres_and_s3(
         await upload(page, photo(home.parent / "me.jpg", width=900, height=900))
         await expect(badge.locator("source[type='image/webp']")).to_have_count(1)
         assert (await pixels_of(badge.locator("img")))[0] == 800
-        assert "since" in await badge.inner_text()
+        await expect(badge).to_contain_text("since")
         await shot(page, "alice")
 
         # A file that is no photo is rejected, and replaces nothing.
