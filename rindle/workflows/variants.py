@@ -13,6 +13,9 @@ with workflow.unsafe.imports_passed_through():
     from rindle.workflows import policies
     from rindle.workflows.steps import continues_as_new, failure_of, note_outcome, start_step, uninterrupted
 
+#: Patch: a cancel request that arrives while the rows are read during a build is applied at once.
+REQUESTS_WHILE_READING = "requests-while-reading"
+
 
 @workflow.defn(name=messages.VARIANT_WORKFLOW)
 class VariantWorkflow:
@@ -174,6 +177,8 @@ class VariantWorkflow:
             building.cancel()  # the policy waits until the child processes have ended
         if status.queued:
             self._again = True  # rows queued during a build need a round of their own
+        if self._requests and not self._woken and workflow.patched(REQUESTS_WHILE_READING):
+            self._woken = True  # a cancel request arrived while the rows were read
 
     async def _ending(self, building: workflow.ActivityHandle[GroupStatus]) -> GroupStatus:
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHistory, WorkflowUpdateFailedError
 
 from rindle import messages
@@ -675,6 +676,33 @@ async def cancel_request_before_the_first_task(stage: Stage, fleet: Fleet) -> st
     await fleet.start()
     await closed(stage, workflow_id)
     return workflow_id
+
+
+@_branch(
+    _VARIANTS,
+    *("render_images", "signal wake", "read_group", "cancel requested", "cancel_group", "render_images canceled"),
+    "canceled",
+)
+async def cancel_request_while_rows_are_read(stage: Stage, fleet: Fleet) -> str:
+    """A request that arrives during another step is applied after it, and not when the build has ended."""
+    interruption = Interruption()
+    asset_id = await _building(stage, fleet, interruption)
+    workflow_id = stage.variants_workflow(asset_id)
+    handle = await handle_of(stage, workflow_id)
+
+    async def noticed() -> bool:
+        types = [event.event_type for event in (await handle.fetch_history()).events]
+        requested = types.index(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
+        return EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in types[requested:]
+
+    async def request() -> None:
+        await handle.cancel()
+        await until(noticed, what="the workflow to notice the request")
+
+    interruption.at("reading", workflow_id, request)
+    await handle.signal("wake")
+    await closed(stage, workflow_id)
+    return await _built(stage, asset_id)
 
 
 @_branch(

@@ -32,7 +32,7 @@ from temporalio.worker import (
 from rindle import Rindle, Settings, workflows
 from rindle.bootstrap import WorkerProcess, workflow_interceptors, workflow_runner
 from rindle.cli.temporal_server import find_temporal_cli
-from rindle.messages import READ_UPLOAD, StatusView
+from rindle.messages import READ_GROUP, READ_UPLOAD, StatusView
 from tests.patience import until
 from tests.stage import Stage
 
@@ -48,7 +48,7 @@ class Interruption(Interceptor):
 
     Places are ``closing`` (the run has decided to end, the server does not know yet), ``signalling`` (before another
     workflow is signalled), ``starting`` (before a child is started) and, inside an activity, ``reading`` (before the
-    rows of an upload are read). Each deed is done once per workflow: the task that follows is left alone.
+    rows of an upload or of a group are read). Each deed is done once per workflow: the task that follows is left alone.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Interruption(Interceptor):
         class Activity(ActivityInboundInterceptor):
             async def execute_activity(self, input: ExecuteActivityInput) -> Any:
                 key = ("reading", str(activity.info().workflow_id))
-                if activity.info().activity_type == READ_UPLOAD and key in places._deeds:
+                if activity.info().activity_type in (READ_UPLOAD, READ_GROUP) and key in places._deeds:
                     await places._deeds.pop(key)()
                     places.done.append(key)
                 return await super().execute_activity(input)
