@@ -10,8 +10,9 @@ import pytest
 
 from rindle import AssetState, MediaAsset, VariantState
 from rindle.cli.temporal_server import find_temporal_cli
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import until
 from tests.stage import REPOSITORY, Stage
+from tests.workflows.fleet import closed
 
 PAGE = (REPOSITORY / "docs" / "background.md").read_text()
 #: Every command of the page, in order, continued lines joined.
@@ -66,9 +67,11 @@ async def test_a_run_is_found_and_asked(lite_stage: Stage, building: MediaAsset)
 
 
 async def test_runs_are_listed_by_asset(lite_stage: Stage, building: MediaAsset) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while "VariantWorkflow" not in (listed := await typed(lite_stage, "workflow list", asset=building.id)):
-            await asyncio.sleep(0.5)
+    async def look() -> str:
+        listed = await typed(lite_stage, "workflow list", asset=building.id)
+        return listed if "VariantWorkflow" in listed else ""  # visibility lags
+
+    listed = await until(look, what="the run to be listed")
 
     assert f"{lite_stage.prefix}-variants:{building.id}:images" in listed
 
@@ -76,8 +79,8 @@ async def test_runs_are_listed_by_asset(lite_stage: Stage, building: MediaAsset)
 @pytest.mark.parametrize("words", ["--name cancel", "workflow cancel"], ids=["signal", "request"])
 async def test_building_is_stopped_and_begun_again(lite_stage: Stage, building: MediaAsset, words: str) -> None:
     await typed(lite_stage, words, without="--input", asset=building.id)
+    await closed(lite_stage, lite_stage.variants_workflow(building.id))  # requeueing must start a new run
     assert {row.state for row in (await lite_stage.settled(building.id)).variants} == {VariantState.CANCELLED}
-    await _closed(lite_stage, building)
     lite_stage.tell("processor", "")
 
     await typed(lite_stage, "requeue", "'null'", asset=building.id)
@@ -91,7 +94,7 @@ async def test_one_variant_is_stopped_and_begun_again(lite_stage: Stage, buildin
     await lite_stage.variant(building.id, "thumb", VariantState.CANCELLED)
     lite_stage.tell("processor", "")
     await lite_stage.variant(building.id, "large", VariantState.READY)
-    await _closed(lite_stage, building)
+    await closed(lite_stage, lite_stage.variants_workflow(building.id))
 
     await typed(lite_stage, "requeue", "thumb", asset=building.id)
 
@@ -112,11 +115,3 @@ async def test_an_upload_is_verified_by_an_update_and_promotion_is_woken(lite_st
     assert asset.state == AssetState.READY
     await typed(lite_stage, "verified", session=session.id)
     assert (await lite_stage.settled(session.asset_id)).state == AssetState.READY
-
-
-async def _closed(stage: Stage, asset: MediaAsset) -> None:
-    """Wait until the group's run has ended: requeueing must start a new one."""
-    handle = (await stage.client()).get_workflow_handle(stage.variants_workflow(asset.id))
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while (await handle.describe()).close_time is None:
-            await asyncio.sleep(0.05)
