@@ -137,7 +137,7 @@ def attach(
     uploader = uploaded_by if isinstance(uploaded_by, Unchecked) else actor_text("uploaded_by", uploaded_by)
     accepted = services.owner_types.profiles_of(ref, slot) if profile is None else profile_names(profile, services)
     with translating_conflicts():
-        sqlite.begin(session)
+        sqlite.begin_write(session)
         locked = _attachable(session, id_of_asset(asset), uploader, slot, accepted)
         attachment = _place(session, locked, ref, slot, services.settings)
     for row in (locked, asset):
@@ -214,7 +214,7 @@ def detach(session: Session, owner: Any, slot: str, *, services: Services) -> No
     ref = services.owner_types.ref(owner)
     check_slot(slot)
     with translating_conflicts():
-        sqlite.begin(session)
+        sqlite.begin_write(session)
         present = session.scalars(_slot(ref, slot).with_for_update()).one_or_none()
         if present is None:
             return

@@ -39,8 +39,12 @@ def configure(engine: Engine | AsyncEngine) -> None:
     event.listen(sync_engine, "begin", _on_begin)
 
 
-def begin(session: Session) -> None:
-    """Begin a transaction on the session's SQLite connection, where the driver has begun none yet.
+def begin_write(session: Session) -> None:
+    """Take SQLite's write lock for the session's transaction, before it reads; begin one where there is none yet.
+
+    A transaction whose first statement reads cannot write any more once another process has written. It takes the lock
+    here, and waits for it as long as the busy timeout lasts. One that has read before may still be refused: the
+    application begins that with :data:`WRITE_OPTION`.
 
     The driver of an engine that is not configured begins at the first write. A savepoint before that would be the whole
     transaction: its release commits, and a rollback of the caller undoes nothing.
@@ -48,8 +52,9 @@ def begin(session: Session) -> None:
     connection = session.connection()
     if connection.dialect.name == "sqlite":
         driver_connection: Any = connection.connection.driver_connection
-        if not driver_connection.in_transaction:
-            connection.exec_driver_sql("BEGIN")
+        # A deferred transaction takes the lock with its first statement that may write, also where no row matches.
+        begun = driver_connection.in_transaction
+        connection.exec_driver_sql("DELETE FROM media_attachments WHERE 0" if begun else "BEGIN IMMEDIATE")
 
 
 def _on_connect(dbapi_connection: Any, _record: Any) -> None:

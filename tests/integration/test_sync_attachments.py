@@ -20,7 +20,7 @@ from rindle.attachments import SessionAttachments
 from rindle.db.database import CONFLICT_TRIES
 from rindle.errors import InvalidArgument, ProfileMismatch, StateConflict
 from rindle.protocols import Storage
-from rindle.sqlite import WRITE_OPTION
+from rindle.sqlite import WRITE_OPTION, configure
 from rindle.uploads.direct import initiate_and_sign
 from rindle.uploads.sessions import UploadRequest
 from tests.gallery import Gallery, opened
@@ -237,6 +237,44 @@ async def test_a_busy_sqlite_file_is_waited_for_again(tmp_path: Path) -> None:
         holder.close()
         assert refused == ["database is locked"]
         assert await gallery.rindle.attachment_for(("customer", 1), "avatar") is not None
+
+
+@pytest.mark.parametrize("call", ["attach", "replace", "detach"])
+@pytest.mark.parametrize("configured", [True, False], ids=["rindle's", "the driver's"])
+async def test_a_sqlite_transaction_that_begins_with_a_call_is_not_refused(
+    tmp_path: Path, call: str, configured: bool
+) -> None:
+    """Another process tries to write as soon as the call has read: the call has the write lock by then."""
+    async with opened(tmp_path, make_profiles) as gallery:
+        old, new = await _photo(gallery), await _photo(gallery)
+        if call != "attach":
+            await gallery.rindle.attach(old, ("customer", 1), "avatar")
+        engine = create_engine(f"sqlite:///{tmp_path / 'gallery.db'}")
+        if configured:
+            configure(engine)
+        worker = sqlite3.connect(tmp_path / "gallery.db", isolation_level=None, timeout=0)
+        refused: list[str] = []
+
+        def write_meanwhile(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+            if statement.startswith("SELECT"):
+                try:
+                    worker.execute("UPDATE media_assets SET updated_at = updated_at")
+                except sqlite3.OperationalError as error:
+                    refused.append(str(error))
+
+        event.listen(engine, "after_cursor_execute", write_meanwhile)
+
+        with Session(engine) as session, session.begin():
+            if call == "detach":
+                gallery.rindle.attachments.detach(("customer", 1), "avatar", session=session)
+            else:
+                gallery.rindle.attachments.attach(new, ("customer", 1), "avatar", session=session)
+
+        assert refused and set(refused) == {"database is locked"}
+        worker.close()
+        engine.dispose()
+        found = await gallery.rindle.attachment_for(("customer", 1), "avatar")
+        assert (found and found.asset_id) == (None if call == "detach" else new.id)
 
 
 # --- the recipe ---------------------------------------------------------------------------------------------------
