@@ -128,7 +128,11 @@ class QueueSample(Report):
 
 @dataclass(frozen=True, slots=True)
 class RetrySample(Report):
-    """One step that fails and is retried, and the worker that tried it last."""
+    """One step that fails and is retried, and the worker that tried it last.
+
+    Attributes:
+        next_attempt_at: when it is tried again; ``None`` while an attempt runs or waits for a worker.
+    """
 
     workflow_id: str
     asset_id: str | None

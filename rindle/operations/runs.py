@@ -58,6 +58,7 @@ class PendingActivity(Report):
     """A step that a run waits for.
 
     Attributes:
+        next_attempt_at: when it is tried again; ``None`` while an attempt runs or waits for a worker.
         worker: identity of the last worker that tried it, as ``host:process:build``.
         task_queue: queue that its next attempt waits in, or waited in.
         scheduled_at: since when the current attempt waits or runs.

@@ -91,8 +91,13 @@ async def test_a_worker_without_ffmpeg_is_named(stage: Stage, clips: Clips, monk
 
     report = await reported(stage, "retrying")
 
-    sample = retried(report)
-    assert sample.error_code == "ffmpeg_not_found" and sample.worker and sample.next_attempt_at
+    async def paused() -> RetrySample | None:
+        """Return the step between two attempts; while one runs, the time of the next is unknown."""
+        sample = retried(await reported(stage, "retrying"))
+        return sample if sample.next_attempt_at else None
+
+    sample = await until(paused, what="an attempt to have failed, and the next to have a time")
+    assert sample.error_code == "ffmpeg_not_found" and sample.worker
     assert f":{crippled.process.pid}:" in sample.worker
     story = await explained(stage, asset.id, "rindle doctor")
     assert sample.worker in story.diagnosis.summary
