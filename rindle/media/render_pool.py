@@ -37,6 +37,7 @@ from rindle.recipes import ImageVariant
 
 with requires("images"):
     import pebble
+    from pebble.pool.process import PoolManager
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ ENGINE = "rindle.media.image"
 START_SECONDS = 60.0
 #: Seconds that a cancelled caller waits at most until its child is gone; a kill takes a tenth of one.
 _GONE_SECONDS = 10.0
+#: How often pebble looks for the task of a dead child, every tenth of a second: its message may not be read yet.
+_LOOKS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,10 @@ class RenderPool:
 
     async def features(self) -> ImageFeatures:
         """Return the features of the image libraries, tried in a child process (for ``rindle doctor``)."""
-        found = await self._run("features", None)
+        try:
+            found = await self._run("features", None)
+        except _ChildLost as lost:
+            raise lost.error from None
         assert isinstance(found, ImageFeatures)  # noqa: S101 - narrows what came through a pipe
         return found
 
@@ -276,7 +282,8 @@ class RenderPool:
             try:
                 return await self._result(function, busy, arguments, options)
             except (BrokenProcessPool, RuntimeError) as error:
-                raise RenderFailed("the render pool broke twice in a row") from error
+                # A child that dies before pebble has noted its task breaks the pool, too: this task may be the cause.
+                raise _ChildLost(RenderFailed("the render pool broke twice in a row")) from error
 
     @asynccontextmanager
     async def _child(self) -> AsyncIterator[None]:
@@ -306,6 +313,8 @@ class RenderPool:
             self._running.discard(future)
 
     def _limit_of(self, function: str) -> float:
+        if function == "require_safe_libvips":
+            return START_SECONDS  # it includes the start of the child, which has nothing to do with a file
         return self._probe_seconds if function == "probe_image" else self._wall_seconds
 
     def _schedule(
@@ -324,13 +333,15 @@ class RenderPool:
 
     def _new_pool(self) -> pebble.ProcessPool:
         context = CleanContext(self._engine, render_child.__name__, "pebble.pool.process")
-        return pebble.ProcessPool(
+        pool = pebble.ProcessPool(
             max_workers=self._workers,
             max_tasks=self._max_tasks,
             initializer=render_child.enter,
             initargs=(self._memory_bytes,),
             context=context,
         )
+        pool._pool_manager = _PoolManager(pool._context, context)
+        return pool
 
 
 class ImageProbe:
@@ -368,6 +379,36 @@ class ImageProbe:
     async def probe(self, path: Path) -> ProbeResult:
         """Sniff and read the image at ``path``; raises what :meth:`RenderPool.probe` raises."""
         return await self._pool.probe(path, **self._options)
+
+
+class _PoolManager(PoolManager):
+    """Finds the task of a child that died before the message that it has begun was read.
+
+    pebble looks once, as soon as it sees a dead child. When another thread has not read the child's message by then,
+    nobody ends the task before its time limit, or the whole pool is given up.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._deaths: list[tuple[Any, int]] = []
+
+    def update_workers(self) -> None:
+        deaths, self._deaths = self._deaths, []
+        for death, looks in deaths:
+            self._look(death, looks)
+        super().update_workers()  # type: ignore[no-untyped-call]
+
+    def handle_worker_expiration(self, expiration: Any) -> None:
+        self._look(expiration, _LOOKS)
+
+    def _look(self, death: Any, looks: int) -> None:
+        try:
+            self.find_expired_task(death[0])
+        except (LookupError, BrokenProcessPool):
+            if looks > 1:
+                self._deaths.append((death, looks - 1))
+                return
+        super().handle_worker_expiration(death)
 
 
 class _ChildLost(Exception):

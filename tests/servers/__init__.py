@@ -28,12 +28,23 @@ class Unavailable(Exception):
     """A server's program is not on this machine, or does not run; the message says what to install."""
 
 
+#: Sockets that are bound to the ports of :func:`free_port` and never listen.
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a loopback TCP port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a loopback TCP port that nobody listens on, and that no other process is given while this one lives.
+
+    A server may need many seconds before it binds its port. Until then the kernel would give the port to any process
+    that requests a free one. A socket that is bound here, and does not listen, prevents that. A server which names the
+    port and sets ``SO_REUSEADDR``, as all servers do, still gets it. Until then, connections are refused.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    _reserved.append(reserved)
+    port: int = reserved.getsockname()[1]
+    return port
 
 
 def version_of(program: Path, *arguments: str, pattern: str = r"(\d+(?:\.\d+)+)") -> str:

@@ -19,10 +19,8 @@ from rindle.errors import PluginUnavailable, RenderFailed, ScannerUnavailable, U
 from rindle.plugin_threads import Limits
 from rindle.plugins import Kind, authorize, call
 from rindle.protocols import ProbeResult
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 
-#: Seconds after which a test that would hang fails instead.
-PATIENCE_SECONDS = 30.0
 FACTS = ProbeResult(MediaKind.IMAGE, width=1, height=1)
 RECIPE = ImageVariant(mode="fit", width=8, height=8)
 
@@ -241,8 +239,12 @@ async def test_the_budget_of_a_plugin_goes_with_it(monkeypatch: pytest.MonkeyPat
     await call(Kind.REQUEST, plugin.call)
     assert len(set(plugins._budgets) - others) == 1
     del plugin
-    gc.collect()
-    assert set(plugins._budgets) <= others
+
+    def gone() -> bool:
+        gc.collect()
+        return set(plugins._budgets) <= others
+
+    await until(gone, what="the thread to let go of the plug-in, and its budget to be gone")
 
 
 async def test_a_plugin_that_ends_its_thread_does_not_end_the_process() -> None:
@@ -358,8 +360,11 @@ async def test_an_error_of_ours_is_passed_on_and_any_other_is_unexpected(made_of
     assert failed.value.retryable
 
 
-async def test_a_cancelled_build_waits_until_its_thread_has_ended(tmp_path: Path) -> None:
+async def test_a_cancelled_build_waits_until_its_thread_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that nothing writes into a scratch directory that is removed, or beside the next attempt."""
+    monkeypatch.setattr(plugins, "GRACE_SECONDS", PATIENCE_SECONDS)
     started, ended = threading.Event(), threading.Event()
 
     def build(*args: Any, progress: Any, cancelled: Callable[[], bool]) -> None:

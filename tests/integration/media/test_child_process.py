@@ -58,10 +58,10 @@ def members(group: int) -> list[int]:
 async def nobody_of(pid_file: Path) -> None:
     """Check that the group whose leader wrote its id is gone; the kernel needs a moment for what was killed."""
     group = int(pid_file.read_text())
-    await until(lambda: asyncio.sleep(0, not members(group)), what=f"group {group} to end")
+    await until(lambda: not members(group), what=f"group {group} to end")
 
 
-async def written(path: Path) -> bool:
+def written(path: Path) -> bool:
     """Say whether a script has come to the point where it says so."""
     return path.exists() and path.read_text().endswith("\n")
 
@@ -138,7 +138,7 @@ async def test_a_program_that_hangs_and_ignores_sigterm_is_killed(script: Script
 async def test_silence_is_a_limit_of_its_own(script: Script, tmp_path: Path) -> None:
     for moment in MOMENTS:
         ended = await run(script("echo hello; exec sleep 1000"), limits=replace(LIMITS, stall_seconds=moment))
-        if (tmp_path / "pid").exists():
+        if written(tmp_path / "pid"):
             break
 
     assert (ended.timed_out, ended.status) == (True, -signal.SIGTERM)
@@ -176,7 +176,7 @@ async def test_cancelled_before_it_began(script: Script, tmp_path: Path) -> None
     with pytest.raises(asyncio.CancelledError):
         await running
 
-    if (tmp_path / "pid").exists():
+    if written(tmp_path / "pid"):
         await nobody_of(tmp_path / "pid")
 
 
@@ -213,10 +213,7 @@ async def test_a_worker_that_is_killed_takes_its_child_along(script: Script, tmp
     process.kill()
     await process.wait()
 
-    async def gone() -> bool:
-        return members(group) == []
-
-    await until(gone, what="the child of a killed worker to end")
+    await until(lambda: not members(group), what="the child of a killed worker to end")
 
 
 async def test_a_loop_that_is_closed_leaves_nobody(script: Script, tmp_path: Path) -> None:
@@ -235,7 +232,7 @@ async def test_a_loop_that_is_closed_leaves_nobody(script: Script, tmp_path: Pat
 
     assert await process.wait() == 0
     group = int((tmp_path / "pid").read_text())
-    await until(lambda: asyncio.sleep(0, not members(group)), what="its child to end")
+    await until(lambda: not members(group), what="its child to end")
 
 
 # --- ffmpeg on a bad day -----------------------------------------------------------------------------------------
@@ -256,7 +253,7 @@ def build(clips: Clips, tmp_path: Path, script: Script) -> Build:
             with pytest.raises(RindleError) as failed:
                 await AvProcessor(tools, limit).build(clips.film(), recipe, run_dir / f"made{recipe.extension}")
             assert list(run_dir.iterdir()) == []
-            if (tmp_path / "pid").exists():
+            if written(tmp_path / "pid"):
                 break
         await nobody_of(tmp_path / "pid")
         assert str(tmp_path) not in str(failed.value.to_dict())
@@ -381,13 +378,20 @@ async def test_memory_is_bounded(clips: Clips, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-async def test_cancelling_a_real_transcode_leaves_nothing(clips: Clips, tmp_path: Path) -> None:
+@pytest.fixture
+def unhurried(script: Script) -> FfmpegTools:
+    """The real ffmpeg, which needs as long for a film as the film lasts: however slow the test, it has not ended."""
+    found = FfmpegTools.find()
+    return replace(found, ffmpeg=script(f'exec "{found.ffmpeg}" -re "$@"'))
+
+
+async def test_cancelling_a_real_transcode_leaves_nothing(clips: Clips, tmp_path: Path, unhurried: FfmpegTools) -> None:
     source = clips.made("busy.mp4", *moving("1920x1080", 20), *H264)
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     moved = asyncio.Event()
     running = asyncio.create_task(
-        AvProcessor(FfmpegTools.find()).build(
+        AvProcessor(unhurried).build(
             source, VideoVariant("web_720p"), run_dir / "made.mp4", progress=lambda percent: percent > 5 and moved.set()
         )
     )
@@ -404,20 +408,22 @@ async def test_cancelling_a_real_transcode_leaves_nothing(clips: Clips, tmp_path
     assert list(run_dir.iterdir()) == []
 
 
-async def test_a_build_that_is_not_wanted_any_more_ends(clips: Clips, tmp_path: Path) -> None:
+async def test_a_build_that_is_not_wanted_any_more_ends(clips: Clips, tmp_path: Path, unhurried: FfmpegTools) -> None:
     source = clips.made("busy.mp4", *moving("1920x1080", 20), *H264)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
     told: list[int] = []
 
     with pytest.raises(VariantProcessingCancelled):
-        await AvProcessor(FfmpegTools.find()).process(
+        await AvProcessor(unhurried).process(
             source,
             VideoVariant("web_720p"),
-            tmp_path / "made.mp4",
+            run_dir / "made.mp4",
             progress=told.append,
             cancelled=lambda: bool(told),
         )
 
-    assert not list(tmp_path.iterdir())
+    assert not list(run_dir.iterdir())
 
 
 async def test_a_scratch_directory_that_cannot_be_written_is_worth_another_try(clips: Clips, tmp_path: Path) -> None:

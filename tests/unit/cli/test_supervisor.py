@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rindle.cli.supervisor import Supervisor, identity
+from rindle.cli.supervisor import POLL_SECONDS, Supervisor, identity
 from rindle.errors import Misconfigured, SetupIncomplete
 from tests.patience import PATIENCE_SECONDS, until_blocking
 
@@ -100,8 +100,12 @@ def supervisor(tmp_path: Path, reports: list[str]) -> Iterator[Supervisor]:
 
 
 @pytest.fixture
-def watching(tmp_path: Path, reports: list[str]) -> Iterator[Callable[[float], Supervisor]]:
+def watching(
+    tmp_path: Path, reports: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[float], Supervisor]]:
     """Start a supervisor that gives unhealthy parts so many seconds."""
+    # The limits here are short: a pause of this process adds no more to them than any other poll.
+    monkeypatch.setattr("rindle.cli.supervisor._LONGEST_POLL_SECONDS", POLL_SECONDS)
     with ExitStack() as stack:
 
         def begin(unhealthy_seconds: float) -> Supervisor:
@@ -195,7 +199,7 @@ def test_an_unhealthy_part_that_does_not_listen_is_killed(
 def test_a_suspended_part_is_replaced_and_its_neighbour_is_not(
     watching: Callable[[float], Supervisor], tmp_path: Path, reports: list[str]
 ) -> None:
-    supervisor = watching(3)
+    supervisor = watching(10)
     for name in ("temporal", "worker"):
         start(supervisor, name, tmp_path, healthy=pulse_of(name, tmp_path), stop_seconds=0.2)
     suspended, neighbour = supervisor.pid("temporal"), supervisor.pid("worker")
@@ -256,8 +260,8 @@ def test_a_check_that_hangs_delays_no_other_part_and_is_not_asked_twice_at_once(
     release = threading.Event()
     hanging = Checks(lambda _: release.wait(PATIENCE_SECONDS))
     try:
-        start(supervisor, "temporal", tmp_path, healthy=hanging)
         start(supervisor, "worker", tmp_path)
+        start(supervisor, "temporal", tmp_path, healthy=hanging)
         hangs = supervisor.pid("temporal")
         until_blocking(lambda: hanging.under_way, what="the check to hang")
 
@@ -401,14 +405,15 @@ def test_parts_of_a_killed_supervisor_are_ended_by_the_next_one_and_strangers_ar
                 lambda: (tmp_path / "worker.pid").exists() and (tmp_path / "worker.pid").read_text(), what="the part"
             )
             left = int((tmp_path / "worker.pid").read_text())
-            until_blocking(lambda: str(left) in (home / "supervisor.json").read_text(), what="the record")
+            record = home / "supervisor.json"
+            until_blocking(lambda: record.exists() and str(left) in record.read_text(), what="the record")
             first.send_signal(signal.SIGKILL)
             first.wait()
             assert not gone(left)
             # The stranger has an id that the record names, but was not started when the record says.
-            record = json.loads((home / "supervisor.json").read_text())
-            record["parts"].append({**record["parts"][0], "name": "web", "pid": stranger.pid})
-            (home / "supervisor.json").write_text(json.dumps(record))
+            recorded = json.loads(record.read_text())
+            recorded["parts"].append({**recorded["parts"][0], "name": "web", "pid": stranger.pid})
+            record.write_text(json.dumps(recorded))
 
             with Supervisor(home, report=reports.append):
                 assert gone(left)

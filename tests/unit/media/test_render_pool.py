@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pebble.pool.process import Acknowledgement, WorkerManager
 
-from rindle.errors import ContentRejected, Misconfigured, ProbeFailed, ProcessTimeout
+from rindle.errors import ContentRejected, Misconfigured, ProbeFailed, ProcessTimeout, RenderFailed
 from rindle.media.render_pool import RenderOrder, RenderPool, RenderResult
 from rindle.recipes import ImageVariant
 from tests.patience import PATIENCE_SECONDS, until
@@ -75,14 +79,20 @@ def pids(directory: Path) -> list[int]:
 
 
 def children_of_the_forkserver() -> set[int]:
-    found = set()
+    """Return the fork server of this process and its children; other processes that run tests have their own."""
+    parents, servers = {}, set()
     for path in Path("/proc").glob("[0-9]*"):
         try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
             if b"multiprocessing.forkserver" in (path / "cmdline").read_bytes() and alive(int(path.name)):
-                found.add(int(path.name))
+                servers.add(int(path.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return found
+
+    def is_ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and is_ours(parents[pid]))
+
+    return {pid for pid in servers if is_ours(pid)}
 
 
 async def test_orders_come_back_in_order_with_their_files_and_nothing_else(
@@ -110,6 +120,57 @@ async def test_a_crash_fails_only_the_culprit_and_the_pool_goes_on(pool: RenderP
     assert sorted(path.name for path in out.iterdir()) == ["ok_1.jpg", "ok_2.jpg", "ok_3.jpg"]
     again = await pool.render(source, "image/jpeg", orders(out, "ok_1"), max_pixels=ANY_PIXELS)
     assert outcome(again) == {"ok_1": "made"}
+
+
+async def test_a_crash_is_noticed_although_the_message_of_the_child_is_read_late(
+    source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = WorkerManager.receive
+    dead = threading.Event()
+
+    def read_late(manager: WorkerManager, timeout: float) -> Any:
+        """Read the message of a child that crashes only when pebble has seen that it is dead."""
+        message = read(manager, timeout)
+        if isinstance(message, Acknowledgement) and list(tmp_path.glob("wait.*.pid")):
+            assert dead.wait(PATIENCE_SECONDS)
+        return message
+
+    def inspect(manager: WorkerManager) -> tuple[Any, ...]:
+        found = inspected(manager)
+        if found:
+            dead.set()
+        return found
+
+    inspected = WorkerManager.inspect_workers
+    monkeypatch.setattr(WorkerManager, "receive", read_late)
+    monkeypatch.setattr(WorkerManager, "inspect_workers", inspect)
+    async with running(wall_seconds=PATIENCE_SECONDS) as pool:
+        waiting = asyncio.create_task(pool.render(source, "image/jpeg", orders(out, "wait"), max_pixels=ANY_PIXELS))
+        await until(lambda: list(tmp_path.glob("wait.*.pid")))
+        with pytest.raises(ProbeFailed) as died:
+            await pool.probe(tmp_path / "crash", "image/png", max_pixels=ANY_PIXELS)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert died.value.detail == {"signal": "SIGSEGV"}
+
+
+async def test_a_pool_that_breaks_again_and_again_is_an_error_of_the_call(
+    source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(*arguments: Any) -> Any:
+        raise BrokenProcessPool
+
+    async with running() as pool:
+        monkeypatch.setattr(pool, "_result", breaks)
+        with pytest.raises(ProbeFailed) as failed:
+            await pool.probe(tmp_path / "ok", "image/png", max_pixels=ANY_PIXELS)
+        results = await pool.render(source, "image/jpeg", orders(out, "ok_1", "ok_2"), max_pixels=ANY_PIXELS)
+        with pytest.raises(RenderFailed):
+            await pool.features()
+
+    assert failed.value.retryable
+    assert outcome(results) == {"ok_1": "render_failed", "ok_2": "render_failed"}
 
 
 @pytest.mark.parametrize("hang", ["wait", "spin"])
@@ -201,7 +262,8 @@ async def test_probe_errors_come_back_typed(pool: RenderPool, tmp_path: Path) ->
 async def test_a_hung_probe_times_out(tmp_path: Path) -> None:
     found = None
     for moment in MOMENTS:
-        async with running(1, wall_seconds=moment, cpu_share=2) as pool:
+        # The limit of its processor time is so far away that only the clock can end it.
+        async with running(1, wall_seconds=moment, cpu_share=1000) as pool:
             with pytest.raises(ProcessTimeout) as late:
                 await pool.probe(tmp_path / "spin", "image/png", max_pixels=ANY_PIXELS)
             assert late.value.retryable

@@ -17,6 +17,12 @@ from tests.patience import PATIENCE_SECONDS
 TRACE = contextvars.ContextVar("TRACE", default="none")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a thread of a busy machine as long as it needs; no test here is about the end of that wait."""
+    monkeypatch.setattr("rindle.storage.threads.GRACE_SECONDS", PATIENCE_SECONDS)
+
+
 async def test_a_call_runs_in_a_thread_with_the_callers_context() -> None:
     threads = Threads("test", 2)
     TRACE.set("abc")
