@@ -27,9 +27,9 @@ from rindle.events import STREAMED_TYPES
 from rindle.http import create_router
 from rindle.states import AssetState, VariantState
 from rindle.storage.memory import MemoryStorage
+from tests.contract.serving import listening
 from tests.gallery import Gallery, png
 from tests.patience import PATIENCE_SECONDS, until
-from tests.servers import free_port
 from tests.tables import create_tables
 
 SECRET = "a secret of the news, long enough to sign with"
@@ -249,24 +249,22 @@ def create_app() -> FastAPI:
 @asynccontextmanager
 async def served(app: Any, **options: Any) -> AsyncIterator[str]:
     """Serve an ASGI application on this loop and yield its address."""
-    port = free_port()
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="warning", timeout_keep_alive=int(PATIENCE_SECONDS), **options
-    )
+    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=int(PATIENCE_SECONDS), **options)
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    try:
+    with listening() as (listener, address):
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
 
-        async def started() -> bool:
-            if task.done():
-                await task
-            return server.started
+            async def started() -> bool:
+                if task.done():
+                    await task
+                return server.started
 
-        await until(started, what="the web server")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, PATIENCE_SECONDS)
+            await until(started, what="the web server")
+            yield address
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(task, PATIENCE_SECONDS)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -136,9 +137,9 @@ class _Endpoint:
                     return _refusal(400, "content-range is not supported")
                 grant.check_content_type(request.headers.get("content-type"))
                 grant.check_body_size(_announced_bytes(request), complete="content-length" in request.headers)
-                await self._require_asset(grant.key)
                 async with aclosing(self._body(request, grant.key)) as body:  # a refusal leaves the body unfinished
-                    stored = await self._storage.receive(body, grant)
+                    # Nothing is awaited before: requests with one ticket reach the store in the order of arrival.
+                    stored = await self._storage.receive(body, grant, require=partial(self._require_asset, grant.key))
                 return Response(headers={**_GUARDS, "ETag": f'"{stored.etag}"'})
             if await call_hook(self._is_gone, grant.key):
                 return _refusal(404, "not found")

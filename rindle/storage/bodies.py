@@ -3,7 +3,8 @@
 A ticket is a bearer credential: its holder can open any number of connections with it. What they cost here is bounded:
 
 - **One body for each key.** A new body replaces an earlier one, which ends with ``upload_superseded``. A client that
-  sends again after its connection broke so never waits for the old connection.
+  sends again after its connection broke so never waits for the old connection. The order is that in which the requests
+  arrived, also when hooks of the application answer in another one. A request that is refused replaces none.
 - **An idle limit.** A body without a byte for so many seconds ends with ``upload_stalled``.
 - **A limit on temporary bytes.** What all bodies have written and not published is counted; the body that exceeds the
   limit ends with ``temporary_space_full``.
@@ -42,24 +43,33 @@ class Bodies:
         self._idle_seconds = idle_seconds
         self._max_bytes = max_temporary_bytes
         self._lock = threading.Lock()
-        self._open: dict[str, Body] = {}
+        self._open: dict[str, list[Body]] = {}  # for each key in the order of arrival
         self._bytes = 0
 
     @contextmanager
     def open(self, key: str) -> Iterator[Body]:
-        """Yield the body for ``key``, which replaces an earlier one; its bytes count until the block is left."""
+        """Yield a body for ``key``; its bytes count until the block is left.
+
+        It is newer than the bodies that were opened before it, and replaces them only when it begins.
+        """
         body = Body(self, key, self._idle_seconds)
         with self._lock:
-            earlier, self._open[key] = self._open.get(key), body
-        if earlier is not None:
-            earlier.supersede()
+            self._open.setdefault(key, []).append(body)
         try:
             yield body
         finally:
             with self._lock:
                 self._bytes -= body.written
-                if self._open.get(key) is body:
+                self._open[key].remove(body)
+                if not self._open[key]:
                     del self._open[key]
+
+    def supersede_earlier(self, body: Body) -> None:
+        """End the bodies for the same key that were opened before ``body``."""
+        with self._lock:
+            bodies = self._open[body.key]
+            for earlier in bodies[: bodies.index(body)]:
+                earlier.supersede()
 
     def take(self, body: Body, size: int) -> None:
         """Count ``size`` more bytes of ``body``, before they are written.
@@ -95,6 +105,15 @@ class Body:
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Timeout | None = None
         self._is_superseded = False
+
+    def begin(self) -> None:
+        """Replace the bodies for the same key that were opened before this one.
+
+        Raises:
+            UploadSuperseded: a newer body has begun, even if it has ended by now.
+        """
+        self.check()
+        self._bodies.supersede_earlier(self)
 
     def take(self, size: int) -> None:
         """Count ``size`` more bytes, before they are written; see :meth:`Bodies.take`."""
@@ -133,6 +152,8 @@ class Body:
 
     def supersede(self) -> None:
         """End this body at its next piece, or at once while it waits for one; callable from any thread."""
+        if self._is_superseded:
+            return
         self._is_superseded = True
         try:
             self._loop.call_soon_threadsafe(self._wake)

@@ -23,7 +23,7 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -181,13 +181,21 @@ class LocalStorage(LocalStreams, Storage):
             stop.check()
             return self._publish(draft, key, if_absent)
 
-    async def receive(self, chunks: AsyncIterator[bytes], grant: Grant) -> StoredObject:
+    async def receive(
+        self, chunks: AsyncIterator[bytes], grant: Grant, *, require: Callable[[], Awaitable[None]] | None = None
+    ) -> StoredObject:
         """Write a request body to the key of an upload ``grant``; it appears only when it is complete and as granted.
 
-        A body for the same key that is still under way ends; see :mod:`rindle.storage.bodies`.
+        Bodies for the same key that came earlier and are still under way end; see :mod:`rindle.storage.bodies`.
+
+        Args:
+            chunks: the body.
+            grant: what the ticket allows.
+            require: awaited first, may raise to refuse the body; a refused body ends no other one. The order of bodies
+                is that of the calls of ``receive``, however long it takes.
 
         Raises:
-            UploadSuperseded: a newer body is under way for the same key.
+            UploadSuperseded: a newer body has begun for the same key.
             UploadStalled: nothing arrived within the idle limit.
             TemporarySpaceFull: the bodies under way have reached the limit of this store.
             UploadRejected: ``max_bytes_exceeded``, as soon as it is; ``size_mismatch``.
@@ -199,6 +207,9 @@ class LocalStorage(LocalStreams, Storage):
         received = 0
         buffer = bytearray()
         with self._bodies.open(grant.key) as body:
+            if require is not None:
+                await require()
+            body.begin()
             try:
                 await self._threads.run(self._begin, draft, grant)
                 async with aclosing(body.pieces(chunks)) as pieces:

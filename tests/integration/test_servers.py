@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,9 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 from tests.servers import chromium as browser
-from tests.servers import version_of
+from tests.servers import free_port, version_of
 from tests.servers.minio import MinioServer
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.temporal import StoppableTemporal, TemporalServer, server_version
@@ -40,6 +42,32 @@ class WaitForWord:
     async def run(self) -> str:
         await workflow.wait_condition(lambda: self._word is not None)
         return str(self._word)
+
+
+def test_a_free_port_is_kept_for_the_server_that_names_it() -> None:
+    port = free_port()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+
+    given: set[int] = set()
+    for reuse in (0, 1):
+        for _ in range(10):
+            with ExitStack() as batch:
+                for _ in range(100):
+                    taken = batch.enter_context(socket.socket())
+                    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+                    taken.bind(("127.0.0.1", 0))
+                    given.add(taken.getsockname()[1])
+    assert port not in given
+
+    with (
+        socket.create_server(("127.0.0.1", port)) as server,  # sets SO_REUSEADDR, as all servers do
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client,
+    ):
+        answering, _ = server.accept()
+        with answering:
+            answering.sendall(b"here")
+        assert client.recv(4) == b"here"
 
 
 async def test_temporal_answers_with_the_version_of_its_program(temporal_server: TemporalServer) -> None:
@@ -133,7 +161,7 @@ async def test_chromium_shows_a_page(chromium: Path) -> None:
     async with async_playwright() as playwright:
         opened = await playwright.chromium.launch(executable_path=chromium, args=[*browser.ARGUMENTS])
         page = await opened.new_page()
-        await page.set_content("<title>Rindle</title>")
+        await page.set_content("<title>Rindle</title>", timeout=PATIENCE_MS)
 
         assert await page.title() == "Rindle"
         assert opened.version == version_of(chromium, "--version")

@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import STARTUP_SECONDS, Unavailable, ending, free_port, has_ended
 
 #: The superuser of the throw-away server; it needs no password, because only this machine can reach it.
@@ -56,7 +57,15 @@ class PostgresServer:
     def drop_database(self, url: str) -> None:
         """Drop the database at ``url``, whoever is still connected to it."""
         name = url.rpartition("/")[2]
-        self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._run(drop)
+            except psycopg.errors.ObjectInUse:
+                # A session that was told to end has not done so within the five seconds that Postgres waits.
+                if time.monotonic() > deadline:
+                    raise
 
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(

@@ -21,6 +21,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from rindle.cli.temporal_server import DEV_SERVER_ARGS, dev_server_environment, find_temporal_cli
 from rindle.workflows.ids import SEARCH_ATTRIBUTES
+from tests.patience import until
 from tests.servers import POLL_SECONDS, STARTUP_SECONDS, Unavailable, free_port, version_of
 
 NAMESPACE = "default"
@@ -136,10 +137,12 @@ class StoppableTemporal:
         """Kill the server without warning (SIGKILL) and wait until it is gone. Does nothing while it is down."""
         await self._end(signal.SIGKILL)
 
-    def suspend(self) -> None:
-        """Make the server stand still (SIGSTOP): its connections stay open and nothing answers."""
+    async def suspend(self) -> None:
+        """Stop all threads of the server (SIGSTOP): its connections stay open and nothing answers any more."""
         assert self._process is not None
+        pid = self._process.pid
         self._process.send_signal(signal.SIGSTOP)
+        await until(lambda: _threads_are_stopped(pid), what="all threads of Temporal to stop")
 
     def resume(self) -> None:
         """Let a suspended server go on (SIGCONT)."""
@@ -176,6 +179,15 @@ class StoppableTemporal:
                 raise Unavailable(f"Temporal ended with status {process.returncode} while starting") from None
             else:
                 return
+
+
+def _threads_are_stopped(pid: int) -> bool:
+    """Whether a signal has stopped every thread of a process (state ``T``): one that runs stops after the others."""
+    try:
+        threads = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):  # a thread has ended meanwhile
+        return False
+    return all(thread.rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 @asynccontextmanager

@@ -21,10 +21,19 @@ from tests.stage import Stage, staged, status_of
 PROBE_SECONDS = 20.0
 
 
+async def answers(url: str, status: int) -> None:
+    """Wait until a probe is answered with ``status``: a worker that starved says for a moment that it hangs."""
+
+    async def look() -> bool:
+        return await status_of(url) == status
+
+    await until(look, what=f"{url} to answer {status}")
+
+
 async def test_a_worker_is_live_and_ready_says_so_and_ends_with_status_0(lite_stage: Stage) -> None:
     worker = await lite_stage.worker()
-    assert await status_of(f"{worker.health}/livez") == 200
-    assert await status_of(f"{worker.health}/readyz") == 200
+    await answers(f"{worker.health}/livez", 200)
+    await answers(f"{worker.health}/readyz", 200)
     assert await status_of(f"{worker.health}/other") == 404
     assert await worker.stop() == 0
 
@@ -36,11 +45,7 @@ async def test_a_worker_without_temporal_is_live_but_not_ready_and_waits(
     async with staged(tmp_path, url, stoppable_temporal.target) as stage:
         await stoppable_temporal.stop()
         worker = await stage.worker(wait=False)
-
-        async def live() -> bool:
-            return await status_of(f"{worker.health}/livez") == 200
-
-        await until(live, what="the worker to be live")
+        await answers(f"{worker.health}/livez", 200)
         assert await status_of(f"{worker.health}/readyz") == 503
         await stoppable_temporal.start()
         await worker.ready()
@@ -56,15 +61,17 @@ async def test_a_worker_says_within_seconds_that_temporal_hangs_and_that_it_is_b
     async with staged(tmp_path, url, stoppable_temporal.target) as stage:
         worker = await stage.worker()
         async with httpx.AsyncClient(base_url=worker.health, timeout=PROBE_SECONDS) as probe:
-            stoppable_temporal.suspend()
+            await stoppable_temporal.suspend()
+            seen: list[tuple[int, str]] = []
 
-            async def told() -> str:
+            async def told() -> bool:
                 answer = await probe.get("/readyz")  # each within its time: a probe that waits for ever tells nothing
                 assert answer.headers["cache-control"] == "no-store"
-                return answer.text if answer.status_code == 503 and "event loop" not in answer.text else ""
+                seen.append((answer.status_code, answer.text))  # a busy machine may lack the database for a moment too
+                return seen[-1] == (503, "not ready: temporal\n")
 
-            assert await until(told, what="the worker to be unready") == "not ready: temporal\n"
-            assert await status_of(f"{worker.health}/livez") == 200  # restarting it would help nobody
+            await until(told, what=lambda: f"the worker to lack Temporal alone; {seen[-1:]}")
+            await answers(f"{worker.health}/livez", 200)  # restarting it would help nobody
             stoppable_temporal.resume()
         await worker.ready()
         assert worker.process.returncode is None
@@ -88,7 +95,8 @@ async def test_logs_are_json_lines_without_secrets(lite_stage: Stage) -> None:
     lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
     actions = {line.get("action") for line in lines}
     assert {"worker_up", "worker_stopping"} <= actions
-    condemned = next(line for line in lines if line["message"] == "upload quarantined")
+    # A warning of Temporal's own has its text in another place.
+    condemned = next(line for line in lines if line.get("message") == "upload quarantined")
     assert (condemned["asset_id"], condemned["reason"]) == (asset.id, asset.error_code)
     assert "secret-name" not in worker.log.read_text()
 

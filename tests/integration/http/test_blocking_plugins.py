@@ -12,13 +12,11 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from rindle import Profile
+from rindle import Profile, plugins
 from rindle.http import create_router
 from rindle.protocols import DeliverySubject, Storage
 from tests.gallery import Gallery, opened, png
-
-#: Seconds after which a test that would hang fails instead.
-PATIENCE_SECONDS = 30.0
+from tests.patience import PATIENCE_SECONDS
 
 
 class Blocking:
@@ -40,7 +38,9 @@ class Blocking:
 
 
 @pytest.fixture
-def blocking() -> Blocking:
+def blocking(monkeypatch: pytest.MonkeyPatch) -> Blocking:
+    """A plug-in that may block as long as a test likes."""
+    monkeypatch.setattr(plugins, "ANSWER_SECONDS", PATIENCE_SECONDS)
     return Blocking()
 
 

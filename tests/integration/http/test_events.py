@@ -35,12 +35,13 @@ from tests.servers.proxy import Proxy
 # --- what is sent ------------------------------------------------------------------------------------------------
 
 
-async def test_the_answer_is_an_event_stream_that_nobody_keeps_or_changes(live_news: tuple[Newsroom, str]) -> None:
-    news, address = live_news
-    asset = await news.running()
-    newest = (await news.streamed(asset.id))[-1]
-
-    async with httpx.AsyncClient(timeout=None) as client:
+async def test_the_answer_is_an_event_stream_that_nobody_keeps_or_changes(tmp_path: Path) -> None:
+    async with (
+        news_site(tmp_path, stream_ping_seconds=PATIENCE_SECONDS) as (news, address),  # no ping between the lines
+        httpx.AsyncClient(timeout=None) as client,
+    ):
+        asset = await news.running()
+        newest = (await news.streamed(asset.id))[-1]
         query = pairs(("asset", asset.id))
         async with (
             client.stream("GET", f"{address}/media/events", params=query) as response,
@@ -49,6 +50,7 @@ async def test_the_answer_is_an_event_stream_that_nobody_keeps_or_changes(live_n
             greeting = [await anext(lines) for _ in range(4)]
             await news.progressed(asset, 43)
             sent = [await anext(lines) for _ in range(4)]
+        event = (await news.rindle.timeline(asset.id))[-1]
 
     headers = dict(response.headers)
     assert response.status_code == 200
@@ -58,7 +60,6 @@ async def test_the_answer_is_an_event_stream_that_nobody_keeps_or_changes(live_n
     assert headers["content-encoding"] == "identity"
     assert "content-length" not in headers
     assert greeting == ["retry: 3000", ": connected", f"id: {newest}", ""]
-    event = (await news.rindle.timeline(asset.id))[-1]
     occurred_at = event.occurred_at.isoformat().replace("+00:00", "Z")
     assert sent == [
         f"id: {event.id}",
@@ -375,35 +376,38 @@ class SlowClient:
         return b"".join(self.bodies).decode()
 
 
-async def test_a_client_that_falls_too_far_behind_is_reset_and_shown_where_everything_stands(news: Newsroom) -> None:
-    asset = await news.running()
-    client = SlowClient(routes(news.rindle, allow_anonymous=True), asset)
-    task = asyncio.create_task(client.run())
-    await asyncio.wait_for(client.begun.wait(), PATIENCE_SECONDS)
-    (subscription,) = news.rindle.listener.subscriptions
+async def test_a_client_that_falls_too_far_behind_is_reset_and_shown_where_everything_stands(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'news.db'}"
+    # It takes nothing until its queue has overflowed; meanwhile it must not be given up.
+    async with newsroom(tmp_path, url, stream_send_seconds=PATIENCE_SECONDS) as news:
+        asset = await news.running()
+        client = SlowClient(routes(news.rindle, allow_anonymous=True), asset)
+        task = asyncio.create_task(client.run())
+        await asyncio.wait_for(client.begun.wait(), PATIENCE_SECONDS)
+        (subscription,) = news.rindle.listener.subscriptions
 
-    await news.write(restart_repeatedly, asset.variant_id, QUEUE_SIZE + 1)
+        await news.write(restart_repeatedly, asset.variant_id, QUEUE_SIZE + 1)
 
-    async def overflowed() -> bool:
-        return subscription.has_pending_reset
+        async def overflowed() -> bool:
+            return subscription.has_pending_reset
 
-    await until(overflowed, what="the queue to overflow")
-    client.taking.set()
+        await until(overflowed, what="the queue to overflow")
+        client.taking.set()
 
-    async def shown() -> bool:
-        return "event: snapshot" in client.text
+        async def shown() -> bool:
+            return "event: snapshot" in client.text
 
-    await until(shown, what="the snapshot")
-    await news.restarted(asset)
+        await until(shown, what="the snapshot")
+        await news.restarted(asset)
 
-    async def live() -> bool:
-        return "variant_started" in client.text.partition("event: snapshot")[2]
+        async def live() -> bool:
+            return "variant_started" in client.text.partition("event: snapshot")[2]
 
-    await until(live, what="what happens next")
-    client.left.set()
-    await asyncio.wait_for(task, PATIENCE_SECONDS)
-    assert '"reason":"overflow"' in client.text
-    await until(news.is_at_rest, what="the listener to stop")
+        await until(live, what="what happens next")
+        client.left.set()
+        await asyncio.wait_for(task, PATIENCE_SECONDS)
+        assert '"reason":"overflow"' in client.text
+        await until(news.is_at_rest, what="the listener to stop")
 
 
 async def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -532,7 +536,7 @@ async def test_two_hundred_streams_share_one_listener(tmp_path: Path, postgres_s
             for asset in assets:
                 await news.progressed(asset, 50)
             blocks = [(await stream.events(1))[0] for stream in streams]
-            connections = await news.listening()
+            connections = await until(news.listening)
 
         assert [block.data["asset_id"] for block in blocks] == [assets[n % 4].id for n in range(200)]
         assert connections == 1

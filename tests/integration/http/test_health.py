@@ -48,15 +48,15 @@ def web_of(rindle: Rindle) -> AbstractAsyncContextManager[httpx.AsyncClient]:
     return serving(app)
 
 
-async def readiness(web: httpx.AsyncClient, **wanted: str) -> httpx.Response:
-    """Return the answer that says ``wanted`` of database and temporal; on a busy machine it may not be the first."""
+async def readiness(web: httpx.AsyncClient, **wanted: object) -> httpx.Response:
+    """Return the answer that says ``wanted`` of the services; on a busy machine it may not be the first."""
 
     async def told() -> httpx.Response | None:
         async with asyncio.timeout(ANSWER_SECONDS):
             answer = await web.get("/media/readyz")
         body = answer.json()
         facts = body["error"]["detail"] if "error" in body else body
-        return answer if {name: facts[name] for name in wanted} == wanted else None
+        return answer if {name: facts.get(name) for name in wanted} == wanted else None
 
     found = await until(told, what=f"readiness to be {wanted}")
     assert found is not None
@@ -72,7 +72,7 @@ async def quiet_stage(tmp_path: Path, database_url: str) -> AsyncIterator[Stage]
 
 async def test_everything_answers(stage: Stage) -> None:
     async with web_of(stage.rindle) as web:
-        ready = await readiness(web, database="ok", temporal="ok")
+        ready = await readiness(web, database="ok", temporal="ok", threads="ok", warnings=[])
         live = await web.get("/media/livez")
 
         assert (live.status_code, live.json()) == (200, {"status": "live"})
@@ -84,7 +84,7 @@ async def test_everything_answers(stage: Stage) -> None:
 
 async def test_what_is_missing_is_named_and_nothing_else(quiet_stage: Stage) -> None:
     async with web_of(quiet_stage.rindle) as web:
-        answer = await readiness(web, database="ok")
+        answer = await readiness(web, database="ok", threads="ok")
 
         assert answer.status_code == 503
         assert answer.json()["error"] == {
@@ -108,7 +108,7 @@ async def test_a_database_that_is_gone_is_named_first(tmp_path: Path) -> None:
 
         await engine.dispose()  # type: ignore[misc]
         async with web_of(stage.rindle) as web:
-            answer = await web.get("/media/readyz")
+            answer = await readiness(web, threads="ok")
 
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "inspection_failed")
         assert answer.json()["error"]["detail"] == {"database": "no answer", "temporal": "no answer", "threads": "ok"}
@@ -140,13 +140,13 @@ async def test_a_server_that_hangs_is_told_in_time_and_so_is_its_return(
     async with staged(tmp_path, url, stoppable_temporal.target) as stage, web_of(stage.rindle) as web:
         await readiness(web, database="ok", temporal="ok")
 
-        stoppable_temporal.suspend()
+        await stoppable_temporal.suspend()
 
         assert (await readiness(web, database="ok", temporal="no answer")).status_code == 503
         # Uploads are still taken in meanwhile: do not take every web process out of service for this.
         assert (await stage.rindle.initiate_upload("avatar", filename="me.jpg")).state == "initialized"
         stoppable_temporal.resume()
-        assert (await readiness(web, database="ok", temporal="ok")).status_code == 200
+        assert (await readiness(web, database="ok", temporal="ok", threads="ok")).status_code == 200
 
 
 async def test_the_question_to_a_server_that_hangs_ends_with_a_connection_and_without_one(
@@ -155,7 +155,7 @@ async def test_the_question_to_a_server_that_hangs_ends_with_a_connection_and_wi
     environment = {"TEMPORAL_ADDRESS": stoppable_temporal.target, "TEMPORAL_NAMESPACE": stoppable_temporal.namespace}
     connected, new = (TemporalConnection(connect_seconds=1, environment=environment) for _ in range(2))
     assert await until(connected.healthy, what="the server to answer")
-    stoppable_temporal.suspend()
+    await stoppable_temporal.suspend()
 
     async with asyncio.timeout(ANSWER_SECONDS):
         assert not await connected.healthy()
