@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from rindle import ImageVariant, MediaAsset, Profile, Quarantine, Rindle, Settings, TemporalConnection
+from rindle.operations import runs
 from rindle.presets import Web
 from rindle.protocols import Storage, StreamingProvider
 from rindle.recipes import AudioVariant, VariantSpec, VideoVariant, WaveformVariant
@@ -24,9 +25,11 @@ from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from rindle.storage.s3 import S3Storage, headers
 from rindle.streaming.memory import InMemoryProvider
-from tests.patience import widen_deadlock_detector
+from tests.patience import PATIENCE_SECONDS, widen_deadlock_detector
 
 widen_deadlock_detector()
+# A server that stands still for some seconds is busy here, and not away: reports wait for it, also those of commands.
+runs.TEMPORAL_SECONDS = PATIENCE_SECONDS
 
 if "APP_STICKY_SECONDS" in os.environ:
     # A worker that is about to be killed: nobody need wait ten seconds for what it has cached.

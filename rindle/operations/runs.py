@@ -33,7 +33,8 @@ from rindle.temporal_client import TemporalConnection
 
 log = logging.getLogger(__name__)
 
-#: Timeout in seconds of all requests about the runs of one asset or erasure together.
+#: Timeout in seconds of all requests to Temporal of one report together, once the process is connected; the connection
+#: has a limit of its own (``RINDLE_TEMPORAL_CONNECT_SECONDS``).
 TEMPORAL_SECONDS = 5.0
 #: A poller without a poll for this many seconds is gone: a poll takes at most 60 s.
 POLLER_SECONDS = 65.0
@@ -162,8 +163,8 @@ async def described_runs(temporal: TemporalConnection, workflow_ids: Iterable[st
     """Describe the runs that exist; ``None`` when Temporal does not answer in time."""
     now = utc_now()
     try:
+        client = await temporal.client()
         async with asyncio.timeout(TEMPORAL_SECONDS):
-            client = await temporal.client()
             described = await asyncio.gather(*(describe_run(client, one) for one in workflow_ids))
             found = tuple(one for one in described if one is not None)
             waiting = {queue for one in found if one.is_running for queue in one.waiting(now)}

@@ -58,8 +58,6 @@ MAX_LIMIT = 100
 EXACT_ROWS = 10_000
 #: Runs that are looked up in Temporal in all, and concurrently.
 MAX_DESCRIBED, DESCRIBED_AT_ONCE = 200, 20
-#: Timeout in seconds of all requests to Temporal together.
-TEMPORAL_SECONDS = 5.0
 #: Seconds a task may wait in a queue without pollers: workers that restart need some.
 NO_WORKER_SECONDS = 60
 #: Task queues that are looked up beyond those of this application: runs may wait in queues of another prefix.
@@ -442,13 +440,13 @@ async def _query(
     filters: Filters,
     now: datetime,
 ) -> _TemporalFacts:
-    """Query Temporal for open runs and for the suspects' runs; returns within its timeout and never raises."""
+    """Query Temporal for open runs and for the suspects' runs; a server that does not answer in time is no error."""
     facts = _TemporalFacts()
     wanted = list(dict.fromkeys(run for suspect in suspects for run in suspect.runs))
     others = list(dict.fromkeys(run for candidate in under_way for run in candidate.runs if run not in wanted))
     try:
-        async with asyncio.timeout(TEMPORAL_SECONDS):
-            client = await services.temporal.client()
+        client = await services.temporal.client()
+        async with asyncio.timeout(runs.TEMPORAL_SECONDS):
             facts.running = await _running(client, services.settings)
             facts.reachable = True
             facts.truncated = len(wanted) > MAX_DESCRIBED or any(one.count > len(one.runs) for one in suspects)

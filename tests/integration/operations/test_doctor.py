@@ -20,11 +20,12 @@ from rindle import ImageVariant, Profile, Rindle, Settings, TemporalConnection, 
 from rindle.db import migrate
 from rindle.db.models import MediaOutbox, utc_now
 from rindle.errors import InvalidArgument, StorageTransient
-from rindle.operations.checks.report import Check, DoctorReport, Planned, Subject
+from rindle.operations.checks.report import Check, DoctorReport
 from rindle.operations.doctor import doctor
 from rindle.storage.local import LocalStorage
 from rindle.storage.memory import MemoryStorage
 from tests.application import ControlledProcessor
+from tests.integration.operations.played import let_checks_take_long
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.stage import Stage
@@ -32,15 +33,8 @@ from tests.stage import Stage
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give checks the time that a busy machine takes to start a program; tests of the limit pass one of their own."""
-    run = runner._run
-
-    async def run_patiently(planned: Planned, subject: Subject, seconds: float, offline: bool) -> Check:
-        limit = PATIENCE_SECONDS if seconds == runner.TIMEOUT_SECONDS else seconds
-        return await run(planned, subject, limit, offline)
-
-    monkeypatch.setattr(runner, "_run", run_patiently)
-    monkeypatch.setattr(runner, "busy_factor", lambda: 1.0)
+    """Give checks the time that a busy machine takes; tests of the limit pass one of their own."""
+    let_checks_take_long(monkeypatch)
 
 
 SECRET = "7c1f0d3e9ab24586c1f0d3e97ab8245867c1f0d3e9ab2458"

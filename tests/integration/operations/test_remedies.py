@@ -22,6 +22,7 @@ from tests.integration.operations.played import (
     OLD,
     breaks,
     commands_of,
+    everything_is_fine,
     prepare,
     reported,
     started,
@@ -41,31 +42,43 @@ async def stage(lite_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return lite_stage
 
 
-async def lost_upload(stage: Stage, state: str, **values: Any) -> str:
-    """Open an upload whose request to Temporal is lost, and leave it behind in ``state``; returns its asset."""
+async def lost_upload(stage: Stage) -> MediaUploadSession:
+    """Open an upload whose request to Temporal is lost; no relay may run yet, which would send it."""
     upload = await stage.rindle.initiate_upload("plain")
-    long_ago = utc_now() - OLD
     await stage.rindle.database.write(
         lambda session: session.execute(
             delete(MediaOutbox).where(MediaOutbox.workflow_id == stage.upload_workflow(upload.id))
         )
     )
-    await breaks(stage, MediaUploadSession, upload.id, state=state, expires_at=long_ago, **values)
+    return upload
+
+
+async def left_behind(stage: Stage, upload: MediaUploadSession, state: str, **values: Any) -> str:
+    """Leave a lost upload behind in ``state``; returns its asset."""
+    await breaks(stage, MediaUploadSession, upload.id, state=state, expires_at=utc_now() - OLD, **values)
     return str(upload.asset_id)
 
 
-async def unsent_upload(stage: Stage, **values: Any) -> str:
-    """Open an upload whose request to Temporal stays in the outbox; returns its asset."""
+async def unsent_upload(stage: Stage) -> MediaUploadSession:
+    """Open an upload whose request to Temporal stays in the outbox; no relay may run yet, which would send it."""
     upload = await stage.rindle.initiate_upload("plain")
-    later = utc_now() + timedelta(hours=1)
+    await change_request(stage, upload, available_at=utc_now() + timedelta(hours=1))
+    return upload
+
+
+async def unsent_for_long(stage: Stage, upload: MediaUploadSession, **values: Any) -> str:
+    """Let the request of an unsent upload be old, and tried often; returns its asset."""
+    await change_request(stage, upload, inserted_at=utc_now() - OLD, updated_at=utc_now() - OLD, attempts=7, **values)
+    return str(upload.asset_id)
+
+
+async def change_request(stage: Stage, upload: MediaUploadSession, **values: Any) -> None:
+    """Change the outbox row of an upload behind the library's back."""
     await stage.rindle.database.write(
         lambda session: session.execute(
-            update(MediaOutbox)
-            .where(MediaOutbox.workflow_id == stage.upload_workflow(upload.id))
-            .values(inserted_at=utc_now() - OLD, updated_at=utc_now() - OLD, available_at=later, attempts=7, **values)
+            update(MediaOutbox).where(MediaOutbox.workflow_id == stage.upload_workflow(upload.id)).values(**values)
         )
     )
-    return str(upload.asset_id)
 
 
 async def lost_erasure(stage: Stage) -> str:
@@ -83,6 +96,9 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
     silent, stuck, dead, refused, foreign, wrong = [await stage.verified("plain", image) for _ in range(6)]
     while await relay.dispatch_once():
         pass
+    # Before a worker runs, whose relay would send their requests.
+    overdue, residue, unreleased = [await lost_upload(stage) for _ in range(3)]
+    stalled, parked = [await unsent_upload(stage) for _ in range(2)]
 
     # No worker polls: the printed command starts one, which stays for the rest.
     report = await reported(stage, "no_worker")
@@ -93,8 +109,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
     async with started(str(diagnosis.command), stage.home / "worker.log"):
         for asset in (failed, drifted, lost, silent, stuck, dead, refused, foreign, wrong):
             await stage.settled(asset.id)
-        await reported(stage)
-        assert (await typed("rindle runtime-status --fail-on any"))[0] == 0
+        await everything_is_fine(stage)
 
         # Rows that were broken by hand.
         await variants_break(stage, failed, large="failed", thumb="cancelled")
@@ -106,24 +121,29 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         await breaks(stage, MediaAsset, refused.id, state="deleted", error_code="storage_unauthorized")
         await breaks(stage, MediaAsset, foreign.id, profile="of_yesterday")
         await breaks(stage, MediaAsset, wrong.id, kind="video")
+        signed = MediaUploadSession.url_expires_at.is_not(None)
         await stage.rindle.database.write(
-            lambda session: session.execute(update(MediaUploadSession).values(url_expires_at=utc_now() - OLD))
+            lambda session: session.execute(
+                update(MediaUploadSession).where(signed).values(url_expires_at=utc_now() - OLD)
+            )
         )
         of_rows = {
             "cancelled_work": failed.id,
             "deletion_failing": refused.id,
             "failed_work": failed.id,
             "orphan_suspect": lost.id,
-            "outbox_parked": await unsent_upload(stage, state="parked", last_error="INVALID_ARGUMENT: by hand"),
-            "outbox_stalled": await unsent_upload(stage),
+            "outbox_parked": await unsent_for_long(
+                stage, parked, state="parked", last_error="INVALID_ARGUMENT: by hand"
+            ),
+            "outbox_stalled": await unsent_for_long(stage, stalled),
             "probe_drift": wrong.id,
             "profile_unregistered": foreign.id,
             "purge_stuck": dead.id,
             "queue_starved": lost.id,
             "recipe_drift": drifted.id,
-            "release_failing": await lost_upload(stage, "aborted", release_error_code="storage_permanent"),
-            "session_overdue": await lost_upload(stage, "signed"),
-            "session_residue": await lost_upload(stage, "expired"),
+            "release_failing": await left_behind(stage, unreleased, "aborted", release_error_code="storage_permanent"),
+            "session_overdue": await left_behind(stage, overdue, "signed"),
+            "session_residue": await left_behind(stage, residue, "expired"),
             "storage_drift": drifted.id,
             "stuck_promotion": stuck.id,
             "workflow_missing": silent.id,
@@ -167,8 +187,7 @@ async def test_every_row_of_the_table_is_found_and_repaired_by_the_printed_comma
         await breaks(stage, MediaAsset, foreign.id, profile="plain")
         stage.tell("scanner", "")
 
-        await reported(stage)
-        assert (await typed("rindle runtime-status --fail-on any"))[0] == 0
+        await everything_is_fine(stage)
         await stage.gone(dead.id)
         await stage.gone(refused.id)
 

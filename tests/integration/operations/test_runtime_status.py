@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import replace
 from datetime import timedelta
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
+from temporalio.client import Client
 
 from rindle import (
     MediaAsset,
@@ -26,14 +28,14 @@ from rindle import (
 from rindle.db.models import MediaErasure, MediaErasureAsset, new_id, utc_now
 from rindle.errors import InspectionFailed, InvalidFilter, RindleError, SetupIncomplete, UnknownFilters
 from rindle.messages import VariantInput
-from rindle.operations import lost_runs
+from rindle.operations import lost_runs, runs
 from rindle.operations.explain import explain
 from rindle.operations.findings import AssetSample, RunSample, SessionSample, VariantSample
 from rindle.operations.remedies import FINDING_OF_VARIANT, REMEDIES
 from rindle.operations.runtime_status import RuntimeStatus, runtime_status
 from rindle.relay import Relay
 from tests.integration.operations.test_provider_findings import OF_PROVIDERS
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.stage import Stage, on_postgres
 from tests.workflows.fleet import closed, temporal
@@ -326,7 +328,11 @@ async def test_open_runs_whose_rows_are_gone_are_listed_with_the_command_that_en
     assert command[0] == "temporal"
     await temporal(stage, *command[1:])
     assert await closed(stage, samples[0].workflow_id) == "TERMINATED"
-    assert findings(await rindle.runtime_status(limit=1)) == {"run_without_rows": 1}
+
+    async def one_is_left() -> bool:
+        return findings(await rindle.runtime_status(limit=1)) == {"run_without_rows": 1}
+
+    await until(one_is_left, what="visibility to list the end of one run")
     assert findings(await rindle.runtime_status(profile="plain")) == {}, "these runs carry no profile"
     monkeypatch.setattr(lost_runs, "RUN_SECONDS", HOUR)
     assert findings(await rindle.runtime_status()) == {}, "rows may be gone while a purge ends"
@@ -486,6 +492,30 @@ async def test_with_temporal_away_the_report_still_answers_and_says_it_could_not
     given_up, missing = report["runtime_checks"]["findings"]
     assert (missing["class"], missing["reason"]) == ("workflow_missing", "unverified")
     assert "reason" not in given_up
+
+
+@pytest.mark.parametrize("ask", ["runtime_status", "explain"])
+async def test_the_time_for_the_answers_begins_when_the_client_is_connected(
+    rindle: Rindle, stage: Stage, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """Otherwise a process that needs longer to connect than for the answers would never connect."""
+    asset = an_asset("ready", 10)
+    await keep(rindle, asset)
+    client = await stage.client()
+
+    async def connect() -> Client:
+        await asyncio.sleep(0)  # a limit that began before has expired now
+        monkeypatch.setattr(runs, "TEMPORAL_SECONDS", PATIENCE_SECONDS)
+        return client
+
+    monkeypatch.setattr(runs, "TEMPORAL_SECONDS", 0)
+    slow = TemporalConnection(connect=connect, connect_seconds=PATIENCE_SECONDS)
+    services = replace(rindle.services, temporal=slow)
+
+    if ask == "runtime_status":
+        assert (await runtime_status(services)).temporal.verified
+    else:
+        assert (await explain(services, asset.id)).temporal.reachable
 
 
 # --- cost ----------------------------------------------------------------------------------------------------------

@@ -16,9 +16,12 @@ from rindle.db.models import new_id, utc_now
 from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.errors import InvalidTransition, NotFound, NotSettled, ProbeFailed, Quarantined
 from rindle.operations.explain import explain
+from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.reprobe import FIELDS
+from rindle.services import Services
 from tests.integration.cli.test_commands import rindle
 from tests.media.clips import Clips
+from tests.patience import until
 from tests.servers import free_port
 from tests.stage import Stage, on_postgres, photo
 
@@ -141,7 +144,9 @@ async def test_a_duration_that_the_file_does_not_state_is_measured_and_kept(stag
     assert (await stage.rindle.asset(asset.id)).duration_ms == measured
 
 
-async def test_calls_for_one_asset_share_a_run_and_wait_for_a_worker_only_so_long(lite_stage: Stage) -> None:
+async def test_calls_for_one_asset_share_a_run_and_wait_for_a_worker_only_so_long(
+    lite_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = lite_stage
     member = await stage.member()
     asset = await stage.ready("plain")
@@ -153,7 +158,17 @@ async def test_calls_for_one_asset_share_a_run_and_wait_for_a_worker_only_so_lon
     workflow_id = late.value.detail["workflow_id"]
     assert workflow_id == f"{stage.prefix}-maintenance:reprobe:{asset.id}"
 
+    followed: list[str] = []
+    follow = runs.follow
+
+    async def noted(services: Services, handle: runs.Handle, *rest: Any, **options: Any) -> Any:
+        followed.append(handle.id)
+        return await follow(services, handle, *rest, **options)
+
+    monkeypatch.setattr(runs, "follow", noted)
     waiting = [asyncio.create_task(other.reprobe(asset)) for _ in range(2)]
+    # A call that came after the end of the run would start another one.
+    await until(lambda: followed == [workflow_id] * 2, what="both calls to follow the run")
     await stage.member(other)
     reports = await asyncio.gather(*waiting)
     assert len({report.updated_at for report in reports}) == 1
