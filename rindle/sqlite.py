@@ -12,14 +12,16 @@ from sqlalchemy.orm import Session
 #: Execution option that makes a transaction take SQLite's write lock when it begins.
 WRITE_OPTION = "rindle_write"
 
+#: How long a connection waits for others: for the write lock, and for one that enables the write-ahead log.
+_BUSY_SECONDS = 10.0
 _PRAGMAS = (
-    "PRAGMA busy_timeout=10000",
+    f"PRAGMA busy_timeout={1000 * _BUSY_SECONDS:.0f}",
     "PRAGMA foreign_keys=ON",
     "PRAGMA synchronous=NORMAL",
 )
-#: How often, and after which pause in seconds, a connection retries to enable the write-ahead log while another one
-#: enables it: the busy timeout does not cover that.
-_SWITCH_TRIES, _SWITCH_PAUSE_SECONDS = 100, 0.02
+#: Pause in seconds before a connection tries again to enable the write-ahead log while another one enables it: SQLite's
+#: own busy timeout does not cover that.
+_SWITCH_PAUSE_SECONDS = 0.02
 
 
 def configure(engine: Engine | AsyncEngine) -> None:
@@ -71,13 +73,15 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
 
 def _switch_to_wal(cursor: Any) -> None:
     """Enable the write-ahead log; the file keeps it, so that only its first connections do the work."""
-    for tries_left in reversed(range(_SWITCH_TRIES)):
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        is_last = time.monotonic() >= deadline
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.fetchall()
             return
         except Exception as error:  # each driver has its own class
-            if tries_left == 0 or "locked" not in str(error):
+            if is_last or "locked" not in str(error):
                 raise
             time.sleep(_SWITCH_PAUSE_SECONDS)
 

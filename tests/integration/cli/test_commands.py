@@ -22,6 +22,7 @@ from rindle.states import AssetState
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.stage import REPOSITORY, Stage
+from tests.workflows.fleet import at_rest, dispatched
 
 
 @pytest.fixture
@@ -47,6 +48,7 @@ async def rindle(stage: Stage, *arguments: str, **environment: str) -> subproces
 async def with_variant(stage: Stage, state: str, **values: Any) -> MediaAsset:
     """Make a ready asset and put its thumbnail into ``state``, as if it had come to that."""
     asset = await stage.ready()
+    await at_rest(stage)
 
     def set_state(session: Session) -> None:
         thumb = update(MediaVariant).where(MediaVariant.asset_id == asset.id, MediaVariant.name == "thumb")
@@ -167,6 +169,7 @@ async def test_explain_names_the_failure_the_run_and_the_command_that_repairs_it
     # What it recommends is what helps.
     assert (await rindle(stage, "requeue", asset.id)).returncode == 0
     await stage.state(asset.id, "ready")
+    await at_rest(stage)
     story = await explain(stage.rindle.services, asset.id)
     assert story.to_dict()["diagnosis"] == {
         "summary": "no problem found",
@@ -179,6 +182,7 @@ async def test_explain_shows_an_activity_that_keeps_failing(stage: Stage) -> Non
     await stage.member()
     stage.tell("scanner", "down")
     asset = await stage.verified("scanned")
+    await dispatched(stage)  # a relay that is late is a problem as well
 
     async def failing() -> Explanation | None:
         story = await explain(stage.rindle.services, asset.id)
@@ -197,7 +201,10 @@ async def test_explain_shows_an_activity_that_keeps_failing(stage: Stage) -> Non
     await stage.settled(asset.id)
 
 
-async def test_explain_finds_an_asset_by_its_upload_and_says_what_it_waits_for(stage: Stage) -> None:
+async def test_explain_finds_an_asset_by_its_upload_and_says_what_it_waits_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rindle.operations.explain.RELAY_SECONDS", PATIENCE_SECONDS)
     upload = await stage.rindle.initiate_upload("avatar")
 
     async def story() -> Diagnosis:
@@ -206,7 +213,7 @@ async def test_explain_finds_an_asset_by_its_upload_and_says_what_it_waits_for(s
     assert (await story()).summary == "it waits for the client to send the bytes and verify"
 
     def age(session: Session) -> None:
-        since = utc_now() - timedelta(minutes=5)
+        since = utc_now() - timedelta(seconds=2 * PATIENCE_SECONDS)
         session.execute(update(MediaOutbox).values(available_at=since))
 
     await stage.rindle.database.write(age)

@@ -12,7 +12,7 @@ from rindle import AssetState, MediaAsset, VariantState
 from rindle.cli.temporal_server import find_temporal_cli
 from tests.patience import until
 from tests.stage import REPOSITORY, Stage
-from tests.workflows.fleet import closed
+from tests.workflows.fleet import closed, dispatched
 
 PAGE = (REPOSITORY / "docs" / "background.md").read_text()
 #: Every command of the page, in order, continued lines joined.
@@ -108,6 +108,7 @@ async def test_an_upload_is_verified_by_an_update_and_promotion_is_woken(lite_st
     assert session.asset_id is not None
 
     async with lite_stage.rindle:  # tells Temporal of the upload
+        await dispatched(lite_stage)  # an update starts no run
         answered = await typed(lite_stage, "update execute", session=session.id)
         asset = await lite_stage.settled(session.asset_id)
 

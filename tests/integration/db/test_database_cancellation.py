@@ -121,11 +121,14 @@ async def test_closing_waits_for_transactions_and_logs_nothing(database_url: str
     database = Database(engine)
     await database.read(lambda session: session.execute(text("SELECT 1")).scalar())
 
+    # Each takes one turn of the event loop or more: no transaction ends before it is cancelled.
+    statements = 60
+
     def several(session: Session) -> None:
-        for _ in range(20):
+        for _ in range(statements):
             session.execute(text("SELECT 1")).scalar()
 
-    for turns in range(0, 60, 3):
+    for turns in range(0, statements, 3):
         tasks = [asyncio.create_task(database.read(several)) for _ in range(4)]
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -22,7 +22,7 @@ from rindle.operations import schema
 from rindle.operations.checks.report import Check
 from rindle.storage.memory import MemoryStorage
 from tests.live import SECRET, Clip, Newsroom
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.servers.postgres import PostgresServer
 
@@ -126,8 +126,9 @@ async def test_a_relay_is_notified(rindle: Rindle) -> None:
         assert await anext(payloads) == ""
 
 
-async def test_doctor_sends_a_notification_and_receives_it(rindle: Rindle) -> None:
-    [check] = (await rindle.doctor(only=["db.notifications"])).checks
+async def test_doctor_sends_a_notification_and_receives_it(rindle: Rindle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rindle.operations.checks.database._ARRIVAL_SECONDS", PATIENCE_SECONDS)
+    [check] = (await rindle.doctor(only=["db.notifications"], timeout=PATIENCE_SECONDS)).checks
 
     assert (check.status, check.summary) == ("ok", f"they arrive through {rindle.database.engine.dialect.driver}")
 

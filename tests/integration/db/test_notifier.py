@@ -24,6 +24,13 @@ from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.postgres import PostgresServer
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing and closing wait for a server that is busy; production gives up after two seconds."""
+    for wait in (notifier.Notifier.flush, notifier.Notifier.close):
+        monkeypatch.setattr(wait, "__defaults__", (PATIENCE_SECONDS,))
+
+
 @pytest.fixture
 def url(postgres_server: PostgresServer) -> Iterator[str]:
     made = postgres_server.new_database()
@@ -159,10 +166,12 @@ async def test_closing_sends_the_last_notification_and_leaves_no_thread_and_no_c
     url: str, engine: Engine
 ) -> None:
     asset_id = new_id()
+    others = threading.enumerate()  # of engines of other tests
     async with listening(url) as ear:
         commit(engine, asset_id)
         notifier.close(engine)
-        assert [thread for thread in threading.enumerate() if thread.name == "rindle-notify"] == []
+        threads = [thread for thread in threading.enumerate() if thread not in others]
+        assert [thread for thread in threads if thread.name == "rindle-notify"] == []
         assert await ear.take(1) == [f"1,{asset_id}"]
         # Within a transaction the first look at pg_stat_activity is repeated for ever.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -203,6 +212,8 @@ _FORK = """
 import os, sys
 from sqlalchemy import create_engine
 from rindle.db import notifier
+for wait in (notifier.Notifier.flush, notifier.Notifier.close):
+    wait.__defaults__ = (float(sys.argv[2]),)
 engine = create_engine(sys.argv[1])
 post = lambda who: notifier.notifier_of(engine).post("rindle_events", who, set)
 post("parent")
@@ -220,6 +231,6 @@ post("parent again")  # the end of the process sends it
 
 async def test_a_forked_process_and_one_that_ends_notify_too(url: str) -> None:
     async with listening(url) as ear:
-        run = partial(subprocess.run, [sys.executable, "-c", _FORK, url], check=True, timeout=PATIENCE_SECONDS)
-        await asyncio.to_thread(run)
+        program = [sys.executable, "-c", _FORK, url, str(PATIENCE_SECONDS)]
+        await asyncio.to_thread(partial(subprocess.run, program, check=True, timeout=2 * PATIENCE_SECONDS))
         assert await ear.take(3) == ["parent", "child", "parent again"]

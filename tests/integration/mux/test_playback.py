@@ -20,6 +20,11 @@ Urls = Callable[[str], str]
 LATER = 4_000_000_000
 
 
+def get(url: httpx.URL | str) -> httpx.Response:
+    """Ask for an address, however long the server takes: it may cut a picture first."""
+    return httpx.get(url, trust_env=False, timeout=PATIENCE_SECONDS)
+
+
 class Film:
     """A film that is ready, with a signed and a public playback id."""
 
@@ -41,7 +46,7 @@ class Film:
         url = httpx.URL(f"{self.mux.base_url}/{path}")
         if token is not None:
             url = url.copy_set_param("token", token)
-        return httpx.get(url, trust_env=False, timeout=PATIENCE_SECONDS)
+        return get(url)
 
 
 @pytest.fixture(scope="module")
@@ -129,16 +134,16 @@ def test_every_address_of_the_film_judges_the_token(film: Film) -> None:
     """A player sends the token of the first playlist to each segment."""
     master = film.get(f"{film.signed}.m3u8", film.token())
     (rendition,) = [line for line in master.text.splitlines() if line and not line.startswith("#")]
-    segments = httpx.get(urljoin(str(master.url), rendition), trust_env=False)
+    segments = get(urljoin(str(master.url), rendition))
     first = next(line for line in segments.text.splitlines() if line and not line.startswith("#"))
     address = httpx.URL(urljoin(str(segments.url), first))
-    assert httpx.get(address, trust_env=False).headers["content-type"] == "video/mp2t"
+    assert get(address).headers["content-type"] == "video/mp2t"
 
     for url in (master.url, segments.url, address):
-        assert httpx.get(url.copy_with(query=None), trust_env=False).status_code == 403
-        assert httpx.get(url.copy_set_param("token", film.token(exp=1)), trust_env=False).status_code == 403
+        assert get(url.copy_with(query=None)).status_code == 403
+        assert get(url.copy_set_param("token", film.token(exp=1))).status_code == 403
     missing = address.copy_with(path=address.path.replace("00000", "00099"))
-    assert httpx.get(missing, trust_env=False).status_code == 404
+    assert get(missing).status_code == 404
 
 
 PICTURES = {
@@ -167,7 +172,7 @@ def test_the_storyboard_names_the_parts_of_its_picture(film: Film) -> None:
 
     (first, *_) = [line for line in cues if line.startswith("http")]
     assert first.endswith("#xywh=0,0,256,144")
-    assert httpx.get(first, trust_env=False).headers["content-type"] == "image/jpeg"
+    assert get(first).headers["content-type"] == "image/jpeg"
 
 
 def test_parameters_of_a_signed_picture_are_claims(film: Film) -> None:
@@ -189,13 +194,13 @@ def test_a_film_plays_from_the_moment_it_is_ready_until_it_is_deleted(mux: FakeM
     request = {"inputs": [{"url": film_url("film.mp4")}], "playback_policies": ["public"]}
     made = sdk.assets.create_asset(request).data
     url = f"{mux.base_url}/{made.playback_ids[0].id}.m3u8"
-    assert httpx.get(url, trust_env=False).status_code == 412
+    assert get(url).status_code == 412
 
     mux.release_ingest()
-    until_blocking(lambda: httpx.get(url, trust_env=False).status_code == 200)
+    until_blocking(lambda: get(url).status_code == 200)
 
     sdk.assets.delete_asset(made.id)
-    assert httpx.get(url, trust_env=False).status_code == 404
+    assert get(url).status_code == 404
 
 
 def test_time_and_a_deleted_key_end_a_token(mux: FakeMux, sdk: Sdk, film_url: Urls) -> None:

@@ -83,7 +83,7 @@ def test_a_direct_upload_is_told_of_under_its_own_id(mux: FakeMux, sdk: Sdk, rec
     mux.hold_ingest()
     mux.add_webhook(receiver.url)
     upload = sdk.uploads.create_direct_upload({"new_asset_settings": {"passthrough": "a"}}).data
-    httpx.put(upload.url, content=b"film", trust_env=False)
+    httpx.put(upload.url, content=b"film", trust_env=False, timeout=PATIENCE_SECONDS)
     until_blocking(lambda: "video.upload.asset_created" in types(receiver))
 
     (told,) = [
@@ -187,7 +187,8 @@ def test_as_a_program_it_says_what_to_set(receiver: Receiver, film_url: Urls, tm
             asset = {"inputs": [{"url": film_url("garbage.mp4")}]}
             access = (told["RINDLE_MUX_TOKEN_ID"], told["RINDLE_MUX_TOKEN_SECRET"])
             api = f"{told['RINDLE_MUX_BASE_URL']}/video/v1/assets"
-            assert httpx.post(api, json=asset, auth=access, trust_env=False).status_code == 201
+            answer = httpx.post(api, json=asset, auth=access, trust_env=False, timeout=PATIENCE_SECONDS)
+            assert answer.status_code == 201
             until_blocking(lambda: sorted(types(receiver)) == ["video.asset.created", "video.asset.errored"])
         finally:
             process.send_signal(signal.SIGTERM)
