@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from temporalio.client import Client
 
-from rindle import MediaAsset, MediaEvent, MediaOutbox, MediaUploadSession, MediaVariant, Rindle
+from rindle import MediaAsset, MediaEvent, MediaOutbox, MediaUploadSession, MediaVariant, Rindle, relay
 from rindle.bootstrap import WorkerProcess
 from rindle.db import migrate
 from rindle.db.models import utc_now
@@ -148,6 +148,7 @@ class Stage:
             "RINDLE_RELAY_IDLE_POLL_SECONDS": "0.5",
             "RINDLE_EVENT_POLL_SECONDS": "0.1",
             "RINDLE_EVENT_IDLE_POLL_SECONDS": "0.5",
+            "RINDLE_ERASURE_REPORT_SECONDS": str(PATIENCE_SECONDS),
             "RINDLE_SCHEDULES": "false",
             **environment,
         }
@@ -430,8 +431,17 @@ class Stage:
         return {found.key for found in (await self.storage.list_keys("")).objects}
 
     async def client(self) -> Client:
-        """Return the Temporal client."""
-        return await self.rindle.temporal.client()
+        """Return the Temporal client; a busy server may need several attempts to connect."""
+
+        async def connected() -> Client | None:
+            try:
+                return await self.rindle.temporal.client()
+            except TemporalUnavailable:
+                return None
+
+        found = await until(connected, what="Temporal to accept a connection")
+        assert found is not None
+        return found
 
     def upload_workflow(self, session_id: str) -> str:
         """Return the id of a session's workflow."""
@@ -440,6 +450,16 @@ class Stage:
     def variants_workflow(self, asset_id: str, group: str = "images") -> str:
         """Return the id of a group's workflow."""
         return ids.variants_id(asset_id, group, prefix=self.prefix)
+
+
+def wait_for_temporal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the applications of this process that are made from now on wait for a busy Temporal server.
+
+    A relay that has waited for ten seconds sends its rows again, and then a workflow may run twice. Production needs
+    these limits, and so do tests of a server that is away without refusing connections.
+    """
+    monkeypatch.setattr(relay, "_RPC_SECONDS", timedelta(seconds=PATIENCE_SECONDS))
+    monkeypatch.setattr(application, "CONNECT_SECONDS", PATIENCE_SECONDS)
 
 
 @asynccontextmanager

@@ -103,9 +103,11 @@ async def test_a_run_from_the_ticket_to_the_purge_leaves_only_ciphertext(sealed_
             return bool(view.stage == "waiting")
 
         await until(waits, what="the upload to wait for its bytes")
+        stage.tell("scanner", "hang")  # else the run may end before it gets the signal
         answer = await handle.execute_update("verify", result_type=VerifyAnswer)
         assert (answer.session_state, answer.asset_id) == ("completed", session.asset_id)
         await handle.signal("touch")
+        stage.tell("scanner", "")
         asset = await stage.settled(str(session.asset_id))
         assert (asset.state, len(asset.variants)) == ("ready", 2)
 
@@ -138,6 +140,7 @@ async def test_an_encrypted_failure_is_explained_in_clear_to_its_owner_only(seal
     assert_sealed((await run.describe()).raw_description)
 
     stage.rindle.temporal = encrypted.connection(stage.environment, key_id="2027")
+    await stage.client()  # a report connects only once, and has no runs when that fails
     foreign = (await explain(stage.rindle.services, asset.id)).workflows[0].pending_activities[0]
     assert foreign.last_failure == "its message cannot be decoded by the data converter of this process"
     assert foreign.last_failure_code == "scanner_unavailable"

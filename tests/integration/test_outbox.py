@@ -19,12 +19,17 @@ from rindle.operations.explain import explain
 from rindle.relay import Relay, coalesce
 from rindle.security import actor_digest
 from rindle.workflows import ids
-from tests.application import CONNECT_SECONDS, SECRET
+from tests.application import SECRET
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, on_postgres
+from tests.stage import Stage, on_postgres, wait_for_temporal
+
+
+@pytest.fixture(autouse=True)
+def _temporal_may_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_for_temporal(monkeypatch)
 
 
 async def test_a_commit_wakes_the_relay_of_its_own_process(lite_stage: Stage) -> None:
@@ -93,21 +98,26 @@ async def test_a_relay_that_stops_on_postgres_leaves_its_connection_without_a_co
         await _listening(stage)
 
     async def gone() -> bool:
-        return await _listeners(stage) == 0
+        return await _listeners(stage) == []
 
     await until(gone, what="the listening connection to be closed")
     assert [record.getMessage() for record in caplog.records if record.name.startswith("sqlalchemy")] == []
 
 
 async def _listening(stage: Stage) -> None:
-    await until(lambda: _listeners(stage), what="the relay to listen")
+    async def committed() -> bool:
+        return "idle" in await _listeners(stage)
+
+    await until(committed, what="the relay to listen")
 
 
-async def _listeners(stage: Stage) -> int:
-    """Count the relays of any process that listen on the stage's database."""
-    statement = text("SELECT count(*) FROM pg_stat_activity WHERE query = :query AND datname = current_database()")
-    found = await stage.read(lambda s: s.scalar(statement, {"query": f"LISTEN {rows.CHANNEL}"}))
-    return int(found or 0)
+async def _listeners(stage: Stage) -> list[str]:
+    """Return the states of the connections that listen on the stage's database, of relays of any process.
+
+    One is ``active`` until its LISTEN has committed, and hears nothing of what is committed before.
+    """
+    statement = text("SELECT state FROM pg_stat_activity WHERE query = :query AND datname = current_database()")
+    return await stage.read(lambda s: list(s.scalars(statement, {"query": f"LISTEN {rows.CHANNEL}"})))
 
 
 async def test_work_of_a_transaction_still_open_while_another_is_sent_is_not_lost(stage: Stage) -> None:
@@ -469,7 +479,7 @@ async def test_search_attributes_are_registered_later_when_temporal_was_away_at_
 ) -> None:
     async with Proxy(int(temporal_server.target.rpartition(":")[2])) as proxy:
         connection = CutOff(
-            connect_seconds=CONNECT_SECONDS, environment={"TEMPORAL_ADDRESS": f"127.0.0.1:{proxy.port}"}
+            connect_seconds=PATIENCE_SECONDS, environment={"TEMPORAL_ADDRESS": f"127.0.0.1:{proxy.port}"}
         )
         connection.proxy = proxy
         await connection.client()

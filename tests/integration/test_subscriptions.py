@@ -148,7 +148,7 @@ async def test_one_transaction_notifies_once_and_a_rollback_never(big: Newsroom,
     engine = big.rindle.database.engine
     assert isinstance(engine, AsyncEngine)
     url = engine.url.render_as_string(hide_password=False).replace("postgresql+psycopg", "postgresql")
-    sent = partial(asyncio.to_thread, notifier_of(engine.sync_engine).flush)  # else they are merged
+    sent = partial(asyncio.to_thread, notifier_of(engine.sync_engine).flush, PATIENCE_SECONDS)  # else they are merged
     await sent()
 
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listener:
@@ -431,7 +431,8 @@ async def test_closing_the_application_ends_everything(news: Newsroom) -> None:
     assert await waiting == []
     with pytest.raises(NotSettled):
         await settling
-    assert await news.is_at_rest()
+    assert not news.rindle.listener.is_running
+    await until(news.is_at_rest, what="the server to end the connection that was closed")
 
 
 async def followed_by(news: Newsroom, count: int) -> bool:

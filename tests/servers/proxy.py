@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
+from tests.servers import free_port
+
 
 class Proxy:
-    """Forwards connections to ``target_port`` until :meth:`cut`; ``port`` is where clients connect."""
+    """Forwards connections to ``target_port`` until :meth:`cut`; ``port`` is where clients connect.
+
+    No other process gets the port while nobody listens on it.
+    """
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._forwarding: set[asyncio.Task[None]] = set()
-        self.port = 0
+        self.port = free_port()
         self._slow: dict[bytes, float] = {}
         #: Requests that are held back at this moment.
         self.delayed = 0
@@ -34,7 +39,6 @@ class Proxy:
     async def restore(self) -> None:
         """Accept connections (again)."""
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """Drop every connection and refuse new ones."""

@@ -29,7 +29,7 @@ from rindle.states import VariantState
 from rindle.streaming.memory import InMemoryProvider
 from rindle.testing.flaky import FlakyStorage
 from rindle.uploads.to_provider import DirectUpload
-from rindle.workflows import ids
+from rindle.workflows import ids, streaming
 from tests.application import storage
 from tests.media.clips import Clips
 from tests.patience import until
@@ -39,7 +39,7 @@ from tests.tus import encoded, session_of, tus_client
 from tests.unit.streaming.cinema import Cinema
 from tests.unit.streaming.studio import Studio
 from tests.workflows.films import cinema_on, in_state, start, workflow_of
-from tests.workflows.fleet import Fleet, Interruption, at_rest, closed, dispatched, handle_of, in_stage, marks
+from tests.workflows.fleet import Fleet, Interruption, at_rest, closed, dispatched, handle_of, in_stage, marks, runs_of
 from tests.workflows.talks import in_state as in_state_of_talk
 from tests.workflows.talks import overdue, studio_on, waiting
 from tests.workflows.talks import workflow_of as talk_workflow
@@ -81,22 +81,14 @@ class Branch:
         return HISTORIES / self.workflow / f"{self.case}.json"
 
     async def played(self, stage: Stage, fleet: Fleet) -> WorkflowHistory:
-        """Bring the branch about and return the history that shows it, when nothing of the stage is at work any more.
-
-        The workflow may have other runs: the outbox delivers at least once, and a message that arrives a second time
-        after the run has ended starts one more, which finds nothing to do.
-        """
+        """Bring the branch about and return the history that shows it, when nothing of the stage works any more."""
         with _cancelled_by_temporal():
             workflow_id = await self.play(stage, fleet)
             await at_rest(stage)
-        newest = await (await handle_of(stage, workflow_id)).fetch_history()
-        if not self.missing(newest):
-            return newest
-        client = await stage.client()
 
         async def found() -> WorkflowHistory | None:
-            async for run in client.list_workflows(f"WorkflowId = '{workflow_id}'"):  # visibility lags
-                history = await client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
+            for run in await runs_of(stage, workflow_id):
+                history = await run.fetch_history()
                 if not self.missing(history):
                     return history
             return None
@@ -104,6 +96,7 @@ class Branch:
         try:
             return await until(found, what=f"a run of {workflow_id} that shows {self}")
         except AssertionError as late:
+            newest = await (await handle_of(stage, workflow_id)).fetch_history()
             late.add_note(self.missing(newest))
             raise
 
@@ -172,8 +165,10 @@ _UPLOAD = "UploadWorkflow"
 TICKET_SECONDS = (3, 12, 48)
 
 
-def _has_released_twice(history: WorkflowHistory) -> bool:
-    return list(marks(history)).count("release_upload") > 1
+async def _has_waited_to_release_again(stage: Stage, workflow_id: str, *timer: str) -> bool:
+    """Whether a run has released an upload, waited for its tickets with the marks ``timer``, and released it again."""
+    found = marks(await (await handle_of(stage, workflow_id)).fetch_history())
+    return all(mark in found for mark in ("release_upload", *timer, "release_upload"))
 
 
 async def _waiting(
@@ -263,7 +258,7 @@ async def cancelled(stage: Stage, fleet: Fleet) -> str:
         session_id = await _waiting(stage, fleet, ticket_seconds=seconds)
         await stage.rindle.cancel_upload(session_id)
         workflow_id = await _ended(stage, session_id)
-        if _has_released_twice(await (await handle_of(stage, workflow_id)).fetch_history()):
+        if await _has_waited_to_release_again(stage, workflow_id, "timer", "timer fired"):
             break
     return workflow_id
 
@@ -439,7 +434,7 @@ async def cancel_request_of_an_upload(stage: Stage, fleet: Fleet) -> str:
         workflow_id = stage.upload_workflow(await _waiting(stage, fleet, ticket_seconds=seconds))
         await (await handle_of(stage, workflow_id)).cancel()
         await closed(stage, workflow_id)
-        if _has_released_twice(await (await handle_of(stage, workflow_id)).fetch_history()):
+        if await _has_waited_to_release_again(stage, workflow_id, "timer"):
             break
     return workflow_id
 
@@ -1088,7 +1083,7 @@ async def purges_started_again(stage: Stage, fleet: Fleet) -> str:
     handle = await handle_of(stage, workflow_id)
 
     async def settled_again() -> bool:
-        return "timer fired" in marks(await handle.fetch_history())
+        return list(marks(await handle.fetch_history())).count("timer") > 1  # the second one starts after that
 
     await until(settled_again, what="the purges to be started again")
     await _purged(stage, workflow_id)
@@ -1202,9 +1197,10 @@ _PUSH = "ProviderPushWorkflow"
     RINDLE_PROVIDER_POLL_SECONDS="0.2",
 )
 async def pushed_and_polled(stage: Stage, fleet: Fleet) -> str:
-    cinema, asset = await _pushing(stage, fleet)
-    cinema.provider.finish((await cinema.row(asset)).provider_asset_id or "")
-    await in_state(cinema, asset, "ready")
+    with patch.object(streaming, "POLL_SECONDS", 0.5):  # the third poll and all later ones come soon, too
+        cinema, asset = await _pushing(stage, fleet)
+        cinema.provider.finish((await cinema.row(asset)).provider_asset_id or "")
+        await in_state(cinema, asset, "ready")
     return workflow_of(stage, asset)
 
 

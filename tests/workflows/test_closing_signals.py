@@ -17,7 +17,7 @@ from tests.application import storage
 from tests.invariants import everything_holds
 from tests.patience import until
 from tests.stage import Stage
-from tests.workflows.fleet import Fleet, Interruption, closed, handle_of, marks
+from tests.workflows.fleet import Fleet, Interruption, closed, dispatched, handle_of, marks, runs_of
 
 OWNER = ("User", "1")
 Deed = Callable[[Stage, WorkflowHandle[Any, Any]], Awaitable[Any]]
@@ -34,19 +34,23 @@ async def fleet(stage: Stage) -> AsyncIterator[Fleet]:
 async def say(stage: Stage) -> None:
     """Make sure that Temporal has heard everything the application committed: here or by the worker's relay."""
     await Relay(stage.rindle.database, stage.rindle.temporal, stage.rindle.settings).dispatch_once()
-
-    async def sent() -> bool:
-        return all(row.state == "dispatched" for row in await stage.outbox())
-
-    await until(sent, what="the outbox to be empty")
+    await dispatched(stage)
 
 
 async def landed_in_closing_task(stage: Stage, workflow_id: str, signal: str) -> list[str]:
     """Assert that the run went on after a refused end; returns its marks."""
-    found = list(marks(await (await handle_of(stage, workflow_id)).fetch_history()))
-    refused = found.index("task failed: unhandled_command")
-    assert f"signal {signal}" in found[refused:], found
-    return found[refused:]
+
+    async def refused() -> list[str] | None:
+        for run in await runs_of(stage, workflow_id):
+            found = list(marks(await run.fetch_history()))
+            if "task failed: unhandled_command" in found:
+                return found[found.index("task failed: unhandled_command") :]
+        return None
+
+    found = await until(refused, what=f"a run of {workflow_id} whose end was refused")
+    assert found is not None
+    assert f"signal {signal}" in found, found
+    return found
 
 
 # --- variants -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from rindle.errors import ProviderSyncFailed
 from rindle.messages import StatusView
 from rindle.protocols import WebhookKind
 from rindle.streaming.memory import InMemoryProvider
+from rindle.workflows import streaming
 from tests.patience import until
 from tests.stage import Stage
 from tests.workflows.films import cinema_on, in_state, start, workflow_of
@@ -31,7 +32,10 @@ async def result_of(stage: Stage, asset: MediaAsset) -> dict[str, str]:
     return found
 
 
-async def test_a_push_is_polled_until_the_film_is_ready(lite_stage: Stage, fleet: Fleet) -> None:
+async def test_a_push_is_polled_until_the_film_is_ready(
+    lite_stage: Stage, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "POLL_SECONDS", 0.5)  # the third poll and all later ones come soon, too
     provider = InMemoryProvider()
     cinema = cinema_on(lite_stage, provider, RINDLE_PROVIDER_POLL_SECONDS="0.2")
     asset = await cinema.film()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import WorkflowFailureError
+from temporalio.client import WorkflowFailureError, WorkflowHandle
 
 from rindle import MediaAsset, MediaUploadSession
 from rindle.db.uploads import insert_upload
@@ -32,7 +33,7 @@ from tests.application import storage
 from tests.invariants import everything_holds
 from tests.patience import PATIENCE_SECONDS, until
 from tests.stage import Stage, photo
-from tests.workflows.fleet import Interruption, dispatched, in_stage
+from tests.workflows.fleet import Interruption, dispatched, in_stage, runs_of
 
 
 async def test_a_photo_becomes_ready_with_all_its_variants(stage: Stage) -> None:
@@ -124,11 +125,19 @@ async def test_a_cancel_request_that_arrives_while_the_rows_are_read_aborts_the_
 
 
 async def _cost(stage: Stage, session: MediaUploadSession) -> tuple[int, int]:
-    """Return how many events and activities the two workflows of an upload took, when they have ended."""
-    client = await stage.client()
+    """Return how many events and activities an upload took, when the run that started its build and that have ended."""
+
+    async def started() -> list[WorkflowHandle[Any, Any]]:
+        client = await stage.client()
+        for run in await runs_of(stage, stage.upload_workflow(session.id)):
+            for event in (await run.fetch_history()).events:
+                if event.event_type == EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
+                    build = event.child_workflow_execution_started_event_attributes.workflow_execution
+                    return [run, client.get_workflow_handle(build.workflow_id, run_id=build.run_id)]
+        return []
+
     events, activities = 0, 0
-    for workflow_id in (stage.upload_workflow(session.id), stage.variants_workflow(str(session.asset_id))):
-        handle = client.get_workflow_handle(workflow_id)
+    for handle in await until(started, what="the run that started the build"):
         await handle.result()
         history = await handle.fetch_history()
         events += len(history.events)

@@ -59,6 +59,8 @@ async def building(stage: Stage) -> MediaAsset:
     stage.tell("processor", "hold")
     asset = await stage.verified("held")
     await stage.variant(asset.id, "thumb", "processing")
+    builds = stage.home / "builds"
+    await until(lambda: builds.is_file() and "build" in builds.read_text(), what="the processor to be called")
     return await stage.rindle.asset(asset.id)
 
 
@@ -438,7 +440,10 @@ async def test_a_lost_worker_costs_no_attempt_and_its_run_is_closed(lite_stage: 
     await stage.member(stage.application())
 
     assert (await stage.settled(asset.id)).state == "ready"
-    assert await runs(stage, asset.id, "thumb") == [("failed", "interrupted"), ("succeeded", None)]
+    *lost, last = await runs(stage, asset.id, "thumb")
+    # More than one, if the second worker has no time for a heartbeat: the build keeps the timeout of the first.
+    assert lost and set(lost) == {("failed", "interrupted")}
+    assert last == ("succeeded", None)
     assert (await stage.variant(asset.id, "thumb")).attempts == 0
     await everything_holds(stage)
 
@@ -509,6 +514,7 @@ async def test_a_late_result_nobody_wants_is_returned_for_deletion(stage: Stage,
     asset = await building(stage)
     zombie = await claim_on(stage, asset.id, "thumb")
     await stage.rindle.cancel_processing(asset)
+    await closed(stage, stage.variants_workflow(asset.id))  # which then has deleted the object, and forgotten its key
     before = facts_of(await stage.variant(asset.id, "thumb"))
 
     assert await recorded(stage, asset.id, asset.storage_key, zombie) == zombie.key
