@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -98,7 +99,9 @@ class LaneSite:
                 store = self.stage.storage
                 assert isinstance(store, FlakyStorage)
                 return [*await self.stage.keys(), *([] if store.calls_for("cancel_resumable_upload") else ["session"])]
-        return [str(path) for path in (self.stage.home / "media").rglob("*") if path.is_file()]
+        # `Path.rglob` raises when a worker removes a directory meanwhile.
+        walk = os.walk(self.stage.home / "media")
+        return [str(Path(directory, name)) for directory, _, names in walk for name in names]
 
 
 def _in_bucket(environment: Mapping[str, str], key: str) -> list[str]:

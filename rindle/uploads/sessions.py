@@ -292,10 +292,13 @@ async def verify(services: Services, found: Upload) -> Upload:
         head = await services.storage(chosen).head(upload.upload_key)
     except StorageNotFound as error:
         if upload.state != SessionState.UPLOADED and rows.live_seconds(upload) <= 0:
-            expired, _ = await services.database.write(_expire_and_wake, services.settings, session_id)
-            if expired.session.state == SessionState.COMPLETED:
-                return expired
-            raise ended_error(expired.session) from error
+            found, _ = await services.database.write(_expire_and_wake, services.settings, session_id)
+        else:  # it may have ended since it was read, and then its object is deleted
+            found = await find_upload(services, session_id)
+        if found.session.state == SessionState.COMPLETED:
+            return found
+        if found.session.state in ENDED_SESSIONS:
+            raise ended_error(found.session) from error
         raise StorageObjectMissing(
             "the object of this upload has not arrived; send the bytes to the signed URL and verify again",
             detail={"session_id": session_id},

@@ -21,7 +21,6 @@ from rindle.capabilities import require_upload, unsupported
 from rindle.db import streams as rows
 from rindle.db import uploads as upload_rows
 from rindle.db.models import MediaUploadSession as MediaUploadSession  # also of the routes, like those below
-from rindle.db.models import utc_now
 from rindle.db.streams import ASSEMBLING, state_of
 from rindle.db.streams import FINAL as FINAL
 from rindle.db.streams import OPEN as OPEN
@@ -252,8 +251,8 @@ class StreamUploads:
             TusError: ``tus_locked``, it has not yielded in time.
         """
         upload = stream.session
-        is_held = upload.lock_owner is not None and (upload.lock_expires_at or utc_now()) > utc_now()
-        if is_held and upload.state in OPEN:
+        if upload.lock_owner is not None and upload.state in OPEN:
+            # Also where the lease is past its time: its holder can record more until it is taken away.
             stream = await self._leases.make_free(stream)
             upload = stream.session
         if self.ends_by_length and upload.state in OPEN and upload.upload_length == upload.last_known_offset:

@@ -27,6 +27,7 @@ from rindle.testing.storage_abilities import (
 )
 from rindle.testing.storage_contract import Answer, Send, StorageContract
 from tests.contract.serving import listening, serving
+from tests.patience import PATIENCE_SECONDS
 from tests.servers.gcs import GCSServer
 from tests.servers.minio import MinioServer
 
@@ -44,6 +45,12 @@ def without(**reasons: str) -> Callable[[Suite], Suite]:
         return suite
 
     return leave_out
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the end of a cancelled transfer as long as a busy machine needs."""
+    monkeypatch.setattr("rindle.storage.threads.GRACE_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from temporalio.service import RPCError, RPCStatusCode
 
 from rindle import MediaUploadSession
 from rindle.db.models import utc_now
@@ -22,6 +23,7 @@ from tests.application import storage
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.temporal import TemporalServer
 from tests.stage import Stage, staged
+from tests.workflows.fleet import dispatched
 
 MIB = 1024 * 1024
 #: The smallest size of a part, for quick tests.
@@ -130,10 +132,15 @@ async def let_expire(stage: Stage, session_id: str, *, in_seconds: float = 0) ->
 
 
 async def wake(stage: Stage, *session_ids: str) -> None:
-    """Have the workflows of sessions read their rows."""
+    """Have the workflows of sessions read their rows, once all are started; one that has ended has read them."""
+    await dispatched(stage)
+    client = await stage.client()
     for session_id in session_ids:
-        client = await stage.client()
-        await client.get_workflow_handle(stage.upload_workflow(session_id)).signal("touch")
+        try:
+            await client.get_workflow_handle(stage.upload_workflow(session_id)).signal("touch")
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
 
 
 async def released(stage: Stage, session_id: str) -> None:

@@ -29,6 +29,7 @@ from rindle.errors import (
     SessionUriUnknown,
     StateConflict,
     StorageNotFound,
+    StorageObjectMissing,
     StorageTransient,
     UploadAlreadyCompleted,
     UploadCancelled,
@@ -265,6 +266,39 @@ async def test_a_cancel_and_a_verification_at_once_leave_one_outcome(lite_gcs_st
         assert await stage.keys() == set()
 
 
+async def test_a_verification_is_told_of_a_cancel_that_removed_the_object_first(flaky_gcs_stage: Stage) -> None:
+    stage = flaky_gcs_stage
+    await stage.member()
+    session_id, uri = await begin(stage, 5)
+    assert await put(uri, b"hello", 0, 5) == 200
+    held = double_of(stage).hang("head")
+    verifying = asyncio.create_task(stage.rindle.verify_completion(session_id))
+    await held.reached.wait()
+    await stage.rindle.cancel_upload(session_id)
+    await released(stage, session_id)
+    held.release()
+
+    with pytest.raises(UploadCancelled):
+        await verifying
+
+
+async def test_a_verification_of_an_upload_that_is_extended_meanwhile_asks_for_the_bytes(
+    flaky_gcs_stage: Stage,
+) -> None:
+    stage = flaky_gcs_stage
+    session_id, _ = await begin(stage, 5)
+    await let_expire(stage, session_id)
+    held = double_of(stage).hang("head")
+    verifying = asyncio.create_task(stage.rindle.verify_completion(session_id))
+    await held.reached.wait()
+    await let_expire(stage, session_id, in_seconds=PATIENCE_SECONDS)
+    held.release()
+
+    with pytest.raises(StorageObjectMissing):
+        await verifying
+    assert (await stage.session(session_id)).state == "signed"
+
+
 async def test_one_idempotency_key_has_one_session(gcs_stage: Stage) -> None:
     def call() -> Any:
         return begin(gcs_stage, 5, actor="alice", idempotency_key="one")
@@ -317,11 +351,6 @@ async def test_an_expired_upload_is_released(gcs_stage: Stage) -> None:
     await stage.member()
     session_id, _ = await begin(stage, 5)
     await let_expire(stage, session_id, in_seconds=2)
-
-    async def is_started() -> bool:
-        return all(row.dispatched_at is not None for row in await stage.outbox())
-
-    await until(is_started, what="the workflow to be started")
     await wake(stage, session_id)
 
     await released(stage, session_id)

@@ -142,12 +142,12 @@ class Webs:
         self._processes[which].wait()
         self._processes[which] = self._started(self.ports[which])
 
-    def is_held(self, session_id: str) -> bool:
-        """Whether a request has the upload."""
+    def holder(self, session_id: str) -> str | None:
+        """Return the owner of the upload's lease."""
         with closing(sqlite3.connect(self._database)) as connection:
-            query = "select lock_owner is not null from media_upload_sessions where id = ?"
-            [(is_held,)] = connection.execute(query, (session_id.replace("-", ""),))
-            return bool(is_held)
+            query = "select lock_owner from media_upload_sessions where id = ?"
+            [(owner,)] = connection.execute(query, (session_id.replace("-", ""),))
+            return None if owner is None else str(owner)
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +207,11 @@ def machine_of(webs: Webs, wire: Wire) -> type[RuleBasedStateMachine]:
                 "Content-Length": str(len(body) + lacking),
             }
             lines = (f"PATCH {self.path} HTTP/1.1", *(f"{name}: {text}" for name, text in headers.items()))
+            session_id = session_of(self.path)
             connection = socket.create_connection(("127.0.0.1", webs.port(which)))
+            before = webs.holder(session_id)
             connection.sendall("\r\n".join((*lines, "", "")).encode() + body)
-            while not webs.is_held(session_of(self.path)):  # otherwise the request may begin after the next look
+            while webs.holder(session_id) in (None, before):  # otherwise the request may begin after the next look
                 time.sleep(POLL_SECONDS)
             return connection
 
