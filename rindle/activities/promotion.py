@@ -24,6 +24,7 @@ from rindle.activities.liveness import heartbeating
 from rindle.activities.probing import Prober, columns_of, is_too_long, max_pixels_of
 from rindle.activities.source_cache import SourceCache
 from rindle.activities.status import UploadStatusReader
+from rindle.activities.steps import attempt_facts
 from rindle.crash_points import crash_point
 from rindle.db import promotion as rows
 from rindle.db.models import MediaAsset
@@ -251,14 +252,18 @@ class PromotionActivities:
 
     @activity.defn(name=messages.SCAN)
     async def scan(self, order: UploadInput) -> UploadStatus:
-        """Let the profile's scanner see the bytes before any decoder opens them; fails closed."""
+        """Let the profile's scanner see the bytes before any decoder opens them; fails closed.
+
+        Bytes that an earlier attempt has seen pass are not scanned again.
+        """
         crash_point("scan.before")
         found = await self._database.read(find_upload, order.session_id)
         if found is None or found.asset.state != AssetState.ANALYZING:
             return await self._status.read(order.session_id)
         asset = found.asset
         profile = self._services.profile(asset.profile)
-        if profile.scanner is not None:
+        is_scanned = asset.scanned_etag is not None and asset.scanned_etag == asset.stored_etag
+        if profile.scanner is not None and not is_scanned:
             counts = FailureCounts()
             try:
                 async with heartbeating(counts.details), self._source(asset, profile) as path:
@@ -278,8 +283,11 @@ class PromotionActivities:
 
     @activity.defn(name=messages.FAIL_PROMOTION)
     async def fail_promotion(self, order: PromotionFailure) -> UploadStatus:
-        """Record why promotion gave up; the asset stays where it is and ``rindle resume`` goes on from there."""
-        await self._database.write(rows.note_failure, order.session_id, order.failure.code, order.failure.message)
+        """Record why promotion gave up; the asset stays where it is and ``rindle resume`` goes on from there.
+
+        Once only: a repetition must not undo a resume in between.
+        """
+        await self._database.write(rows.note_failure, order.session_id, order.failure, attempt_facts())
         return await self._status.read_after_failure(order.session_id)
 
 

@@ -14,6 +14,7 @@ from temporalio import activity
 
 from rindle import messages, telemetry
 from rindle.activities.event_family import EventFamily
+from rindle.activities.steps import attempt_facts
 from rindle.capabilities import capabilities_of
 from rindle.crash_points import crash_point
 from rindle.db import providers as rows
@@ -140,10 +141,10 @@ class StreamingActivities:
 
     @activity.defn(name=messages.FAIL_PROVIDER_ASSET)
     async def fail_provider_asset(self, order: ProviderFailure) -> ProviderStatus:
-        """Record on the row why the push ended."""
+        """Record on the row why the push ended; once only: a repetition must not undo a retry in between."""
         push, failure = order.push, order.failure
-        error = f"{failure.code}: {failure.message}" if failure.message else failure.code
-        await self._database.write(rows.give_up, push.asset_id, push.profile, push.provider, error)
+        named = (push.asset_id, push.profile, push.provider)
+        await self._database.write(rows.give_up_once, *named, failure, attempt_facts())
         status = self._status(push, await self._read(push))
         return status if status.outcome else status.model_copy(update={"outcome": "errored", "reason": failure.code})
 

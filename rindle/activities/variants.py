@@ -19,6 +19,7 @@ from rindle.activities.deletion import delete_object, never_final
 from rindle.activities.liveness import heartbeating, scratch_directory
 from rindle.activities.progress import ClaimLost, Progress, run_reporting_progress
 from rindle.activities.source_cache import SourceCache
+from rindle.activities.steps import attempt_facts, step_id
 from rindle.cancellation import run_to_end
 from rindle.crash_points import crash_point
 from rindle.db import variants as rows
@@ -132,7 +133,7 @@ class VariantActivities:
     async def _run(self, order: VariantInput, build: Build) -> GroupStatus:
         crash_point("render.before")
         claimed = await self._database.write(
-            rows.claim_group, order.asset_id, order.group, self._services.profile, _run_facts()
+            rows.claim_group, order.asset_id, order.group, self._services.profile, attempt_facts()
         )
         crash_point("render.claimed")
         if claimed is None or not (claimed.claims or claimed.obsolete):
@@ -352,14 +353,14 @@ class VariantActivities:
     @activity.defn(name=messages.REQUEUE_GROUP)
     async def requeue_group(self, order: GroupOrder) -> GroupStatus:
         """Move the group's failed and cancelled rows (or the named ones) to ``queued``."""
-        moved = await self._database.write(_requeue, order, self._services, _step())
+        moved = await self._database.write(_requeue, order, self._services, step_id())
         crash_point("requeue.moved")
         return await self._status(order, moved=moved)
 
     @activity.defn(name=messages.CANCEL_GROUP)
     async def cancel_group(self, order: GroupOrder) -> GroupStatus:
         """Move the group's open rows (or the named ones) to ``cancelled``."""
-        moved = await self._database.write(_cancel, order, _step())
+        moved = await self._database.write(_cancel, order, step_id())
         crash_point("cancel.moved")
         return await self._status(order, moved=moved)
 
@@ -367,7 +368,7 @@ class VariantActivities:
     async def fail_group(self, order: GroupOrder) -> GroupStatus:
         """Fail the group's open rows after its build has failed permanently."""
         failure = order.failure or messages.Failure(code="unexpected")
-        moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure, _step())
+        moved = await self._database.write(rows.fail_group, order.asset_id, order.group, failure, step_id())
         return await self._status(order, moved=moved)
 
     @activity.defn(name=messages.REMOVE_OBSOLETE)
@@ -385,22 +386,6 @@ class VariantActivities:
                     for key in keys:
                         await self._remove(storage, variant_id, key)
         return await self._status(order)
-
-
-def _run_facts() -> dict[str, Any]:
-    info = activity.info()
-    return {
-        "worker": info.activity_type,
-        "attempt": info.attempt,
-        "workflow_id": info.workflow_id,
-        "run_id": _step(),  # one audit row per attempt
-    }
-
-
-def _step() -> str:
-    """Name the step of the workflow that this activity is, the same in every attempt: run and activity."""
-    info = activity.info()
-    return f"{info.workflow_run_id}:{info.activity_id}"[:64]
 
 
 def _named(order: GroupOrder, asset: MediaAsset, session: Session) -> list[Any]:

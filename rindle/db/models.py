@@ -593,7 +593,7 @@ class MediaAttachment(_Timestamps, Base):
 
 
 class MediaProcessingRun(_Timestamps, Base):
-    """Record of one attempt to build a variant."""
+    """Record of one attempt to build a variant, or of a step that gave up an upload or a push."""
 
     __tablename__ = "media_processing_runs"
     __table_args__ = (
@@ -608,7 +608,8 @@ class MediaProcessingRun(_Timestamps, Base):
     id: Mapped[str] = mapped_column(_Id, primary_key=True, default=new_id)
     #: The asset that was worked on; the row is deleted with it.
     asset_id: Mapped[str] = mapped_column(_Id, ForeignKey("media_assets.id", ondelete="CASCADE"))
-    #: The variant that was built. ``NULL`` is reserved for work on the whole asset and does not occur in this release.
+    #: The variant that was built. ``NULL`` for the step that gave up an upload or its push to a streaming provider:
+    #: Temporal runs a step again when its completion was lost, and the repetition finds this row and changes nothing.
     variant_name: Mapped[str | None] = mapped_column(String(255))
     #: Registered name of the activity that did the work.
     worker: Mapped[str] = mapped_column(String(255))
@@ -616,7 +617,7 @@ class MediaProcessingRun(_Timestamps, Base):
     state: Mapped[str] = mapped_column(String(32), default=RunState.PROCESSING.value)
     #: Attempt of the activity, as Temporal counts: from 1.
     attempt: Mapped[int] = mapped_column(Integer, default=1)
-    #: When the attempt claimed the variant. ``NULL`` does not occur in this release.
+    #: When the attempt claimed the variant, or gave up. ``NULL`` does not occur in this release.
     started_at: Mapped[datetime | None]
     #: When the attempt ended; ``NULL`` while it runs.
     finished_at: Mapped[datetime | None]

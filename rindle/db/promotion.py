@@ -5,15 +5,17 @@ Upload sessions are in ``db/uploads``; the life of the variants that a promotion
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from rindle.db import uploads, variants
+from rindle.db import given_up, uploads, variants
 from rindle.db.events import record_event
 from rindle.db.models import MediaAsset
 from rindle.db.transitions import add_queued, lock_asset, move_asset, recompute, set_fields
 from rindle.errors import MAX_REASON_CHARS, ContentRejected, StateConflict, UploadRejected
+from rindle.messages import Failure
 from rindle.profile import Profile
 from rindle.rejections import type_of
 from rindle.states import DELIVERABLE, IN_PROMOTION, AssetState
@@ -27,9 +29,9 @@ def pass_gate(session: Session, asset_id: str, profile: type[Profile], mime: str
 
 
 def note_scanned(session: Session, asset_id: str, etag: str | None) -> None:
-    """Record that the scanner accepted the bytes with this ETag."""
+    """Record that the scanner accepted the bytes with this ETag, unless the asset has left its validation meanwhile."""
     asset = lock_asset(session, asset_id)
-    if asset is not None:
+    if asset is not None and asset.state == AssetState.ANALYZING:
         set_fields(session, asset, scanned_etag=etag)
 
 
@@ -133,16 +135,18 @@ def forget_failure(session: Session, asset_id: str) -> None:
         set_fields(session, asset, **uploads.NO_REJECTION)
 
 
-def note_failure(session: Session, session_id: str, code: str, reason: str) -> None:
-    """Record why a promotion failed, on an asset that is neither available nor quarantined; its state stays."""
+def note_failure(session: Session, session_id: str, failure: Failure, step: Mapping[str, Any]) -> None:
+    """Record why a promotion failed, on an asset that is neither available nor quarantined; its state stays.
+
+    A repeated step changes nothing: the asset may have been resumed, or released from quarantine, in between.
+    """
     found = uploads.find_upload(session, session_id)
-    if found is None:
+    asset = None if found is None else lock_asset(session, found.asset.id)
+    if asset is None or not given_up.note_once(session, asset.id, failure, step):
         return
-    asset = lock_asset(session, found.asset.id)
-    if asset is not None and AssetState(asset.state) not in DELIVERABLE and asset.state != AssetState.QUARANTINED:
-        set_fields(
-            session, asset, **{**uploads.NO_REJECTION, "error_code": code, "error_reason": reason[:MAX_REASON_CHARS]}
-        )
+    if AssetState(asset.state) not in DELIVERABLE and asset.state != AssetState.QUARANTINED:
+        noted = {"error_code": failure.code, "error_reason": failure.message[:MAX_REASON_CHARS]}
+        set_fields(session, asset, **{**uploads.NO_REJECTION, **noted})
 
 
 __all__ = [

@@ -17,9 +17,11 @@ from weakref import WeakSet
 from sqlalchemy import Dialect, inspect, select
 from sqlalchemy.orm import Session
 
+from rindle.db import given_up
 from rindle.db.events import provider_payload, record_event
 from rindle.db.models import MediaAsset, MediaEvent, MediaOutbox, MediaProviderAsset, MediaVariant, utc_now
 from rindle.db.transitions import follow_provider, lock_asset, move_provider_asset, set_fields
+from rindle.messages import Failure
 from rindle.profile import DIRECT_CREATOR_UPLOAD, Profile, StreamingPolicy
 from rindle.protocols import ProviderAsset, WebhookKind
 from rindle.states import DELIVERABLE, OPEN_PROVIDER_STATES, PROVIDER_MOVES, AssetState, VariantState
@@ -264,6 +266,19 @@ def give_up(session: Session, asset_id: str, profile: str, provider: str, error:
     row = locked(session, asset_id, profile, provider)
     if row is not None and P(row.state) in OPEN_PROVIDER_STATES:
         move_provider_asset(session, row, P.ERRORED, last_sync_error=error)
+
+
+def give_up_once(
+    session: Session, asset_id: str, profile: str, provider: str, failure: Failure, step: Mapping[str, Any]
+) -> None:
+    """Move an open row to ``errored`` as a step of its workflow.
+
+    A repeated step changes nothing: the asset may have been given to the provider again in between.
+    """
+    row = locked(session, asset_id, profile, provider)
+    if row is not None and given_up.note_once(session, asset_id, failure, step):
+        error = f"{failure.code}: {failure.message}" if failure.message else failure.code
+        give_up(session, asset_id, profile, provider, error)
 
 
 def restart(session: Session, row: MediaProviderAsset, *, passthrough: str | None) -> bool:

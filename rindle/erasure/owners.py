@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
+    WorkflowExecutionStatus,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
@@ -44,6 +45,8 @@ from rindle.workflows import ids
 
 #: Timeout of the question whether the server has accepted an erasure that did not report in time.
 _LOOK = timedelta(seconds=5)
+#: Starts of one call. Each may meet the run of an earlier call of the operation, which took its request back.
+_STARTS = 5
 
 
 async def preview_owner_erasure(services: Services, owner: Any) -> OwnerErasureReport:
@@ -64,9 +67,14 @@ async def erase_owner(
         return stored
     await services.temporal.require_answer()
     client = await services.temporal.client()
-    is_new = await _request(services, operation, ref, named)
+    is_new = False
     try:
-        await _reported(services, client, operation)
+        for _ in range(_STARTS):
+            is_new = await _request(services, operation, ref, named) or is_new
+            if await _reported(services, client, operation):
+                break
+        else:
+            raise _unreachable(services, "other calls of the operation take its request back")
     except TemporalUnavailable:
         # The request may have arrived nevertheless. The rows decide: without its row the operation does nothing.
         if is_new and await services.database.write(rows.withdraw, operation):
@@ -107,8 +115,11 @@ async def _request(services: Services, operation_id: str, ref: OwnerRef, actor: 
         return False
 
 
-async def _reported(services: Services, client: Client, operation_id: str) -> None:
+async def _reported(services: Services, client: Client, operation_id: str) -> bool:
     """Start the workflow of the operation, or find it running, and wait until the attachments are removed.
+
+    Returns:
+        whether they are. Not when the run has found no request of the operation, and has ended without doing anything.
 
     Raises:
         ErasurePending: no worker has reported within the limit.
@@ -117,12 +128,13 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
     seconds = services.settings.erasure_report_seconds
     try:
         async with asyncio.timeout(seconds):
-            await _update_with_start(services, client, operation_id, timedelta(seconds=seconds))
+            counts = await _update_with_start(services, client, operation_id, timedelta(seconds=seconds))
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
         if not await _is_accepted(services, client, operation_id):
             raise _unreachable(services, "it does not answer") from error
         if not await services.database.read(rows.is_detached, operation_id):
             raise _pending(operation_id) from error
+        return True
     except WorkflowUpdateFailedError as error:
         cause = error.cause
         if isinstance(cause, ApplicationError):
@@ -130,16 +142,19 @@ async def _reported(services: Services, client: Client, operation_id: str) -> No
         raise
     except RPCError as error:
         raise _unreachable(services, error.status.name) from error
+    return counts.outcome == "detached"
 
 
 async def _is_accepted(services: Services, client: Client, operation_id: str) -> bool:
-    """Whether the server has the workflow of the operation: without an answer, the request may not have arrived."""
+    """Whether a workflow of the operation runs: without an answer, the request may not have arrived.
+
+    A run that is closed is one of an earlier call; if it has removed the attachments, the rows say so.
+    """
     workflow = client.get_workflow_handle(ids.erasure_id(operation_id, prefix=services.settings.workflow_id_prefix))
     try:
-        await workflow.describe(rpc_timeout=_LOOK)
+        return (await workflow.describe(rpc_timeout=_LOOK)).status is WorkflowExecutionStatus.RUNNING
     except RPCError:
         return False
-    return True
 
 
 async def _update_with_start(services: Services, client: Client, operation_id: str, limit: timedelta) -> ErasureCounts:

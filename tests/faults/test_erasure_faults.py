@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from rindle import MediaErasure, MediaErasureAsset
+from rindle.db import erasures
 from rindle.db.models import MediaOutbox, new_id
 from rindle.errors import (
     BatchOwnerFailed,
@@ -106,16 +110,24 @@ async def test_an_erasure_without_workers_is_pending_and_a_repetition_gets_its_r
 @pytest.mark.usefixtures("quiet_log")
 async def test_a_call_that_no_worker_answers_leaves_no_error_to_the_collector(lite_stage: Stage) -> None:
     """The operation that starts the workflow has a future of its own, which fails as the call does."""
-    with pytest.raises(ErasurePending):
-        await lite_stage.application(RINDLE_ERASURE_REPORT_SECONDS="1").erase_owner(ADA)
+    await lite_stage.asked_to_erase(ADA, new_id())
     with pytest.raises(TemporalUnavailable):
         await lite_stage.application(TEMPORAL_NAMESPACE="nowhere").erase_owner(ADA)
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.01, 0.1])
-async def test_an_erasure_is_called_pending_only_when_the_server_has_it(lite_stage: Stage, seconds: float) -> None:
+@pytest.mark.parametrize("has_earlier_run", [False, True])
+async def test_an_erasure_is_called_pending_only_when_the_server_has_it(
+    lite_stage: Stage, seconds: float, has_earlier_run: bool
+) -> None:
     """So short a limit may end the call before the server has the request."""
     operation = new_id()
+    if has_earlier_run:
+        earlier = await lite_stage.asked_to_erase(ADA, operation)
+        assert earlier.detail == {"operation_id": operation}
+        run = ids.erasure_id(operation, prefix=lite_stage.prefix)
+        await (await lite_stage.client()).get_workflow_handle(run).terminate()
+        assert await lite_stage.rindle.database.write(erasures.withdraw, operation)
     with pytest.raises((ErasurePending, TemporalUnavailable)) as refused:
         await lite_stage.application(RINDLE_ERASURE_REPORT_SECONDS=str(seconds)).erase_owner(
             ADA, operation_id=operation
@@ -124,8 +136,71 @@ async def test_an_erasure_is_called_pending_only_when_the_server_has_it(lite_sta
     requested = await lite_stage.read(lambda session: session.get(MediaErasure, operation)) is not None
     assert requested == isinstance(refused.value, ErasurePending)
     if requested:
-        workflow = ids.erasure_id(operation, prefix=lite_stage.prefix)
-        assert (await (await lite_stage.client()).get_workflow_handle(workflow).describe()).status is not None
+        workflow = (await lite_stage.client()).get_workflow_handle(ids.erasure_id(operation, prefix=lite_stage.prefix))
+        assert (await workflow.describe()).status is WorkflowExecutionStatus.RUNNING
+
+
+class Held(Interceptor):
+    """Holds the first removal of attachments: before it, or when the rows are read and the answer is not given yet."""
+
+    def __init__(self, *, has_read: bool) -> None:
+        self.has_read = has_read
+        self.reached, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """Wrap an activity."""
+        outer = self
+
+        class Activity(ActivityInboundInterceptor):
+            async def execute_activity(self, input: ExecuteActivityInput) -> object:
+                if input.fn.__name__ != "detach_owner" or outer.reached.is_set():
+                    return await self.next.execute_activity(input)
+                answer = await self.next.execute_activity(input) if outer.has_read else None
+                outer.reached.set()
+                await outer.may_go_on.wait()
+                return answer or await self.next.execute_activity(input)
+
+        return Activity(next)
+
+
+async def test_a_call_that_meets_a_run_without_a_request_starts_the_erasure_again(stage: Stage) -> None:
+    """An earlier call of the operation has taken its request back, and then its start arrived."""
+    held = Held(has_read=True)
+    await stage.member(interceptors=[held])
+    asset, operation = await attached(stage), new_id()
+    run = await (await stage.client()).start_workflow(
+        "rindle.OwnerErasureWorkflow",
+        {"operation_id": operation},
+        id=ids.erasure_id(operation, prefix=stage.prefix),
+        task_queue=stage.prefix,
+    )
+    await held.reached.wait()
+    erasing = asyncio.create_task(stage.rindle.erase_owner(ADA, operation_id=operation))
+
+    async def joined() -> bool:
+        found = [event.event_type async for event in run.fetch_history_events()]
+        return EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED in found
+
+    await until(joined, what="the call to join the run")
+    held.may_go_on.set()
+
+    assert [one.asset_id for one in (await erasing).assets_to_purge.entries] == [asset]
+    await status(stage, operation, "complete")
+    assert (await run.result())["outcome"] == "withdrawn"
+
+
+async def test_a_call_whose_request_another_call_takes_back_starts_the_erasure_again(stage: Stage) -> None:
+    held = Held(has_read=False)
+    await stage.member(interceptors=[held])
+    asset, operation = await attached(stage), new_id()
+    erasing = asyncio.create_task(stage.rindle.erase_owner(ADA, operation_id=operation))
+    await held.reached.wait()
+
+    assert await stage.rindle.database.write(erasures.withdraw, operation)
+    held.may_go_on.set()
+
+    assert [one.asset_id for one in (await erasing).assets_to_purge.entries] == [asset]
+    await status(stage, operation, "complete")
 
 
 async def test_a_store_that_refuses_for_long_delays_the_certificate_and_loses_nothing(lite_stage: Stage) -> None:

@@ -20,7 +20,7 @@ from rindle.webhooks import ingest_webhook
 from rindle.workflows import ids
 from tests.gallery import Gallery
 from tests.integration.mux.studio import WEBHOOK_SECRET, application, mux_environment
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.mux import FakeMux
 from tests.servers.temporal import TemporalServer
 from tests.stage import NOTICES_LOST_WORKERS, Stage, staged
@@ -145,7 +145,7 @@ async def test_a_webhook_of_a_push_is_applied_once_when_its_worker_is_killed(sta
 async def test_a_webhook_of_an_upload_is_applied_once_when_its_worker_is_killed(stage: Stage, mux: FakeMux) -> None:
     rindle = application(stage, mux)
     upload = await rindle.create_direct_upload("talk", cors_origin="https://cohort.example")
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as browser:
         (await browser.put(upload.upload_url, content=b"a film")).raise_for_status()
     await told(rindle, mux, "video.upload.asset_created")
     await killed(stage, mux, "provider.event_applied")

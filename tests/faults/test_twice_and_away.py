@@ -19,8 +19,10 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 from rindle import MediaAsset, Rindle, outbox
 from rindle.db import direct_uploads, providers
 from rindle.errors import ProviderSyncFailed, RindleError, StoragePermanent
+from rindle.messages import GroupOrder, PromotionFailure, ProviderFailure
 from rindle.operations.maintenance import runs
 from rindle.operations.maintenance.backfill_metadata import BackfillMetadata
+from rindle.operations.maintenance.provider_sync import provider_retry
 from rindle.operations.maintenance.registry import SWEEPS
 from rindle.operations.maintenance.verify_storage import verify_storage
 from rindle.protocols import WebhookKind
@@ -302,9 +304,12 @@ async def _signal_cancel(stage: Stage, asset_id: str) -> None:
 
 
 class Repeated(Interceptor):
-    """Runs one activity a second time, as Temporal does when its completion was lost, after something has happened."""
+    """Runs one activity a second time, as Temporal does when its completion was lost, after something has happened.
 
-    def __init__(self, name: str, between: Callable[[str], Awaitable[Any]]) -> None:
+    What happens gets the input of the activity.
+    """
+
+    def __init__(self, name: str, between: Callable[[Any], Awaitable[Any]]) -> None:
         self.name = name
         self.between = between
         self.repeated = False
@@ -319,7 +324,7 @@ class Repeated(Interceptor):
                 if outer.repeated or input.fn.__name__ != outer.name:
                     return answer
                 outer.repeated = True
-                await outer.between(input.args[0].asset_id)
+                await outer.between(input.args[0])
                 return await self.next.execute_activity(input)
 
         return Again(next)
@@ -328,9 +333,9 @@ class Repeated(Interceptor):
 async def test_a_repeated_failure_leaves_what_was_queued_again(stage: Stage) -> None:
     store = Refusing(storage(stage.environment))
 
-    async def queue_again(asset_id: str) -> None:
+    async def queue_again(order: GroupOrder) -> None:
         store.refused = ""
-        await stage.rindle.requeue_variants(asset_id)
+        await stage.rindle.requeue_variants(order.asset_id)
 
     step = Repeated("fail_group", queue_again)
     await stage.member(stage.application(store=store), interceptors=[step])
@@ -344,9 +349,9 @@ async def test_a_repeated_failure_leaves_what_was_queued_again(stage: Stage) -> 
 
 
 async def test_a_repeated_cancellation_leaves_what_was_queued_again(stage: Stage) -> None:
-    async def queue_again(asset_id: str) -> None:
+    async def queue_again(order: GroupOrder) -> None:
         stage.tell("processor", "")
-        await stage.rindle.requeue_variants(asset_id)
+        await stage.rindle.requeue_variants(order.asset_id)
 
     step = Repeated("cancel_group", queue_again)
     await stage.member(stage.rindle, interceptors=[step])
@@ -362,7 +367,10 @@ async def test_a_repeated_cancellation_leaves_what_was_queued_again(stage: Stage
 
 
 async def test_a_repeated_request_to_build_leaves_what_was_cancelled(stage: Stage) -> None:
-    step = Repeated("requeue_group", stage.rindle.cancel_processing)
+    async def cancel(order: GroupOrder) -> None:
+        await stage.rindle.cancel_processing(order.asset_id)
+
+    step = Repeated("requeue_group", cancel)
     await stage.member(stage.rindle, interceptors=[step])
     stage.tell("processor", "hold")
     asset = await stage.verified("held")
@@ -384,6 +392,51 @@ async def test_a_repeated_request_to_build_leaves_what_was_cancelled(stage: Stag
     assert step.repeated
     assert (await stage.variant(asset.id, "thumb")).state == "cancelled"
     await everything_holds(stage)
+
+
+async def test_a_repeated_failure_leaves_what_was_resumed(stage: Stage) -> None:
+    store = Refusing(storage(stage.environment))
+
+    async def resume(order: PromotionFailure) -> None:
+        store.refused = ""
+        asset_id = str((await stage.session(order.session_id)).asset_id)
+        assert (await stage.rindle.asset(asset_id)).error_code == "storage_permanent"
+        await stage.rindle.resume(asset_id)
+
+    step = Repeated("fail_promotion", resume)
+    await stage.member(stage.application(store=store), interceptors=[step])
+    store.refused = "local_path"
+
+    asset = await stage.verified()
+
+    await until(lambda: step.repeated, what="the step to run again")
+    assert (await stage.state(asset.id, "ready")).state == "ready"
+    await everything_holds(stage)
+
+
+async def test_a_repeated_failure_leaves_what_was_given_to_its_provider_again(stage: Stage) -> None:
+    provider = InMemoryProvider()
+    store = storage({**stage.environment, "APP_PUBLIC_URL": "https://media.test"})
+    rindle = stage.application(store=store, providers=[provider])
+
+    async def retry(order: ProviderFailure) -> None:
+        await provider_retry(rindle.services, order.push.asset_id)
+
+    step = Repeated("fail_provider_asset", retry)
+    await stage.member(rindle, interceptors=[step])
+    provider.fail_next("create_asset", ProviderSyncFailed("status 401", status=401))
+
+    film = await rindle.upload("streamed", Clips(stage.home).film(), filename="film.mp4")
+
+    await until(lambda: step.repeated, what="the step to run again")
+    await until(lambda: provider.assets, what="the asset to be created at its provider")
+    [made] = provider.assets.values()
+
+    async def is_recorded() -> bool:
+        row = await rindle.database.read(providers.find, film.id, "streamed", "memory")
+        return row is not None and (row.state, row.provider_asset_id) == ("processing", made.id)
+
+    await until(is_recorded, what="the film to be in preparation at its provider")
 
 
 async def test_a_database_that_is_briefly_away_loses_nothing(

@@ -15,6 +15,7 @@ import pytest
 
 from rindle import MediaAsset, MediaVariant
 from rindle.cli.temporal_server import find_temporal_cli
+from rindle.media.ffmpeg import FfmpegTools
 from rindle.states import UNVALIDATED, VariantState
 from rindle.storage.memory import MemoryStorage
 from tests import invariants
@@ -22,6 +23,7 @@ from tests.media.clips import Clips, ffmpeg, tone
 from tests.patience import until
 from tests.servers.temporal import TemporalServer
 from tests.stage import NOTICES_LOST_WORKERS, Stage, staged
+from tests.workflows.fleet import runs_of
 
 
 def ffmpegs(stage: Stage) -> list[int]:
@@ -64,7 +66,7 @@ async def at_work(stage: Stage, asset_id: str, name: str = "web_720p", percent: 
 
     async def look() -> MediaVariant | None:
         row = await stage.variant(asset_id, name)
-        assert row.state != VariantState.READY, "the clip is too short to be caught at work"
+        assert row.state != VariantState.READY, "the encoder does not read the clip again and again"
         return row if row.state == VariantState.PROCESSING and row.progress >= percent else None
 
     found = await until(look, what=f"{name} to be {percent} % done")
@@ -74,8 +76,42 @@ async def at_work(stage: Stage, asset_id: str, name: str = "web_720p", percent: 
 
 @pytest.fixture(scope="session")
 def long_film(clips: Clips) -> Path:
-    """Eight seconds of 1080p: long enough to be caught at work."""
+    """Eight seconds of 1080p."""
     return clips.film("1920x1080", 8)
+
+
+def encoder(stage: Stage, name: str, encoding: str) -> str:
+    """Return the path of the real ffmpeg, but for films, which ``encoding`` encodes: bash with the arguments in $@."""
+    program = stage.home / name
+    program.write_text(
+        f'#!/bin/bash\nffmpeg="{FfmpegTools.find().ffmpeg}"\n'
+        f'case "$*" in *libx264*) {encoding} ;; esac\nexec "$ffmpeg" "$@"\n'
+    )
+    program.chmod(0o700)
+    return str(program)
+
+
+@pytest.fixture
+def endless(lite_stage: Stage) -> str:
+    """An ffmpeg that reads a film again and again: however slow the test, a build is caught at work.
+
+    It is an ordinary one after ``lite_stage.tell("encoder", "")``.
+    """
+    lite_stage.tell("encoder", "endless")
+    again_and_again = f'[ -s "{lite_stage.home}/encoder" ] && exec "$ffmpeg" -stream_loop -1 -re "$@"'
+    return encoder(lite_stage, "endless", again_and_again)
+
+
+#: Seconds of a film after which :func:`halting` waits.
+HALTS = (1, 2, 3)
+
+
+@pytest.fixture
+def halting(lite_stage: Stage) -> str:
+    """An ffmpeg that encodes the first second of a film, the first two, three, and all; it waits for a word between."""
+    piece = '"$ffmpeg" "${@:1:$#-1}" -t $second "${@: -1}"'
+    word = f'until [ -e "{lite_stage.home}/heard-$second" ]; do sleep 0.05; done'
+    return encoder(lite_stage, "halting", f"for second in {' '.join(map(str, HALTS))}; do {piece}; {word}; done")
 
 
 def rows(asset: MediaAsset) -> dict[str, MediaVariant]:
@@ -205,22 +241,42 @@ async def test_what_is_quick_comes_first_and_the_film_is_fetched_once(counted: S
 
     asset = await counted.ready("lesson", clips.film("1280x720", 2), filename="film.mp4")
 
-    started = [event.payload["variant_name"] for event in await counted.events(asset.id, "variant_started")]
-    assert started[-1] == "web_720p", started
+    [upload] = {row.workflow_id for row in await counted.outbox() if "-upload:" in row.workflow_id}
+
+    async def requested() -> list[str]:
+        """Return the builds in the order of their requests. A worker may begin them in another one."""
+        for run in await runs_of(counted, upload):
+            attributes = "start_child_workflow_execution_initiated_event_attributes"
+            events = [event for event in (await run.fetch_history()).events if event.HasField(attributes)]
+            if events:
+                return [getattr(event, attributes).workflow_id for event in events]
+        return []
+
+    builds = await until(requested, what="the run that started the builds")
+    assert len(builds) == 3
+    assert builds[-1] == counted.variants_workflow(asset.id, "web_720p")
     assert isinstance(counted.storage, CountingStorage)
     assert counted.storage.fetched == [asset.storage_key]
 
 
-async def test_progress_rises_and_is_told_in_events(lite_stage: Stage, long_film: Path) -> None:
-    await lite_stage.member()
+async def test_progress_rises_and_is_told_in_events(lite_stage: Stage, clips: Clips, halting: str) -> None:
+    await lite_stage.member(lite_stage.application(RINDLE_FFMPEG_PATH=halting))
+    asset = await lite_stage.verified("lesson", clips.film(seconds=4), filename="film.mp4")
 
-    asset = await lite_stage.ready("lesson", long_film, filename="film.mp4")
+    async def heard() -> list[int]:
+        found = await lite_stage.events(asset.id, "variant_progress")
+        return [event.payload["progress"] for event in found if event.payload["variant_name"] == "web_720p"]
 
-    told = [
-        event.payload["progress"]
-        for event in await lite_stage.events(asset.id, "variant_progress")
-        if event.payload["variant_name"] == "web_720p"
-    ]
+    for second in HALTS:
+
+        async def is_told(percent: int = 25 * second - 4) -> bool:  # the last sound ends a little earlier
+            return (await heard() or [0])[-1] >= percent
+
+        await until(is_told, what=f"the progress after {second} s of the film")
+        lite_stage.tell(f"heard-{second}", "")
+    assert (await lite_stage.settled(asset.id)).state == "ready"
+
+    told = await heard()
     assert len(told) >= 3
     assert all(later - sooner >= 5 for sooner, later in pairwise(told)), told
     assert 1 <= told[0] <= told[-1] <= 99
@@ -229,8 +285,10 @@ async def test_progress_rises_and_is_told_in_events(lite_stage: Stage, long_film
 # --- stopping -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_cancel_frees_the_processor_and_leaves_nothing(lite_stage: Stage, long_film: Path) -> None:
-    await lite_stage.member()
+async def test_a_cancel_frees_the_processor_and_leaves_nothing(
+    lite_stage: Stage, long_film: Path, endless: str
+) -> None:
+    await lite_stage.member(lite_stage.application(RINDLE_FFMPEG_PATH=endless))
     asset = await lite_stage.verified("lesson", long_film, filename="f.mp4")
     await at_work(lite_stage, asset.id)
     assert ffmpegs(lite_stage)
@@ -244,8 +302,8 @@ async def test_a_cancel_frees_the_processor_and_leaves_nothing(lite_stage: Stage
     await invariants.everything_holds(lite_stage)
 
 
-async def test_the_temporal_cli_alone_cancels_and_requeues(lite_stage: Stage, long_film: Path) -> None:
-    await lite_stage.member()
+async def test_the_temporal_cli_alone_cancels_and_requeues(lite_stage: Stage, long_film: Path, endless: str) -> None:
+    await lite_stage.member(lite_stage.application(RINDLE_FFMPEG_PATH=endless))
     asset = await lite_stage.verified("lesson", long_film, filename="f.mp4")
     await at_work(lite_stage, asset.id)
     workflow_id = lite_stage.variants_workflow(asset.id, "web_720p")
@@ -254,6 +312,7 @@ async def test_the_temporal_cli_alone_cancels_and_requeues(lite_stage: Stage, lo
 
     await lite_stage.variant(asset.id, "web_720p", "cancelled")
     await nothing_left(lite_stage)
+    lite_stage.tell("encoder", "")
     await temporal(
         lite_stage,
         *("signal-with-start", "--signal-name", "requeue", "--signal-input", "null", "--workflow-id", workflow_id),
@@ -276,9 +335,9 @@ async def temporal(stage: Stage, *arguments: str) -> None:
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM"])
 async def test_a_worker_that_goes_in_the_middle_is_replaced_by_another(
-    lite_stage: Stage, long_film: Path, end: str
+    lite_stage: Stage, long_film: Path, endless: str, end: str
 ) -> None:
-    first = await lite_stage.worker("--grace", "1", **NOTICES_LOST_WORKERS)
+    first = await lite_stage.worker("--grace", "1", RINDLE_FFMPEG_PATH=endless, **NOTICES_LOST_WORKERS)
     asset = await lite_stage.verified("lesson", long_film, filename="f.mp4")
     await at_work(lite_stage, asset.id, percent=40)
 
@@ -305,10 +364,13 @@ async def gone(stage: Stage) -> None:
     await until(look, what="no ffmpeg of the worker that went")
 
 
-async def test_a_build_whose_row_was_queued_again_stops_and_makes_room(lite_stage: Stage, long_film: Path) -> None:
-    await lite_stage.member()
+async def test_a_build_whose_row_was_queued_again_stops_and_makes_room(
+    lite_stage: Stage, long_film: Path, endless: str
+) -> None:
+    await lite_stage.member(lite_stage.application(RINDLE_FFMPEG_PATH=endless))
     asset = await lite_stage.verified("lesson", long_film, filename="f.mp4")
     first = await at_work(lite_stage, asset.id)
+    lite_stage.tell("encoder", "")
 
     await lite_stage.rindle.cancel_processing(asset.id)
     await lite_stage.rindle.requeue_variants(asset.id)

@@ -54,16 +54,17 @@ async def test_a_ticket_for_8_bytes_takes_neither_more_nor_less_nor_another_type
     session = await s3_stage.rindle.initiate_upload("avatar", filename="me.jpg", size=8, content_type="image/jpeg")
     presigned = (await s3_stage.rindle.sign_url(session.id)).presigned
 
-    async def endless() -> AsyncGenerator[bytes, None]:
-        for _ in range(64):
+    # The store reads up to 256 KiB of a body that it refuses, and breaks the connection when there is more.
+    async def announced_by_nobody() -> AsyncGenerator[bytes, None]:
+        for _ in range(3):
             yield b"x" * 65_536
 
     headers = dict(presigned.headers)
     async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as browser:
-        for body in (b"x" * 9, b"x" * 7, b"x" * 1_000_000):
+        for body in (b"x" * 9, b"x" * 7, b"x" * 200_000):
             assert (await browser.put(presigned.url, content=body, headers=headers)).status_code == 403
-        async with aclosing(endless()) as body_without_end:
-            without_length = await browser.put(presigned.url, content=body_without_end, headers=headers)
+        async with aclosing(announced_by_nobody()) as unannounced:
+            without_length = await browser.put(presigned.url, content=unannounced, headers=headers)
         assert without_length.status_code >= 400
         other_type = {**headers, "content-type": "text/html"}
         assert (await browser.put(presigned.url, content=b"x" * 8, headers=other_type)).status_code == 403

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +24,7 @@ from rindle.errors import (
     StorageUnauthorized,
 )
 from rindle.storage.s3 import S3Storage, parts
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 
 
 @dataclass
@@ -52,7 +51,6 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.script: list[Reply | Callable[[str, str], Reply]] = []
         self.asked: list[tuple[str, str]] = []
-        self.reached = threading.Event()
         self.release = threading.Event()
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
@@ -74,7 +72,6 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
         reply = self.server.reply_to(self.command, self.path)
-        self.server.reached.set()
         if reply.hangs and not reply.body:
             self.server.release.wait(PATIENCE_SECONDS)
             self.close_connection = True
@@ -131,17 +128,28 @@ async def storage(server: Server) -> AsyncIterator[S3Storage]:
     await storage.close()
 
 
-@pytest.fixture(params=[0.5])
-async def hasty(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[S3Storage]:
-    """A storage that gives up on a server which says nothing for half a second, or for the seconds given indirectly."""
-    storage = storage_on(server, read_timeout=request.param)
+@pytest.fixture
+async def hasty(server: Server) -> AsyncIterator[S3Storage]:
+    """A storage that gives up on a server which says nothing for half a second."""
+    storage = storage_on(server, read_timeout=0.5)
     yield storage
     server.release.set()
     await storage.close()
 
 
-#: Enough for a test to cancel a call first; a thread that waits for bytes notices so late, within the grace it has.
-in_no_hurry = pytest.mark.parametrize("hasty", [2.0], indirect=True, ids=["in_no_hurry"])
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the end of a cancelled transfer as long as a busy machine needs."""
+    monkeypatch.setattr("rindle.storage.threads.GRACE_SECONDS", PATIENCE_SECONDS)
+
+
+async def cancelled(call: asyncio.Task[Any], server: Server) -> None:
+    """Cancel a call whose thread waits for the server, which hangs up when the thread has been told to stop."""
+    call.cancel()
+    await asyncio.sleep(0)
+    server.release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
 
 
 @pytest.fixture
@@ -271,15 +279,13 @@ async def test_a_body_that_stalls_leaves_no_file(server: Server, hasty: S3Storag
     assert files(tmp_path) == set()
 
 
-@in_no_hurry
-async def test_a_cancelled_download_ends_and_leaves_no_file(server: Server, hasty: S3Storage, tmp_path: Path) -> None:
+async def test_a_cancelled_download_ends_and_leaves_no_file(server: Server, storage: S3Storage, tmp_path: Path) -> None:
     server.script = [Reply(200, b"x" * 1000, {"ETag": '"abc"'}, promised=500_000, hangs=True)]
-    task = asyncio.create_task(hasty.download("a/b/c", tmp_path / "copy"))
-    await asyncio.get_running_loop().run_in_executor(None, server.reached.wait, PATIENCE_SECONDS)
-    task.cancel()
+    download = asyncio.create_task(storage.download("a/b/c", tmp_path / "copy"))
+    await until(lambda: server.asked, what="the download to begin")
 
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(download, server)
+
     assert files(tmp_path) == set()
 
 
@@ -374,19 +380,12 @@ async def test_an_upload_completed_by_a_lost_answer_is_success(
     assert (await storage.store("a/b/c", source)).etag == WHOLE_ETAG
 
 
-@in_no_hurry
 @pytest.mark.usefixtures("small_parts")
-async def test_a_cancelled_multipart_upload_is_given_up(server: Server, hasty: S3Storage, source: Path) -> None:
+async def test_a_cancelled_multipart_upload_is_given_up(server: Server, storage: S3Storage, source: Path) -> None:
     server.script = [STARTED, Reply(hangs=True), Reply(hangs=True), Reply(hangs=True), Reply(204)]
-    task = asyncio.create_task(hasty.store("a/b/c", source))
-    loop = asyncio.get_running_loop()
-    while [method for method, _ in server.asked].count("PUT") < 1:
-        server.reached.clear()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(loop.run_in_executor(None, server.reached.wait, 5), 6)
-    task.cancel()
+    upload = asyncio.create_task(storage.store("a/b/c", source))
+    await until(lambda: "PUT" in [method for method, _ in server.asked], what="a part to be sent")
 
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(upload, server)
 
     assert server.asked[-1][0] == "DELETE"

@@ -51,7 +51,7 @@ async def bucket_stage(
     tmp_path: Path, database_url: str, temporal_server: TemporalServer, bucket_environment: dict[str, str]
 ) -> AsyncIterator[Stage]:
     """A stage on a public bucket of its own."""
-    environment = {**NOTICES_LOST_WORKERS, **bucket_environment, "APP_PUBLIC_URL": publish(bucket_environment)}
+    environment = {**bucket_environment, "APP_PUBLIC_URL": publish(bucket_environment)}
     async with staged(tmp_path, database_url, temporal_server.target, environment) as ready:
         yield ready
 
@@ -119,12 +119,15 @@ async def test_new_headers_may_change_the_etag(bucket_stage: Stage) -> None:
 
 async def test_a_worker_lost_after_the_etag_changed_loses_no_upload(bucket_stage: Stage) -> None:
     stage = bucket_stage
-    stage.environment["APP_MAX_COPY_BYTES"] = "0"
+    stage.environment |= {**NOTICES_LOST_WORKERS, "APP_MAX_COPY_BYTES": "0"}
     async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as browser:
         asset = await uploaded(stage, "scanned", browser, jpeg_with_a_script())
     victim = await stage.worker(wait=False, RINDLE_CRASH_AT="admit.headers_replaced")
     assert await victim.wait() == -9, victim.tail()
     assert (await stage.storage.head(asset.storage_key)).etag != asset.stored_etag
+    # More than one only if a pause of the victim was taken for its end; the new ETag must not cause another.
+    scans = (stage.home / "scans").read_text()
+    assert scans.startswith("scan\n")
 
     other_host = stage.home / "other-host"  # without the cached original
     other_host.mkdir()
@@ -132,5 +135,5 @@ async def test_a_worker_lost_after_the_etag_changed_loses_no_upload(bucket_stage
 
     done = await stage.settled(asset.id)
     assert (done.state, done.stored_etag) == ("ready", (await stage.storage.head(asset.storage_key)).etag)
-    assert (stage.home / "scans").read_text() == "scan\n"
+    assert (stage.home / "scans").read_text() == scans
     await everything_holds(stage)

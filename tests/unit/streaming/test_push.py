@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from temporalio.testing import ActivityEnvironment
 
 from rindle import MediaOutbox, outbox, telemetry
 from rindle.db import providers as rows
@@ -201,7 +202,8 @@ async def test_a_push_that_gave_up_says_why(cinema: Cinema) -> None:
     asset = await cinema.film()
     await cinema.activities.ensure_provider_row(cinema.order(asset))
     failure = Failure(code="missing_config", message="RINDLE_MUX_TOKEN_ID is not set")
-    status = await cinema.activities.fail_provider_asset(ProviderFailure(push=cinema.order(asset), failure=failure))
+    order = ProviderFailure(push=cinema.order(asset), failure=failure)
+    status = await ActivityEnvironment().run(cinema.activities.fail_provider_asset, order)
     assert status.outcome == "errored"
     assert (await cinema.row(asset)).last_sync_error == "missing_config: RINDLE_MUX_TOKEN_ID is not set"
 
