@@ -156,7 +156,7 @@ async def follow(
     since, is_silent = time.monotonic(), False
     try:
         while not (await asyncio.wait({result}, timeout=_LOOK_SECONDS))[0]:
-            progress = await _progress(handle)
+            progress = await _progress(handle, timedelta(seconds=_LOOK_SECONDS))
             if progress is not None and progress.pages > seen.pages:
                 seen, since = progress, time.monotonic()
                 on_page(progress)
@@ -167,7 +167,7 @@ async def follow(
                     on_silence()
         ended = await result
     except WorkflowFailureError as error:
-        raise await _failure(handle, sweep, error) from error
+        raise await _failure(handle, sweep, error, seen) from error
     except RPCError as error:
         raise _unreachable(services, error) from error
     finally:
@@ -177,12 +177,10 @@ async def follow(
     return Outcome(sweep.report(**progress.counters), progress.failures, progress.failed)
 
 
-async def _progress(handle: Handle) -> SweepProgress | None:
-    """Return how far a run has come; ``None`` when no worker answers."""
+async def _progress(handle: Handle, limit: timedelta) -> SweepProgress | None:
+    """Return how far a run has come; ``None`` when no worker answers in time."""
     with contextlib.suppress(RPCError):
-        progress: SweepProgress = await handle.query(
-            "progress", result_type=SweepProgress, rpc_timeout=timedelta(seconds=_LOOK_SECONDS)
-        )
+        progress: SweepProgress = await handle.query("progress", result_type=SweepProgress, rpc_timeout=limit)
         return progress
     return None
 
@@ -196,19 +194,20 @@ async def _is_polled(services: Services) -> bool:
     return all(one.is_polled for one in facts)
 
 
-async def _failure(handle: Handle, sweep: Sweep[O, R], error: WorkflowFailureError) -> Exception:
+async def _failure(handle: Handle, sweep: Sweep[O, R], error: WorkflowFailureError, seen: SweepProgress) -> Exception:
     cause = error.cause
     if isinstance(cause, ApplicationError):
         return error_of(cause.type or "unexpected", cause.message)
     if not isinstance(cause, CancelledError | TerminatedError):
         return error
-    progress = await _progress(handle) or SweepProgress()
+    found = await _progress(handle, _RPC_SECONDS)
+    progress = found or seen
+    pages = f"{progress.pages} pages" if found else f"at least {progress.pages} pages"  # it may have read more since
     counters = sweep.report(**progress.counters).to_dict()
     done = ", ".join(f"{name} {count}" for name, count in counters.items())
     how = "cancelled" if isinstance(cause, CancelledError) else "terminated"
     return MaintenanceStopped(
-        f"{sweep.name} was {how} after {progress.pages} pages ({done}); what it has done stays done, and a new run "
-        "does the rest",
+        f"{sweep.name} was {how} after {pages} ({done}); what it has done stays done, and a new run does the rest",
         detail={"workflow_id": handle.id, "counters": counters, "pages": progress.pages},
     )
 

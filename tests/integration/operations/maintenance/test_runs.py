@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus
@@ -98,6 +99,7 @@ async def test_options_are_checked_before_anything_is_started(lite_stage: Stage)
 async def test_a_cancelled_sweep_says_what_it_has_done(lite_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     # A heartbeat every second brings the cancellation soon; one that is late must not make the page time out.
     monkeypatch.setattr(liveness, "PATIENCE", 1 / PATIENCE_SECONDS)
+    monkeypatch.setattr(runs, "_RPC_SECONDS", timedelta(seconds=PATIENCE_SECONDS))  # for the counts at the end
     stage = lite_stage
     store = FlakyStorage(storage(stage.environment))
     async with Fleet(stage) as fleet:
@@ -118,6 +120,37 @@ async def test_a_cancelled_sweep_says_what_it_has_done(lite_stage: Stage, monkey
         assert await closed(stage, handle.id) == "CANCELED"
         view: StatusView = await handle.query("status", result_type=StatusView)
         assert view.state == "cancelled"
+
+
+async def test_a_sweep_whose_end_no_worker_describes_is_reported_as_it_was_seen_last(
+    lite_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, progress_of, is_over = lite_stage, runs._progress, False
+
+    async def answered(handle: runs.Handle, limit: timedelta) -> SweepProgress | None:
+        return None if is_over else await progress_of(handle, limit)
+
+    monkeypatch.setattr(runs, "_progress", answered)
+    store = FlakyStorage(storage(stage.environment))
+    await stage.member(stage.application(store=store))
+    await stage.ready("plain")
+    held, seen = store.hang("list_keys"), asyncio.Event()
+    handle = await runs.start(stage.rindle.services, VerifyStorage(), VerifyStorageOptions(originals=True))
+    following = asyncio.create_task(
+        runs.follow(
+            stage.rindle.services, handle, VerifyStorage(), on_page=lambda page: seen.set() if page.pages == 3 else None
+        )
+    )
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await seen.wait()
+    is_over = True
+
+    await handle.terminate()
+
+    with pytest.raises(MaintenanceStopped, match=r"terminated after at least 3 pages.*checked 1") as stopped:
+        await following
+    assert (stopped.value.detail["pages"], stopped.value.detail["counters"]["present"]) == (3, 1)
+    held.release()
 
 
 async def test_a_sweep_that_this_release_does_not_know_fails_at_once(lite_stage: Stage) -> None:
