@@ -90,6 +90,9 @@ async def test_a_stranger_gets_from_an_empty_directory_to_a_picture(
 
         refused = home.parent / "page.jpg"
         refused.write_text("<!doctype html><script>alert(1)</script>")
+        # The page has reloaded itself. Before its script has run, which `load` waits for, the button would send the
+        # form to the page's own address.
+        await page.wait_for_load_state("load")
         await page.set_input_files("input[type=file]", refused)
         await page.click("button")
 

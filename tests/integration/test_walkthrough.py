@@ -122,7 +122,9 @@ async def sign_in(page: Page, member: str) -> None:
 
 
 async def upload(page: Page, path: Path) -> None:
-    """Choose a file and press the button."""
+    """Choose a file and press the button of a page, which may have just reloaded itself."""
+    # Before its script has run, which `load` waits for, the button would send the form to the page's own address.
+    await page.wait_for_load_state("load")
     await page.set_input_files("input[type=file]", path)
     await page.click("#upload button")
 

@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import VIDEO_PATIENCE_SECONDS
 
 #: Frames per second of every clip that does not say otherwise.
 RATE = 25
@@ -15,7 +15,7 @@ RATE = 25
 def ffmpeg(*arguments: str | Path) -> None:
     """Run ffmpeg by hand, as a person making a file would."""
     command = ["ffmpeg", "-v", "error", "-nostdin", "-y", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=VIDEO_PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -19,12 +19,20 @@ from playwright.async_api import Browser, BrowserContext, Page
 
 from tests.browser import follow, launched, window
 from tests.media.clips import H264, Clips, moving, tone
-from tests.patience import PATIENCE_SECONDS, until
+from tests.patience import PATIENCE_SECONDS, VIDEO_PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.servers.minio import MinioServer
 from tests.servers.temporal import TemporalServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+#: No build is given up, or begun again, because the machine is busy or a test holds its encoder. No worker is killed
+#: here, so a lost one need not be noticed, and a cancelled build ends without a heartbeat: it reads its row.
+PATIENT = {
+    "RINDLE_AV_WALL_FLOOR_SECONDS": str(5 * VIDEO_PATIENCE_SECONDS),
+    "RINDLE_AV_STALL_SECONDS": str(5 * VIDEO_PATIENCE_SECONDS),
+    "RINDLE_HEARTBEAT_SECONDS": str(PATIENCE_SECONDS),
+}
 
 #: Opens a fresh browser window on the site, signed in as a member.
 Visit = Callable[..., Awaitable[BrowserContext]]
@@ -97,7 +105,9 @@ class Site:
 
     def objects_of(self, asset_id: str) -> list[Path]:
         """Return the files that belong to an asset."""
-        return [file for file in self.media.rglob(f"*{asset_id}*/*") if file.is_file()]
+        # `Path.rglob` raises when a worker removes a directory meanwhile.
+        walk = ((Path(directory), names) for directory, _, names in os.walk(self.media))
+        return [directory / name for directory, names in walk if asset_id in directory.name for name in names]
 
 
 @asynccontextmanager
@@ -120,6 +130,7 @@ async def running_site(temporal: TemporalServer, home: Path, **settings: str) ->
         "RINDLE_TASK_QUEUE_PREFIX": f"cohort-{uuid.uuid4().hex[:8]}",
         "TEMPORAL_ADDRESS": temporal.target,
         "TEMPORAL_NAMESPACE": temporal.namespace,
+        **PATIENT,
         **settings,
     }
     serve = ("-m", "uvicorn", "examples.cohort.app:app", "--port", str(port), "--no-access-log")

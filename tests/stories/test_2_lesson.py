@@ -8,7 +8,8 @@ import os
 import re
 import signal
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,10 @@ new MutationObserver(() => {
 }).observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
 """
 
-# The variants of the newest asset, without its film.
-OTHERS = """
-SELECT state FROM media_variants
-WHERE output_kind != 'video' AND asset_id = (SELECT id FROM media_assets ORDER BY id DESC LIMIT 1)
+# The variants of the newest asset: whether each is its film, its state and its progress.
+VARIANTS = """
+SELECT output_kind = 'video', state, progress FROM media_variants
+WHERE asset_id = (SELECT id FROM media_assets ORDER BY id DESC LIMIT 1)
 """
 
 # Seeks, and says where the player then is and what colour is in the middle of the picture.
@@ -109,8 +110,26 @@ def ffmpeg_groups(site: Site) -> set[int]:
     return {group for group, command in processes().values() if "ffmpeg" in command and home in command}
 
 
-async def film_waits_for_the_rest(site: Site) -> None:
-    """Hold the encoder of the film until the other variants are stored.
+def variants(site: Site, *, film: bool) -> list[tuple[str, int]]:
+    """Return state and progress of the newest asset's film, or of its other variants."""
+    with closing(sqlite3.connect(site.media.parent / "rindle.db")) as database:
+        rows = database.execute(VARIANTS).fetchall()
+    return [(state, progress) for is_film, state, progress in rows if is_film == film]
+
+
+@contextmanager
+def held_encoder(group: int) -> Iterator[None]:
+    """Let the processes of an encoder stand still for the block."""
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):  # it was killed meanwhile
+            os.killpg(group, signal.SIGCONT)
+
+
+async def film_waits_for_the_rest(site: Site) -> int:
+    """Hold the encoder of the film until the other variants are stored, and return its process group.
 
     The badge has the progress of the slowest variant. While one of the others has not begun, there is none to see.
     """
@@ -120,16 +139,12 @@ async def film_waits_for_the_rest(site: Site) -> None:
         return {group for group, command in processes().values() if "libx264" in command and home in command}
 
     def others_are_ready() -> bool:
-        with closing(sqlite3.connect(site.media.parent / "rindle.db")) as database:
-            states = database.execute(OTHERS).fetchall()
-        return {state for (state,) in states} == {"ready"}
+        return {state for state, _ in variants(site, film=False)} == {"ready"}
 
     [encoder] = await until(encoders, what="the encoder of the film", timeout_seconds=VIDEO_PATIENCE_SECONDS)
-    os.killpg(encoder, signal.SIGSTOP)
-    try:
+    with held_encoder(encoder):
         await until(others_are_ready, what="the other variants", timeout_seconds=VIDEO_PATIENCE_SECONDS)
-    finally:
-        os.killpg(encoder, signal.SIGCONT)
+    return encoder
 
 
 # --- films ---------------------------------------------------------------------------------------------------------
@@ -194,14 +209,23 @@ async def test_portrait_stays_portrait(visit: Visit, clips: Clips, how: str) -> 
 
 async def test_cancelling_half_way_frees_the_machine(visit: Visit, site: Site, film: Path) -> None:
     page = await open_lesson(visit, "daria", "stitching")
+
+    def film_is_half_way() -> bool:
+        return [progress >= 30 for _, progress in variants(site, film=True)] == [True]
+
     await page.set_input_files("#lesson", film)
-    await expect(page.locator(".badge")).to_have_text(re.compile(r"Processing [3-6]\d %"))
-    groups = ffmpeg_groups(site)
-    assert groups and os.getpgid(site.worker.pid) not in groups
+    encoder = await film_waits_for_the_rest(site)
+    await until(film_is_half_way, what="a third of the film", timeout_seconds=VIDEO_PATIENCE_SECONDS)
+    with held_encoder(encoder):  # or it would be further, or at its end, before the page shows it and the click comes
+        await expect(page.locator(".badge")).to_have_text(
+            re.compile(r"Processing [3-6]\d %"), timeout=VIDEO_PATIENCE_MS
+        )
+        groups = ffmpeg_groups(site)
+        assert groups and os.getpgid(site.worker.pid) not in groups
 
-    await page.click(".stop button")
+        await page.click(".stop button")
 
-    await expect(page.locator(".badge")).to_have_text("Cancelled")
+        await expect(page.locator(".badge")).to_have_text("Cancelled")
 
     async def nothing_left() -> bool:
         left = [pid for pid, (group, _) in processes().items() if group in groups]

@@ -58,11 +58,15 @@ def told(site: Site, asset_id: str) -> list[tuple[int, str]]:
 
 
 async def made_meanwhile(site: Site, asset_id: str) -> None:
-    """Wait until at least two more events of the asset were written."""
-    before = len(told(site, asset_id))
+    """Wait until at least two more events about the progress of the asset were written."""
+
+    def reported() -> int:
+        return [name for _, name in told(site, asset_id)].count("variant_progress")
+
+    before = reported()
 
     async def more() -> bool:
-        return len(told(site, asset_id)) >= before + 2
+        return reported() >= before + 2
 
     await until(more, timeout_seconds=VIDEO_PATIENCE_SECONDS)
 

@@ -11,6 +11,7 @@ import secrets
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.external
 
 #: Requests by which a push or an upload asks how far an asset is.
 POLLS = ("GET", "/video/v1/assets/*")
+#: Requests by which a browser sends a film in chunks.
+CHUNKS = ("PUT", "/mux-uploads/*")
 
 
 @dataclass
@@ -135,6 +138,12 @@ async def choose(page: Page, file: Path) -> None:
     await expect(built).to_be_visible(timeout=VIDEO_PATIENCE_MS)
 
 
+def chunks_at(mux: FakeMux) -> int:
+    """Return how many chunks have arrived at the provider."""
+    method, path = CHUNKS
+    return sum(name == method and fnmatchcase(found, path) for name, found in mux.requests)
+
+
 async def token_of(page: Page) -> tuple[dict[str, str], dict[str, object]]:
     """Return the header and the claims of the token with which the page streams."""
     address = await page.locator(".stage video source").get_attribute("src")
@@ -231,9 +240,13 @@ async def test_a_creator_sends_a_film_in_chunks_and_it_plays_when_a_signed_webho
     known, answered = {asset.id for asset in mux.assets}, mux.deliveries.count(("video.asset.ready", 202))
     sent: list[tuple[str, str]] = []
     talk.on("request", lambda request: sent.append((request.method, request.url)))
+    mux.plan_fault(*CHUNKS, status=None, is_silent=True)  # the first chunk is on its way until the badge was seen
+    arrived = chunks_at(mux)
 
     await talk.set_input_files("#talk", large_film)
     await expect(badge).to_have_text("Uploading")
+    await until(lambda: chunks_at(mux) > arrived, what="the first chunk at the provider")
+    mux.answer_the_silent()
     await expect(badge).to_have_text("Preparing the stream", timeout=VIDEO_PATIENCE_MS)
     await expect(talk.locator(".cancel")).to_be_hidden()
     [asset] = [one for one in mux.assets if one.id not in known]
@@ -296,7 +309,7 @@ async def test_the_stream_of_a_removed_talk_is_not_requested_any_more(
 
 async def test_a_creator_cancels_a_film_while_it_is_sent(cinema: Cinema, talk: Page, large_film: Path) -> None:
     mux, known = cinema.mux, {asset.id for asset in cinema.mux.assets}
-    mux.plan_fault("PUT", "/mux-uploads/*", status=None, is_silent=True, times=10_000)  # the first chunk is on its way
+    mux.plan_fault(*CHUNKS, status=None, is_silent=True, times=10_000)  # the first chunk is on its way
     await talk.set_input_files("#talk", large_film)
     await expect(talk.locator(".badge")).to_have_text("Uploading")
 

@@ -9,6 +9,7 @@ const notice = document.querySelector(".about .notice");
 
 const FINAL_STATES = new Set(["ready", "degraded", "quarantined", "deleted"]);
 const STREAM_ENDS = new Set(["ready", "errored", "deleted"]);
+const RETRY_MS = 2000;
 let stopFollowing = () => {};
 let fetches = 0;
 
@@ -31,10 +32,11 @@ export function complain(error) {
 /** Fetch the live part again. A player with an unchanged key stays: someone may be watching. */
 export async function refresh() {
   const number = ++fetches;
-  const answer = await fetch(address).catch(() => { throw new RindleError("network"); });
+  const lost = () => { throw new RindleError("network"); };
+  const answer = await fetch(address).catch(lost);
   if (!answer.ok) throw new RindleError("unexpected", answer.status);
   const fresh = document.createElement("template");
-  fresh.innerHTML = await answer.text();
+  fresh.innerHTML = await answer.text().catch(lost);
   if (number !== fetches) return; // a later fetch is newer
   const wasOpen = place.querySelector("details")?.open;
   const [old, now] = [place, fresh.content].map((where) => where.querySelector("[data-key]"));
@@ -66,12 +68,16 @@ export function showProgress(progress = {}) {
   if (bar) bar.value = percent;
 }
 
+/** Whether the site may answer later: the connection is lost, or the site restarts behind a proxy. */
+const isAway = ({ code, status }) => code === "network" || status > 500;
+
 /**
  * Follow an asset until it is in a final state. `onChange(state)` is called for each state of it, and without one when a
- * variant has ended; the next call waits for the one before.
+ * variant has ended; the next call waits for the one before. A call that fails while the site is away is repeated.
  */
 export function follow(assetId, { ticket, onChange = refresh } = {}) {
   stopFollowing();
+  let isFollowed = true;
   const received = {};
   const note = ({ name, variant_name = name, state, progress }) => {
     if (state === "failed" || state === "cancelled") received[variant_name] = null; // no longer counted
@@ -79,22 +85,53 @@ export function follow(assetId, { ticket, onChange = refresh } = {}) {
   };
   const paint = () => {
     const shown = place.querySelector("[data-asset]")?.dataset;
-    // A variant that has not started has no event yet: the page has its progress.
-    if (shown?.asset === assetId && shown.rest === undefined) showProgress({ ...JSON.parse(shown.progress), ...received });
+    if (shown?.asset !== assetId || shown.rest !== undefined) return;
+    // The larger is the newer, unless a build begins again. A variant that has not started has no event yet.
+    const progress = JSON.parse(shown.progress);
+    for (const [name, percent] of Object.entries(received)) {
+      progress[name] = percent === null ? null : Math.max(percent, progress[name] ?? 0);
+    }
+    showProgress(progress);
   };
+  const insist = async (step) => {
+    while (isFollowed) {
+      try {
+        return await step();
+      } catch (error) {
+        if (!isAway(error)) throw error;
+      }
+      await new Promise((wake) => setTimeout(wake, RETRY_MS));
+    }
+  };
+  place.addEventListener("refreshed", paint); // at once: the fetched part may be older than what was received
   return new Promise((resolve, reject) => {
     let steps = Promise.resolve();
+    const fail = (error) => {
+      stop();
+      reject(error);
+    };
     const onEvent = (type, payload) => {
-      if (type === "error") return reject(payload);
+      if (type === "error") return fail(payload);
       if (type === "snapshot") payload.variants.forEach(note);
       if (type.startsWith("variant_")) note(payload);
       paint();
       const state = type === "snapshot" || type === "asset_state_changed" ? payload.state : undefined;
       if (!state && !["variant_ready", "variant_failed", "variant_cancelled"].includes(type)) return;
-      steps = steps.then(() => onChange(state)).then(paint);
-      steps.then(() => FINAL_STATES.has(state) && (watchStream(), resolve()), (error) => { stopFollowing(); reject(error); });
+      steps = steps.then(() => insist(() => onChange(state)));
+      steps.then(() => {
+        if (!isFollowed || !FINAL_STATES.has(state)) return;
+        stop();
+        watchStream();
+        resolve();
+      }, fail);
     };
-    stopFollowing = subscribe("asset", assetId, onEvent, { base: "/media", until: "terminal", ticket });
+    const unsubscribe = subscribe("asset", assetId, onEvent, { base: "/media", until: "terminal", ticket });
+    const stop = () => {
+      isFollowed = false;
+      unsubscribe();
+      place.removeEventListener("refreshed", paint);
+    };
+    stopFollowing = stop;
   });
 }
 
