@@ -363,7 +363,6 @@ _REASONS = {
     "media_too_long": "The duration is above the profile's `max_duration_seconds`.",
     "no_probe_for_mime": "No probe can read this type.",
     "object_changed_after_verify": "The object is not the one that was verified, or it is gone.",
-    "unsupported_variant_of_format": "The file is not damaged, but Rindle does not read its compression, colour mode or kind of samples.",
     "strip_unsupported": "Metadata of this type cannot be removed without decoding it.",
     "unsupported_variant_of_format": "The file is not damaged, but its compression, codec or colour mode is not read.",
     "missing_protocol_whitelist": "An ffmpeg command line has no lists of protocols, formats and codecs.",
@@ -771,6 +770,7 @@ _CHECKS = {
     "profiles.load": "The requested profiles are registered.",
     "security.secrets": "Signing secrets are set and long enough.",
     "storage.media.reachable": "The storage named `media` answers; one check per storage.",
+    "storage.media.setup": "For buckets (`SetupCheck`): credentials that sign, the clock, the rules for browsers (CORS) and for what ended uploads left.",
     "storage.media.round_trip": "With `--live`: a small object is written, read, fetched by URL and deleted.",
     "streaming.credentials": "With a streaming provider: its credentials are set.",
     "streaming.orphans": "With a streaming provider: no deletion there has been waiting for more than an hour.",
@@ -797,7 +797,7 @@ def _checks() -> str:
         finally:
             await rindle.close()
 
-    there = [*asyncio.run(ids()), "storage.media.multipart"]  # local files have no such lane
+    there = [*asyncio.run(ids()), "storage.media.multipart", "storage.media.setup"]  # local files have neither
     if sorted(_CHECKS) != sorted(there):
         raise SystemExit(f"docs/generate.py explains other checks than there are: {set(_CHECKS) ^ set(there)}")
     return _table(("check", "what it verifies"), ((f"`{name}`", _CHECKS[name]) for name in sorted(there)))
