@@ -520,7 +520,12 @@ async def settled(
         async with asyncio.timeout(timeout_seconds):
             return await _wait_until_settled(listener, subject, attachments)
     except TimeoutError:
-        raise await _not_settled(listener, subject.id, timeout_seconds) from None
+        found = await _read(listener, subject.id, attachments)
+        if found is None:
+            raise no_such_asset() from None
+        if _is_settled(found):  # since the last event that was received
+            return found
+        raise _not_settled(found, timeout_seconds) from None
 
 
 async def _wait_until_settled(listener: Listener, subject: Subject, attachments: bool) -> MediaAsset:
@@ -550,15 +555,13 @@ def _is_settled(asset: MediaAsset) -> bool:
     return all(row.dynamic or row.state not in (VariantState.QUEUED, VariantState.PROCESSING) for row in asset.variants)
 
 
-async def _not_settled(listener: Listener, asset_id: str, seconds: float) -> NotSettled:
-    asset = await _read(listener, asset_id)
-    state = AssetState.DELETED.value if asset is None else asset.state
-    variants = {} if asset is None else {row.name: row.state for row in asset.variants if not row.dynamic}
+def _not_settled(asset: MediaAsset, seconds: float) -> NotSettled:
+    variants = {row.name: row.state for row in asset.variants if not row.dynamic}
     unfinished = [name for name, known in variants.items() if known not in TERMINAL_STATES["variant"]]
     listed = f"; unfinished variants: {', '.join(unfinished)}" if unfinished else ""
     return NotSettled(
-        f"the asset is still {state} after {seconds:g} s{listed}",
-        detail={"state": state, "variants": variants},
+        f"the asset is still {asset.state} after {seconds:g} s{listed}",
+        detail={"state": asset.state, "variants": variants},
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from rindle.process import leave
+from tests import application
 from tests.application import make
 from tests.patience import PATIENCE_SECONDS
 
@@ -34,6 +35,7 @@ async def send_in_parts(path: str) -> None:
 
 async def ping() -> int:
     """Connect to Temporal, ask something, and return the exit status: what every command of a client does."""
+    application.CONNECT_SECONDS = PATIENCE_SECONDS
     rindle = make()
     async with rindle:
         return 0 if await rindle.temporal.healthy() else 1

@@ -23,7 +23,7 @@ import pytest
 from rindle import process
 from tests.media.clips import Clips
 from tests.servers import Unavailable, chromium, curl, ffmpeg, gcs, minio, npm, postgres, temporal, uppy, version_of
-from tests.stage import Stage, on_bucket, staged
+from tests.stage import Stage, on_bucket, staged, wait_for_temporal
 
 if TYPE_CHECKING:
     from tests.servers.mux import FakeMux
@@ -361,6 +361,23 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     """Films and songs, each made when the first test of the run asks for it."""
     return Clips(tmp_path_factory.mktemp("clips"))
+
+
+#: Tests whose Temporal server is never away without refusing connections, unless they stop a server of their own.
+BUSY_ONLY = tuple(
+    REPOSITORY / "tests" / part
+    for part in (
+        *("faults", "workflows", "integration/activities", "integration/cli", "integration/operations"),
+        "integration/test_outbox.py",
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def _temporal_may_be_busy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a Temporal server that takes long to answer, where no test needs the limits of production."""
+    if "stoppable_temporal" not in request.fixturenames and any(map(request.path.is_relative_to, BUSY_ONLY)):
+        wait_for_temporal(monkeypatch)
 
 
 # --- stages -------------------------------------------------------------------------------------------------------

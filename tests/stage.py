@@ -31,6 +31,7 @@ from rindle.db import migrate
 from rindle.db.models import utc_now
 from rindle.db.transitions import set_fields
 from rindle.errors import ErasurePending, TemporalUnavailable
+from rindle.operations import schedules
 from rindle.protocols import Storage, StreamingProvider
 from rindle.sqlite import WRITE_OPTION
 from rindle.states import OutboxState
@@ -453,13 +454,15 @@ class Stage:
 
 
 def wait_for_temporal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the applications of this process that are made from now on wait for a busy Temporal server.
+    """Let applications that are made from now on, here and by commands, wait for a busy Temporal server.
 
     A relay that has waited for ten seconds sends its rows again, and then a workflow may run twice. Production needs
     these limits, and so do tests of a server that is away without refusing connections.
     """
     monkeypatch.setattr(relay, "_RPC_SECONDS", timedelta(seconds=PATIENCE_SECONDS))
+    monkeypatch.setattr(schedules, "_RPC_SECONDS", timedelta(seconds=PATIENCE_SECONDS))
     monkeypatch.setattr(application, "CONNECT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setenv("APP_CONNECT_SECONDS", str(PATIENCE_SECONDS))
 
 
 @asynccontextmanager

@@ -75,14 +75,16 @@ async def erase_owner(
                 break
         else:
             raise _unreachable(services, "other calls of the operation take its request back")
-    except TemporalUnavailable:
+    except TemporalUnavailable as error:
         # The request may have arrived nevertheless. The rows decide: without its row the operation does nothing.
         if is_new and await services.database.write(rows.withdraw, operation):
             raise
         stored = await services.database.read(_stored, operation, ref)
-        if stored is None:
-            raise
-        return stored
+        if stored is not None:
+            return stored
+        if not is_new and await services.database.read(rows.find, operation) is not None:
+            raise _pending(operation) from error  # an earlier call has requested it, and its run may be open
+        raise
     stored = await services.database.read(_stored, operation, ref)
     if stored is None:
         raise _pending(operation)

@@ -16,6 +16,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 from rindle import MediaErasure, MediaErasureAsset
 from rindle.db import erasures
 from rindle.db.models import MediaOutbox, new_id
+from rindle.erasure import owners
 from rindle.errors import (
     BatchOwnerFailed,
     ErasurePending,
@@ -138,6 +139,20 @@ async def test_an_erasure_is_called_pending_only_when_the_server_has_it(
     if requested:
         workflow = (await lite_stage.client()).get_workflow_handle(ids.erasure_id(operation, prefix=lite_stage.prefix))
         assert (await workflow.describe()).status is WorkflowExecutionStatus.RUNNING
+
+
+async def test_an_erasure_that_an_earlier_call_has_requested_is_pending_however_busy_the_server(
+    lite_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = new_id()
+    await lite_stage.asked_to_erase(ADA, operation)
+
+    async def unanswered(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(owners, "_is_accepted", unanswered)
+    with pytest.raises(ErasurePending):
+        await lite_stage.application(RINDLE_ERASURE_REPORT_SECONDS="0.01").erase_owner(ADA, operation_id=operation)
 
 
 class Held(Interceptor):

@@ -24,6 +24,7 @@ from tests.stage import Stage
 @pytest.fixture
 async def database(lite_stage: Stage) -> AsyncIterator[Engine]:
     await lite_stage.stamp()
+    await lite_stage.client()  # a report connects only once
     engine = create_engine(lite_stage.environment["APP_DATABASE_URL"].replace("+aiosqlite", ""))
     yield engine
     engine.dispose()

@@ -24,12 +24,7 @@ from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import free_port
 from tests.servers.proxy import Proxy
 from tests.servers.temporal import TemporalServer
-from tests.stage import Stage, on_postgres, wait_for_temporal
-
-
-@pytest.fixture(autouse=True)
-def _temporal_may_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait_for_temporal(monkeypatch)
+from tests.stage import Stage, on_postgres
 
 
 async def test_a_commit_wakes_the_relay_of_its_own_process(lite_stage: Stage) -> None:

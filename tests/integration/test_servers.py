@@ -159,7 +159,9 @@ def test_minio_is_healthy(minio: MinioServer) -> None:
 
 async def test_chromium_shows_a_page(chromium: Path) -> None:
     async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(executable_path=chromium, args=[*browser.ARGUMENTS])
+        opened = await playwright.chromium.launch(
+            executable_path=chromium, args=[*browser.ARGUMENTS], timeout=PATIENCE_MS
+        )
         page = await opened.new_page()
         await page.set_content("<title>Rindle</title>", timeout=PATIENCE_MS)
 

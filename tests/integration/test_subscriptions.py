@@ -12,18 +12,18 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, delete, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from rindle import MediaAsset, MediaVariant, Rindle, Settings
+from rindle import MediaAsset, MediaVariant, Rindle, Settings, subscriptions
 from rindle.db.notifier import Notifier, notifier_of
 from rindle.db.purge import finish
 from rindle.db.subscriptions import events_after
 from rindle.errors import InvalidArgument, NotFound, NotSettled
 from rindle.states import AssetState, VariantState
 from rindle.storage.memory import MemoryStorage
-from rindle.subscriptions import QUEUE_SIZE, Event, Subscription, subject_of
+from rindle.subscriptions import QUEUE_SIZE, Event, Subject, Subscription, subject_of
 from tests.live import SECRET, Clip, Newsroom, Other, Running, age, newsroom, restart, restart_repeatedly
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers import postgres
@@ -628,6 +628,26 @@ async def test_settled_gives_up_and_says_where_it_stands(news: Newsroom) -> None
         with pytest.raises(NotFound):
             await news.rindle.settled(unknown)
     await until(news.is_at_rest, what="the listener to stop")
+
+
+async def test_an_asset_that_comes_to_rest_as_the_time_ends_is_settled(
+    news: Newsroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, gone = await news.running(), await news.running()
+
+    async def too_late(_: object, subject: Subject, attachments: bool) -> MediaAsset:
+        """Wait until the time is over; the asset comes to rest, and the event does not arrive any more."""
+        if subject.id == ready.id:
+            await news.finished(ready)
+        else:
+            await news.write(lambda session: session.execute(delete(MediaAsset).where(MediaAsset.id == gone.id)))
+        raise TimeoutError
+
+    monkeypatch.setattr(subscriptions, "_wait_until_settled", too_late)
+
+    assert (await news.rindle.settled(ready.id)).state == "ready"
+    with pytest.raises(NotFound):
+        await news.rindle.settled(gone.id)
 
 
 async def test_a_sync_engine_is_followed_by_looking(news: Newsroom) -> None:

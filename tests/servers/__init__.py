@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -42,8 +43,11 @@ def free_port() -> int:
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind(("127.0.0.1", 0))
-    _reserved.append(reserved)
     port: int = reserved.getsockname()[1]
+    if sys.platform == "linux":
+        _reserved.append(reserved)
+    else:
+        reserved.close()  # other systems give the port to no second socket
     return port
 
 

@@ -1,7 +1,4 @@
-"""Every history that a test of this directory makes is replayed when the test is over.
-
-The server is never away, and may be busy: nothing is sent twice because an answer takes long.
-"""
+"""Every history that a test of this directory makes is replayed when the test is over."""
 
 from __future__ import annotations
 
@@ -9,13 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.stage import Stage, wait_for_temporal
+from tests.stage import Stage
 from tests.workflows.fleet import replay_all
-
-
-@pytest.fixture(autouse=True)
-def _temporal_may_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait_for_temporal(monkeypatch)
 
 
 @pytest.fixture

@@ -356,6 +356,7 @@ async def temporal(stage: Stage, *command: str, fails: bool | None = False) -> s
         str(find_temporal_cli()),
         *command,
         *("--address", stage.environment["TEMPORAL_ADDRESS"], "--namespace", stage.environment["TEMPORAL_NAMESPACE"]),
+        *("--client-connect-timeout", f"{PATIENCE_SECONDS:.0f}s"),  # of its first request; five seconds by default
         env={"HOME": str(stage.home), "PATH": os.environ["PATH"]},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

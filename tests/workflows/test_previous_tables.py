@@ -10,6 +10,7 @@ from rindle.db.models import Base
 from rindle.errors import SetupIncomplete
 from rindle.operations import explain, schema
 from tests.integration.db.test_upgrade_paths import USABLE_SINCE
+from tests.patience import PATIENCE_SECONDS
 from tests.stage import Stage
 from tests.workflows.fleet import Fleet, at_rest
 
@@ -48,7 +49,9 @@ async def test_uploads_attachments_and_purges_work_before_the_migration_has_run(
         report = (await rindle.runtime_status()).to_dict()
         assert report["assets"]["counts"]["ready"] == 2
         assert (await explain.explain(rindle.services, asset.id)).diagnosis.command is None
-        found = {check.id: check for check in (await rindle.doctor(only=["db.migrations"])).checks}
+        found = {
+            check.id: check for check in (await rindle.doctor(only=["db.migrations"], timeout=PATIENCE_SECONDS)).checks
+        }
         assert found["db.migrations"].status == "error"
         assert found["db.migrations"].fix == "rindle db upgrade"
         assert f"at {revision}" in found["db.migrations"].summary

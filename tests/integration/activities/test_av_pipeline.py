@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 
 from rindle import MediaAsset, MediaVariant
-from rindle.cli.temporal_server import find_temporal_cli
 from rindle.media.ffmpeg import FfmpegTools
 from rindle.states import UNVALIDATED, VariantState
 from rindle.storage.memory import MemoryStorage
@@ -23,7 +21,7 @@ from tests.media.clips import Clips, ffmpeg, tone
 from tests.patience import until
 from tests.servers.temporal import TemporalServer
 from tests.stage import NOTICES_LOST_WORKERS, Stage, staged
-from tests.workflows.fleet import runs_of
+from tests.workflows.fleet import runs_of, temporal
 
 
 def ffmpegs(stage: Stage) -> list[int]:
@@ -308,29 +306,27 @@ async def test_the_temporal_cli_alone_cancels_and_requeues(lite_stage: Stage, lo
     await at_work(lite_stage, asset.id)
     workflow_id = lite_stage.variants_workflow(asset.id, "web_720p")
 
-    await temporal(lite_stage, "signal", "--workflow-id", workflow_id, "--name", "cancel")
+    await temporal(lite_stage, "workflow", "signal", "--workflow-id", workflow_id, "--name", "cancel")
 
     await lite_stage.variant(asset.id, "web_720p", "cancelled")
     await nothing_left(lite_stage)
     lite_stage.tell("encoder", "")
     await temporal(
         lite_stage,
-        *("signal-with-start", "--signal-name", "requeue", "--signal-input", "null", "--workflow-id", workflow_id),
+        *(
+            "workflow",
+            "signal-with-start",
+            "--signal-name",
+            "requeue",
+            "--signal-input",
+            "null",
+            "--workflow-id",
+            workflow_id,
+        ),
         *("--type", "rindle.VariantWorkflow", "--task-queue", lite_stage.prefix),
         *("--input", json.dumps({"asset_id": asset.id, "group": "web_720p"})),
     )
     assert (await lite_stage.variant(asset.id, "web_720p", "ready")).progress == 100
-
-
-async def temporal(stage: Stage, *arguments: str) -> None:
-    """Run the Temporal CLI against the stage's server."""
-    cli = find_temporal_cli()
-    address = stage.environment["TEMPORAL_ADDRESS"]
-    process = await asyncio.create_subprocess_exec(
-        str(cli), "workflow", *arguments, "--address", address, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM"])
@@ -377,6 +373,7 @@ async def test_a_build_whose_row_was_queued_again_stops_and_makes_room(
 
     again = await lite_stage.variant(asset.id, "web_720p", "ready")
     assert again.generation > first.generation
+    assert (await lite_stage.settled(asset.id)).state == "ready"
     assert len(await lite_stage.keys()) == 4
     await invariants.everything_holds(lite_stage)
 

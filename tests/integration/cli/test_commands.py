@@ -63,15 +63,16 @@ async def with_variant(stage: Stage, state: str, **values: Any) -> MediaAsset:
 
 
 async def test_doctor_prints_one_line_per_check_and_fails_on_errors_only(stage: Stage) -> None:
-    good = await rindle(stage, "doctor", "--only", "db.schema,libmagic,security.secrets")
+    doctor = ("doctor", "--timeout", str(PATIENCE_SECONDS))
+    good = await rindle(stage, *doctor, "--only", "db.schema,libmagic,security.secrets")
     assert good.returncode == 0, good.stderr
     lines = good.stdout.splitlines()
     assert lines[0] == f"[OK] db.schema (database) {len(TABLES)} tables with their keys and indexes"
     assert lines[-1] == "Environment checks passed (3 checks)."
     assert "  Fix: create one with: openssl rand -hex 32" in lines
 
-    assert (await rindle(stage, "doctor", "--only", "security.secrets", "--strict")).returncode == 1
-    bad = await rindle(stage, "doctor", "--only", "temporal.pollers,libmagic", "--format", "json")
+    assert (await rindle(stage, *doctor, "--only", "security.secrets", "--strict")).returncode == 1
+    bad = await rindle(stage, *doctor, "--only", "temporal.pollers,libmagic", "--format", "json")
     assert bad.returncode == 1
     report = json.loads(bad.stdout)
     assert (report["success"], report["failed"], report["total"]) == (False, 1, 2)

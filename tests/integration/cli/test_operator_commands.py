@@ -10,7 +10,7 @@ import pytest
 
 from rindle import AssetState, MediaAsset, VariantState
 from rindle.cli.temporal_server import find_temporal_cli
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.stage import REPOSITORY, Stage
 from tests.workflows.fleet import closed, dispatched
 
@@ -35,7 +35,8 @@ async def typed(stage: Stage, *words: str, without: str = "\0", asset: str = "",
         "--task-queue rindle", f"--task-queue {stage.prefix}"
     )
     process = await asyncio.create_subprocess_shell(
-        command.replace("temporal workflow", f"'{program}' workflow", 1),
+        # It waits for the answer to its first request longer than the five seconds of a quiet machine.
+        command.replace("temporal", f"'{program}' --client-connect-timeout {PATIENCE_SECONDS:.0f}s", 1),
         env={**os.environ, **stage.environment, "ASSET": asset, "SESSION": session},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

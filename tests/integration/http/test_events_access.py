@@ -18,7 +18,7 @@ from rindle.http import create_router
 from rindle.protocols import AssetSubject, UploadSubject
 from rindle.security import sign_ticket
 from tests.live import SECRET, UNKNOWN, Clip, Newsroom, Other, answered, following, news_site, pairs, routes, served
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 
 
 class Rules:
@@ -200,8 +200,10 @@ async def test_callers_without_a_name_leave_room_for_the_others(tmp_path: Path) 
 
 @pytest.mark.usefixtures("quiet_log")
 async def test_clients_that_leave_during_the_first_read_leave_nothing_behind(
-    tmp_path: Path, database_url: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A hundred reads wait for a connection one after the other, also those that nobody wants any more.
+    monkeypatch.setattr("rindle.db.database.CANCEL_LIMIT_SECONDS", PATIENCE_SECONDS)
     caplog.set_level(logging.ERROR, "rindle.relay")  # there is no Temporal, and it says so
     async with news_site(tmp_path, url=database_url) as (news, address):
         asset = await news.running()

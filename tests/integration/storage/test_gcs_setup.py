@@ -19,6 +19,7 @@ from rindle.operations.checks.report import Check
 from rindle.protocols import SetupFinding
 from rindle.storage.gcs import GCSStorage
 from rindle.storage.gcs import client as gcs_client
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_server import Reply, ScriptedServer, scripted_server
 from tests.servers.gcs import GCSServer
 
@@ -184,7 +185,7 @@ async def row(directory: Path, storage: GCSStorage) -> Check:
     engine = create_async_engine(f"sqlite+aiosqlite:///{directory}/doctor.db")
     rindle = Rindle(engine=engine, storages={"media": storage}, profiles=[])
     try:
-        [found] = (await rindle.doctor(only=["storage.media.setup"])).checks
+        [found] = (await rindle.doctor(only=["storage.media.setup"], timeout=PATIENCE_SECONDS)).checks
         return found
     finally:
         await rindle.close()

@@ -15,6 +15,7 @@ from rindle import Rindle
 from rindle.errors import StorageMisconfigured, StorageUnauthorized
 from rindle.protocols import SetupFinding
 from rindle.storage.s3 import S3Storage
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_server import Reply, ScriptedServer, scripted_server
 from tests.servers.minio import MinioServer
 
@@ -196,7 +197,7 @@ async def test_the_doctor_names_what_to_repair(amazon: ScriptedServer, tmp_path:
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/doctor.db")
     rindle = Rindle(engine=engine, storages={"media": storage}, profiles=[])
     try:
-        [found] = (await rindle.doctor(only=["storage.media.setup"])).checks
+        [found] = (await rindle.doctor(only=["storage.media.setup"], timeout=PATIENCE_SECONDS)).checks
     finally:
         await rindle.close()
         await engine.dispose()
