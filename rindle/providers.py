@@ -39,6 +39,8 @@ def fetched_by(offered: Collection[str], *, is_public: bool) -> str | None:
 async def poll(services: Services, row: MediaProviderAsset) -> RindleError | None:
     """Read the state of an asset at its provider into its row; a call that fails is noted there.
 
+    A row that changes during the call is left as it is.
+
     Returns:
         why the call failed; ``None`` when the provider has answered, also that it has no such asset.
 
@@ -48,43 +50,48 @@ async def poll(services: Services, row: MediaProviderAsset) -> RindleError | Non
     """
     if row.provider_asset_id is None:
         return None
-    named = (row.asset_id, row.profile, row.provider_name)
     try:
         found = await services.provider(row.provider_name).get_asset(row.provider_asset_id)
     except ProviderNotFound:
-        await services.database.write(rows.give_up, *named, f"{row.provider_name} asset not found")
+        await services.database.write(rows.give_up_as_seen, row, f"{row.provider_name} asset not found")
     except (ProviderSyncFailed, MissingConfig) as error:
         log.warning("a poll of a streaming provider failed", extra={"asset_id": row.asset_id, "code": error.code})
-        await services.database.write(rows.note_error, *named, f"{error.code}: {error.message}")
+        await services.database.write(rows.note_error, row, f"{error.code}: {error.message}")
         return error
     else:
-        await services.database.write(rows.apply_poll, *named, found)
+        await services.database.write(rows.apply_poll, row, found)
     return None
 
 
 async def give_up_if_stuck(services: Services, row: MediaProviderAsset) -> bool:
-    """Give up an open row that has not changed for too long; returns whether it has."""
-    if not rows.is_stuck(row, after_seconds=services.settings.provider_stuck_seconds):
+    """Give up an open row that has not changed for too long; returns whether it was given up."""
+    after_seconds = services.settings.provider_stuck_seconds
+    if not rows.is_stuck(row, after_seconds=after_seconds):  # most rows: no transaction is needed
         return False
-    named = (row.asset_id, row.profile, row.provider_name)
-    await services.database.write(rows.give_up, *named, f"stuck in {row.state} past threshold")
-    return True
+    return await services.database.write(rows.give_up_stuck, row, after_seconds=after_seconds)
 
 
 async def remove_from_provider(services: Services, row: MediaProviderAsset) -> None:
     """Delete what a provider has of an asset, then record it on the row.
 
     Raises:
-        ProviderSyncFailed, ProviderQuotaExceeded: it could not be deleted; the next attempt continues.
+        ProviderSyncFailed, ProviderQuotaExceeded: it could not be deleted, or the row has learned meanwhile of an asset
+            or an upload that was not; the next attempt reads the row again and continues.
         Misconfigured: the provider is not registered any more.
     """
-    await delete_at_provider(services, row)
+    removed = await delete_at_provider(services, row)
     crash_point("provider.removed")
-    await services.database.write(rows.note_removed, row.id)
+    if not await services.database.write(rows.note_removed, row.id, removed):
+        raise ProviderSyncFailed(
+            f"{row.provider_name} has got more of the asset while it was deleted there", transient=True
+        )
 
 
-async def delete_at_provider(services: Services, row: MediaProviderAsset) -> None:
+async def delete_at_provider(services: Services, row: MediaProviderAsset) -> frozenset[str]:
     """Delete what a provider has of an asset, also if the row never learned its id; the row does not change.
+
+    Returns:
+        the provider's ids of what is gone there: assets, and the upload of the row.
 
     Raises:
         ProviderSyncFailed, ProviderQuotaExceeded: it could not be deleted; the next attempt continues.
@@ -102,3 +109,4 @@ async def delete_at_provider(services: Services, row: MediaProviderAsset) -> Non
     for asset_id in asset_ids:
         if asset_id is not None:
             await provider.delete_asset(asset_id)
+    return frozenset(one for one in (*asset_ids, row.provider_upload_id) if one is not None)

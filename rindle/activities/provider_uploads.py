@@ -47,6 +47,8 @@ class ProviderUploadActivities:
     async def check_provider_upload(self, order: ProviderPushInput) -> ProviderStatus:
         """Query the provider for an upload whose time is over; before that nothing happens.
 
+        A row that changes meanwhile is left as it is.
+
         Raises:
             ProviderSyncFailed, ProviderQuotaExceeded: the provider did not answer; retried if that can help.
             StreamingNotConfigured: the provider takes no direct uploads any more.
@@ -55,9 +57,8 @@ class ProviderUploadActivities:
         status = self._status(order, row)
         if row is None or not status.awaits_upload or status.wait_seconds > 0:
             return status
-        named = (order.asset_id, order.profile, order.provider)
         if row.provider_upload_id is None:
-            await self._database.write(providers.give_up, *named, "timeout: the upload was never opened")
+            await self._database.write(providers.give_up_as_seen, row, "timeout: the upload was never opened")
             return self._status(order, await self._read(order))
         provider = self._services.provider(order.provider)
         if not isinstance(provider, DirectUploads):
@@ -65,7 +66,7 @@ class ProviderUploadActivities:
         try:
             found = await provider.get_direct_upload(row.provider_upload_id)
         except ProviderNotFound:
-            await self._database.write(providers.give_up, *named, f"{order.provider} upload not found")
+            await self._database.write(providers.give_up_as_seen, row, f"{order.provider} upload not found")
         else:
             await self._database.write(rows.apply_upload, order.asset_id, found)
         return self._status(order, await self._read(order))

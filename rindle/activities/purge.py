@@ -56,8 +56,11 @@ class _Evidence(NamedTuple):
     checked_at: datetime
 
 
-class _EvidenceMissing(Exception):
-    """An erasure waits for this purge, but the objects were not checked, or a ticket was valid when they were."""
+class _Again(Exception):
+    """The objects must be deleted again before the rows.
+
+    A ticket was valid when the deletion began, or an erasure waits for this purge and lacks the evidence.
+    """
 
 
 class PurgeActivities:
@@ -182,7 +185,7 @@ class PurgeActivities:
         while True:
             try:
                 return await self._delete_once(found, may_wait=may_wait)
-            except _EvidenceMissing:  # an erasure began, or the last ticket expired, while the objects were deleted
+            except _Again:  # an erasure began, or the last ticket expired, while the objects were deleted
                 again = await self._database.read(rows.purgeable, found.asset.id)
             if again is None:
                 return PurgeResult(asset_id=found.asset.id, outcome="gone")
@@ -191,7 +194,7 @@ class PurgeActivities:
     async def _delete_once(self, found: Tombstone, *, may_wait: bool) -> PurgeResult:
         asset, late_put_seconds = found.asset, self._services.settings.late_put_seconds
         storage, storage_name = self._services.storage(asset.profile), self._services.storage_name(asset.profile)
-        uploads_end_at = found.uploads_end_at(late_put_seconds)
+        uploads_end_at, began_at = found.uploads_end_at(late_put_seconds), utc_now()
         for upload in found.sessions:
             if upload.state != SessionState.COMPLETED:  # again each time: parts may have arrived since
                 await self._release(upload)
@@ -226,7 +229,9 @@ class PurgeActivities:
             if evidence is not None and (needed_after is None or evidence.checked_at >= needed_after):
                 self._erasures.deleted(session, asset.id, evidence.objects, uploads_end_at, is_final=is_final)
             elif erasure_rows.is_pending(session, asset.id):
-                raise _EvidenceMissing
+                raise _Again
+            elif needed_after is not None and began_at < needed_after:
+                raise _Again  # a PUT may have ended after its object was deleted, and no row would name that one
             return result
 
         result = await self._database.write(finish)

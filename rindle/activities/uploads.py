@@ -15,7 +15,7 @@ from rindle.activities.status import UploadStatusReader
 from rindle.crash_points import crash_point
 from rindle.db import streams
 from rindle.db import uploads as rows
-from rindle.db.models import MediaUploadSession
+from rindle.db.models import MediaUploadSession, utc_now
 from rindle.db.uploads import Upload
 from rindle.errors import NotFound, RindleError, StorageObjectMissing, StorageTransient, describe
 from rindle.messages import UploadInput, UploadStatus, UploadStep
@@ -127,11 +127,12 @@ class UploadActivities:
                 return UploadStatus(step=UploadStep.DONE, outcome="gone")
             if found.session.state in ENDED_BADLY:
                 crash_point("upload.release.before")
+                began_at = utc_now()
                 await self._release(found.session)  # before the object, which a part could still complete
                 storage = self._services.storage_of(found.session.upload_key, found.asset)
                 await delete_object(storage, found.session.upload_key)
                 crash_point("upload.release.deleted")
-                await self._database.write(rows.note_released, order.session_id)
+                await self._database.write(rows.note_released, order.session_id, began_at=began_at)
         return await self._status.read(order.session_id)
 
     @activity.defn(name=messages.ABORT_UPLOAD)

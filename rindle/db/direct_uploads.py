@@ -137,9 +137,12 @@ def apply_upload(session: Session, asset_id: str, found: ProviderUpload) -> None
 
 
 def released(session: Session, asset_id: str) -> None:
-    """Record that an upload which nobody wanted is cancelled at the provider."""
+    """Record that an upload which nobody wanted is cancelled at the provider.
+
+    An asset that the provider has made of it is still to be deleted there.
+    """
     found = _locked(session, asset_id)
-    if found is not None and found[1].cleanup_pending:
+    if found is not None and found[1].cleanup_pending and found[1].provider_asset_id is None:
         set_fields(session, found[1], cleanup_pending=False)
 
 

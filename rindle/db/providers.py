@@ -7,7 +7,7 @@ What it reports late fills in ids, and never moves a state backwards.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -139,6 +139,20 @@ def locked(session: Session, asset_id: str, profile: str, provider: str) -> Medi
     return None if lock_asset(session, asset_id) is None else find(session, asset_id, profile, provider)
 
 
+def locked_as_seen(session: Session, seen: MediaProviderAsset) -> MediaProviderAsset | None:
+    """Lock the asset, and return its row at the provider, if it is still as it was when it was read.
+
+    An answer of the provider is about the row that was read before the call. Meanwhile a webhook may have moved it, or
+    a retry may have begun another attempt.
+    """
+    row = locked(session, seen.asset_id, seen.profile, seen.provider_name)
+    return row if row is not None and _version_of(row) == _version_of(seen) else None
+
+
+def _version_of(row: MediaProviderAsset) -> tuple[str | None, ...]:
+    return row.state, row.provider_asset_id, row.provider_upload_id, row.mux_passthrough, row.last_event_id
+
+
 # --- pushing -----------------------------------------------------------------------------------------------------
 
 
@@ -246,18 +260,22 @@ def _was_given_up(row: MediaProviderAsset) -> bool:
     return (row.last_sync_error or "").startswith(GIVEN_UP)
 
 
-def apply_poll(session: Session, asset_id: str, profile: str, provider: str, found: ProviderAsset) -> None:
-    """Apply the answer of a poll to an open row."""
-    row = locked(session, asset_id, profile, provider)
+def apply_poll(session: Session, seen: MediaProviderAsset, found: ProviderAsset) -> None:
+    """Apply the answer of a poll, unless the row has changed since it was ``seen``: the answer may be the older one."""
+    row = locked_as_seen(session, seen)
     if row is None or row.provider_asset_id != found.id or not found.state:
         return
     _apply(session, row, P(found.state), found)
 
 
-def note_error(session: Session, asset_id: str, profile: str, provider: str, error: str) -> None:
-    """Record why the last call to the provider failed, once per cause: the age of the row is that of its state."""
-    row = locked(session, asset_id, profile, provider)
-    if row is not None and row.last_sync_error != error:
+def note_error(session: Session, seen: MediaProviderAsset, error: str) -> None:
+    """Record on an open row why the last call to the provider failed, unless the row has changed since.
+
+    It is recorded once per cause, and does not make the row younger. A settled row keeps its text, which says whether
+    the provider may still finish an asset that was given up.
+    """
+    row = locked_as_seen(session, seen)
+    if row is not None and P(row.state) in OPEN_PROVIDER_STATES and row.last_sync_error != error:
         set_fields(session, row, last_sync_error=error, updated_at=row.updated_at)
 
 
@@ -266,6 +284,20 @@ def give_up(session: Session, asset_id: str, profile: str, provider: str, error:
     row = locked(session, asset_id, profile, provider)
     if row is not None and P(row.state) in OPEN_PROVIDER_STATES:
         move_provider_asset(session, row, P.ERRORED, last_sync_error=error)
+
+
+def give_up_as_seen(session: Session, seen: MediaProviderAsset, error: str) -> None:
+    """Move an open row to ``errored``, unless it has changed since it was ``seen``."""
+    if locked_as_seen(session, seen) is not None:
+        give_up(session, seen.asset_id, seen.profile, seen.provider_name, error)
+
+
+def give_up_stuck(session: Session, seen: MediaProviderAsset, *, after_seconds: float) -> bool:
+    """Move an open row to ``errored`` that has not changed for so long; returns whether it has moved."""
+    row = locked_as_seen(session, seen)
+    if row is None or not is_stuck(row, after_seconds=after_seconds):
+        return False
+    return move_provider_asset(session, row, P.ERRORED, last_sync_error=f"stuck in {row.state} past threshold")
 
 
 def give_up_once(
@@ -450,14 +482,26 @@ _TARGETS: Mapping[WebhookKind, P] = {
 # --- deleting ----------------------------------------------------------------------------------------------------
 
 
-def note_removed(session: Session, row_id: str) -> None:
-    """Record that the provider has deleted its copy."""
+def note_removed(session: Session, row_id: str, removed: Collection[str]) -> bool:
+    """Record that the provider has deleted its copy, unless the row has learned of something else meanwhile.
+
+    Args:
+        removed: the provider's ids of what was deleted and cancelled there.
+
+    Returns:
+        whether nothing is left at the provider. Otherwise the row stays as it is, and must be read again.
+    """
     row = session.get(MediaProviderAsset, row_id, populate_existing=True)
     if row is None or lock_asset(session, row.asset_id) is None:
-        return
+        return True
     session.refresh(row)
+    if row.state == P.DELETED and not row.cleanup_pending:
+        return True
+    if not {row.provider_asset_id, row.provider_upload_id} <= {None, *removed}:
+        return False
     if row.state != P.DELETED:
         waypoints = (P.ERRORED,) if P.DELETED not in PROVIDER_MOVES[P(row.state)] else ()
         move_provider_asset(session, row, P.DELETED, through=waypoints, cleanup_pending=False)
-    elif row.cleanup_pending:
+    else:
         set_fields(session, row, cleanup_pending=False)
+    return True

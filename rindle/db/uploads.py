@@ -218,11 +218,16 @@ def expire_upload(session: Session, session_id: str, *, now: datetime | None = N
     return found, True
 
 
-def note_released(session: Session, session_id: str) -> None:
-    """Record that the object of an ended upload was deleted from the store."""
+def note_released(session: Session, session_id: str, *, began_at: datetime) -> None:
+    """Record that the object of an ended upload was deleted from the store.
+
+    Args:
+        began_at: when the deletion began. A PUT that ends after the deletion can only belong to a ticket that was valid
+            then; the time at which the deletion ended could be after the expiry of that ticket.
+    """
     upload = session.get(MediaUploadSession, session_id, populate_existing=True)
     if upload is not None:
-        set_fields(session, upload, backing_released_at=utc_now(), session_uri=None, release_error_code=None)
+        set_fields(session, upload, backing_released_at=began_at, session_uri=None, release_error_code=None)
 
 
 def note_not_released(session: Session, session_id: str, code: str) -> None:

@@ -25,14 +25,14 @@ from rindle.db import uploads as rows
 from rindle.db.models import MediaAsset, utc_now
 from rindle.db.transitions import move_asset, move_session
 from rindle.db.uploads import Upload
-from rindle.errors import InvalidArgument, StorageConflict, UploadRejected
+from rindle.errors import InvalidArgument, NotFound, StorageConflict, UploadRejected
 from rindle.plugins import read_source, scan
 from rindle.profile import Profile
 from rindle.protocols import ServedAs, Storage, StoredObject
 from rindle.rejections import rejected
 from rindle.security import validate_upload
 from rindle.services import Services
-from rindle.states import ENDED_SESSIONS, AssetState, SessionState
+from rindle.states import ENDED_BADLY, ENDED_SESSIONS, AssetState, SessionState
 from rindle.threads import in_thread
 from rindle.uploads.sessions import (
     UploadRequest,
@@ -118,18 +118,28 @@ async def _store(services: Services, profile: type[Profile], new: Upload, file: 
     facts = {"profile": profile.name, "session_id": opened.session.id}
     if opened.session.id == new_session_id:
         telemetry.emit("rindle.upload.start", facts)
-    stored = await _put(services.storage(profile), opened, file)
+    storage = services.storage(profile)
+    stored = await _put(storage, opened, file)
     crash_point("server_upload.stored")
 
     def finish(session: Session) -> tuple[Upload, bool]:
         found = rows.lock_upload(session, opened.session.id)
         if found.session.state in ENDED_SESSIONS:
             return found, False
+        if found.asset.state == AssetState.DELETED:
+            raise rows.no_such_upload()
         _complete(session, found, file, stored, profile)
         outbox.wake_upload(session, services.settings, found.session, profile.name, signal="verified")
         return found, True
 
-    done, first = await services.database.write(finish)
+    try:
+        done, first = await services.database.write(finish)
+    except NotFound:  # purged meanwhile, perhaps before there was an object to delete
+        await run_to_end(storage.delete(opened.session.upload_key))
+        raise
+    if done.session.state in ENDED_BADLY or done.asset.state == AssetState.DELETED:
+        # Cancelled, expired or purged meanwhile; its release, or the purge, may have come before the object.
+        await run_to_end(storage.delete(opened.session.upload_key))
     if first:
         telemetry.emit("rindle.upload.stop", {**facts, "asset_id": done.asset.id})
     return _outcome(done)

@@ -21,6 +21,7 @@ from rindle.capabilities import require_upload, unsupported
 from rindle.db import streams as rows
 from rindle.db import uploads as upload_rows
 from rindle.db.models import MediaUploadSession as MediaUploadSession  # also of the routes, like those below
+from rindle.db.models import utc_now
 from rindle.db.streams import ASSEMBLING, state_of
 from rindle.db.streams import FINAL as FINAL
 from rindle.db.streams import OPEN as OPEN
@@ -458,12 +459,13 @@ class StreamUploads:
                 await self._release(found.session)
 
     async def _release(self, upload: MediaUploadSession) -> None:
+        began_at = utc_now()
         try:
             await self._storage.abort_part_stream(upload.upload_key, upload.id, state_of(upload))
         except StorageError as error:
             await self._services.database.write(upload_rows.note_not_released, upload.id, error.code)
         else:
-            await self._services.database.write(upload_rows.note_released, upload.id)
+            await self._services.database.write(upload_rows.note_released, upload.id, began_at=began_at)
 
     def _note_start(self, upload: MediaUploadSession) -> None:
         facts = self._facts(upload.id)

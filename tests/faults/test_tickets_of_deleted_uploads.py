@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,10 @@ from rindle.db.models import utc_now
 from rindle.db.uploads import late_put_wait
 from rindle.errors import NotFound
 from rindle.http import create_router
-from rindle.protocols import Presigned
+from rindle.operations.maintenance.abort_incomplete_uploads import abort_incomplete_uploads
+from rindle.protocols import DeleteResult, Presigned
+from rindle.storage.memory import MemoryStorage
+from rindle.testing.flaky import FlakyStorage
 from rindle.workflows import ids
 from tests.patience import PATIENCE_SECONDS, until
 from tests.servers.minio import MinioServer
@@ -199,6 +202,110 @@ def test_a_put_may_end_an_hour_after_its_ticket() -> None:
     assert late_put_wait(expiry, 3600, since=expiry + timedelta(minutes=59)) == 60
     assert late_put_wait(expiry, 3600, since=expiry + timedelta(hours=1)) == 0
     assert late_put_wait(None, 3600, since=now) == 0  # no ticket was signed
+
+
+# --- the last ticket expires while the object is deleted -------------------------------------------------------------
+
+
+class Overtaken(FlakyStorage):
+    """A store in which something happens right after the first deletion of a key, before it is confirmed."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStorage())
+        self._happens: dict[str, Callable[[], Awaitable[None]]] = {}
+
+    def after_deletion(self, key: str, happens: Callable[[], Awaitable[None]]) -> asyncio.Event:
+        """Let it happen; the returned event is set when it has."""
+        done = asyncio.Event()
+
+        async def noted() -> None:
+            await happens()
+            done.set()
+
+        self._happens[key] = noted
+        return done
+
+    async def delete(self, key: str) -> DeleteResult:
+        result = await super().delete(key)
+        if key in self._happens:
+            await self._happens.pop(key)()
+        return result
+
+
+@pytest.fixture
+async def overtaken(tmp_path: Path, temporal_server: TemporalServer) -> AsyncIterator[tuple[Stage, Overtaken]]:
+    """A stage whose store deletes an object just before a late PUT; no worker runs yet."""
+    store, url = Overtaken(), f"sqlite+aiosqlite:///{tmp_path}/stage.db"
+    async with staged(tmp_path, url, temporal_server.target, store=store) as stage:
+        yield stage, store
+
+
+async def overtake(stage: Stage, store: Overtaken, session: MediaUploadSession) -> asyncio.Event:
+    """Let a PUT with the last ticket of a session end right after the deletion, and that ticket expire then."""
+    await stage.let_tickets_expire(session.id, hours=-1)
+
+    async def late_put() -> None:
+        await stage.put(session.id, b"never validated")
+        await stage.let_tickets_expire(session.id)
+
+    return store.after_deletion(session.upload_key, late_put)
+
+
+async def test_a_purge_deletes_again_when_the_last_ticket_expired_during_its_deletion(
+    overtaken: tuple[Stage, Overtaken],
+) -> None:
+    stage, store = overtaken
+    await stage.member()
+    session = await stage.sent()
+    asset = (await stage.rindle.verify_completion(session.id)).asset
+    await stage.settled(asset.id)
+    put = await overtake(stage, store, session)
+
+    await stage.rindle.purge_asset(asset.id)
+    await stage.gone(asset.id)
+
+    assert put.is_set()
+    assert await stage.keys() == set()
+    assert len(await stage.events(asset.id, "asset.purged")) == 1
+
+
+async def test_a_release_is_repeated_when_the_last_ticket_expired_during_its_deletion(
+    overtaken: tuple[Stage, Overtaken],
+) -> None:
+    stage, store = overtaken
+    await stage.member()
+    session = await stage.sent()
+    put = await overtake(stage, store, session)
+
+    await stage.rindle.cancel_upload(session.id)
+    await asyncio.wait_for(put.wait(), PATIENCE_SECONDS)
+
+    async def removed() -> bool:
+        return await stage.keys() == set()
+
+    await until(removed, what="the second release")
+
+
+async def test_a_sweep_wakes_the_upload_when_the_last_ticket_expired_during_its_deletion(
+    overtaken: tuple[Stage, Overtaken],
+) -> None:
+    stage, store = overtaken
+    session = await stage.sent()
+    put = await overtake(stage, store, session)
+    await stage.rindle.cancel_upload(session.id)
+
+    assert (await abort_incomplete_uploads(stage.rindle.services)).sessions_aborted == 1
+
+    assert put.is_set()
+    [*_, added] = await stage.outbox()
+    assert (added.workflow_id, added.signal) == (stage.upload_workflow(session.id), "touch")
+    assert await stage.keys() == {session.upload_key}
+    await stage.member()
+
+    async def removed() -> bool:
+        return await stage.keys() == set()
+
+    await until(removed, what="the second release")
 
 
 # --- the local store: nothing outlives the asset ---------------------------------------------------------------------

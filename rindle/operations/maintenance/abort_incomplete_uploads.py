@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from rindle import outbox, telemetry
 from rindle.db import direct_uploads
 from rindle.db import uploads as rows
-from rindle.db.models import MediaAsset, MediaUploadSession
+from rindle.db.models import MediaAsset, MediaUploadSession, utc_now
 from rindle.db.streams import expire_stream, lock_stream
 from rindle.errors import NotFound, RindleError
 from rindle.operations.maintenance.session_pages import SessionRow, of_sessions, profile_of, session_page
@@ -177,8 +177,9 @@ async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profil
                 upload = (await services.database.write(rows.expire_upload, upload.id, now=run.started_at))[0].session
         if upload.state not in ENDED_BADLY:  # verified or extended meanwhile
             return _Ended(profile)
+        began_at = utc_now()
         await remove(services, services.storage(profile), upload)
-        await services.database.write(_note_released, services, upload.id)
+        await services.database.write(_note_released, services, upload.id, began_at)
     except NotFound:  # purged meanwhile
         return _Ended(profile)
     except RindleError as error:
@@ -187,12 +188,12 @@ async def _end(run: SweepRun[ProfileOptions], upload: MediaUploadSession, profil
     return _Ended(profile, lane_of(upload), is_aborted=True)
 
 
-def _note_released(session: Session, services: Services, session_id: str) -> None:
-    found = lock_stream(session, session_id)
-    rows.note_released(session, session_id)
+def _note_released(session: Session, services: Services, session_id: str, began_at: datetime) -> None:
+    found, late_put_seconds = lock_stream(session, session_id), services.settings.late_put_seconds
+    rows.note_released(session, session_id, began_at=began_at)
     if (
         found.asset is not None
-        and rows.late_put_wait(found.session.url_expires_at, services.settings.late_put_seconds) > 0
+        and rows.late_put_wait(found.session.url_expires_at, late_put_seconds, since=began_at) > 0
     ):
         outbox.wake_upload(session, services.settings, found.session, found.asset.profile, signal="touch")
 

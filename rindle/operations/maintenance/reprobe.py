@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from rindle import telemetry
 from rindle.db.assets import no_such_asset
+from rindle.db.database import Database
 from rindle.db.events import record_event
 from rindle.db.ids import AssetOrId, id_of_asset
 from rindle.db.models import MediaAsset, is_id
@@ -38,6 +39,8 @@ from rindle.states import DELIVERABLE, AssetState
 FIELDS = ("content_type", "kind", "width", "height", "duration_ms", "has_video_track", "has_audio_track")
 #: Longest time in seconds that ``reprobe`` waits for a worker.
 TIMEOUT_SECONDS = 300.0
+#: How often an original is read at most because its row changes meanwhile, for example by a build that measures it.
+_READS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +93,25 @@ class Reprobe(Sweep[ReprobeOptions, ReprobeCounts]):
         self._originals: Originals = originals or ReadElsewhere()
 
     async def page(self, run: SweepRun[ReprobeOptions], cursor: str) -> Page[ReprobeCounts]:
-        """Read the original and write its facts; a failure changes nothing."""
-        database, asset_id = run.services.database, run.options.asset_id
+        """Read the original and write its facts, again when the row has changed; a failure changes nothing."""
+        asset_id = run.options.asset_id
         try:
-            asset = await database.read(_readable, asset_id)
-            facts = await self._originals.facts(asset)
-            await database.write(_refresh, asset, facts)
+            for left in reversed(range(_READS)):
+                try:
+                    await self._refreshed(run.services.database, asset_id)
+                    break
+                except StateConflict:
+                    if left == 0:
+                        raise
         except RindleError as error:
             failures = (SweepFailure(item=asset_id, code=error.code),)
             return Page(ReprobeCounts(attempted=1, errors=1), failures=failures)
         return Page(ReprobeCounts(attempted=1, refreshed=1))
+
+    async def _refreshed(self, database: Database, asset_id: str) -> None:
+        asset = await database.read(_readable, asset_id)
+        facts = await self._originals.facts(asset)
+        await database.write(_refresh, asset, facts)
 
 
 async def reprobe(
@@ -197,12 +209,17 @@ def _readable(session: Session, asset_id: str) -> MediaAsset:
 
 
 def _refresh(session: Session, read: MediaAsset, facts: Mapping[str, Any]) -> None:
-    """Write the facts of the bytes that were read, unless the asset has other ones by now."""
+    """Write the facts of the bytes that were read.
+
+    Raises:
+        StateConflict: the asset has other bytes or other facts by now. A build may have measured the duration, which
+            the header of the file states wrongly.
+    """
     asset = lock_asset(session, read.id)
     if (
         asset is None
         or AssetState(asset.state) not in DELIVERABLE
-        or (asset.storage_key, asset.stored_etag) != (read.storage_key, read.stored_etag)
+        or any(getattr(asset, name) != getattr(read, name) for name in ("storage_key", "stored_etag", *FIELDS))
     ):
         raise StateConflict("the asset changed while it was read", detail={"entity": "asset"})
     changed = [name for name in FIELDS if getattr(asset, name) != facts[name]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,13 +13,15 @@ from sqlalchemy.exc import OperationalError
 
 from rindle import telemetry
 from rindle.db import direct_uploads as rows
-from rindle.db.models import utc_now
+from rindle.db import providers as provider_rows
+from rindle.db.models import MediaProviderAsset, utc_now
 from rindle.errors import (
     InvalidArgument,
     InvalidCorsOrigin,
     NotCancellable,
     NotFound,
     ProviderAssetNotReady,
+    ProviderNotFound,
     ProviderQuotaExceeded,
     ProviderSyncFailed,
     RindleError,
@@ -33,6 +36,7 @@ from rindle.operations.maintenance.abort_incomplete_uploads import (
 )
 from rindle.operations.maintenance.verify_storage import verify_storage
 from rindle.protocols import ProviderUpload, WebhookKind
+from rindle.providers import remove_from_provider
 from rindle.streaming.memory import InMemoryProvider
 from rindle.uploads.to_provider import DirectUpload
 from tests.unit.streaming.studio import ORIGIN, Studio
@@ -256,6 +260,46 @@ async def test_a_row_that_never_got_its_upload_is_given_up(studio: Studio, provi
     assert (await studio.row_of(upload)).last_sync_error == "timeout: the upload was never opened"
 
 
+async def test_an_upload_that_is_opened_while_its_row_is_read_is_not_given_up(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await studio.opened()
+    await late(studio, upload)
+    opened = await studio.row_of(upload)
+    await studio.change(await studio.asset_of(upload), state="pending", provider_upload_id=None)
+    seen = await studio.row_of(upload)
+    await studio.rindle.database.write(rows.opened, upload.asset_id, opened.provider_upload_id or "")
+    uploads = studio.uploads
+
+    async def first_seen(order: object) -> MediaProviderAsset:
+        monkeypatch.undo()
+        return seen
+
+    monkeypatch.setattr(uploads, "_read", first_seen)
+    status = await uploads.check_provider_upload(studio.order(await studio.asset_of(upload)))
+
+    assert (status.state, status.awaits_upload) == ("uploading", True)
+    assert (await studio.row_of(upload)).last_sync_error is None
+
+
+async def test_an_upload_that_is_linked_while_the_provider_does_not_know_it_is_not_given_up(
+    studio: Studio, provider: InMemoryProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await studio.opened()
+    await late(studio, upload)
+
+    async def linked(upload_id: str) -> ProviderUpload:
+        await studio.told(LINKED, upload, await studio.sent(upload))
+        await studio.applied(upload)
+        raise ProviderNotFound("memory upload not found")
+
+    monkeypatch.setattr(provider, "get_direct_upload", linked)
+    status = await checked(studio, upload)
+
+    assert (status.state, status.outcome) == ("processing", "")
+    assert (await studio.row_of(upload)).last_sync_error is None
+
+
 async def test_bytes_that_arrive_after_all_are_still_played(studio: Studio, provider: InMemoryProvider) -> None:
     upload = await studio.opened()
     await late(studio, upload)
@@ -370,6 +414,73 @@ async def test_an_asset_that_is_linked_after_the_cancellation_is_deleted(
         await studio.told(kind, upload, made)
     await studio.applied(upload)
     assert provider.assets == {} and await state_of(studio, upload) == ("deleted", "staged")
+
+
+@pytest.mark.parametrize("is_purge", [False, True])
+async def test_an_asset_that_is_linked_while_its_upload_is_released_is_deleted(
+    studio: Studio, provider: InMemoryProvider, is_purge: bool
+) -> None:
+    """The provider answers that it has no asset yet; its webhook is applied before that is recorded."""
+    upload = await studio.opened()
+    order, query = studio.order(await studio.asset_of(upload)), provider.get_direct_upload
+    if not is_purge:
+        await studio.rindle.database.write(rows.begin_cancel, upload.asset_id)
+
+    async def linked(upload_id: str) -> ProviderUpload:
+        provider.get_direct_upload = query  # type: ignore[method-assign]
+        answer = await query(upload_id)
+        provider.uploads[upload_id] = replace(answer, status="waiting")  # the last chunk was faster than the request
+        await studio.told(LINKED, upload, await studio.sent(upload))
+        [event] = await studio.outbox()
+        await studio.rindle.database.write(provider_rows.apply_event, event.id)
+        return answer
+
+    async def released() -> None:
+        if is_purge:
+            await remove_from_provider(studio.rindle.services, await studio.row_of(upload))
+        else:
+            await studio.uploads.release_provider_upload(order)
+
+    provider.get_direct_upload = linked  # type: ignore[method-assign]
+    with pytest.raises(ProviderSyncFailed) as failure:
+        await released()
+    assert failure.value.retryable and len(provider.assets) == 1
+    row = await studio.row_of(upload)
+    assert (row.state, row.cleanup_pending) == (("processing", False) if is_purge else ("deleted", True))
+
+    await released()
+
+    row = await studio.row_of(upload)
+    assert (provider.assets, row.state, row.cleanup_pending) == ({}, "deleted", False)
+
+
+async def test_an_upload_that_is_opened_while_its_row_is_removed_is_cancelled(
+    studio: Studio, provider: InMemoryProvider
+) -> None:
+    upload = await studio.opened()
+    opened = await studio.row_of(upload)
+    await studio.change(await studio.asset_of(upload), state="pending", provider_upload_id=None)
+    seen = await studio.row_of(upload)
+    await studio.rindle.database.write(rows.opened, upload.asset_id, opened.provider_upload_id or "")
+
+    with pytest.raises(ProviderSyncFailed):
+        await remove_from_provider(studio.rindle.services, seen)
+    await remove_from_provider(studio.rindle.services, await studio.row_of(upload))
+
+    assert (await studio.at_provider(upload)).status == "cancelled"
+    assert (await studio.row_of(upload)).state == "deleted"
+
+
+async def test_a_withdrawn_upload_waits_for_the_removal_of_an_asset_that_was_made_of_it(studio: Studio) -> None:
+    upload = await studio.opened()
+    values = {"state": "deleted", "cleanup_pending": True}
+    await studio.change(await studio.asset_of(upload), provider_asset_id="made", **values)
+    await studio.rindle.database.write(rows.released, upload.asset_id)
+    assert (await studio.row_of(upload)).cleanup_pending
+
+    await studio.change(await studio.asset_of(upload), provider_asset_id=None)
+    await studio.rindle.database.write(rows.released, upload.asset_id)
+    assert not (await studio.row_of(upload)).cleanup_pending
 
 
 @pytest.mark.parametrize("is_purged", [False, True])

@@ -18,7 +18,8 @@ from rindle.db.models import MediaProviderAsset, utc_now
 from rindle.db.purge import purgeable
 from rindle.errors import ProviderQuotaExceeded, ProviderSyncFailed, RindleError, SourceNotPublic
 from rindle.messages import Failure, ProviderFailure
-from rindle.providers import remove_from_provider
+from rindle.protocols import ProviderAsset, WebhookKind
+from rindle.providers import give_up_if_stuck, remove_from_provider
 from rindle.states import VariantState
 from rindle.storage.local import LocalStorage
 from rindle.streaming.memory import InMemoryProvider
@@ -185,8 +186,46 @@ async def test_an_asset_that_does_not_change_is_stuck_until_the_provider_says_re
     row = await cinema.row(asset)
     assert row.last_sync_error == "stuck in processing past threshold"
     made = provider.finish(row.provider_asset_id or "")
-    await cinema.rindle.database.write(rows.apply_poll, asset.id, "film", "memory", made)
+    await cinema.rindle.database.write(rows.apply_poll, row, made)
     assert (await cinema.row(asset)).state == "ready"
+
+
+async def test_a_row_that_a_webhook_has_just_moved_is_not_stuck(cinema: Cinema, provider: InMemoryProvider) -> None:
+    asset = await cinema.pushed(state="processing")
+    await cinema.change(asset, state="uploading", updated_at=utc_now() - timedelta(days=1))
+    seen = await cinema.row(asset)
+    await cinema.received(WebhookKind.CREATED, asset)
+    await cinema.apply(asset)
+    assert not await give_up_if_stuck(cinema.rindle.services, seen)
+    assert (await cinema.row(asset)).state == "processing"
+
+    await cinema.change(asset, updated_at=utc_now() - timedelta(days=1))
+    assert await give_up_if_stuck(cinema.rindle.services, await cinema.row(asset))
+    assert (await cinema.row(asset)).last_sync_error == "stuck in processing past threshold"
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["an older answer", "no answer"])
+async def test_a_poll_that_a_webhook_overtakes_changes_nothing(
+    cinema: Cinema, provider: InMemoryProvider, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    asset = await cinema.pushed(state="processing")
+    query = provider.get_asset
+
+    async def overtaken(asset_id: str) -> ProviderAsset:
+        answer = dataclasses.replace(await query(asset_id), raw={"status": "preparing"})
+        provider.finish(asset_id)
+        await cinema.received(WebhookKind.READY, asset)
+        await cinema.apply(asset)
+        if is_lost:
+            raise TIMEOUT
+        return answer
+
+    monkeypatch.setattr(provider, "get_asset", overtaken)
+    await cinema.activities.poll_provider_asset(cinema.order(asset))
+
+    row = await cinema.row(asset)
+    assert (row.state, row.last_sync_error) == ("ready", None)
+    assert row.raw_provider_metadata.get("status") is None
 
 
 async def test_an_asset_that_the_provider_refused_stays_errored(cinema: Cinema, provider: InMemoryProvider) -> None:
@@ -194,7 +233,7 @@ async def test_an_asset_that_the_provider_refused_stays_errored(cinema: Cinema, 
     row = await cinema.row(asset)
     assert row.last_sync_error == "no video"
     made = provider.finish(row.provider_asset_id or "")
-    await cinema.rindle.database.write(rows.apply_poll, asset.id, "film", "memory", made)
+    await cinema.rindle.database.write(rows.apply_poll, row, made)
     assert (await cinema.row(asset)).state == "errored"
 
 

@@ -17,6 +17,7 @@ from rindle.errors import InvalidTransition, NotFound, ProviderQuotaExceeded, Pr
 from rindle.operations.maintenance import provider_sync as module
 from rindle.operations.maintenance.provider_sync import ProviderSyncReport, provider_retry, provider_sync
 from rindle.operations.maintenance.sweep import run_here
+from rindle.protocols import ProviderAsset
 from rindle.streaming.memory import InMemoryProvider
 from tests.patience import until
 from tests.stage import Stage
@@ -102,6 +103,21 @@ async def test_a_row_that_does_not_change_is_given_up(cinema: Cinema, provider: 
     assert (await cinema.row(unreachable)).state == "ready"
 
 
+async def test_a_row_that_was_given_up_is_examined_again_after_a_failed_poll(
+    cinema: Cinema, provider: InMemoryProvider
+) -> None:
+    asset = await aged(cinema, "errored", last_sync_error="stuck in processing past threshold")
+    provider.fail_next("get_asset", TIMEOUT)
+    assert await sync(cinema) == ProviderSyncReport(scanned=1, errors=1)
+    assert (await cinema.row(asset)).last_sync_error == "stuck in processing past threshold"
+
+    provider.finish((await cinema.row(asset)).provider_asset_id or "")
+
+    assert await sync(cinema) == ProviderSyncReport(scanned=1, resolved=1)
+    row = await cinema.row(asset)
+    assert (row.state, row.last_sync_error) == ("ready", None)
+
+
 async def test_an_asset_that_was_perhaps_never_created_is_given_to_its_workflow(
     lite_stage: Stage, cinema: Cinema
 ) -> None:
@@ -184,6 +200,24 @@ async def test_without_temporal_every_row_is_examined(lite_stage: Stage, provide
     asset = await aged(cinema)
     provider.finish((await cinema.row(asset)).provider_asset_id or "")
     assert await sync(cinema) == ProviderSyncReport(scanned=1, resolved=1)
+
+
+async def test_an_answer_about_the_first_copy_does_not_change_a_film_that_is_created_anew(
+    cinema: Cinema, provider: InMemoryProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset = await aged(cinema, "errored", last_sync_error="stuck in processing past threshold")
+    query = provider.get_asset
+
+    async def restarted(asset_id: str) -> ProviderAsset:
+        await provider_retry(cinema.rindle.services, asset.id)
+        return await query(asset_id)
+
+    monkeypatch.setattr(provider, "get_asset", restarted)
+    report = await sync(cinema)
+
+    row = await cinema.row(asset)
+    assert (row.state, row.provider_asset_id, row.last_sync_error) == ("processing", None, None)
+    assert report == ProviderSyncReport(scanned=1, resolved=1)
 
 
 # --- once more ---------------------------------------------------------------------------------------------------

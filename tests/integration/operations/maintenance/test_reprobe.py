@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from rindle.db.probe_drift import PROBE_DRIFT
 from rindle.errors import InvalidTransition, NotFound, NotSettled, ProbeFailed, Quarantined
 from rindle.operations.explain import explain
 from rindle.operations.maintenance import runs
-from rindle.operations.maintenance.reprobe import FIELDS
+from rindle.operations.maintenance.reprobe import FIELDS, reprobe
 from rindle.services import Services
 from tests.integration.cli.test_commands import rindle
 from tests.media.clips import Clips
@@ -142,6 +143,57 @@ async def test_a_duration_that_the_file_does_not_state_is_measured_and_kept(stag
     assert measured == pytest.approx(2000, abs=250)
     await stage.rindle.reprobe(asset)
     assert (await stage.rindle.asset(asset.id)).duration_ms == measured
+
+
+class Confirming:
+    """Originals that confirm the duration of the row they are given; a build measures it ``times`` while they read."""
+
+    def __init__(self, stage: Stage, times: int) -> None:
+        self.stage, self.left, self.reads = stage, times, 0
+
+    async def facts(self, asset: MediaAsset) -> Mapping[str, Any]:
+        self.reads += 1
+        if self.left:
+            self.left -= 1
+            await breaks(self.stage, asset, duration_ms=2000 + self.reads)
+        return {**{name: getattr(asset, name) for name in FIELDS}, "width": 640}
+
+    async def analysis(self, asset: MediaAsset) -> Mapping[str, Any]:
+        raise AssertionError("nobody analyzes")
+
+
+async def a_film(stage: Stage) -> MediaAsset:
+    """Return an asset whose row says that it is a film, with a wrong width."""
+    asset = await stage.verified("plain")
+    film = {"kind": "video", "content_type": "video/mp4", "has_video_track": True, "has_audio_track": False}
+    await breaks(stage, asset, state="ready", width=4, height=480, duration_ms=1900, **film)
+    return asset
+
+
+async def test_a_duration_that_a_build_measures_meanwhile_is_kept(lite_stage: Stage) -> None:
+    stage, originals = lite_stage, Confirming(lite_stage, times=1)
+    asset = await a_film(stage)
+
+    await reprobe(stage.rindle.services, asset, originals=originals)
+
+    found = await stage.rindle.asset(asset.id)
+    assert (found.duration_ms, found.width) == (2001, 640)
+    assert originals.reads == 2
+    [audit] = await stage.events(asset.id, "asset.reprobed")
+    assert audit.payload["changed"] == ["width"]
+
+
+async def test_a_row_that_changes_during_every_read_is_left_as_it_is(lite_stage: Stage) -> None:
+    stage, originals = lite_stage, Confirming(lite_stage, times=100)
+    asset = await a_film(stage)
+
+    with pytest.raises(ProbeFailed) as failed:
+        await reprobe(stage.rindle.services, asset, originals=originals)
+
+    assert failed.value.detail == {"reason": "state_conflict"}
+    found = await stage.rindle.asset(asset.id)
+    assert (found.duration_ms, found.width) == (2000 + originals.reads, 4)
+    assert await stage.events(asset.id, "asset.reprobed") == []
 
 
 async def test_calls_for_one_asset_share_a_run_and_wait_for_a_worker_only_so_long(
