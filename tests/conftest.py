@@ -22,6 +22,7 @@ import pytest
 
 from rindle import process
 from tests.media.clips import Clips
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import Unavailable, chromium, curl, ffmpeg, gcs, minio, npm, postgres, temporal, uppy, version_of
 from tests.stage import Stage, on_bucket, staged, wait_for_temporal
 
@@ -361,6 +362,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     """Films and songs, each made when the first test of the run asks for it."""
     return Clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture
+def patient_transfers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the end of a cancelled transfer of a store as long as a busy machine needs."""
+    monkeypatch.setattr("rindle.storage.threads.GRACE_SECONDS", PATIENCE_SECONDS)
 
 
 #: Tests whose Temporal server is never away without refusing connections, unless they stop a server of their own.

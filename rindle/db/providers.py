@@ -281,15 +281,12 @@ def note_error(session: Session, seen: MediaProviderAsset, error: str) -> None:
 
 def give_up(session: Session, asset_id: str, profile: str, provider: str, error: str) -> None:
     """Move an open row to ``errored``."""
-    row = locked(session, asset_id, profile, provider)
-    if row is not None and P(row.state) in OPEN_PROVIDER_STATES:
-        move_provider_asset(session, row, P.ERRORED, last_sync_error=error)
+    _give_up(session, locked(session, asset_id, profile, provider), error)
 
 
 def give_up_as_seen(session: Session, seen: MediaProviderAsset, error: str) -> None:
     """Move an open row to ``errored``, unless it has changed since it was ``seen``."""
-    if locked_as_seen(session, seen) is not None:
-        give_up(session, seen.asset_id, seen.profile, seen.provider_name, error)
+    _give_up(session, locked_as_seen(session, seen), error)
 
 
 def give_up_stuck(session: Session, seen: MediaProviderAsset, *, after_seconds: float) -> bool:
@@ -309,8 +306,13 @@ def give_up_once(
     """
     row = locked(session, asset_id, profile, provider)
     if row is not None and given_up.note_once(session, asset_id, failure, step):
-        error = f"{failure.code}: {failure.message}" if failure.message else failure.code
-        give_up(session, asset_id, profile, provider, error)
+        _give_up(session, row, f"{failure.code}: {failure.message}" if failure.message else failure.code)
+
+
+def _give_up(session: Session, row: MediaProviderAsset | None, error: str) -> None:
+    """Move a locked row to ``errored`` if it is open."""
+    if row is not None and P(row.state) in OPEN_PROVIDER_STATES:
+        move_provider_asset(session, row, P.ERRORED, last_sync_error=error)
 
 
 def restart(session: Session, row: MediaProviderAsset, *, passthrough: str | None) -> bool:

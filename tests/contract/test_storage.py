@@ -48,9 +48,8 @@ def without(**reasons: str) -> Callable[[Suite], Suite]:
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for the end of a cancelled transfer, and of another completion, as long as a busy machine needs."""
-    monkeypatch.setattr("rindle.storage.threads.GRACE_SECONDS", PATIENCE_SECONDS)
+def patient(patient_transfers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the end of another completion, too, as long as a busy machine needs."""
     monkeypatch.setattr("rindle.storage.part_files.COMPLETION_SECONDS", PATIENCE_SECONDS)
 
 

@@ -330,6 +330,13 @@ class Repeated(Interceptor):
         return Again(next)
 
 
+async def ready_after_a_repetition(stage: Stage, step: Repeated, asset_id: str) -> None:
+    """Wait until the step has run again, and check that the asset becomes ready all the same."""
+    await until(lambda: step.repeated, what="the step to run again")
+    assert (await stage.state(asset_id, "ready")).state == "ready"
+    await everything_holds(stage)
+
+
 async def test_a_repeated_failure_leaves_what_was_queued_again(stage: Stage) -> None:
     store = Refusing(storage(stage.environment))
 
@@ -343,9 +350,7 @@ async def test_a_repeated_failure_leaves_what_was_queued_again(stage: Stage) -> 
 
     asset = await stage.verified()
 
-    await until(lambda: step.repeated, what="the step to run again")
-    assert (await stage.state(asset.id, "ready")).state == "ready"
-    await everything_holds(stage)
+    await ready_after_a_repetition(stage, step, asset.id)
 
 
 async def test_a_repeated_cancellation_leaves_what_was_queued_again(stage: Stage) -> None:
@@ -361,9 +366,7 @@ async def test_a_repeated_cancellation_leaves_what_was_queued_again(stage: Stage
 
     await _signal_cancel(stage, asset.id)
 
-    await until(lambda: step.repeated, what="the step to run again")
-    assert (await stage.state(asset.id, "ready")).state == "ready"
-    await everything_holds(stage)
+    await ready_after_a_repetition(stage, step, asset.id)
 
 
 async def test_a_repeated_request_to_build_leaves_what_was_cancelled(stage: Stage) -> None:
@@ -409,9 +412,7 @@ async def test_a_repeated_failure_leaves_what_was_resumed(stage: Stage) -> None:
 
     asset = await stage.verified()
 
-    await until(lambda: step.repeated, what="the step to run again")
-    assert (await stage.state(asset.id, "ready")).state == "ready"
-    await everything_holds(stage)
+    await ready_after_a_repetition(stage, step, asset.id)
 
 
 async def test_a_repeated_failure_leaves_what_was_given_to_its_provider_again(stage: Stage) -> None:

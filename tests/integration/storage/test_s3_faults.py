@@ -26,6 +26,8 @@ from rindle.errors import (
 from rindle.storage.s3 import S3Storage, parts
 from tests.patience import PATIENCE_SECONDS, until
 
+pytestmark = pytest.mark.usefixtures("patient_transfers")
+
 
 @dataclass
 class Reply:
@@ -135,12 +137,6 @@ async def hasty(server: Server) -> AsyncIterator[S3Storage]:
     yield storage
     server.release.set()
     await storage.close()
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for the end of a cancelled transfer as long as a busy machine needs."""
-    monkeypatch.setattr("rindle.storage.threads.GRACE_SECONDS", PATIENCE_SECONDS)
 
 
 async def cancelled(call: asyncio.Task[Any], server: Server) -> None:

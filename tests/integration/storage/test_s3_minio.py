@@ -21,15 +21,9 @@ from tests.contract.serving import send_raw
 from tests.patience import PATIENCE_SECONDS, until, until_blocking
 from tests.servers.minio import MinioServer
 
-pytestmark = pytest.mark.external
+pytestmark = [pytest.mark.external, pytest.mark.usefixtures("patient_transfers")]
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for the end of a cancelled transfer as long as a busy machine needs."""
-    monkeypatch.setattr("rindle.storage.threads.GRACE_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,9 @@ from rindle.errors import StorageTransient
 from rindle.storage.threads import Stop, Threads
 from tests.patience import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.usefixtures("patient_transfers")  # no test here is about the end of that wait
+
 TRACE = contextvars.ContextVar("TRACE", default="none")
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for a thread of a busy machine as long as it needs; no test here is about the end of that wait."""
-    monkeypatch.setattr("rindle.storage.threads.GRACE_SECONDS", PATIENCE_SECONDS)
 
 
 async def test_a_call_runs_in_a_thread_with_the_callers_context() -> None:
